@@ -1,0 +1,32 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test test-slow lint clean
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[lab,parquet,dev]'
+	touch $(STAMP)
+
+# the main job on the embedded lab: what the model ignored, and the same seed repaired
+demo: $(STAMP)
+	$(BIN)/accord realign "a red star to the left of a blue key" "two green fish and a pink crown" \
+	  "a purple house above an orange car" --seed 1 --out out/demo
+	@echo "open out/demo/*/index.html"
+
+lint: $(STAMP)
+	$(BIN)/ruff check src tests
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint
+	$(BIN)/python -m pytest
+
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -m slow
+
+clean:
+	rm -rf $(VENV) out build *.egg-info src/*.egg-info

@@ -1,0 +1,58 @@
+"""Accord makes a text-to-image diffusion model do what its prompt says.
+
+    import accord
+    pipe = accord.load()                                   # the embedded lab, a folder, or a hub id
+    result = accord.realign(pipe, "a red star to the left of a blue key", seeds=0)[0]
+    result.save("out")
+
+Importing this package loads neither torch nor diffusers; the names below are resolved on first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "load": "accord.diffusion.pipelines",
+    "generate": "accord.diffusion.generate",
+    "score": "accord.rewards.diagnosis",
+    "load_captioner": "accord.rewards.captioners",
+    "load_clip": "accord.rewards.clip",
+    "realign": "accord.methods.realign.fine",
+    "RealignConfig": "accord.methods.realign.config",
+    "Alignment": "accord.types",
+    "InputError": "accord.types",
+    "Prompt": "accord.types",
+    "Region": "accord.types",
+    "Realigned": "accord.outputs",
+    "Scored": "accord.outputs",
+}
+__all__ = [*_HOME, "__version__"]
+
+if TYPE_CHECKING:
+    from accord.diffusion.generate import generate as generate
+    from accord.diffusion.pipelines import load as load
+    from accord.methods.realign.config import RealignConfig as RealignConfig
+    from accord.methods.realign.fine import realign as realign
+    from accord.outputs import Realigned as Realigned
+    from accord.outputs import Scored as Scored
+    from accord.rewards.captioners import load_captioner as load_captioner
+    from accord.rewards.clip import load_clip as load_clip
+    from accord.rewards.diagnosis import score as score
+    from accord.types import Alignment as Alignment
+    from accord.types import InputError as InputError
+    from accord.types import Prompt as Prompt
+    from accord.types import Region as Region
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'accord' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,304 @@
+"""The command line: `accord --help`. Heavy imports are made inside the commands, so that help is instant."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from accord.types import InputError
+
+app = typer.Typer(
+    help="Make a text-to-image diffusion model do what its prompt says: measure, explain, repair.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+train_app = typer.Typer(help="Train models.", no_args_is_help=True)
+bench_app = typer.Typer(help="Measure, and write the tables under docs/bench.", no_args_is_help=True)
+app.add_typer(train_app, name="train")
+app.add_typer(bench_app, name="bench")
+
+Model = Annotated[str | None, typer.Option(help="Pipeline folder or hub id; the embedded lab if not given.")]
+CaptionerId = Annotated[str | None, typer.Option(help="BLIP or BLIP-2 folder or hub id; the embedded one if not given.")]
+ClipId = Annotated[str | None, typer.Option(help="CLIP folder or hub id; the embedded one if not given.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N; CUDA if there is one by default.")]
+Seeds = Annotated[list[int], typer.Option("--seed", help="Seed; repeat for several pictures a prompt.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout and nothing else there.")]
+Out = Annotated[Path, typer.Option(help="Folder for the results.")]
+Prompts = Annotated[list[str], typer.Argument(help="One or more prompts, each in quotes.")]
+Steps = Annotated[int, typer.Option(help="Denoising steps.")]
+Guidance = Annotated[float, typer.Option(help="Guidance scale.")]
+
+
+def _quiet() -> None:
+    """Keep libraries' notices off the terminal; errors are still raised."""
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    import diffusers.utils.logging as diffusers_logging
+    import transformers.utils.logging as transformers_logging
+
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+
+
+def _emit(as_json: bool, data: dict[str, Any], text: str) -> None:
+    print(json.dumps(data) if as_json else text)
+
+
+def _name(index: int, prompt: str, seed: int) -> str:
+    words = "-".join("".join(c if c.isalnum() else " " for c in prompt.lower()).split())[:60].strip("-")
+    return f"{index:03d}-{words}-s{seed}"
+
+
+@app.command()
+def generate(
+    prompts: Prompts,
+    model: Model = None,
+    seed: Seeds = [0],  # noqa: B006 (typer copies it)
+    steps: Steps = 25,
+    guidance: Guidance = 5.0,
+    device: Device = None,
+    out: Out = Path("out/generate"),
+    as_json: AsJson = False,
+) -> None:
+    """Generate pictures from prompts."""
+    _quiet()
+    import accord
+    from accord.outputs import check_writable, png, write_file
+
+    check_writable(out)
+    pipe = accord.load(model, device)
+    images = accord.generate(
+        pipe, prompts, seed, num_inference_steps=steps, guidance_scale=guidance, progress=not as_json
+    )
+    rows: list[dict[str, Any]] = []
+    jobs = [(p, s) for p in prompts for s in seed]
+    for i, ((prompt, number), image) in enumerate(zip(jobs, images, strict=True)):
+        path = out / f"{_name(i, prompt, number)}.png"
+        write_file(path, png(image))
+        rows.append({"prompt": prompt, "seed": number, "image": str(path)})
+    _emit(as_json, {"images": rows}, "\n".join(str(r["image"]) for r in rows))
+
+
+@app.command()
+def score(
+    image: Annotated[Path | None, typer.Argument(help="A picture.")] = None,
+    prompt: Annotated[str | None, typer.Argument(help="Its prompt, in quotes.")] = None,
+    pairs: Annotated[Path | None, typer.Option(help="CSV, JSONL or Parquet with columns image and prompt.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the report, or with --pairs a file to write.")] = None,
+    captioner: CaptionerId = None,
+    clip: ClipId = None,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """How well pictures say their prompts, by phrase and word."""
+    _quiet()
+    if pairs is not None:
+        if image is not None or prompt is not None:
+            raise InputError("both --pairs and an IMAGE were given; give one of them")
+        return _score_pairs(pairs, out, captioner, clip, device, as_json)
+    if image is None or prompt is None:
+        raise InputError("nothing to score; give IMAGE and PROMPT, or --pairs FILE")
+    import accord
+    from accord.data.images import open_image
+    from accord.diffusion.pipelines import check_device
+    from accord.outputs import check_writable, words_text
+
+    picture = open_image(image)
+    if out is not None:
+        check_writable(out)
+    where = device or "cpu"
+    check_device(where)
+    result = accord.score(picture, prompt, accord.load_captioner(captioner, where), accord.load_clip(clip, where))[0]
+    text = f"alignment {result.alignment.overall:.3f}, reads as: {result.alignment.caption}\n{words_text(result.alignment)}"
+    if out is not None:
+        result.save(out)
+        text += f"\nreport: {out / 'index.html'}"
+    _emit(as_json, result.to_dict(), text)
+
+
+def _score_pairs(
+    pairs: Path, out: Path | None, captioner: str | None, clip: str | None, device: str | None, as_json: bool
+) -> None:
+    import accord
+    from accord.data.images import open_image
+    from accord.data.pairs import SUFFIXES, read_pairs, table_bytes
+    from accord.diffusion.pipelines import check_device
+    from accord.outputs import check_writable, write_file
+
+    if out is None:
+        raise InputError("--pairs needs --out FILE.csv, .jsonl or .parquet to write the scores to")
+    if out.suffix.lower() not in SUFFIXES:
+        raise InputError(f"output {str(out)!r} is none of {', '.join(SUFFIXES)}; choose one of them")
+    table = read_pairs(pairs)
+    check_writable(out.parent)
+    where = device or "cpu"
+    check_device(where)
+    judge, similarity = accord.load_captioner(captioner, where), accord.load_clip(clip, where)
+    rows = []
+    for pair in table.pairs:
+        try:
+            found = accord.score(open_image(pair.image), pair.prompt, judge, similarity)[0].alignment
+        except InputError as error:
+            table.skip(pair.row, str(error))
+            continue
+        rows.append({"row": pair.row, "image": pair.image, **found.to_dict()})
+    write_file(out, table_bytes(rows, out.suffix.lower()))
+    mean = sum(r["overall"] for r in rows) / len(rows) if rows else None
+    data = {"scored": len(rows), "mean": mean, "skipped": table.skipped, "out": str(out)}
+    lines = [f"scored {len(rows)}" + (f", mean alignment {mean:.3f}" if rows else "") + f", written to {out}"]
+    lines += [f"skipped row {s['row']}: {s['reason']}" for s in sorted(table.skipped, key=lambda s: s["row"])]
+    _emit(as_json, data, "\n".join(lines))
+
+
+@app.command()
+def realign(
+    prompts: Prompts,
+    model: Model = None,
+    seed: Seeds = [0],  # noqa: B006
+    rounds: Annotated[int, typer.Option(help="How often a picture is redone at most.")] = 2,
+    mode: Annotated[str, typer.Option(help="same_seed or renoise.")] = "same_seed",
+    steps: Steps = 25,
+    guidance: Guidance = 5.0,
+    captioner: CaptionerId = None,
+    device: Device = None,
+    out: Out = Path("out/realign"),
+    as_json: AsJson = False,
+) -> None:
+    """Generate, find out what is missing and where, and repair it: same model, same seed."""
+    _quiet()
+    import accord
+    from accord.outputs import check_writable, words_text
+
+    check_writable(out)
+    config = _checked(lambda: accord.RealignConfig(rounds=rounds, mode=mode))
+    pipe = accord.load(model, device)
+    results = accord.realign(
+        pipe,
+        prompts,
+        seed,
+        config=config,
+        captioner=accord.load_captioner(captioner, str(pipe.device)),
+        num_inference_steps=steps,
+        guidance_scale=guidance,
+        progress=not as_json,
+    )
+    rows, lines = [], []
+    for i, result in enumerate(results):
+        folder = result.save(out / _name(i, result.prompt.text, result.seed))
+        rows.append({**result.to_dict(), "folder": str(folder)})
+        before, after = result.alignment_before, result.alignment_after
+        lines += [
+            f"{result.prompt.text!r}, seed {result.seed}: alignment {before.overall:.3f} -> {after.overall:.3f}",
+            *("  before  " + line for line in words_text(before).splitlines()),
+            *("  after   " + line for line in words_text(after).splitlines() if result.improved),
+            f"  pictures and report: {folder / 'index.html'}",
+        ]
+    _emit(as_json, {"results": rows}, "\n".join(lines))
+
+
+def _checked(make: Any) -> Any:
+    """A config object; its ValueError becomes a clear sentence."""
+    try:
+        return make()
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
+@train_app.command("lab")
+def train_lab(
+    part: Annotated[str, typer.Argument(help="vae, clip, captioner or denoiser (in this order).")],
+    out: Annotated[Path, typer.Option(help="Folder for models, checkpoints and curves; a run found there is resumed.")] = Path(
+        "runs/lab"
+    ),
+    steps: Annotated[int | None, typer.Option(help="Steps; the recipe's own number by default.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+) -> None:
+    """Train an embedded model of the lab from nothing; a killed run goes on where it was."""
+    _quiet()
+    from accord.diffusion.pipelines import check_device
+    from accord.lab.recipes import train
+
+    check_device(device)
+    train(part, out, steps=steps, seed=seed, device=device)
+    print(f"written to {out}")
+
+
+@bench_app.command("scenes")
+def bench_scenes(
+    quick: Annotated[bool, typer.Option("--quick", help="A small share of it, under 5 minutes on 2 cores.")] = False,
+    model: Model = None,
+    device: Device = None,
+    out: Out = Path("docs/bench"),
+    as_json: AsJson = False,
+) -> None:
+    """SceneBench: base, best-of-N, Attend-and-Excite and realign, same prompts and seeds, judged by the reader."""
+    _quiet()
+    from accord.lab.bench.scenes import main
+
+    data, text = main(model=model, device=device, out=out, quick=quick, progress=not as_json)
+    _emit(as_json, data, text)
+
+
+@bench_app.command("speed")
+def bench_speed(
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer repeats and no SD 1.5 size.")] = False,
+    device: Device = None,
+    out: Out = Path("docs/bench"),
+    as_json: AsJson = False,
+) -> None:
+    """Cost of modulated attention beside plain and materialised attention, as ratios of one run."""
+    _quiet()
+    from accord.lab.bench.speed import main
+
+    data, text = main(device=device, out=out, quick=quick, progress=not as_json)
+    _emit(as_json, data, text)
+
+
+@app.command()
+def info(as_json: AsJson = False) -> None:
+    """Versions, devices and the embedded models."""
+    import importlib.metadata as metadata
+    import platform
+
+    import torch
+
+    import accord
+
+    folder = Path(accord.__file__).parent / "lab" / "models"
+    sizes = {
+        p.name: round(sum(f.stat().st_size for f in p.rglob("*") if f.is_file()) / 2**20, 1)
+        for p in sorted(folder.iterdir())
+        if p.is_dir()
+    }
+    versions = {n: metadata.version(n) for n in ("torch", "diffusers", "transformers")}
+    data = {
+        "accord": accord.__version__,
+        "python": platform.python_version(),
+        **versions,
+        "devices": ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))],
+        "embedded_models_mib": sizes,
+    }
+    _emit(as_json, data, "\n".join(f"{k}: {v}" for k, v in data.items()))
+
+
+def main() -> None:
+    """Entry point: bad input is one sentence and exit code 2."""
+    try:
+        app()
+    except (InputError, ImportError) as error:
+        print(f"accord: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Prompts, pictures and pairs in; nothing of diffusion here."""

@@ -1,0 +1,100 @@
+"""Word lists of the chunker and the counterfactuals. A captioner folder may carry its own `lexicon.json`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+COLORS = (
+    "red orange yellow green blue purple pink brown black white gray grey cyan turquoise violet crimson golden gold "
+    "silver beige magenta teal emerald navy maroon tan scarlet"
+).split()
+SIZES = ("big large huge giant enormous small little tiny mini tall short".split())
+NUMBERS = {"one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8}
+RELATIONS = {
+    "to the left of": "left",
+    "on the left of": "left",
+    "on the left side of": "left",
+    "left of": "left",
+    "to the right of": "right",
+    "on the right of": "right",
+    "on the right side of": "right",
+    "right of": "right",
+    "on top of": "above",
+    "higher than": "above",
+    "lower than": "below",
+    "above": "above",
+    "over": "above",
+    "below": "below",
+    "under": "below",
+    "underneath": "below",
+    "beneath": "below",
+    "next to": "near",
+    "beside": "near",
+    "near": "near",
+    "alongside": "near",
+    "inside": "inside",
+    "in front of": "front",
+    "behind": "behind",
+}
+OPPOSITES = {"left": "right", "right": "left", "above": "below", "below": "above"}
+
+
+@dataclass(frozen=True)
+class Lexicon:
+    """What a word can be exchanged with when its counterfactuals are asked for.
+
+    Attributes:
+        nouns: singular -> plural.
+        colors, sizes: words of one kind each; `same` lists groups of words that mean the same.
+        relations: name -> the usual wording.
+        max_count: counts 1..max_count are compared.
+    """
+
+    nouns: dict[str, str]
+    colors: tuple[str, ...]
+    sizes: dict[str, str]
+    relations: dict[str, str]
+    backgrounds: tuple[str, ...] = ()
+    same: tuple[tuple[str, ...], ...] = ()
+    max_count: int = 4
+
+    @classmethod
+    def load(cls, path: Path) -> Lexicon:
+        raw = json.loads(path.read_text(encoding="utf8"))
+        for key in ("colors", "backgrounds"):
+            raw[key] = tuple(raw[key])
+        raw["same"] = tuple(tuple(g) for g in raw["same"])
+        return cls(**raw)
+
+    def save(self, path: Path) -> None:
+        path.write_text(json.dumps(asdict(self), indent=1), encoding="utf8")
+
+    def alike(self, a: str, b: str) -> bool:
+        """Whether two words mean the same ("gray", "grey")."""
+        return a == b or any(a in g and b in g for g in self.same)
+
+
+def plural_of(noun: str) -> str:
+    """The regular plural."""
+    if noun.endswith(("s", "x", "z", "ch", "sh")):
+        return noun + "es"
+    if noun.endswith("y") and noun[-2:-1] not in "aeiou":
+        return noun[:-1] + "ies"
+    return noun + "s"
+
+
+_NOUNS = (
+    "dog cat bird horse cow sheep elephant bear zebra giraffe person car truck bus train bicycle motorcycle boat "
+    "airplane bench chair table sofa bed clock vase book cup bottle bowl fork knife spoon apple banana orange carrot "
+    "pizza cake umbrella backpack suitcase laptop phone tree flower house star heart fish ball hat"
+).split()
+
+DEFAULT = Lexicon(
+    nouns={n: plural_of(n) for n in _NOUNS} | {"sheep": "sheep", "knife": "knives", "person": "people", "fish": "fish"},
+    colors=("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white", "gray"),
+    sizes={"big": "small", "large": "small", "huge": "tiny", "small": "big", "little": "big", "tiny": "huge"},
+    relations={"left": "to the left of", "right": "to the right of", "above": "above", "below": "below"},
+    same=(("gray", "grey"), ("red", "crimson", "scarlet"), ("yellow", "golden"), ("purple", "violet")),
+)

@@ -1,0 +1,113 @@
+"""Pairs of picture and prompt from CSV, JSONL or Parquet, broken rows set aside and not lost; results back out."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from accord.types import InputError, Pair
+
+IMAGE_KEYS = ("image", "image_path", "path", "file", "file_name", "filename")
+PROMPT_KEYS = ("prompt", "caption", "text")
+SUFFIXES = (".csv", ".jsonl", ".parquet")
+
+
+@dataclass
+class PairsFile:
+    """The rows of a pairs file: good ones, and why each broken one was skipped."""
+
+    pairs: list[Pair] = field(default_factory=list)
+    skipped: list[dict[str, Any]] = field(default_factory=list)
+
+    def skip(self, row: int, reason: str) -> None:
+        self.skipped.append({"row": row, "reason": reason})
+
+
+def read_pairs(path: str | Path) -> PairsFile:
+    """Read a pairs file; picture paths are relative to its folder.
+
+    Columns: a picture under one of IMAGE_KEYS and a prompt under one of PROMPT_KEYS.
+
+    Raises:
+        InputError: for a file that is missing, of another kind, unreadable as a whole, or without a usable column.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in SUFFIXES:
+        raise InputError(f"pairs file {str(path)!r} is none of {', '.join(SUFFIXES)}; convert it to one of them")
+    if not path.is_file():
+        raise InputError(f"pairs file {str(path)!r} does not exist; check the path")
+    out = PairsFile()
+    seen_columns: set[str] = set()
+    try:
+        for number, row in _rows(path):
+            if row is None:
+                out.skip(number, "not a JSON object")
+                continue
+            seen_columns |= set(row)
+            image = next((row[k] for k in IMAGE_KEYS if row.get(k)), None)
+            prompt = next((row[k] for k in PROMPT_KEYS if row.get(k)), None)
+            if not isinstance(image, str) or not image.strip():
+                out.skip(number, "no image")
+            elif not isinstance(prompt, str) or not prompt.strip():
+                out.skip(number, "no prompt")
+            else:
+                out.pairs.append(Pair(str((path.parent / image).resolve()), prompt.strip(), number))
+    except (OSError, UnicodeDecodeError, csv.Error, ValueError) as error:
+        raise InputError(f"pairs file {str(path)!r} cannot be read ({error}); save it again as UTF-8") from error
+    if not out.pairs and not (seen_columns & set(IMAGE_KEYS) and seen_columns & set(PROMPT_KEYS)):
+        raise InputError(
+            f"pairs file {str(path)!r} has no image and prompt columns; name them 'image' and 'prompt'"
+        )
+    return out
+
+
+def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
+    """(1-based row number, row or None if broken)."""
+    if path.suffix.lower() == ".csv":
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            yield from enumerate(csv.DictReader(file), start=1)
+    elif path.suffix.lower() == ".jsonl":
+        with open(path, encoding="utf-8-sig") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    try:
+                        row = json.loads(line)
+                    except json.JSONDecodeError:
+                        row = None
+                    yield number, row if isinstance(row, dict) else None
+    else:
+        import pyarrow.parquet as pq
+
+        yield from enumerate(pq.read_table(path).to_pylist(), start=1)
+
+
+def table_bytes(rows: list[dict[str, Any]], suffix: str) -> bytes:
+    """Flat rows as CSV, JSONL or Parquet.
+
+    Raises:
+        InputError: for another suffix.
+    """
+    import io
+
+    if suffix == ".jsonl":
+        return "".join(json.dumps(r) + "\n" for r in rows).encode()
+    flat = [{k: json.dumps(v) if isinstance(v, (list, dict)) else v for k, v in r.items()} for r in rows]
+    if suffix == ".csv":
+        text = io.StringIO()
+        keys = list(dict.fromkeys(k for r in flat for k in r))
+        writer = csv.DictWriter(text, keys)
+        writer.writeheader()
+        writer.writerows(flat)
+        return text.getvalue().encode()
+    if suffix == ".parquet":
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        buffer = io.BytesIO()
+        pq.write_table(pa.Table.from_pylist(flat), buffer)
+        return buffer.getvalue()
+    raise InputError(f"output suffix {suffix!r} is none of {', '.join(SUFFIXES)}; choose one of them")

@@ -1,0 +1,221 @@
+"""Taking a prompt apart into phrases, words and relations, with a small lexicon and no model.
+
+A chunk runs from a determiner, number or modifier to its last content word (the head) and ends at a preposition,
+conjunction, verb or punctuation mark. The counterfactuals of a word are in `swaps`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from accord.data.lexicon import COLORS, NUMBERS, OPPOSITES, RELATIONS, SIZES, Lexicon, plural_of
+from accord.types import InputError, Phrase, Prompt, Relation, Word
+
+_ARTICLES = {"a", "an", "the", "some", "this", "that", "its", "his", "her", "their"}
+_STOPS = set(
+    "and or with of in on at to from by for into onto against while as but plus than that which who is are was were "
+    "be being been has have having wearing holding riding sitting standing lying eating looking flying running "
+    "showing featuring there here we you it see together during between among".split()
+)
+_MEDIA = set(
+    "picture image photo photograph drawing illustration sketch painting scene view render rendering portrait closeup "
+    "shot snapshot".split()
+)
+_GROUNDS = {"background", "backdrop"}
+_RELATION_LIST = sorted(((tuple(k.split()), v) for k, v in RELATIONS.items()), key=lambda kv: -len(kv[0]))
+
+
+@dataclass(frozen=True)
+class _Token:
+    text: str
+    start: int
+    end: int
+
+    @property
+    def low(self) -> str:
+        return self.text.lower()
+
+
+def parse(text: str) -> Prompt:
+    """Phrases, words and relations of a prompt.
+
+    Raises:
+        InputError: for a prompt with no letters in it.
+    """
+    if not re.search(r"\w", text):
+        raise InputError(f"the prompt {text!r} is empty; give it at least one word")
+    tokens = [_Token(m.group(), m.start(), m.end()) for m in re.finditer(r"[\w'-]+|[^\w\s]", text)]
+    phrases: list[Phrase] = []
+    relations: list[tuple[int, str, Word]] = []  # (number of phrases before it, name, word)
+    i = 0
+    while i < len(tokens):
+        match = _relation_at(tokens, i)
+        if match:
+            length, name = match
+            start, end = tokens[i].start, tokens[i + length - 1].end
+            relations.append((len(phrases), name, Word(text[start:end], start, end, "relation")))
+            i += length
+            continue
+        if tokens[i].low in _STOPS or not tokens[i].text[0].isalnum():
+            i += 1
+            continue
+        stop = i
+        while stop < len(tokens) and tokens[stop].text[0].isalnum() and not _ends(tokens, stop, i):
+            stop += 1
+        chunk, following = tokens[i:stop], tokens[stop].low if stop < len(tokens) else ""
+        before = tokens[i - 1].low if i else ""
+        number, rest = _number(chunk)
+        if number is not None and len(rest) == 0 and following == "of" and stop + 1 < len(tokens):
+            chunk_start = i  # "a pair of stars": the number goes with the next chunk
+            j = stop + 1
+            while j < len(tokens) and tokens[j].text[0].isalnum() and not _ends(tokens, j, stop + 1):
+                j += 1
+            chunk, stop = tokens[chunk_start:j], j
+            phrase = _phrase(text, chunk, before, skip=tokens[chunk_start : i + len(tokens[i:stop])], pair=number)
+        else:
+            phrase = None if _is_medium(chunk, following) else _phrase(text, chunk, before)
+        if phrase is not None:
+            phrases.append(phrase)
+        i = max(stop, i + 1)
+    links = tuple(
+        Relation(at - 1, name, at, word)
+        for at, name, word in relations
+        if 0 < at < len(phrases) and not phrases[at].background and not phrases[at - 1].background
+    )
+    return Prompt(text, tuple(phrases), links)
+
+
+def _relation_at(tokens: list[_Token], i: int) -> tuple[int, str] | None:
+    for words, name in _RELATION_LIST:
+        if tuple(t.low for t in tokens[i : i + len(words)]) == words:
+            return len(words), name
+    return None
+
+
+def _ends(tokens: list[_Token], j: int, start: int) -> bool:
+    """Whether token j ends the chunk that began at `start`."""
+    if j > start and (tokens[j].low in _ARTICLES or tokens[j].low in NUMBERS):
+        return True
+    return tokens[j].low in _STOPS or _relation_at(tokens, j) is not None
+
+
+def _is_medium(chunk: list[_Token], following: str) -> bool:
+    """`a picture` in "a picture of ..." is no thing of the picture."""
+    return chunk[-1].low in _MEDIA and (following in {"of", "with", "showing", "featuring", ""} or following == ",")
+
+
+def _number(chunk: list[_Token]) -> tuple[int | None, list[_Token]]:
+    rest = [t for t in chunk if t.low not in _ARTICLES]
+    if rest and rest[0].low in {"pair", "couple"} and len(rest) == 1:
+        return 2, []
+    if rest and rest[0].low == "trio" and len(rest) == 1:
+        return 3, []
+    return None, rest
+
+
+def _phrase(
+    text: str, chunk: list[_Token], before: str, skip: list[_Token] | None = None, pair: int | None = None
+) -> Phrase | None:
+    count: int | None = pair
+    words: list[Word] = []
+    content: list[_Token] = []
+    for token in chunk:
+        if token.low in _ARTICLES:
+            count = count if count is not None else 1
+            if token.low in {"a", "an"} and pair is None:
+                words.append(Word(token.text, token.start, token.end, "count"))
+        elif pair is not None and token.low in {"pair", "couple", "trio", "of"}:
+            if token.low != "of":
+                words.append(Word(token.text, token.start, token.end, "count"))
+        elif token.low in NUMBERS or token.text.isdecimal():
+            count = NUMBERS.get(token.low) or int(token.text)
+            words.append(Word(token.text, token.start, token.end, "count"))
+        else:
+            content.append(token)
+    if not content:
+        return None
+    start, end = chunk[0].start, chunk[-1].end
+    *modifiers, head = content
+    # "on white": a lone colour after "on" is the ground
+    if head.low in _GROUNDS or (before == "on" and len(chunk) == 1 and head.low in COLORS):
+        tints = [t for t in content if t.low in COLORS]
+        ground = tuple(Word(t.text, t.start, t.end, "background") for t in tints)
+        return Phrase(text[start:end], start, end, Word(head.text, head.start, head.end, "noun"), ground, None, True)
+    for token in modifiers:
+        kind = "color" if token.low in COLORS else "size" if token.low in SIZES else "modifier"
+        words.append(Word(token.text, token.start, token.end, kind))
+    noun = Word(head.text, head.start, head.end, "noun")
+    return Phrase(text[start:end], start, end, noun, tuple(sorted([*words, noun], key=lambda w: w.start)), count)
+
+
+def singular_of(word: str, lexicon: Lexicon) -> tuple[str, bool]:
+    """(singular, was plural) of a noun, by the lexicon first and regular endings else."""
+    low = word.lower()
+    if low in lexicon.nouns:
+        return low, False
+    for singular, plural in lexicon.nouns.items():
+        if low == plural:
+            return singular, True
+    sibilant = re.search("(ies|xes|ches|shes|sses)$", low)
+    for singular in (low[:-3] + "y", low[:-2], low[:-1]) if sibilant else (low[:-1],):
+        if len(singular) > 2 and plural_of(singular) == low:
+            return singular, True
+    return low, False
+
+
+def swaps(prompt: Prompt, word: Word, lexicon: Lexicon) -> list[tuple[str, str]]:
+    """Counterfactuals of one word: (replacement as it would look, whole prompt with it), grammar kept.
+
+    Articles and plurals follow: swapping "star" for "egg" in "a red star" leaves "a", in "a star" makes "an egg"; a
+    swapped count changes the noun's number. Empty for a word that has no counterfactuals (a free modifier).
+    """
+    text = prompt.text
+    if word.kind == "relation":
+        name = next(r.name for r in prompt.relations if r.word == word)
+        others = [OPPOSITES[name]] if name in OPPOSITES else []
+        return [(o, _splice(text, word.start, word.end, lexicon.relations[o])) for o in others if o in lexicon.relations]
+    if word.kind == "background":
+        grounds = [b for b in lexicon.backgrounds if not lexicon.alike(b, word.text.lower())]
+        return [(b, _splice(text, word.start, word.end, b)) for b in grounds]
+    phrase = next(p for p in prompt.phrases if word in p.words)
+    if word.kind == "count":
+        return _count_swaps(text, phrase, lexicon)
+    if word.kind == "color":
+        options = [c for c in lexicon.colors if not lexicon.alike(c, word.text.lower())]
+    elif word.kind == "size":
+        other = lexicon.sizes.get(word.text.lower())
+        options = [other] if other else []
+    elif word.kind == "noun":
+        singular, plural = singular_of(word.text, lexicon)
+        names = [n for n in lexicon.nouns if not lexicon.alike(n, singular)]
+        options = [lexicon.nouns[n] if plural or (phrase.count or 2) > 1 else n for n in names]
+    else:
+        return []
+    return [(o, _splice(text, word.start, word.end, o)) for o in options]
+
+
+def _count_swaps(text: str, phrase: Phrase, lexicon: Lexicon) -> list[tuple[str, str]]:
+    singular, _ = singular_of(phrase.head.text, lexicon)
+    plural = lexicon.nouns.get(singular, plural_of(singular))
+    middle = " ".join(w.text for w in phrase.words if w.kind not in ("count", "noun"))
+    names = {v: k for k, v in NUMBERS.items()}
+    out = []
+    for n in range(1, lexicon.max_count + 1):
+        if n == (phrase.count or 0):
+            continue
+        lead = "a" if n == 1 else names[n]
+        body = " ".join(w for w in (lead, middle, singular if n == 1 else plural) if w)
+        out.append((names[n], _splice(text, phrase.start, phrase.end, body)))
+    return out
+
+
+def _splice(text: str, start: int, end: int, new: str) -> str:
+    """`text` with [start:end] replaced, and the article before it or in it made to fit; others stay ("a unicorn")."""
+
+    def fitted(m: re.Match[str]) -> str:
+        if not start <= m.start(3) < start + len(new):
+            return m[0]
+        return m[1][0] + ("n" if m[3].lower() in "aeiou" else "") + m[2] + m[3]
+
+    return re.sub(r"\b(an?)( +)(\w)", fitted, text[:start] + new + text[end:], flags=re.IGNORECASE)

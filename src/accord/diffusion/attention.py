@@ -1,0 +1,129 @@
+"""Attention of a U-Net, recorded or changed for the time of a `with` block and left as it was.
+
+Every attention layer gets a processor of its own for the block; where a processor has nothing to do it hands over to
+the layer's own processor, so the network is bit for bit the one it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import Attention
+
+# (attention layer, query, key, value: [B, heads, L or S, d], is_cross) -> [B, heads, L, d], or None to stay out of it
+AttentionFn = Callable[[Attention, torch.Tensor, torch.Tensor, torch.Tensor, bool], "torch.Tensor | None"]
+
+
+class _Hook:
+    """A processor that computes query, key and value as `AttnProcessor2_0` does and gives them to a function."""
+
+    def __init__(self, inner: Any, function: AttentionFn, active: Callable[[], bool]) -> None:
+        self.inner, self.function, self.active = inner, function, active
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        temb: torch.Tensor | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        plain = attention_mask is None and attn.spatial_norm is None and hidden_states.ndim == 3
+        if plain and self.active():
+            out = self._attend(attn, hidden_states, encoder_hidden_states)
+            if out is not None:
+                return out
+        return self.inner(attn, hidden_states, encoder_hidden_states, attention_mask, temb, *args, **kwargs)
+
+    def _attend(self, attn: Attention, hidden: torch.Tensor, states: torch.Tensor | None) -> torch.Tensor | None:
+        residual = hidden
+        if attn.group_norm is not None:
+            hidden = attn.group_norm(hidden.transpose(1, 2)).transpose(1, 2)
+        cross = states is not None
+        if states is None:
+            states = hidden
+        elif attn.norm_cross:
+            states = attn.norm_encoder_hidden_states(states)
+        query, key, value = attn.to_q(hidden), attn.to_k(states), attn.to_v(states)
+        batch, width = query.shape[0], key.shape[-1] // attn.heads
+        query, key, value = (x.view(batch, -1, attn.heads, width).transpose(1, 2) for x in (query, key, value))
+        if attn.norm_q is not None:
+            query = attn.norm_q(query)
+        if attn.norm_k is not None:
+            key = attn.norm_k(key)
+        out = self.function(attn, query, key, value, cross)
+        if out is None:
+            return None
+        out = out.transpose(1, 2).reshape(batch, -1, attn.heads * width).to(query.dtype)
+        out = attn.to_out[1](attn.to_out[0](out))
+        if attn.residual_connection:
+            out = out + residual
+        return out / attn.rescale_output_factor
+
+
+@contextmanager
+def attention_hook(
+    unet: UNet2DConditionModel, function: AttentionFn, active: Callable[[], bool] = lambda: True
+) -> Iterator[None]:
+    """Run `function` in every attention layer of `unet` while the block lasts and `active()` is true.
+
+    The processors that were there are put back at the end, whatever happens.
+    """
+    before = dict(unet.attn_processors)
+    unet.set_attn_processor({name: _Hook(inner, function, active) for name, inner in before.items()})
+    try:
+        yield
+    finally:
+        unet.set_attn_processor(dict(before))
+
+
+class AttentionMaps:
+    """Cross-attention probabilities of the conditional half, averaged over heads, layers and steps.
+
+    Args:
+        size: (h, w) of the latents; layers at least `smallest` pixels wide are kept, upsampled to it.
+        guided: whether the batch holds an unconditional half first.
+    """
+
+    def __init__(self, size: tuple[int, int], guided: bool = True, smallest: int = 8) -> None:
+        self.size, self.guided, self.smallest = size, guided, smallest
+        self.total: torch.Tensor | None = None
+        self.count = 0
+
+    def __call__(
+        self, attn: Attention, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cross: bool
+    ) -> torch.Tensor | None:
+        shape = grid_of(query.shape[2], self.size)
+        if not cross or min(shape) < min(self.smallest, *self.size):
+            return None
+        if self.guided:
+            query, key = query.chunk(2)[1], key.chunk(2)[1]
+        probabilities = ((query @ key.transpose(-1, -2)) * query.shape[-1] ** -0.5).float().softmax(-1).mean(1)
+        maps = probabilities.transpose(1, 2).unflatten(-1, shape)  # [B, T, h, w]
+        if shape != self.size:
+            maps = torch.nn.functional.interpolate(maps, self.size, mode="bilinear", align_corners=False)
+        self.total = maps if self.total is None else self.total + maps
+        self.count += 1
+        return None
+
+    def mean(self) -> torch.Tensor:
+        """[B, T, h, w] in 0..1."""
+        if self.total is None:
+            raise RuntimeError("no cross-attention layer was run while the maps were recorded")
+        return self.total / self.count
+
+
+def grid_of(length: int, size: tuple[int, int]) -> tuple[int, int]:
+    """Height and width of a layer with `length` pixels in a network whose latents are `size`."""
+    h, w = size
+    while h * w > length:
+        h, w = -(-h // 2), -(-w // 2)
+    if h * w != length:
+        raise ValueError(f"{length} pixels are no level of latents of {size[0]}x{size[1]}")
+    return h, w

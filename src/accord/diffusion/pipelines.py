@@ -1,0 +1,145 @@
+"""Loading pipelines, checking what they are, and turning prompts into states."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline, StableDiffusionPipeline
+
+from accord.types import InputError
+
+EMBEDDED = Path(__file__).parents[1] / "lab" / "models" / "pipeline"
+SUPPORTED = "StableDiffusionPipeline (the classes of Stable Diffusion 1 and 2)"
+
+
+def load(
+    model: str | None = None, device: str | None = None, dtype: torch.dtype | None = None
+) -> StableDiffusionPipeline:
+    """A Stable Diffusion 1 or 2 pipeline, in eval mode.
+
+    Args:
+        model: the embedded lab if None; else a folder written by `save_pretrained`, or a hub id.
+        device: where to put it; a CUDA device if there is one, else the CPU, if None.
+        dtype: float32 on CPU and the saved type elsewhere if None.
+
+    Raises:
+        InputError: for a model that is not there, cannot be read, or is of another class.
+    """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    check_device(device)
+    if dtype is None and device == "cpu":
+        dtype = torch.float32
+    kwargs: dict[str, Any] = {"safety_checker": None, "requires_safety_checker": False}
+    if dtype is not None:
+        kwargs["dtype"] = dtype
+    model = model or str(EMBEDDED)
+    local = Path(model).is_dir()
+    if local and not (Path(model) / "model_index.json").is_file():
+        raise InputError(f"folder {model!r} holds no pipeline (no model_index.json); give a folder written by save_pretrained")
+    try:
+        pipe = DiffusionPipeline.from_pretrained(model, **kwargs)
+    except Exception as error:
+        what = "folder cannot be read as a pipeline" if local else "model is no folder here and no hub id that can be reached"
+        reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+        raise InputError(f"{what}: {model!r} ({reason})") from error
+    check_pipeline(pipe)
+    for module in (pipe.unet, pipe.vae, pipe.text_encoder):
+        module.eval().requires_grad_(False)
+    return pipe.to(device)
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that is not here.
+
+    Raises:
+        InputError: naming the device.
+    """
+    try:
+        index = torch.device(device).index or 0
+    except RuntimeError as error:
+        raise InputError(f"device {device!r} is unknown; use cpu, cuda or cuda:N") from error
+    if device.startswith("cuda") and index >= torch.cuda.device_count():
+        raise InputError(f"device {device!r} is not available here; use --device cpu")
+
+
+def check_pipeline(pipe: Any) -> None:
+    """Refuse a pipeline of another class.
+
+    Raises:
+        InputError: unless `pipe` is a StableDiffusionPipeline with a UNet and one text encoder.
+    """
+    if not isinstance(pipe, StableDiffusionPipeline):
+        raise InputError(f"a {type(pipe).__name__} is not supported here; use a {SUPPORTED}")
+
+
+def sample_size(pipe: StableDiffusionPipeline) -> tuple[int, int]:
+    """Height and width of the latents."""
+    size = pipe.unet.config.sample_size
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+def check_prompt_length(pipe: StableDiffusionPipeline, prompt: str) -> None:
+    """Refuse a prompt whose last words the text encoder would never see.
+
+    Raises:
+        InputError: naming the words that fall off.
+    """
+    if not prompt.strip():
+        raise InputError("the prompt is empty; give it at least one word")
+    tokenizer = pipe.tokenizer
+    room = tokenizer.model_max_length - 2
+    if len(tokenizer(prompt, add_special_tokens=False).input_ids) <= room:
+        return
+    words = prompt.split()
+    kept = len(words)
+    while kept and len(tokenizer(" ".join(words[:kept]), add_special_tokens=False).input_ids) > room:
+        kept -= 1
+    lost = " ".join(words[kept:])
+    lost = lost if len(lost) <= 80 else lost[:77] + "..."
+    raise InputError(
+        f"the prompt is longer than the {tokenizer.model_max_length} tokens of this model's text encoder, "
+        f"these words would fall off: {lost!r}; shorten it"
+    )
+
+
+def encode_prompts(
+    pipe: StableDiffusionPipeline, prompts: list[str], negative_prompts: list[str] | None, guided: bool
+) -> torch.Tensor:
+    """Text states as the U-Net takes them: [2B, T, D], unconditional half first, or [B, T, D] without guidance."""
+    positive, negative = pipe.encode_prompt(prompts, pipe.device, 1, guided, negative_prompts)
+    return torch.cat([negative, positive]) if guided else positive
+
+
+def token_spans(pipe: StableDiffusionPipeline, prompt: str) -> list[tuple[int, int] | None]:
+    """Per token of the padded prompt its character span, or None for BOS, EOS and padding.
+
+    Spans come from the tokenizer's offsets; a slow tokenizer without offsets is aligned by its pieces.
+    """
+    tokenizer = pipe.tokenizer
+    length = tokenizer.model_max_length
+    spans: list[tuple[int, int] | None]
+    if getattr(tokenizer, "is_fast", False):
+        encoded = tokenizer(
+            prompt, padding="max_length", max_length=length, truncation=True, return_offsets_mapping=True
+        )
+        special = tokenizer.get_special_tokens_mask(encoded.input_ids, already_has_special_tokens=True)
+        spans = [
+            None if s or a == b else (a, b) for (a, b), s in zip(encoded.offset_mapping, special, strict=True)
+        ]
+    else:
+        spans, position, lower = [None], 0, prompt.lower()
+        for piece in tokenizer.tokenize(prompt)[: length - 2]:
+            text = piece.replace("</w>", "").lower()
+            found = lower.find(text, position)
+            start = position if found < 0 else found
+            spans.append((start, start + len(text)))
+            position = start + len(text)
+        spans += [None] * (length - len(spans))
+    return spans[:length]
+
+
+def tokens_of(spans: list[tuple[int, int] | None], start: int, end: int) -> list[int]:
+    """Indices of the tokens that overlap the characters [start, end)."""
+    return [i for i, s in enumerate(spans) if s is not None and s[0] < end and s[1] > start]

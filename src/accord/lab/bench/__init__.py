@@ -1,0 +1,1 @@
+"""SceneBench and the tables of docs/bench."""

@@ -1,0 +1,113 @@
+"""The lab's captioner (`BlipForConditionalGeneration`): whole scenes, and crops of single things for local captions."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration, BlipImageProcessorPil
+
+from accord.lab.recipes.tokenizers import MAX_TOKENS, bert_tokenizer
+from accord.lab.recipes.vae import to_tensor
+from accord.lab.recipes.views import crop_thing, dense_head, dense_loss
+from accord.lab.scenes.ask import lab_lexicon
+from accord.lab.scenes.grammar import Saying, caption
+from accord.lab.scenes.lexicon import IMAGE_SIZE
+from accord.lab.scenes.render import render
+from accord.lab.scenes.scene import sample_scene
+from accord.training.loop import LoopConfig, Run
+
+DENSE_ONLY = 0.4  # first share of the steps: the vision tower alone, on the noun of every patch
+CROP_SHARE = 0.3
+EMPTY_SHARE = 0.03
+WHOLE = Saying(color=0.9, size=0.4, background=0.4, relation=0.6)
+LOCAL = Saying(color=1.0, size=0.0, background=0.2, relation=0.0, opening=0.1)
+
+
+def config(steps: int = 6000) -> LoopConfig:
+    return LoopConfig(steps=steps, learning_rate=1e-3, weight_decay=0.05, ema_decay=0.998)
+
+
+def build(tokenizer: BertTokenizer) -> BlipForConditionalGeneration:
+    text: dict[str, float] = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 128,
+        "encoder_hidden_size": 128,
+        "intermediate_size": 512,
+        "projection_dim": 128,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "max_position_embeddings": MAX_TOKENS,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+        "label_smoothing": 0.0,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.sep_token_id,
+        "sep_token_id": tokenizer.sep_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    vision: dict[str, float] = {
+        "hidden_size": 128,
+        "intermediate_size": 512,
+        "num_hidden_layers": 5,
+        "num_attention_heads": 4,
+        "image_size": IMAGE_SIZE,
+        "patch_size": 8,
+    }
+    text["initializer_range"] = vision["initializer_range"] = 0.08  # about 1/sqrt(width), see clip.py
+    return BlipForConditionalGeneration(BlipConfig(text_config=text, vision_config=vision, projection_dim=128))
+
+
+def image_processor() -> BlipImageProcessorPil:
+    half = [0.5, 0.5, 0.5]
+    return BlipImageProcessorPil(
+        size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}, image_mean=half, image_std=half, do_convert_rgb=True
+    )
+
+
+def example(rng: np.random.Generator) -> tuple[np.ndarray, str]:
+    """One picture and a caption of it: a scene, a crop of a thing, or an empty ground."""
+    kind = rng.random()
+    scene = sample_scene(rng)
+    if kind < EMPTY_SHARE:
+        return render(replace(scene, things=())), f"a plain {scene.background} background"
+    if kind < EMPTY_SHARE + CROP_SHARE:
+        image, local = crop_thing(scene, rng)
+        return image, caption(local, rng, LOCAL)
+    return render(scene), caption(scene, rng, WHOLE)
+
+
+def train(folder: Path, steps: int | None = None, seed: int = 0, device: str = "cpu", batch_size: int = 64) -> None:
+    """Train into `folder/captioner` (standard form, with tokenizer and image processor)."""
+    loop = replace(config(steps) if steps else config(), seed=seed)
+    tokenizer = bert_tokenizer()
+    torch.manual_seed(seed)
+    model = build(tokenizer).to(device)
+    head = dense_head(model.config.vision_config.hidden_size).to(device)
+    run = Run({"captioner": model, "head": head}, loop, Path(folder) / "runs" / "captioner")
+
+    def loss_fn(step: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+        rng = np.random.default_rng((seed, step))
+        if step < DENSE_ONLY * loop.steps:
+            return dense_loss(lambda x: model.vision_model(x).last_hidden_state, head, rng, batch_size, device), {}
+        images, texts = zip(*(example(rng) for _ in range(batch_size)), strict=True)
+        pixels = to_tensor(np.stack(images)).to(device)
+        ids = tokenizer(list(texts), padding="longest", return_tensors="pt").to(device)
+        ids.input_ids[:, 0] = tokenizer.bos_token_id  # BLIP starts its decoder with [DEC]
+        states = model.vision_model(pixels).last_hidden_state
+        logits = model.text_decoder(
+            input_ids=ids.input_ids, attention_mask=ids.attention_mask, encoder_hidden_states=states
+        ).logits
+        target = ids.input_ids[:, 1:].masked_fill(ids.attention_mask[:, 1:] == 0, -100)
+        return F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), target.flatten(), ignore_index=-100), {}
+
+    run.train(loss_fn, "captioner")
+    run.use_ema()
+    target = Path(folder) / "captioner"
+    model.half().save_pretrained(target)
+    tokenizer.save_pretrained(target)
+    image_processor().save_pretrained(target)
+    lab_lexicon().save(target / "lexicon.json")

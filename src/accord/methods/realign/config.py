@@ -1,0 +1,39 @@
+"""The knobs of `realign`, each explained where it is defined."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MODES = ("same_seed", "renoise")
+EXEMPT = ("none", "special", "unassigned")
+
+
+@dataclass(frozen=True)
+class RealignConfig:
+    """Raises ValueError for a field out of range, named in the message."""
+
+    rounds: int = 2  # K: how often at most a picture is redone
+    mode: str = "same_seed"  # from the same z_T, or "renoise": from the picture, noised part-way
+    strength: float = 0.8  # renoise: share of the steps that is redone
+    cross_weight: float = 1.0  # w of cross-attention
+    self_weight: float = 0.3  # w of self-attention
+    modulated_share: float = 0.3  # first share of the steps that is modulated
+    time_power: float = 5.0  # tau = (t / T) ** time_power
+    omega_gain: float = 1.0  # omega = 1 + omega_gain * (deficit - 1/2); 0 is the unweighted modulation
+    log_omega: bool = False  # also add log(omega_n) * tau to the logits of segment n's tokens
+    exempt_tokens: str = "none"  # tokens left alone: "none", "special" (BOS, EOS, padding), "unassigned" (all others)
+    good_enough: float = 0.9  # a picture whose every word is at least this probable is not redone
+
+    def __post_init__(self) -> None:
+        if self.rounds < 0:
+            raise ValueError(f"rounds must be at least 0, not {self.rounds}")
+        if self.mode not in MODES:
+            raise ValueError(f"mode must be one of {', '.join(MODES)}, not {self.mode!r}")
+        if self.exempt_tokens not in EXEMPT:
+            raise ValueError(f"exempt_tokens must be one of {', '.join(EXEMPT)}, not {self.exempt_tokens!r}")
+        if not 0 < self.strength <= 1:
+            raise ValueError(f"strength must be in (0, 1], not {self.strength}")
+        if not 0 <= self.modulated_share <= 1:
+            raise ValueError(f"modulated_share must be in [0, 1], not {self.modulated_share}")
+        if min(self.cross_weight, self.self_weight, self.omega_gain, self.time_power) < 0:
+            raise ValueError("cross_weight, self_weight, omega_gain and time_power must not be negative")

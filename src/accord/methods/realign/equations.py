@@ -1,0 +1,112 @@
+"""RealignDiff's attention modulation as pure tensor functions, numbered as in docs of METHODS, section 1.2.
+
+Letters in shapes: ... batch and heads, L queries, S keys, d channels of a head, N segments.
+
+    (1) s'_ij = s_ij + R_ij a_i (max_j s_ij - s_ij) - (1 - R_ij) a_i (s_ij - min_j s_ij)
+    (2) softmax(s') = softmax((1 - a_i) s_ij + a_i rho_i R_ij),  rho_i = max_j s_ij - min_j s_ij
+    (3) q~_i = [(1 - a_i) q_i ; sqrt(d) a_i rho_i m_1(i) ; ... ; sqrt(d) a_i rho_i m_N(i)],
+        k~_j = [k_j ; e_1(j) ; ... ; e_N(j)],   R_ij = sum_n m_n(i) e_n(j)
+    (4) a_i = clip(g_i w tau omega_n, 0, 1), g_i = 1 - share of pixels in the segment of i, tau = (t / 1000)^5
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional as F
+
+
+def modulated_logits(logits: torch.Tensor, related: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
+    """Equation (1), every logit materialised: the reference of the tests and of `bench speed`.
+
+    Args:
+        logits: scaled logits s, [..., L, S].
+        related: R in {0, 1}, broadcastable to logits.
+        alpha: [..., L, 1].
+    """
+    top, bottom = logits.amax(-1, keepdim=True), logits.amin(-1, keepdim=True)
+    return logits + related * alpha * (top - logits) - (1 - related) * alpha * (logits - bottom)
+
+
+def logit_range(
+    query: torch.Tensor, key: torch.Tensor, scale: float, chunk: int = 128
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Smallest and largest scaled logit of each query, [..., L, 1] each; never more than [..., chunk, S] at once."""
+    low, high = [], []
+    transposed = key.transpose(-1, -2)
+    for part in query.split(chunk, dim=-2):
+        logits = part @ transposed
+        low.append(logits.amin(-1, keepdim=True))  # on a CPU amin and amax are four times as fast as aminmax
+        high.append(logits.amax(-1, keepdim=True))
+    return torch.cat(low, -2) * scale, torch.cat(high, -2) * scale
+
+
+def augment(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    alpha: torch.Tensor,
+    pixel_segments: torch.Tensor,
+    key_segments: torch.Tensor,
+    key_bias: torch.Tensor | None = None,
+    exempt: torch.Tensor | None = None,
+    chunk: int = 128,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Equation (3): queries and keys whose plain scaled dot product is the modulated logit, up to a constant in j.
+
+    Args:
+        query: [B, heads, L, d].
+        key: [B, heads, S, d].
+        alpha: [B, L], in 0..1.
+        pixel_segments: m, [B, L, N], one-hot or zero.
+        key_segments: e, [B, S, N].
+        key_bias: added to the logits of segment n's keys for the pixels of segment n, [B, N] (log omega), or None.
+        exempt: keys whose logits are left as they are, [B, S] in {0, 1}, or None. With exempt keys the constant
+            alpha_i min_i no longer drops out of the softmax for all keys alike; it rides on two more blocks of
+            channels, so the form stays exact.
+
+    Returns:
+        q~ [B, heads, L, d'] and k~ [B, heads, S, d'], to be used with the scale 1/sqrt(d) of the original d.
+    """
+    d, heads = query.shape[-1], query.shape[1]
+    low, high = logit_range(query, key, d**-0.5, chunk)
+    a = alpha[:, None, :, None].to(query.dtype)
+    strength = a * (high - low) * d**0.5  # [B, heads, L, 1]
+    m = pixel_segments[:, None].to(query.dtype)
+    own = strength * m
+    if key_bias is not None:
+        own = own + d**0.5 * m * key_bias[:, None, None, :].to(query.dtype)
+    e = key_segments[:, None].expand(-1, heads, -1, -1).to(key.dtype)
+    if exempt is None:
+        return torch.cat([(1 - a) * query, own], -1), torch.cat([key, e], -1)
+    x = exempt[:, None, :, None].expand(-1, heads, -1, 1).to(key.dtype)
+    q = torch.cat([(1 - a) * query, own, a * query, -a * low * d**0.5], -1)
+    k = torch.cat([key, e * (1 - x), x * key, x], -1)
+    return q, k
+
+
+def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, head_dim: int) -> torch.Tensor:
+    """Fused scaled-dot-product attention for augmented queries and keys, [B, heads, L, d].
+
+    All three are padded with zeros to one width, a multiple of 8: kernels that never materialise L x S want that.
+    """
+    width = -(-query.shape[-1] // 8) * 8
+    q, k, v = (F.pad(x, (0, width - x.shape[-1])) for x in (query, key, value))
+    return F.scaled_dot_product_attention(q, k, v, scale=head_dim**-0.5)[..., : value.shape[-1]]
+
+
+def segment_gain(pixel_segments: torch.Tensor) -> torch.Tensor:
+    """g_i of (4): [B, L, N] -> [B, L]; 1 - share of pixels in i's segment, 0 for a pixel in no segment."""
+    share = pixel_segments.mean(1, keepdim=True)
+    return (pixel_segments * (1 - share)).sum(-1)
+
+
+def time_gain(timestep: float, power: float = 5.0, train_timesteps: int = 1000) -> float:
+    """tau of (4)."""
+    return (timestep / train_timesteps) ** power
+
+
+def modulation_strength(
+    pixel_segments: torch.Tensor, omega: torch.Tensor, weight: float, tau: float
+) -> torch.Tensor:
+    """alpha of (4), [B, L]: pixel_segments [B, L, N], omega [B, N]."""
+    omega_of_pixel = (pixel_segments * omega[:, None]).sum(-1)
+    return (segment_gain(pixel_segments) * omega_of_pixel * weight * tau).clamp(0, 1)

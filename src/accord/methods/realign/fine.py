@@ -1,0 +1,245 @@
+"""RealignDiff, fine stage: local dense captions, then re-weighted attention modulation. Read top to bottom.
+
+1. generate; 2. find each thing and describe it; 3. deficits; 4. a place for what is missing, and once more with the
+attention modulated; 5. keep the better picture; repeat up to K rounds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from diffusers import StableDiffusionPipeline
+from tqdm.auto import tqdm
+
+from accord.data.images import to_pil
+from accord.data.prompts import parse
+from accord.diffusion.attention import AttentionMaps, attention_hook
+from accord.diffusion.loop import Step, decode, encode, generators, initial_noise, run, sample
+from accord.diffusion.pipelines import check_pipeline, check_prompt_length, sample_size, token_spans, tokens_of
+from accord.methods.realign.config import RealignConfig
+from accord.methods.realign.layout import plan
+from accord.methods.realign.modulation import Segments, modulated
+from accord.methods.realign.regions import describe, find_regions, phrase_maps, slots
+from accord.outputs import Realigned
+from accord.rewards.captioners import Captioner, load_captioner
+from accord.rewards.clip import ClipScorer
+from accord.rewards.diagnosis import align
+from accord.types import Alignment, Prompt, Region
+
+RECORDED = (0.2, 0.8)  # attention is recorded in this middle share of the steps
+
+
+@dataclass
+class _Item:
+    """One picture on its way."""
+
+    prompt: Prompt
+    seed: int
+    noise: torch.Tensor  # z_T, [C,H,W]
+    image: torch.Tensor  # best so far, [3,H,W]
+    alignment: Alignment
+    maps: np.ndarray  # [P,h,w] of the best picture
+    regions: list[Region] = field(default_factory=list)
+    rounds: int = 0
+    calls: int = 0
+
+
+def realign(
+    pipe: StableDiffusionPipeline,
+    prompts: str | Sequence[str],
+    seeds: int | Sequence[int] = 0,
+    *,
+    config: RealignConfig | None = None,
+    captioner: Captioner | None = None,
+    clip: ClipScorer | None = None,
+    num_inference_steps: int = 25,
+    guidance_scale: float = 5.0,
+    negative_prompt: str = "",
+    batch_size: int = 16,
+    captions: bool = True,
+    progress: bool = False,
+) -> list[Realigned]:
+    """Generate, find out what is missing and where, and repair it.
+
+    Args:
+        pipe: a Stable Diffusion 1 or 2 pipeline; afterwards it is bit for bit what it was.
+        prompts: one prompt or several.
+        seeds: one seed or several; every prompt is made with every seed.
+        captioner: judge of words and regions; the lab's if None.
+        clip: if given, CLIP similarity and caption reward are in the alignments too.
+        batch_size: pictures that are denoised together.
+        captions: whether pictures and regions are put into words for the report; the repair needs none.
+
+    Returns:
+        a Realigned per (prompt, seed), seeds varying fastest. `after` is never worse than `before` by the alignment.
+
+    Raises:
+        InputError: for a pipeline of another class, or a prompt that is empty or too long.
+    """
+    check_pipeline(pipe)
+    config = config or RealignConfig()
+    captioner = captioner or load_captioner(device=str(pipe.device))
+    names = [prompts] if isinstance(prompts, str) else list(prompts)
+    numbers = [seeds] if isinstance(seeds, int) else list(seeds)
+    for text in names:
+        check_prompt_length(pipe, text)
+    jobs = [(parse(text), seed) for text in names for seed in numbers]
+    results: list[Realigned] = []
+    starts = range(0, len(jobs), batch_size)
+    for start in tqdm(starts, desc="realign", disable=not progress):
+        batch = _Batch(pipe, config, captioner, clip, num_inference_steps, guidance_scale, negative_prompt, captions)
+        results += batch.run(jobs[start : start + batch_size])
+    return results
+
+
+@dataclass
+class _Batch:
+    pipe: StableDiffusionPipeline
+    config: RealignConfig
+    captioner: Captioner
+    clip: ClipScorer | None
+    num_inference_steps: int
+    guidance_scale: float
+    negative_prompt: str
+    captions: bool
+
+    def run(self, jobs: list[tuple[Prompt, int]]) -> list[Realigned]:
+        items = self.generate(jobs)
+        first = [replace(i) for i in items]
+        for number in range(self.config.rounds):
+            todo = [i for i in items if not self.good(i.alignment)]
+            if not todo:
+                break
+            self.redo(todo, number)
+        return [
+            Realigned(
+                prompt=a.prompt,
+                seed=a.seed,
+                before=to_pil(b.image[None])[0],
+                after=to_pil(a.image[None])[0],
+                alignment_before=b.alignment,
+                alignment_after=a.alignment,
+                regions=tuple(a.regions),
+                rounds=a.rounds,
+                denoiser_calls=a.calls,
+            )
+            for a, b in zip(items, first, strict=True)
+        ]
+
+    def good(self, alignment: Alignment) -> bool:
+        return all(w.probability >= self.config.good_enough for w in alignment.words)
+
+    # 1. generate ---------------------------------------------------------------------------------------------------
+    def generate(self, jobs: list[tuple[Prompt, int]]) -> list[_Item]:
+        noise = initial_noise(self.pipe, len(jobs), generators([s for _, s in jobs]))
+        prompts = [p for p, _ in jobs]
+        images, maps = self.denoise(prompts, noise)
+        alignments = align(images, prompts, self.captioner, self.clip, self.captions)
+        calls = 2 * self.num_inference_steps if self.guidance_scale > 1 else self.num_inference_steps
+        return [
+            _Item(p, s, z, x, a, m, calls=calls)
+            for (p, s), z, x, a, m in zip(jobs, noise, images, alignments, maps, strict=True)
+        ]
+
+    def denoise(
+        self,
+        prompts: list[Prompt],
+        noise: torch.Tensor,
+        segments: Segments | None = None,
+        image_latents: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, list[np.ndarray]]:
+        """Pictures [B,3,H,W] in 0..1 and the phrases' attention maps, with or without modulation."""
+        pipe, guided = self.pipe, self.guidance_scale > 1
+        recorder, window = AttentionMaps(sample_size(pipe), guided), _Window(*RECORDED)
+        state = None
+
+        def before_step(step: Step) -> None:
+            window(step)
+            if state is not None:
+                state.before_step(step)
+
+        def steps() -> torch.Tensor:
+            return run(
+                sample(
+                    pipe,
+                    [p.text for p in prompts],
+                    negative_prompts=[self.negative_prompt] * len(prompts),
+                    num_inference_steps=self.num_inference_steps,
+                    guidance_scale=self.guidance_scale,
+                    latents=noise,
+                    image_latents=image_latents,
+                    strength=self.config.strength if image_latents is not None else 1.0,
+                    before_step=before_step,
+                )
+            )
+
+        with attention_hook(pipe.unet, recorder, lambda: window.open):
+            if segments is None:
+                latents = steps()
+            else:
+                with modulated(pipe, segments, self.config, guided) as state:
+                    latents = steps()
+        maps = [
+            phrase_maps(p, m, token_spans(pipe, p.text)) for p, m in zip(prompts, recorder.mean(), strict=True)
+        ]
+        return torch.as_tensor(decode(pipe, latents, "pt")).float(), maps
+
+    # 2. to 5. find, describe, place, redo, keep the better ----------------------------------------------------------
+    def redo(self, items: list[_Item], number: int) -> None:
+        layouts = []
+        for item in items:
+            found = describe(item.image, item.prompt, find_regions(item.prompt, item.maps), self.captioner, self.captions)
+            layouts.append(plan(item.prompt, slots(item.prompt), found, item.maps))
+        segments = build_segments(self.pipe, [i.prompt for i in items], layouts, self.config)
+        latents = None
+        if self.config.mode == "renoise":
+            latents = encode(self.pipe, torch.stack([i.image for i in items]))
+        prompts = [i.prompt for i in items]
+        images, maps = self.denoise(prompts, torch.stack([i.noise for i in items]), segments, latents)
+        alignments = align(images, prompts, self.captioner, self.clip, self.captions)
+        share = self.config.strength if latents is not None else 1.0
+        for item, image, alignment, m, layout in zip(items, images, alignments, maps, layouts, strict=True):
+            item.rounds += 1
+            item.calls += int(share * self.num_inference_steps) * (2 if self.guidance_scale > 1 else 1)
+            if alignment.overall > item.alignment.overall:
+                item.image, item.alignment, item.maps, item.regions = image, alignment, m, layout
+            elif not item.regions:
+                item.regions = layout
+
+
+class _Window:
+    """Open in the middle share of the steps."""
+
+    def __init__(self, start: float, stop: float) -> None:
+        self.start, self.stop, self.open = start, stop, False
+
+    def __call__(self, step: Step) -> None:
+        self.open = self.start <= (step.index + 0.5) / step.count <= self.stop
+
+
+def build_segments(
+    pipe: StableDiffusionPipeline, prompts: list[Prompt], layouts: list[list[Region]], config: RealignConfig
+) -> Segments:
+    """Masks, tokens and weights of a batch of layouts, padded to the largest number of regions."""
+    n = max(1, max(len(x) for x in layouts))
+    h, w = sample_size(pipe)
+    length = pipe.tokenizer.model_max_length
+    masks = torch.zeros(len(prompts), n, h, w)
+    tokens = torch.zeros(len(prompts), n, length)
+    omega = torch.ones(len(prompts), n)
+    exempt = torch.zeros(len(prompts), length)
+    for b, (prompt, layout) in enumerate(zip(prompts, layouts, strict=True)):
+        spans = token_spans(pipe, prompt.text)
+        for k, region in enumerate(layout):
+            phrase = prompt.phrases[region.phrase]
+            masks[b, k] = torch.from_numpy(region.mask)
+            tokens[b, k, tokens_of(spans, phrase.start, phrase.end)] = 1.0
+            omega[b, k] = max(0.0, 1 + config.omega_gain * (region.deficit - 0.5))
+        if config.exempt_tokens == "special":
+            exempt[b] = torch.tensor([float(s is None) for s in spans])
+        elif config.exempt_tokens == "unassigned":
+            exempt[b] = 1 - tokens[b].amax(0)
+    return Segments(masks, tokens, omega, None if config.exempt_tokens == "none" else exempt)

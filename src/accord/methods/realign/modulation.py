@@ -1,0 +1,114 @@
+"""The re-weighted attention modulation as a context manager around sampling."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from diffusers import StableDiffusionPipeline
+from diffusers.models.attention_processor import Attention
+
+from accord.diffusion.attention import attention_hook, grid_of
+from accord.diffusion.loop import Step
+from accord.diffusion.pipelines import sample_size
+from accord.methods.realign.config import RealignConfig
+from accord.methods.realign.equations import attend, augment, modulation_strength, time_gain
+
+MODULATED_LAYERS = ("cross", "self")
+
+
+@dataclass
+class Segments:
+    """Who belongs to whom, for a batch of B prompts and N segments (pad with empty ones).
+
+    Attributes:
+        masks: float [B, N, h, w] at the size of the latents, in 0..1.
+        tokens: float [B, N, T] in {0, 1}: the tokens of each segment's phrase.
+        omega: float [B, N], >= 0: the weight of each segment; 1 is the unweighted modulation.
+        exempt: float [B, T] in {0, 1}: tokens whose logits are left alone, or None.
+    """
+
+    masks: torch.Tensor
+    tokens: torch.Tensor
+    omega: torch.Tensor
+    exempt: torch.Tensor | None = None
+    _levels: dict[tuple[int, int], torch.Tensor] = field(default_factory=dict, repr=False)
+
+    def at(self, shape: tuple[int, int]) -> torch.Tensor:
+        """m at a layer of h x w pixels, [B, h*w, N]: each pixel in the segment that covers it most, or in none."""
+        if shape not in self._levels:
+            area = torch.nn.functional.interpolate(self.masks, shape, mode="area") if self.masks.shape[1] else None
+            if area is None:
+                m = self.masks.new_zeros(len(self.masks), shape[0] * shape[1], 0)
+            else:
+                best = area.argmax(1, keepdim=True)
+                hard = torch.zeros_like(area).scatter_(1, best, 1.0) * (area > 0.5)
+                m = hard.flatten(2).transpose(1, 2).contiguous()
+            self._levels[shape] = m
+        return self._levels[shape]
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Segments:
+        exempt = None if self.exempt is None else self.exempt.to(device, dtype)
+        return Segments(
+            self.masks.to(device, dtype), self.tokens.to(device, dtype), self.omega.to(device, dtype), exempt
+        )
+
+
+class Modulation:
+    """State of a modulated run: give `before_step` to the sampling loop inside `modulated(...)`.
+
+    Conditional half only; the first `modulated_share` of the steps only; outside them the plain processors run.
+    """
+
+    def __init__(self, segments: Segments, config: RealignConfig, size: tuple[int, int], guided: bool = True) -> None:
+        self.segments, self.config, self.size, self.guided = segments, config, size, guided
+        self.tau = 0.0
+        self.train_timesteps = 1000
+
+    def before_step(self, step: Step) -> None:
+        # steps are counted from the end, so that a run that starts part-way is modulated by its noise level
+        self.tau = time_gain(float(step.timestep), self.config.time_power, self.train_timesteps)
+        if step.index >= self.config.modulated_share * step.count:
+            self.tau = 0.0
+
+    @property
+    def active(self) -> bool:
+        return self.tau > 0 and self.segments.masks.shape[1] > 0
+
+    def __call__(
+        self, attn: Attention, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cross: bool
+    ) -> torch.Tensor | None:
+        config, segments = self.config, self.segments
+        weight = config.cross_weight if cross else config.self_weight
+        if weight == 0:
+            return None
+        if self.guided:
+            (q_free, q), (k_free, k), (v_free, v) = query.chunk(2), key.chunk(2), value.chunk(2)
+        else:
+            q, k, v = query, key, value
+        pixels = segments.at(grid_of(q.shape[2], self.size))
+        alpha = modulation_strength(pixels, segments.omega, weight, self.tau)
+        keys = segments.tokens.transpose(1, 2) if cross else pixels
+        bias = segments.omega.clamp_min(1e-3).log() * self.tau if cross and config.log_omega else None
+        q_aug, k_aug = augment(q, k, alpha, pixels, keys, bias, segments.exempt if cross else None)
+        out = attend(q_aug, k_aug, v, q.shape[-1])
+        if not self.guided:
+            return out
+        free = torch.nn.functional.scaled_dot_product_attention(q_free, k_free, v_free)
+        return torch.cat([free, out])
+
+
+@contextmanager
+def modulated(
+    pipe: StableDiffusionPipeline, segments: Segments, config: RealignConfig, guided: bool = True
+) -> Iterator[Modulation]:
+    """Modulate the attention of `pipe.unet` for the time of the block; afterwards the pipeline is what it was.
+
+    Give the yielded object's `before_step` to `accord.diffusion.loop.sample`.
+    """
+    state = Modulation(segments.to(pipe.device, pipe.unet.dtype), config, sample_size(pipe), guided)
+    state.train_timesteps = int(pipe.scheduler.config.num_train_timesteps)
+    with attention_hook(pipe.unet, state, lambda: state.active):
+        yield state

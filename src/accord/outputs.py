@@ -1,0 +1,284 @@
+"""Results that show themselves: pictures with regions drawn, words coloured by probability, one self-contained page."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw
+
+from accord.types import Alignment, InputError, Prompt, Region
+
+_SHOWN = 384  # side of a picture on a page
+_PALETTE = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf")
+_STYLE = """body{font:15px/1.5 system-ui,sans-serif;margin:2em;color:#222;background:#fff}
+figure{display:inline-block;margin:0 1.2em 1em 0;vertical-align:top}figcaption{max-width:384px}
+img{image-rendering:pixelated;width:384px;border:1px solid #ccc}.w{padding:1px 4px;border-radius:4px}
+small{color:#666}table{border-collapse:collapse}td,th{padding:2px 10px;text-align:left;border-bottom:1px solid #ddd}"""
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write then rename, so that no half file is ever left.
+
+    Raises:
+        InputError: if the place cannot be written to.
+    """
+    part = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(data)
+        os.replace(part, path)
+    except OSError as error:
+        raise InputError(f"output {str(path)!r} cannot be written ({error.strerror}); choose another --out") from error
+    finally:
+        if part.exists():
+            part.unlink()
+
+
+def check_writable(folder: Path) -> Path:
+    """Make `folder` and prove that it can be written to, before hours of work are spent.
+
+    Raises:
+        InputError: naming the folder.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".accord-probe"
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise InputError(f"output folder {str(folder)!r} cannot be written ({error.strerror}); choose another --out") from error
+    return folder
+
+
+def png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def enlarge(image: Image.Image, side: int = _SHOWN) -> Image.Image:
+    """Small pictures shown large, pixels kept crisp."""
+    factor = max(1, side // max(image.size))
+    return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+
+
+def draw_regions(image: Image.Image, prompt: Prompt, regions: tuple[Region, ...]) -> Image.Image:
+    """The picture with each region's box and phrase; a dashed box was planned for something missing."""
+    big = enlarge(image)
+    draw = ImageDraw.Draw(big)
+    for k, region in enumerate(regions):
+        color = _PALETTE[region.phrase % len(_PALETTE)]
+        x0, y0, x1, y1 = (v * s for v, s in zip(region.box, (*big.size, *big.size), strict=True))
+        box = (x0 + k, y0 + k, max(x1 - 2 - k, x0 + k + 1), max(y1 - 2 - k, y0 + k + 1))
+        if region.planned:
+            _dashed(draw, box, color)
+        else:
+            draw.rectangle(box, outline=color, width=3)
+        label = " ".join(f"{prompt.phrases[region.phrase].text} {1 - region.deficit:.2f}".split())
+        width = draw.textlength(label) + 6
+        draw.rectangle((box[0], box[1], box[0] + width, box[1] + 14), fill=color)
+        draw.text((box[0] + 3, box[1] + 1), label, fill="white")
+    return big
+
+
+def _dashed(draw: ImageDraw.ImageDraw, box: tuple[float, float, float, float], color: str, dash: int = 9) -> None:
+    x0, y0, x1, y1 = (int(v) for v in box)
+    for x in range(x0, x1, 2 * dash):
+        for y in (y0, y1):
+            draw.line((x, y, min(x + dash, x1), y), fill=color, width=3)
+    for y in range(y0, y1, 2 * dash):
+        for x in (x0, x1):
+            draw.line((x, y, x, min(y + dash, y1)), fill=color, width=3)
+
+
+def words_html(alignment: Alignment) -> str:
+    """The prompt with each checkable word coloured from red (missing) to green (there)."""
+    text, out, position = alignment.prompt.text, [], 0
+    for score in sorted(alignment.words, key=lambda s: s.word.start):
+        word = score.word
+        if word.start < position:
+            continue
+        hue = int(120 * score.probability)
+        tip = f"{score.probability:.2f}"
+        if score.probability < 0.5:
+            tip += f", looks like {score.looks}: {score.looks_probability:.2f}"
+        out.append(html.escape(text[position : word.start]))
+        out.append(
+            f'<span class="w" style="background:hsl({hue},75%,80%)" title="{html.escape(tip)}">'
+            f"{html.escape(text[word.start : word.end])}<sub>{score.probability:.2f}</sub></span>"
+        )
+        position = word.end
+    return "".join([*out, html.escape(text[position:])])
+
+
+def words_text(alignment: Alignment) -> str:
+    """One line a word, for a terminal: `red: 0.12, looks blue: 0.85`."""
+    lines = []
+    for s in alignment.words:
+        line = f"{s.word.text}: {s.probability:.2f}"
+        if s.probability < 0.5:
+            line += f", looks {s.looks}: {s.looks_probability:.2f}"
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def _figure(image: Image.Image, caption: str) -> str:
+    data = base64.b64encode(png(image)).decode()
+    return f'<figure><img alt="" src="data:image/png;base64,{data}"><figcaption>{caption}</figcaption></figure>'
+
+
+def page(title: str, body: str) -> str:
+    """A self-contained HTML page."""
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f"<style>{_STYLE}</style></head><body>{body}</body></html>"
+    )
+
+
+def save_folder(folder: str | Path, fill: Callable[[Path], None]) -> Path:
+    """Let `fill` write into a fresh folder beside `folder`, then move its files there: all or nothing.
+
+    Raises:
+        InputError: if the place cannot be written to.
+    """
+    folder = check_writable(Path(folder))
+    part = folder / ".part"
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        part.mkdir()
+        fill(part)
+        for path in sorted(part.iterdir()):
+            os.replace(path, folder / path.name)
+    except OSError as error:
+        raise InputError(f"output folder {str(folder)!r} cannot be written ({error.strerror}); choose another --out") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return folder
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A picture and its alignment."""
+
+    image: Image.Image
+    alignment: Alignment
+
+    def to_dict(self) -> dict[str, Any]:
+        return self.alignment.to_dict()
+
+    def _repr_html_(self) -> str:
+        a = self.alignment
+        note = f"{words_html(a)}<br><small>alignment {a.overall:.2f}; reads as: {html.escape(a.caption)}</small>"
+        return f"<style>{_STYLE}</style>" + _figure(enlarge(self.image), note)
+
+    def _repr_png_(self) -> bytes:
+        return png(enlarge(self.image))
+
+    def save(self, folder: str | Path) -> Path:
+        """Write `image.png`, `score.json` and `index.html`."""
+
+        def fill(target: Path) -> None:
+            (target / "image.png").write_bytes(png(self.image))
+            (target / "score.json").write_text(json.dumps(self.to_dict(), indent=1), encoding="utf8")
+            (target / "index.html").write_text(page(self.alignment.prompt.text, self._repr_html_()), encoding="utf8")
+
+        return save_folder(folder, fill)
+
+
+@dataclass(frozen=True)
+class Realigned:
+    """A picture before and after repair.
+
+    Attributes:
+        before, after: the pictures; the same where nothing better was found.
+        alignment_before, alignment_after: their alignments.
+        regions: where each thing was put in the picture kept (or tried, if no try was better).
+        rounds: how often the picture was redone.
+        denoiser_calls: network evaluations spent on it, both halves of guidance counted.
+    """
+
+    prompt: Prompt
+    seed: int
+    before: Image.Image
+    after: Image.Image
+    alignment_before: Alignment
+    alignment_after: Alignment
+    regions: tuple[Region, ...]
+    rounds: int
+    denoiser_calls: int
+
+    @property
+    def improved(self) -> bool:
+        return self.alignment_after.overall > self.alignment_before.overall
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "prompt": self.prompt.text,
+            "seed": self.seed,
+            "rounds": self.rounds,
+            "denoiser_calls": self.denoiser_calls,
+            "improved": self.improved,
+            "before": self.alignment_before.to_dict(),
+            "after": self.alignment_after.to_dict(),
+            "regions": [
+                {
+                    "phrase": self.prompt.phrases[r.phrase].text,
+                    "box": [round(v, 4) for v in r.box],
+                    "caption": r.caption,
+                    "deficit": r.deficit,
+                    "planned": r.planned,
+                }
+                for r in self.regions
+            ],
+        }
+
+    def strip(self) -> Image.Image:
+        """Before, regions and after side by side."""
+        parts = [enlarge(self.before), draw_regions(self.before, self.prompt, self.regions), enlarge(self.after)]
+        out = Image.new("RGB", (sum(p.width for p in parts) + 8 * (len(parts) - 1), parts[0].height), "white")
+        x = 0
+        for part in parts:
+            out.paste(part, (x, 0))
+            x += part.width + 8
+        return out
+
+    def _repr_html_(self) -> str:
+        b, a = self.alignment_before, self.alignment_after
+        rows = "".join(
+            f"<tr><td>{html.escape(self.prompt.phrases[r.phrase].text)}</td><td>{html.escape(r.caption) or '-'}</td>"
+            f"<td>{r.deficit:.2f}</td><td>{'placed' if r.planned else 'found'}</td></tr>"
+            for r in self.regions
+        )
+        table = f"<table><tr><th>phrase</th><th>what is there</th><th>deficit</th><th>region</th></tr>{rows}</table>"
+        return (
+            f"<style>{_STYLE}</style><h3>{html.escape(self.prompt.text)}</h3>"
+            + _figure(enlarge(self.before), f"before, {b.overall:.2f}<br>{words_html(b)}<br><small>reads as: {html.escape(b.caption)}</small>")
+            + _figure(draw_regions(self.before, self.prompt, self.regions), "regions: dashed = a place for what was missing")
+            + _figure(enlarge(self.after), f"after, {a.overall:.2f}<br>{words_html(a)}<br><small>reads as: {html.escape(a.caption)}</small>")
+            + (table if self.regions else "")
+            + f"<p><small>seed {self.seed}, {self.rounds} rounds, {self.denoiser_calls} denoiser calls</small></p>"
+        )
+
+    def _repr_png_(self) -> bytes:
+        return png(self.strip())
+
+    def save(self, folder: str | Path) -> Path:
+        """Write `before.png`, `after.png`, `strip.png`, `report.json` and `index.html`, all or nothing."""
+
+        def fill(target: Path) -> None:
+            (target / "before.png").write_bytes(png(self.before))
+            (target / "after.png").write_bytes(png(self.after))
+            (target / "strip.png").write_bytes(png(self.strip()))
+            (target / "report.json").write_text(json.dumps(self.to_dict(), indent=1), encoding="utf8")
+            (target / "index.html").write_text(page(self.prompt.text, self._repr_html_()), encoding="utf8")
+
+        return save_folder(folder, fill)

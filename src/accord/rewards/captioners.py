@@ -1,0 +1,152 @@
+"""Captioners of the BLIP and BLIP-2 interface: a caption of a picture, and the likelihood of a given one.
+
+Letters in shapes: I images, B texts, T tokens, D width.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import AutoConfig, AutoTokenizer
+
+from accord.data.lexicon import DEFAULT, Lexicon
+from accord.types import InputError
+
+
+class Captioner(nn.Module):
+    """One interface over `BlipForConditionalGeneration` and `Blip2ForConditionalGeneration`.
+
+    Args:
+        model: the transformers model.
+        tokenizer: its tokenizer.
+        image_size: side of the square picture that the model takes.
+        image_mean, image_std: its normalisation, of values in 0..1.
+        lexicon: the words that its counterfactuals are drawn from.
+    """
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        image_size: int,
+        image_mean: list[float],
+        image_std: list[float],
+        lexicon: Lexicon = DEFAULT,
+    ) -> None:
+        super().__init__()
+        self.model, self.tokenizer, self.image_size, self.lexicon = model, tokenizer, image_size, lexicon
+        self.register_buffer("mean", torch.tensor(image_mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(image_std).view(1, 3, 1, 1), persistent=False)
+        self.kind = model.config.model_type
+
+    @classmethod
+    def from_pretrained(cls, model: str, device: str = "cpu", dtype: torch.dtype | None = None) -> Captioner:
+        """A captioner from a folder or hub id; `lexicon.json` in the folder is used if it is there.
+
+        Raises:
+            InputError: for a model that cannot be read or is of another class.
+        """
+        from transformers import Blip2ForConditionalGeneration, BlipForConditionalGeneration
+        from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
+
+        classes = {"blip": BlipForConditionalGeneration, "blip-2": Blip2ForConditionalGeneration}
+        try:
+            kind = AutoConfig.from_pretrained(model).model_type
+            if kind not in classes:
+                raise InputError(f"captioner {model!r} is a {kind} model; use a BLIP or BLIP-2 captioner")
+            network = classes[kind].from_pretrained(model, dtype=dtype or torch.float32)
+            tokenizer = AutoTokenizer.from_pretrained(model)
+            processor = BlipImageProcessorPil.from_pretrained(model)
+        except InputError:
+            raise
+        except Exception as error:
+            reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+            raise InputError(f"captioner {model!r} cannot be loaded ({reason})") from error
+        path = Path(model) / "lexicon.json"
+        lexicon = Lexicon.load(path) if path.is_file() else DEFAULT
+        network.eval().requires_grad_(False)
+        size = processor.size["height"]
+        return cls(network, tokenizer, size, processor.image_mean, processor.image_std, lexicon).to(device)
+
+    @property
+    def device(self) -> torch.device:
+        return self.mean.device
+
+    def preprocess(self, images: torch.Tensor) -> torch.Tensor:
+        """Pictures [I,3,H,W] in 0..1 to the model's input, differentiably."""
+        pixels = images.to(self.device, torch.float32)
+        if pixels.shape[-2:] != (self.image_size, self.image_size):
+            pixels = F.interpolate(pixels, (self.image_size,) * 2, mode="bicubic", antialias=True).clamp(0, 1)
+        return ((pixels - self.mean) / self.std).to(self.model.dtype)
+
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        """Image states [I, T, D] that the text decoder attends to (BLIP) or is prefixed with (BLIP-2)."""
+        pixels = self.preprocess(images)
+        if self.kind == "blip":
+            return self.model.vision_model(pixels).last_hidden_state
+        return self.model.get_image_features(pixels).pooler_output
+
+    @torch.no_grad()
+    def caption(self, images: torch.Tensor, max_new_tokens: int = 32) -> list[str]:
+        """A greedy caption per picture, [I,3,H,W] in 0..1."""
+        pixels = self.preprocess(images)
+        if self.kind == "blip":
+            out = self.model.generate(pixels, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1)
+        else:
+            out = self.model.generate(pixel_values=pixels, max_new_tokens=max_new_tokens, do_sample=False)
+        return [t.strip() for t in self.tokenizer.batch_decode(out, skip_special_tokens=True)]
+
+    def log_likelihood(
+        self, states: torch.Tensor, texts: list[str], image_of: list[int], chunk: int = 256
+    ) -> torch.Tensor:
+        """log P(text | image), summed over tokens (end token included), [B]; differentiable in `states`.
+
+        Args:
+            states: [I, T, D] from `encode`.
+            texts: B texts.
+            image_of: for each text the index of its picture.
+        """
+        parts = []
+        for start in range(0, len(texts), chunk):
+            rows = torch.tensor(image_of[start : start + chunk], device=states.device)
+            parts.append(self._log_likelihood(states[rows], texts[start : start + chunk]))
+        return torch.cat(parts)
+
+    def _log_likelihood(self, states: torch.Tensor, texts: list[str]) -> torch.Tensor:
+        if self.kind == "blip":
+            ids = self.tokenizer(texts, padding=True, truncation=True, return_tensors="pt").to(self.device)
+            ids.input_ids[:, 0] = self.model.config.text_config.bos_token_id  # BLIP's decoder starts with [DEC]
+            logits = self.model.text_decoder(
+                input_ids=ids.input_ids, attention_mask=ids.attention_mask, encoder_hidden_states=states
+            ).logits[:, :-1]
+            target, mask = ids.input_ids[:, 1:], ids.attention_mask[:, 1:]
+        else:
+            end = self.tokenizer.eos_token
+            self.tokenizer.padding_side = "right"
+            ids = self.tokenizer([t + end for t in texts], padding=True, truncation=True, return_tensors="pt").to(
+                self.device
+            )
+            words = self.model.get_input_embeddings()(ids.input_ids)
+            prefix = torch.ones(states.shape[:2], dtype=ids.attention_mask.dtype, device=self.device)
+            logits = self.model.language_model(
+                inputs_embeds=torch.cat([states.to(words.dtype), words], 1),
+                attention_mask=torch.cat([prefix, ids.attention_mask], 1),
+            ).logits[:, states.shape[1] : -1]
+            target, mask = ids.input_ids[:, 1:], ids.attention_mask[:, 1:]
+        picked = logits.float().log_softmax(-1).gather(-1, target[..., None])[..., 0]
+        return (picked * mask).sum(-1)
+
+
+EMBEDDED = Path(__file__).parents[1] / "lab" / "models" / "captioner"
+
+
+def load_captioner(model: str | None = None, device: str = "cpu", dtype: torch.dtype | None = None) -> Captioner:
+    """The embedded captioner, or one from a folder or hub id."""
+    return Captioner.from_pretrained(model or str(EMBEDDED), device, dtype)

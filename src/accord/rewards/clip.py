@@ -1,0 +1,68 @@
+"""CLIP: similarity of picture and text, and of two texts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import AutoTokenizer, CLIPModel
+
+from accord.types import InputError
+
+
+class ClipScorer(nn.Module):
+    """Cosine similarities of a `CLIPModel`."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, model: CLIPModel, tokenizer: object, image_mean: list[float], image_std: list[float]) -> None:
+        super().__init__()
+        self.model, self.tokenizer = model, tokenizer
+        self.register_buffer("mean", torch.tensor(image_mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(image_std).view(1, 3, 1, 1), persistent=False)
+
+    @classmethod
+    def from_pretrained(cls, model: str, device: str = "cpu", dtype: torch.dtype | None = None) -> ClipScorer:
+        """A CLIP from a folder or hub id.
+
+        Raises:
+            InputError: for a model that cannot be read.
+        """
+        from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+        try:
+            network = CLIPModel.from_pretrained(model, dtype=dtype or torch.float32)
+            tokenizer = AutoTokenizer.from_pretrained(model)
+            processor = CLIPImageProcessorPil.from_pretrained(model)
+        except Exception as error:
+            reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+            raise InputError(f"CLIP model {Path(model)!s} cannot be loaded ({reason})") from error
+        network.eval().requires_grad_(False)
+        return cls(network, tokenizer, processor.image_mean, processor.image_std).to(device)
+
+    def image_features(self, images: torch.Tensor) -> torch.Tensor:
+        """Pictures [I,3,H,W] in 0..1 to unit vectors [I, D], differentiably."""
+        side = self.model.config.vision_config.image_size
+        pixels = images.to(self.mean)
+        if pixels.shape[-2:] != (side, side):
+            pixels = F.interpolate(pixels, (side, side), mode="bicubic", antialias=True).clamp(0, 1)
+        features = self.model.get_image_features(pixel_values=(pixels - self.mean) / self.std).pooler_output
+        return F.normalize(features, dim=-1)
+
+    def text_features(self, texts: list[str]) -> torch.Tensor:
+        """Texts to unit vectors [B, D]; what exceeds the tower's tokens is cut off."""
+        limit = self.model.config.text_config.max_position_embeddings
+        ids = self.tokenizer(texts, padding=True, truncation=True, max_length=limit, return_tensors="pt")  # type: ignore[operator]
+        ids = ids.to(self.mean.device)
+        return F.normalize(self.model.get_text_features(**ids).pooler_output, dim=-1)
+
+
+EMBEDDED = Path(__file__).parents[1] / "lab" / "models" / "clip"
+
+
+def load_clip(model: str | None = None, device: str = "cpu", dtype: torch.dtype | None = None) -> ClipScorer:
+    """The embedded CLIP, or one from a folder or hub id."""
+    return ClipScorer.from_pretrained(model or str(EMBEDDED), device, dtype)

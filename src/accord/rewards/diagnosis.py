@@ -1,0 +1,119 @@
+"""`score`: how well a picture says a prompt, by phrase and by word.
+
+A word's probability is the captioner's likelihood of the prompt against the same prompt with that word exchanged:
+P(word | x) = P(p | x) / (P(p | x) + sum over swaps p' of P(p' | x)).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+
+from accord.data.images import fit, to_tensor
+from accord.data.lexicon import Lexicon
+from accord.data.prompts import parse, swaps
+from accord.outputs import Scored
+from accord.rewards.captioners import Captioner, load_captioner
+from accord.rewards.clip import ClipScorer, load_clip
+from accord.types import Alignment, InputError, Prompt, Word, WordScore
+
+
+def counterfactuals(prompt: Prompt, lexicon: Lexicon) -> list[tuple[Word, list[tuple[str, str]]]]:
+    """Each checkable word that has counterfactuals, with (replacement, whole prompt) pairs."""
+    found = [(w, swaps(prompt, w, lexicon)) for w in prompt.words]
+    return [(w, s) for w, s in found if s]
+
+
+@torch.no_grad()
+def align(
+    images: torch.Tensor,
+    prompts: Sequence[str | Prompt],
+    captioner: Captioner,
+    clip: ClipScorer | None = None,
+    captions: bool = True,
+) -> list[Alignment]:
+    """An Alignment per (picture, prompt).
+
+    Args:
+        images: [B,3,H,W] in 0..1.
+        prompts: B prompts, raw or parsed.
+        captioner: judges the words.
+        clip: adds the CLIP similarity and the caption reward, if given.
+        captions: whether to caption the pictures too (costs a generation each).
+    """
+    parsed = [p if isinstance(p, Prompt) else parse(p) for p in prompts]
+    states = captioner.encode(images)
+    texts: list[str] = []
+    owner: list[int] = []
+    plans = []
+    for i, prompt in enumerate(parsed):
+        plan = []
+        texts.append(prompt.text)
+        for word, options in counterfactuals(prompt, captioner.lexicon):
+            plan.append((word, [name for name, _ in options], len(texts) + np.arange(len(options))))
+            texts += [text for _, text in options]
+        plans.append((len(texts) - 1 - sum(len(p[1]) for p in plan), plan))
+        owner += [i] * (len(texts) - len(owner))
+    scores = captioner.log_likelihood(states, texts, owner).double().cpu().numpy()
+
+    said = captioner.caption(images) if captions else [""] * len(parsed)
+    similarity, reward = _similarities(images, parsed, said if captions else None, clip)
+    out = []
+    for i, (prompt, (base, plan)) in enumerate(zip(parsed, plans, strict=True)):
+        words = tuple(_word_score(word, names, scores[base], scores[rows]) for word, names, rows in plan)
+        logs = [np.log(max(w.probability, 1e-12)) for w in words]
+        overall = float(np.exp(np.mean(logs))) if logs else 1.0
+        out.append(Alignment(prompt, overall, words, said[i], reward[i], similarity[i]))
+    return out
+
+
+def score(
+    images: Image.Image | Sequence[Image.Image],
+    prompts: str | Sequence[str],
+    captioner: Captioner | None = None,
+    clip: ClipScorer | None = None,
+) -> list[Scored]:
+    """How well each picture says its prompt, and which words it misses.
+
+    Args:
+        images: one PIL picture or several.
+        prompts: one prompt for all pictures, or one each.
+        captioner, clip: the embedded ones if None.
+
+    Raises:
+        InputError: if there are several prompts but not one for each picture, or a prompt is empty.
+    """
+    pictures = [images] if isinstance(images, Image.Image) else list(images)
+    texts = [prompts] * len(pictures) if isinstance(prompts, str) else list(prompts)
+    if len(texts) != len(pictures):
+        raise InputError(f"{len(pictures)} images were given with {len(texts)} prompts; give one prompt for each image")
+    captioner = captioner or load_captioner()
+    clip = clip or load_clip()
+    side = captioner.image_size
+    fitted = torch.cat([fit(to_tensor(p), side) for p in pictures])
+    found = align(fitted, texts, captioner, clip)
+    return [Scored(p.convert("RGB"), a) for p, a in zip(pictures, found, strict=True)]
+
+
+def _word_score(word: Word, names: list[str], own: float, others: np.ndarray) -> WordScore:
+    all_scores = np.concatenate([[own], others])
+    shares = np.exp(all_scores - all_scores.max())
+    shares /= shares.sum()
+    best = int(shares[1:].argmax())
+    return WordScore(word, float(shares[0]), names[best], float(shares[1 + best]))
+
+
+def _similarities(
+    images: torch.Tensor, prompts: list[Prompt], said: list[str] | None, clip: ClipScorer | None
+) -> tuple[list[float | None], list[float | None]]:
+    nothing: list[float | None] = [None] * len(prompts)
+    if clip is None:
+        return nothing, nothing
+    text = clip.text_features([p.text for p in prompts])
+    similarity = (clip.image_features(images) * text).sum(-1).tolist()
+    if said is None:
+        return similarity, nothing
+    return similarity, (clip.text_features([s or " " for s in said]) * text).sum(-1).tolist()

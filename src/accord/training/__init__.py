@@ -1,0 +1,1 @@
+"""Training: a loop that knows no method, and its checkpoints."""

@@ -1,0 +1,52 @@
+"""Checkpoints in safetensors: everything a run needs to go on exactly where it was killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+
+def replace_file(path: Path, write: Any) -> None:
+    """Call `write(temporary path)`, then rename: a reader never sees half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    try:
+        write(part)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def save(folder: Path, step: int, tensors: dict[str, torch.Tensor], keep: int = 2) -> None:
+    """Write `folder/step-00000123` (written under another name, then renamed) and drop all but the last `keep`."""
+    final, part = folder / f"step-{step:08d}", folder / f".step-{step:08d}.part"
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, part / "state.safetensors")
+        (part / "state.json").write_text(json.dumps({"step": step}), encoding="utf8")
+        shutil.rmtree(final, ignore_errors=True)
+        os.replace(part, final)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    for old in sorted(folder.glob("step-*"))[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def load_latest(folder: Path) -> tuple[int, dict[str, torch.Tensor], list[str]] | None:
+    """The newest readable checkpoint as (step, tensors, names of the corrupt ones passed over), or None."""
+    corrupt: list[str] = []
+    for path in sorted(folder.glob("step-*"), reverse=True):
+        try:
+            step = int(json.loads((path / "state.json").read_text(encoding="utf8"))["step"])
+            return step, load_file(path / "state.safetensors"), corrupt
+        except (OSError, ValueError, KeyError, SafetensorError):
+            corrupt.append(path.name)
+    return None

@@ -1,0 +1,174 @@
+"""The nouns of Accord: frozen dataclasses that pass between its parts. No torch here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+
+class InputError(ValueError):
+    """Input that Accord cannot use. Its text is one sentence that names the input and the mend."""
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word of a prompt that can be checked in a picture.
+
+    Attributes:
+        text: as written in the prompt (several words for a relation).
+        start, end: character span in the prompt.
+        kind: "noun" | "color" | "count" | "size" | "modifier" | "relation" | "background".
+    """
+
+    text: str
+    start: int
+    end: int
+    kind: str
+
+
+@dataclass(frozen=True)
+class Phrase:
+    """A thing that a prompt asks for: head noun, modifiers and count.
+
+    Attributes:
+        text: as written, article included.
+        start, end: character span in the prompt.
+        head: the noun.
+        words: checkable words of the phrase, head included, in order.
+        count: how many are asked for; None for a bare plural.
+        background: True if the phrase names the ground and not a thing.
+    """
+
+    text: str
+    start: int
+    end: int
+    head: Word
+    words: tuple[Word, ...]
+    count: int | None = 1
+    background: bool = False
+
+
+@dataclass(frozen=True)
+class Relation:
+    """`phrases[subject] name phrases[object]`, name one of left | right | above | below | near | inside | on."""
+
+    subject: int
+    name: str
+    object: int
+    word: Word
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt taken apart."""
+
+    text: str
+    phrases: tuple[Phrase, ...]
+    relations: tuple[Relation, ...] = ()
+
+    @property
+    def things(self) -> tuple[int, ...]:
+        """Indices of the phrases that name things, the background left out."""
+        return tuple(i for i, p in enumerate(self.phrases) if not p.background)
+
+    @property
+    def words(self) -> tuple[Word, ...]:
+        """All checkable words in the order of the text."""
+        all_words = [w for p in self.phrases for w in p.words] + [r.word for r in self.relations]
+        return tuple(sorted(all_words, key=lambda w: w.start))
+
+
+@dataclass(frozen=True)
+class WordScore:
+    """How well a picture shows a word: probability against its counterfactuals, and the best of those."""
+
+    word: Word
+    probability: float
+    looks: str
+    looks_probability: float
+
+
+@dataclass(frozen=True)
+class Region:
+    """Where a phrase is, or should be.
+
+    Attributes:
+        phrase: index into `Prompt.phrases`.
+        box: (x0, y0, x1, y1) as shares of width and height.
+        mask: float32 [h, w] in 0..1 at the resolution of the latents.
+        caption: what a captioner sees there ("" for a place where nothing was found).
+        deficit: 1 - score of the local caption against the phrase; 1 where nothing was found.
+        planned: True for a place that was chosen for something missing.
+    """
+
+    phrase: int
+    box: tuple[float, float, float, float]
+    mask: np.ndarray = field(repr=False, compare=False)
+    caption: str = ""
+    deficit: float = 1.0
+    planned: bool = False
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """How well one picture says one prompt, and where it does not.
+
+    Attributes:
+        overall: geometric mean of the words' probabilities, in 0..1.
+        words: a WordScore per checkable word.
+        caption: what the captioner says of the picture.
+        caption_reward: cosine of prompt and caption in the text encoder (RealignDiff's reward), or None.
+        clip: cosine of picture and prompt in CLIP, or None.
+    """
+
+    prompt: Prompt
+    overall: float
+    words: tuple[WordScore, ...]
+    caption: str = ""
+    caption_reward: float | None = None
+    clip: float | None = None
+
+    @property
+    def phrases(self) -> tuple[float, ...]:
+        """Per phrase, the geometric mean of its words' probabilities (1 for a phrase without checkable words)."""
+        by_word = {(s.word.start, s.word.kind): s.probability for s in self.words}
+        out = []
+        for phrase in self.prompt.phrases:
+            ps = [by_word[w.start, w.kind] for w in phrase.words if (w.start, w.kind) in by_word]
+            out.append(float(np.exp(np.mean(np.log(np.maximum(ps, 1e-12))))) if ps else 1.0)
+        return tuple(out)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "prompt": self.prompt.text,
+            "overall": self.overall,
+            "clip": self.clip,
+            "caption": self.caption,
+            "caption_reward": self.caption_reward,
+            "phrases": [
+                {"text": p.text, "probability": s} for p, s in zip(self.prompt.phrases, self.phrases, strict=True)
+            ],
+            "words": [
+                {
+                    "text": s.word.text,
+                    "kind": s.word.kind,
+                    "start": s.word.start,
+                    "probability": s.probability,
+                    "looks": s.looks,
+                    "looks_probability": s.looks_probability,
+                }
+                for s in self.words
+            ],
+        }
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A picture (a path) and its prompt, as read from a pairs file; `row` is its line or index there."""
+
+    image: str
+    prompt: str
+    row: int = 0

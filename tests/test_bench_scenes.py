@@ -1,0 +1,118 @@
+"""SceneBench's machinery: jobs, cache, intervals, and the methods on the embedded pipeline."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from accord.diffusion.generate import GUIDANCE, STEPS, generate
+from accord.lab.bench.scenes import (
+    BATCH,
+    SEEDS,
+    Bench,
+    Job,
+    Made,
+    _removed,
+    _row,
+    _run_method,
+    bootstrap,
+    make_jobs,
+    noun_tokens,
+    table,
+)
+from accord.lab.scenes.render import render
+from accord.lab.scenes.scene import Scene, Thing
+from accord.methods.realign.config import RealignConfig
+from accord.rewards.captioners import load_captioner
+
+
+@pytest.fixture(scope="module")
+def bench(lab):
+    return Bench(lab, load_captioner(), RealignConfig(rounds=1))
+
+
+def jobs_of(texts: tuple[str, ...], seed: int = 1) -> list[Job]:
+    by_text = {j.prompt.text: j for j in make_jobs(False) if j.seed == SEEDS[0]}
+    return [Job(by_text[t].number, by_text[t].prompt, seed) for t in texts]
+
+
+def star(jobs: list[Job]) -> list[Made]:
+    """A renderer in a model's place: always one red star."""
+    image = render(Scene("white", (Thing("star", "red", "big", (10, 10, 38, 37)),)))
+    return [Made(Image.fromarray(image), 7) for _ in jobs]
+
+
+def test_jobs_are_all_prompts_with_four_seeds():
+    full, quick = make_jobs(False), make_jobs(True)
+    assert len(full) == 512 * 4 and len({(j.number, j.seed) for j in full}) == len(full)
+    assert len(quick) == 32 and {j.prompt.category for j in quick} == {j.prompt.category for j in full}
+
+
+def test_bootstrap_covers_a_known_mean():
+    rng = np.random.default_rng(0)
+    hits = 0
+    for trial in range(100):
+        low, high = bootstrap((rng.random(200) < 0.3).astype(float), lambda x: float(x.mean()), draws=300, seed=trial)
+        hits += low <= 0.3 <= high
+    assert 88 <= hits <= 100
+
+
+def test_errors_removed_is_the_share_of_the_bases_errors():
+    assert _removed(np.asarray([[0.5, 0.75], [0.5, 0.75]])) == pytest.approx(0.5)
+    assert _removed(np.asarray([[1.0, 1.0]])) == 0.0
+
+
+def test_rows_judge_by_the_reader_and_a_stopped_run_goes_on(tmp_path):
+    jobs = [j for j in make_jobs(False) if j.prompt.category in ("single", "color")][: BATCH + 3]
+    seen = []
+
+    def method(part):
+        seen.append(len(part))
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        return star(part)
+
+    cache = tmp_path / "star.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        _run_method("star", method, jobs, cache, False)
+    assert len(cache.read_text().splitlines()) == BATCH
+    records = _run_method("star", star, jobs, cache, False)
+    assert len(cache.read_text().splitlines()) == len(jobs)
+    for record, job in zip(records, jobs, strict=True):
+        things = job.prompt.ask.things
+        assert record["right"] == (things[0].noun == "star" and things[0].count == 1 and things[0].color in (None, "red"))
+        assert record["calls"] == 7
+    row = _row("star", records, records, jobs)
+    assert row["errors_removed"] == 0 and row["overall"] == pytest.approx(np.mean([r["right"] for r in records]), abs=1e-4)
+    data = {"rows": [row], "prompts": 3, "seeds": [1], "num_inference_steps": STEPS, "guidance_scale": GUIDANCE}
+    assert "| star |" in table(data) and json.dumps(row)
+
+
+def test_base_is_the_plain_pipeline(bench):
+    (made,) = bench.base(jobs_of(("an egg",)))
+    assert np.array_equal(np.asarray(made.image), np.asarray(generate(bench.pipe, "an egg", 1)[0]))
+    assert made.denoiser_calls == 2 * STEPS
+
+
+def test_best_of_n_and_realign_spend_the_same_at_most(bench):
+    jobs = jobs_of(("an egg",))
+    for method in (bench.best_of_n, bench.realigned()):
+        (made,) = method(jobs)
+        assert 2 * STEPS <= made.denoiser_calls <= 2 * STEPS * 2
+
+
+def test_attend_and_excite_runs_and_leaves_no_processor_behind(bench):
+    before = {k: id(v) for k, v in bench.pipe.unet.attn_processors.items()}
+    plain = generate(bench.pipe, "an egg", 1, num_inference_steps=2, output_type="latent")
+    (made,) = bench.attend_and_excite(jobs_of(("an egg",)))
+    assert made.image.size == (64, 64) and made.denoiser_calls > 2 * STEPS
+    assert {k: id(v) for k, v in bench.pipe.unet.attn_processors.items()} == before
+    assert torch.equal(plain, generate(bench.pipe, "an egg", 1, num_inference_steps=2, output_type="latent"))
+
+
+def test_noun_tokens_are_the_head_nouns(lab):
+    text = "a red star to the left of two blue keys on a white background"
+    tokens = lab.tokenizer.convert_ids_to_tokens(lab.tokenizer(text).input_ids)
+    assert [tokens[i] for i in noun_tokens(lab, text)] == ["star</w>", "keys</w>"]

@@ -1,0 +1,100 @@
+"""The pieces of `accord bench speed`; nothing here looks at a clock."""
+
+import pytest
+import torch
+
+from accord.lab.bench import speed
+from accord.types import InputError
+
+CELL = {"seconds", "ratio", "largest_tensor_numel", "largest_tensor_bytes"}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Two threads on busy cores wait for each other many times longer than they compute."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_both_forms_agree_and_only_one_holds_every_logit():
+    row = speed.attention_row(48, 3, repeats=1, device="cpu", heads=2, head_dim=8)
+    assert row["max_abs_difference"] < 1e-5 < 1e-2 < row["max_abs_change"]
+    assert row["logits_numel"] == 2 * 48**4 and row["logits_bytes"] == 4 * row["logits_numel"]
+    assert row["materialised"]["largest_tensor_numel"] == row["logits_numel"] and row["materialised_heads_at_once"] == 2
+    assert row["modulated"]["largest_tensor_numel"] < row["logits_numel"] / 2
+    assert row["plain"]["largest_tensor_numel"] < 48**4 / 50
+    assert all(set(row[v]) == CELL and row[v]["seconds"] > 0 for v in speed.VARIANTS)
+
+
+def test_at_sixty_four_no_tensor_has_as_many_elements_as_one_head_has_logits():
+    with speed.Largest() as seen, torch.no_grad():
+        g = torch.Generator().manual_seed(0)
+        q, k, v = (torch.randn(1, 1, 64**2, 8, generator=g) for _ in range(3))
+        pixels = speed.bands(1, 3, 64, 7).at((64, 64))
+        speed.attend(*speed.augment(q, k, torch.full((1, 64**2), 0.3), pixels, pixels), v, 8)
+    assert seen.numel < 64**4
+
+
+def test_a_head_at_a_time_is_the_same(monkeypatch):
+    g = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, 4, 64, 8, generator=g) for _ in range(3))
+    pixels = speed.bands(2, 2, 8, 5).at((8, 8))
+    alpha = torch.rand(2, 64, generator=g)
+    whole = speed.materialised(q, k, v, alpha, pixels, pixels)
+    monkeypatch.setattr(speed, "ALL_HEADS_BELOW", 0)
+    assert torch.allclose(whole, speed.materialised(q, k, v, alpha, pixels, pixels), atol=1e-6)
+
+
+def test_largest_counts_what_is_allocated_and_not_how_it_is_viewed():
+    x = torch.zeros(10)
+    with speed.Largest() as seen:
+        x[:, None].expand(-1, 1000)
+    assert (seen.numel, seen.bytes) == (10, 40)
+    with speed.Largest() as seen:
+        (x[:, None] + torch.zeros(1000)).sum()
+    assert seen.numel == 10_000
+
+
+def test_bands_give_each_region_pixels_and_two_tokens_and_leave_a_rest():
+    for regions in (1, 3, 16):
+        s = speed.bands(2, regions, 64, 77)
+        assert s.masks.shape == (2, regions, 64, 64) and s.tokens.shape == (2, regions, 77)
+        assert (s.masks.sum((2, 3)) > 0).all() and (s.tokens.sum(-1) == 2).all() and (s.tokens[..., 0] == 0).all()
+        assert s.masks.sum(1).max() == 1 and (s.masks[:, :, -1] == 0).all()
+
+
+def test_a_network_gives_a_row_of_every_variant(monkeypatch):
+    monkeypatch.setattr(speed, "EMBEDDED", speed.EMBEDDED / "nowhere")  # random weights
+    monkeypatch.setattr(speed, "peak_memory", lambda *args: 1.0)
+    row = speed.network_row(speed.Size("lab", 1, 8, 2, 1, 1), "cpu")
+    assert row["weights"] == "random" and row["run_is"] == "measured" and row["modulated_share"] == 0.5
+    assert row["max_abs_difference"] < 1e-3 * row["max_abs_change"]
+    assert set(row["step"]) == set(row["run"]) == set(speed.VARIANTS)
+    assert row["step"]["plain"]["ratio"] == row["run"]["plain"]["ratio"] == 1
+    projected = speed.network_row(speed.Size("lab", 1, 8, 2, 1), "cpu")
+    ratios = [projected[k]["modulated"]["ratio"] for k in ("step", "run")]
+    assert ratios[1] == pytest.approx(1 + 0.5 * (ratios[0] - 1))
+
+
+def test_peak_memory_is_asked_of_a_process_of_its_own():
+    assert 0 <= speed.peak_memory(speed.Size("lab", 1, 8, 1, 1), "materialised", "cpu") < 500
+
+
+def test_results_are_written_with_short_numbers(tmp_path, monkeypatch):
+    monkeypatch.setattr(speed, "peak_memory", lambda *args: 1.23456)
+    tiny = speed.Plan((speed.Size("lab", 1, 8, 2, 1, 1),), sides=(8, 16), regions=(1, 2), side=8, repeats=1)
+    monkeypatch.setattr(speed, "QUICK", tiny)
+    data, text = speed.main(device="cpu", out=tmp_path / "new", quick=True, progress=False)
+    assert {p.name for p in (tmp_path / "new").iterdir()} == {"speed.json", "speed.md", "speed.png"}
+    assert data["networks"][0]["step"]["plain"]["peak_mib"] == 1.235
+    assert [r["latents"] for r in data["attention"]["resolution"]] == [8, 16]
+    assert [r["regions"] for r in data["attention"]["regions"]] == [1, 2]
+    assert data["quick"] and data["threads"] >= 1 and data["torch"] == torch.__version__
+    assert all(v in text for v in speed.VARIANTS)
+
+
+def test_an_unknown_device_is_refused_before_anything_is_measured(tmp_path):
+    with pytest.raises(InputError, match="use --device cpu"):
+        speed.main(device="nonsense", out=tmp_path)

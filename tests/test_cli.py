@@ -1,0 +1,253 @@
+"""The command line: help, clear refusals, and what is loaded when."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import typer
+from PIL import Image
+from typer.testing import CliRunner
+
+import accord
+from accord import cli
+from accord.lab.scenes.render import render
+from accord.lab.scenes.scene import Scene, Thing
+
+STAR = Scene("white", (Thing("star", "red", "big", (18, 18, 46, 45)),))
+
+
+def commands(command: Any, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Any]]:
+    """Every command below one, with the words that lead to it."""
+    found = [(path, command)]
+    for name, child in getattr(command, "commands", {}).items():
+        found += commands(child, (*path, name))
+    return found
+
+
+COMMANDS = commands(typer.main.get_command(cli.app))
+
+
+@pytest.fixture
+def accord_cli(monkeypatch, capfd, tmp_path):
+    """Call `accord ...` in this process, in an empty folder: (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["accord", *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        out, err = capfd.readouterr()
+        return int(end.value.code or 0), out, err
+
+    return call
+
+
+def assert_refused(result: tuple[int, str, str], *parts: str) -> None:
+    """Exit code 2, nothing on stdout, one sentence on stderr."""
+    code, out, err = result
+    assert code == 2 and out == "", (code, out, err)
+    assert err.startswith("accord: ") and err.count("\n") == 1 and err.endswith("\n"), err
+    assert "Traceback" not in err
+    for part in parts:
+        assert part in err, err
+
+
+def subprocess_call(*arguments: str, folder: Path) -> tuple[int, str, str]:
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "accord.cli", *arguments]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+    return done.returncode, done.stdout, done.stderr
+
+
+def star_image(folder: Path, name: str = "star.png") -> Path:
+    Image.fromarray(render(STAR)).save(folder / name)
+    return folder / name
+
+
+# --- help ----------------------------------------------------------------------------------------------------------
+def test_all_commands_are_there():
+    names = {" ".join(path) for path, _ in COMMANDS}
+    assert {"generate", "score", "realign", "train lab", "bench scenes", "bench speed", "info"} <= names
+
+
+@pytest.mark.parametrize(("path", "command"), COMMANDS, ids=lambda v: " ".join(v) if isinstance(v, tuple) else "")
+def test_help_of_every_command_names_its_options(path, command):
+    result = CliRunner().invoke(cli.app, [*path, "--help"], env={"COLUMNS": "200", "TERM": "dumb"})
+    assert result.exit_code == 0, result.output
+    said = result.output
+    for parameter in command.params:
+        assert parameter.help, parameter.name
+        shown = parameter.opts[-1] if parameter.param_type_name == "option" else parameter.name
+        assert shown in said.lower(), shown
+    for name in getattr(command, "commands", {}):
+        assert name in said
+    assert command.params or command.commands
+
+
+# --- refusals ------------------------------------------------------------------------------------------------------
+def test_score_refuses_a_missing_image(accord_cli):
+    assert_refused(accord_cli("score", "no.png", "a star"), "'no.png' does not exist")
+
+
+def test_score_refuses_a_file_that_is_no_image(accord_cli, tmp_path):
+    (tmp_path / "x.png").write_text("no picture")
+    assert_refused(accord_cli("score", "x.png", "a star"), "'x.png' cannot be read")
+
+
+def test_score_refuses_an_empty_prompt(accord_cli, tmp_path):
+    assert_refused(accord_cli("score", star_image(tmp_path), "..."), "is empty")
+
+
+def test_score_refuses_both_kinds_of_input(accord_cli):
+    assert_refused(accord_cli("score", "x.png", "a star", "--pairs", "p.csv"), "both --pairs and an IMAGE")
+
+
+@pytest.mark.parametrize("arguments", [(), ("x.png",)])
+def test_score_refuses_nothing_to_score(accord_cli, arguments):
+    assert_refused(accord_cli("score", *arguments), "nothing to score")
+
+
+@pytest.mark.parametrize(
+    ("pairs", "out", "part"),
+    [
+        ("p.txt", "s.csv", "'p.txt' is none of .csv, .jsonl, .parquet"),
+        ("p.csv", "s.txt", "'s.txt' is none of"),
+        ("p.csv", None, "needs --out"),
+        ("p.csv", "s.csv", "'p.csv' does not exist"),
+    ],
+)
+def test_score_refuses_unusable_pairs(accord_cli, pairs, out, part):
+    assert_refused(accord_cli("score", "--pairs", pairs, *(["--out", out] if out else [])), part)
+
+
+def test_score_refuses_an_unknown_captioner_and_clip(accord_cli, tmp_path):
+    image, nothing = star_image(tmp_path), tmp_path / "nothing"
+    assert_refused(
+        accord_cli("score", image, "a star", "--captioner", nothing), f"captioner '{nothing}' cannot be loaded"
+    )
+    assert_refused(accord_cli("score", image, "a star", "--clip", nothing), f"{nothing} cannot be loaded")
+
+
+@pytest.mark.parametrize("command", ["generate", "realign"])
+def test_an_unknown_model_is_refused(accord_cli, tmp_path, command):
+    (tmp_path / "empty").mkdir()
+    nothing = tmp_path / "no" / "such" / "model"
+    assert_refused(accord_cli(command, "a star", "--model", nothing), f"'{nothing}'")
+    assert_refused(accord_cli(command, "a star", "--model", "empty"), "'empty' holds no pipeline")
+
+
+@pytest.mark.parametrize("device", ["toaster", "cuda:99"])
+def test_an_unknown_device_is_refused(accord_cli, tmp_path, device):
+    image = star_image(tmp_path)
+    (tmp_path / "p.csv").write_text("image,prompt\nstar.png,a star\n", encoding="utf8")
+    for command in (
+        ("generate", "a star"),
+        ("realign", "a star"),
+        ("score", image, "a star"),
+        ("score", "--pairs", "p.csv", "--out", "s.csv"),
+        ("train", "lab", "vae"),
+    ):
+        assert_refused(accord_cli(*command, "--device", device), f"'{device}'")
+
+
+@pytest.mark.parametrize("command", ["generate", "realign"])
+def test_an_unwritable_out_is_refused_before_any_model_is_read(accord_cli, tmp_path, command):
+    (tmp_path / "file").write_text("no folder")
+    result = accord_cli(command, "a star", "--model", "no/model", "--out", "file/out")
+    assert_refused(result, "'file/out' cannot be written")
+
+
+@pytest.mark.parametrize(("option", "value"), [("--mode", "sideways"), ("--rounds", "-1")])
+def test_realign_refuses_a_knob_out_of_range_by_name(accord_cli, option, value):
+    assert_refused(accord_cli("realign", "a star", option, value), option[2:], value)
+
+
+def test_train_refuses_an_unknown_part(accord_cli):
+    assert_refused(accord_cli("train", "lab", "unet"), "no part 'unet'", "vae, clip, captioner, denoiser")
+
+
+def test_train_refuses_what_is_not_ready(accord_cli, tmp_path):
+    assert_refused(accord_cli("train", "lab", "denoiser", "--out", "lab"), "builds on vae and clip")
+    (tmp_path / "lab" / "clip").mkdir(parents=True)
+    (tmp_path / "lab" / "clip" / "config.json").write_text("{}")
+    assert_refused(accord_cli("train", "lab", "denoiser", "--out", "lab"), "builds on vae, not found")
+    assert_refused(accord_cli("train", "lab", "vae", "--steps", "0"), "steps must be at least 1")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (("score", "no.png", "a star"), "'no.png' does not exist"),
+        (("generate", "a star", "--model", "nobody/nothing"), "'nobody/nothing'"),
+    ],
+)
+def test_a_real_process_refuses_in_one_line(tmp_path, arguments, part):
+    assert_refused(subprocess_call(*arguments, folder=tmp_path), part)
+
+
+# --- results -------------------------------------------------------------------------------------------------------
+def test_score_prints_one_json_object_and_saves_its_report(accord_cli, tmp_path):
+    code, out, _ = accord_cli("score", star_image(tmp_path), "a red star", "--json", "--out", "report")
+    assert code == 0
+    data = json.loads(out)
+    assert data["prompt"] == "a red star" and 0 <= data["overall"] <= 1
+    assert [w["text"] for w in data["words"]] == ["a", "red", "star"]
+    assert {p.name for p in (tmp_path / "report").iterdir()} == {"image.png", "score.json", "index.html"}
+    assert json.loads((tmp_path / "report" / "score.json").read_text(encoding="utf8")) == data
+
+
+def test_score_of_pairs_sets_bad_rows_aside(accord_cli, tmp_path):
+    star_image(tmp_path)
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    rows = ["image,prompt", "star.png,a red star", "gone.png,a star", "bad.png,a star", "star.png,", "star.png,?!"]
+    (tmp_path / "p.csv").write_text("\n".join([*rows, "star.png,a blue star"]) + "\n", encoding="utf8")
+    code, out, _ = accord_cli("score", "--pairs", "p.csv", "--out", "scores/s.jsonl", "--json")
+    assert code == 0
+    data = json.loads(out)
+    found = [json.loads(s) for s in (tmp_path / "scores" / "s.jsonl").read_text(encoding="utf8").splitlines()]
+    assert [r["row"] for r in found] == [1, 6] and data["scored"] == 2
+    assert data["mean"] == pytest.approx(np.mean([r["overall"] for r in found]))
+    assert sorted(s["row"] for s in data["skipped"]) == [2, 3, 4, 5]
+    assert {p.name for p in (tmp_path / "scores").iterdir()} == {"s.jsonl"}
+
+
+def test_info_prints_one_json_object(accord_cli):
+    code, out, _ = accord_cli("info", "--json")
+    data = json.loads(out)
+    assert code == 0 and data["accord"] == accord.__version__ and data["devices"][0] == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        ("A red star, to the left!", "003-a-red-star-to-the-left-s5"),
+        ("../../etc/passwd", "003-etc-passwd-s5"),
+        ("x" * 200, "003-" + "x" * 60 + "-s5"),
+    ],
+)
+def test_file_names_come_from_the_prompt_and_stay_in_the_folder(prompt, expected):
+    assert cli._name(3, prompt, 5) == expected
+
+
+# --- imports -------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("module", ["accord", "accord.cli"])
+def test_importing_loads_no_heavy_library(module):
+    heavy = {"torch", "diffusers", "transformers", "scipy", "matplotlib"}
+    code = f"import sys, {module}; print(*sorted({heavy!r} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.strip() == ""
+
+
+def test_every_public_name_resolves():
+    assert {"load", "generate", "score", "realign", "RealignConfig", "InputError"} <= set(accord.__all__)
+    for name in accord.__all__:
+        assert getattr(accord, name) is not None
+    assert set(accord.__all__) <= set(dir(accord))
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        accord.nonsense  # noqa: B018

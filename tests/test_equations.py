@@ -1,0 +1,140 @@
+"""The modulation's equations against the direct formula, in float64."""
+
+import pytest
+import torch
+
+from accord.methods.realign.equations import (
+    attend,
+    augment,
+    logit_range,
+    modulated_logits,
+    modulation_strength,
+    segment_gain,
+    time_gain,
+)
+
+B, HEADS, L, S, D, N = 2, 3, 24, 11, 8, 3
+
+
+def setting(seed: int = 0, keys: int = S):
+    g = torch.Generator().manual_seed(seed)
+    q = torch.randn(B, HEADS, L, D, generator=g, dtype=torch.float64)
+    k = torch.randn(B, HEADS, keys, D, generator=g, dtype=torch.float64)
+    v = torch.randn(B, HEADS, keys, D, generator=g, dtype=torch.float64)
+    segment = torch.randint(0, N + 1, (B, L), generator=g)  # N stands for no segment
+    m = torch.nn.functional.one_hot(segment, N + 1)[..., :N].double()
+    e = (torch.rand(B, keys, N, generator=g) < 0.4).double()
+    e = e * (e.cumsum(-1) == 1)  # a key belongs to one segment at most
+    alpha = torch.rand(B, L, generator=g, dtype=torch.float64) * m.amax(-1)
+    return q, k, v, m, e, alpha
+
+
+def direct(q, k, v, m, e, alpha):
+    logits = q @ k.transpose(-1, -2) * D**-0.5
+    related = (m @ e.transpose(1, 2))[:, None]
+    return modulated_logits(logits, related, alpha[:, None, :, None]).softmax(-1) @ v
+
+
+def test_low_rank_form_equals_the_direct_formula():
+    for seed in range(5):
+        q, k, v, m, e, alpha = setting(seed)
+        out = attend(*augment(q, k, alpha, m, e), v, D)
+        assert torch.allclose(out, direct(q, k, v, m, e, alpha), atol=1e-12, rtol=0)
+
+
+def test_self_attention_form_equals_the_direct_formula():
+    q, k, v, m, _, alpha = setting(1, keys=L)
+    out = attend(*augment(q, k, alpha, m, m), v, D)
+    assert torch.allclose(out, direct(q, k, v, m, m, alpha), atol=1e-12, rtol=0)
+
+
+def test_zero_strength_is_the_identity():
+    q, k, v, m, e, alpha = setting()
+    out = attend(*augment(q, k, 0 * alpha, m, e), v, D)
+    plain = torch.nn.functional.scaled_dot_product_attention(q, k, v)
+    assert torch.allclose(out, plain, atol=1e-13, rtol=0)
+    assert not torch.allclose(attend(*augment(q, k, alpha, m, e), v, D), plain, atol=1e-3)
+
+
+def test_all_related_leaves_the_row_maximum_and_bounds_hold():
+    q, k, *_ = setting()
+    logits = q @ k.transpose(-1, -2)
+    alpha = torch.rand(B, 1, L, 1, dtype=torch.float64)
+    raised = modulated_logits(logits, torch.ones_like(logits), alpha)
+    assert torch.allclose(raised.amax(-1), logits.amax(-1))
+    related = (torch.rand(B, 1, L, S) < 0.5).double()
+    mixed = modulated_logits(logits, related, alpha)
+    assert (mixed <= logits.amax(-1, keepdim=True) + 1e-12).all()
+    assert (mixed >= logits.amin(-1, keepdim=True) - 1e-12).all()
+
+
+def test_pixels_in_no_segment_are_left_alone():
+    q, k, v, m, e, _ = setting()
+    free = m.amax(-1) == 0
+    assert free.any() and not free.all()
+    strength = modulation_strength(m, torch.ones(B, N, dtype=torch.float64), 1.0, 1.0)
+    assert (strength[free] == 0).all() and (strength[~free] > 0).all()
+    out = attend(*augment(q, k, strength, m, e), v, D)
+    plain = torch.nn.functional.scaled_dot_product_attention(q, k, v)
+    rows = free[:, None].expand(-1, HEADS, -1)
+    assert torch.allclose(out[rows], plain[rows], atol=1e-13, rtol=0)
+    assert not torch.allclose(out[~rows], plain[~rows], atol=1e-3)
+
+
+def test_exempt_keys_keep_their_logits():
+    q, k, v, m, e, alpha = setting(3)
+    x = torch.zeros(B, S, dtype=torch.float64)
+    x[:, 0] = x[:, -2:] = 1
+    e = e * (1 - x)[..., None]
+    logits = q @ k.transpose(-1, -2) * D**-0.5
+    related = (m @ e.transpose(1, 2))[:, None]
+    moved = modulated_logits(logits, related, alpha[:, None, :, None])
+    wanted = torch.where(x[:, None, None].bool(), logits, moved).softmax(-1) @ v
+    assert torch.allclose(attend(*augment(q, k, alpha, m, e, exempt=x), v, D), wanted, atol=1e-12, rtol=0)
+
+
+def test_key_bias_is_added_to_the_segments_own_logits():
+    q, k, v, m, e, alpha = setting(4)
+    bias = torch.tensor([[0.3, -1.0, 0.7]] * B, dtype=torch.float64)
+    logits = q @ k.transpose(-1, -2) * D**-0.5
+    related = (m @ e.transpose(1, 2))[:, None]
+    added = ((m * bias[:, None]) @ e.transpose(1, 2))[:, None]
+    wanted = (modulated_logits(logits, related, alpha[:, None, :, None]) + added).softmax(-1) @ v
+    assert torch.allclose(attend(*augment(q, k, alpha, m, e, bias), v, D), wanted, atol=1e-12, rtol=0)
+
+
+def test_unit_weights_equal_the_unweighted_modulation_exactly():
+    _, _, _, m, _, _ = setting()
+    ones = modulation_strength(m, torch.ones(B, N, dtype=torch.float64), 0.8, 0.5)
+    share = m.mean(1)
+    for b in range(B):
+        for i in range(L):
+            n = int(m[b, i].argmax())
+            expected = (1 - share[b, n]) * 0.8 * 0.5 if m[b, i].any() else 0.0
+            assert ones[b, i] == pytest.approx(float(expected), abs=1e-15)
+
+
+def test_weights_scale_their_own_segment_and_are_clipped_at_one():
+    _, _, _, m, _, _ = setting()
+    base = modulation_strength(m, torch.ones(B, N, dtype=torch.float64), 0.5, 1.0)
+    omega = torch.tensor([[2.0, 1.0, 100.0]] * B, dtype=torch.float64)
+    new = modulation_strength(m, omega, 0.5, 1.0)
+    first, second, third = (m[..., n].bool() for n in range(3))
+    assert torch.allclose(new[first], (2 * base[first]).clamp(max=1))
+    assert torch.equal(new[second], base[second])
+    assert (new[third] == 1).all()
+
+
+def test_logit_range_in_chunks_equals_the_whole():
+    q, k, *_ = setting()
+    logits = q @ k.transpose(-1, -2) * 0.25
+    low, high = logit_range(q, k, 0.25, chunk=5)
+    assert torch.equal(low, logits.amin(-1, keepdim=True)) or torch.allclose(low, logits.amin(-1, keepdim=True))
+    assert torch.allclose(high, logits.amax(-1, keepdim=True))
+
+
+def test_gains():
+    m = torch.zeros(1, 4, 2)
+    m[0, 0, 0] = m[0, 1, 1] = m[0, 2, 1] = 1
+    assert segment_gain(m).tolist() == [[0.75, 0.5, 0.5, 0.0]]
+    assert time_gain(1000) == 1 and time_gain(500) == pytest.approx(1 / 32)

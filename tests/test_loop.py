@@ -1,0 +1,237 @@
+"""The open loop equals the pipeline bit for bit, and a modulation leaves nothing behind."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+)
+
+from accord.diffusion.attention import AttentionMaps, attention_hook
+from accord.diffusion.generate import generate
+from accord.diffusion.loop import decode, generators, initial_noise, run, sample
+from accord.methods.realign.config import RealignConfig
+from accord.methods.realign.modulation import Segments, modulated
+from accord.types import InputError
+
+PROMPTS = ["a red star", "two blue keys on a gray background"]
+SCHEDULERS = [
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    EulerAncestralDiscreteScheduler,
+    HeunDiscreteScheduler,
+]
+
+
+def with_scheduler(pipe, cls):
+    pipe = copy.copy(pipe)
+    pipe.register_modules(scheduler=cls.from_config(pipe.scheduler.config))
+    return pipe
+
+
+@pytest.mark.parametrize("cls", SCHEDULERS)
+@pytest.mark.parametrize("guidance_scale", [1.0, 6.0])
+def test_loop_equals_the_pipeline_bit_for_bit(tiny, cls, guidance_scale):
+    pipe = with_scheduler(tiny, cls)
+    kwargs = {"num_inference_steps": 4, "guidance_scale": guidance_scale}
+    expected = pipe(PROMPTS, generator=generators([3, 4]), output_type="latent", **kwargs).images
+    ours = run(sample(pipe, PROMPTS, generator=generators([3, 4]), **kwargs))
+    assert torch.equal(ours, expected)
+    pictures = pipe(PROMPTS, generator=generators([3, 4]), output_type="np", **kwargs).images
+    assert np.array_equal(decode(pipe, ours, "np"), pictures)
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_loop_equals_the_pipeline_with_eta_rescale_negative_and_one_generator(tiny, eta):
+    kwargs = {"num_inference_steps": 3, "guidance_scale": 5.0, "guidance_rescale": 0.6, "eta": eta}
+    one = lambda: torch.Generator().manual_seed(9)  # noqa: E731
+    expected = tiny(PROMPTS, negative_prompt=["a moon"] * 2, generator=one(), output_type="latent", **kwargs).images
+    ours = run(sample(tiny, PROMPTS, negative_prompts=["a moon"] * 2, generator=one(), **kwargs))
+    assert torch.equal(ours, expected)
+
+
+def test_loop_equals_the_pipeline_in_bfloat16_and_at_another_size(tiny):
+    pipe = copy.deepcopy(tiny).to(torch.bfloat16)
+    kwargs = {"num_inference_steps": 2, "height": 48, "width": 32}
+    expected = pipe(PROMPTS, generator=generators([0, 1]), output_type="latent", **kwargs).images
+    ours = run(sample(pipe, PROMPTS, generator=generators([0, 1]), guidance_scale=7.5, **kwargs))
+    assert expected.dtype == torch.bfloat16 and torch.equal(ours, expected)
+
+
+def test_lab_pipeline_too(lab):
+    for cls in (DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler):
+        pipe = with_scheduler(lab, cls)
+        expected = pipe(PROMPTS, generator=generators([0, 1]), num_inference_steps=5, output_type="latent").images
+        ours = run(sample(pipe, PROMPTS, generator=generators([0, 1]), num_inference_steps=5))
+        assert torch.equal(ours, expected)
+
+
+def test_the_pipelines_own_scheduler_is_not_touched(tiny):
+    before = {k: copy.deepcopy(v) for k, v in vars(tiny.scheduler).items()}
+    run(sample(tiny, PROMPTS[:1], num_inference_steps=3, generator=generators([0])))
+    after = vars(tiny.scheduler)
+    assert before.keys() == after.keys()
+    for key, value in before.items():
+        same = torch.equal(value, after[key]) if isinstance(value, torch.Tensor) else value == after[key]
+        assert same is True or bool(np.all(same)), key
+
+
+def test_steps_are_open(tiny):
+    steps = list(sample(tiny, PROMPTS[:1], num_inference_steps=4, generator=generators([0])))
+    assert [s.index for s in steps] == [0, 1, 2, 3] and {s.count for s in steps} == {4}
+
+    def push(step):
+        step.latents = step.latents + 1
+
+    moved = run(sample(tiny, PROMPTS[:1], num_inference_steps=4, generator=generators([0]), before_step=push))
+    assert not torch.equal(moved, steps[-1].latents)
+
+
+def test_renoise_starts_part_way(tiny):
+    clean = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(1))
+    steps = list(
+        sample(tiny, PROMPTS[:1], num_inference_steps=10, generator=generators([0]), image_latents=clean, strength=0.4)
+    )
+    assert len(steps) == 4
+    noise = initial_noise(tiny, 1, generators([0]))
+    first = []
+    run(
+        sample(
+            tiny,
+            PROMPTS[:1],
+            num_inference_steps=10,
+            latents=noise,
+            image_latents=clean,
+            strength=0.4,
+            before_step=lambda s: first.append((s.timestep, s.latents)),
+        )
+    )
+    timestep, start = first[0]
+    assert torch.allclose(start, tiny.scheduler.add_noise(clean, noise, timestep[None]))
+
+
+def test_generate_does_not_depend_on_the_batch(tiny):
+    a = generate(tiny, PROMPTS, [0, 1], num_inference_steps=2, output_type="latent", batch_size=4)
+    b = generate(tiny, PROMPTS, [0, 1], num_inference_steps=2, output_type="latent", batch_size=1)
+    assert a.shape == (4, 4, 16, 16)
+    assert torch.allclose(a, b, atol=1e-4)
+    assert not torch.allclose(a[0], a[1], atol=1e-2)
+
+
+def test_bad_numbers_and_nan_are_named(tiny):
+    with pytest.raises(InputError, match="num_inference_steps"):
+        run(sample(tiny, PROMPTS, num_inference_steps=0))
+    with pytest.raises(InputError, match="strength"):
+        run(sample(tiny, PROMPTS, strength=0.0))
+    with pytest.raises(InputError, match="not finite"):
+        run(sample(tiny, PROMPTS[:1], num_inference_steps=2, latents=torch.full((1, 4, 16, 16), float("nan"))))
+
+
+def test_too_long_prompts_say_which_words_fall_off(tiny):
+    with pytest.raises(InputError, match="'moon'"):
+        generate(tiny, "star " * 75 + "moon", num_inference_steps=1)
+    with pytest.raises(InputError, match="empty"):
+        generate(tiny, "  ", num_inference_steps=1)
+
+
+# --- attention ---------------------------------------------------------------------------------------------------------
+def segments(batch: int, tokens: int, n: int = 2, omega: float = 1.0) -> Segments:
+    masks = torch.zeros(batch, n, 16, 16)
+    masks[:, 0, :, :7] = 1
+    if n > 1:
+        masks[:, 1, :, 9:] = 1
+    words = torch.zeros(batch, n, tokens)
+    for k in range(n):
+        words[:, k, 1 + k] = 1
+    return Segments(masks, words, torch.full((batch, n), omega))
+
+
+def modulated_run(pipe, prompts, config, segs, seeds, **kwargs):
+    with modulated(pipe, segs, config) as state:
+        return run(
+            sample(
+                pipe, prompts, num_inference_steps=4, generator=generators(seeds), before_step=state.before_step, **kwargs
+            )
+        )
+
+
+STRONG = RealignConfig(modulated_share=1.0, time_power=0.0, self_weight=0.8)
+
+
+def test_a_hook_that_stays_out_changes_nothing_and_is_removed(tiny):
+    processors = dict(tiny.unet.attn_processors)
+    plain = run(sample(tiny, PROMPTS, num_inference_steps=3, generator=generators([0, 1])))
+    maps = AttentionMaps((16, 16))
+    with attention_hook(tiny.unet, maps):
+        recorded = run(sample(tiny, PROMPTS, num_inference_steps=3, generator=generators([0, 1])))
+    assert torch.equal(plain, recorded)
+    assert {k: id(v) for k, v in tiny.unet.attn_processors.items()} == {k: id(v) for k, v in processors.items()}
+    mean = maps.mean()
+    assert mean.shape == (2, 77, 16, 16)
+    assert torch.allclose(mean.sum(1), torch.ones(2, 16, 16), atol=1e-4)
+
+
+def test_a_hook_is_removed_after_an_error(tiny):
+    processors = {k: id(v) for k, v in tiny.unet.attn_processors.items()}
+    with pytest.raises(RuntimeError, match="stop"), attention_hook(tiny.unet, lambda *a: None):
+        raise RuntimeError("stop")
+    assert {k: id(v) for k, v in tiny.unet.attn_processors.items()} == processors
+
+
+def test_modulation_acts_and_leaves_the_pipeline_bit_for_bit(tiny):
+    plain = run(sample(tiny, PROMPTS, num_inference_steps=4, generator=generators([0, 1])))
+    changed = modulated_run(tiny, PROMPTS, STRONG, segments(2, 77), [0, 1])
+    assert not torch.allclose(plain, changed, atol=1e-4)
+    assert torch.equal(plain, run(sample(tiny, PROMPTS, num_inference_steps=4, generator=generators([0, 1]))))
+
+
+def test_zero_weights_zero_share_and_no_segments_are_the_plain_pipeline(tiny):
+    plain = run(sample(tiny, PROMPTS, num_inference_steps=4, generator=generators([0, 1])))
+    off = RealignConfig(cross_weight=0.0, self_weight=0.0, modulated_share=1.0, time_power=0.0)
+    assert torch.equal(plain, modulated_run(tiny, PROMPTS, off, segments(2, 77), [0, 1]))
+    none = RealignConfig(modulated_share=0.0)
+    assert torch.equal(plain, modulated_run(tiny, PROMPTS, none, segments(2, 77), [0, 1]))
+    empty = Segments(torch.zeros(2, 2, 16, 16), torch.zeros(2, 2, 77), torch.ones(2, 2))
+    assert torch.allclose(plain, modulated_run(tiny, PROMPTS, STRONG, empty, [0, 1]), atol=1e-4)
+
+
+def test_two_prompts_in_a_batch_do_not_leak(tiny):
+    both = segments(2, 77)
+    both.masks[1] = 0  # the second picture has no regions
+    together = modulated_run(tiny, PROMPTS, STRONG, both, [0, 1])
+    first = modulated_run(tiny, PROMPTS[:1], STRONG, segments(1, 77), [0])
+    plain = run(sample(tiny, PROMPTS[1:], num_inference_steps=4, generator=generators([1])))
+    assert torch.allclose(together[:1], first, atol=1e-4)
+    assert torch.allclose(together[1:], plain, atol=1e-4)
+
+
+def test_unconditional_half_is_untouched(tiny):
+    # with guidance 1 + epsilon the result is (almost) the conditional half, with 0 weight on it the free half
+    seen = {}
+
+    def spy(attn, query, key, value, cross):
+        seen.setdefault(len(seen), query.shape[0])
+        return None
+
+    with attention_hook(tiny.unet, spy):
+        run(sample(tiny, PROMPTS, num_inference_steps=1, generator=generators([0, 1])))
+    assert set(seen.values()) == {4}
+    direct = segments(2, 77).to(tiny.device, torch.float32)
+    with modulated(tiny, direct, STRONG) as state, torch.no_grad():
+        state.tau = 1.0
+        x = torch.randn(4, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+        states = torch.randn(4, 77, 32, generator=torch.Generator().manual_seed(1))
+        out = tiny.unet(x, 500, states).sample
+        state.tau = 0.0
+        plain = tiny.unet(x, 500, states).sample
+    assert torch.allclose(out[:2], plain[:2], atol=1e-5)
+    assert not torch.allclose(out[2:], plain[2:], atol=1e-4)

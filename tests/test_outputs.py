@@ -1,0 +1,287 @@
+"""Results as files and pages."""
+
+import base64
+import html
+import io
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from accord.data.prompts import parse
+from accord.outputs import (
+    Realigned,
+    Scored,
+    check_writable,
+    draw_regions,
+    enlarge,
+    page,
+    save_folder,
+    words_html,
+    words_text,
+    write_file,
+)
+from accord.types import Alignment, InputError, Region, WordScore
+
+PROMPT = parse("a red star to the left of a blue key")
+
+
+def alignment(prompt=PROMPT, probability: float = 0.25, looks: str = "blue") -> Alignment:
+    words = tuple(WordScore(w, probability, looks, 1 - probability) for w in prompt.words)
+    return Alignment(prompt, probability, words, "a blue star", 0.5, 0.125)
+
+
+def picture(color: str = "white", side: int = 64) -> Image.Image:
+    return Image.new("RGB", (side, side), color)
+
+
+def region(phrase: int, box, planned: bool = False, caption: str = "a star") -> Region:
+    return Region(phrase, box, np.zeros((16, 16), dtype=np.float32), caption, 0.75, planned)
+
+
+def realigned(**kwargs) -> Realigned:
+    regions = (region(0, (0.125, 0.125, 0.5, 0.5)), region(1, (0.625, 0.5, 0.9, 0.9), planned=True, caption=""))
+    values = {
+        "prompt": PROMPT,
+        "seed": 7,
+        "before": picture("red"),
+        "after": picture("blue"),
+        "alignment_before": alignment(),
+        "alignment_after": alignment(probability=0.75),
+        "regions": regions,
+        "rounds": 1,
+        "denoiser_calls": 100,
+    }
+    return Realigned(**(values | kwargs))
+
+
+def names(folder: Path) -> set[str]:
+    return {p.relative_to(folder).as_posix() for p in folder.rglob("*")}
+
+
+def assert_self_contained(text: str) -> None:
+    sources = re.findall(r"""(?:src|href|srcset|data)\s*=\s*["']?([^"'\s>]+)""", text)
+    assert sources and all(s.startswith("data:image/png;base64,") for s in sources)
+    rest = re.sub(r"base64,[A-Za-z0-9+/=]+", "", text)
+    assert not re.search(r"https?:|//|<script|<link|<iframe|@import|url\(", rest)
+
+
+def embedded(text: str) -> list[Image.Image]:
+    return [Image.open(io.BytesIO(base64.b64decode(d))) for d in re.findall(r"base64,([A-Za-z0-9+/=]+)", text)]
+
+
+# --- saving --------------------------------------------------------------------------------------------------------
+def test_scored_saves_its_files_and_nothing_else(tmp_path):
+    folder = tmp_path / "deep" / "out"
+    assert Scored(picture("red"), alignment()).save(folder) == folder
+    assert names(folder) == {"image.png", "score.json", "index.html"}
+    assert Image.open(folder / "image.png").getpixel((0, 0)) == (255, 0, 0)
+    data = json.loads((folder / "score.json").read_text(encoding="utf8"))
+    assert data == alignment().to_dict() and data["overall"] == 0.25
+    text = (folder / "index.html").read_text(encoding="utf8")
+    assert_self_contained(text)
+    assert [i.size for i in embedded(text)] == [(384, 384)]
+    assert "reads as: a blue star" in text
+
+
+def test_realigned_saves_its_files_and_nothing_else(tmp_path):
+    result = realigned()
+    result.save(str(tmp_path / "out"))
+    folder = tmp_path / "out"
+    assert names(folder) == {"before.png", "after.png", "strip.png", "report.json", "index.html"}
+    assert Image.open(folder / "before.png").getpixel((0, 0)) == (255, 0, 0)
+    assert Image.open(folder / "after.png").getpixel((0, 0)) == (0, 0, 255)
+    data = json.loads((folder / "report.json").read_text(encoding="utf8"))
+    assert data == result.to_dict() and data["improved"] is True and data["seed"] == 7
+    assert [(r["phrase"], r["planned"], r["box"][0]) for r in data["regions"]] == [
+        ("a red star", False, 0.125),
+        ("a blue key", True, 0.625),
+    ]
+    text = (folder / "index.html").read_text(encoding="utf8")
+    assert_self_contained(text)
+    assert len(embedded(text)) == 3 and "seed 7, 1 rounds, 100 denoiser calls" in text
+
+
+def test_saving_again_replaces_the_files(tmp_path):
+    Scored(picture("red"), alignment()).save(tmp_path)
+    (tmp_path / "mine.txt").write_text("kept")
+    Scored(picture("blue"), alignment(probability=0.75)).save(tmp_path)
+    assert names(tmp_path) == {"image.png", "score.json", "index.html", "mine.txt"}
+    assert Image.open(tmp_path / "image.png").getpixel((0, 0)) == (0, 0, 255)
+
+
+def test_no_improvement_is_reported_as_none():
+    assert not realigned(alignment_after=alignment()).improved
+
+
+def test_a_failed_save_leaves_nothing_behind(tmp_path):
+    def fill(target: Path) -> None:
+        (target / "half.txt").write_text("half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(InputError, match="No space left"):
+        save_folder(tmp_path / "out", fill)
+    assert names(tmp_path / "out") == set()
+
+    def wrong(target: Path) -> None:
+        (target / "half.txt").write_text("half")
+        raise KeyError("bug")
+
+    with pytest.raises(KeyError):
+        save_folder(tmp_path / "out", wrong)
+    assert names(tmp_path / "out") == set()
+
+
+def test_a_folder_in_the_way_is_refused_and_no_part_stays(tmp_path):
+    (tmp_path / "after.png").mkdir()
+    with pytest.raises(InputError, match="cannot be written"):
+        realigned().save(tmp_path)
+    assert names(tmp_path) == {"after.png"}
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    for target in (tmp_path / "file", tmp_path / "file" / "out"):
+        for attempt in (realigned().save, Scored(picture(), alignment()).save, check_writable):
+            with pytest.raises(InputError, match=re.escape(f"{str(target)!r} cannot be written")):
+                attempt(target)
+    with pytest.raises(InputError, match="cannot be written"):
+        write_file(tmp_path / "file" / "x.csv", b"")
+    assert names(tmp_path) == {"file"} and (tmp_path / "file").read_text() == "no folder"
+
+
+def test_check_writable_makes_the_folder_and_leaves_it_empty(tmp_path):
+    assert check_writable(tmp_path / "a" / "b") == tmp_path / "a" / "b"
+    assert names(tmp_path) == {"a", "a/b"}
+
+
+def test_write_file_replaces_and_leaves_no_part(tmp_path):
+    write_file(tmp_path / "new" / "x.csv", b"one")
+    write_file(tmp_path / "new" / "x.csv", b"two")
+    assert names(tmp_path / "new") == {"x.csv"} and (tmp_path / "new" / "x.csv").read_bytes() == b"two"
+
+
+def test_write_file_onto_a_folder_is_refused_and_leaves_no_part(tmp_path):
+    (tmp_path / "x.csv").mkdir()
+    with pytest.raises(InputError, match=r"x\.csv' cannot be written"):
+        write_file(tmp_path / "x.csv", b"one")
+    assert names(tmp_path) == {"x.csv"}
+
+
+# --- words ---------------------------------------------------------------------------------------------------------
+def test_words_html_colors_words_from_red_to_green():
+    text = words_html(alignment(probability=0.25))
+    assert text.count("<span") == len(PROMPT.words) and text.count("hsl(30,") == len(PROMPT.words)
+    assert 'title="0.25, looks like blue: 0.75"' in text
+    good = words_html(alignment(probability=1.0))
+    assert "hsl(120," in good and "looks like" not in good
+    assert "hsl(0," in words_html(alignment(probability=0.0))
+
+
+def test_words_html_keeps_the_text_of_the_prompt():
+    prompt = parse('A <b>red</b> star & two "blue" keys, <script>alert(1)</script>')
+    text = words_html(alignment(prompt, looks='"><img src=x>'))
+    assert "<b>" not in text and "<script" not in text and "<img" not in text
+    bare = re.sub(r"<sub>[\d.]+</sub>|<[^>]+>", "", text)
+    assert html.unescape(bare) == prompt.text
+
+
+@pytest.mark.parametrize("saved", ["scored", "realigned"])
+def test_pages_escape_prompts_and_captions(tmp_path, saved):
+    prompt = parse("a <script>alert(1)</script> star & a <img src=http://x> key")
+    found = Alignment(prompt, 0.5, alignment(prompt).words, "<script>said</script>")
+    if saved == "scored":
+        result = Scored(picture(), found)
+    else:
+        regions = (region(0, (0.1, 0.1, 0.4, 0.4), caption="<script>there</script>"),)
+        result = realigned(prompt=prompt, alignment_before=found, alignment_after=found, regions=regions)
+    text = (result.save(tmp_path) / "index.html").read_text(encoding="utf8")
+    assert "<script" not in text and text.count("<img") == (1 if saved == "scored" else 3)
+    assert "&lt;script&gt;said" in text
+
+
+def test_words_text_names_what_a_missing_word_looks_like():
+    assert words_text(alignment()).splitlines()[1] == "red: 0.25, looks blue: 0.75"
+    assert words_text(alignment(probability=0.75)).splitlines()[1] == "red: 0.75"
+
+
+def test_page_escapes_its_title():
+    assert "<title>&lt;b&gt; &amp;</title>" in page("<b> &", "")
+
+
+def test_notebook_views_hold_the_picture():
+    scored, result = Scored(picture("red"), alignment()), realigned()
+    assert embedded(scored._repr_html_())[0].convert("RGB").getpixel((5, 5)) == (255, 0, 0)
+    assert Image.open(io.BytesIO(scored._repr_png_())).size == (384, 384)
+    assert Image.open(io.BytesIO(result._repr_png_())).size == result.strip().size
+
+
+def test_phrase_scores_are_geometric_means_of_their_words():
+    star, _ = PROMPT.phrases
+    probabilities = dict(zip(star.words, (0.5, 0.25, 0.5), strict=True))
+    words = tuple(WordScore(w, probabilities.get(w, 1.0), "x", 0.0) for w in PROMPT.words)
+    found = Alignment(PROMPT, 0.5, words).phrases
+    assert found == pytest.approx(((0.5 * 0.25 * 0.5) ** (1 / 3), 1.0))
+    assert Alignment(PROMPT, 1.0, ()).phrases == (1.0, 1.0)
+
+
+# --- drawing -------------------------------------------------------------------------------------------------------
+def changed(regions) -> np.ndarray:
+    before = np.asarray(enlarge(picture()))
+    return (np.asarray(draw_regions(picture(), PROMPT, regions)) != before).any(-1)
+
+
+def test_a_found_region_has_a_whole_frame_and_a_label():
+    mask = changed((region(0, (0.25, 0.25, 0.75, 0.75)),))
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    assert rows[0] == columns[0] == 96 and rows[-1] == columns[-1] == 286
+    assert mask[96:287, 96].all() and mask[96:287, 286].all() and mask[286, 96:287].all()
+    assert mask[98:108, 100:150].mean() > 0.5  # the label
+    assert not mask[120:280, 105:280].any()
+
+
+def test_a_planned_region_is_dashed():
+    solid = changed((region(0, (0.25, 0.25, 0.75, 0.75)),))
+    dashed = changed((region(0, (0.25, 0.25, 0.75, 0.75), planned=True),))
+    edge = slice(120, 280)
+    assert solid[edge, 286].all() and 0.3 < dashed[edge, 286].mean() < 0.7
+
+
+def test_phrases_have_their_own_colors():
+    boxes = (0.1, 0.1, 0.4, 0.4), (0.6, 0.6, 0.9, 0.9)
+    image = draw_regions(picture(), PROMPT, tuple(region(i, b) for i, b in enumerate(boxes)))
+    assert image.getpixel((40, 150)) != image.getpixel((232, 340)) != (255, 255, 255)
+
+
+@pytest.mark.parametrize("box", [(0.0, 0.0, 1.0, 1.0), (0.99, 0.99, 1.0, 1.0), (0.5, 0.5, 0.5, 0.5)])
+def test_regions_at_the_edges_can_be_drawn(box):
+    assert changed((region(0, box), region(1, box, planned=True))).any()
+
+
+def test_a_phrase_over_two_lines_can_be_drawn():
+    prompt = parse("a red\nstar")
+    assert draw_regions(picture(), prompt, (region(0, (0.1, 0.1, 0.9, 0.9)),)).size == (384, 384)
+
+
+def test_drawing_leaves_the_picture_as_it_was():
+    image = picture()
+    draw_regions(image, PROMPT, (region(0, (0, 0, 1, 1)),))
+    assert np.array_equal(np.asarray(image), np.asarray(picture()))
+
+
+def test_strip_shows_before_regions_and_after_side_by_side():
+    strip = realigned().strip()
+    assert strip.size == (3 * 384 + 2 * 8, 384)
+    assert strip.getpixel((200, 380)) == (255, 0, 0)
+    assert strip.getpixel((388, 100)) == (255, 255, 255)
+    assert strip.getpixel((392 + 5, 5)) == (255, 0, 0)
+    assert strip.getpixel((392 + 48, 150)) not in [(255, 0, 0), (255, 255, 255)]
+    assert strip.getpixel((2 * 392 + 200, 200)) == (0, 0, 255)
+
+
+@pytest.mark.parametrize(("side", "shown"), [(64, 384), (100, 300), (384, 384), (500, 500)])
+def test_enlarge_takes_whole_steps(side, shown):
+    assert enlarge(picture(side=side)).size == (shown, shown)

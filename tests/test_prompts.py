@@ -1,0 +1,291 @@
+"""Taking prompts apart, and the counterfactuals of their words."""
+
+import itertools
+import re
+
+import numpy as np
+import pytest
+
+from accord.data.lexicon import DEFAULT, Lexicon, plural_of
+from accord.data.prompts import parse, singular_of, swaps
+from accord.lab.scenes.ask import ask_of, lab_lexicon
+from accord.lab.scenes.grammar import caption
+from accord.lab.scenes.scene import sample_scene
+from accord.types import InputError
+
+LAB = lab_lexicon()
+
+
+def phrases(text: str) -> list[tuple[str, str, int | None]]:
+    """(text, head, count) of each thing."""
+    prompt = parse(text)
+    return [(p.text, p.head.text, p.count) for p in (prompt.phrases[i] for i in prompt.things)]
+
+
+def kinds(text: str) -> list[tuple[str, str]]:
+    return [(w.text, w.kind) for w in parse(text).words]
+
+
+def swapped(text: str, word: str, lexicon: Lexicon = LAB) -> dict[str, str]:
+    """Replacement -> prompt, for the first checkable word that reads `word`."""
+    prompt = parse(text)
+    return dict(swaps(prompt, next(w for w in prompt.words if w.text == word), lexicon))
+
+
+def random_captions(count: int, seed: int = 0) -> list[str]:
+    rng = np.random.default_rng(seed)
+    return [caption(sample_scene(rng, allow_held_out=True), rng) for _ in range(count)]
+
+
+# --- phrases -------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a red star", [("a red star", "star", 1)]),
+        ("stars", [("stars", "stars", None)]),
+        ("the cat", [("the cat", "cat", 1)]),
+        ("two big red stars and one egg", [("two big red stars", "stars", 2), ("one egg", "egg", 1)]),
+        ("3 cats, a dog", [("3 cats", "cats", 3), ("a dog", "dog", 1)]),
+        ("a pair of red stars next to a key", [("a pair of red stars", "stars", 2), ("a key", "key", 1)]),
+        ("a couple of eggs", [("a couple of eggs", "eggs", 2)]),
+        ("a trio of cats", [("a trio of cats", "cats", 3)]),
+        ("a picture of a moon", [("a moon", "moon", 1)]),
+        ("an illustration of two fish", [("two fish", "fish", 2)]),
+        ("there are two keys with an egg", [("two keys", "keys", 2), ("an egg", "egg", 1)]),
+        ("we see a crown together with a flag", [("a crown", "crown", 1), ("a flag", "flag", 1)]),
+        ("a star a key", [("a star", "star", 1), ("a key", "key", 1)]),
+        ("a key on a house", [("a key", "key", 1), ("a house", "house", 1)]),
+        ("a picture frame", [("a picture frame", "frame", 1)]),
+        ("a picture", []),
+        ("a ² star", [("a ² star", "star", 1)]),
+    ],
+)
+def test_phrases(text, expected):
+    assert phrases(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "A fluffy white dog wearing a tall red hat, sitting on a wooden bench",
+            [("A fluffy white dog", "dog", 1), ("a tall red hat", "hat", 1), ("a wooden bench", "bench", 1)],
+        ),
+        (
+            "an astronaut riding a horse in front of the white house",
+            [("an astronaut", "astronaut", 1), ("a horse", "horse", 1), ("the white house", "house", 1)],
+        ),
+        (
+            "Photo of four yellow taxis between two skyscrapers",
+            [("four yellow taxis", "taxis", 4), ("two skyscrapers", "skyscrapers", 2)],
+        ),
+    ],
+)
+def test_phrases_of_general_english(text, expected):
+    assert phrases(text) == expected
+
+
+def test_word_kinds():
+    assert kinds("a fluffy little red fox to the left of 2 keys on a plain grey backdrop") == [
+        ("a", "count"),
+        ("fluffy", "modifier"),
+        ("little", "size"),
+        ("red", "color"),
+        ("fox", "noun"),
+        ("to the left of", "relation"),
+        ("2", "count"),
+        ("keys", "noun"),
+        ("grey", "background"),
+    ]
+    assert ("the", "count") not in kinds("the star")
+    assert kinds("a pair of stars") == [("pair", "count"), ("stars", "noun")]
+
+
+@pytest.mark.parametrize(
+    ("text", "ground"),
+    [
+        ("a star on a white background", "white"),
+        ("a star against a plain beige backdrop", "beige"),
+        ("a star on black", "black"),
+        ("a star on a background", None),
+    ],
+)
+def test_the_ground_is_no_thing(text, ground):
+    prompt = parse(text)
+    assert prompt.things == (0,) and prompt.phrases[1].background
+    assert [w.text for w in prompt.phrases[1].words] == ([ground] if ground else [])
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a star to the left of a key", [(0, "left", 1)]),
+        ("a star on the right of a key", [(0, "right", 1)]),
+        ("a star on top of a key", [(0, "above", 1)]),
+        ("a star higher than two keys and a moon", [(0, "above", 1)]),
+        ("a star, a key beneath a moon", [(1, "below", 2)]),
+        ("a star beside a key", [(0, "near", 1)]),
+        ("a star above a key below a moon", [(0, "above", 1), (1, "below", 2)]),
+        ("a dog behind a tree", [(0, "behind", 1)]),
+        ("a star and a key", []),
+        ("above a key", []),
+        ("a star above", []),
+        ("a star over a white background", []),
+    ],
+)
+def test_relations(text, expected):
+    prompt = parse(text)
+    assert [(r.subject, r.name, r.object) for r in prompt.relations] == expected
+
+
+@pytest.mark.parametrize("text", ["", "   ", "...", "?!", "-"])
+def test_a_prompt_without_letters_is_refused(text):
+    with pytest.raises(InputError, match="is empty"):
+        parse(text)
+
+
+def assert_spans_slice(text: str) -> None:
+    prompt = parse(text)
+    for part in (*prompt.phrases, *prompt.words, *(p.head for p in prompt.phrases)):
+        assert text[part.start : part.end] == part.text, text
+    for phrase in prompt.phrases:
+        assert all(phrase.start <= w.start < w.end <= phrase.end for w in phrase.words), text
+    ends = [(w.start, w.end) for w in prompt.words]
+    assert all(a[1] <= b[0] for a, b in itertools.pairwise(ends)), text
+
+
+def test_spans_are_slices_of_the_text_and_do_not_overlap():
+    texts = random_captions(1500)
+    for text in texts:
+        assert_spans_slice(text)
+    assert sum(len(parse(t).words) for t in texts) > 3 * len(texts)
+
+
+def test_spans_hold_in_any_jumble_of_words():
+    rng = np.random.default_rng(1)
+    words = re.findall(
+        r"\S+",
+        "a an the two 3 pair couple of red Big star KEYS fish on white background left to the above next , . ' ( - "
+        "picture and with trio zebra's naïve 東京 ² 12 holding in front of",
+    )
+    for _ in range(1500):
+        text = "  ".join(words[i] for i in rng.integers(len(words), size=int(rng.integers(1, 9))))
+        if re.search(r"\w", text):
+            assert_spans_slice(text)
+
+
+# --- singular and plural -------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("star", ("star", False)),
+        ("Crosses", ("cross", True)),
+        ("cross", ("cross", False)),
+        ("fish", ("fish", False)),
+        ("keys", ("key", True)),
+        ("foxes", ("fox", True)),
+        ("ponies", ("pony", True)),
+        ("toys", ("toy", True)),
+        ("churches", ("church", True)),
+        ("glasses", ("glass", True)),
+        ("glass", ("glass", False)),
+        ("roses", ("rose", True)),
+        ("ties", ("tie", True)),
+    ],
+)
+def test_singular_of(word, expected):
+    assert singular_of(word, LAB) == expected
+
+
+def test_irregular_plurals_of_the_default_lexicon():
+    assert singular_of("people", DEFAULT) == ("person", True) and singular_of("knives", DEFAULT) == ("knife", True)
+    assert [plural_of(w) for w in ("box", "church", "city", "boy", "star")] == [
+        "boxes",
+        "churches",
+        "cities",
+        "boys",
+        "stars",
+    ]
+
+
+# --- counterfactuals -----------------------------------------------------------------------------------------------
+def test_color_swaps_take_every_other_color():
+    found = swapped("a red star", "red")
+    assert set(found) == set(LAB.colors) - {"red"}
+    assert found["blue"] == "a blue star" and found["orange"] == "an orange star"
+
+
+def test_synonyms_are_no_counterfactuals():
+    assert "red" not in swapped("a crimson star", "crimson")
+    assert "gray" not in swapped("a star on a grey background", "grey")
+    assert {"plane", "airplane"}.isdisjoint(swapped("an airplane", "airplane"))
+    assert "gray" not in swapped("a grey cat", "grey", DEFAULT)
+
+
+def test_noun_swaps_repair_the_article():
+    assert swapped("a star", "star")["egg"] == "an egg"
+    assert swapped("an egg", "egg")["star"] == "a star"
+    assert swapped("A star", "star")["egg"] == "An egg"
+    assert swapped("a red star", "star")["egg"] == "a red egg"
+    assert swapped("the star", "star")["egg"] == "the egg"
+
+
+def test_a_swap_leaves_other_articles_as_they_were_written():
+    text = "a red star next to a unicorn and an hourglass"
+    assert swapped(text, "red")["orange"] == "an orange star next to a unicorn and an hourglass"
+    assert swapped(text, "star")["egg"] == "a red egg next to a unicorn and an hourglass"
+
+
+def test_noun_swaps_keep_the_number():
+    assert swapped("two red stars", "stars")["crosses"] == "two red crosses"
+    assert swapped("two red fish", "fish")["eggs"] == "two red eggs"
+    assert swapped("a fish", "fish")["egg"] == "an egg"
+    assert swapped("stars", "stars")["fish"] == "fish"
+
+
+def test_count_swaps_change_the_number_of_the_noun():
+    assert swapped("a big star", "a") == {"two": "two big stars", "three": "three big stars"}
+    assert swapped("three eggs and a key", "three") == {"one": "an egg and a key", "two": "two eggs and a key"}
+    assert swapped("a key above two crosses", "two")["one"] == "a key above a cross"
+    assert swapped("a pair of fish", "pair") == {"one": "a fish", "three": "three fish"}
+    assert swapped("two foxes", "two")["one"] == "a fox"
+    assert swapped("two people", "two", DEFAULT) == {"one": "a person", "three": "three people", "four": "four people"}
+
+
+def test_size_background_and_relation_swaps():
+    assert swapped("a tiny egg", "tiny") == {"big": "a big egg"}
+    assert swapped("a huge egg", "huge") == {"small": "a small egg"}
+    assert swapped("an egg on a white background", "white") == {
+        b: f"an egg on a {b} background" for b in ("gray", "black", "beige")
+    }
+    assert swapped("a star over an egg", "over") == {"below": "a star below an egg"}
+    assert swapped("a star left of an egg", "left of") == {"right": "a star to the right of an egg"}
+
+
+def test_words_without_counterfactuals_have_none():
+    prompt = parse("a fluffy dog beside a tree")
+    assert [swaps(prompt, w, DEFAULT) for w in prompt.words if w.kind in ("modifier", "relation")] == [[], []]
+
+
+def test_each_swap_of_a_lab_caption_asks_for_something_else_in_correct_english():
+    checked = dict.fromkeys(("noun", "color", "count", "size", "background", "relation"), 0)
+    for text in random_captions(150, seed=2):
+        prompt, asked = parse(text), ask_of(text)
+        for word in prompt.words:
+            options = swaps(prompt, word, LAB)
+            assert len(options) == len(dict(options)) and (options or word.text == "one" or word.kind == "relation"), (
+                text
+            )
+            for name, other in options:
+                checked[word.kind] += 1
+                assert ask_of(other) != asked, (text, name, other)
+                assert not re.search(r"\ba [aeiou]|\ban [^aeiou]|  ", other), (text, name, other)
+                for phrase in (p for p in parse(other).phrases if not p.background):
+                    head, many = phrase.head.text, phrase.count > 1
+                    assert head == "fish" or many == singular_of(head, LAB)[1], (text, name, other)
+    assert min(checked.values()) > 20
+
+
+def test_lexicon_survives_saving(tmp_path):
+    LAB.save(tmp_path / "lexicon.json")
+    assert Lexicon.load(tmp_path / "lexicon.json") == LAB

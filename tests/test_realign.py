@@ -1,0 +1,150 @@
+"""The fine stage whole: regions, layout, never worse, the pipeline untouched."""
+
+import numpy as np
+import pytest
+import torch
+
+from accord.data.prompts import parse
+from accord.diffusion.generate import generate
+from accord.diffusion.pipelines import token_spans, tokens_of
+from accord.methods.realign.config import RealignConfig
+from accord.methods.realign.fine import build_segments, realign
+from accord.methods.realign.layout import box_mask, plan
+from accord.methods.realign.regions import find_regions, local_prompt, phrase_maps, slots
+from accord.types import InputError, Region
+
+PROMPT = parse("a red star to the left of two blue keys")
+
+
+def blob(cx: float, cy: float, size: int = 16, width: float = 2.0) -> np.ndarray:
+    y, x = np.mgrid[:size, :size] + 0.5
+    return np.exp(-((x - cx * size) ** 2 + (y - cy * size) ** 2) / (2 * width**2))
+
+
+def test_slots_count_things():
+    assert slots(PROMPT) == [0, 1, 1]
+    assert slots(parse("stars on a white background")) == [0, 0]
+
+
+def test_token_spans_cover_the_words(tiny):
+    text = "a red star, two KEYS"
+    spans = token_spans(tiny, text)
+    assert len(spans) == 77 and spans[0] is None and spans[-1] is None
+    for word in ("red", "star", "KEYS"):
+        start = text.index(word)
+        inside = tokens_of(spans, start, start + len(word))
+        assert "".join(text[a:b] for a, b in (spans[i] for i in inside)) == word
+
+
+def test_regions_are_found_where_the_maps_peak():
+    maps = np.stack([blob(0.25, 0.3), np.maximum(blob(0.75, 0.25), 0.9 * blob(0.7, 0.8))])
+    found = find_regions(PROMPT, maps)
+    assert sorted(r.phrase for r in found) == [0, 1, 1]
+    centers = [((r.box[0] + r.box[2]) / 2, (r.box[1] + r.box[3]) / 2) for r in found]
+    assert np.allclose(centers[0], (0.25, 0.3), atol=0.07)
+    assert np.allclose(sorted(c[1] for c in centers[1:]), (0.25, 0.8), atol=0.07)
+
+
+def test_phrase_maps_weigh_the_head_noun(tiny):
+    spans = token_spans(tiny, PROMPT.text)
+    maps = torch.zeros(77, 16, 16)
+    (star,) = tokens_of(spans, PROMPT.text.index("star"), PROMPT.text.index("star") + 4)
+    maps[star] = torch.from_numpy(blob(0.2, 0.2)).float()
+    out = phrase_maps(PROMPT, maps, spans)
+    assert out.shape == (2, 16, 16)
+    y, x = np.unravel_index(out[0].argmax(), (16, 16))
+    assert (x, y) in {(2, 2), (2, 3), (3, 2), (3, 3)} and out[0].max() == pytest.approx(1) and out[1].max() == 0
+
+
+def region(phrase: int, cx: float, cy: float, deficit: float) -> Region:
+    box = (cx - 0.2, cy - 0.2, cx + 0.2, cy + 0.2)
+    return Region(phrase, box, box_mask(box, (16, 16)), "", deficit)
+
+
+def center(r: Region) -> tuple[float, float]:
+    return (r.box[0] + r.box[2]) / 2, (r.box[1] + r.box[3]) / 2
+
+
+def overlap(a: Region, b: Region) -> float:
+    w = min(a.box[2], b.box[2]) - max(a.box[0], b.box[0])
+    h = min(a.box[3], b.box[3]) - max(a.box[1], b.box[1])
+    return max(w, 0) * max(h, 0)
+
+
+def test_missing_things_get_free_space_and_found_ones_stay():
+    prompt = parse("a red star and a blue key")
+    maps = np.stack([blob(0.3, 0.3), blob(0.3, 0.3)])
+    star, key = plan(prompt, slots(prompt), [region(0, 0.3, 0.3, 0.05)], maps)
+    assert np.allclose(center(star), (0.3, 0.3), atol=0.06) and not star.planned
+    assert key.planned and key.deficit == 1 and overlap(star, key) == 0
+    assert all(0 <= v <= 1 for r in (star, key) for v in r.box)
+
+
+@pytest.mark.parametrize("words", ["to the left of", "to the right of", "above", "below"])
+def test_relations_are_kept(words):
+    prompt = parse(f"a red star {words} a blue key")
+    maps = np.stack([blob(0.5, 0.5), blob(0.5, 0.5)])
+    found = [region(0, 0.7, 0.7, 0.1), region(1, 0.3, 0.3, 0.1)]
+    a, b = (center(r) for r in plan(prompt, slots(prompt), found, maps))
+    gap = {"to the left of": b[0] - a[0], "to the right of": a[0] - b[0], "above": b[1] - a[1], "below": a[1] - b[1]}
+    assert gap[words] >= 0.3
+
+
+def test_box_mask_is_the_covered_share():
+    mask = box_mask((0.25, 0.5, 0.5, 1.0), (4, 4))
+    assert mask.sum() == 2 and mask[2, 1] == mask[3, 1] == 1
+    assert box_mask((0.125, 0, 0.25, 0.25), (4, 4))[0, 0] == pytest.approx(0.5)
+
+
+def test_local_prompts_name_one_thing():
+    assert local_prompt(PROMPT, 0).text == "a red star"
+    assert local_prompt(parse("an orange egg"), 0).text == "an orange egg"
+    assert local_prompt(parse("two big orange stars"), 0).text == "an orange star"
+
+
+def test_segments_hold_tokens_and_weights(tiny):
+    layout = plan(PROMPT, slots(PROMPT), [region(0, 0.3, 0.3, 0.2)], np.stack([blob(0.3, 0.3), blob(0.7, 0.5)]))
+    config = RealignConfig(omega_gain=1.0, exempt_tokens="special")
+    segments = build_segments(tiny, [PROMPT, parse("a cat")], [layout, []], config)
+    assert segments.masks.shape == (2, 3, 16, 16) and segments.masks[1].sum() == 0
+    words = [PROMPT.text[a:b] for a, b in (s for s in token_spans(tiny, PROMPT.text) if s)]
+    chosen = [w for w, on in zip(words, segments.tokens[0, 0, 1 : 1 + len(words)], strict=True) if on]
+    assert chosen == ["a", "red", "star"]
+    assert torch.allclose(segments.omega[0], torch.tensor([0.7, 1.5, 1.5]))
+    assert segments.exempt[0, 0] == 1 and segments.exempt[0, 1] == 0
+    unweighted = build_segments(tiny, [PROMPT], [layout], RealignConfig(omega_gain=0.0))
+    assert (unweighted.omega == 1).all()
+
+
+@pytest.mark.parametrize("mode", ["same_seed", "renoise"])
+@pytest.mark.parametrize("exempt", ["none", "special", "unassigned"])
+def test_never_worse_and_the_pipeline_is_untouched(tiny, mode, exempt):
+    prompts = ["a red star to the left of a blue key", "two green fish"]
+    before = generate(tiny, prompts, [0, 1], num_inference_steps=3, output_type="latent")
+    processors = {k: id(v) for k, v in tiny.unet.attn_processors.items()}
+    config = RealignConfig(rounds=2, mode=mode, exempt_tokens=exempt, log_omega=exempt == "special")
+    results = realign(tiny, prompts, [0, 1], config=config, num_inference_steps=3, captions=False)
+    assert [(r.prompt.text, r.seed) for r in results] == [(p, s) for p in prompts for s in (0, 1)]
+    for r in results:
+        assert r.alignment_after.overall >= r.alignment_before.overall
+        assert r.rounds == 2 and r.regions
+        assert r.improved == (np.asarray(r.after) != np.asarray(r.before)).any()
+        assert 6 < r.denoiser_calls <= 18
+    after = generate(tiny, prompts, [0, 1], num_inference_steps=3, output_type="latent")
+    assert torch.equal(before, after)
+    assert {k: id(v) for k, v in tiny.unet.attn_processors.items()} == processors
+
+
+def test_before_is_the_plain_picture_of_that_seed(lab):
+    result = realign(lab, "a red star", 5, config=RealignConfig(rounds=0), num_inference_steps=4)[0]
+    plain = generate(lab, "a red star", 5, num_inference_steps=4)[0]
+    assert np.array_equal(np.asarray(result.before), np.asarray(plain))
+    assert result.before is not None and result.rounds == 0 and result.denoiser_calls == 8
+
+
+def test_other_pipelines_and_bad_knobs_are_refused():
+    with pytest.raises(InputError, match="is not supported"):
+        realign(object(), "a star")
+    for field, value in (("rounds", -1), ("mode", "x"), ("strength", 0), ("modulated_share", 2), ("exempt_tokens", "y")):
+        with pytest.raises(ValueError, match=field):
+            RealignConfig(**{field: value})

@@ -1,0 +1,155 @@
+"""Scores on the lab's captioner and on tiny BLIP and BLIP-2 models of the real classes."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import MODELS, tiny_tokenizer
+from PIL import Image
+from transformers import (
+    AutoTokenizer,
+    Blip2Config,
+    Blip2ForConditionalGeneration,
+    BlipConfig,
+    BlipForConditionalGeneration,
+)
+
+from accord.data.images import to_tensor
+from accord.data.lexicon import DEFAULT
+from accord.data.prompts import parse, swaps
+from accord.lab.scenes.render import render
+from accord.lab.scenes.scene import Scene, Thing
+from accord.rewards.captioners import Captioner, load_captioner
+from accord.rewards.clip import load_clip
+from accord.rewards.diagnosis import align, score
+from accord.types import InputError
+
+STAR = Thing("star", "red", "big", (3, 20, 31, 47))
+KEY = Thing("key", "blue", "big", (34, 18, 62, 46))
+
+
+def picture(*things: Thing) -> Image.Image:
+    return Image.fromarray(render(Scene("white", things)))
+
+
+def tiny_blip() -> Captioner:
+    torch.manual_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(MODELS / "captioner")
+    text = {"vocab_size": len(tokenizer), "hidden_size": 32, "encoder_hidden_size": 32, "intermediate_size": 64}
+    text |= {"num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 64}
+    text |= {"bos_token_id": tokenizer.bos_token_id, "sep_token_id": tokenizer.sep_token_id, "pad_token_id": 0}
+    vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    vision |= {"image_size": 32, "patch_size": 8}
+    model = BlipForConditionalGeneration(BlipConfig(text_config=text, vision_config=vision)).eval()
+    return Captioner(model, tokenizer, 32, [0.5] * 3, [0.5] * 3)
+
+
+def tiny_blip2() -> Captioner:
+    torch.manual_seed(0)
+    tokenizer = tiny_tokenizer()
+    vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    vision |= {"image_size": 32, "patch_size": 8}
+    qformer = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    qformer |= {"encoder_hidden_size": 32, "vocab_size": 64}
+    text = {"model_type": "opt", "vocab_size": len(tokenizer) + 1, "hidden_size": 32, "ffn_dim": 64, "num_hidden_layers": 2}
+    text |= {"num_attention_heads": 4, "max_position_embeddings": 128, "word_embed_proj_dim": 32}
+    text |= {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": 1}
+    config = Blip2Config(vision_config=vision, qformer_config=qformer, text_config=text, num_query_tokens=4)
+    config.image_token_index = config.image_token_id = len(tokenizer)
+    return Captioner(Blip2ForConditionalGeneration(config).eval(), tokenizer, 32, [0.5] * 3, [0.5] * 3)
+
+
+@pytest.mark.parametrize("make", [tiny_blip, tiny_blip2])
+def test_likelihood_is_a_probability_of_the_whole_text(make):
+    """Brute force: the summed log-probabilities of the tokens, one forward pass a text, no padding."""
+    captioner = make()
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    texts = ["a red star", "two blue keys on a gray background"]
+    with torch.no_grad():
+        states = captioner.encode(images)
+        together = captioner.log_likelihood(states, texts, [0, 1])
+        alone = torch.cat([captioner.log_likelihood(states, [t], [i]) for i, t in enumerate(texts)])
+    assert torch.allclose(together, alone, atol=1e-4)  # padding does not leak
+    assert (together < 0).all()
+    ids = captioner.tokenizer(texts[0], return_tensors="pt").input_ids
+    with torch.no_grad():
+        if captioner.kind == "blip":
+            ids[:, 0] = captioner.tokenizer.bos_token_id
+            logits = captioner.model.text_decoder(input_ids=ids, encoder_hidden_states=states[:1]).logits[0]
+            by_hand = sum(logits[i].log_softmax(-1)[ids[0, i + 1]] for i in range(ids.shape[1] - 1))
+        else:
+            places = torch.full((1, 4), captioner.model.config.image_token_id)
+            full = torch.cat([places, ids], 1)
+            out = captioner.model(pixel_values=captioner.preprocess(images[:1]), input_ids=full).logits[0]
+            end = captioner.tokenizer.eos_token_id
+            assert ids[0, -1] == end
+            by_hand = sum(out[3 + i].log_softmax(-1)[ids[0, i]] for i in range(1, ids.shape[1]))
+    assert together[0].item() == pytest.approx(float(by_hand), abs=2e-3)
+
+
+@pytest.mark.parametrize("make", [tiny_blip, tiny_blip2])
+def test_captions_scores_and_gradient_on_tiny_models(make):
+    captioner = make()
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert len(captioner.caption(images, max_new_tokens=3)) == 2
+    found = align(images, ["a red dog and a blue cat", "two cats"], captioner, captions=False)
+    for alignment in found:
+        assert alignment.words
+        assert all(0 < w.probability < 1 for w in alignment.words)
+    images.requires_grad_(True)
+    captioner.log_likelihood(captioner.encode(images), ["a red dog", "a cat"], [0, 1]).sum().backward()
+    assert images.grad.abs().sum(dim=(1, 2, 3)).min() > 0
+
+
+def test_word_probability_is_the_share_among_its_swaps():
+    captioner = load_captioner()
+    image = to_tensor(picture(STAR))
+    prompt = parse("a red star")
+    alignment = align(image, [prompt], captioner, captions=False)[0]
+    states = captioner.encode(image)
+    for score_ in alignment.words:
+        options = swaps(prompt, score_.word, captioner.lexicon)
+        texts = [prompt.text, *(t for _, t in options)]
+        with torch.no_grad():
+            logs = captioner.log_likelihood(states, texts, [0] * len(texts)).double()
+        shares = logs.softmax(0)
+        assert score_.probability == pytest.approx(float(shares[0]), abs=1e-5)
+        assert score_.looks == options[int(shares[1:].argmax())][0]
+    logs = np.log([w.probability for w in alignment.words])
+    assert alignment.overall == pytest.approx(float(np.exp(logs.mean())), rel=1e-6)
+
+
+def test_lab_captioner_sees_right_and_wrong_words():
+    image = picture(STAR, KEY)
+    right, wrong = score([image, image], ["a red star to the left of a blue key", "a blue star above a red key"])
+    assert right.alignment.overall > 0.8
+    assert all(w.probability > 0.5 for w in right.alignment.words)
+    assert wrong.alignment.overall < 0.5
+    low = {(w.word.text, w.looks) for w in wrong.alignment.words if w.probability < 0.5}
+    assert ("blue", "red") in low and ("red", "blue") in low
+    assert "star" in right.alignment.caption and "key" in right.alignment.caption
+
+
+def test_clip_and_caption_reward_are_cosines():
+    found = score(picture(STAR), "a red star")[0].alignment
+    assert -1 <= found.clip <= 1 and -1 <= found.caption_reward <= 1
+    clip = load_clip()
+    text = clip.text_features(["a red star", found.caption])
+    assert found.caption_reward == pytest.approx(float(text[0] @ text[1]), abs=1e-4)
+    assert torch.allclose(text.norm(dim=-1), torch.ones(2), atol=1e-4)
+
+
+def test_numbers_of_pictures_and_prompts_must_agree():
+    with pytest.raises(InputError, match="one prompt for each image"):
+        score([picture(STAR)], ["a", "b"])
+
+
+def test_unknown_captioner_is_named():
+    with pytest.raises(InputError, match=r"captioner 'no/such'"):
+        load_captioner("no/such")
+    with pytest.raises(InputError, match="BLIP"):
+        load_captioner(str(MODELS / "clip"))
+
+
+def test_a_hub_captioner_has_the_general_lexicon():
+    assert tiny_blip().lexicon is DEFAULT
+    assert "key" in load_captioner().lexicon.nouns
