@@ -22,6 +22,8 @@ _MEDIA = set(
     "picture image photo photograph drawing illustration sketch painting scene view render rendering portrait closeup "
     "shot snapshot".split()
 )
+_AFTER_MEDIA = {"of", "with", "showing", "featuring", ",", ""}  # "a picture of ..." is no thing of the picture
+_COLLECTIVES = {"pair": 2, "couple": 2, "trio": 3}
 _GROUNDS = {"background", "backdrop"}
 _RELATION_LIST = sorted(((tuple(k.split()), v) for k, v in RELATIONS.items()), key=lambda kv: -len(kv[0]))
 
@@ -60,21 +62,14 @@ def parse(text: str) -> Prompt:
         if tokens[i].low in _STOPS or not tokens[i].text[0].isalnum():
             i += 1
             continue
-        stop = i
-        while stop < len(tokens) and tokens[stop].text[0].isalnum() and not _ends(tokens, stop, i):
-            stop += 1
-        chunk, following = tokens[i:stop], tokens[stop].low if stop < len(tokens) else ""
+        stop = _chunk_end(tokens, i)
         before = tokens[i - 1].low if i else ""
-        number, rest = _number(chunk)
-        if number is not None and len(rest) == 0 and following == "of" and stop + 1 < len(tokens):
-            chunk_start = i  # "a pair of stars": the number goes with the next chunk
-            j = stop + 1
-            while j < len(tokens) and tokens[j].text[0].isalnum() and not _ends(tokens, j, stop + 1):
-                j += 1
-            chunk, stop = tokens[chunk_start:j], j
-            phrase = _phrase(text, chunk, before, skip=tokens[chunk_start : i + len(tokens[i:stop])], pair=number)
-        else:
-            phrase = None if _is_medium(chunk, following) else _phrase(text, chunk, before)
+        following = tokens[stop].low if stop < len(tokens) else ""
+        collective = following == "of" and tokens[stop - 1].low in _COLLECTIVES
+        if collective:  # "a pair of stars" is one chunk
+            stop = _chunk_end(tokens, stop + 1)
+        medium = not collective and tokens[stop - 1].low in _MEDIA and following in _AFTER_MEDIA
+        phrase = None if medium else _phrase(text, tokens[i:stop], before)
         if phrase is not None:
             phrases.append(phrase)
         i = max(stop, i + 1)
@@ -100,42 +95,39 @@ def _ends(tokens: list[_Token], j: int, start: int) -> bool:
     return tokens[j].low in _STOPS or _relation_at(tokens, j) is not None
 
 
-def _is_medium(chunk: list[_Token], following: str) -> bool:
-    """`a picture` in "a picture of ..." is no thing of the picture."""
-    return chunk[-1].low in _MEDIA and (following in {"of", "with", "showing", "featuring", ""} or following == ",")
+def _chunk_end(tokens: list[_Token], start: int) -> int:
+    """Index after the last token of the chunk that begins at `start`."""
+    stop = start
+    while stop < len(tokens) and tokens[stop].text[0].isalnum() and not _ends(tokens, stop, start):
+        stop += 1
+    return stop
 
 
-def _number(chunk: list[_Token]) -> tuple[int | None, list[_Token]]:
-    rest = [t for t in chunk if t.low not in _ARTICLES]
-    if rest and rest[0].low in {"pair", "couple"} and len(rest) == 1:
-        return 2, []
-    if rest and rest[0].low == "trio" and len(rest) == 1:
-        return 3, []
-    return None, rest
-
-
-def _phrase(
-    text: str, chunk: list[_Token], before: str, skip: list[_Token] | None = None, pair: int | None = None
-) -> Phrase | None:
-    count: int | None = pair
+def _phrase(text: str, chunk: list[_Token], before: str) -> Phrase | None:
+    """The phrase of a chunk, None if it has no content word; `before` is the word in front of it."""
+    count: int | None = None
     words: list[Word] = []
     content: list[_Token] = []
+    collective = next((t for t in chunk if t.low in _COLLECTIVES and "of" in {u.low for u in chunk}), None)
     for token in chunk:
-        if token.low in _ARTICLES:
-            count = count if count is not None else 1
-            if token.low in {"a", "an"} and pair is None:
-                words.append(Word(token.text, token.start, token.end, "count"))
-        elif pair is not None and token.low in {"pair", "couple", "trio", "of"}:
-            if token.low != "of":
-                words.append(Word(token.text, token.start, token.end, "count"))
-        elif token.low in NUMBERS or token.text.isdecimal():
-            count = NUMBERS.get(token.low) or int(token.text)
+        number = NUMBERS.get(token.low) or (int(token.text) if token.text.isdecimal() else None)
+        if token is collective:
+            number = _COLLECTIVES[token.low]
+        if number is not None:
+            count = number
             words.append(Word(token.text, token.start, token.end, "count"))
-        else:
+        elif token.low in _ARTICLES:
+            if count is None:
+                count = 1
+            if token.low in {"a", "an"} and collective is None:
+                words.append(Word(token.text, token.start, token.end, "count"))
+        elif token.low != "of":
             content.append(token)
+    if len(content) > 1 and content[-1].low.endswith("ed") and len(content[-1].text) > 5:
+        content.pop()  # "a red car parked": the participle is not the head
     if not content:
         return None
-    start, end = chunk[0].start, chunk[-1].end
+    start, end = chunk[0].start, max(content[-1].end, *(w.end for w in words), 0)
     *modifiers, head = content
     # "on white": a lone colour after "on" is the ground
     if head.low in _GROUNDS or (before == "on" and len(chunk) == 1 and head.low in COLORS):

@@ -33,7 +33,7 @@ CENTRED_UNTIL, SINGLES_UNTIL = 0.15, 0.35  # of the steps: centred things alone,
 CAPTION_DROPOUT = 0.1  # empty prompts, for classifier-free guidance
 
 
-def config(steps: int = 6000) -> LoopConfig:
+def config(steps: int = 7000) -> LoopConfig:
     return LoopConfig(steps=steps, learning_rate=8e-4, weight_decay=0.01, ema_decay=0.999, warmup_steps=100)
 
 
