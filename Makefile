@@ -13,9 +13,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 # the main job on the embedded lab: what the model ignored, and the same seed repaired
 demo: $(STAMP)
-	$(BIN)/accord realign "a red star to the left of a blue key" "two green fish and a pink crown" \
-	  "a purple house above an orange car" --seed 1 --out out/demo
-	@echo "open out/demo/*/index.html"
+	$(BIN)/accord realign "a red star to the left of a blue key" "a green tree and a yellow egg" \
+	  "two green fish and a pink crown" --seed 1 --seed 3 --out out/demo
+	@echo "before, regions and after side by side:" && ls out/demo/*/strip.png
 
 lint: $(STAMP)
 	$(BIN)/ruff check src tests

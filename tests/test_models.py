@@ -14,11 +14,11 @@ import sys, torch
 from diffusers import StableDiffusionPipeline
 from transformers import AutoTokenizer, BlipForConditionalGeneration, CLIPModel
 root = sys.argv[1]
-pipe = StableDiffusionPipeline.from_pretrained(root + "/pipeline", dtype=torch.float32)
+pipe = StableDiffusionPipeline.from_pretrained(root + "/pipeline")
 pipe.set_progress_bar_config(disable=True)
 image = pipe("a red star", num_inference_steps=2, generator=torch.Generator().manual_seed(0)).images[0]
 clip = CLIPModel.from_pretrained(root + "/clip")
-blip = BlipForConditionalGeneration.from_pretrained(root + "/captioner", dtype=torch.float32)
+blip = BlipForConditionalGeneration.from_pretrained(root + "/captioner")
 ids = blip.generate(torch.zeros(1, 3, 64, 64), max_new_tokens=4)
 text = AutoTokenizer.from_pretrained(root + "/captioner").decode(ids[0], skip_special_tokens=True)
 assert image.size == (64, 64) and text, (image.size, text)

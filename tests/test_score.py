@@ -120,12 +120,16 @@ def test_word_probability_is_the_share_among_its_swaps():
 
 def test_lab_captioner_sees_right_and_wrong_words():
     image = picture(STAR, KEY)
-    right, wrong = score([image, image], ["a red star to the left of a blue key", "a blue star above a red key"])
+    right, color, side = score(
+        [image, picture(STAR), image],
+        ["a red star to the left of a blue key", "a blue star", "a red star to the right of a blue key"],
+    )
     assert right.alignment.overall > 0.8
     assert all(w.probability > 0.5 for w in right.alignment.words)
-    assert wrong.alignment.overall < 0.5
-    low = {(w.word.text, w.looks) for w in wrong.alignment.words if w.probability < 0.5}
-    assert ("blue", "red") in low and ("red", "blue") in low
+    low = {(w.word.text, w.looks) for w in color.alignment.words if w.probability < 0.5}
+    assert low == {("blue", "red")}
+    low = {(w.word.text, w.looks) for w in side.alignment.words if w.probability < 0.5}
+    assert low == {("to the right of", "left")}
     assert "star" in right.alignment.caption and "key" in right.alignment.caption
 
 
@@ -144,8 +148,8 @@ def test_numbers_of_pictures_and_prompts_must_agree():
 
 
 def test_unknown_captioner_is_named():
-    with pytest.raises(InputError, match=r"captioner 'no/such'"):
-        load_captioner("no/such")
+    with pytest.raises(InputError, match=r"captioner "):
+        load_captioner("./no-such-folder")
     with pytest.raises(InputError, match="BLIP"):
         load_captioner(str(MODELS / "clip"))
 

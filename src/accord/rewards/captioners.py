@@ -128,20 +128,26 @@ class Captioner(nn.Module):
             ).logits[:, :-1]
             target, mask = ids.input_ids[:, 1:], ids.attention_mask[:, 1:]
         else:
-            end = self.tokenizer.eos_token
-            self.tokenizer.padding_side = "right"
-            ids = self.tokenizer([t + end for t in texts], padding=True, truncation=True, return_tensors="pt").to(
-                self.device
-            )
-            words = self.model.get_input_embeddings()(ids.input_ids)
-            prefix = torch.ones(states.shape[:2], dtype=ids.attention_mask.dtype, device=self.device)
+            ids, mask = self._language_model_ids(texts)
+            words = self.model.get_input_embeddings()(ids)
+            prefix = torch.ones(states.shape[:2], dtype=mask.dtype, device=self.device)
             logits = self.model.language_model(
-                inputs_embeds=torch.cat([states.to(words.dtype), words], 1),
-                attention_mask=torch.cat([prefix, ids.attention_mask], 1),
+                inputs_embeds=torch.cat([states.to(words.dtype), words], 1), attention_mask=torch.cat([prefix, mask], 1)
             ).logits[:, states.shape[1] : -1]
-            target, mask = ids.input_ids[:, 1:], ids.attention_mask[:, 1:]
+            target, mask = ids[:, 1:], mask[:, 1:]
         picked = logits.float().log_softmax(-1).gather(-1, target[..., None])[..., 0]
         return (picked * mask).sum(-1)
+
+    def _language_model_ids(self, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Token ids and mask [B, T] of BLIP-2's language model: start, text, end as its own configuration has them."""
+        config = self.model.config.text_config
+        rows = [
+            torch.tensor([config.bos_token_id, *self.tokenizer(t, add_special_tokens=False).input_ids, config.eos_token_id])
+            for t in texts
+        ]
+        ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=config.pad_token_id)
+        mask = nn.utils.rnn.pad_sequence([torch.ones_like(r) for r in rows], batch_first=True)
+        return ids.to(self.device), mask.to(self.device)
 
 
 EMBEDDED = Path(__file__).parents[1] / "lab" / "models" / "captioner"

@@ -118,7 +118,8 @@ class Bench:
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            pipe = StableDiffusionAttendAndExcitePipeline(**self.pipe.components, requires_safety_checker=False)
+            parts = {k: v for k, v in self.pipe.components.items() if k != "image_encoder"}
+            pipe = StableDiffusionAttendAndExcitePipeline(**parts, requires_safety_checker=False)
         pipe.set_progress_bar_config(disable=True)
         before = dict(pipe.unet.attn_processors)
         side = int(pipe.unet.config.sample_size)

@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional as F
 from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration, BlipImageProcessorPil
 
+from accord.lab.recipes.saving import save_half
 from accord.lab.recipes.tokenizers import MAX_TOKENS, bert_tokenizer
 from accord.lab.recipes.vae import to_tensor
 from accord.lab.recipes.views import crop_thing, dense_head, dense_loss
@@ -107,7 +108,7 @@ def train(folder: Path, steps: int | None = None, seed: int = 0, device: str = "
     run.train(loss_fn, "captioner")
     run.use_ema()
     target = Path(folder) / "captioner"
-    model.half().save_pretrained(target)
+    save_half(model, target)
     tokenizer.save_pretrained(target)
     image_processor().save_pretrained(target)
     lab_lexicon().save(target / "lexicon.json")

@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
+from accord.lab.recipes.saving import save_half
 from accord.lab.recipes.tokenizers import MAX_TOKENS, clip_tokenizer
 from accord.lab.recipes.vae import to_tensor
 from accord.lab.recipes.views import crop_thing, dense_head, dense_loss
@@ -27,7 +28,7 @@ LOCAL = Saying(color=0.5, size=0.0, background=0.3, relation=0.0, opening=0.1)
 SAYING = Saying(color=0.95, size=0.4, background=0.4, relation=0.8)
 
 
-def config(steps: int = 3000) -> LoopConfig:
+def config(steps: int = 2000) -> LoopConfig:
     return LoopConfig(steps=steps, learning_rate=1e-3, weight_decay=0.05, ema_decay=0.998)
 
 
@@ -119,6 +120,6 @@ def train(folder: Path, steps: int | None = None, seed: int = 0, device: str = "
     run.train(loss_fn, "clip")
     run.use_ema()
     target = Path(folder) / "clip"
-    model.half().save_pretrained(target)
+    save_half(model, target)
     tokenizer.save_pretrained(target)
     image_processor().save_pretrained(target)

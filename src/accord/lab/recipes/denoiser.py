@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 from transformers import CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from accord.lab.recipes.saving import load_in_float32
 from accord.lab.recipes.vae import to_tensor
 from accord.lab.scenes.grammar import FULL, Saying, caption
 from accord.lab.scenes.lexicon import IMAGE_SIZE, SIZES
@@ -171,6 +172,7 @@ def save_pipeline(
     target: Path, vae: AutoencoderKL, tower: CLIPTextModel, tokenizer: CLIPTokenizer, unet: UNet2DConditionModel
 ) -> None:
     """Write the standard folder, weights in fp16."""
+    vae.register_to_config(_name_or_path="")  # or the folder of this machine is saved
     StableDiffusionPipeline(
         vae=vae.cpu().half(),
         text_encoder=tower.cpu().half(),
@@ -181,3 +183,4 @@ def save_pipeline(
         feature_extractor=None,
         requires_safety_checker=False,
     ).save_pretrained(target)
+    load_in_float32(target / "text_encoder")
