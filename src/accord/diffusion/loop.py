@@ -113,19 +113,10 @@ def sample(
     if states is None:
         states = encode_prompts(pipe, prompts, negative_prompts, guided)
     scheduler.set_timesteps(num_inference_steps, device=pipe.device)
-    timesteps = scheduler.timesteps
     if latents is None:
         latents = initial_noise(pipe, len(prompts), generator, height, width, states.dtype)
     latents = latents.to(device=pipe.device, dtype=states.dtype)
-    if image_latents is not None and strength < 1:
-        first = len(timesteps) - max(scheduler.order, int(len(timesteps) * strength))
-        first -= first % scheduler.order
-        timesteps = timesteps[first:]
-        if hasattr(scheduler, "set_begin_index"):
-            scheduler.set_begin_index(first)
-        latents = scheduler.add_noise(image_latents.to(latents), latents, timesteps[:1])
-    else:
-        latents = latents * scheduler.init_noise_sigma
+    timesteps, latents = _start(scheduler, latents, image_latents, strength)
     extra = _step_kwargs(scheduler, eta, generator)
     condition = _guidance_embedding(pipe, guidance_scale, latents)
 
@@ -153,6 +144,21 @@ def sample(
             "the latents are not finite (NaN or infinity) after sampling; "
             "the model overflows in this precision or its weights are broken: try dtype float32"
         )
+
+
+def _start(
+    scheduler: Any, noise: torch.Tensor, image_latents: torch.Tensor | None, strength: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The timesteps to take and the latents to take them from: pure noise, or a picture noised part-way."""
+    timesteps = scheduler.timesteps
+    if image_latents is None or strength == 1:
+        return timesteps, noise * scheduler.init_noise_sigma
+    first = len(timesteps) - max(scheduler.order, int(len(timesteps) * strength))
+    first -= first % scheduler.order
+    timesteps = timesteps[first:]
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(first)
+    return timesteps, scheduler.add_noise(image_latents.to(noise), noise, timesteps[:1])
 
 
 def _step_kwargs(scheduler: Any, eta: float, generator: Any) -> dict[str, Any]:

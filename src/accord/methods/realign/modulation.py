@@ -16,8 +16,6 @@ from accord.diffusion.pipelines import sample_size
 from accord.methods.realign.config import RealignConfig
 from accord.methods.realign.equations import attend, augment, modulation_strength, time_gain
 
-MODULATED_LAYERS = ("cross", "self")
-
 
 @dataclass
 class Segments:
@@ -68,7 +66,7 @@ class Modulation:
         self.train_timesteps = 1000
 
     def before_step(self, step: Step) -> None:
-        # steps are counted from the end, so that a run that starts part-way is modulated by its noise level
+        # the share is of the steps taken; tau falls with the noise level, so a run from part-way is modulated less
         self.tau = time_gain(float(step.timestep), self.config.time_power, self.train_timesteps)
         if step.index >= self.config.modulated_share * step.count:
             self.tau = 0.0
