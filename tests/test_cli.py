@@ -251,3 +251,23 @@ def test_every_public_name_resolves():
     assert set(accord.__all__) <= set(dir(accord))
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         accord.nonsense  # noqa: B018
+
+
+def test_tuning_from_the_command_line(accord_cli, tmp_path):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a red star\na blue key\ntwo green fish\na pink crown\n", encoding="utf8")
+    start = ["train", "reward", "--prompts", prompts]
+    small = "--steps 1 --batch-size 2 --inference-steps 3 --eval-every 1 --rank 2 --anchors 2".split()
+    code, out, _ = accord_cli(*start, "--out", "run", "--json", *small)
+    report = json.loads(out)
+    assert code == 0 and report["steps_taken"] == 1 and report["rewards"] == {"contrast": 1.0}
+    assert Path("run/pytorch_lora_weights.safetensors").is_file()
+    assert_refused(accord_cli(*start, "--out", "run", *small), "holds a run; give --resume")
+    assert_refused(accord_cli(*start, "--reward", "beauty"), "reward beauty is unknown")
+    assert_refused(accord_cli(*start, "--reward", "clip"), "is trained on; choose another --held-out")
+    assert_refused(accord_cli(*start, "--reward", "clip=much"), "is not NAME or NAME=WEIGHT")
+    assert_refused(accord_cli(*start, "--strategy", "ppo"), "strategy must be one of")
+    assert_refused(accord_cli(*start, "--reward", "caption-clip", "--out", "z", *small), "use the strategy raft or grpo")
+    assert_refused(accord_cli(*start, "--accumulate", "3"), "must be a multiple of gradient_accumulation")
+    assert_refused(accord_cli("train", "reward", "--prompts", "none.txt"), "does not exist")
+    assert not Path("z").exists()

@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from conftest import tiny_sdxl
 from diffusers import (
     DDIMScheduler,
     DDPMScheduler,
@@ -16,7 +17,7 @@ from diffusers import (
 
 from accord.diffusion.attention import AttentionMaps, attention_hook
 from accord.diffusion.generate import generate
-from accord.diffusion.loop import decode, generators, initial_noise, run, sample
+from accord.diffusion.loop import decode, generators, initial_noise, predicted_x0, run, sample
 from accord.methods.realign.config import RealignConfig
 from accord.methods.realign.modulation import Segments, modulated
 from accord.types import InputError
@@ -65,6 +66,39 @@ def test_loop_equals_the_pipeline_in_bfloat16_and_at_another_size(tiny):
     expected = pipe(PROMPTS, generator=generators([0, 1]), output_type="latent", **kwargs).images
     ours = run(sample(pipe, PROMPTS, generator=generators([0, 1]), guidance_scale=7.5, **kwargs))
     assert expected.dtype == torch.bfloat16 and torch.equal(ours, expected)
+
+
+@pytest.mark.parametrize("guidance_scale", [1.0, 6.0])
+def test_loop_equals_the_sdxl_pipeline_bit_for_bit(guidance_scale):
+    pipe = tiny_sdxl()
+    kwargs = {"num_inference_steps": 3, "guidance_scale": guidance_scale}
+    expected = pipe(PROMPTS, generator=generators([3, 4]), output_type="latent", **kwargs).images
+    ours = run(sample(pipe, PROMPTS, generator=generators([3, 4]), **kwargs))
+    assert torch.equal(ours, expected)
+    pictures = pipe(PROMPTS, generator=generators([3, 4]), output_type="np", **kwargs).images
+    assert np.array_equal(decode(pipe, ours, "np"), pictures)
+
+
+def test_only_the_last_steps_keep_their_graph(tiny):
+    pipe = copy.deepcopy(tiny)
+    pipe.unet.requires_grad_(True)
+    seen = [
+        s.latents.requires_grad
+        for s in sample(pipe, PROMPTS[:1], num_inference_steps=4, generator=generators([0]), grad_steps=2)
+    ]
+    assert seen == [False, False, True, True]
+    assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
+def test_predicted_x0_is_what_the_latents_were_made_of(kind):
+    scheduler = DDIMScheduler(prediction_type=kind)
+    g = torch.Generator().manual_seed(0)
+    x0, noise = (torch.randn(3, 4, 8, 8, generator=g, dtype=torch.float64) for _ in range(2))
+    t = torch.tensor([3, 500, 990])
+    noisy = scheduler.add_noise(x0, noise, t)
+    output = {"epsilon": noise, "sample": x0, "v_prediction": scheduler.get_velocity(x0, noise, t)}[kind]
+    assert torch.allclose(predicted_x0(scheduler, output, t, noisy), x0, atol=1e-4)
 
 
 def test_lab_pipeline_too(lab):

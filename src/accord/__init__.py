@@ -23,6 +23,11 @@ _HOME = {
     "load_clip": "accord.rewards.clip",
     "realign": "accord.methods.realign.fine",
     "RealignConfig": "accord.methods.realign.config",
+    "tune": "accord.methods.realign.tuning",
+    "TuneConfig": "accord.methods.realign.config",
+    "Tuned": "accord.methods.realign.tuning",
+    "make_rewards": "accord.rewards.rewards",
+    "load_sentence": "accord.rewards.sentence",
     "Alignment": "accord.types",
     "InputError": "accord.types",
     "Prompt": "accord.types",
@@ -36,12 +41,17 @@ if TYPE_CHECKING:
     from accord.diffusion.generate import generate as generate
     from accord.diffusion.pipelines import load as load
     from accord.methods.realign.config import RealignConfig as RealignConfig
+    from accord.methods.realign.config import TuneConfig as TuneConfig
     from accord.methods.realign.fine import realign as realign
+    from accord.methods.realign.tuning import Tuned as Tuned
+    from accord.methods.realign.tuning import tune as tune
     from accord.outputs import Realigned as Realigned
     from accord.outputs import Scored as Scored
     from accord.rewards.captioners import load_captioner as load_captioner
     from accord.rewards.clip import load_clip as load_clip
     from accord.rewards.diagnosis import score as score
+    from accord.rewards.rewards import make_rewards as make_rewards
+    from accord.rewards.sentence import load_sentence as load_sentence
     from accord.types import Alignment as Alignment
     from accord.types import InputError as InputError
     from accord.types import Prompt as Prompt

@@ -222,15 +222,127 @@ def train_lab(
     steps: Annotated[int | None, typer.Option(help="Steps; the recipe's own number by default.")] = None,
     seed: Annotated[int, typer.Option(help="Seed.")] = 0,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    go_on: Annotated[bool, typer.Option("--continue", help="Start from the embedded weights, not from nothing.")] = False,
 ) -> None:
-    """Train an embedded model of the lab from nothing; a killed run goes on where it was."""
+    """Train an embedded model of the lab; a killed run goes on where it was."""
     _quiet()
-    from accord.diffusion.pipelines import check_device
+    from accord.diffusion.pipelines import EMBEDDED, check_device
     from accord.lab.recipes import train
 
     check_device(device)
-    train(part, out, steps=steps, seed=seed, device=device)
+    train(part, out, steps=steps, seed=seed, device=device, start=EMBEDDED.parent if go_on else None)
     print(f"written to {out}")
+
+
+@train_app.command("reward")
+def train_reward(
+    prompts: Annotated[Path, typer.Option(help="Prompts: .txt (one a line), .csv, .tsv, .jsonl, or COCO captions .json.")],
+    model: Model = None,
+    reward: Annotated[list[str], typer.Option(help="caption, caption-clip, likelihood, contrast or clip, as NAME or NAME=WEIGHT; repeat to add up.")] = ["contrast"],  # noqa: B006
+    held_out: Annotated[str, typer.Option(help="A score that is never trained on, for the guard; 'none' for no guard.")] = "clip",
+    strategy: Annotated[str, typer.Option(help="refl, draft, raft or grpo; sft is the control without reward.")] = "refl",
+    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 300,
+    batch_size: Annotated[int, typer.Option(help="Prompts a step, over all processes.")] = 8,
+    accumulate: Annotated[int, typer.Option(help="Micro-batches a step.")] = 1,
+    learning_rate: Annotated[float, typer.Option(help="Learning rate.")] = 3e-4,
+    rank: Annotated[int, typer.Option(help="Rank of the adapter.")] = 8,
+    inference_steps: Annotated[int, typer.Option(help="Denoising steps of a rollout.")] = 40,
+    guidance: Guidance = 5.0,
+    reward_weight: Annotated[float, typer.Option(help="Weight of the reward's loss.")] = 0.1,
+    pretrain_weight: Annotated[float, typer.Option(help="Weight of the denoising loss.")] = 1.0,
+    kl_weight: Annotated[float, typer.Option(help="Weight of the distance to the untuned model.")] = 0.5,
+    pairs: Annotated[Path | None, typer.Option(help="Pictures and captions for the denoising loss (CSV, JSONL, Parquet); the model's own pictures if not given.")] = None,
+    anchors: Annotated[int, typer.Option(help="How many pictures of its own, without --pairs.")] = 64,
+    eval_every: Annotated[int, typer.Option(help="Steps between two looks at prompts that are not trained on.")] = 50,
+    save_every: Annotated[int, typer.Option(help="Steps between two checkpoints.")] = 50,
+    gradient_checkpointing: Annotated[bool, typer.Option("--gradient-checkpointing", help="Less memory, more time.")] = False,
+    captioner: CaptionerId = None,
+    clip: ClipId = None,
+    seed: Annotated[int, typer.Option(help="Seed.")] = 0,
+    device: Device = None,
+    out: Out = Path("out/tuned"),
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Tune a pipeline with a reward; leaves a LoRA that plain diffusers loads. Several processes: accelerate launch -m accord.cli train reward ..."""
+    _quiet()
+    import accord
+    from accord.data.prompt_files import read_prompts
+
+    texts = read_prompts(prompts)
+    weights = dict(_weight(r) for r in reward)
+    if held_out in weights:
+        raise InputError(f"the held-out score {held_out!r} is trained on; choose another --held-out")
+    config = _checked(
+        lambda: accord.TuneConfig(
+            strategy=strategy,
+            steps=steps,
+            batch_size=batch_size,
+            gradient_accumulation=accumulate,
+            learning_rate=learning_rate,
+            rank=rank,
+            num_inference_steps=inference_steps,
+            guidance_scale=guidance,
+            reward_weight=reward_weight,
+            pretrain_weight=pretrain_weight,
+            kl_weight=kl_weight,
+            anchors=anchors,
+            eval_every=eval_every,
+            save_every=save_every,
+            gradient_checkpointing=gradient_checkpointing,
+            seed=seed,
+        )
+    )
+    examples = _pictures_of(pairs) if pairs is not None else None
+    pipe = accord.load(model, device)
+    where = str(pipe.device)
+    captioner = captioner or (None if model is None else "Salesforce/blip2-opt-2.7b")
+    wanted = {*weights, held_out}
+    judge = accord.load_captioner(captioner, where) if wanted - {"clip", "none"} else None
+    similarity = accord.load_clip(clip, where) if wanted & {"clip", "caption-clip"} else None
+    guard = accord.make_rewards({held_out: 1.0}, judge, similarity).rewards[held_out] if held_out != "none" else None
+    tuned = accord.tune(
+        pipe,
+        texts,
+        accord.make_rewards(weights, judge, similarity),
+        out,
+        config=config,
+        held_out=guard,
+        pairs=examples,
+        resume=resume,
+        progress=not as_json,
+    )
+    gains = "".join(f"{k} {v['mean']:+.4f} [{v['low']:+.4f}, {v['high']:+.4f}]; " for k, v in tuned.report["gains"].items())
+    _emit(as_json, {**tuned.report, "folder": str(out)}, f"{gains}{tuned.report['verdict']}\nadapter and report: {out}")
+
+
+def _weight(text: str) -> tuple[str, float]:
+    """NAME or NAME=WEIGHT."""
+    name, _, number = text.partition("=")
+    try:
+        return name, float(number or 1)
+    except ValueError:
+        raise InputError(f"reward {text!r} is not NAME or NAME=WEIGHT; write for example contrast=1.0") from None
+
+
+def _pictures_of(pairs: Path) -> tuple[list[Any], list[str]]:
+    """All readable pictures of a pairs file, and their captions."""
+    from accord.data.images import open_image
+    from accord.data.pairs import read_pairs
+
+    table, images, captions = read_pairs(pairs), [], []
+    for pair in table.pairs:
+        try:
+            images.append(open_image(pair.image).convert("RGB"))
+        except InputError as error:
+            table.skip(pair.row, str(error))
+            continue
+        captions.append(pair.prompt)
+    for row in table.skipped:
+        print(f"skipped row {row['row']}: {row['reason']}", file=sys.stderr)
+    if not images:
+        raise InputError(f"pairs file {str(pairs)!r} has no readable picture; check its paths")
+    return images, captions
 
 
 @bench_app.command("scenes")
@@ -246,6 +358,26 @@ def bench_scenes(
     from accord.lab.bench.scenes import main
 
     data, text = main(model=model, device=device, out=out, quick=quick, progress=not as_json)
+    _emit(as_json, data, text)
+
+
+@bench_app.command("rewards")
+def bench_rewards(
+    only_sensitivity: Annotated[bool, typer.Option("--sensitivity", help="Only: which reward sees which swapped word.")] = False,
+    minutes: Annotated[float, typer.Option(help="Training time of each strategy.")] = 12.0,
+    quick: Annotated[bool, typer.Option("--quick", help="A small share of it.")] = False,
+    model: Model = None,
+    out: Out = Path("docs/bench"),
+    as_json: AsJson = False,
+) -> None:
+    """Reward tuning: every strategy at equal wall time beside base, control and best-of-4, judged by the reader."""
+    _quiet()
+    from accord.lab.bench.rewards import main, sensitivity
+
+    if only_sensitivity:
+        data, text = sensitivity(out, model=model, quick=quick)
+    else:
+        data, text = main(out, minutes=minutes, model=model, quick=quick, progress=not as_json)
     _emit(as_json, data, text)
 
 

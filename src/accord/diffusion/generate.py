@@ -6,18 +6,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionPipeline
 from PIL import Image
 from tqdm.auto import tqdm
 
 from accord.diffusion.loop import decode, generators, initial_noise, run, sample
-from accord.diffusion.pipelines import check_pipeline, check_prompt_length
+from accord.diffusion.pipelines import Pipeline, check_latent_unet, check_prompt_length
 
 STEPS, GUIDANCE = 25, 5.0
 
 
 def generate(
-    pipe: StableDiffusionPipeline,
+    pipe: Pipeline,
     prompts: str | Sequence[str],
     seeds: int | Sequence[int] = 0,
     *,
@@ -40,7 +39,7 @@ def generate(
     Raises:
         InputError: for a pipeline of another class, or a prompt that is empty or too long.
     """
-    check_pipeline(pipe)
+    check_latent_unet(pipe)
     names = [prompts] if isinstance(prompts, str) else list(prompts)
     numbers = [seeds] if isinstance(seeds, int) else list(seeds)
     for text in names:

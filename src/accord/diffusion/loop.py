@@ -6,6 +6,7 @@ Letters in shapes: B prompts, C H W of the latents, T tokens.
 from __future__ import annotations
 
 import collections
+import contextlib
 import copy
 import inspect
 from collections.abc import Callable, Iterator, Sequence
@@ -13,13 +14,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import StableDiffusionXLPipeline
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from tqdm.auto import tqdm
 
-from accord.diffusion.pipelines import encode_prompts, sample_size
+from accord.diffusion.pipelines import Condition, Pipeline, condition, sample_size
 from accord.types import InputError
 
 BeforeStep = Callable[["Step"], None]
@@ -49,7 +50,7 @@ def generators(seeds: Sequence[int]) -> list[torch.Generator]:
 
 
 def initial_noise(
-    pipe: StableDiffusionPipeline,
+    pipe: Pipeline,
     batch: int,
     generator: torch.Generator | list[torch.Generator] | None,
     height: int | None = None,
@@ -66,9 +67,42 @@ def initial_noise(
     return randn_tensor(shape, generator=generator, device=pipe.device, dtype=dtype or pipe.text_encoder.dtype)
 
 
-@torch.no_grad()
+def denoise(
+    pipe: Pipeline,
+    scheduler: Any,
+    latents: torch.Tensor,
+    timestep: torch.Tensor,
+    told: Condition,
+    guidance_scale: float = 1.0,
+    guidance_rescale: float = 0.0,
+    timestep_cond: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """One call of the U-Net with guidance, [B,C,H,W] in the pipeline's own prediction type; keeps the graph.
+
+    `told.states` has 2B rows where guidance is meant (as `condition(..., guided=True)` makes them), else B.
+    """
+    guided = len(told.states) == 2 * len(latents)
+    model_input = torch.cat([latents] * 2) if guided else latents
+    model_input = scheduler.scale_model_input(model_input, timestep)
+    noise_pred = pipe.unet(
+        model_input,
+        timestep,
+        encoder_hidden_states=told.states,
+        timestep_cond=timestep_cond,
+        added_cond_kwargs=told.added,
+        return_dict=False,
+    )[0]
+    if not guided:
+        return noise_pred
+    uncond, text = noise_pred.chunk(2)
+    noise_pred = uncond + guidance_scale * (text - uncond)
+    if guidance_rescale > 0:
+        noise_pred = rescale_noise_cfg(noise_pred, text, guidance_rescale=guidance_rescale)
+    return noise_pred
+
+
 def sample(
-    pipe: StableDiffusionPipeline,
+    pipe: Pipeline,
     prompts: list[str],
     *,
     negative_prompts: list[str] | None = None,
@@ -83,19 +117,25 @@ def sample(
     height: int | None = None,
     width: int | None = None,
     encoder_hidden_states: torch.Tensor | None = None,
+    told: Condition | None = None,
     before_step: BeforeStep | None = None,
+    scheduler: Any = None,
+    grad_steps: int = 0,
     progress: bool = False,
 ) -> Iterator[Step]:
     """Denoise step by step.
 
     Args:
-        pipe: a Stable Diffusion 1 or 2 pipeline; its scheduler is copied, nothing of it is changed.
+        pipe: a Stable Diffusion 1, 2 or XL pipeline; its scheduler is copied, nothing of it is changed.
         prompts: B prompts.
         latents: z_T without the scheduler's scale, instead of drawing it.
         image_latents: clean latents [B,C,H,W]; with `strength` < 1 the loop starts from them, noised part-way.
         strength: share of the steps that is taken, 1 for all of them.
         encoder_hidden_states: states to use instead of encoding `prompts`, [2B,T,D] or [B,T,D] without guidance.
+        told: the same as a Condition (which SDXL needs).
         before_step: called with the Step before the network runs.
+        scheduler: to use instead of the pipeline's.
+        grad_steps: how many of the last steps keep their graph (all others run without gradient).
 
     Yields:
         a Step after each step; the last one's `latents` are the result.
@@ -107,36 +147,34 @@ def sample(
         raise InputError(f"num_inference_steps must be at least 1, not {num_inference_steps}")
     if not 0 < strength <= 1:
         raise InputError(f"strength must be in (0, 1], not {strength}")
-    scheduler = copy.deepcopy(pipe.scheduler)
+    scheduler = copy.deepcopy(scheduler or pipe.scheduler)
     guided = guidance_scale > 1 and pipe.unet.config.time_cond_proj_dim is None
-    states = encoder_hidden_states
-    if states is None:
-        states = encode_prompts(pipe, prompts, negative_prompts, guided)
+    if told is None:
+        if encoder_hidden_states is not None:
+            told = Condition(encoder_hidden_states)
+        else:
+            size = _pixels(pipe, latents, height, width)
+            with torch.no_grad():
+                told = condition(pipe, prompts, negative_prompts, guided, size)
+    states = told.states
     scheduler.set_timesteps(num_inference_steps, device=pipe.device)
     if latents is None:
         latents = initial_noise(pipe, len(prompts), generator, height, width, states.dtype)
     latents = latents.to(device=pipe.device, dtype=states.dtype)
     timesteps, latents = _start(scheduler, latents, image_latents, strength)
     extra = _step_kwargs(scheduler, eta, generator)
-    condition = _guidance_embedding(pipe, guidance_scale, latents)
+    embedding = _guidance_embedding(pipe, guidance_scale, latents)
 
     for i, t in enumerate(tqdm(timesteps, desc="denoise", disable=not progress, leave=False)):
         step = Step(i, len(timesteps), t, latents)
         if before_step is not None:
             before_step(step)
             latents = step.latents
-        model_input = torch.cat([latents] * 2) if guided else latents
-        model_input = scheduler.scale_model_input(model_input, t)
-        noise_pred = pipe.unet(
-            model_input, t, encoder_hidden_states=states, timestep_cond=condition, return_dict=False
-        )[0]
-        if guided:
-            uncond, text = noise_pred.chunk(2)
-            noise_pred = uncond + guidance_scale * (text - uncond)
-            if guidance_rescale > 0:
-                noise_pred = rescale_noise_cfg(noise_pred, text, guidance_rescale=guidance_rescale)
-        step.noise_pred = noise_pred
-        step.latents = scheduler.step(noise_pred, t, latents, **extra, return_dict=False)[0]
+        # not around the yield: the caller's own gradient mode is none of ours
+        with torch.set_grad_enabled(i >= len(timesteps) - grad_steps):
+            noise_pred = denoise(pipe, scheduler, latents, t, told, guidance_scale, guidance_rescale, embedding)
+            step.noise_pred = noise_pred
+            step.latents = scheduler.step(noise_pred, t, latents, **extra, return_dict=False)[0]
         yield step
         latents = step.latents
     if not torch.isfinite(latents).all():
@@ -144,6 +182,33 @@ def sample(
             "the latents are not finite (NaN or infinity) after sampling; "
             "the model overflows in this precision or its weights are broken: try dtype float32"
         )
+
+
+def _pixels(
+    pipe: Pipeline, latents: torch.Tensor | None, height: int | None, width: int | None
+) -> tuple[int, int]:
+    """Height and width of the picture that is made."""
+    rows, columns = sample_size(pipe) if latents is None else latents.shape[-2:]
+    return height or rows * pipe.vae_scale_factor, width or columns * pipe.vae_scale_factor
+
+
+def predicted_x0(
+    scheduler: Any, output: torch.Tensor, timestep: torch.Tensor, latents: torch.Tensor
+) -> torch.Tensor:
+    """Clean latents [B,C,H,W] that a network's `output` at x_t means, for epsilon, v and sample prediction.
+
+    `timestep` is one for all, or [B]. Raises InputError for a scheduler without `alphas_cumprod`.
+    """
+    if not hasattr(scheduler, "alphas_cumprod"):
+        raise InputError(f"a {type(scheduler).__name__} has no alphas_cumprod; use DDIM or DDPM")
+    ab = scheduler.alphas_cumprod.to(latents.device)[timestep].float().reshape(-1, *[1] * (latents.dim() - 1))
+    ab = ab.to(latents.dtype)
+    kind = scheduler.config.prediction_type
+    if kind == "epsilon":
+        return (latents - (1 - ab).sqrt() * output) / ab.sqrt()
+    if kind == "v_prediction":
+        return ab.sqrt() * latents - (1 - ab).sqrt() * output
+    return output
 
 
 def _start(
@@ -166,7 +231,7 @@ def _step_kwargs(scheduler: Any, eta: float, generator: Any) -> dict[str, Any]:
     return {k: v for k, v in (("eta", eta), ("generator", generator)) if k in accepted}
 
 
-def _guidance_embedding(pipe: StableDiffusionPipeline, guidance_scale: float, latents: torch.Tensor) -> Any:
+def _guidance_embedding(pipe: Pipeline, guidance_scale: float, latents: torch.Tensor) -> Any:
     """The guidance input of distilled networks (LCM); None for all others."""
     dim = pipe.unet.config.time_cond_proj_dim
     if dim is None:
@@ -182,16 +247,42 @@ def run(steps: Iterator[Step]) -> torch.Tensor:
 
 
 @torch.no_grad()
-def decode(pipe: StableDiffusionPipeline, latents: torch.Tensor, output_type: str = "pil") -> list[Image.Image] | Any:
+def decode(pipe: Pipeline, latents: torch.Tensor, output_type: str = "pil") -> list[Image.Image] | Any:
     """Latents [B,C,H,W] to pictures: "pil", "np" [B,H,W,3] in 0..1, "pt" [B,3,H,W] in 0..1, or "latent"."""
     if output_type == "latent":
         return latents
-    images = pipe.vae.decode(latents / pipe.vae.config.scaling_factor, return_dict=False)[0]
+    images = _decoded(pipe, latents)
     return pipe.image_processor.postprocess(images, output_type=output_type, do_denormalize=[True] * len(images))
 
 
+def decode_with_grad(pipe: Pipeline, latents: torch.Tensor) -> torch.Tensor:
+    """Latents [B,C,H,W] to pictures [B,3,H,W] in 0..1, keeping the graph."""
+    return (_decoded(pipe, latents) / 2 + 0.5).clamp(0, 1)
+
+
+def _decoded(pipe: Pipeline, latents: torch.Tensor) -> torch.Tensor:
+    """Pixels [B,3,H,W] in about -1..1, as the pipelines decode."""
+    with _precise(pipe) as vae:
+        scaled = latents / vae.config.scaling_factor
+        return vae.decode(scaled if pipe.vae.dtype == latents.dtype else scaled.to(pipe.vae.dtype), return_dict=False)[0]
+
+
+@contextlib.contextmanager
+def _precise(pipe: Pipeline) -> Iterator[Any]:
+    """The VAE; SDXL's overflows in float16 and is in float32 meanwhile."""
+    vae = pipe.vae
+    upcast = vae.dtype == torch.float16 and getattr(vae.config, "force_upcast", False)
+    upcast = upcast and isinstance(pipe, StableDiffusionXLPipeline)
+    try:
+        yield vae.to(torch.float32) if upcast else vae
+    finally:
+        if upcast:
+            vae.to(torch.float16)
+
+
 @torch.no_grad()
-def encode(pipe: StableDiffusionPipeline, images: torch.Tensor) -> torch.Tensor:
+def encode(pipe: Pipeline, images: torch.Tensor) -> torch.Tensor:
     """Pictures [B,3,H,W] in 0..1 to scaled clean latents (the posterior's mode)."""
-    pixels = (images * 2 - 1).to(device=pipe.device, dtype=pipe.vae.dtype)
-    return pipe.vae.encode(pixels).latent_dist.mode() * pipe.vae.config.scaling_factor
+    with _precise(pipe) as vae:
+        pixels = (images * 2 - 1).to(device=pipe.device, dtype=vae.dtype)
+        return vae.encode(pixels).latent_dist.mode() * vae.config.scaling_factor

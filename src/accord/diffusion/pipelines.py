@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
-from diffusers import DiffusionPipeline, StableDiffusionPipeline
+from diffusers import DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
 
 from accord.types import InputError
 
 EMBEDDED = Path(__file__).parents[1] / "lab" / "models" / "pipeline"
 SUPPORTED = "StableDiffusionPipeline (the classes of Stable Diffusion 1 and 2)"
 
+Pipeline: TypeAlias = StableDiffusionPipeline | StableDiffusionXLPipeline
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a U-Net is told of B prompts.
+
+    Attributes:
+        states: text states [2B,T,D] with guidance (unconditional half first), else [B,T,D].
+        added: SDXL's pooled text and time ids, [2B,...] or [B,...]; None for Stable Diffusion 1 and 2.
+    """
+
+    states: torch.Tensor
+    added: dict[str, torch.Tensor] | None = None
+
 
 def load(
     model: str | None = None, device: str | None = None, dtype: torch.dtype | None = None
-) -> StableDiffusionPipeline:
-    """A Stable Diffusion 1 or 2 pipeline, in eval mode.
+) -> Pipeline:
+    """A Stable Diffusion 1, 2 or XL pipeline, in eval mode.
 
     Args:
         model: the embedded lab if None; else a folder written by `save_pretrained`, or a hub id.
@@ -44,9 +60,10 @@ def load(
         what = "folder cannot be read as a pipeline" if local else "model is no folder here and no hub id that can be reached"
         reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
         raise InputError(f"{what}: {model!r} ({reason})") from error
-    check_pipeline(pipe)
-    for module in (pipe.unet, pipe.vae, pipe.text_encoder):
-        module.eval().requires_grad_(False)
+    check_latent_unet(pipe)
+    for module in pipe.components.values():
+        if isinstance(module, torch.nn.Module):
+            module.eval().requires_grad_(False)
     return pipe.to(device)
 
 
@@ -72,6 +89,16 @@ def check_pipeline(pipe: Any) -> None:
     """
     if not isinstance(pipe, StableDiffusionPipeline):
         raise InputError(f"a {type(pipe).__name__} is not supported here; use a {SUPPORTED}")
+
+
+def check_latent_unet(pipe: Any) -> None:
+    """Refuse a pipeline that is neither Stable Diffusion 1 or 2 nor XL.
+
+    Raises:
+        InputError: naming its class.
+    """
+    if not isinstance(pipe, (StableDiffusionPipeline, StableDiffusionXLPipeline)):
+        raise InputError(f"a {type(pipe).__name__} is not supported here; use a {SUPPORTED} or a StableDiffusionXLPipeline")
 
 
 def sample_size(pipe: StableDiffusionPipeline) -> tuple[int, int]:
@@ -110,6 +137,34 @@ def encode_prompts(
     """Text states as the U-Net takes them: [2B, T, D], unconditional half first, or [B, T, D] without guidance."""
     positive, negative = pipe.encode_prompt(prompts, pipe.device, 1, guided, negative_prompts)
     return torch.cat([negative, positive]) if guided else positive
+
+
+def condition(
+    pipe: Pipeline,
+    prompts: list[str],
+    negative_prompts: list[str] | None = None,
+    guided: bool = True,
+    size: tuple[int, int] | None = None,
+) -> Condition:
+    """What the U-Net of any supported pipeline is told of `prompts`; `size` is the picture's (height, width) for SDXL."""
+    if not isinstance(pipe, StableDiffusionXLPipeline):
+        return Condition(encode_prompts(pipe, prompts, negative_prompts, guided))
+    states, negative, pooled, negative_pooled = pipe.encode_prompt(
+        prompt=prompts,
+        device=pipe.device,
+        num_images_per_prompt=1,
+        do_classifier_free_guidance=guided,
+        negative_prompt=negative_prompts,
+    )
+    if size is None:
+        h, w = sample_size(pipe)
+        size = (h * pipe.vae_scale_factor, w * pipe.vae_scale_factor)
+    width = pooled.shape[-1] if pipe.text_encoder_2 is None else pipe.text_encoder_2.config.projection_dim
+    ids = pipe._get_add_time_ids(size, (0, 0), size, dtype=states.dtype, text_encoder_projection_dim=width)
+    ids = ids.to(pipe.device).repeat(len(states), 1)
+    if guided:
+        states, pooled, ids = torch.cat([negative, states]), torch.cat([negative_pooled, pooled]), torch.cat([ids, ids])
+    return Condition(states, {"text_embeds": pooled.to(pipe.device), "time_ids": ids})
 
 
 def token_spans(pipe: StableDiffusionPipeline, prompt: str) -> list[tuple[int, int] | None]:

@@ -40,6 +40,12 @@ def save(folder: Path, step: int, tensors: dict[str, torch.Tensor], keep: int = 
         shutil.rmtree(old, ignore_errors=True)
 
 
+def newest(folder: Path) -> str | None:
+    """Name of the newest checkpoint, or None."""
+    names = sorted(p.name for p in folder.glob("step-*"))
+    return names[-1] if names else None
+
+
 def load_latest(folder: Path) -> tuple[int, dict[str, torch.Tensor], list[str]] | None:
     """The newest readable checkpoint as (step, tensors, names of the corrupt ones passed over), or None."""
     corrupt: list[str] = []

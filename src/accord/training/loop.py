@@ -9,17 +9,23 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from tqdm.auto import tqdm
 
 from accord.training import checkpoints
+from accord.training.processes import Processes
+from accord.types import InputError
 
+# (number of the micro-batch, its generator) -> mean loss over it, scalars to log. With gradient accumulation the
+# number is step * gradient_accumulation + micro, so that every micro-batch has its own
 LossFn = Callable[[int, torch.Generator], tuple[torch.Tensor, dict[str, float]]]
+AfterStep = Callable[[int], bool]  # called with the steps taken; True ends the run
 
 
 @dataclass(frozen=True)
@@ -38,7 +44,9 @@ class LoopConfig:
     max_grad_norm: float = 1.0
     ema_decay: float = 0.0  # 0 switches the average off; ramped up over the first steps
     seed: int = 0
-    bf16: bool = True  # autocast; weights and optimiser stay in float32
+    bf16: bool | None = None  # autocast (weights and optimiser stay in float32); None: where the device computes in it
+    gradient_accumulation: int = 1  # micro-batches a step
+    max_skipped: int = 20  # steps in a row with a loss or gradient that is not finite, before the run is given up
     save_every: int = 500
     log_every: int = 20
 
@@ -49,7 +57,7 @@ class LoopConfig:
             raise ValueError(f"learning_rate must be positive, not {self.learning_rate}")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay must be in [0, 1), not {self.ema_decay}")
-        for name in ("save_every", "log_every"):
+        for name in ("gradient_accumulation", "max_skipped", "save_every", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
 
@@ -62,6 +70,13 @@ class LoopConfig:
         return self.learning_rate * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * done)))
 
 
+def computes_bf16(device: torch.device | str) -> bool:
+    """Whether bfloat16 is fast on a device; a CPU without instructions for it emulates it ten times slower."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return torch.device(device).type == "cpu" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 def step_generator(seed: int, step: int, device: torch.device | str = "cpu") -> torch.Generator:
     """The random generator of one step, a function of (seed, step) alone."""
     return torch.Generator(device).manual_seed(seed * 1_000_003 + step)
@@ -71,13 +86,28 @@ class Run:
     """A resumable run in a folder: `checkpoints/`, `curve.jsonl`, `curve.png`.
 
     Args:
-        modules: named modules; those with trainable parameters are trained, all of them checkpointed.
+        modules: named modules; those with trainable parameters are trained.
         config: the knobs.
         folder: where checkpoints and curve go; an unfinished run found there is resumed.
+        save_frozen: whether checkpoints hold the frozen parameters too; without them (an adapter on a large model)
+            the modules must come with the same ones when the run is resumed.
+        processes: those that share each step; gradients are averaged over them, and the first one writes.
+
+    Attributes:
+        numbers, tensors: what a method wants checkpointed with the run.
+        skipped: how many steps were left out because their loss or gradient was not finite.
     """
 
-    def __init__(self, modules: Mapping[str, nn.Module], config: LoopConfig, folder: Path) -> None:
+    def __init__(
+        self,
+        modules: Mapping[str, nn.Module],
+        config: LoopConfig,
+        folder: Path,
+        save_frozen: bool = True,
+        processes: Processes | None = None,
+    ) -> None:
         self.modules, self.config, self.folder = dict(modules), config, Path(folder)
+        self.save_frozen, self.processes = save_frozen, processes or Processes()
         self.named = {
             f"{name}.{key}": p for name, m in modules.items() for key, p in m.named_parameters() if p.requires_grad
         }
@@ -85,39 +115,57 @@ class Run:
             list(self.named.values()), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay
         )
         self.ema = {k: p.detach().clone() for k, p in self.named.items()} if config.ema_decay else {}
-        self.step = 0
+        self.step = self.skipped = self.skipped_in_a_row = 0
         self.sums: dict[str, float] = {}  # scalars since the last row of the curve
+        self.numbers: dict[str, float] = {}
+        self.tensors: dict[str, torch.Tensor] = {}
+        self.on_row: list[Callable[[dict[str, float]], None]] = []  # called with each row of the curve
         self._resume()
 
     # --- state ---------------------------------------------------------------------------------------------------
-    def _tensors(self) -> dict[str, torch.Tensor]:
-        tensors = {f"model.{n}.{k}": v for n, m in self.modules.items() for k, v in m.state_dict().items()}
+    def _all_tensors(self) -> dict[str, torch.Tensor]:
+        if self.save_frozen:
+            tensors = {f"model.{n}.{k}": v for n, m in self.modules.items() for k, v in m.state_dict().items()}
+        else:
+            tensors = {f"model.{k}": v.detach() for k, v in self.named.items()}
         tensors |= {f"ema.{k}": v for k, v in self.ema.items()}
         for key, parameter in self.named.items():
             for name, value in self.optimizer.state.get(parameter, {}).items():
                 tensors[f"optim.{name}.{key}"] = torch.as_tensor(value)
-        tensors |= {f"sums.{k}": torch.tensor(v, dtype=torch.float64) for k, v in self.sums.items()}
+        counts = {"skipped": self.skipped, "skipped_in_a_row": self.skipped_in_a_row}
+        for prefix, values in (("sums", self.sums), ("numbers", self.numbers), ("counts", counts)):
+            tensors |= {f"{prefix}.{k}": torch.tensor(v, dtype=torch.float64) for k, v in values.items()}
+        tensors |= {f"tensors.{k}": v for k, v in self.tensors.items()}
         return {k: v.clone() for k, v in tensors.items()}  # tied weights may not share storage in safetensors
 
     def _resume(self) -> None:
         found = checkpoints.load_latest(self.folder / "checkpoints")
         if found is None:
-            (self.folder / "curve.jsonl").unlink(missing_ok=True)
+            if self.processes.first:
+                (self.folder / "curve.jsonl").unlink(missing_ok=True)
             return
         self.step, tensors, corrupt = found
         for name in corrupt:
             tqdm.write(f"checkpoint {name} is corrupt; going on from step {self.step}")
+
+        def under(prefix: str) -> dict[str, torch.Tensor]:
+            return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
+
         for name, module in self.modules.items():
-            prefix = f"model.{name}."
-            module.load_state_dict({k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)})
+            module.load_state_dict(under(f"model.{name}."), strict=self.save_frozen)
         device = next(iter(self.named.values())).device
         self.ema = {k: tensors[f"ema.{k}"].to(device) for k in self.ema}
         for key, parameter in self.named.items():
             names = [n for n in ("step", "exp_avg", "exp_avg_sq") if f"optim.{n}.{key}" in tensors]
             state = {n: tensors[f"optim.{n}.{key}"] for n in names}
             self.optimizer.state[parameter] = {n: v if n == "step" else v.to(device) for n, v in state.items()}
-        self.sums = {k[len("sums.") :]: float(v) for k, v in tensors.items() if k.startswith("sums.")}
-        self._truncate_curve()
+        self.sums = {k: float(v) for k, v in under("sums.").items()}
+        self.numbers = {k: float(v) for k, v in under("numbers.").items()}
+        counts = under("counts.")
+        self.skipped, self.skipped_in_a_row = (int(counts.get(k, 0)) for k in ("skipped", "skipped_in_a_row"))
+        self.tensors = under("tensors.")
+        if self.processes.first:
+            self._truncate_curve()
 
     def _truncate_curve(self) -> None:
         path = self.folder / "curve.jsonl"
@@ -130,44 +178,112 @@ class Run:
             checkpoints.replace_file(path, lambda p: p.write_text("".join(s + "\n" for s in lines), encoding="utf8"))
 
     def save(self) -> None:
-        checkpoints.save(self.folder / "checkpoints", self.step, self._tensors())
+        """Write a checkpoint.
+
+        Raises:
+            InputError: if it cannot be written, naming the last good one.
+        """
+        if self.processes.first:
+            folder = self.folder / "checkpoints"
+            try:
+                checkpoints.save(folder, self.step, self._all_tensors())
+            except (OSError, SafetensorError) as error:
+                good = checkpoints.newest(folder)
+                last = f"the last good one is {good}" if good else "there is none yet"
+                raise InputError(
+                    f"checkpoint of step {self.step} cannot be written to {str(folder)!r} ({error}); {last}: "
+                    "make room and resume"
+                ) from error
+        self.processes.wait()
 
     # --- the loop ------------------------------------------------------------------------------------------------
-    def train(self, loss_fn: LossFn, describe: str = "train") -> None:
-        """Take the steps that are left. `loss_fn(step, generator)` returns the loss and scalars to log."""
+    def train(self, loss_fn: LossFn, describe: str = "train", after_step: AfterStep | None = None) -> None:
+        """Take the steps that are left.
+
+        Args:
+            loss_fn: see LossFn.
+            describe: label of the progress bar.
+            after_step: called after each step, before it is checkpointed.
+
+        Raises:
+            InputError: if `max_skipped` steps in a row were not finite, or a checkpoint cannot be written.
+        """
         config = self.config
         device = next(iter(self.named.values())).device
+        bf16 = computes_bf16(device) if config.bf16 is None else config.bf16
+        first = self.processes.first
         for module in self.modules.values():
             module.train()
         self.folder.mkdir(parents=True, exist_ok=True)
         with (
-            open(self.folder / "curve.jsonl", "a", encoding="utf8") as curve,
-            tqdm(total=config.steps, initial=self.step, desc=describe, mininterval=2.0) as bar,
+            open(self.folder / "curve.jsonl", "a", encoding="utf8") if first else contextlib.nullcontext() as curve,
+            tqdm(total=config.steps, initial=self.step, desc=describe, mininterval=2.0, disable=not first) as bar,
         ):
-            while self.step < config.steps:
+            while self.step < config.steps and not self.numbers.get("stopped"):
                 for group in self.optimizer.param_groups:
                     group["lr"] = config.lr_at(self.step)
-                with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
-                    loss, logs = loss_fn(self.step, step_generator(config.seed, self.step))
-                loss.backward()
-                norm = nn.utils.clip_grad_norm_(self.named.values(), config.max_grad_norm)
-                if torch.isfinite(norm):
-                    self.optimizer.step()
-                    self._average()
-                self.optimizer.zero_grad(set_to_none=True)
+                logs = self._step(loss_fn, device, bf16)
                 self.step += 1
-                for key, value in {"loss": float(loss.detach()), **logs}.items():
+                for key, value in logs.items():
                     self.sums[key] = self.sums.get(key, 0.0) + value
+                if after_step is not None and after_step(self.step):
+                    self.numbers["stopped"] = 1.0
                 if self.step % config.log_every == 0:
-                    row = {"step": self.step, **{k: v / config.log_every for k, v in sorted(self.sums.items())}}
-                    curve.write(json.dumps(row) + "\n")
-                    curve.flush()
+                    row = self._row()
                     bar.set_postfix({k: f"{v:.4f}" for k, v in row.items() if k != "step"})
-                    self.sums = {}
-                if self.step % config.save_every == 0 or self.step == config.steps:
+                    if curve is not None:
+                        curve.write(json.dumps(row) + "\n")
+                        curve.flush()
+                    for report in self.on_row:
+                        report(row)
+                if self.step % config.save_every == 0 or self.step == config.steps or self.numbers.get("stopped"):
                     self.save()
                 bar.update()
-        self.plot()
+                if self.skipped_in_a_row >= config.max_skipped:
+                    raise InputError(
+                        f"the loss or its gradient was not finite in {self.skipped_in_a_row} steps in a row, up to step "
+                        f"{self.step}; lower the learning rate or look at the reward"
+                    )
+        if first:
+            self.plot()
+
+    def _step(self, loss_fn: LossFn, device: torch.device, bf16: bool) -> dict[str, float]:
+        """Gradients of all micro-batches and processes, then one step of the optimiser if they are finite."""
+        config = self.config
+        logs: dict[str, float] = {}
+        for micro in range(config.gradient_accumulation):
+            number = self.step * config.gradient_accumulation + micro
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                loss, scalars = loss_fn(number, step_generator(config.seed, number))
+            (loss / config.gradient_accumulation).backward()
+            for key, value in {"loss": float(loss.detach()), **scalars}.items():
+                logs[key] = logs.get(key, 0.0) + value / config.gradient_accumulation
+        if self.processes.world > 1:
+            for p in self.named.values():
+                if p.grad is None:
+                    p.grad = torch.zeros_like(p)
+            self.processes.mean_([p.grad for p in self.named.values() if p.grad is not None])
+        norm = nn.utils.clip_grad_norm_(self.named.values(), config.max_grad_norm)
+        finite = bool(torch.isfinite(norm))  # a loss that is not finite has no finite gradient
+        if finite:
+            self.optimizer.step()
+            self._average()
+        self.skipped += not finite
+        self.skipped_in_a_row = 0 if finite else self.skipped_in_a_row + 1
+        self.optimizer.zero_grad(set_to_none=True)
+        return logs
+
+    def _row(self) -> dict[str, float]:
+        """The row of the curve: means since the last one, over all processes."""
+        keys = sorted(self.sums)
+        values = torch.tensor([self.sums[k] / self.config.log_every for k in keys], dtype=torch.float64)
+        if self.processes.world > 1:
+            device = next(iter(self.named.values())).device
+            values = values.to(device)
+            self.processes.mean_([values])
+        self.sums = {}
+        row: dict[str, float] = {"step": self.step, **dict(zip(keys, values.tolist(), strict=True))}
+        return row | ({"skipped": self.skipped} if self.skipped else {})
 
     def _average(self) -> None:
         if not self.ema:
@@ -181,6 +297,23 @@ class Run:
         """Put the averaged weights into the modules (at the end of a run)."""
         for key, value in self.ema.items():
             self.named[key].copy_(value)
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The averaged weights in the modules, in eval mode, for a look in the middle of a run."""
+        raw = {k: self.named[k].detach().clone() for k in self.ema}
+        self.use_ema()
+        for module in self.modules.values():
+            module.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            with torch.no_grad():
+                for key, value in raw.items():
+                    self.named[key].copy_(value)
+            for module in self.modules.values():
+                module.train()
 
     def plot(self) -> None:
         """Draw `curve.png` from `curve.jsonl`."""

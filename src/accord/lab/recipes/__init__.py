@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
+from typing import Any
 
 from accord.types import InputError
 
 PARTS = {"vae": (), "clip": (), "captioner": (), "denoiser": ("vae", "clip")}
 
 
-def train(part: str, folder: Path, steps: int | None = None, seed: int = 0, device: str = "cpu") -> None:
-    """Train one part of the lab into `folder`.
+def train(
+    part: str,
+    folder: Path,
+    steps: int | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    start: Path | None = None,
+) -> None:
+    """Train one part of the lab into `folder`, from nothing, or from the finished part in the lab folder `start`.
 
     Raises:
         InputError: for an unknown part, or if a part that it builds on is not there yet.
@@ -20,7 +28,13 @@ def train(part: str, folder: Path, steps: int | None = None, seed: int = 0, devi
         raise InputError(f"the lab has no part {part!r}; choose one of {', '.join(PARTS)}")
     if steps is not None and steps < 1:
         raise InputError(f"steps must be at least 1, not {steps}")
-    missing = [p for p in PARTS[part] if not (Path(folder) / p / "config.json").is_file()]
-    if missing:
-        raise InputError(f"{part} builds on {' and '.join(missing)}, not found in {str(folder)!r}; train that first")
-    importlib.import_module(f"accord.lab.recipes.{part}").train(folder, steps=steps, seed=seed, device=device)
+    options: dict[str, Any] = {"steps": steps, "seed": seed, "device": device}
+    if start is None:
+        missing = [p for p in PARTS[part] if not (Path(folder) / p / "config.json").is_file()]
+        if missing:
+            raise InputError(f"{part} builds on {' and '.join(missing)}, not found in {str(folder)!r}; train that first")
+    elif part == "vae":
+        raise InputError("the vae is trained from nothing only: the other parts stand on its latents")
+    else:
+        options["start"] = Path(start)
+    importlib.import_module(f"accord.lab.recipes.{part}").train(folder, **options)

@@ -22,6 +22,7 @@ from accord.lab.scenes.scene import sample_scene
 from accord.training.loop import LoopConfig, Run
 
 DENSE_ONLY = 0.4  # first share of the steps: the vision tower alone, on the noun of every patch
+CONTINUE_RATE = 0.5  # share of the learning rate when training goes on from finished weights
 CROP_SHARE = 0.3
 EMPTY_SHARE = 0.03
 WHOLE = Saying(color=0.9, size=0.4, background=0.4, relation=0.6)
@@ -81,18 +82,32 @@ def example(rng: np.random.Generator) -> tuple[np.ndarray, str]:
     return render(scene), caption(scene, rng, WHOLE)
 
 
-def train(folder: Path, steps: int | None = None, seed: int = 0, device: str = "cpu", batch_size: int = 64) -> None:
-    """Train into `folder/captioner` (standard form, with tokenizer and image processor)."""
+def train(
+    folder: Path,
+    steps: int | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    start: Path | None = None,
+    batch_size: int = 64,
+) -> None:
+    """Train into `folder/captioner` (standard form, with tokenizer and image processor).
+
+    With `start`, training goes on from the model in that lab folder, at a lower rate and without the dense task.
+    """
     loop = replace(config(steps) if steps else config(), seed=seed)
     tokenizer = bert_tokenizer()
     torch.manual_seed(seed)
-    model = build(tokenizer).to(device)
+    if start is None:
+        model = build(tokenizer).to(device)
+    else:
+        loop = replace(loop, learning_rate=loop.learning_rate * CONTINUE_RATE)
+        model = BlipForConditionalGeneration.from_pretrained(start / "captioner", dtype=torch.float32).to(device)
     head = dense_head(model.config.vision_config.hidden_size).to(device)
     run = Run({"captioner": model, "head": head}, loop, Path(folder) / "runs" / "captioner")
 
     def loss_fn(step: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         rng = np.random.default_rng((seed, step))
-        if step < DENSE_ONLY * loop.steps:
+        if start is None and step < DENSE_ONLY * loop.steps:
             return dense_loss(lambda x: model.vision_model(x).last_hidden_state, head, rng, batch_size, device), {}
         images, texts = zip(*(example(rng) for _ in range(batch_size)), strict=True)
         pixels = to_tensor(np.stack(images)).to(device)

@@ -23,6 +23,7 @@ from accord.training.loop import LoopConfig, Run
 
 DENSE_ONLY = 0.4  # first share of the steps: the vision tower alone, on the noun of every patch. Without it the
 # contrastive loss learned colours and counts, and no silhouette at all in 700 steps (noun against swaps: 0.55)
+CONTINUE_RATE = 0.5  # share of the learning rate when training goes on from finished weights
 CROP_SHARE = 0.25
 LOCAL = Saying(color=0.5, size=0.0, background=0.3, relation=0.0, opening=0.1)
 SAYING = Saying(color=0.95, size=0.4, background=0.4, relation=0.8)
@@ -94,18 +95,32 @@ def batch(rng: np.random.Generator, size: int, crops: int) -> tuple[np.ndarray, 
     return np.stack(images), texts
 
 
-def train(folder: Path, steps: int | None = None, seed: int = 0, device: str = "cpu", batch_size: int = 128) -> None:
-    """Train into `folder/clip` (standard form, with tokenizer and image processor)."""
+def train(
+    folder: Path,
+    steps: int | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    start: Path | None = None,
+    batch_size: int = 128,
+) -> None:
+    """Train into `folder/clip` (standard form, with tokenizer and image processor).
+
+    With `start`, training goes on from the model in that lab folder, at a lower rate and without the dense task.
+    """
     loop = replace(config(steps) if steps else config(), seed=seed)
     tokenizer = clip_tokenizer()
     torch.manual_seed(seed)
-    model = build(tokenizer).to(device)
+    if start is None:
+        model = build(tokenizer).to(device)
+    else:
+        loop = replace(loop, learning_rate=loop.learning_rate * CONTINUE_RATE)
+        model = CLIPModel.from_pretrained(start / "clip", dtype=torch.float32).to(device)
     head = dense_head(model.config.vision_config.hidden_size).to(device)
     run = Run({"clip": model, "head": head}, loop, Path(folder) / "runs" / "clip")
 
     def loss_fn(step: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         rng = np.random.default_rng((seed, step))
-        if step < DENSE_ONLY * loop.steps:
+        if start is None and step < DENSE_ONLY * loop.steps:
             tower = model.vision_model
             return dense_loss(lambda x: tower(x).last_hidden_state, head, rng, batch_size // 2, device), {}
         pictures, texts = batch(rng, batch_size, int(CROP_SHARE * batch_size))

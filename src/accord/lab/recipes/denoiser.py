@@ -3,7 +3,8 @@
 v-prediction with zero terminal SNR, on latents that were encoded once. The text tower starts as the lab CLIP's and is
 tuned along. Which silhouette a noun is comes last by far (colours, grounds, counts and sizes are there after 50,000
 samples, silhouettes not after 130,000), because while a thing can be anywhere its noun predicts next to nothing of a
-noisy latent. So training begins with one big thing in the middle, then one thing anywhere, then all scenes.
+noisy latent. So training begins with one big thing in the middle, then one thing anywhere, then all scenes (with some
+of the first two among them). Half of the timesteps are drawn where shape is decided.
 """
 
 from __future__ import annotations
@@ -26,11 +27,14 @@ from accord.lab.scenes.lexicon import IMAGE_SIZE, SIZES
 from accord.lab.scenes.render import render, silhouette
 from accord.lab.scenes.scene import Scene, sample_scene
 from accord.training.checkpoints import replace_file
-from accord.training.loop import LoopConfig, Run
+from accord.training.loop import LoopConfig, Run, computes_bf16
 
 SCENES = 60_000
 CENTRED = 2_000  # further scenes of one big thing in the middle
 CENTRED_UNTIL, SINGLES_UNTIL = 0.15, 0.35  # of the steps: centred things alone, then single things alone
+REPLAY = (0.1, 0.3)  # shares of centred and of single things in the batches after that
+SHAPE_TIMESTEPS = (300, 950)  # half of the timesteps come from here
+CONTINUE_RATE = 0.6  # share of the learning rate when training goes on from finished weights
 CAPTION_DROPOUT = 0.1  # empty prompts, for classifier-free guidance
 
 
@@ -94,6 +98,19 @@ def centred_scene(rng: np.random.Generator, jitter: int = 1) -> Scene:
     return replace(scene, things=(replace(thing, box=(x, y, x + w, y + h)),))
 
 
+def shares(done: float) -> tuple[float, float]:
+    """Shares of centred and of single things in a batch when `done` of the steps are taken."""
+    if done < CENTRED_UNTIL:
+        return 1.0, 0.0
+    return (0.0, 1.0) if done < SINGLES_UNTIL else REPLAY
+
+
+def draw_timesteps(rng: np.random.Generator, size: int, count: int) -> torch.Tensor:
+    """int64 [size] out of `count`: half uniform, half uniform over SHAPE_TIMESTEPS."""
+    anywhere, shape = rng.integers(count, size=size), rng.integers(*SHAPE_TIMESTEPS, size=size)
+    return torch.from_numpy(np.where(rng.random(size) < 0.5, anywhere, shape))
+
+
 @torch.no_grad()
 def encode_scenes(vae: AutoencoderKL, cache: Path, count: int, seed: int, device: str) -> torch.Tensor:
     """Latents (posterior means) of `count` scenes, fp16 [count, 4, 16, 16]; cached in a file.
@@ -110,7 +127,7 @@ def encode_scenes(vae: AutoencoderKL, cache: Path, count: int, seed: int, device
     for start in tqdm(range(0, count, 250), desc="encode", mininterval=2.0):
         images = np.stack([render(scene_of(i, seed)) for i in range(start, min(count, start + 250))])
         pixels = to_tensor(images).to(device, memory_format=torch.channels_last)
-        with torch.autocast(torch.device(device).type, torch.bfloat16):
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=computes_bf16(device)):
             mean = vae.encode(pixels).latent_dist.mean
         means.append(mean.half().cpu().contiguous())
     latents = torch.cat(means)
@@ -119,20 +136,34 @@ def encode_scenes(vae: AutoencoderKL, cache: Path, count: int, seed: int, device
 
 
 def train(
-    folder: Path, steps: int | None = None, seed: int = 0, device: str = "cpu", batch_size: int = 32
+    folder: Path,
+    steps: int | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    start: Path | None = None,
+    batch_size: int = 32,
 ) -> None:
-    """Train into `folder/pipeline` (a StableDiffusionPipeline folder). Needs `folder/vae` and `folder/clip`."""
+    """Train into `folder/pipeline` (a StableDiffusionPipeline folder).
+
+    Without `start` this needs `folder/vae` and `folder/clip`; with it, training goes on from the pipeline in that lab
+    folder, at a lower rate and without the first stages of the curriculum.
+    """
     folder, count = Path(folder), SCENES + CENTRED
     loop = replace(config(steps) if steps else config(), seed=seed)
-    vae = AutoencoderKL.from_pretrained(folder / "vae", dtype=torch.float32)
-    clip = CLIPModel.from_pretrained(folder / "clip", dtype=torch.float32)
-    tokenizer = CLIPTokenizer.from_pretrained(folder / "clip")
-    encoded = encode_scenes(vae, folder / "runs" / "denoiser" / f"latents-{seed}.safetensors", count, seed, device)
-    tower = text_tower(clip).to(device)
-    tower.set_attn_implementation("eager")  # for the same reason as the U-Net's processor below
     noise_scheduler = scheduler()
     torch.manual_seed(seed)
-    unet = build(tower.config.hidden_size).to(device).to(memory_format=torch.channels_last)
+    if start is None:
+        vae = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32)
+        tokenizer = CLIPTokenizer.from_pretrained(folder / "clip")
+        tower = text_tower(CLIPModel.from_pretrained(folder / "clip", dtype=torch.float32))
+        unet = build(tower.config.hidden_size)
+    else:
+        loop = replace(loop, learning_rate=loop.learning_rate * CONTINUE_RATE)
+        pipe = StableDiffusionPipeline.from_pretrained(start / "pipeline", torch_dtype=torch.float32)
+        vae, tokenizer, tower, unet = pipe.vae, pipe.tokenizer, pipe.text_encoder, pipe.unet
+    encoded = encode_scenes(vae, folder / "runs" / "denoiser" / f"latents-{seed}.safetensors", count, seed, device)
+    tower.to(device).set_attn_implementation("eager")  # for the same reason as the U-Net's processor below
+    unet = unet.to(device).to(memory_format=torch.channels_last)
     run = Run({"unet": unet, "text": tower}, loop, folder / "runs" / "denoiser")
     # fused attention is slow backwards on a CPU at this size (measured: 1.05 s against 0.65 s a step)
     if torch.device(device).type == "cpu":
@@ -142,21 +173,22 @@ def train(
 
     def loss_fn(step: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         rng = np.random.default_rng((seed, step))
-        if step < CENTRED_UNTIL * loop.steps:
-            index = rng.integers(SCENES, count, size=batch_size)
-        elif step < SINGLES_UNTIL * loop.steps:
-            index = rng.choice(singles, size=batch_size)
-        else:
-            index = rng.integers(SCENES, size=batch_size)
+        centred, single = shares(1.0 if start else step / loop.steps)
+        kind = rng.random(batch_size)
+        index = rng.integers(SCENES, size=batch_size)
+        index = np.where(kind < centred + single, rng.choice(singles, size=batch_size), index)
+        index = np.where(kind < centred, rng.integers(SCENES, count, size=batch_size), index)
         # everything told of centred things: what a caption leaves open is noise to the gradient of the rest
-        saying = FULL if step < CENTRED_UNTIL * loop.steps else Saying()
         texts = [
-            "" if rng.random() < CAPTION_DROPOUT else caption(scene_of(int(i), seed), rng, saying) for i in index
+            ""
+            if rng.random() < CAPTION_DROPOUT
+            else caption(scene_of(int(i), seed), rng, FULL if i >= SCENES else Saying())
+            for i in index
         ]
         ids = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
         latents = (encoded[index].float() * vae.config.scaling_factor).to(device)
         noise = torch.randn(latents.shape, generator=generator).to(device)
-        timesteps = torch.from_numpy(rng.integers(noise_scheduler.config.num_train_timesteps, size=batch_size)).to(device)
+        timesteps = draw_timesteps(rng, batch_size, noise_scheduler.config.num_train_timesteps).to(device)
         noisy = noise_scheduler.add_noise(latents, noise, timesteps).contiguous(memory_format=torch.channels_last)
         states = tower(ids.to(device)).last_hidden_state
         velocity = unet(noisy, timesteps, states).sample.float()

@@ -1,0 +1,64 @@
+"""LoRA adapters on a U-Net, saved so that plain diffusers loads them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from accord.diffusion.pipelines import Pipeline
+from accord.types import InputError
+
+TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
+NAME = "accord"
+
+
+def add_lora(pipe: Pipeline, rank: int, seed: int = 0) -> None:
+    """Put a fresh adapter on the attention projections of `pipe.unet`: float32, trainable, without effect as yet.
+
+    Raises:
+        InputError: if peft is missing or the U-Net has such an adapter already.
+    """
+    try:
+        from peft import LoraConfig
+    except ImportError as error:
+        raise InputError("tuning needs peft; pip install 'accord-diffusion[train]'") from error
+    if NAME in getattr(pipe.unet, "peft_config", {}):
+        raise InputError(f"the pipeline has an adapter named {NAME!r} already; load the pipeline afresh")
+    # alpha = rank, a scale of 1: then the weights alone say everything, whatever reads them
+    with torch.random.fork_rng():  # the weights must not depend on what was drawn before
+        torch.manual_seed(seed)
+        config = LoraConfig(r=rank, lora_alpha=rank, target_modules=list(TARGETS), init_lora_weights="gaussian")
+        pipe.unet.add_adapter(config, adapter_name=NAME)
+    for parameter in pipe.unet.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+
+
+def remove_lora(pipe: Pipeline) -> None:
+    """Take the adapter off; the U-Net is then what it was."""
+    pipe.unet.delete_adapters(NAME)
+    pipe.unet.requires_grad_(False)
+
+
+@contextmanager
+def without_lora(pipe: Pipeline) -> Iterator[None]:
+    """The U-Net as it was before the adapter, for a reference."""
+    pipe.unet.disable_adapters()
+    try:
+        yield
+    finally:
+        pipe.unet.enable_adapters()
+
+
+def save_lora(pipe: Pipeline, folder: Path) -> Path:
+    """Write `folder/pytorch_lora_weights.safetensors`, which `pipe.load_lora_weights(folder)` reads."""
+    from diffusers.utils import convert_state_dict_to_diffusers
+    from peft.utils import get_peft_model_state_dict
+
+    state = convert_state_dict_to_diffusers(get_peft_model_state_dict(pipe.unet, adapter_name=NAME))
+    state = {k: v.detach().cpu().contiguous() for k, v in state.items()}
+    type(pipe).save_lora_weights(str(folder), unet_lora_layers=state, safe_serialization=True)
+    return folder / "pytorch_lora_weights.safetensors"

@@ -1,0 +1,100 @@
+"""The report and the model card of a tuning run."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from accord.outputs import write_file
+
+if TYPE_CHECKING:
+    from accord.methods.realign.tuning import Tuner
+
+
+def report_of(tuner: Tuner) -> dict[str, Any]:
+    """What the looks saw, with paired 95 % intervals against the untuned pipeline, and a verdict in words."""
+    state, guard = tuner.run.tensors, tuner.guard
+    steps = sorted({int(k.split(".")[1]) for k in state if k.startswith("look.")})
+    names = ["reward"] + (["held_out"] if tuner.held_out is not None else [])
+    looks = [{"step": s, **{n: float(state[f"look.{s}.{n}"].mean()) for n in names}} for s in steps]
+    parted = tuner.config.guard and tuner.held_out is not None and guard.stopped
+    kept = guard.best_step if parted else steps[-1]
+    gains = {n: _gain(state[f"look.{kept}.{n}"] - state[f"look.0.{n}"]) for n in names}
+    return {
+        "strategy": tuner.config.strategy,
+        "rewards": tuner.reward.weights,
+        "steps_taken": tuner.run.step,
+        "steps_skipped": tuner.run.skipped,
+        "kept_step": kept,
+        "parted_ways_at": guard.parted_at if parted else None,
+        "looks": looks,
+        "gains": gains,
+        "verdict": _verdict(tuner, parted, kept, gains),
+        "config": asdict(tuner.config),
+    }
+
+
+def _gain(difference: torch.Tensor) -> dict[str, float]:
+    error = float(difference.std()) / len(difference) ** 0.5 if len(difference) > 1 else 0.0
+    mean = float(difference.mean())
+    return {"mean": round(mean, 4), "low": round(mean - 1.96 * error, 4), "high": round(mean + 1.96 * error, 4)}
+
+
+def _verdict(tuner: Tuner, parted: bool, kept: int, gains: dict[str, dict[str, float]]) -> str:
+    if tuner.held_out is None:
+        return "No held-out score was given, so nothing says whether the reward was earned or hacked."
+    if parted:
+        return (
+            f"Reward and held-out score parted ways at step {tuner.guard.parted_at}: the reward still rose while the held-out "
+            f"score fell, which is reward hacking. The run was stopped and the adapter of step {kept} kept."
+        )
+    low, high = gains["held_out"]["low"], gains["held_out"]["high"]
+    if high < 0:
+        return "The held-out score is lower than the untuned pipeline's: what was gained in reward is not alignment."
+    if low > 0:
+        return "The held-out score rose with the reward."
+    return "The held-out score did not change beyond noise."
+
+
+def write_card(tuner: Tuner, report: dict[str, Any]) -> None:
+    """`README.md` of the adapter folder."""
+    kind = type(tuner.pipe).__name__
+    base = Path(str(tuner.pipe.config.get("_name_or_path") or "?"))
+    base_name = base.name if base.is_absolute() else str(base)  # no path of this machine
+    rows = [
+        f"| {row['step']} | {row['reward']:.3f} | {row['held_out']:.4f} |" if "held_out" in row else f"| {row['step']} | {row['reward']:.3f} | - |"
+        for row in report["looks"]
+    ]
+    weights = ", ".join(f"{k} x {v:g}" for k, v in report["rewards"].items())
+    config = "\n".join(f"- {k}: {v}" for k, v in report["config"].items())
+    text = f"""---
+library_name: diffusers
+tags: [text-to-image, lora, reward-tuning, accord]
+---
+# LoRA adapter, tuned with {report["strategy"]}
+
+Reward: {weights}. {report["steps_taken"]} steps, {report["steps_skipped"]} of them skipped; the adapter of step {report["kept_step"]} is kept.
+
+{report["verdict"]}
+
+```python
+from diffusers import {kind}
+
+pipe = {kind}.from_pretrained(...)  # tuned on: {base_name}
+pipe.load_lora_weights("this folder")
+```
+
+Looks at {len(tuner.look_prompts)} prompts that were not trained on (reward in spreads of the untuned pipeline's):
+
+| step | reward | held-out score |
+|---|---|---|
+{chr(10).join(rows)}
+
+Settings:
+
+{config}
+"""
+    write_file(tuner.folder / "README.md", text.encode())

@@ -1,0 +1,392 @@
+"""`tune`: RealignDiff's coarse stage. A LoRA adapter is trained until the plain pipeline's pictures earn more reward.
+
+    loss = reward_weight * strategy + pretrain_weight * ||f - target||^2 + kl_weight * ||f - f_untuned||^2
+
+The second and third term, on by default, hold the model to what it was: pictures with their captions (`pairs`), or, where
+there are none, pictures of the untuned pipeline. The whole loop is `Run` of `accord.training`, which knows nothing of this.
+
+Letters in shapes: B pictures, C H W of the latents, N pictures of a look.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DDIMScheduler
+from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from accord.data.images import fit, to_tensor
+from accord.diffusion.loop import decode_with_grad, denoise, encode, initial_noise, run, sample
+from accord.diffusion.lora import add_lora, remove_lora, save_lora, without_lora
+from accord.diffusion.pipelines import (
+    Condition,
+    Pipeline,
+    check_latent_unet,
+    check_prompt_length,
+    condition,
+    sample_size,
+)
+from accord.methods.realign.card import report_of, write_card
+from accord.methods.realign.config import TuneConfig
+from accord.methods.realign.strategies import NEEDS_GRADIENT, STRATEGIES, Batch
+from accord.outputs import check_writable, write_file
+from accord.rewards.rewards import Composed, Reward, check_gradient
+from accord.training.board import Board
+from accord.training.checkpoints import replace_file
+from accord.training.guard import Guard, GuardConfig
+from accord.training.loop import LoopConfig, Run
+from accord.training.processes import Processes
+from accord.types import InputError
+
+CAPTION_DROPOUT = 0.1  # of the denoising term, which keeps guidance alive
+LOOK_SEED = 1_000_000
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What `tune` leaves.
+
+    Attributes:
+        folder: adapter (`pytorch_lora_weights.safetensors`), model card, report, curve, checkpoints.
+        report: what was measured, JSON-ready; `report["verdict"]` says in words whether the guard stopped the run.
+    """
+
+    folder: Path
+    report: dict[str, Any]
+
+
+def tune(
+    pipe: Pipeline,
+    prompts: Sequence[str],
+    reward: Composed,
+    out: str | Path,
+    strategy: str | None = None,
+    config: TuneConfig | None = None,
+    *,
+    held_out: Reward | None = None,
+    pairs: tuple[Sequence[Image.Image], Sequence[str]] | None = None,
+    resume: bool = False,
+    progress: bool = True,
+) -> Tuned:
+    """Tune any Stable Diffusion 1, 2 or XL pipeline with a reward. The pipeline itself is tuned too (`remove_lora` undoes it).
+
+    Args:
+        pipe: the pipeline; its U-Net gets an adapter.
+        prompts: what to train on; some of them are kept out for the looks.
+        reward: see `accord.rewards.rewards.make_rewards`.
+        out: folder of the run.
+        strategy: refl, draft, raft or grpo (or sft, the control); overrides the one in `config`.
+        held_out: a score that is never trained on, for the guard; no guard without it.
+        pairs: pictures and captions for the denoising term; pictures of the untuned pipeline are made if None.
+        resume: go on with the run in `out`.
+
+    Raises:
+        InputError: for a pipeline, prompt, reward, folder or number that cannot be used.
+    """
+    config = config or TuneConfig()
+    if strategy is not None:
+        try:
+            config = replace(config, strategy=strategy)
+        except ValueError as error:
+            raise InputError(str(error)) from error
+    check_latent_unet(pipe)
+    texts = list(dict.fromkeys(prompts))
+    if len(texts) < 2:
+        raise InputError(f"{len(texts)} different prompts are too few to train on and look at; give at least 2")
+    for text in texts:
+        check_prompt_length(pipe, text)
+    if held_out is not None and any(r is held_out for r in reward.rewards.values()):
+        raise InputError("the held-out score is one of the rewards that are trained on; give another one")
+    if config.strategy in NEEDS_GRADIENT:
+        for name, part in reward.rewards.items():
+            if not part.differentiable:
+                raise InputError(f"reward {name!r} has no gradient, which {config.strategy} needs; use the strategy raft or grpo")
+    processes = Processes(pipe.device)
+    try:
+        processes.mine(config.batch_size // config.gradient_accumulation)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    folder = Path(out)
+    _claim(folder, config, texts, resume, processes)
+    add_lora(pipe, config.rank, config.seed)
+    try:
+        with _training_attention(pipe):
+            tuner = Tuner(pipe, texts, reward, folder, config, held_out, pairs, processes, progress)
+            tuner.train()
+    except BaseException:
+        remove_lora(pipe)
+        raise
+    return tuner.finish()
+
+
+class Tuner:
+    """One tuning run: what the strategies work with."""
+
+    def __init__(
+        self,
+        pipe: Pipeline,
+        prompts: list[str],
+        reward: Composed,
+        folder: Path,
+        config: TuneConfig,
+        held_out: Reward | None,
+        pairs: tuple[Sequence[Image.Image], Sequence[str]] | None,
+        processes: Processes,
+        progress: bool,
+    ) -> None:
+        self.pipe, self.reward, self.config, self.held_out, self.folder = pipe, reward, config, held_out, folder
+        kept = min(config.eval_prompts, len(prompts) // 2)
+        every = len(prompts) // kept
+        self.look_prompts = prompts[::every][:kept]
+        self.prompts = [p for p in prompts if p not in set(self.look_prompts)]
+        self.sampling: dict[str, Any] = {"num_inference_steps": config.num_inference_steps, "guidance_scale": config.guidance_scale}
+        self.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+        if config.gradient_checkpointing:
+            pipe.unet.enable_gradient_checkpointing()
+        loop = LoopConfig(
+            steps=config.steps,
+            learning_rate=config.learning_rate,
+            warmup_steps=config.warmup_steps,
+            weight_decay=config.weight_decay,
+            ema_decay=config.ema_decay,
+            seed=config.seed,
+            bf16=config.bf16,
+            gradient_accumulation=config.gradient_accumulation,
+            save_every=config.save_every,
+            log_every=min(10, config.eval_every),
+        )
+        self._prepare(pairs, processes)
+        self.run = Run({"unet": pipe.unet}, loop, folder, save_frozen=False, processes=processes)
+        self.guard = Guard(GuardConfig(config.guard_z, config.guard_patience), self.run.numbers, self.run.tensors)
+        self.board = Board(folder / "tensorboard", self.run.step) if processes.first else None
+        if self.board is not None:
+            self.run.on_row.append(self.board.scalars)
+        self.progress = progress
+
+    # --- before the first step -----------------------------------------------------------------------------------
+    def _prepare(self, pairs: tuple[Sequence[Image.Image], Sequence[str]] | None, processes: Processes) -> None:
+        """Anchor latents, and the scales of the rewards; kept in `anchor.safetensors` and `scales.json`."""
+        anchor, scales = self.folder / "anchor.safetensors", self.folder / "scales.json"
+        if processes.first and not (anchor.exists() and scales.exists()):
+            with torch.no_grad(), without_lora(self.pipe):
+                latents, captions = self._own_pictures(self.config.anchors) if pairs is None else self._encoded(pairs)
+                own = latents if pairs is None else self._own_pictures(min(32, self.config.anchors))[0]
+                texts = captions if pairs is None else self._own_captions(len(own))
+                scored = [
+                    self.reward.parts(decode_with_grad(self.pipe, own[i : i + 8].to(self.pipe.device)), texts[i : i + 8])
+                    for i in range(0, len(own), 8)
+                ]
+            for name in self.reward.rewards:
+                values = torch.cat([s[name] for s in scored])
+                self.reward.scales[name] = (float(values.mean()), max(float(values.std()), 1e-4) if len(values) > 1 else 1.0)
+            replace_file(anchor, lambda p: save_file({"latents": latents.float().cpu().contiguous()}, p))
+            write_file(scales, json.dumps({"scales": self.reward.scales, "captions": captions}).encode())
+        processes.wait()
+        saved = json.loads(scales.read_text(encoding="utf8"))
+        self.reward.scales = {k: (v[0], v[1]) for k, v in saved["scales"].items()}
+        self.anchors, self.anchor_captions = load_file(anchor)["latents"], saved["captions"]
+        if self.config.strategy in NEEDS_GRADIENT:
+            images = decode_with_grad(self.pipe, self.anchors[:2].to(self.pipe.device, self.pipe.unet.dtype)).detach()
+            for name, part in self.reward.rewards.items():
+                check_gradient(part, images, self.anchor_captions[: len(images)], f"reward {name!r}")
+
+    def _own_captions(self, count: int) -> list[str]:
+        return [self.prompts[i % len(self.prompts)] for i in range(count)]
+
+    def _own_pictures(self, count: int) -> tuple[torch.Tensor, list[str]]:
+        """Latents [count,C,H,W] of the untuned pipeline for training prompts."""
+        captions = self._own_captions(count)
+        makers = [torch.Generator().manual_seed(self.config.seed * 1_000_003 + i) for i in range(count)]
+        parts = [self.pictures(captions[i : i + 8], makers[i : i + 8]) for i in range(0, count, 8)]
+        return torch.cat(parts), captions
+
+    def _encoded(self, pairs: tuple[Sequence[Image.Image], Sequence[str]]) -> tuple[torch.Tensor, list[str]]:
+        images, captions = pairs
+        if len(images) != len(captions) or not images:
+            raise InputError(f"{len(images)} pictures were given with {len(captions)} captions; give one caption for each picture")
+        side = sample_size(self.pipe)[0] * self.pipe.vae_scale_factor
+        fitted = [fit(to_tensor(i), side) for i in images]
+        parts = [encode(self.pipe, torch.cat(fitted[i : i + 8])) for i in range(0, len(fitted), 8)]
+        return torch.cat(parts), list(captions)
+
+    # --- what strategies use -------------------------------------------------------------------------------------
+    def start(self, batch: Batch) -> tuple[DDIMScheduler, Condition, torch.Tensor]:
+        """A scheduler with its timesteps set, what the U-Net is told, and z_T [B,C,H,W] from the batch's seeds."""
+        scheduler = DDIMScheduler.from_config(self.scheduler.config)
+        scheduler.set_timesteps(self.config.num_inference_steps, device=self.pipe.device)
+        noise = initial_noise(self.pipe, len(batch.prompts), batch.generators(), dtype=self.pipe.unet.dtype)
+        return scheduler, self.told(batch.prompts, self.config.guidance_scale > 1), noise
+
+    @torch.no_grad()
+    def told(self, prompts: list[str], guided: bool) -> Condition:
+        return condition(self.pipe, prompts, guided=guided)
+
+    @torch.no_grad()
+    def pictures(self, prompts: list[str], generators: list[torch.Generator]) -> torch.Tensor:
+        """Latents [B,C,H,W] of the pipeline as it stands."""
+        noise = initial_noise(self.pipe, len(prompts), generators, dtype=self.pipe.unet.dtype)
+        return run(sample(self.pipe, prompts, latents=noise, scheduler=self.scheduler, **self.sampling))
+
+    def judge(self, images: torch.Tensor, prompts: list[str]) -> tuple[torch.Tensor, dict[str, float]]:
+        """Normalised rewards [B] and the mean of each part as it is."""
+        parts = self.reward.parts(images, prompts)
+        rewards = self.reward.combine(parts)
+        logs = {"reward": float(rewards.mean().detach())}
+        return rewards, logs | {f"reward/{k}": float(v.mean().detach()) for k, v in parts.items()}
+
+    def denoising_loss(
+        self, latents: torch.Tensor, prompts: list[str], generators: list[torch.Generator], anchored: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """||f - target||^2 and, if `anchored`, ||f - f_untuned||^2 at one random timestep a picture."""
+        scheduler, device = self.scheduler, latents.device
+        count = scheduler.config.num_train_timesteps
+        draws = [(torch.randn(latents.shape[1:], generator=g), torch.randint(count, (1,), generator=g), torch.rand(1, generator=g)) for g in generators]
+        noise = torch.stack([d[0] for d in draws]).to(device)
+        timesteps = torch.cat([d[1] for d in draws]).to(device)
+        texts = ["" if float(d[2]) < CAPTION_DROPOUT else p for d, p in zip(draws, prompts, strict=True)]
+        told = self.told(texts, guided=False)
+        clean = latents.float()
+        noisy = scheduler.add_noise(clean, noise, timesteps).to(self.pipe.unet.dtype)
+        output = denoise(self.pipe, scheduler, noisy, timesteps, told).float()
+        kind = scheduler.config.prediction_type
+        target = {"epsilon": noise, "sample": clean}.get(kind)
+        if target is None:
+            target = scheduler.get_velocity(clean, noise, timesteps)
+        loss = (output - target).square().mean()
+        if not anchored:
+            return loss, torch.zeros_like(loss)
+        with torch.no_grad(), without_lora(self.pipe):
+            reference = denoise(self.pipe, scheduler, noisy, timesteps, told).float()
+        return loss, (output - reference).square().mean()
+
+    # --- the run -------------------------------------------------------------------------------------------------
+    def batch(self, number: int) -> Batch:
+        """This process's share of micro-batch `number`: a function of (seed, number) alone."""
+        config, processes = self.config, self.run.processes
+        step, micro = divmod(number, config.gradient_accumulation)
+        rng = np.random.default_rng((config.seed, 31, step))
+        numbers = rng.integers(len(self.prompts), size=config.batch_size)
+        seeds = rng.integers(2**40, size=config.batch_size)
+        shared = int(rng.integers(2**40))
+        size = config.batch_size // config.gradient_accumulation
+        places = [micro * size + i for i in processes.mine(size)]
+        chosen = [int(numbers[i]) for i in places]
+        return Batch(step, places, [self.prompts[i] for i in chosen], chosen, [int(seeds[i]) for i in places], shared)
+
+    def loss(self, number: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+        config, batch = self.config, self.batch(number)
+        loss, logs = STRATEGIES[config.strategy](self, batch)
+        logs["strategy"] = float(loss.detach())
+        loss = config.reward_weight * loss
+        if config.pretrain_weight or config.kl_weight:
+            rows = [s % len(self.anchors) for s in batch.seeds]
+            latents = self.anchors[rows].to(self.pipe.device)
+            captions = [self.anchor_captions[i] for i in rows]
+            denoising, drift = self.denoising_loss(latents, captions, batch.generators(salt=2), config.kl_weight > 0)
+            loss = loss + config.pretrain_weight * denoising + config.kl_weight * drift
+            logs |= {"denoising": float(denoising.detach()), "drift": float(drift.detach())}
+        return loss, logs
+
+    def train(self) -> None:
+        if self.run.step == 0 and "look.0.reward" not in self.run.tensors:
+            self.look(0)
+        self.run.train(self.loss, f"tune {self.config.strategy}", self.after_step)
+
+    def after_step(self, step: int) -> bool:
+        if step % self.config.eval_every and step != self.config.steps:
+            return False
+        self.look(step)
+        return self.config.guard and self.held_out is not None and self.guard.stopped
+
+    def look(self, step: int) -> None:
+        """Reward and held-out score on fixed prompts and seeds, with the averaged weights."""
+        images = []
+        with self.run.averaged():
+            for i in range(0, len(self.look_prompts), 8):
+                texts = self.look_prompts[i : i + 8]
+                makers = [torch.Generator().manual_seed(LOOK_SEED + i + k) for k in range(len(texts))]
+                images.append(decode_with_grad(self.pipe, self.pictures(texts, makers)))
+            pictures = torch.cat(images)
+            reward = torch.cat([self.reward(p, self.look_prompts[8 * i : 8 * i + 8]) for i, p in enumerate(images)])
+            scores = {"reward": reward}
+            if self.held_out is not None:
+                scores["held_out"] = torch.cat(
+                    [self.held_out(p, self.look_prompts[8 * i : 8 * i + 8]) for i, p in enumerate(images)]
+                )
+        state = self.run.tensors
+        for name, values in scores.items():
+            state[f"look.{step}.{name}"] = values.float().cpu()
+        if self.guard.look(step, reward, scores.get("held_out", reward)):
+            for key, parameter in self.run.named.items():
+                state[f"best.{key}"] = self.run.ema.get(key, parameter.detach()).clone().cpu()
+        if self.board is not None:
+            self.board.scalars({"step": step} | {f"look/{k}": float(v.mean()) for k, v in scores.items()})
+            self.board.images("look", pictures, step)
+
+    def finish(self) -> Tuned:
+        """Put the best weights in, write adapter, card and report."""
+        parted = self.config.guard and self.held_out is not None and self.guard.stopped
+        with torch.no_grad():
+            for key, parameter in self.run.named.items():
+                source = self.run.tensors[f"best.{key}"] if parted else self.run.ema.get(key, parameter)
+                parameter.copy_(source.to(parameter.device))
+        self.pipe.unet.eval()
+        if self.config.gradient_checkpointing:
+            self.pipe.unet.disable_gradient_checkpointing()
+        report = report_of(self)
+        if self.run.processes.first:
+            save_lora(self.pipe, self.folder)
+            write_file(self.folder / "report.json", (json.dumps(report, indent=1) + "\n").encode())
+            write_card(self, report)
+        if self.board is not None:
+            self.board.close()
+        self.run.processes.wait()
+        return Tuned(self.folder, report)
+
+
+def _claim(folder: Path, config: TuneConfig, prompts: list[str], resume: bool, processes: Processes) -> None:
+    """Take a folder for a run: a fresh one, or on `resume` one that was begun with the same knobs and prompts."""
+    path = folder / "config.json"
+    now = json.loads(json.dumps({**asdict(config), "prompts": len(prompts), "first_prompt": prompts[0]}))
+    there = path.is_file()
+    processes.wait()  # all have looked before one writes
+    if there:
+        if not resume:
+            raise InputError(f"folder {str(folder)!r} holds a run; give --resume to go on with it, or another --out")
+        try:
+            before = json.loads(path.read_text(encoding="utf8"))
+        except ValueError as error:
+            raise InputError(f"{str(path)!r} is no JSON ({error}); start afresh in another --out") from error
+        changed = [k for k in now if before.get(k) != now[k]]
+        if changed:
+            raise InputError(
+                f"the run in {str(folder)!r} was begun with {changed[0]}={before.get(changed[0])!r}, not {now[changed[0]]!r}; "
+                "resume with the same settings or choose another --out"
+            )
+    elif processes.first:
+        check_writable(folder)
+        write_file(path, (json.dumps(now, indent=1) + "\n").encode())
+    processes.wait()
+
+
+@contextlib.contextmanager
+def _training_attention(pipe: Pipeline) -> Iterator[None]:
+    """On a CPU the plain attention processor: the fused kernel is slow backwards there. Others' processors stay."""
+    before = dict(pipe.unet.attn_processors)
+    plain = pipe.device.type == "cpu" and all(isinstance(p, AttnProcessor2_0) for p in before.values())
+    if plain:
+        pipe.unet.set_attn_processor(AttnProcessor())
+    try:
+        yield
+    finally:
+        if plain:
+            pipe.unet.set_attn_processor(before)

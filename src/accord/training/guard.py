@@ -1,0 +1,67 @@
+"""A guard against reward hacking: a score that is never trained on, watched beside the reward."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class GuardConfig:
+    """When a run counts as hacking its reward. Raises ValueError for a field out of range."""
+
+    z: float = 1.645  # the held-out score must have fallen by so many standard errors of the paired difference
+    patience: int = 2  # looks in a row at which it has fallen, before the run is stopped
+
+    def __post_init__(self) -> None:
+        if self.patience < 1:
+            raise ValueError(f"patience must be at least 1, not {self.patience}")
+        if self.z < 0:
+            raise ValueError(f"z must not be negative, not {self.z}")
+
+
+class Guard:
+    """Watches reward and held-out score on fixed prompts and seeds.
+
+    At each look the held-out scores [N] are compared, picture by picture, with those of the best look so far. If they
+    are lower by more than `z` standard errors while the reward is higher, the two part ways.
+
+    Its state is in `numbers` and `tensors` (those of a Run), so that a resumed run goes on as if it had not stopped.
+    """
+
+    def __init__(self, config: GuardConfig, numbers: dict[str, float], tensors: dict[str, torch.Tensor]) -> None:
+        self.config, self.numbers, self.tensors = config, numbers, tensors
+
+    @property
+    def best_step(self) -> int:
+        """The look with the highest mean held-out score."""
+        return int(self.numbers.get("guard.best_step", 0))
+
+    @property
+    def parted_at(self) -> int | None:
+        """The first look of those that stopped the run, or None."""
+        return int(self.numbers["guard.parted_at"]) if self.stopped else None
+
+    @property
+    def stopped(self) -> bool:
+        return self.numbers.get("guard.bad", 0) >= self.config.patience
+
+    def look(self, step: int, reward: torch.Tensor, held_out: torch.Tensor) -> bool:
+        """Take in scores [N] each; True if this is the best look so far."""
+        reward, held_out = reward.double().cpu(), held_out.double().cpu()
+        best = self.tensors.get("guard.held_out")
+        if best is None or held_out.mean() > best.mean():
+            self.tensors["guard.held_out"], self.tensors["guard.reward"] = held_out, reward
+            self.numbers |= {"guard.best_step": float(step), "guard.bad": 0.0}
+            return True
+        fallen = held_out - best
+        error = fallen.std() / len(fallen) ** 0.5 if len(fallen) > 1 else torch.tensor(0.0)
+        rose = bool(reward.mean() > self.tensors["guard.reward"].mean())
+        if rose and float(fallen.mean()) < -self.config.z * float(error):
+            if not self.numbers.get("guard.bad"):
+                self.numbers["guard.parted_at"] = float(step)
+            self.numbers["guard.bad"] = self.numbers.get("guard.bad", 0.0) + 1
+        else:
+            self.numbers["guard.bad"] = 0.0
+        return False

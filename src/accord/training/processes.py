@@ -1,0 +1,60 @@
+"""Several processes under `accelerate launch`: what a step shares between them."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from torch import distributed
+
+
+class Processes:
+    """This process among all of a run; alone unless a launcher started several.
+
+    Each process takes every `world`-th sample of a global batch, so what is learned does not depend on their number.
+    """
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        if not distributed.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            from accelerate import PartialState  # reads the launcher's environment and starts the group
+
+            PartialState(cpu=torch.device(device).type == "cpu")
+        self.world = distributed.get_world_size() if distributed.is_initialized() else 1
+        self.rank = distributed.get_rank() if distributed.is_initialized() else 0
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    def mine(self, count: int) -> range:
+        """Indices of a global batch of `count` that are this process's; all processes have equally many.
+
+        Raises:
+            ValueError: if `count` cannot be shared equally.
+        """
+        if count % self.world:
+            raise ValueError(f"batch_size {count} cannot be shared by {self.world} processes equally; use a multiple of them")
+        return range(self.rank, count, self.world)
+
+    def mean_(self, tensors: list[torch.Tensor]) -> None:
+        """Replace each tensor by its mean over the processes, in one exchange."""
+        if self.world == 1 or not tensors:
+            return
+        flat = torch.cat([t.flatten() for t in tensors])
+        distributed.all_reduce(flat)
+        flat /= self.world
+        for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+            tensor.copy_(part.view_as(tensor))
+
+    def gather(self, tensor: torch.Tensor) -> torch.Tensor:
+        """[n, ...] of every process as [world * n, ...], rank by rank. Not differentiable."""
+        if self.world == 1:
+            return tensor
+        parts = [torch.empty_like(tensor) for _ in range(self.world)]
+        distributed.all_gather(parts, tensor.contiguous())
+        return torch.cat(parts)
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        if self.world > 1:
+            distributed.barrier()

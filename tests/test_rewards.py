@@ -1,0 +1,152 @@
+"""Rewards on tiny BLIP, BLIP-2 and CLIP models, on the lab's, and on the packaged sentence embedder."""
+
+import math
+
+import pytest
+import torch
+from test_score import KEY, STAR, picture, tiny_blip, tiny_blip2
+
+from accord.data.images import to_tensor
+from accord.rewards.captioners import load_captioner
+from accord.rewards.clip import load_clip
+from accord.rewards.rewards import (
+    CaptionContrast,
+    CaptionLikelihood,
+    CaptionReward,
+    ClipReward,
+    Composed,
+    check_gradient,
+    make_rewards,
+    swapped,
+)
+from accord.rewards.sentence import load_sentence
+from accord.types import InputError
+
+TEXTS = ["a red dog and a blue cat", "two cats"]
+
+
+def pictures(seed: int = 0) -> torch.Tensor:
+    return torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(scope="module")
+def sentence():
+    return load_sentence()
+
+
+# --- sentence embedder ---------------------------------------------------------------------------------------------
+def test_sentence_embeddings_are_unit_vectors_that_know_meaning(sentence):
+    a, b, c = sentence(["a red cat to the left of a blue dog", "a blue cat to the left of a red dog", "stock market news"])
+    assert a.shape == (384,) and float(a @ a) == pytest.approx(1, abs=1e-5)
+    assert float(a @ b) == pytest.approx(0.988, abs=0.01)  # the figure of METHODS: nearly blind to binding
+    assert float(a @ c) < 0.3
+
+
+def test_padding_does_not_change_an_embedding(sentence):
+    texts = ["a star", "a very long sentence about two red keys on a gray background and a small green tree"]
+    assert torch.allclose(sentence(texts)[0], sentence(texts[:1])[0], atol=1e-5)
+
+
+# --- each reward ---------------------------------------------------------------------------------------------------
+def test_caption_reward_is_the_cosine_of_prompt_and_caption(sentence):
+    captioner = load_captioner()
+    image = to_tensor(picture(STAR))
+    said = captioner.caption(image)
+    expected = float((sentence(["a red star"]) * sentence(said)).sum())
+    assert float(CaptionReward(captioner, sentence)(image, ["a red star"])) == pytest.approx(expected, abs=1e-5)
+    assert not CaptionReward.differentiable
+
+
+@pytest.mark.parametrize("make", [tiny_blip, tiny_blip2])
+def test_likelihood_is_per_token(make):
+    captioner = make()
+    images = pictures()
+    found = CaptionLikelihood(captioner)(images, TEXTS)
+    for i, text in enumerate(TEXTS):
+        whole = captioner.log_likelihood(captioner.encode(images[i : i + 1]), [text], [0])
+        tokens = len(captioner.tokenizer(text, add_special_tokens=False).input_ids) + 1
+        assert float(found[i]) == pytest.approx(float(whole) / tokens, abs=1e-4)
+
+
+@pytest.mark.parametrize("make", [tiny_blip, tiny_blip2])
+def test_contrast_is_own_against_all_swaps(make):
+    captioner = make()
+    images = pictures()
+    found = CaptionContrast(captioner, ceiling=1e4)(images, TEXTS)
+    for i, text in enumerate(TEXTS):
+        others = swapped(text, captioner)
+        states = captioner.encode(images[i : i + 1])
+        logs = [float(captioner.log_likelihood(states, [t], [0])) for t in (text, *others)]
+        by_hand = logs[0] - math.log(sum(math.exp(v - max(logs[1:])) for v in logs[1:])) - max(logs[1:])
+        assert float(found[i]) == pytest.approx(by_hand, abs=2e-3)
+    bounded = CaptionContrast(captioner, ceiling=float(found.max()))(images, TEXTS)
+    assert (bounded < found).all() and (bounded.argsort() == found.argsort()).all()
+
+
+def test_swaps_exchange_one_word_or_two_colours():
+    captioner = load_captioner()
+    texts = swapped("a red star and a blue key", captioner)
+    assert "a blue star and a red key" in texts and "a red star and a blue key" not in texts
+    assert "a green star and a blue key" in texts and any(" egg " in f" {t} " for t in texts)
+    assert len(texts) == len(set(texts))
+
+
+def test_contrast_sees_binding_and_embeddings_do_not(sentence):
+    captioner = load_captioner()
+    image = to_tensor(picture(STAR, KEY))
+    right, wrong = "a red star and a blue key", "a blue star and a red key"
+    contrast = CaptionContrast(captioner)
+    assert float(contrast(image, [right])) > float(contrast(image, [wrong])) + 2
+    assert float((sentence([right]) * sentence([wrong])).sum()) > 0.95
+
+
+# --- gradients -----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("make", [tiny_blip, tiny_blip2])
+@pytest.mark.parametrize("kind", [CaptionLikelihood, CaptionContrast])
+def test_differentiable_rewards_have_a_gradient(make, kind):
+    check_gradient(kind(make()), pictures(), TEXTS)
+    check_gradient(ClipReward(load_clip()), pictures(), TEXTS)
+
+
+def test_a_gradient_of_zero_is_refused():
+    class Blind:
+        differentiable = True
+
+        def __call__(self, images, prompts):
+            return images.sum((1, 2, 3)) * 0
+
+    class Cut:
+        differentiable = True
+
+        def __call__(self, images, prompts):
+            return images.detach().sum((1, 2, 3))
+
+    for reward in (Blind(), Cut()):
+        with pytest.raises(InputError, match="no usable gradient"):
+            check_gradient(reward, pictures(), TEXTS)
+    with pytest.raises(InputError, match="no gradient; use the strategy raft or grpo"):
+        check_gradient(CaptionReward(tiny_blip(), load_clip().text_features), pictures(), TEXTS)
+
+
+# --- composition ---------------------------------------------------------------------------------------------------
+def test_composition_normalises_each_part():
+    clip, likelihood = ClipReward(load_clip()), CaptionLikelihood(tiny_blip())
+    both = Composed({"clip": clip, "likelihood": likelihood}, {"clip": 0.3, "likelihood": 1.0})
+    images = torch.cat([pictures(s) for s in range(4)])
+    texts = TEXTS * 4
+    both.calibrate(images, texts)
+    parts = both.parts(images, texts)
+    expected = sum(w * (parts[k] - parts[k].mean()) / parts[k].std() for k, w in both.weights.items())
+    assert torch.allclose(both(images, texts), expected, atol=1e-4)
+    assert both.differentiable and not Composed({"x": CaptionReward(tiny_blip(), load_clip().text_features)}, {"x": 1}).differentiable
+
+
+def test_rewards_by_name():
+    made = make_rewards({"contrast": 1.0, "clip": 0.3}, tiny_blip())
+    assert list(made.rewards) == ["contrast", "clip"]
+    with pytest.raises(InputError, match="nonsense is unknown; choose among caption"):
+        make_rewards({"nonsense": 1.0})
+    with pytest.raises(InputError, match="none"):
+        make_rewards({})
+    with pytest.raises(ValueError, match="must have the same names"):
+        Composed({"clip": ClipReward(load_clip())}, {"caption": 1.0})

@@ -1,0 +1,422 @@
+"""Reward tuning: every strategy on tiny pipelines of the real classes, faults, several processes, the guard."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import tiny_pipeline, tiny_sdxl
+from safetensors.torch import load_file
+from test_score import tiny_blip, tiny_blip2
+
+from accord.diffusion.generate import generate
+from accord.diffusion.loop import sample
+from accord.diffusion.lora import add_lora, remove_lora, without_lora
+from accord.methods.realign.config import TuneConfig, debug
+from accord.methods.realign.strategies import ddim_moments, gaussian_log_p, group_advantages
+from accord.methods.realign.tuning import Tuner, tune
+from accord.rewards.clip import load_clip
+from accord.rewards.rewards import CaptionContrast, CaptionLikelihood, CaptionReward, ClipReward, Composed
+from accord.training.guard import Guard, GuardConfig
+from accord.training.processes import Processes
+from accord.types import InputError
+
+PROMPTS = ["a red star", "a blue key", "two green fish", "a pink crown", "a green tree", "a yellow egg"]
+PIPELINES = {"sd1": lambda: tiny_pipeline("sd1"), "sd2": lambda: tiny_pipeline("sd2"), "sdxl": tiny_sdxl}
+
+
+def likelihood() -> Composed:
+    return Composed({"likelihood": CaptionLikelihood(tiny_blip())}, {"likelihood": 1.0})
+
+
+def clip_reward() -> Composed:
+    return Composed({"clip": ClipReward(load_clip())}, {"clip": 1.0})
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "pytorch_lora_weights.safetensors")
+
+
+def run(folder: Path, pipe=None, reward=None, config=None, **kwargs):
+    return tune(pipe or tiny_pipeline(), PROMPTS, reward or likelihood(), folder, config=config or debug(), progress=False, **kwargs)
+
+
+# --- every strategy on every class ---------------------------------------------------------------------------------
+@pytest.mark.parametrize("kind", list(PIPELINES))
+@pytest.mark.parametrize("strategy", ["refl", "draft", "raft", "grpo", "sft"])
+def test_each_strategy_moves_the_adapter(tmp_path, kind, strategy):
+    pipe = PIPELINES[kind]()
+    plain = generate(pipe, PROMPTS[0], num_inference_steps=2, output_type="latent")
+    tuned = run(tmp_path, pipe, strategy=strategy, config=replace(debug(), learning_rate=1e-2), held_out=ClipReward(load_clip()))
+    state = weights(tmp_path)
+    ups = [v for k, v in state.items() if "lora_B" in k or "lora.up" in k]
+    assert ups and any(v.abs().max() > 0 for v in ups)
+    assert not torch.equal(generate(pipe, PROMPTS[0], num_inference_steps=2, output_type="latent"), plain)
+    assert tuned.report["strategy"] == strategy and tuned.report["steps_taken"] == 2 and len(tuned.report["looks"]) == 3
+    assert {"README.md", "report.json", "curve.jsonl", "config.json"} <= {p.name for p in tmp_path.iterdir()}
+    assert str(tmp_path) not in (tmp_path / "README.md").read_text()
+    remove_lora(pipe)
+    assert torch.equal(generate(pipe, PROMPTS[0], num_inference_steps=2, output_type="latent"), plain)
+
+
+@pytest.mark.parametrize("reward", ["contrast-blip2", "clip", "caption"])
+def test_other_rewards(tmp_path, reward):
+    made = {
+        "contrast-blip2": lambda: CaptionContrast(tiny_blip2()),
+        "clip": lambda: ClipReward(load_clip()),
+        "caption": lambda: CaptionReward(tiny_blip(), load_clip().text_features),
+    }[reward]()
+    composed = Composed({reward: made}, {reward: 1.0})
+    run(tmp_path, reward=composed, strategy="refl" if made.differentiable else "grpo")
+    rows = [json.loads(s) for s in (tmp_path / "curve.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in rows] == [1, 2] and all(f"reward/{reward}" in r for r in rows)
+
+
+def test_gradient_checkpointing_and_accumulation_change_nothing(tmp_path):
+    base = replace(debug(), batch_size=4)
+    run(tmp_path / "a", config=base)
+    run(tmp_path / "b", config=replace(base, gradient_checkpointing=True))
+    run(tmp_path / "c", config=replace(base, gradient_accumulation=2))
+    a, b, c = (weights(tmp_path / n) for n in "abc")
+    assert all(torch.allclose(a[k], b[k], atol=1e-6) for k in a)
+    assert all(torch.allclose(a[k], c[k], atol=1e-5) for k in a)
+
+
+# --- the adapter is everyone's -------------------------------------------------------------------------------------
+VANILLA = """
+import sys, torch
+from diffusers import StableDiffusionPipeline
+pipe = StableDiffusionPipeline.from_pretrained(sys.argv[1], safety_checker=None, requires_safety_checker=False)
+pipe.load_lora_weights(sys.argv[2])
+pipe.set_progress_bar_config(disable=True)
+out = pipe("a red star", num_inference_steps=2, generator=torch.Generator().manual_seed(0), output_type="latent").images
+torch.save(out, sys.argv[3])
+assert "accord" not in sys.modules
+"""
+
+
+def test_plain_diffusers_loads_the_adapter(tmp_path):
+    pipe = tiny_pipeline()
+    pipe.save_pretrained(tmp_path / "pipe")
+    run(tmp_path / "run", pipe, config=replace(debug(), learning_rate=1e-2))
+    ours = pipe("a red star", num_inference_steps=2, generator=torch.Generator().manual_seed(0), output_type="latent").images
+    command = [sys.executable, "-c", VANILLA, str(tmp_path / "pipe"), str(tmp_path / "run"), str(tmp_path / "out.pt")]
+    subprocess.run(command, check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "2"})
+    theirs = torch.load(tmp_path / "out.pt", weights_only=True)
+    assert torch.allclose(ours, theirs, atol=1e-5)
+    remove_lora(pipe)
+    plain = pipe("a red star", num_inference_steps=2, generator=torch.Generator().manual_seed(0), output_type="latent").images
+    assert (plain - theirs).abs().max() > 1e-3
+
+
+def test_without_lora_is_the_untuned_network():
+    pipe = tiny_pipeline()
+    x, t, states = torch.randn(1, 4, 16, 16), torch.tensor([5]), torch.randn(1, 77, 32)
+    before = pipe.unet(x, t, states).sample
+    add_lora(pipe, 4)
+    with torch.no_grad():
+        for p in pipe.unet.parameters():
+            if p.requires_grad:
+                p.fill_(0.1)
+    assert not torch.equal(pipe.unet(x, t, states).sample, before)
+    with without_lora(pipe):
+        assert torch.equal(pipe.unet(x, t, states).sample, before)
+    assert any(p.requires_grad for p in pipe.unet.parameters())
+    with pytest.raises(InputError, match="has an adapter named"):
+        add_lora(pipe, 4)
+
+
+# --- the equations -------------------------------------------------------------------------------------------------
+def test_ddim_moments_give_the_step_that_is_taken(tiny):
+    """mean + spread * the step's own noise is the step, for every step but the last."""
+    from diffusers import DDIMScheduler
+
+    scheduler = DDIMScheduler.from_config(tiny.scheduler.config)
+    scheduler.set_timesteps(4)
+    latents = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(3))
+    before = latents
+    makers = [torch.Generator().manual_seed(8)]
+    noise_of = torch.Generator().manual_seed(8)
+    for step in sample(tiny, ["a star"], latents=latents, scheduler=scheduler, num_inference_steps=4, eta=1.0, generator=makers):
+        mean, spread = ddim_moments(scheduler, step.noise_pred, step.timestep, before)
+        noise = torch.randn(1, 4, 16, 16, generator=noise_of)
+        if step.index < 3:
+            assert torch.allclose(step.latents, mean + spread * noise, atol=1e-4)
+            expected = torch.distributions.Normal(mean, spread).log_prob(step.latents)
+            normaliser = torch.distributions.Normal(mean, spread).log_prob(mean)
+            assert torch.allclose(gaussian_log_p(step.latents, mean, spread), (expected - normaliser).mean((1, 2, 3)), atol=1e-3)
+        before = step.latents
+
+
+def test_advantages_are_normalised_in_their_group():
+    rewards = torch.tensor([1.0, 3.0, 5.0, 5.0])
+    found = group_advantages(rewards, [0, 0, 1, 1], rewards, [0, 0, 1, 1])
+    assert torch.allclose(found, torch.tensor([-1.0, 1.0, 0.0, 0.0]), atol=1e-3)
+    # two processes, one group
+    mine = group_advantages(rewards[:1], [7], rewards[:2], [7, 7])
+    assert torch.allclose(mine, torch.tensor([-1.0]), atol=1e-3)
+
+
+def tuner_of(tmp_path, strategy, **changes) -> Tuner:
+    pipe = tiny_pipeline()
+    tmp_path.mkdir(exist_ok=True)
+    add_lora(pipe, 4)
+    config = replace(debug(), strategy=strategy, **changes)
+    return Tuner(pipe, PROMPTS, clip_reward(), tmp_path, config, None, None, Processes(), False)
+
+
+def test_raft_keeps_the_best_of_each_prompt(tmp_path):
+    """Each picture is judged by its own prompt: brute force over all candidates."""
+    from accord.diffusion.loop import decode_with_grad
+    from accord.methods.realign.strategies import raft
+
+    tuner = tuner_of(tmp_path, "raft", raft_candidates=3, batch_size=2)
+    batch = tuner.batch(0)
+    raft(tuner, batch)
+    for i, prompt in enumerate(batch.prompts):
+        tried = [tuner.pictures([prompt], [batch.generators(salt=100 + k)[i]]) for k in range(3)]
+        scores = [float(tuner.reward(decode_with_grad(tuner.pipe, t), [prompt])) for t in tried]
+        best = max(range(3), key=scores.__getitem__)
+        assert torch.allclose(tuner.run.tensors["raft.latents"][i], tried[best][0], atol=1e-4)
+        assert float(tuner.run.tensors["raft.rewards"][i]) == pytest.approx(scores[best], abs=1e-3)
+
+
+def test_grpo_gradient_raises_what_was_better(tmp_path):
+    """A small step along -gradient raises the mean log-probability of good trajectories against bad ones."""
+    tuner = tuner_of(tmp_path, "grpo", batch_size=1, group_size=4, pretrain_weight=0.0, kl_weight=0.0)
+    loss, _ = tuner.loss(0, torch.Generator())
+    loss.backward()
+    grads = [p.grad for p in tuner.run.named.values() if p.grad is not None]
+    assert float(loss.detach()) == pytest.approx(0, abs=1e-3)  # advantages have mean zero and every ratio is 1
+    assert any(g.abs().max() > 0 for g in grads)
+
+
+def test_refl_raises_the_reward(tmp_path):
+    """On one prompt and without anchors the reward of what is generated must rise."""
+    config = TuneConfig(
+        steps=12, batch_size=2, num_inference_steps=4, eval_every=12, eval_prompts=1, warmup_steps=0, ema_decay=0.0,
+        learning_rate=2e-2, pretrain_weight=0.0, kl_weight=0.0, reward_weight=1.0, margin=50.0, guidance_scale=1.0,
+    )  # fmt: skip
+    tuned = tune(tiny_pipeline(), ["a red star", "a big red star"], clip_reward(), tmp_path, config=config, progress=False)
+    first, last = tuned.report["looks"][0]["reward"], tuned.report["looks"][-1]["reward"]
+    assert last > first + 0.5
+
+
+# --- guard ---------------------------------------------------------------------------------------------------------
+def test_guard_stops_where_reward_and_held_out_score_part_ways():
+    guard = Guard(GuardConfig(z=1.645, patience=2), {}, {})
+    g = torch.Generator().manual_seed(0)
+    base = torch.randn(16, generator=g)
+    noise = lambda: 0.05 * torch.randn(16, generator=g)  # noqa: E731
+    assert guard.look(0, torch.zeros(16), base)
+    assert guard.look(10, torch.ones(16), base + 0.5)
+    assert not guard.look(20, torch.ones(16) * 2, base + 0.49 + noise()) and not guard.stopped  # within noise
+    assert not guard.look(30, torch.ones(16) * 3, base - 0.3 + noise()) and not guard.stopped  # once
+    assert not guard.look(40, torch.ones(16) * 0.5, base - 0.3 + noise())  # fallen, but the reward fell too: no hacking
+    guard.look(50, torch.ones(16) * 3, base - 0.3 + noise())
+    assert not guard.stopped
+    guard.look(60, torch.ones(16) * 4, base - 0.5 + noise())
+    assert guard.stopped and guard.best_step == 10 and guard.parted_at == 50
+
+
+def test_a_run_made_to_hack_is_stopped_and_says_so(tmp_path):
+    """Reward: brightness, no anchor, a high rate. Held out: its opposite. The adapter kept is the best one's."""
+
+    class Bright:
+        differentiable = True
+
+        def __call__(self, images, prompts):
+            return images.mean((1, 2, 3))
+
+    class Dark(Bright):
+        def __call__(self, images, prompts):
+            return -images.mean((1, 2, 3))
+
+    config = TuneConfig(
+        steps=60, batch_size=2, num_inference_steps=4, eval_every=3, eval_prompts=3, warmup_steps=0, ema_decay=0.0,
+        learning_rate=5e-2, pretrain_weight=0.0, kl_weight=0.0, reward_weight=1.0, margin=1e3, guidance_scale=1.0,
+    )  # fmt: skip
+    tuned = run(tmp_path, reward=Composed({"bright": Bright()}, {"bright": 1.0}), config=config, held_out=Dark())
+    report = tuned.report
+    assert report["steps_taken"] < 60 and report["parted_ways_at"] is not None
+    assert report["kept_step"] < report["parted_ways_at"]
+    assert "reward hacking" in report["verdict"] and "reward hacking" in (tmp_path / "README.md").read_text()
+
+
+# --- faults --------------------------------------------------------------------------------------------------------
+FAULTY = replace(debug(), steps=6, save_every=2, eval_every=3, learning_rate=1e-2)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    run(folder, config=FAULTY, held_out=ClipReward(load_clip()))
+    return folder
+
+
+def assert_same(folder: Path, other: Path) -> None:
+    assert (folder / "curve.jsonl").read_bytes() == (other / "curve.jsonl").read_bytes()
+    a, b = weights(folder), weights(other)
+    assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+SCRIPT = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import test_tuning as t
+from pathlib import Path
+t.run(Path(sys.argv[2]), config=t.FAULTY, held_out=t.ClipReward(t.load_clip()))
+"""
+
+
+def test_a_killed_run_resumes_bit_for_bit(tmp_path, undisturbed):
+    folder = tmp_path / "run"
+    command = [sys.executable, "-c", SCRIPT, str(Path(__file__).parent), str(folder)]
+    process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "2"}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None and not list(folder.glob("checkpoints/step-*")):
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert process.returncode == -signal.SIGKILL and not (folder / "report.json").exists()
+    with pytest.raises(InputError, match="holds a run; give --resume"):
+        run(folder, config=FAULTY)
+    with pytest.raises(InputError, match="was begun with rank="):
+        run(folder, config=replace(FAULTY, rank=2), resume=True)
+    run(folder, config=FAULTY, held_out=ClipReward(load_clip()), resume=True)
+    assert_same(folder, undisturbed)
+
+
+def test_a_reward_that_is_not_finite_is_skipped_counted_and_given_up(tmp_path):
+    inner = CaptionLikelihood(tiny_blip())
+
+    class Sometimes:
+        differentiable = True
+        calls = 0
+
+        def __init__(self, bad):
+            self.bad = bad
+
+        def __call__(self, images, prompts):
+            score = inner(images, prompts)
+            if images.requires_grad:
+                Sometimes.calls += 1
+                if Sometimes.calls in self.bad:
+                    return score * float("nan")
+            return score
+
+    config = replace(debug(), steps=4, eval_every=10)
+    Sometimes.calls = 0
+    # the check of the gradient before the run is call 1
+    tuned = run(tmp_path / "a", reward=Composed({"s": Sometimes({3})}, {"s": 1.0}), config=config)
+    assert tuned.report["steps_skipped"] == 1 and tuned.report["steps_taken"] == 4
+    assert all(torch.isfinite(v).all() for v in weights(tmp_path / "a").values())
+    Sometimes.calls = 0
+    with pytest.raises(InputError, match="not finite in 20 steps in a row"):
+        run(tmp_path / "b", reward=Composed({"s": Sometimes(set(range(2, 99)))}, {"s": 1.0}), config=replace(config, steps=40))
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, undisturbed, monkeypatch):
+    from accord.training import checkpoints
+
+    real, folder = checkpoints.save_file, tmp_path / "run"
+
+    def full(tensors, path):
+        if "step-00000004" in str(path):
+            raise OSError(28, "No space left on device")
+        real(tensors, path)
+
+    monkeypatch.setattr(checkpoints, "save_file", full)
+    with pytest.raises(InputError, match=r"step 4 cannot be written.*No space left.*last good one is step-00000002"):
+        run(folder, config=FAULTY, held_out=ClipReward(load_clip()))
+    assert [p.name for p in (folder / "checkpoints").iterdir()] == ["step-00000002"]
+    monkeypatch.undo()
+    run(folder, config=FAULTY, held_out=ClipReward(load_clip()), resume=True)
+    assert_same(folder, undisturbed)
+
+
+# --- two processes -------------------------------------------------------------------------------------------------
+SHARED = replace(debug(), batch_size=4, learning_rate=1e-2)
+SPREAD = ("refl", "raft", "grpo")
+WORKER = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import torch
+import test_tuning as t
+from pathlib import Path
+torch.set_num_threads(1)  # two threads each on two cores spend their time waiting for each other
+for strategy in t.SPREAD:
+    t.run(Path(sys.argv[2]) / strategy, reward=t.clip_reward(), config=t.SHARED, strategy=strategy)
+"""
+
+
+def test_two_processes_learn_what_one_learns(tmp_path):
+    """Same global batch, gradients averaged over gloo: the same adapter to 1e-4 (weights are of the order of 1e-2)."""
+    import socket
+
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    environment |= {"ACCELERATE_USE_CPU": "true", "LOCAL_WORLD_SIZE": "2"}
+    command = [sys.executable, "-c", WORKER, str(Path(__file__).parent), str(tmp_path / "two")]
+    both = [
+        subprocess.Popen(command, env=environment | {"RANK": str(r), "LOCAL_RANK": str(r)}, stderr=subprocess.PIPE)
+        for r in range(2)
+    ]
+    errors = [p.communicate(timeout=240)[1].decode() for p in both]
+    assert [p.returncode for p in both] == [0, 0], errors
+    for strategy in SPREAD:
+        run(tmp_path / "one" / strategy, reward=clip_reward(), config=SHARED, strategy=strategy)
+        folders = [tmp_path / n / strategy for n in ("one", "two")]
+        one, two = (weights(f) for f in folders)
+        moved = max(float(v.abs().max()) for k, v in one.items() if "lora_B" in k or "lora.up" in k)
+        apart = max(float((one[k] - two[k]).abs().max()) for k in one)
+        assert apart < 1e-4 and moved > 5e-3, (strategy, apart, moved)
+        rows = [[json.loads(s) for s in (f / "curve.jsonl").read_text().splitlines()] for f in folders]
+        assert all(a["loss"] == pytest.approx(b["loss"], abs=1e-4) for a, b in zip(*rows, strict=True))
+
+
+# --- bad input -----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("strategy", "ppo"), ("steps", 0), ("group_size", 1), ("stop_from", 1.0), ("learning_rate", 0.0), ("kl_weight", -1.0), ("gradient_accumulation", 3)],
+)  # fmt: skip
+def test_a_field_out_of_range_is_named(field, value):
+    with pytest.raises(ValueError, match=field):
+        replace(TuneConfig(), **{field: value})
+
+
+def test_bad_input_is_refused_before_anything_is_made(tmp_path):
+    pipe = tiny_pipeline()
+    clip = ClipReward(load_clip())
+    composed = Composed({"clip": clip}, {"clip": 1.0})
+    cases = [
+        ({"prompts": ["a star"]}, "too few"),
+        ({"held_out": clip}, "one of the rewards"),
+        ({"strategy": "ppo"}, "strategy must be one of"),
+    ]
+    for kwargs, message in cases:
+        arguments = {"prompts": PROMPTS, "reward": composed, "out": tmp_path / "x", "config": debug()} | kwargs
+        with pytest.raises(InputError, match=message):
+            tune(pipe, **arguments)
+    exact = Composed({"caption": CaptionReward(tiny_blip(), load_clip().text_features)}, {"caption": 1.0})
+    with pytest.raises(InputError, match="use the strategy raft or grpo"):
+        run(tmp_path / "x", pipe, exact, strategy="refl")
+    assert not (tmp_path / "x").exists()
+
+    class Cut:
+        differentiable = True
+
+        def __call__(self, images, prompts):
+            return images.detach().mean((1, 2, 3))
+
+    with pytest.raises(InputError, match="no usable gradient"):
+        run(tmp_path / "y", pipe, Composed({"cut": Cut()}, {"cut": 1.0}), strategy="refl")
+    assert not any(p.requires_grad for p in pipe.unet.parameters())  # the adapter is gone again
