@@ -26,6 +26,9 @@ _HOME = {
     "tune": "accord.methods.realign.tuning",
     "TuneConfig": "accord.methods.realign.config",
     "Tuned": "accord.methods.realign.tuning",
+    "invert": "accord.methods.invert.invert",
+    "Inverter": "accord.methods.invert.inverter",
+    "Inverted": "accord.methods.invert.invert",
     "make_rewards": "accord.rewards.rewards",
     "load_sentence": "accord.rewards.sentence",
     "Alignment": "accord.types",
@@ -40,6 +43,9 @@ __all__ = [*_HOME, "__version__"]
 if TYPE_CHECKING:
     from accord.diffusion.generate import generate as generate
     from accord.diffusion.pipelines import load as load
+    from accord.methods.invert.invert import Inverted as Inverted
+    from accord.methods.invert.invert import invert as invert
+    from accord.methods.invert.inverter import Inverter as Inverter
     from accord.methods.realign.config import RealignConfig as RealignConfig
     from accord.methods.realign.config import TuneConfig as TuneConfig
     from accord.methods.realign.fine import realign as realign

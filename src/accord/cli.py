@@ -21,7 +21,9 @@ app = typer.Typer(
 )
 train_app = typer.Typer(help="Train models.", no_args_is_help=True)
 bench_app = typer.Typer(help="Measure, and write the tables under docs/bench.", no_args_is_help=True)
+pairs_app = typer.Typer(help="Make pairs of picture and prompt.", no_args_is_help=True)
 app.add_typer(train_app, name="train")
+app.add_typer(pairs_app, name="pairs")
 app.add_typer(bench_app, name="bench")
 
 Model = Annotated[str | None, typer.Option(help="Pipeline folder or hub id; the embedded lab if not given.")]
@@ -203,6 +205,137 @@ def realign(
             f"  pictures and report: {folder / 'index.html'}",
         ]
     _emit(as_json, {"results": rows}, "\n".join(lines))
+
+
+@app.command()
+def invert(
+    images: Annotated[list[Path] | None, typer.Argument(help="One or more pictures.")] = None,
+    bank: Annotated[Path | None, typer.Option(help="Prompts to retrieve from (.txt, .csv, .tsv, .jsonl, .json).")] = None,
+    inverter: Annotated[Path | None, typer.Option(help="Inverter folder; the embedded one if not given.")] = None,
+    folder: Annotated[Path | None, typer.Option(help="Instead of pictures: all pictures under a folder, with --out FILE.")] = None,
+    pairs: Annotated[Path | None, typer.Option(help="Instead of pictures: the pictures of a pairs file or folder, with --out FILE.")] = None,
+    shard: Annotated[str, typer.Option(help="I/N: every N-th picture from the I-th on.")] = "1/1",
+    words_only: Annotated[bool, typer.Option("--words-only", help="No readable prompt: faster.")] = False,
+    captioner: CaptionerId = None,
+    device: Device = None,
+    out: Annotated[Path | None, typer.Option(help="File for --folder and --pairs: .parquet, .csv or .jsonl.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Which prompt made this image? An embedding, words, retrieved prompts and one readable prompt."""
+    _quiet()
+    import accord
+    from accord.data.images import open_image
+    from accord.data.pair_folders import list_images, stream_pairs
+    from accord.data.pairs import PairsFile
+    from accord.diffusion.pipelines import check_device
+    from accord.methods.invert.bulk import invert_files, parse_shard, shard_path
+    from accord.methods.invert.invert import Bank
+
+    sources = [s for s in (images or None, folder, pairs) if s is not None]
+    if len(sources) != 1:
+        raise InputError("give pictures, or --folder, or --pairs: exactly one of them")
+    where = device or "cpu"
+    check_device(where)
+    if images:
+        pictures = [open_image(p) for p in images]
+        reader = accord.Inverter.from_pretrained(inverter, where)
+        embed = accord.load_sentence(device=where) if bank is not None or not words_only else None
+        shelf = Bank.from_file(bank, embed) if bank is not None and embed is not None else None
+        judge = accord.load_captioner(captioner, where) if not words_only else None
+        results = accord.invert(pictures, reader, shelf, judge, embed, readable=not words_only)
+        lines = []
+        for path, result in zip(images, results, strict=True):
+            lines.append(f"{path}: {result.prompt or '(words only)'}" + (f"  [cosine {result.score:.3f}]" if result.prompt else ""))
+            lines.append("  words: " + ", ".join(f"{w} {p:.2f}" for w, p in result.words))
+            lines += [f"  bank {c:.3f}  {t}" for t, c in result.retrieved]
+        rows = [{"image": str(p), **r.to_dict()} for p, r in zip(images, results, strict=True)]
+        return _emit(as_json, {"results": rows}, "\n".join(lines))
+    if out is None:
+        raise InputError("--folder and --pairs need --out FILE.parquet, .csv or .jsonl to write to")
+    part = parse_shard(shard)
+    shard_path(out, *part)
+    unread = PairsFile()
+    paths = list_images(folder) if folder is not None else [Path(p.image) for p in stream_pairs(pairs or "", unread)]
+    reader = accord.Inverter.from_pretrained(inverter, where)
+    embed = accord.load_sentence(device=where) if bank is not None or not words_only else None
+    shelf = Bank.from_file(bank, embed) if bank is not None and embed is not None else None
+    data = invert_files(paths, out, part, reader, shelf, readable=not words_only, progress=not as_json)
+    data["skipped"] += [{"image": f"row {r['row']}", "reason": r["reason"]} for r in unread.skipped]
+    text = f"{data['out']} is there already" if data["done_before"] else f"inverted {data['images']}, written to {data['out']}"
+    _emit(as_json, data, "\n".join([text, *(f"skipped {s['image']}: {s['reason']}" for s in data["skipped"])]))
+
+
+@pairs_app.command("make")
+def pairs_make(
+    out: Annotated[Path, typer.Option(help="Folder, in DiffusionDB's layout; finished parts found there are kept.")],
+    prompts: Annotated[Path | None, typer.Option(help="Prompts file; the lab's own captions if not given.")] = None,
+    count: Annotated[int, typer.Option(help="How many of the lab's captions.")] = 20_000,
+    model: Model = None,
+    steps: Annotated[int, typer.Option(help="Denoising steps.")] = 12,
+    guidance: Guidance = 5.0,
+    seed: Annotated[int, typer.Option(help="Seed.")] = 0,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Render prompts with a pipeline into pairs to train an inverter on."""
+    _quiet()
+    import accord
+    from accord.data.prompt_files import read_prompts
+    from accord.methods.invert.pairs import make_pairs
+
+    if count < 1:
+        raise InputError(f"count must be at least 1, not {count}")
+    if prompts is not None:
+        texts = read_prompts(prompts)
+    else:
+        from accord.lab.recipes.tokenizers import corpus
+
+        texts = corpus(count, seed + 100)
+    pipe = accord.load(model, device)
+    made = make_pairs(
+        pipe, texts, out, seed=seed, num_inference_steps=steps, guidance_scale=guidance, progress=not as_json
+    )
+    _emit(as_json, {"pairs": made, "out": str(out)}, f"{made} pairs in {out}")
+
+
+@train_app.command("inverter")
+def train_inverter_command(
+    pairs: Annotated[Path, typer.Option(help="Pairs: DiffusionDB folder, folder with metadata.jsonl, or CSV, JSONL, Parquet.")],
+    kind: Annotated[list[str], typer.Option(help="unet, clip, vit, swin or blip, as KIND or KIND=MODEL; repeat for an ensemble.")] = ["clip"],  # noqa: B006
+    weight: Annotated[list[float] | None, typer.Option(help="Weight in the ensemble, one for each --kind.")] = None,
+    steps: Annotated[int, typer.Option(help="Steps of each predictor.")] = 2000,
+    batch_size: Annotated[int, typer.Option(help="Images a step.")] = 64,
+    learning_rate: Annotated[float, typer.Option(help="Learning rate.")] = 5e-4,
+    curriculum: Annotated[str, typer.Option(help="prefix, none, or random (the control).")] = "prefix",
+    vocabulary_weight: Annotated[float, typer.Option(help="Of the word classification; 0 switches it off.")] = 0.1,
+    vocabulary_size: Annotated[int, typer.Option(help="Words at most.")] = 1000,
+    similar: Annotated[float, typer.Option(help="Cosine above which two prompts stay in one part of the split.")] = 0.9,
+    limit: Annotated[int | None, typer.Option(help="Read at most so many pairs.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed.")] = 0,
+    device: Device = None,
+    out: Out = Path("out/inverter"),
+    as_json: AsJson = False,
+) -> None:
+    """Train an inverter on pairs; a run found in --out is resumed."""
+    _quiet()
+    from accord.diffusion.pipelines import check_device
+    from accord.methods.invert.config import InvertTrainConfig, PredictorConfig
+    from accord.methods.invert.fit import train_inverter
+
+    where = device or "cpu"
+    check_device(where)
+    kinds = [_checked(lambda k=k: PredictorConfig(kind=k.partition("=")[0], model=k.partition("=")[2] or None)) for k in kind]
+    config = _checked(
+        lambda: InvertTrainConfig(
+            steps=steps, batch_size=batch_size, learning_rate=learning_rate, curriculum=curriculum,
+            vocabulary_weight=vocabulary_weight, vocabulary_size=vocabulary_size, seed=seed,
+        )
+    )
+    report = train_inverter(
+        pairs, out, kinds, config, weights=weight or None, similar=similar, limit=limit, device=where, progress=not as_json
+    )
+    lines = [f"{p['kind']}: cosine {p['test']['cosine']:.4f} on {report['split']['test']} test images" for p in report["predictors"]]
+    _emit(as_json, {**report, "out": str(out)}, "\n".join([*lines, f"inverter: {out / 'inverter'}"]))
 
 
 def _checked(make: Any) -> Any:

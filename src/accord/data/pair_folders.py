@@ -1,0 +1,138 @@
+"""Pairs of picture and prompt in folders, streamed: DiffusionDB's layout, folder + JSONL, or a plain pairs file.
+
+DiffusionDB: `part-000001/` holds PNG files and `part-000001.json` ({"name.png": {"p": prompt, "se": seed, ...}});
+`metadata.parquet` beside the parts has the columns image_name, prompt and part_id.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from accord.data.pairs import PairsFile, read_pairs
+from accord.types import InputError, Pair
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+
+
+def stream_pairs(path: str | Path, skipped: PairsFile) -> Iterator[Pair]:
+    """The pairs of a folder or file, one after the other; broken rows go to `skipped`.
+
+    Raises:
+        InputError: for a path that is missing or a folder in none of the layouts.
+    """
+    path = Path(path)
+    if path.is_file():
+        table = read_pairs(path)
+        skipped.skipped += table.skipped
+        yield from table.pairs
+        return
+    if not path.is_dir():
+        raise InputError(f"pairs {str(path)!r} do not exist; check the path")
+    parts = sorted(p for p in path.glob("part-*") if p.is_dir())
+    if (path / "metadata.parquet").is_file() and parts:
+        rows = _metadata_rows(path)
+    elif parts:
+        rows = _part_rows(parts)
+    elif (path / "metadata.jsonl").is_file():
+        yield from stream_pairs(path / "metadata.jsonl", skipped)
+        return
+    elif (path / "metadata.parquet").is_file():
+        yield from stream_pairs(path / "metadata.parquet", skipped)
+        return
+    else:
+        raise InputError(f"folder {str(path)!r} holds no pairs; it needs metadata.jsonl, metadata.parquet or part-000001/")
+    for number, (image, prompt) in enumerate(rows, start=1):
+        if not isinstance(prompt, str) or not prompt.strip():
+            skipped.skip(number, "no prompt")
+        elif image is None or not image.is_file():
+            skipped.skip(number, f"no image {image.name if image is not None else ''}".strip())
+        else:
+            yield Pair(str(image), prompt.strip(), number)
+
+
+def _metadata_rows(path: Path) -> Iterator[tuple[Path | None, Any]]:
+    import pyarrow
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(path / "metadata.parquet")
+        missing = [c for c in ("image_name", "prompt", "part_id") if c not in file.schema_arrow.names]
+        if missing:
+            raise InputError(f"{str(path / 'metadata.parquet')!r} has no column {missing[0]!r}; DiffusionDB's has")
+        for batch in file.iter_batches(batch_size=4096, columns=["image_name", "prompt", "part_id"]):
+            for row in batch.to_pylist():
+                name, part = row["image_name"], row["part_id"]
+                yield (path / f"part-{int(part):06d}" / name if name and part is not None else None), row["prompt"]
+    except (OSError, pyarrow.ArrowException) as error:
+        raise InputError(f"{str(path / 'metadata.parquet')!r} cannot be read ({error}); fetch it again") from error
+
+
+def _part_rows(parts: list[Path]) -> Iterator[tuple[Path | None, Any]]:
+    for part in parts:
+        try:
+            rows = json.loads((part / f"{part.name}.json").read_text(encoding="utf8"))
+        except (OSError, ValueError):
+            yield None, None  # the whole part counts as one broken row
+            continue
+        for name, row in rows.items():
+            yield part / name, row.get("p") if isinstance(row, dict) else None
+
+
+def write_part(folder: Path, number: int, images: list[Any], rows: list[dict[str, Any]]) -> None:
+    """Write one part of DiffusionDB's layout under another name, then rename it; `rows` have p, se, c, st, sa."""
+    final = folder / f"part-{number:06d}"
+    part = folder / f".part-{number:06d}.part"
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    index = {}
+    for i, (image, row) in enumerate(zip(images, rows, strict=True)):
+        name = f"{number:06d}-{i:06d}.png"
+        image.save(part / name)
+        index[name] = row
+    (part / f"{final.name}.json").write_text(json.dumps(index, indent=0), encoding="utf8")
+    os.replace(part, final)
+
+
+def write_metadata(folder: Path) -> int:
+    """Write `metadata.parquet` over all parts of a folder; returns the number of rows."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = []
+    for part in sorted(p for p in folder.glob("part-*") if p.is_dir()):
+        for name, row in json.loads((part / f"{part.name}.json").read_text(encoding="utf8")).items():
+            rows.append(
+                {
+                    "image_name": name,
+                    "prompt": row["p"],
+                    "part_id": int(part.name[5:]),
+                    "seed": row["se"],
+                    "step": row["st"],
+                    "cfg": row["c"],
+                    "sampler": row["sa"],
+                }
+            )
+    part = folder / ".metadata.parquet.part"
+    pq.write_table(pa.Table.from_pylist(rows), part)
+    os.replace(part, folder / "metadata.parquet")
+    return len(rows)
+
+
+def list_images(folder: str | Path) -> list[Path]:
+    """All pictures under a folder, sorted.
+
+    Raises:
+        InputError: if the folder is missing or holds none.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"folder {str(folder)!r} does not exist; check the path")
+    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+    if not found:
+        raise InputError(f"folder {str(folder)!r} holds no picture ({', '.join(IMAGE_SUFFIXES)}); check the path")
+    return found

@@ -1,0 +1,60 @@
+"""The knobs of inversion, each explained where it is defined."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+KINDS = ("unet", "clip", "vit", "swin", "blip")
+CURRICULA = ("none", "prefix", "random")
+
+
+@dataclass(frozen=True)
+class PredictorConfig:
+    """One predictor. Raises ValueError for a field out of range, named in the message."""
+
+    kind: str = "clip"  # unet (white box), clip, vit, swin or blip
+    model: str | None = None  # folder or hub id of the tower or pipeline; the lab's if None (vit, swin: from nothing)
+    caption_conditioned: bool = True  # unet: condition on a caption of the image; False is the ablation, empty text
+    all_levels: bool = False  # unet: pool every level of the encoder, not the middle block alone
+    hidden: int = 512  # width of the head's hidden layer; 0 for a linear head
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"kind must be one of {', '.join(KINDS)}, not {self.kind!r}")
+        if self.hidden < 0:
+            raise ValueError(f"hidden must not be negative, not {self.hidden}")
+
+
+@dataclass(frozen=True)
+class InvertTrainConfig:
+    """Training of one predictor. Raises ValueError for a field out of range, named in the message."""
+
+    steps: int = 2000
+    batch_size: int = 64
+    learning_rate: float = 5e-4
+    weight_decay: float = 0.05
+    freeze_tower: bool = False  # True is the linear (or head-only) probe
+    vocabulary_weight: float = 0.1  # of the classification loss; 0 switches it off
+    vocabulary_size: int = 1000
+    curriculum: str = "prefix"  # none; prefix: easy pairs first; random: the control, prefixes of a random order
+    folds: int = 2  # out-of-fold scores of the curriculum
+    fold_share: float = 0.3  # steps of one fold's model, as a share of `steps`
+    ema_decay: float = 0.99
+    seed: int = 0
+    bf16: bool | None = None
+    save_every: int = 500
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "vocabulary_size", "save_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.learning_rate <= 0:
+            raise ValueError(f"learning_rate must be positive, not {self.learning_rate}")
+        if self.vocabulary_weight < 0:
+            raise ValueError(f"vocabulary_weight must not be negative, not {self.vocabulary_weight}")
+        if self.curriculum not in CURRICULA:
+            raise ValueError(f"curriculum must be one of {', '.join(CURRICULA)}, not {self.curriculum!r}")
+        if self.folds < 2:
+            raise ValueError(f"folds must be at least 2, not {self.folds}")
+        if not 0 < self.fold_share <= 1:
+            raise ValueError(f"fold_share must be in (0, 1], not {self.fold_share}")

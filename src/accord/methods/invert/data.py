@@ -1,0 +1,79 @@
+"""What predictors are trained on: images with their prompts' embeddings, words, and captions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from accord.data.images import fit, open_image, to_tensor
+from accord.data.pairs import PairsFile
+from accord.rewards.captioners import Captioner
+from accord.types import InputError, Pair
+
+Embed = Callable[[list[str]], torch.Tensor]
+
+
+@dataclass
+class PairSet:
+    """Pairs in memory.
+
+    Attributes:
+        images: uint8 [N,3,S,S].
+        prompts: N prompts.
+        targets: unit vectors [N,E] of the prompts.
+        captions: N captions of the images; empty where no predictor reads them.
+    """
+
+    images: torch.Tensor
+    prompts: list[str]
+    targets: torch.Tensor
+    captions: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def pixels(self, rows: Sequence[int] | np.ndarray | torch.Tensor, side: int | None = None) -> torch.Tensor:
+        """float32 [B,3,side,side] in 0..1."""
+        images = self.images[torch.as_tensor(rows)].float() / 255
+        return images if side is None else fit(images, side)
+
+    def captions_of(self, rows: Sequence[int] | np.ndarray | torch.Tensor) -> list[str] | None:
+        return [self.captions[int(i)] for i in rows] if self.captions else None
+
+    def subset(self, rows: Sequence[int] | np.ndarray) -> PairSet:
+        index = [int(i) for i in rows]
+        captions = [self.captions[i] for i in index] if self.captions else []
+        return PairSet(self.images[index], [self.prompts[i] for i in index], self.targets[index], captions)
+
+    def add_captions(self, captioner: Captioner, batch_size: int = 128, progress: bool = False) -> None:
+        """Caption every image (once)."""
+        if self.captions:
+            return
+        starts = range(0, len(self), batch_size)
+        for start in tqdm(starts, desc="caption", disable=not progress):
+            rows = range(start, min(len(self), start + batch_size))
+            self.captions += captioner.caption(self.pixels(list(rows), captioner.image_size))
+
+
+def load_pairs(pairs: Sequence[Pair], side: int, embed: Embed, skipped: PairsFile, progress: bool = False) -> PairSet:
+    """Read the pictures of pairs, scaled to side x side; broken ones are skipped and counted.
+
+    Raises:
+        InputError: if not one can be read.
+    """
+    images, prompts = [], []
+    for pair in tqdm(pairs, desc="read", disable=not progress):
+        try:
+            picture = fit(to_tensor(open_image(pair.image)), side)
+        except InputError as error:
+            skipped.skip(pair.row, str(error))
+            continue
+        images.append((picture * 255).round().byte())
+        prompts.append(pair.prompt)
+    if not images:
+        raise InputError(f"none of {len(pairs)} pictures can be read; check the paths in the pairs")
+    return PairSet(torch.cat(images), prompts, embed(prompts))

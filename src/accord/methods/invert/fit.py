@@ -1,0 +1,139 @@
+"""`train_inverter`: pairs on disk to a saved inverter with its report. Prepare, split, train, measure, save."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from accord.data.pair_folders import stream_pairs
+from accord.data.pairs import PairsFile
+from accord.methods.invert.config import InvertTrainConfig, PredictorConfig
+from accord.methods.invert.data import Embed, PairSet, load_pairs
+from accord.methods.invert.equations import ensemble
+from accord.methods.invert.inverter import Inverter
+from accord.methods.invert.split import SIMILAR, Split, group_near_duplicates, split_groups
+from accord.methods.invert.train import predict, train_predictor
+from accord.methods.invert.vocabulary import Vocabulary, words_of
+from accord.outputs import check_writable, write_file
+from accord.rewards.captioners import Captioner, load_captioner
+from accord.rewards.sentence import load_sentence
+from accord.types import InputError
+
+
+def train_inverter(
+    pairs: str | Path,
+    out: str | Path,
+    kinds: Sequence[PredictorConfig],
+    config: InvertTrainConfig,
+    *,
+    weights: Sequence[float] | None = None,
+    similar: float = SIMILAR,
+    limit: int | None = None,
+    embed: Embed | None = None,
+    captioner: Captioner | None = None,
+    device: str = "cpu",
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Train predictors on a folder of pairs and save the inverter into `out/inverter`, with `out/report.json`.
+
+    Args:
+        pairs: folder or file, see `stream_pairs`.
+        kinds: one config a predictor.
+        weights: of the ensemble; equal if None.
+        similar: cosine above which two prompts may not be in two parts of the split.
+        limit: read at most so many pairs.
+
+    Raises:
+        InputError: for pairs, settings or a folder that cannot be used.
+    """
+    if weights is not None and len(weights) != len(kinds):
+        raise InputError(f"{len(weights)} weights were given for {len(kinds)} predictors; give one for each")
+    folder = check_writable(Path(out))
+    embed = embed or load_sentence(device=device)
+    skipped = PairsFile()
+    rows = []
+    for pair in stream_pairs(pairs, skipped):
+        rows.append(pair)
+        if limit is not None and len(rows) >= limit:
+            break
+    if len(rows) < 10:
+        raise InputError(f"{len(rows)} pairs in {str(pairs)!r} are too few to split and train on; give at least 10")
+    side = 64 if all(k.model is None for k in kinds) else 224
+    data = load_pairs(rows, side, embed, skipped, progress)
+    if any(k.kind == "unet" and k.caption_conditioned for k in kinds):
+        data.add_captions(captioner or load_captioner(device=device), progress=progress)
+    split = safe_split(data.targets.cpu(), similar)
+    train, validation, test = (data.subset(r) for r in (split.train, split.validation, split.test))
+    vocabulary = Vocabulary.build(train.prompts, config.vocabulary_size)
+    predictors, answers = [], []
+    report: dict[str, Any] = {
+        "pairs": len(data),
+        "skipped": len(skipped.skipped),
+        "split": {"train": len(train), "validation": len(validation), "test": len(test)},
+        "vocabulary": len(vocabulary),
+        "predictors": [],
+    }
+    for i, kind in enumerate(kinds):
+        predictor = train_predictor(kind, train, vocabulary, folder / "runs" / f"{i}-{kind.kind}", config, device)
+        predictors.append(predictor)
+        answers.append({name: predict(predictor, part) for name, part in (("validation", validation), ("test", test))})
+        report["predictors"].append(
+            {"kind": kind.kind, **{name: measure(part, *answers[-1][name], vocabulary) for name, part in (("validation", validation), ("test", test))}}
+        )
+    if len(kinds) > 1:
+        report["ensemble"] = {
+            name: measure(part, ensemble([a[name][0] for a in answers], weights), None, vocabulary)
+            for name, part in (("validation", validation), ("test", test))
+        }
+    report["mean embedding"] = {"test": cosine_of(F.normalize(train.targets.mean(0, keepdim=True), dim=-1).expand(len(test), -1), test.targets)}
+    Inverter(predictors, list(kinds), vocabulary, list(weights) if weights is not None else None).save_pretrained(folder / "inverter")
+    write_file(folder / "report.json", (json.dumps(report, indent=1) + "\n").encode())
+    return report
+
+
+def safe_split(targets: torch.Tensor, similar: float = SIMILAR, seed: int = 0) -> Split:
+    """Groups of near-duplicates, whole, to train, validation and test.
+
+    Raises:
+        InputError: if nearly all prompts hang together.
+    """
+    try:
+        return split_groups(group_near_duplicates(targets, similar), seed=seed)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
+def measure(part: PairSet, predicted: torch.Tensor, logits: torch.Tensor | None, vocabulary: Vocabulary) -> dict[str, Any]:
+    """Mean cosine with its 95 % interval over the images, and the words' F1."""
+    out = cosine_of(predicted, part.targets)
+    if logits is not None:
+        out["word_f1"] = word_f1(logits > 0, vocabulary.present(part.prompts).bool())
+    return out
+
+
+def cosine_of(predicted: torch.Tensor, targets: torch.Tensor, draws: int = 1000) -> dict[str, Any]:
+    """Mean cosine of rows [N,E] and its bootstrapped 95 % interval."""
+    values = F.cosine_similarity(predicted.float(), targets.float().cpu(), dim=-1).numpy()
+    rng = np.random.default_rng(0)
+    means = values[rng.integers(len(values), size=(draws, len(values)))].mean(1) if len(values) else np.zeros(1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return {"cosine": round(float(values.mean()), 4), "ci95": [round(float(low), 4), round(float(high), 4)]}
+
+
+def word_f1(found: torch.Tensor, present: torch.Tensor) -> float:
+    """Mean over images of the F1 of two word sets, bool [N,V]."""
+    both = (found & present).sum(1).float()
+    total = found.sum(1) + present.sum(1)
+    return round(float((2 * both / total.clamp(min=1)).mean()), 4)
+
+
+def text_f1(said: str, true: str) -> float:
+    """F1 of the content words of two texts."""
+    a, b = set(words_of(said)), set(words_of(true))
+    return 2 * len(a & b) / max(1, len(a) + len(b))

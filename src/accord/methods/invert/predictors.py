@@ -1,0 +1,224 @@
+"""Predictors: an image to the embedding of its prompt and to the words in it. One interface, five kinds of tower.
+
+Letters in shapes: B images, H W pixels, D width of the tower, E of the embedding (384), V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from accord.methods.invert.config import PredictorConfig
+from accord.types import InputError
+
+LAB_SIDE = 64
+
+
+class Tower(nn.Module):
+    """A network from images [B,3,H,W] in 0..1 (and captions of them) to pooled features [B,width].
+
+    Attributes:
+        side: the square that images are scaled to before.
+        width: D.
+        needs_captions: whether `captions` are read.
+    """
+
+    side: int
+    width: int
+    needs_captions = False
+
+    def forward(self, images: torch.Tensor, captions: Sequence[str] | None = None) -> torch.Tensor:
+        raise NotImplementedError
+
+
+class VisionTower(Tower):
+    """A vision model of transformers with a pooled output: CLIP's, BLIP's, ViT or Swin."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, model: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.model = model
+        config: Any = model.config
+        self.side = int(config.image_size)
+        self.width = int(config.hidden_size)
+        self.register_buffer("mean", torch.tensor(list(mean)).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(list(std)).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images: torch.Tensor, captions: Sequence[str] | None = None) -> torch.Tensor:
+        states = self.model(pixel_values=(images - self.mean) / self.std).last_hidden_state
+        return states.mean(1)
+
+
+class UNetTower(Tower):
+    """White box: the encoder and middle block of a denoiser at t = 0 on the VAE latent, told a caption of the image.
+
+    Source: Reverse Stable Diffusion, section 3; pooling every level too (`all_levels`) is an option of this project.
+
+    Args:
+        pipe: a Stable Diffusion 1 or 2 pipeline; its VAE and text encoder are used as they are and not trained.
+    """
+
+    def __init__(self, pipe: Any, caption_conditioned: bool = True, all_levels: bool = False) -> None:
+        super().__init__()
+        unet = pipe.unet
+        self.conv_in, self.time_proj, self.time_embedding = unet.conv_in, unet.time_proj, unet.time_embedding
+        self.down_blocks, self.mid_block = unet.down_blocks, unet.mid_block
+        self.vae, self.text_encoder, self.tokenizer = pipe.vae, pipe.text_encoder, pipe.tokenizer
+        for module in (self.vae, self.text_encoder):
+            module.requires_grad_(False)
+        self.needs_captions, self.all_levels = caption_conditioned, all_levels
+        channels = unet.config.block_out_channels
+        self.width = sum(channels) + channels[-1] if all_levels else channels[-1]
+        size = unet.config.sample_size
+        self.side = int(size) * pipe.vae_scale_factor
+        self.scaling = pipe.vae.config.scaling_factor
+
+    def train(self, mode: bool = True) -> UNetTower:
+        super().train(mode)
+        self.vae.eval()
+        self.text_encoder.eval()
+        return self
+
+    def forward(self, images: torch.Tensor, captions: Sequence[str] | None = None) -> torch.Tensor:
+        with torch.no_grad():
+            latents = self.vae.encode(images * 2 - 1).latent_dist.mode() * self.scaling
+            texts = list(captions) if captions is not None and self.needs_captions else [""] * len(images)
+            ids = self.tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+            states = self.text_encoder(ids.to(images.device)).last_hidden_state
+        zero = torch.zeros(len(images), dtype=torch.long, device=images.device)
+        time = self.time_embedding(self.time_proj(zero).to(latents.dtype))
+        x = self.conv_in(latents)
+        levels = []
+        for block in self.down_blocks:
+            if getattr(block, "has_cross_attention", False):
+                x, _ = block(hidden_states=x, temb=time, encoder_hidden_states=states)
+            else:
+                x, _ = block(hidden_states=x, temb=time)
+            levels.append(x)
+        x = self.mid_block(x, time, encoder_hidden_states=states)
+        pooled = [v.mean((2, 3)) for v in ([*levels, x] if self.all_levels else [x])]
+        return torch.cat(pooled, -1)
+
+
+class Predictor(nn.Module):
+    """A tower with a head for the embedding and one for the vocabulary.
+
+    Args:
+        tower: see Tower.
+        vocabulary: V; 0 for no classification.
+        hidden: width of the shared hidden layer; 0 makes both heads linear.
+        embedding: E.
+    """
+
+    def __init__(self, tower: Tower, vocabulary: int, hidden: int = 512, embedding: int = 384) -> None:
+        super().__init__()
+        self.tower = tower
+        self.norm = nn.LayerNorm(tower.width)
+        self.trunk = nn.Sequential(nn.Linear(tower.width, hidden), nn.GELU()) if hidden else nn.Identity()
+        width = hidden or tower.width
+        self.embed = nn.Linear(width, embedding)
+        self.words = nn.Linear(width, vocabulary) if vocabulary else None
+
+    @property
+    def side(self) -> int:
+        return self.tower.side
+
+    @property
+    def needs_captions(self) -> bool:
+        return self.tower.needs_captions
+
+    def forward(
+        self, images: torch.Tensor, captions: Sequence[str] | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Images [B,3,side,side] in 0..1 to unit vectors [B,E] and word logits [B,V] (None without a vocabulary)."""
+        features = self.trunk(self.norm(self.tower(images, captions).float()))
+        logits = self.words(features) if self.words is not None else None
+        return F.normalize(self.embed(features), dim=-1), logits
+
+    def freeze_tower(self) -> None:
+        """Train the heads alone."""
+        self.tower.requires_grad_(False)
+
+
+# --- making towers ----------------------------------------------------------------------------------------------------
+def _unet(config: PredictorConfig) -> Tower:
+    from accord.diffusion.pipelines import check_pipeline, load
+
+    pipe = load(config.model, device="cpu")
+    check_pipeline(pipe)
+    for block in (pipe.unet.down_blocks, pipe.unet.mid_block, pipe.unet.conv_in, pipe.unet.time_embedding):
+        block.requires_grad_(True)
+    return UNetTower(pipe, config.caption_conditioned, config.all_levels)
+
+
+def _clip(config: PredictorConfig) -> Tower:
+    from accord.rewards.clip import load_clip
+
+    scorer = load_clip(config.model)
+    return VisionTower(scorer.model.vision_model.requires_grad_(True), scorer.mean.flatten().tolist(), scorer.std.flatten().tolist())
+
+
+def _blip(config: PredictorConfig) -> Tower:
+    from accord.rewards.captioners import load_captioner
+
+    captioner = load_captioner(config.model)
+    vision = captioner.model.vision_model.requires_grad_(True)
+    return VisionTower(vision, captioner.mean.flatten().tolist(), captioner.std.flatten().tolist())
+
+
+def _vit(config: PredictorConfig) -> Tower:
+    from transformers import ViTConfig, ViTModel
+
+    if config.model is not None:
+        return _hub(config.model)
+    small = ViTConfig(
+        image_size=LAB_SIDE, patch_size=8, hidden_size=128, intermediate_size=512, num_hidden_layers=5,
+        num_attention_heads=4, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, initializer_range=0.08,
+    )  # fmt: skip
+    return VisionTower(ViTModel(small, add_pooling_layer=False), [0.5] * 3, [0.5] * 3)
+
+
+def _swin(config: PredictorConfig) -> Tower:
+    from transformers import SwinConfig, SwinModel
+
+    if config.model is not None:
+        return _hub(config.model)
+    small = SwinConfig(
+        image_size=LAB_SIDE, patch_size=4, embed_dim=48, depths=[2, 2, 4], num_heads=[2, 4, 8], window_size=4,
+        drop_path_rate=0.0, initializer_range=0.08,
+    )  # fmt: skip
+    return VisionTower(SwinModel(small, add_pooling_layer=False), [0.5] * 3, [0.5] * 3)
+
+
+def _hub(model: str) -> Tower:
+    """A ViT or Swin of the hub or a folder."""
+    from transformers import AutoModel
+
+    try:
+        network = AutoModel.from_pretrained(model, add_pooling_layer=False)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+        raise InputError(f"tower {model!r} cannot be loaded ({reason})") from error
+    return VisionTower(network, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+
+
+TOWERS: dict[str, Callable[[PredictorConfig], Tower]] = {
+    "unet": _unet,
+    "clip": _clip,
+    "vit": _vit,
+    "swin": _swin,
+    "blip": _blip,
+}
+
+
+def build(config: PredictorConfig, vocabulary: int, seed: int = 0, embedding: int = 384) -> Predictor:
+    """A fresh predictor of one kind, in float32 on the CPU."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return Predictor(TOWERS[config.kind](config), vocabulary, config.hidden, embedding)

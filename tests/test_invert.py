@@ -1,0 +1,487 @@
+"""Reverse Stable Diffusion: equations, data, predictors, training, the saved inverter, prompts out of pictures."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_pipeline
+from PIL import Image
+from torch.nn import functional as F
+
+from accord.data.pair_folders import list_images, stream_pairs, write_metadata, write_part
+from accord.data.pairs import PairsFile
+from accord.lab.scenes.grammar import caption
+from accord.lab.scenes.render import render
+from accord.lab.scenes.scene import sample_scene
+from accord.methods.invert.bulk import invert_files, parse_shard
+from accord.methods.invert.config import InvertTrainConfig, PredictorConfig
+from accord.methods.invert.data import PairSet, load_pairs
+from accord.methods.invert.equations import (
+    curriculum_prefix,
+    ensemble,
+    joint_loss,
+    kernel_rows,
+    kernel_spread,
+    ridge,
+    spherical_kmeans,
+)
+from accord.methods.invert.fit import train_inverter
+from accord.methods.invert.invert import Bank, invert, readable_prompt
+from accord.methods.invert.inverter import Inverter
+from accord.methods.invert.kernel import DomainKernel
+from accord.methods.invert.pairs import make_pairs
+from accord.methods.invert.predictors import UNetTower, build
+from accord.methods.invert.reuse import perturbed, reused
+from accord.methods.invert.split import group_near_duplicates, split_groups
+from accord.methods.invert.train import out_of_fold_scores, predict, train_predictor
+from accord.methods.invert.vocabulary import Vocabulary, words_of
+from accord.rewards.captioners import load_captioner
+from accord.rewards.sentence import load_sentence
+from accord.types import InputError
+
+QUICK = InvertTrainConfig(steps=4, batch_size=4, curriculum="none", save_every=2, bf16=False)
+KINDS = ("unet", "clip", "vit", "swin", "blip")
+
+
+@pytest.fixture(scope="module")
+def embed():
+    return load_sentence()
+
+
+@pytest.fixture(scope="module")
+def data(embed) -> PairSet:
+    rng = np.random.default_rng(0)
+    scenes = [sample_scene(rng, "one") for _ in range(48)]
+    images = torch.from_numpy(np.stack([render(s) for s in scenes])).permute(0, 3, 1, 2).contiguous()
+    prompts = [caption(s, rng) for s in scenes]
+    return PairSet(images, prompts, embed(prompts), list(prompts))
+
+
+@pytest.fixture(scope="module")
+def vocabulary(data) -> Vocabulary:
+    return Vocabulary.build(data.prompts, 100)
+
+
+def picture(seed: int = 3) -> Image.Image:
+    return Image.fromarray(render(sample_scene(np.random.default_rng(seed), "one")))
+
+
+# --- equations -----------------------------------------------------------------------------------------------------
+def test_joint_loss_by_hand():
+    predicted, target = torch.tensor([[3.0, 4.0]]), torch.tensor([[1.0, 0.0]])
+    logits, present = torch.tensor([[0.0, math.log(3)]]), torch.tensor([[1.0, 0.0]])
+    words = (-math.log(0.5) - math.log(0.25)) / 2
+    assert float(joint_loss(predicted, target, logits, present, 0.1)) == pytest.approx(1 - 0.6 + 0.1 * words, abs=1e-6)
+    assert float(joint_loss(predicted, target, None, None, 0.1)) == pytest.approx(0.4, abs=1e-6)
+
+
+def test_curriculum_is_nested_and_sized_to_the_steps():
+    order = torch.randperm(24, generator=torch.Generator().manual_seed(0))
+    sizes = [len(curriculum_prefix(i / 100, order)) for i in range(100)]
+    assert sizes == [6] * 25 + [8] * 25 + [12] * 25 + [24] * 25
+    assert torch.equal(curriculum_prefix(0.3, order)[:6], curriculum_prefix(0.0, order))
+
+
+def test_ensemble_is_the_normalised_mean_and_refuses_wrong_weights():
+    a, b = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 5.0]])
+    assert torch.allclose(ensemble([a, b]), torch.full((1, 2), 0.5**0.5))
+    assert torch.allclose(ensemble([a, b], [3, 4]), torch.tensor([[0.6, 0.8]]))
+    with pytest.raises(ValueError, match="1 weights were given for 2 predictors"):
+        ensemble([a, b], [1.0])
+    with pytest.raises(ValueError, match="must not be negative"):
+        ensemble([a, b], [0.0, 0.0])
+
+
+def test_kernel_against_brute_force():
+    g = torch.Generator().manual_seed(0)
+    x, c = torch.randn(7, 5, generator=g), torch.randn(4, 5, generator=g)
+    rows = kernel_rows(x, c, 3.0)
+    for i in range(7):
+        for j in range(4):
+            cos = float(x[i] @ c[j] / x[i].norm() / c[j].norm())
+            assert float(rows[i, j]) == pytest.approx(math.exp(-3 * (1 - cos) / 2), abs=1e-5)
+    square = kernel_rows(c, c, 3.0)
+    off = square[~torch.eye(4, dtype=torch.bool)]
+    assert kernel_spread(c, 3.0) == pytest.approx(float(off.std(unbiased=False)), abs=1e-6)
+
+
+def test_kmeans_finds_separate_clusters():
+    g = torch.Generator().manual_seed(0)
+    centres = F.normalize(torch.randn(4, 16, generator=g), dim=-1)
+    rows = (centres.repeat_interleave(50, 0) + 0.03 * torch.randn(200, 16, generator=g))[torch.randperm(200, generator=g)]
+    best = max(float((centres @ spherical_kmeans(rows, 4, seed=s, chunk=64).T).amax(1).min()) for s in range(5))
+    assert best > 0.99
+    with pytest.raises(ValueError, match="cannot be found in 3 rows"):
+        spherical_kmeans(rows[:3], 4)
+
+
+def test_ridge_in_chunks_equals_the_direct_solution():
+    g = torch.Generator().manual_seed(0)
+    x, y = torch.randn(200, 6, generator=g) + 2, torch.randn(200, 3, generator=g)
+    chunks = [(x[i : i + 33], y[i : i + 33]) for i in range(0, 200, 33)]
+    weights, intercept = ridge(chunks, 0.05)
+    xd, yd = x.double(), y.double()
+    xc, yc = xd - xd.mean(0), yd - yd.mean(0)
+    direct = torch.linalg.solve(xc.T @ xc + 0.05 * 200 * torch.eye(6, dtype=torch.float64), xc.T @ yc)
+    assert torch.allclose(weights.double(), direct, atol=1e-4)
+    assert torch.allclose(intercept.double(), yd.mean(0) - xd.mean(0) @ direct, atol=1e-3)
+
+
+def test_domain_kernel_mends_a_bent_prediction_and_refuses_a_degenerate_kernel():
+    g = torch.Generator().manual_seed(0)
+    truth = F.normalize(torch.randn(1200, 8, generator=g), dim=-1)
+    push = 0.6 * torch.tensor([1.0, -1] * 4) * (truth[:, :1] > 0)  # not linear: half of the sphere is pushed aside
+    bent = F.normalize(truth + push + 0.02 * torch.randn(1200, 8, generator=g), dim=-1)
+    level = DomainKernel.fit(bent[:800], truth[:800], bent[800:], centroids=64, gamma=4.0, penalty=1e-5)
+    before = F.cosine_similarity(bent[800:], truth[800:]).mean()
+    assert F.cosine_similarity(level(bent[800:]), truth[800:]).mean() > before + 0.15
+    linear = DomainKernel.fit(bent[:800], truth[:800], bent[800:], centroids=2, gamma=4.0, penalty=1e-5)
+    assert F.cosine_similarity(level(bent[800:]), truth[800:]).mean() > F.cosine_similarity(linear(bent[800:]), truth[800:]).mean()
+    same = F.normalize(torch.ones(50, 8) + 1e-4 * torch.randn(50, 8, generator=g), dim=-1)
+    with pytest.raises(InputError, match="the kernel is degenerate"):
+        DomainKernel.fit(same, truth[:50], same, centroids=8)
+    with pytest.raises(InputError, match="need 100 rows"):
+        DomainKernel.fit(bent[:50], truth[:50], bent[800:], centroids=200)
+
+
+# --- vocabulary and split ------------------------------------------------------------------------------------------
+def test_vocabulary_holds_content_words_by_frequency():
+    prompts = ["A red STAR and a key", "the red key", "red"]
+    found = Vocabulary.build(prompts, 2)
+    assert found.words == ("red", "key")
+    assert found.present(["A Red fish", "nothing"]).tolist() == [[1, 0], [0, 0]]
+    assert words_of("A star to the left of two KEYS.") == ["star", "left", "two", "keys"]
+    with pytest.raises(InputError, match="no content word"):
+        Vocabulary.build(["a the", "123"], 10)
+
+
+def test_planted_near_duplicates_never_cross_the_split(embed):
+    base = ["a castle in the mist", "portrait of an old sailor", "stock chart of a bank", "a bowl of noodle soup", "neon city at night",
+            "a horse on a beach", "diagram of a steam engine", "two kittens in a basket", "astronaut on mars", "a jazz band on stage"]  # fmt: skip
+    variants = ["{}", "{}.", "{}!", "{} ", "a picture of {}"]
+    prompts = [v.format(p) for p in base for v in variants]
+    groups = group_near_duplicates(embed(prompts), 0.9, chunk=7)
+    for i in range(len(base)):
+        own = groups[5 * i : 5 * i + 4]
+        assert len(set(own)) == 1
+    split = split_groups(groups, 0.2, 0.2, seed=1)
+    parts = [set(groups[p]) for p in (split.train, split.validation, split.test)]
+    assert not (parts[0] & parts[1] or parts[0] & parts[2] or parts[1] & parts[2])
+    assert len(split.train) + len(split.validation) + len(split.test) == len(prompts)
+    vectors = embed(prompts)
+    across = vectors[split.test] @ vectors[np.concatenate([split.train, split.validation])].T
+    assert float(across.max()) <= 0.9
+
+
+def test_a_split_of_one_group_is_refused():
+    with pytest.raises(ValueError, match="near-duplicates of each other"):
+        split_groups(np.zeros(50, dtype=int))
+    with pytest.raises(ValueError, match="leave something to train on"):
+        split_groups(np.arange(50), 0.5, 0.5)
+
+
+# --- pairs on disk -------------------------------------------------------------------------------------------------
+def test_diffusiondb_layout_is_read_with_and_without_metadata(tmp_path):
+    rows = [{"p": f"a star {i}", "se": i, "c": 7.0, "st": 50, "sa": "k_lms"} for i in range(3)]
+    write_part(tmp_path, 1, [picture()] * 3, rows)
+    write_part(tmp_path, 2, [picture()] * 2, [*rows[:1], {**rows[1], "p": " "}])
+    (tmp_path / "part-000001" / "000001-000001.png").unlink()
+    skipped = PairsFile()
+    found = list(stream_pairs(tmp_path, skipped))
+    assert [p.prompt for p in found] == ["a star 0", "a star 2", "a star 0"]
+    assert sorted(s["reason"] for s in skipped.skipped) == ["no image 000001-000001.png", "no prompt"]
+    assert write_metadata(tmp_path) == 5
+    again = PairsFile()
+    assert list(stream_pairs(tmp_path, again)) == found and len(again.skipped) == 2
+    (tmp_path / "part-000002" / "part-000002.json").write_text("{broken")
+    (tmp_path / "metadata.parquet").unlink()
+    assert len(list(stream_pairs(tmp_path, PairsFile()))) == 2
+    (tmp_path / "metadata.parquet").write_bytes(b"no parquet")
+    with pytest.raises(InputError, match="cannot be read"):
+        list(stream_pairs(tmp_path, PairsFile()))
+
+
+def test_other_folders_and_their_faults(tmp_path):
+    folder = tmp_path / "hf"
+    folder.mkdir()
+    picture().save(folder / "a.png")
+    (folder / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "a star"}\n{"file_name": "b.png"}\n')
+    skipped = PairsFile()
+    assert [p.prompt for p in stream_pairs(folder, skipped)] == ["a star"] and len(skipped.skipped) == 1
+    assert list_images(folder) == [folder / "a.png"]
+    (tmp_path / "empty").mkdir()
+    for call, message in [
+        (lambda: list(stream_pairs(tmp_path / "none", PairsFile())), "do not exist"),
+        (lambda: list(stream_pairs(tmp_path / "empty", PairsFile())), "holds no pairs"),
+        (lambda: list_images(tmp_path / "empty"), "holds no picture"),
+        (lambda: list_images(tmp_path / "none"), "does not exist"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            call()
+
+
+def test_made_pairs_do_not_depend_on_parts_and_stopping(tmp_path):
+    pipe, prompts = tiny_pipeline(), ["a red star", "a blue key", "a green tree"]
+    kwargs = {"num_inference_steps": 2, "batch_size": 2}
+    assert make_pairs(pipe, prompts, tmp_path / "a", part_size=2, **kwargs) == 3
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / ".part-000001.part").mkdir()  # what a killed run leaves
+    make_pairs(pipe, prompts, tmp_path / "b", part_size=2, **kwargs)
+    first = [p.image for p in stream_pairs(tmp_path / "a", PairsFile())]
+    again = [p.image for p in stream_pairs(tmp_path / "b", PairsFile())]
+    assert [Path(p).read_bytes() for p in first] == [Path(p).read_bytes() for p in again]
+    stamp = Path(first[0]).stat().st_mtime_ns
+    make_pairs(pipe, prompts, tmp_path / "a", part_size=2, **kwargs)
+    assert Path(first[0]).stat().st_mtime_ns == stamp
+
+
+def test_broken_pictures_are_skipped_and_counted(tmp_path, embed):
+    from accord.types import Pair
+
+    picture().save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:90])
+    skipped = PairsFile()
+    pairs = [Pair(str(tmp_path / "a.png"), "a star", 1), Pair(str(tmp_path / "b.png"), "a key", 2)]
+    assert load_pairs(pairs, 64, embed, skipped).prompts == ["a star"]
+    assert [s["row"] for s in skipped.skipped] == [2]
+    with pytest.raises(InputError, match="none of 1 pictures"):
+        load_pairs(pairs[1:], 64, embed, PairsFile())
+
+
+# --- predictors ----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_predictor_has_one_interface_and_learns(kind, data, vocabulary, tmp_path):
+    config = PredictorConfig(kind=kind, hidden=32)
+    predictor = build(config, len(vocabulary))
+    images = data.pixels([0, 1, 2], predictor.side)
+    vector, logits = predictor(images, data.captions_of([0, 1, 2]))
+    assert vector.shape == (3, 384) and logits is not None and logits.shape == (3, len(vocabulary))
+    assert torch.allclose(vector.norm(dim=-1), torch.ones(3), atol=1e-5)
+    vector.sum().backward()
+    touched = [p for p in predictor.tower.parameters() if p.grad is not None and p.grad.abs().max() > 0]
+    assert len(touched) > 4
+    if kind == "unet":
+        assert all(p.grad is None for p in [*predictor.tower.vae.parameters(), *predictor.tower.text_encoder.parameters()])
+    trained = train_predictor(config, data, vocabulary, tmp_path, replace(QUICK, steps=6))
+    rows = [json.loads(s) for s in (tmp_path / "curve.jsonl").read_text().splitlines()]
+    assert predict(trained, data)[0].shape == (48, 384) and (rows == [] or rows[-1]["loss"] < 2)
+
+
+def test_unet_tower_is_the_networks_own_encoder(data):
+    """Against hooks on a whole forward pass of the U-Net."""
+    import accord
+
+    pipe = accord.load(device="cpu")
+    seen = {}
+    hooks = [b.register_forward_hook(lambda m, a, out, i=i: seen.__setitem__(i, out[0])) for i, b in enumerate(pipe.unet.down_blocks)]
+    hooks.append(pipe.unet.mid_block.register_forward_hook(lambda m, a, out: seen.__setitem__("mid", out)))
+    images = data.pixels([0, 1])
+    with torch.no_grad():
+        latents = pipe.vae.encode(images * 2 - 1).latent_dist.mode() * pipe.vae.config.scaling_factor
+        states, _ = pipe.encode_prompt(data.prompts[:2], "cpu", 1, False)
+        pipe.unet(latents, 0, states)
+        for hook in hooks:
+            hook.remove()
+        tower = UNetTower(pipe)
+        assert torch.allclose(tower(images, data.prompts[:2]), seen["mid"].mean((2, 3)), atol=1e-5)
+        levels = UNetTower(pipe, all_levels=True)
+        parts = [seen[i].mean((2, 3)) for i in range(3)] + [seen["mid"].mean((2, 3))]
+        assert torch.allclose(levels(images, data.prompts[:2]), torch.cat(parts, -1), atol=1e-5)
+        assert not torch.allclose(UNetTower(pipe, caption_conditioned=False)(images, data.prompts[:2]), tower(images, data.prompts[:2]))
+
+
+def test_frozen_towers_stay(data, vocabulary, tmp_path):
+    config = PredictorConfig(kind="clip", hidden=0)
+    before = {k: v.clone() for k, v in build(config, 5).tower.state_dict().items()}
+    trained = train_predictor(config, data, vocabulary, tmp_path, replace(QUICK, freeze_tower=True))
+    assert all(torch.equal(v, before[k]) for k, v in trained.tower.state_dict().items())
+
+
+def test_scores_are_out_of_fold(data, vocabulary, tmp_path, monkeypatch):
+    """No pair may be scored by a model that was trained on it."""
+    from accord.methods.invert import train
+
+    seen, scored = [], []
+    real_train, real_predict = train.train_predictor, train.predict
+    monkeypatch.setattr(train, "train_predictor", lambda kind, part, *a: (seen.append(set(part.prompts)), real_train(kind, part, *a))[1])
+    monkeypatch.setattr(train, "predict", lambda model, d, rows: (scored.append({d.prompts[int(i)] for i in rows}), real_predict(model, d, rows))[1])
+    unique = data.subset([data.prompts.index(p) for p in dict.fromkeys(data.prompts)])
+    scores = out_of_fold_scores(PredictorConfig(kind="clip", hidden=8), unique, vocabulary, tmp_path, QUICK, "cpu")
+    assert torch.isfinite(scores).all() and len(scores) == len(unique)
+    assert len(seen) == 2 and all(not (a & b) for a, b in zip(seen, scored, strict=True))
+    assert set.union(*scored) == set(unique.prompts)
+
+
+@pytest.mark.parametrize("curriculum", ["prefix", "random"])
+def test_training_resumes_where_it_was(data, vocabulary, tmp_path, monkeypatch, curriculum):
+    from accord.training.loop import Run
+
+    config = replace(QUICK, steps=6, curriculum=curriculum)
+    kind = PredictorConfig(kind="clip", hidden=8)
+    whole = train_predictor(kind, data, vocabulary, tmp_path / "a", config)
+    real = Run._step
+
+    def stop(self, *arguments):
+        if self.step == 4 and self.config.steps == 6:
+            raise KeyboardInterrupt
+        return real(self, *arguments)
+
+    monkeypatch.setattr(Run, "_step", stop)
+    with pytest.raises(KeyboardInterrupt):
+        train_predictor(kind, data, vocabulary, tmp_path / "b", config)
+    monkeypatch.undo()
+    again = train_predictor(kind, data, vocabulary, tmp_path / "b", config)
+    assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), again.state_dict().values(), strict=True))
+    with pytest.raises(InputError, match="was begun with seed=0, not 7"):
+        train_predictor(kind, data, vocabulary, tmp_path / "b", replace(config, seed=7))
+
+
+# --- the inverter --------------------------------------------------------------------------------------------------
+def inverter(vocabulary: Vocabulary, *kinds: str) -> Inverter:
+    configs = [PredictorConfig(kind=k, hidden=16) for k in kinds]
+    return Inverter([build(c, len(vocabulary), seed=i) for i, c in enumerate(configs)], configs, vocabulary)
+
+
+def test_saved_and_loaded_in_standard_form(vocabulary, tmp_path):
+    made = inverter(vocabulary, *KINDS)
+    made.weights = [1.0, 2.0, 1.0, 1.0, 0.5]
+    made.save_pretrained(tmp_path)
+    assert {"config.json", "vocabulary.txt", "predictor-0.safetensors"} <= {p.name for p in tmp_path.iterdir()}
+    back = Inverter.from_pretrained(tmp_path)
+    images = [picture(i) for i in range(3)]
+    for a, b in zip(made(images), back(images), strict=True):
+        assert torch.allclose(a, b, atol=5e-3)  # float16 on disk
+    assert back.weights == made.weights and back.vocabulary == vocabulary
+
+
+def test_damaged_inverters_are_named(vocabulary, tmp_path):
+    with pytest.raises(InputError, match="holds no inverter"):
+        Inverter.from_pretrained(tmp_path)
+    inverter(vocabulary, "clip").save_pretrained(tmp_path)
+    words = (tmp_path / "vocabulary.txt").read_text()
+    (tmp_path / "vocabulary.txt").write_text("\n")
+    with pytest.raises(InputError, match="has no words"):
+        Inverter.from_pretrained(tmp_path)
+    (tmp_path / "vocabulary.txt").write_text(words)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["predictors"][0]["architecture"]["module"] = "os"
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match="refuse to load it"):
+        Inverter.from_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(InputError, match="cannot be read"):
+        Inverter.from_pretrained(tmp_path)
+    with pytest.raises(InputError, match="1 weights were given for 2 predictors"):
+        Inverter([build(PredictorConfig(), 3)] * 2, [PredictorConfig()] * 2, vocabulary, [1.0])
+
+
+def test_invert_gives_words_retrieval_and_a_prompt(vocabulary, embed):
+    made = inverter(vocabulary, "clip")
+    odd = [picture().convert("CMYK"), picture().convert("RGBA").resize((300, 40)), picture().convert("L"), picture().convert("I;16")]
+    results = invert(odd, made, ["a red star", "two blue keys", "a red star"], embed=embed, top_words=4)
+    for result in results:
+        assert len(result.words) == 4 and [p for _, p in result.words] == sorted((p for _, p in result.words), reverse=True)
+        assert {t for t, _ in result.retrieved} == {"a red star", "two blue keys"} and result.prompt
+        assert result.score == pytest.approx(float(embed([result.prompt])[0] @ result.embedding), abs=1e-4)
+        json.dumps(result.to_dict())
+    assert invert(odd[0], made, readable=False)[0].prompt == ""
+    with pytest.raises(InputError, match="no image to invert"):
+        invert([], made)
+    with pytest.raises(InputError, match="nothing to choose from"):
+        Bank(["a star", "a star"], embed)
+    narrow = lambda texts: F.normalize(torch.ones(len(texts), 12), dim=-1)  # noqa: E731
+    with pytest.raises(InputError, match="embeddings have 12 numbers and the inverter's 384"):
+        invert(odd[0], made, ["a", "b"], embed=narrow, readable=False)
+    with pytest.raises(InputError, match="gives 12 numbers"):
+        invert(odd[0], made, embed=narrow)
+
+
+def test_the_readable_prompt_is_edited_towards_the_embedding(embed):
+    captioner = load_captioner()
+    truth = "a blue key on a gray background"
+    words = Vocabulary(("blue", "red", "key", "star", "gray"))
+    probability = torch.tensor([0.9, 0.1, 0.9, 0.1, 0.9])
+    found, cosine = readable_prompt(["a red key on a gray background", "a tree"], embed([truth])[0], probability, words, embed, captioner.lexicon)
+    assert found == truth and cosine == pytest.approx(1, abs=1e-4)
+
+
+def test_bulk_shards_are_whole_and_done_once(vocabulary, tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i in range(5):
+        picture(i).save(folder / f"{i}.png")
+    (folder / "3.png").write_bytes(b"broken")
+    made, paths = inverter(vocabulary, "clip"), list_images(folder)
+    one = invert_files(paths, tmp_path / "o.jsonl", (1, 2), made)
+    two = invert_files(paths, tmp_path / "o.jsonl", (2, 2), made)
+    assert (one["images"], two["images"]) == (3, 1) and two["skipped"][0]["image"].endswith("3.png")
+    files = [tmp_path / f"o-{i:05d}-of-00002.jsonl" for i in (1, 2)]
+    names = [Path(json.loads(s)["image"]).name for f in files for s in f.read_text().splitlines()]
+    assert sorted(names) == ["0.png", "1.png", "2.png", "4.png"]
+    assert invert_files(paths, tmp_path / "o.jsonl", (1, 2), made)["done_before"]
+    assert parse_shard("3/8") == (3, 8)
+    for bad in ("0/2", "3/2", "x", "1/0"):
+        with pytest.raises(InputError, match="is not I/N"):
+            parse_shard(bad)
+    with pytest.raises(InputError, match=r"is none of \.csv"):
+        invert_files(paths, tmp_path / "o.txt", (1, 1), made)
+
+
+# --- from pairs to inverter, and back into the denoiser --------------------------------------------------------------
+def test_train_inverter_end_to_end(tmp_path, embed):
+    rng = np.random.default_rng(1)
+    scenes = [sample_scene(rng, "one") for _ in range(40)]
+    rows = [{"p": caption(s, rng), "se": 0, "c": 5.0, "st": 2, "sa": "DDIMScheduler"} for s in scenes]
+    write_part(tmp_path / "pairs", 1, [Image.fromarray(render(s)) for s in scenes], rows)
+    kinds = [PredictorConfig(kind="clip", hidden=16), PredictorConfig(kind="vit", hidden=16)]
+    report = train_inverter(tmp_path / "pairs", tmp_path / "out", kinds, QUICK, similar=0.999, embed=embed, progress=False)
+    assert sum(report["split"].values()) == 40 and len(report["predictors"]) == 2
+    assert report["ensemble"]["test"]["ci95"][0] <= report["ensemble"]["test"]["cosine"] <= report["ensemble"]["test"]["ci95"][1]
+    assert Inverter.from_pretrained(tmp_path / "out" / "inverter")([picture()])[0].shape == (1, 384)
+    with pytest.raises(InputError, match="2 weights were given for 1 predictors"):
+        train_inverter(tmp_path / "pairs", tmp_path / "x", kinds[:1], QUICK, weights=[1, 2], embed=embed)
+    with pytest.raises(InputError, match="too few to split"):
+        train_inverter(tmp_path / "pairs", tmp_path / "x", kinds, QUICK, limit=5, embed=embed, progress=False)
+
+
+def test_reuse_mixes_and_restores_the_encoder(lab):
+    predictor = build(PredictorConfig(kind="unet", hidden=8), 0)
+    with torch.no_grad():
+        for p in predictor.tower.down_blocks.parameters():
+            p.add_(0.01)
+    before = {k: v.clone() for k, v in lab.unet.state_dict().items()}
+    name = "down_blocks.0.resnets.0.conv1.weight"
+    with reused(lab, predictor, 0.25):
+        assert torch.allclose(lab.unet.state_dict()[name], before[name] + 0.0025, atol=1e-6)
+        assert torch.equal(lab.unet.state_dict()["conv_out.weight"], before["conv_out.weight"])
+    with perturbed(lab, predictor, 1.0):
+        moved = lab.unet.state_dict()[name] - before[name]
+        assert float(moved.norm()) == pytest.approx(0.01 * moved.numel() ** 0.5, rel=1e-3)
+        assert float(moved.mean().abs()) < 0.002
+    assert all(torch.equal(v, before[k]) for k, v in lab.unet.state_dict().items())
+    with pytest.raises(InputError, match=r"weight must be in 0\.\.1"), reused(lab, predictor, 2.0):
+        pass
+    with pytest.raises(InputError, match="only a unet predictor"), reused(lab, build(PredictorConfig(), 0), 0.5):
+        pass
+    with pytest.raises(InputError, match="does not fit this U-Net"), reused(tiny_pipeline(), predictor, 0.5):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("make", "field"),
+    [
+        (lambda: PredictorConfig(kind="gan"), "kind"),
+        (lambda: PredictorConfig(hidden=-1), "hidden"),
+        (lambda: InvertTrainConfig(steps=0), "steps"),
+        (lambda: InvertTrainConfig(curriculum="hard"), "curriculum"),
+        (lambda: InvertTrainConfig(folds=1), "folds"),
+        (lambda: InvertTrainConfig(fold_share=0), "fold_share"),
+    ],
+)
+def test_a_field_out_of_range_is_named(make, field):
+    with pytest.raises(ValueError, match=f"{field} must"):
+        make()
