@@ -19,7 +19,7 @@ from accord.diffusion.generate import generate
 from accord.diffusion.loop import sample
 from accord.diffusion.lora import add_lora, remove_lora, without_lora
 from accord.methods.realign.config import TuneConfig, debug
-from accord.methods.realign.strategies import ddim_moments, gaussian_log_p, group_advantages
+from accord.methods.realign.strategies import GRPO_ETA, ddim_moments, gaussian_log_p, group_advantages
 from accord.methods.realign.tuning import Tuner, tune
 from accord.rewards.clip import load_clip
 from accord.rewards.rewards import CaptionContrast, CaptionLikelihood, CaptionReward, ClipReward, Composed
@@ -133,19 +133,22 @@ def test_without_lora_is_the_untuned_network():
 
 
 # --- the equations -------------------------------------------------------------------------------------------------
-def test_ddim_moments_give_the_step_that_is_taken(tiny):
+@pytest.mark.parametrize("zero_snr", [False, True])
+def test_ddim_moments_give_the_step_that_is_taken(tiny, zero_snr):
     """mean + spread * the step's own noise is the step, for every step but the last."""
     from diffusers import DDIMScheduler
 
-    scheduler = DDIMScheduler.from_config(tiny.scheduler.config)
+    more = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing", "prediction_type": "v_prediction"} if zero_snr else {}
+    scheduler = DDIMScheduler.from_config(tiny.scheduler.config, **more)
     scheduler.set_timesteps(4)
     latents = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(3))
     before = latents
     makers = [torch.Generator().manual_seed(8)]
     noise_of = torch.Generator().manual_seed(8)
-    for step in sample(tiny, ["a star"], latents=latents, scheduler=scheduler, num_inference_steps=4, eta=1.0, generator=makers):
+    for step in sample(tiny, ["a star"], latents=latents, scheduler=scheduler, num_inference_steps=4, eta=GRPO_ETA, generator=makers):
         mean, spread = ddim_moments(scheduler, step.noise_pred, step.timestep, before)
         noise = torch.randn(1, 4, 16, 16, generator=noise_of)
+        assert torch.isfinite(step.latents).all()
         if step.index < 3:
             assert torch.allclose(step.latents, mean + spread * noise, atol=1e-4)
             expected = torch.distributions.Normal(mean, spread).log_prob(step.latents)

@@ -120,6 +120,7 @@ def sample(
     told: Condition | None = None,
     before_step: BeforeStep | None = None,
     scheduler: Any = None,
+    step_kwargs: dict[str, Any] | None = None,
     grad_steps: int = 0,
     progress: bool = False,
 ) -> Iterator[Step]:
@@ -135,6 +136,7 @@ def sample(
         told: the same as a Condition (which SDXL needs).
         before_step: called with the Step before the network runs.
         scheduler: to use instead of the pipeline's.
+        step_kwargs: further arguments of the scheduler's `step`.
         grad_steps: how many of the last steps keep their graph (all others run without gradient).
 
     Yields:
@@ -162,7 +164,7 @@ def sample(
         latents = initial_noise(pipe, len(prompts), generator, height, width, states.dtype)
     latents = latents.to(device=pipe.device, dtype=states.dtype)
     timesteps, latents = _start(scheduler, latents, image_latents, strength)
-    extra = _step_kwargs(scheduler, eta, generator)
+    extra = _step_kwargs(scheduler, eta, generator) | (step_kwargs or {})
     embedding = _guidance_embedding(pipe, guidance_scale, latents)
 
     for i, t in enumerate(tqdm(timesteps, desc="denoise", disable=not progress, leave=False)):

@@ -52,6 +52,7 @@ class Batch:
         return int(torch.randint(low, high, (1,), generator=generator))
 
 
+GRPO_ETA = 0.999  # 1 up to rounding: at 1 the first step from zero terminal SNR takes the root of a negative rounding error
 Strategy = Callable[["Tuner", Batch], tuple[torch.Tensor, dict[str, float]]]
 
 
@@ -139,7 +140,7 @@ def grpo(tuner: Tuner, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
     before, after, times = [], [], []
     x = latents * scheduler.init_noise_sigma
     steps = sample(
-        pipe, prompts, latents=latents, told=told, scheduler=scheduler, eta=1.0, generator=group.generators(1), **tuner.sampling
+        pipe, prompts, latents=latents, told=told, scheduler=scheduler, eta=GRPO_ETA, generator=group.generators(1), **tuner.sampling
     )
     with torch.no_grad():
         for step in steps:
@@ -184,12 +185,12 @@ def group_advantages(
 def ddim_moments(
     scheduler: Any, output: torch.Tensor, timestep: torch.Tensor, latents: torch.Tensor
 ) -> tuple[torch.Tensor, float]:
-    """Mean [B,C,H,W] and standard deviation of x_{t-1} under DDIM with eta = 1. Source: DDIM (arXiv 2010.02502), (12), (16)."""
+    """Mean [B,C,H,W] and standard deviation of x_{t-1} under DDIM with eta = GRPO_ETA. Source: DDIM (arXiv 2010.02502), (12), (16)."""
     zero = torch.zeros_like(latents)
-    mean = scheduler.step(output, timestep, latents, eta=1.0, variance_noise=zero, return_dict=False)[0]
+    mean = scheduler.step(output, timestep, latents, eta=GRPO_ETA, variance_noise=zero, return_dict=False)[0]
     stride = scheduler.config.num_train_timesteps // scheduler.num_inference_steps
     variance = scheduler._get_variance(int(timestep), int(timestep) - stride)
-    return mean, float(variance.clamp(min=1e-12) ** 0.5)
+    return mean, GRPO_ETA * float(variance.clamp(min=1e-12) ** 0.5)
 
 
 def gaussian_log_p(x: torch.Tensor, mean: torch.Tensor, spread: float) -> torch.Tensor:

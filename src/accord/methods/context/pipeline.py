@@ -1,0 +1,204 @@
+"""`ContextDiffPipeline`: a Stable Diffusion pipeline whose process is shifted by a relational network.
+
+Guidance has one rule: x0^ is the guided one, and r is that of the conditional text. Both of a step's r are one batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from diffusers import StableDiffusionPipeline
+from diffusers.pipelines.stable_diffusion import StableDiffusionPipelineOutput
+from torch import nn
+from tqdm.auto import tqdm
+
+from accord.diffusion.loop import decode, generators, initial_noise, run, sample
+from accord.diffusion.pipelines import Pipeline, check_latent_unet, check_prompt_length, condition, sample_size
+from accord.methods.context.network import RelationalNetwork
+from accord.methods.context.schedulers import ContextDDIMScheduler, ContextDDPMScheduler, Relation
+from accord.types import InputError
+
+
+class ContextDiffPipeline(StableDiffusionPipeline):
+    """Prompts to pictures, DDPM or DDIM, with the context in every step. Saved and loaded like any pipeline.
+
+    Args:
+        relation: r_phi.
+        scheduler: a ContextDDIMScheduler or ContextDDPMScheduler.
+    """
+
+    model_cpu_offload_seq = "text_encoder->unet->vae"
+
+    def __init__(
+        self,
+        vae: Any,
+        text_encoder: Any,
+        tokenizer: Any,
+        unet: Any,
+        scheduler: Any,
+        relation: RelationalNetwork,
+        safety_checker: Any = None,
+        feature_extractor: Any = None,
+        image_encoder: Any = None,
+        requires_safety_checker: bool = False,
+    ) -> None:
+        if not isinstance(scheduler, (ContextDDIMScheduler, ContextDDPMScheduler)):
+            raise InputError(f"a {type(scheduler).__name__} knows no context; use ContextDDIMScheduler or ContextDDPMScheduler")
+        super().__init__(
+            vae, text_encoder, tokenizer, unet, scheduler, safety_checker, feature_extractor, image_encoder, requires_safety_checker
+        )
+        self.register_modules(relation=relation)
+
+    @classmethod
+    def from_pipeline(
+        cls, pipe: StableDiffusionPipeline, relation: RelationalNetwork, shift: str = "quadratic", ancestral: bool = False
+    ) -> ContextDiffPipeline:
+        """The parts of a Stable Diffusion pipeline with a relational network put beside them."""
+        kind = ContextDDPMScheduler if ancestral else ContextDDIMScheduler
+        scheduler = kind.from_config(pipe.scheduler.config, shift=shift)
+        return cls(pipe.vae, pipe.text_encoder, pipe.tokenizer, pipe.unet, scheduler, relation.to(pipe.device))
+
+    @torch.no_grad()
+    def __call__(  # type: ignore[override]
+        self,
+        prompt: str | list[str],
+        height: int | None = None,
+        width: int | None = None,
+        num_inference_steps: int = 50,
+        guidance_scale: float = 7.5,
+        negative_prompt: str | list[str] | None = None,
+        num_images_per_prompt: int = 1,
+        eta: float = 0.0,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: torch.Tensor | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        callback_on_step_end: Callable[..., dict[str, Any]] | None = None,
+        context_scale: float = 1.0,
+    ) -> StableDiffusionPipelineOutput | tuple:
+        """Generate pictures.
+
+        Args:
+            context_scale: multiplies r; 0 is exactly the plain pipeline.
+            callback_on_step_end: called as callback(pipe, index, timestep, {"latents": ...}); may return new latents.
+
+        Raises:
+            InputError: for an empty or too long prompt, or another number of negative prompts.
+        """
+        prompts = [p for p in ([prompt] if isinstance(prompt, str) else prompt) for _ in range(num_images_per_prompt)]
+        for text in prompts:
+            check_prompt_length(self, text)
+        negative = negative_prompt
+        if isinstance(negative, str):
+            negative = [negative] * len(prompts)
+        elif negative is not None:
+            negative = [n for n in negative for _ in range(num_images_per_prompt)]
+            if len(negative) != len(prompts):
+                raise InputError(f"{len(negative)} negative prompts were given for {len(prompts)} pictures; give one for each")
+        told = condition(self, prompts, negative, guidance_scale > 1)
+        steps = sample(
+            self,
+            prompts,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            eta=eta,
+            generator=generator,
+            latents=latents,
+            height=height,
+            width=width,
+            told=told,
+            step_kwargs={"relation": relation_of(self.relation, told.states[-len(prompts) :], context_scale)},
+        )
+        for step in steps:
+            if callback_on_step_end is not None:
+                changed = callback_on_step_end(self, step.index, step.timestep, {"latents": step.latents})
+                step.latents = changed.pop("latents", step.latents)
+            last = step.latents
+        images = decode(self, last, output_type)
+        return StableDiffusionPipelineOutput(images=images, nsfw_content_detected=None) if return_dict else (images, None)
+
+
+def relation_of(network: nn.Module, states: torch.Tensor, scale: float = 1.0) -> Relation:
+    """r at two steps in one batch of the network. `states` [B,T,E] are those of the conditional text."""
+
+    def relation(x0: torch.Tensor, t: int, s: int) -> tuple[torch.Tensor, torch.Tensor]:
+        if not scale:
+            return torch.zeros_like(x0), torch.zeros_like(x0)
+        times = torch.tensor([max(t, 0), max(s, 0)], device=x0.device).repeat_interleave(len(x0))
+        r = scale * network(torch.cat([x0, x0]), torch.cat([states, states]), times)
+        r_t, r_s = r.chunk(2)
+        return r_t, r_s
+
+    return relation
+
+
+@torch.no_grad()
+def generate_with_context(
+    pipe: Pipeline,
+    network: RelationalNetwork,
+    prompts: list[str],
+    seeds: list[int],
+    *,
+    shift: str = "quadratic",
+    ancestral: bool = False,
+    num_inference_steps: int = 25,
+    guidance_scale: float = 5.0,
+    eta: float = 0.0,
+    context_scale: float = 1.0,
+    batch_size: int = 16,
+    output_type: str = "pil",
+    progress: bool = False,
+) -> Any:
+    """Pictures of every prompt with every seed, seeds varying fastest, on any supported pipeline (SDXL's too).
+
+    Raises:
+        InputError: for a pipeline of another class, or a prompt that is empty or too long.
+    """
+    check_latent_unet(pipe)
+    for text in prompts:
+        check_prompt_length(pipe, text)
+    kind = ContextDDPMScheduler if ancestral else ContextDDIMScheduler
+    scheduler = kind.from_config(pipe.scheduler.config, shift=shift)
+    jobs = [(text, seed) for text in prompts for seed in seeds]
+    out: list[Any] = []
+    for start in tqdm(range(0, len(jobs), batch_size), desc="generate", disable=not progress):
+        part = jobs[start : start + batch_size]
+        texts, makers = [t for t, _ in part], generators([s for _, s in part])
+        told = condition(pipe, texts, guided=guidance_scale > 1)
+        noise = initial_noise(pipe, len(part), makers, dtype=told.states.dtype)
+        steps = sample(
+            pipe,
+            texts,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            eta=eta,
+            generator=makers,
+            latents=noise,
+            told=told,
+            scheduler=scheduler,
+            step_kwargs={"relation": relation_of(network, told.states[-len(part) :], context_scale)},
+        )
+        out.extend(decode(pipe, run(steps), output_type))
+    return out if output_type == "pil" else torch.stack(out)
+
+
+def new_relation(pipe: Pipeline, share: float = 0.15, seed: int = 0, **settings: Any) -> RelationalNetwork:
+    """A relational network for a pipeline, as wide as `share` of the denoiser's parameters allows.
+
+    Raises:
+        InputError: if even the narrowest is too large for that, or the latents cannot be cut into patches.
+    """
+    allowed = share * sum(p.numel() for p in pipe.unet.parameters())
+    channels, text_width = pipe.unet.config.in_channels, pipe.unet.config.cross_attention_dim
+    patch = settings.pop("patch", 2 if sample_size(pipe)[0] <= 32 else 4)
+    if any(side % patch for side in sample_size(pipe)):
+        raise InputError(f"latents of {sample_size(pipe)} cannot be cut into patches of {patch}; choose another patch")
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for width in (256, 192, 128, 96, 64, 48, 32, 16, 8):
+            network = RelationalNetwork(channels, text_width, width=width, patch=patch, **settings)
+            if sum(p.numel() for p in network.parameters()) <= allowed:
+                return network
+    raise InputError(f"no relational network fits into {share:.0%} of this denoiser's parameters; raise the share")

@@ -1,0 +1,226 @@
+"""Training with context: the relational network, and the denoiser as far as it is wanted, jointly.
+
+    x_t = sqrt(ab_t) x0 + k_t r_phi(x0, c, t) + sqrt(1 - ab_t) e,   loss = lambda_t |f(x_t, c, t) - x0|^2
+
+phi's gradient flows through x_t (and, in another prediction type than x0, through the target, which is the same thing).
+
+Letters in shapes: B pictures, C h w of the latents.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
+from torch import nn
+
+from accord.diffusion.loop import denoise
+from accord.diffusion.lora import add_lora, remove_lora, save_lora
+from accord.diffusion.pipelines import Condition, Pipeline, check_latent_unet, condition
+from accord.methods.context.config import ContextTrainConfig
+from accord.methods.context.equations import exact_kl, network_x0
+from accord.methods.context.network import RelationalNetwork
+from accord.methods.context.pipeline import ContextDiffPipeline, new_relation
+from accord.methods.context.schedulers import ContextDDIMScheduler
+from accord.outputs import check_writable, write_file
+from accord.training.loop import LoopConfig, Run
+from accord.training.processes import Processes
+from accord.types import InputError
+
+# (generator of the step, size) -> clean scaled latents [B,C,h,w] and B captions
+Draw = Callable[[np.random.Generator, int], tuple[torch.Tensor, list[str]]]
+
+
+def train_context(
+    pipe: Pipeline,
+    draw: Draw,
+    out: str | Path,
+    config: ContextTrainConfig,
+    *,
+    resume: bool = False,
+    processes: Processes | None = None,
+) -> RelationalNetwork:
+    """Train a relational network on a pipeline; it is saved into `out/relation`, with what else was trained beside it.
+
+    `denoiser="full"` also saves the whole pipeline into `out/pipeline` (Stable Diffusion 1 and 2), `lora` an adapter
+    that stays on `pipe.unet`.
+
+    Raises:
+        InputError: for a pipeline, a number or a folder that cannot be used.
+    """
+    check_latent_unet(pipe)
+    folder = Path(out)
+    processes = processes or Processes(pipe.device)
+    _claim(folder, config, resume, processes)
+    relation = new_relation(
+        pipe, config.share, config.seed, gain=config.gain, use_image=config.use_image, use_text=config.use_text
+    ).to(pipe.device)
+    modules: dict[str, nn.Module] = {"relation": relation}
+    if config.denoiser == "lora":
+        add_lora(pipe, config.rank, config.seed)
+    elif config.denoiser == "full":
+        pipe.unet.requires_grad_(True)
+    if config.denoiser != "frozen":
+        modules["unet"] = pipe.unet
+    loop = LoopConfig(
+        steps=config.steps,
+        learning_rate=config.learning_rate,
+        warmup_steps=config.warmup_steps,
+        weight_decay=config.weight_decay,
+        ema_decay=config.ema_decay,
+        seed=config.seed,
+        bf16=config.bf16,
+        save_every=config.save_every,
+    )
+    try:
+        with plain_attention(pipe):
+            run = Run(modules, loop, folder, save_frozen=False, processes=processes)
+            objective = Objective(pipe, relation, config)
+
+            def loss_fn(number: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+                rng = np.random.default_rng((config.seed, 17, number))
+                latents, captions = draw(rng, config.batch_size)
+                mine = list(processes.mine(len(captions)))
+                noise, timesteps, kept, estimated = objective.chance(latents.shape, generator)
+                index = torch.tensor(mine)
+                return objective(
+                    latents[index], [captions[i] for i in mine], noise[index], timesteps[index], kept[index], estimated[index]
+                )
+
+            run.train(loss_fn, "context")
+            run.use_ema()
+    except BaseException:
+        if config.denoiser == "lora":
+            remove_lora(pipe)
+        raise
+    pipe.unet.requires_grad_(False).eval()
+    relation.requires_grad_(False).eval()
+    if processes.first:
+        relation.save_pretrained(folder / "relation")
+        if config.denoiser == "lora":
+            save_lora(pipe, folder)
+        elif config.denoiser == "full" and hasattr(pipe, "safety_checker"):
+            ContextDiffPipeline.from_pipeline(pipe, relation, config.shift).save_pretrained(folder / "pipeline")
+    processes.wait()
+    return relation
+
+
+class Objective:
+    """The loss of one batch."""
+
+    def __init__(self, pipe: Pipeline, relation: RelationalNetwork, config: ContextTrainConfig) -> None:
+        self.pipe, self.relation, self.config = pipe, relation, config
+        self.scheduler = ContextDDIMScheduler.from_config(pipe.scheduler.config, shift=config.shift)
+
+    def chance(
+        self, shape: torch.Size, generator: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Noise [B,C,h,w], timesteps [B], which captions are kept [B], which r are estimated [B]: of the global batch."""
+        count = self.scheduler.config.num_train_timesteps
+        noise = torch.randn(shape, generator=generator)
+        timesteps = torch.randint(count, (shape[0],), generator=generator)
+        kept = torch.rand(shape[0], generator=generator) >= self.config.caption_dropout
+        estimated = torch.rand(shape[0], generator=generator) < self.config.estimated_share
+        return noise, timesteps, kept, estimated
+
+    def __call__(
+        self,
+        latents: torch.Tensor,
+        captions: list[str],
+        noise: torch.Tensor,
+        timesteps: torch.Tensor,
+        kept: torch.Tensor,
+        estimated: torch.Tensor,
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        """Mean loss, and scalars to log."""
+        pipe, scheduler, device = self.pipe, self.scheduler, self.pipe.device
+        latents, noise, timesteps = latents.to(device).float(), noise.to(device), timesteps.to(device)
+        with torch.no_grad():
+            told = condition(pipe, captions, guided=False)
+            heard = condition(pipe, [c if k else "" for c, k in zip(captions, kept.tolist(), strict=True)], guided=False)
+        shown = latents
+        if estimated.any():
+            with torch.no_grad():
+                shown = torch.where(estimated.to(device)[:, None, None, None], self.guess(latents, noise, timesteps, told, heard), latents)
+        r = self.relation(shown, told.states, timesteps)
+        noisy = scheduler.add_noise(latents, noise, timesteps, relation=r)
+        output = denoise(pipe, scheduler, noisy.to(pipe.unet.dtype), timesteps, heard).float()
+        if self.config.loss == "kl":
+            loss = self.kl(latents, noisy, output, timesteps, told, r).mean()
+        else:
+            loss = (output - scheduler.get_target(noisy, latents, timesteps)).square().mean()
+        return loss, {"shift": float(r.detach().square().mean().sqrt())}
+
+    def guess(
+        self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor, told: Condition, heard: Condition
+    ) -> torch.Tensor:
+        """The network's x0^ [B,C,h,w] from x_t shifted with the true x0: what r will be given in sampling."""
+        r = self.relation(latents, told.states, timesteps)
+        noisy = self.scheduler.add_noise(latents, noise, timesteps, relation=r)
+        output = denoise(self.pipe, self.scheduler, noisy.to(self.pipe.unet.dtype), timesteps, heard).float()
+        ab = self.scheduler._ab(timesteps, noisy)
+        return network_x0(output, noisy, ab, self.scheduler.config.prediction_type)
+
+    def kl(
+        self,
+        latents: torch.Tensor,
+        noisy: torch.Tensor,
+        output: torch.Tensor,
+        timesteps: torch.Tensor,
+        told: Condition,
+        r_t: torch.Tensor,
+    ) -> torch.Tensor:
+        """The exact bound's term at t against t - 1, in nats a latent element [B,C,h,w]; at t = 0 half the square of x0 - x0^."""
+        scheduler = self.scheduler
+        before = (timesteps - 1).clamp(min=0)
+        ab_t, ab_s = scheduler._ab(timesteps, noisy), scheduler._ab(before, noisy)
+        predicted = network_x0(output, noisy, ab_t, scheduler.config.prediction_type)
+        k_t, k_s = scheduler.shift_at(timesteps, noisy), scheduler.shift_at(before, noisy)
+        r_s = self.relation(latents, told.states, before)
+        guessed_t, guessed_s = (self.relation(predicted, told.states, t) for t in (timesteps, before))
+        # at t = 0 the two steps are one: the bound's reconstruction term, with unit variance
+        first = (timesteps == 0)[:, None, None, None]
+        safe = torch.where(first, ab_t * 0.999, ab_t)
+        inner = exact_kl(latents, predicted, k_t * r_t, k_s * r_s, k_t * guessed_t, k_s * guessed_s, safe, ab_s)
+        return torch.where(first, (latents - predicted).square() / 2, inner)
+
+
+@contextlib.contextmanager
+def plain_attention(pipe: Pipeline) -> Iterator[None]:
+    """On a CPU the plain attention processor: the fused kernel is slow backwards there. Others' processors stay."""
+    before = dict(pipe.unet.attn_processors)
+    plain = pipe.device.type == "cpu" and all(isinstance(p, AttnProcessor2_0) for p in before.values())
+    if plain:
+        pipe.unet.set_attn_processor(AttnProcessor())
+    try:
+        yield
+    finally:
+        if plain:
+            pipe.unet.set_attn_processor(before)
+
+
+def _claim(folder: Path, config: ContextTrainConfig, resume: bool, processes: Processes) -> None:
+    path, now = folder / "config.json", asdict(config)
+    there = path.is_file()
+    processes.wait()  # all have looked before one writes
+    if there:
+        if not resume:
+            raise InputError(f"folder {str(folder)!r} holds a run; give --resume to go on with it, or another --out")
+        before: dict[str, Any] = json.loads(path.read_text(encoding="utf8"))
+        changed = [k for k in now if before.get(k) != now[k]]
+        if changed:
+            raise InputError(
+                f"the run in {str(folder)!r} was begun with {changed[0]}={before.get(changed[0])!r}, not {now[changed[0]]!r}; "
+                "resume with the same settings or choose another --out"
+            )
+    elif processes.first:
+        check_writable(folder)
+        write_file(path, (json.dumps(now, indent=1) + "\n").encode())
+    processes.wait()

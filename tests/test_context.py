@@ -1,0 +1,344 @@
+"""ContextDiff's schedulers, relational network, pipeline and training on tiny pipelines of the real classes."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_pipeline, tiny_sdxl
+from diffusers import DDIMInverseScheduler, DDIMScheduler, DDPMScheduler, StableDiffusionPipeline
+
+from accord.diffusion.loop import generators
+from accord.methods.context.config import ContextTrainConfig
+from accord.methods.context.equations import ddim, posterior, posterior_sigma
+from accord.methods.context.network import RelationalNetwork
+from accord.methods.context.pipeline import ContextDiffPipeline, generate_with_context, new_relation
+from accord.methods.context.schedulers import ContextDDIMInverseScheduler, ContextDDIMScheduler, ContextDDPMScheduler
+from accord.methods.context.train import Objective, train_context
+from accord.types import InputError
+
+PROMPTS = ["a red star", "two blue keys"]
+PIPELINES = {"sd1": lambda: tiny_pipeline("sd1"), "sd2": lambda: tiny_pipeline("sd2"), "sdxl": tiny_sdxl}
+BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "clip_sample": False}
+QUICK = ContextTrainConfig(steps=2, batch_size=2, save_every=1, warmup_steps=0, learning_rate=1e-2, ema_decay=0.0, share=1.0)
+
+
+def normal(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def awake(network: RelationalNetwork, seed: int = 0) -> RelationalNetwork:
+    """With an output layer that is not zero."""
+    torch.manual_seed(seed)
+    torch.nn.init.normal_(network.out.weight, std=0.2)
+    torch.nn.init.normal_(network.out.bias, std=0.2)
+    return network.eval()
+
+
+def draw(rng: np.random.Generator, size: int) -> tuple[torch.Tensor, list[str]]:
+    return torch.from_numpy(rng.standard_normal((size, 4, 16, 16)).astype(np.float32)), [PROMPTS[i % 2] for i in range(size)]
+
+
+# --- schedulers ----------------------------------------------------------------------------------------------------
+KINDS = [
+    (kind, spacing, zero_snr)
+    for kind in ("epsilon", "v_prediction", "sample")
+    for spacing, zero_snr in (("leading", False), ("trailing", kind != "epsilon"))
+]
+
+
+@pytest.mark.parametrize(("kind", "spacing", "zero_snr"), KINDS)
+@pytest.mark.parametrize("eta", [0.0, 0.9])  # at eta = 1 diffusers' own first step from zero terminal SNR is NaN
+def test_ddim_with_r_zero_is_diffusers_bit_for_bit(kind, spacing, zero_snr, eta):
+    settings = {**BETAS, "prediction_type": kind, "timestep_spacing": spacing, "rescale_betas_zero_snr": zero_snr}
+    ours, theirs = ContextDDIMScheduler(**settings), DDIMScheduler(**settings)
+    nothing = lambda x0, t, s: (torch.zeros_like(x0), torch.zeros_like(x0))  # noqa: E731
+    for steps in (7, 50):
+        ours.set_timesteps(steps)
+        theirs.set_timesteps(steps)
+        x = y = normal(2, 4, 8, 8)
+        for t in theirs.timesteps:
+            output = normal(2, 4, 8, 8, seed=int(t))
+            x = ours.step(output, t, x, eta=eta, generator=torch.Generator().manual_seed(int(t)), relation=nothing).prev_sample
+            y = theirs.step(output, t, y, eta=eta, generator=torch.Generator().manual_seed(int(t))).prev_sample
+            assert torch.equal(x, y)
+
+
+@pytest.mark.parametrize(("kind", "spacing", "zero_snr"), [k for k in KINDS if not (k[0] == "epsilon" and k[2])])
+def test_ddpm_and_inversion_with_r_zero_are_diffusers_bit_for_bit(kind, spacing, zero_snr):
+    settings = {**BETAS, "prediction_type": kind, "timestep_spacing": spacing, "rescale_betas_zero_snr": zero_snr}
+    nothing = lambda x0, t, s: (torch.zeros_like(x0), torch.zeros_like(x0))  # noqa: E731
+    ours, theirs = ContextDDPMScheduler(**settings), DDPMScheduler(**settings)
+    back, their_back = ContextDDIMInverseScheduler(**settings), DDIMInverseScheduler(**settings)
+    for steps in (5, 50):
+        for scheduler in (ours, theirs, back, their_back):
+            scheduler.set_timesteps(steps)
+        x = y = normal(2, 4, 8, 8)
+        for t in theirs.timesteps:
+            output = normal(2, 4, 8, 8, seed=int(t))
+            x = ours.step(output, t, x, generator=torch.Generator().manual_seed(int(t)), relation=nothing).prev_sample
+            y = theirs.step(output, t, y, generator=torch.Generator().manual_seed(int(t))).prev_sample
+            assert torch.equal(x, y)
+        x = y = normal(2, 4, 8, 8)
+        for t in their_back.timesteps:
+            output = normal(2, 4, 8, 8, seed=int(t))
+            x = back.step(output, t, x, relation=nothing).prev_sample
+            y = their_back.step(output, t, y).prev_sample
+            assert torch.equal(x, y) or (x.isnan() & y.isnan()).any()
+
+
+@pytest.mark.parametrize("shift", ["quadratic", "prior", "data"])
+@pytest.mark.parametrize("eta", [0.0, 0.6])
+def test_a_shifted_step_is_the_equation(shift, eta):
+    scheduler = ContextDDIMScheduler(**BETAS, prediction_type="sample", shift=shift)
+    ancestral = ContextDDPMScheduler(**BETAS, prediction_type="sample", shift=shift)
+    x_t, x0, z = (normal(1, 4, 8, 8, seed=s).double() for s in range(3))
+    r = {t: normal(1, 4, 8, 8, seed=100 + t).double() for t in (600, 500)}
+    for s in (scheduler, ancestral):
+        s.set_timesteps(10)
+        s.alphas_cumprod = s.alphas_cumprod.double()
+    ab_t, ab_s = scheduler.alphas_cumprod[600], scheduler.alphas_cumprod[500]
+    b_t, b_s = (scheduler.shift_at(t, x_t) * r[t] for t in (600, 500))
+    relation = lambda x, t, s: (r[t], r[s])  # noqa: E731
+    found = scheduler.step(x0, 600, x_t, eta=eta, variance_noise=z, relation=relation).prev_sample
+    sigma = posterior_sigma(ab_t, ab_s, eta)
+    assert torch.allclose(found, ddim(x_t, x0, b_t, b_s, ab_t, ab_s, sigma, z), atol=1e-10)
+    g = lambda: torch.Generator().manual_seed(3)  # noqa: E731
+    found = ancestral.step(x0, 600, x_t, generator=g(), relation=relation).prev_sample
+    plain = DDPMScheduler(**BETAS, prediction_type="sample")
+    plain.set_timesteps(10)
+    plain.alphas_cumprod = plain.alphas_cumprod.double()
+    noise = plain.step(x0, 600, x_t, generator=g()).prev_sample - posterior(x_t, x0, b_t * 0, b_s * 0, ab_t, ab_s)[0]
+    assert torch.allclose(found - noise, posterior(x_t, x0, b_t, b_s, ab_t, ab_s)[0], atol=1e-8)
+
+
+def test_noise_is_added_at_the_shifted_place_and_the_target_leads_back():
+    scheduler = ContextDDIMScheduler(**BETAS, prediction_type="v_prediction")
+    x0, noise, r = (normal(3, 4, 8, 8, seed=s) for s in range(3))
+    t = torch.tensor([0, 400, 999])
+    ab = scheduler.alphas_cumprod[t].view(-1, 1, 1, 1)
+    expected = ab.sqrt() * x0 + (1 - ab).sqrt() * noise + ab.sqrt() * (1 - ab.sqrt()) * r
+    noisy = scheduler.add_noise(x0, noise, t, relation=r)
+    assert torch.allclose(noisy, expected, atol=1e-6)
+    target = scheduler.get_target(noisy, x0, t)
+    assert torch.allclose(ab.sqrt() * noisy - (1 - ab).sqrt() * target, x0, atol=1e-5)
+    with pytest.raises(ValueError, match="shift must be one of"):
+        ContextDDIMScheduler(shift="cubic")
+
+
+def test_inversion_then_sampling_returns_the_latents():
+    """With the true x0 known to a `sample` network, through the schedulers themselves."""
+    forth = ContextDDIMScheduler(**BETAS, prediction_type="sample", timestep_spacing="trailing")
+    back = ContextDDIMInverseScheduler(**BETAS, prediction_type="sample", timestep_spacing="trailing")
+    x0, relation = normal(1, 4, 8, 8), lambda x, t, s: (normal(1, 4, 8, 8, seed=t + 5), normal(1, 4, 8, 8, seed=s + 5))
+    forth.set_timesteps(20)
+    back.set_timesteps(20)
+    times = back.timesteps.tolist()
+    x = start = forth.add_noise(x0, normal(1, 4, 8, 8, seed=9), torch.tensor([times[0]]), relation=normal(1, 4, 8, 8, seed=times[0] + 5))
+    for t in times[1:]:
+        x = back.step(x0, t, x, relation=relation).prev_sample
+    assert (x - start).abs().max() > 0.5
+    for t in times[:0:-1]:
+        x = forth.step(x0, t, x, relation=relation).prev_sample
+    assert torch.allclose(x, start, atol=1e-3)
+
+
+# --- the relational network ----------------------------------------------------------------------------------------
+def test_r_depends_on_image_text_and_time_and_is_bounded():
+    network = awake(RelationalNetwork(4, 32, width=16, gain=0.3))
+    x, states, t = normal(2, 4, 16, 16), normal(2, 7, 32, seed=1), torch.tensor([10, 900])
+    r = network(x, states, t)
+    assert r.shape == x.shape and float(r.detach().abs().max()) <= 0.3
+    assert not torch.allclose(r, network(x + 1, states, t), atol=1e-4)
+    assert not torch.allclose(r, network(x, states + 1, t), atol=1e-4)
+    assert not torch.allclose(r, network(x, states, t + 50), atol=1e-4)
+    x.requires_grad_(True)
+    states.requires_grad_(True)
+    network(x, states, t).square().sum().backward()
+    assert x.grad.abs().max() > 0 and states.grad.abs().max() > 0
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in network.parameters())
+
+
+def test_sides_can_be_left_out_and_any_shape_goes():
+    text_only = awake(RelationalNetwork(4, 32, width=16, use_image=False))
+    image_only = awake(RelationalNetwork(4, 32, width=16, use_text=False))
+    x, states, t = normal(1, 4, 16, 24), normal(1, 7, 32, seed=1), torch.tensor([10])
+    assert torch.equal(text_only(x, states, t), text_only(x + 1, states, t))
+    assert torch.equal(image_only(x, states, t), image_only(x, states + 1, t))
+    assert awake(RelationalNetwork(4, 64, width=16, patch=4))(normal(1, 4, 128, 128), normal(1, 7, 64), t).shape == (1, 4, 128, 128)
+    assert torch.equal(RelationalNetwork(4, 32, width=16)(x, states, t), torch.zeros_like(x))  # starts as the plain process
+    assert torch.equal(awake(RelationalNetwork(4, 32, width=16, gain=0.0))(x, states, t), torch.zeros_like(x))
+
+
+def test_it_is_saved_and_loaded(tmp_path):
+    network = awake(RelationalNetwork(4, 32, width=16, gain=0.5))
+    network.save_pretrained(tmp_path)
+    back = RelationalNetwork.from_pretrained(tmp_path)
+    x, states, t = normal(1, 4, 16, 16), normal(1, 7, 32), torch.tensor([10])
+    assert back.config.gain == 0.5 and torch.allclose(network(x, states, t), back(x, states, t), atol=1e-6)
+
+
+def test_its_size_is_a_share_of_the_denoiser(lab):
+    network = new_relation(lab)
+    count = lambda m: sum(p.numel() for p in m.parameters())  # noqa: E731
+    assert 0.02 * count(lab.unet) < count(network) <= 0.15 * count(lab.unet)
+    with pytest.raises(InputError, match="no relational network fits"):
+        new_relation(lab, share=1e-4)
+    with pytest.raises(ValueError, match="width must be"):
+        RelationalNetwork(4, 32, width=18)
+    with pytest.raises(ValueError, match="gain must not be negative"):
+        RelationalNetwork(4, 32, width=16, gain=-1)
+
+
+# --- the pipeline --------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("kind", ["sd1", "sd2"])
+@pytest.mark.parametrize("ancestral", [False, True])
+def test_without_context_it_is_the_plain_pipeline_bit_for_bit(kind, ancestral):
+    pipe = tiny_pipeline(kind)
+    if ancestral:
+        pipe.register_modules(scheduler=DDPMScheduler.from_config(pipe.scheduler.config))
+    kwargs = {"num_inference_steps": 3, "guidance_scale": 6.0, "output_type": "np"}
+    expected = pipe(PROMPTS, generator=generators([0, 1]), **kwargs).images
+    context = ContextDiffPipeline.from_pipeline(pipe, awake(new_relation(pipe, 1.0)), ancestral=ancestral)
+    context.set_progress_bar_config(disable=True)
+    assert np.array_equal(context(PROMPTS, generator=generators([0, 1]), context_scale=0.0, **kwargs).images, expected)
+    asleep = ContextDiffPipeline.from_pipeline(pipe, new_relation(pipe, 1.0), ancestral=ancestral)
+    assert np.array_equal(asleep(PROMPTS, generator=generators([0, 1]), **kwargs).images, expected)
+    assert not np.array_equal(context(PROMPTS, generator=generators([0, 1]), **kwargs).images, expected)
+
+
+def test_guidance_uses_the_conditional_r_in_one_batch():
+    pipe = tiny_pipeline()
+    context = ContextDiffPipeline.from_pipeline(pipe, awake(new_relation(pipe, 1.0)))
+    calls = []
+    hook = context.relation.register_forward_pre_hook(lambda m, args: calls.append(args))
+    context(PROMPTS, negative_prompt="a moon", num_inference_steps=3, output_type="latent")
+    hook.remove()
+    assert len(calls) == 3 and all(len(c[0]) == 4 for c in calls)  # two pictures at two steps each
+    states, _ = context.encode_prompt(PROMPTS, "cpu", 1, False)
+    assert all(torch.equal(c[1], torch.cat([states, states])) for c in calls)
+    times = [c[2].tolist() for c in calls]
+    assert times == [[667, 667, 334, 334], [334, 334, 1, 1], [1, 1, 0, 0]]
+
+
+def test_callbacks_several_pictures_and_bad_input():
+    pipe = tiny_pipeline()
+    context = ContextDiffPipeline.from_pipeline(pipe, awake(new_relation(pipe, 1.0)))
+    seen = []
+
+    def callback(p, index, timestep, values):
+        seen.append(index)
+        return {"latents": values["latents"] * 0} if index == 1 else values
+
+    out = context("a red star", num_inference_steps=2, num_images_per_prompt=2, callback_on_step_end=callback, output_type="latent").images
+    assert seen == [0, 1] and out.shape[0] == 2 and not out.any()
+    with pytest.raises(InputError, match="1 negative prompts were given for 2 pictures"):
+        context(PROMPTS, negative_prompt=["a"])
+    with pytest.raises(InputError, match="is empty"):
+        context(" ")
+    with pytest.raises(InputError, match="knows no context"):
+        ContextDiffPipeline(pipe.vae, pipe.text_encoder, pipe.tokenizer, pipe.unet, pipe.scheduler, context.relation)
+
+
+FRESH = """
+import sys, torch
+from accord.methods.context.pipeline import ContextDiffPipeline
+pipe = ContextDiffPipeline.from_pretrained(sys.argv[1])
+pipe.set_progress_bar_config(disable=True)
+assert type(pipe.scheduler).__name__ == "ContextDDIMScheduler" and pipe.scheduler.config.shift == "prior"
+torch.save(pipe("a red star", num_inference_steps=2, generator=torch.Generator().manual_seed(0), output_type="latent").images, sys.argv[2])
+"""
+
+
+def test_a_fresh_process_loads_pipeline_scheduler_and_network(tmp_path):
+    pipe = tiny_pipeline()
+    context = ContextDiffPipeline.from_pipeline(pipe, awake(new_relation(pipe, 1.0)), shift="prior")
+    expected = context("a red star", num_inference_steps=2, generator=torch.Generator().manual_seed(0), output_type="latent").images
+    context.save_pretrained(tmp_path / "pipe")
+    command = [sys.executable, "-c", FRESH, str(tmp_path / "pipe"), str(tmp_path / "out.pt")]
+    subprocess.run(command, check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "2"})
+    assert torch.allclose(torch.load(tmp_path / "out.pt", weights_only=True), expected, atol=1e-5)
+
+
+# --- training ------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("kind", list(PIPELINES))
+@pytest.mark.parametrize("denoiser", ["frozen", "lora", "full"])
+def test_it_trains_and_samples_on_every_class(tmp_path, kind, denoiser):
+    pipe = PIPELINES[kind]()
+    before = {k: v.clone() for k, v in pipe.unet.state_dict().items()}
+    relation = train_context(pipe, draw, tmp_path, replace(QUICK, denoiser=denoiser))
+    assert relation.out.weight.abs().max() > 0 and relation.blocks[0].to_k.weight.grad is None
+    same = all(torch.equal(v, pipe.unet.state_dict()[k]) for k, v in before.items() if k in pipe.unet.state_dict())
+    assert same == (denoiser != "full")
+    assert (tmp_path / "pytorch_lora_weights.safetensors").is_file() == (denoiser == "lora")
+    back = RelationalNetwork.from_pretrained(tmp_path / "relation")
+    kwargs = {"num_inference_steps": 2, "output_type": "latent"}
+    with_context = generate_with_context(pipe, back, PROMPTS, [0], **kwargs)
+    without = generate_with_context(pipe, back, PROMPTS, [0], context_scale=0.0, **kwargs)
+    assert with_context.shape == (2, 4, 16, 16) and not torch.equal(with_context, without)
+    if denoiser == "full" and kind != "sdxl":
+        loaded = ContextDiffPipeline.from_pretrained(tmp_path / "pipeline")
+        assert isinstance(loaded, StableDiffusionPipeline) and torch.equal(loaded.relation.out.weight, back.out.weight)
+
+
+def objective_of(pipe, **changes) -> Objective:
+    return Objective(pipe, awake(new_relation(pipe, 1.0)), replace(QUICK, **changes))
+
+
+@pytest.mark.parametrize("loss", ["mse", "kl"])
+def test_phi_has_a_gradient_through_x_t(loss):
+    pipe = tiny_pipeline("sd2")
+    objective = objective_of(pipe, loss=loss, estimated_share=0.5)
+    latents, captions = draw(np.random.default_rng(0), 4)
+    value, logs = objective(latents, captions, *objective.chance(latents.shape, torch.Generator().manual_seed(0)))
+    value.backward()
+    assert torch.isfinite(value) and logs["shift"] > 0
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in objective.relation.parameters())
+
+
+def test_estimated_pictures_take_r_of_the_networks_own_guess():
+    pipe = tiny_pipeline()
+    objective = objective_of(pipe)
+    seen = []
+    objective.relation.register_forward_pre_hook(lambda m, args: seen.append(args[0].clone()))
+    latents, captions = draw(np.random.default_rng(0), 2)
+    noise, times = normal(2, 4, 16, 16), torch.tensor([500, 500])
+    objective(latents, captions, noise, times, torch.tensor([True, True]), torch.tensor([False, True]))
+    assert len(seen) == 2 and torch.equal(seen[0], latents)
+    assert torch.equal(seen[1][0], latents[0]) and not torch.allclose(seen[1][1], latents[1], atol=1e-2)
+
+
+def test_training_goes_on_where_it_was_and_refuses_other_settings(tmp_path, monkeypatch):
+    from accord.training.loop import Run
+
+    config = replace(QUICK, steps=4)
+    whole = train_context(tiny_pipeline(), draw, tmp_path / "a", config)
+    real = Run._step
+
+    def stop(self, *arguments):
+        if self.step == 2:
+            raise KeyboardInterrupt
+        return real(self, *arguments)
+
+    monkeypatch.setattr(Run, "_step", stop)
+    with pytest.raises(KeyboardInterrupt):
+        train_context(tiny_pipeline(), draw, tmp_path / "b", config)
+    monkeypatch.undo()
+    with pytest.raises(InputError, match="holds a run; give --resume"):
+        train_context(tiny_pipeline(), draw, tmp_path / "b", config)
+    with pytest.raises(InputError, match="was begun with gain="):
+        train_context(tiny_pipeline(), draw, tmp_path / "b", replace(config, gain=0.5), resume=True)
+    again = train_context(tiny_pipeline(), draw, tmp_path / "b", config, resume=True)
+    assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), again.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("denoiser", "half"), ("shift", "cubic"), ("loss", "l1"), ("estimated_share", 2.0), ("share", 0.0), ("gain", -1.0), ("steps", 0), ("learning_rate", 0.0)],
+)  # fmt: skip
+def test_a_field_out_of_range_is_named(field, value):
+    with pytest.raises(ValueError, match=f"{field} must"):
+        replace(QUICK, **{field: value})
