@@ -271,3 +271,54 @@ def test_tuning_from_the_command_line(accord_cli, tmp_path):
     assert_refused(accord_cli(*start, "--accumulate", "3"), "must be a multiple of gradient_accumulation")
     assert_refused(accord_cli("train", "reward", "--prompts", "none.txt"), "does not exist")
     assert not Path("z").exists()
+
+
+def test_context_from_the_command_line(accord_cli, tmp_path):
+    small = "--scenes 8 --steps 2 --batch-size 2 --save-every 1".split()
+    code, out, _ = accord_cli("train", "context", "--out", "run", "--json", *small)
+    assert code == 0 and json.loads(out)["out"] == "run" and Path("run/relation/config.json").is_file()
+    code, out, _ = accord_cli("generate", "a red star", "--steps", 2, "--context", "run", "--out", "a", "--json")
+    with_context = Path(json.loads(out)["images"][0]["image"]).read_bytes()
+    code, out, _ = accord_cli("generate", "a red star", "--steps", 2, "--out", "b", "--json")
+    assert with_context != Path(json.loads(out)["images"][0]["image"]).read_bytes()
+    assert_refused(accord_cli("train", "context", "--out", "run", *small), "holds a run; give --resume")
+    assert_refused(accord_cli("train", "context", "--out", "x", "--fresh"), "add --denoiser full")
+    assert_refused(accord_cli("train", "context", "--out", "x", "--shift", "cubic"), "shift must be one of")
+    assert_refused(accord_cli("generate", "a red star", "--context", "nowhere"), "holds no relational network")
+    assert not Path("x").exists()
+
+
+def test_inversion_from_the_command_line(accord_cli, tmp_path):
+    rng = np.random.default_rng(0)
+    Path("pairs").mkdir()
+    from accord.lab.scenes.grammar import caption
+    from accord.lab.scenes.scene import sample_scene
+
+    rows = []
+    for i in range(24):
+        scene = sample_scene(rng, "one")
+        Image.fromarray(render(scene)).save(f"pairs/{i}.png")
+        rows.append({"file_name": f"{i}.png", "text": caption(scene, rng)})
+    Path("pairs/metadata.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    small = "--steps 2 --batch-size 4 --curriculum none --similar 0.999 --kind vit".split()
+    code, out, _ = accord_cli("train", "inverter", "--pairs", "pairs", "--out", "run", "--json", *small)
+    assert code == 0 and json.loads(out)["split"]["test"] > 0
+    Path("bank.txt").write_text("a red star\na blue key\n")
+    code, out, _ = accord_cli("invert", "pairs/0.png", "--inverter", "run/inverter", "--bank", "bank.txt", "--json")
+    result = json.loads(out)["results"][0]
+    assert code == 0 and result["prompt"] and len(result["retrieved"]) == 2 and result["words"]
+    bulk = ["invert", "--folder", "pairs", "--inverter", "run/inverter", "--words-only", "--json"]
+    code, out, _ = accord_cli(*bulk, "--out", "all.parquet", "--shard", "2/2")
+    assert code == 0 and json.loads(out)["images"] == 12 and Path("all-00002-of-00002.parquet").is_file()
+    assert json.loads(accord_cli(*bulk, "--out", "all.parquet", "--shard", "2/2")[1])["done_before"]
+    assert_refused(accord_cli("invert"), "exactly one of them")
+    assert_refused(accord_cli("invert", "pairs/0.png", "--folder", "pairs"), "exactly one of them")
+    assert_refused(accord_cli(*bulk[:-1]), "need --out FILE.parquet")
+    assert_refused(accord_cli(*bulk[:-1], "--out", "all.csv", "--shard", "3/2"), "is not I/N")
+    assert_refused(accord_cli("invert", "none.png", "--inverter", "run/inverter"), "does not exist")
+    Path("one.txt").write_text("a star\n")
+    assert_refused(accord_cli("invert", "pairs/0.png", "--inverter", "run/inverter", "--bank", "one.txt"), "nothing to choose from")
+    assert_refused(accord_cli("train", "inverter", "--pairs", "pairs", "--out", "y", "--kind", "gan"), "kind must be one of")
+    assert_refused(accord_cli("train", "inverter", "--pairs", "nowhere", "--out", "y"), "do not exist")
+    code, out, _ = accord_cli("pairs", "make", "--out", "made", "--count", 3, "--steps", 2, "--json")
+    assert code == 0 and json.loads(out)["pairs"] == 3 and Path("made/metadata.parquet").is_file()

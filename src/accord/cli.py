@@ -67,6 +67,7 @@ def generate(
     seed: Seeds = [0],  # noqa: B006 (typer copies it)
     steps: Steps = 25,
     guidance: Guidance = 5.0,
+    context: Annotated[Path | None, typer.Option(help="Folder of accord train context: its relational network (and adapter) shifts the process.")] = None,
     device: Device = None,
     out: Out = Path("out/generate"),
     as_json: AsJson = False,
@@ -78,9 +79,17 @@ def generate(
 
     check_writable(out)
     pipe = accord.load(model, device)
-    images = accord.generate(
-        pipe, prompts, seed, num_inference_steps=steps, guidance_scale=guidance, progress=not as_json
-    )
+    if context is None:
+        images = accord.generate(
+            pipe, prompts, seed, num_inference_steps=steps, guidance_scale=guidance, progress=not as_json
+        )
+    else:
+        from accord.methods.context.pipeline import generate_with_context, load_context
+
+        network, shift = load_context(pipe, context)
+        images = generate_with_context(
+            pipe, network, prompts, seed, shift=shift, num_inference_steps=steps, guidance_scale=guidance, progress=not as_json
+        )
     rows: list[dict[str, Any]] = []
     jobs = [(p, s) for p in prompts for s in seed]
     for i, ((prompt, number), image) in enumerate(zip(jobs, images, strict=True)):
@@ -447,6 +456,66 @@ def train_reward(
     )
     gains = "".join(f"{k} {v['mean']:+.4f} [{v['low']:+.4f}, {v['high']:+.4f}]; " for k, v in tuned.report["gains"].items())
     _emit(as_json, {**tuned.report, "folder": str(out)}, f"{gains}{tuned.report['verdict']}\nadapter and report: {out}")
+
+
+@train_app.command("context")
+def train_context_command(
+    pairs: Annotated[Path | None, typer.Option(help="Pictures and captions (CSV, JSONL, Parquet); scenes of the lab if not given.")] = None,
+    scenes: Annotated[int, typer.Option(help="How many scenes of the lab.")] = 8000,
+    model: Model = None,
+    denoiser: Annotated[str, typer.Option(help="frozen, lora, or full (all of it is trained).")] = "lora",
+    fresh: Annotated[bool, typer.Option("--fresh", help="With full: start from random weights of the same architecture.")] = False,
+    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 2000,
+    batch_size: Annotated[int, typer.Option(help="Pictures a step, over all processes.")] = 32,
+    learning_rate: Annotated[float, typer.Option(help="Learning rate.")] = 3e-4,
+    rank: Annotated[int, typer.Option(help="Rank of the adapter.")] = 8,
+    shift: Annotated[str, typer.Option(help="quadratic (the paper's), prior or data.")] = "quadratic",
+    gain: Annotated[float, typer.Option(help="Bound of the relational network's output.")] = 1.0,
+    share: Annotated[float, typer.Option(help="Its size, as a share of the denoiser's parameters.")] = 0.15,
+    estimated_share: Annotated[float, typer.Option(help="Share of pictures whose context is that of the network's own guess.")] = 0.25,
+    save_every: Annotated[int, typer.Option(help="Steps between two checkpoints.")] = 500,
+    seed: Annotated[int, typer.Option(help="Seed.")] = 0,
+    device: Device = None,
+    out: Out = Path("out/context"),
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train a relational network (ContextDiff) on a pipeline, as an adapter or from scratch."""
+    _quiet()
+    import accord
+    from accord.methods.context.config import ContextTrainConfig
+    from accord.methods.context.data import draw_from, encode_images
+    from accord.methods.context.train import train_context
+    from accord.outputs import check_writable
+
+    config = _checked(
+        lambda: ContextTrainConfig(
+            steps=steps, batch_size=batch_size, learning_rate=learning_rate, rank=rank, denoiser=denoiser, shift=shift,
+            gain=gain, share=share, estimated_share=estimated_share, save_every=save_every, seed=seed,
+        )
+    )
+    if fresh and denoiser != "full":
+        raise InputError(f"--fresh starts from random weights, which a {denoiser} denoiser never leaves; add --denoiser full")
+    if scenes < 1:
+        raise InputError(f"scenes must be at least 1, not {scenes}")
+    if (out / "config.json").is_file() and not resume:
+        raise InputError(f"folder {str(out)!r} holds a run; give --resume to go on with it, or another --out")
+    pipe = accord.load(model, device)
+    if pairs is not None:
+        images, captions = _pictures_of(pairs)
+    else:
+        from accord.lab.bench.rewards import rendered_pairs
+
+        images, captions = rendered_pairs(scenes, seed + 21)
+    check_writable(out)
+    latents = encode_images(pipe, images, out / "latents.safetensors", progress=not as_json)
+    if fresh:
+        import torch
+
+        torch.manual_seed(seed)
+        pipe.register_modules(unet=type(pipe.unet).from_config(pipe.unet.config).to(pipe.device))
+    train_context(pipe, draw_from(latents, captions), out, config, resume=resume)
+    _emit(as_json, {"out": str(out), "steps": steps}, f"relational network: {out / 'relation'}\nuse it: accord generate PROMPT --context {out}")
 
 
 def _weight(text: str) -> tuple[str, float]:

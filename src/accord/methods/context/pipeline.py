@@ -5,7 +5,9 @@ Guidance has one rule: x0^ is the guided one, and r is that of the conditional t
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -182,6 +184,34 @@ def generate_with_context(
         )
         out.extend(decode(pipe, run(steps), output_type))
     return out if output_type == "pil" else torch.stack(out)
+
+
+def load_context(pipe: Pipeline, folder: str | Path) -> tuple[RelationalNetwork, str]:
+    """What `train_context` left in a folder: the relational network and its shift; an adapter found there is put on `pipe`.
+
+    A denoiser that was trained whole is in `folder/pipeline`, and replaces that of `pipe`.
+
+    Raises:
+        InputError: for a folder that holds none, or one that does not fit the pipeline.
+    """
+    folder = Path(folder)
+    if not (folder / "relation" / "config.json").is_file():
+        raise InputError(f"folder {str(folder)!r} holds no relational network; give one that accord train context wrote")
+    try:
+        network = RelationalNetwork.from_pretrained(folder / "relation").to(pipe.device).eval().requires_grad_(False)
+        shift = str(json.loads((folder / "config.json").read_text(encoding="utf8"))["shift"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"context {str(folder)!r} cannot be read ({error}); train it again") from error
+    wants = pipe.unet.config.in_channels, pipe.unet.config.cross_attention_dim
+    has = network.config.channels, network.config.text_width
+    if wants != has:
+        raise InputError(f"context {str(folder)!r} is for latents and text of width {has}, this pipeline has {wants}; give its own")
+    if (folder / "pytorch_lora_weights.safetensors").is_file():
+        pipe.load_lora_weights(str(folder))
+    elif (folder / "pipeline" / "unet").is_dir():
+        unet = type(pipe.unet).from_pretrained(folder / "pipeline" / "unet").to(pipe.device, pipe.unet.dtype)
+        pipe.register_modules(unet=unet.eval().requires_grad_(False))
+    return network, shift
 
 
 def new_relation(pipe: Pipeline, share: float = 0.15, seed: int = 0, **settings: Any) -> RelationalNetwork:
