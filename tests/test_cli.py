@@ -322,3 +322,24 @@ def test_inversion_from_the_command_line(accord_cli, tmp_path):
     assert_refused(accord_cli("train", "inverter", "--pairs", "nowhere", "--out", "y"), "do not exist")
     code, out, _ = accord_cli("pairs", "make", "--out", "made", "--count", 3, "--steps", 2, "--json")
     assert code == 0 and json.loads(out)["pairs"] == 3 and Path("made/metadata.parquet").is_file()
+
+
+def test_editing_a_clip_from_the_command_line(accord_cli):
+    from accord.data.video import read_clip, write_clip
+    from accord.lab.scenes.clips import moving_scene
+
+    scene = moving_scene(np.random.default_rng(0), 4)
+    write_clip("clip.mp4", scene.clip.frames, 8)
+    words = ["--source", scene.image_prompt, "--target", "a blue key"]
+    small = "--tune-steps 1 --steps 3 --window 4".split()
+    code, out, _ = accord_cli("edit", "clip.mp4", *words, *small, "--out", "new.gif", "--frames", "1:4", "--tuned", "t", "--json")
+    data = json.loads(out)
+    assert code == 0 and data["frames"] == 3 and len(read_clip("new.gif")) == 3 and "track_error" in data
+    assert Path("t/temporal/config.json").is_file()
+    code, out, _ = accord_cli("score", "--video", "new.gif", "--prompt-of-clip", "a blue key", "--json")
+    assert code == 0 and set(json.loads(out)) == {"text_alignment", "temporal_consistency", "flicker"}
+    assert_refused(accord_cli("score", "--video", "new.gif"), "--video needs --prompt-of-clip")
+    assert_refused(accord_cli("edit", "none.mp4", *words), "does not exist")
+    assert_refused(accord_cli("edit", "clip.mp4", *words, "--frames", "3"), "is not START:STOP")
+    assert_refused(accord_cli("edit", "clip.mp4", *words, "--strength", 2), "strength must be in")
+    assert_refused(accord_cli("edit", "clip.mp4", *words, *small, "--out", "new.avif"), "is none of")

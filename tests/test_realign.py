@@ -148,3 +148,20 @@ def test_other_pipelines_and_bad_knobs_are_refused():
     for field, value in (("rounds", -1), ("mode", "x"), ("strength", 0), ("modulated_share", 2), ("exempt_tokens", "y")):
         with pytest.raises(ValueError, match=field):
             RealignConfig(**{field: value})
+
+
+def test_renoise_is_modulated_as_strongly_where_it_starts():
+    from accord.diffusion.loop import Step
+    from accord.methods.realign.modulation import Modulation, Segments
+
+    segments = Segments(torch.ones(1, 1, 4, 4), torch.ones(1, 1, 7), torch.ones(1, 1))
+    latents = torch.zeros(1, 4, 4, 4)
+    for mode, start, expected in (("renoise", 801, 1.0), ("same_seed", 1000, 1.0), ("same_seed", 801, 0.801**5)):
+        state = Modulation(segments, RealignConfig(mode=mode), (4, 4))
+        state.before_step(Step(0, 10, torch.tensor(start), latents))
+        assert state.tau == pytest.approx(expected)
+        state.before_step(Step(1, 10, torch.tensor(700), latents))
+        top = start if mode == "renoise" else 1000
+        assert state.tau == pytest.approx((700 / top) ** 5)
+        state.before_step(Step(9, 10, torch.tensor(100), latents))
+        assert not state.active

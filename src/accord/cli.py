@@ -104,6 +104,9 @@ def score(
     image: Annotated[Path | None, typer.Argument(help="A picture.")] = None,
     prompt: Annotated[str | None, typer.Argument(help="Its prompt, in quotes.")] = None,
     pairs: Annotated[Path | None, typer.Option(help="CSV, JSONL or Parquet with columns image and prompt.")] = None,
+    video: Annotated[Path | None, typer.Option(help="Instead of IMAGE: a clip, with --prompt-of-clip.")] = None,
+    clip_prompt: Annotated[str | None, typer.Option("--prompt-of-clip", help="What the clip is to show.")] = None,
+    source_clip: Annotated[Path | None, typer.Option(help="With --video: the clip it was edited from.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the report, or with --pairs a file to write.")] = None,
     captioner: CaptionerId = None,
     clip: ClipId = None,
@@ -112,6 +115,16 @@ def score(
 ) -> None:
     """How well pictures say their prompts, by phrase and word."""
     _quiet()
+    if video is not None:
+        if image is not None or pairs is not None or not clip_prompt:
+            raise InputError("--video needs --prompt-of-clip TEXT, and neither IMAGE nor --pairs")
+        import accord
+        from accord.data.video import read_clip
+        from accord.rewards.video import score_clip
+
+        before = read_clip(source_clip).frames if source_clip is not None else None
+        measured = score_clip(read_clip(video).frames, clip_prompt, before, accord.load_clip(clip, device or "cpu"))
+        return _emit(as_json, measured, "\n".join(f"{k} {v:.4f}" for k, v in measured.items()))
     if pairs is not None:
         if image is not None or prompt is not None:
             raise InputError("both --pairs and an IMAGE were given; give one of them")
@@ -214,6 +227,72 @@ def realign(
             f"  pictures and report: {folder / 'index.html'}",
         ]
     _emit(as_json, {"results": rows}, "\n".join(lines))
+
+
+@app.command()
+def edit(
+    clip: Annotated[Path, typer.Argument(help="mp4, webm, gif, or a folder of frames.")],
+    source: Annotated[str, typer.Option(help="What the clip shows.")],
+    target: Annotated[str, typer.Option(help="What it is to show.")],
+    out: Annotated[Path, typer.Option(help="mp4, webm or gif to write, or a folder for frames.")] = Path("out/edited.mp4"),
+    frames: Annotated[str | None, typer.Option(help="START:STOP, a range of the clip's frames.")] = None,
+    model: Model = None,
+    context: Annotated[bool, typer.Option("--context/--no-context", help="ContextDiff; without it this is Tune-A-Video.")] = True,
+    tune_steps: Annotated[int, typer.Option(help="Steps of one-shot tuning.")] = 200,
+    steps: Annotated[int, typer.Option(help="Denoising steps.")] = 50,
+    guidance: Annotated[float, typer.Option(help="Guidance scale.")] = 7.5,
+    strength: Annotated[float, typer.Option(help="Share of the steps that is inverted and sampled again.")] = 1.0,
+    injection: Annotated[float, typer.Option(help="First share of the steps in which the source's self-attention holds the layout.")] = 0.0,
+    window: Annotated[int, typer.Option(help="Frames that the network sees at once.")] = 16,
+    tuned: Annotated[Path | None, typer.Option(help="Folder for the tuned parts; a tuning found there is used or resumed.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed.")] = 0,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Edit a clip with words: the thing changes, motion and ground are meant to stay."""
+    _quiet()
+    import tempfile
+
+    import accord
+    from accord.data.video import check_clip_path, read_clip, write_clip
+    from accord.methods.context.video import EditConfig, VideoEditor
+    from accord.outputs import check_writable
+    from accord.rewards.video import score_clip
+
+    config = _checked(
+        lambda: EditConfig(
+            tune_steps=tune_steps, context=context, num_inference_steps=steps, guidance_scale=guidance, strength=strength,
+            injection=injection, window=window, overlap=min(4, window - 1), seed=seed,
+        )
+    )
+    check_clip_path(out)
+    first, last = _range(frames)
+    taken = read_clip(clip, first, last)
+    check_writable(out.parent)
+    pipe = accord.load(model, device)
+    editor = VideoEditor(pipe, taken, source, config)
+    with tempfile.TemporaryDirectory() as scratch:
+        editor.tune(tuned or scratch, progress=not as_json)
+    if tuned is not None:
+        editor.save(tuned)
+    result = editor.edit(target, progress=not as_json)
+    write_clip(out, result.frames, result.fps)
+    measured = score_clip(result.frames, target, taken.frames)
+    text = "\n".join([f"written to {out}", *(f"  {k} {v:.4f}" for k, v in measured.items())])
+    _emit(as_json, {"out": str(out), "frames": len(result), "fps": float(result.fps), **measured}, text)
+
+
+def _range(text: str | None) -> tuple[int, int | None]:
+    """START:STOP, either may be left out."""
+    if text is None:
+        return 0, None
+    start, colon, stop = text.partition(":")
+    try:
+        if not colon:
+            raise ValueError
+        return int(start or 0), int(stop) if stop else None
+    except ValueError:
+        raise InputError(f"frames {text!r} is not START:STOP; write for example 0:16") from None
 
 
 @app.command()

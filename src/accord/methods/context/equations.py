@@ -147,3 +147,18 @@ def exact_kl(
     variance = (1 - ab_s) / (1 - ab_t) * (1 - a)
     difference = ab_s.sqrt() * (1 - a) / (1 - ab_t) * (x0 - predicted) - gain * (b_t - predicted_b_t) + (b_s - predicted_b_s)
     return difference**2 / (2 * variance)
+
+
+def ddim_affine(ab_t: torch.Tensor, ab_s: torch.Tensor, kind: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """A and B of plain DDIM with sigma = 0 as x_s = A x_t + B output, for a network of this prediction type.
+
+    Solved for x_t it is the exact inverse of a step, once the output at x_t is known: that is a fixed point (`video`).
+    """
+    left, right = (1 - ab_t).sqrt(), (1 - ab_s).sqrt()
+    if kind == "v_prediction":
+        return ab_s.sqrt() * ab_t.sqrt() + right * left, right * ab_t.sqrt() - ab_s.sqrt() * left
+    if kind == "epsilon":
+        a = (ab_s / ab_t).sqrt()
+        return a, right - a * left
+    a = right / left
+    return a, ab_s.sqrt() - a * ab_t.sqrt()

@@ -99,9 +99,9 @@ def segment_gain(pixel_segments: torch.Tensor) -> torch.Tensor:
     return (pixel_segments * (1 - share)).sum(-1)
 
 
-def time_gain(timestep: float, power: float = 5.0, train_timesteps: int = 1000) -> float:
-    """tau of (4)."""
-    return (timestep / train_timesteps) ** power
+def time_gain(timestep: float, power: float = 5.0, top: float = 1000) -> float:
+    """tau of (4): 1 at the timestep `top`."""
+    return (timestep / top) ** power if top else 1.0
 
 
 def modulation_strength(

@@ -63,11 +63,14 @@ class Modulation:
     def __init__(self, segments: Segments, config: RealignConfig, size: tuple[int, int], guided: bool = True) -> None:
         self.segments, self.config, self.size, self.guided = segments, config, size, guided
         self.tau = 0.0
-        self.train_timesteps = 1000
+        self.top = 1000.0  # the timestep at which tau is 1
 
     def before_step(self, step: Step) -> None:
-        # the share is of the steps taken; tau falls with the noise level, so a run from part-way is modulated less
-        self.tau = time_gain(float(step.timestep), self.config.time_power, self.train_timesteps)
+        # a run from part-way is modulated as strongly where it starts as a whole run is (by the noise level alone, tau
+        # would be (0.8)^5 at most, and nothing would change)
+        if step.index == 0 and self.config.mode == "renoise":
+            self.top = float(step.timestep)
+        self.tau = time_gain(float(step.timestep), self.config.time_power, self.top)
         if step.index >= self.config.modulated_share * step.count:
             self.tau = 0.0
 
@@ -107,6 +110,6 @@ def modulated(
     Give the yielded object's `before_step` to `accord.diffusion.loop.sample`.
     """
     state = Modulation(segments.to(pipe.device, pipe.unet.dtype), config, sample_size(pipe), guided)
-    state.train_timesteps = int(pipe.scheduler.config.num_train_timesteps)
+    state.top = float(pipe.scheduler.config.num_train_timesteps)
     with attention_hook(pipe.unet, state, lambda: state.active):
         yield state

@@ -1,0 +1,234 @@
+"""Clips in and out with PyAV: mp4, webm, gif, or a folder of frames (DAVIS's layout)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageSequence
+
+from accord.data.images import open_image, to_rgb
+from accord.types import InputError
+
+VIDEO_SUFFIXES = (".mp4", ".webm", ".mkv", ".mov", ".avi", ".gif")
+FRAME_SUFFIXES = (".jpg", ".jpeg", ".png")
+MAX_FRAME_PIXELS = 4096 * 4096
+MAX_FRAMES = 2000
+FOLDER_FPS = Fraction(24)  # DAVIS's rate; a folder of frames does not say its own
+# (container's suffix -> codecs in order of preference, pixel format)
+_CODECS = {
+    ".mp4": (("libx264", "mpeg4"), "yuv420p"),
+    ".mov": (("libx264", "mpeg4"), "yuv420p"),
+    ".mkv": (("libx264", "mpeg4"), "yuv420p"),
+    ".avi": (("mpeg4",), "yuv420p"),
+    ".webm": (("libvpx-vp9", "libvpx"), "yuv420p"),
+}
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Frames of one size, RGB, at a constant rate."""
+
+    frames: tuple[Image.Image, ...]
+    fps: Fraction
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height."""
+        return self.frames[0].size
+
+
+def read_clip(path: str | Path, start: int = 0, stop: int | None = None, fps: float | None = None) -> Clip:
+    """Frames [start, stop) of a video file or a folder of frames.
+
+    Args:
+        fps: of a folder of frames (24 if None); must be None for a file, which says its own.
+
+    Raises:
+        InputError: for a file that is missing, damaged, without pictures, too large, or of a changing frame rate, and for a
+            range that is empty.
+    """
+    path = Path(path)
+    if start < 0 or (stop is not None and stop <= start):
+        raise InputError(f"frames {start} to {stop} of {str(path)!r} are no range; give a start below the stop")
+    if not path.exists():
+        raise InputError(f"clip {str(path)!r} does not exist; check the path")
+    if path.is_dir():
+        frames, rate = _from_folder(path, start, stop), Fraction(fps or FOLDER_FPS).limit_denominator(1001)
+    elif path.suffix.lower() not in VIDEO_SUFFIXES:
+        raise InputError(f"clip {str(path)!r} is none of {', '.join(VIDEO_SUFFIXES)} and no folder of frames; convert it")
+    elif path.suffix.lower() == ".gif":
+        frames, rate = _from_gif(path, start, stop)
+    else:
+        frames, rate = _from_video(path, start, stop)
+    if not frames:
+        raise InputError(f"clip {str(path)!r} has no frame from {start} on; choose an earlier start")
+    sizes = {f.size for f in frames}
+    if len(sizes) > 1:
+        raise InputError(f"the frames of {str(path)!r} have different sizes ({sorted(sizes)[0]} and {sorted(sizes)[1]}); scale them to one")
+    return Clip(tuple(frames), rate)
+
+
+def _check_size(path: Path, width: int, height: int, count: int) -> None:
+    if width * height > MAX_FRAME_PIXELS:
+        raise InputError(f"clip {str(path)!r} has frames of {width}x{height}, more than {MAX_FRAME_PIXELS // 2**20} megapixels; scale it down")
+    if count > MAX_FRAMES:
+        raise InputError(f"clip {str(path)!r} has more than {MAX_FRAMES} frames in the range; give a shorter one (--frames START:STOP)")
+
+
+def _from_folder(path: Path, start: int, stop: int | None) -> list[Image.Image]:
+    names = sorted(p for p in path.iterdir() if p.suffix.lower() in FRAME_SUFFIXES)
+    if not names:
+        raise InputError(f"folder {str(path)!r} holds no frame ({', '.join(FRAME_SUFFIXES)}); check the path")
+    chosen = names[start:stop]
+    _check_size(path, 1, 1, len(chosen))
+    frames = [open_image(p) for p in chosen]
+    for frame in frames[:1]:
+        _check_size(path, *frame.size, count=1)
+    return frames
+
+
+def _from_gif(path: Path, start: int, stop: int | None) -> tuple[list[Image.Image], Fraction]:
+    frames: list[Image.Image] = []
+    durations: list[int] = []
+    try:
+        with Image.open(path) as image:
+            for i, frame in enumerate(ImageSequence.Iterator(image)):
+                if stop is not None and i >= stop:
+                    break
+                if i >= start:
+                    _check_size(path, *frame.size, count=len(frames) + 1)
+                    frames.append(to_rgb(frame.copy()))
+                    durations.append(frame.info.get("duration", 100) or 100)
+    except (OSError, SyntaxError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"clip {str(path)!r} cannot be read, it is damaged or no gif; save it again") from error
+    if len(set(durations)) > 1:
+        raise _changing_rate(path)
+    return frames, Fraction(1000, int(durations[0])) if durations else Fraction(10)
+
+
+def _from_video(path: Path, start: int, stop: int | None) -> tuple[list[Image.Image], Fraction]:
+    import av
+
+    frames: list[Image.Image] = []
+    times: list[Fraction] = []
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                kind = "sound only" if container.streams.audio else "no pictures"
+                raise InputError(f"clip {str(path)!r} holds {kind}; give a video")
+            stream = container.streams.video[0]
+            rate = stream.average_rate or stream.guessed_rate
+            for i, frame in enumerate(container.decode(stream)):
+                if frame.pts is not None and frame.time_base is not None:
+                    times.append(frame.pts * frame.time_base)
+                if stop is not None and i >= stop:
+                    break
+                if i >= start:
+                    _check_size(path, frame.width, frame.height, len(frames) + 1)
+                    frames.append(frame.to_image())
+    except InputError:
+        raise
+    except (OSError, ValueError, EOFError) as error:  # PyAV's own errors are kinds of these
+        raise InputError(f"clip {str(path)!r} cannot be read, it is empty, damaged or no video ({error}); save it again") from error
+    if not frames and not times:
+        raise InputError(f"clip {str(path)!r} has no frame; save it again")
+    steps = np.diff(np.asarray([float(t) for t in times]))
+    if len(steps) and (steps.min() <= 0 or steps.max() > 1.5 * np.median(steps)):
+        raise _changing_rate(path)
+    if rate is None or rate <= 0:
+        rate = Fraction(1 / float(np.median(steps))).limit_denominator(1001) if len(steps) else FOLDER_FPS
+    return frames, Fraction(rate)
+
+
+def _changing_rate(path: Path) -> InputError:
+    return InputError(f"clip {str(path)!r} has a changing frame rate; make it constant (ffmpeg -i IN -vf fps=8 OUT.mp4)")
+
+
+def check_clip_path(path: Path) -> None:
+    """Refuse a place that `write_clip` could not write to, before hours of work are spent.
+
+    Raises:
+        InputError: for an unknown suffix.
+    """
+    if path.suffix.lower() not in (*_CODECS, ".gif", ""):
+        raise InputError(f"output {str(path)!r} is none of {', '.join((*_CODECS, '.gif'))} and no folder; choose one of them")
+
+
+def write_clip(path: str | Path, frames: Sequence[Image.Image], fps: float | Fraction) -> Path:
+    """Write frames of one size as mp4, webm, gif, or (no suffix) a folder of PNG; under another name first, then renamed.
+
+    A side of odd length is kept by repeating the last row or column if the codec wants it even; nothing is scaled.
+
+    Raises:
+        InputError: for no frames, frames of different sizes, an unknown suffix, or a place that cannot be written.
+    """
+    path = Path(path)
+    if not frames:
+        raise InputError(f"there is no frame to write to {str(path)!r}; give at least one")
+    if len({f.size for f in frames}) > 1:
+        raise InputError(f"the frames for {str(path)!r} have different sizes; scale them to one")
+    if fps <= 0:
+        raise InputError(f"fps must be positive, not {float(fps):g}")
+    check_clip_path(path)
+    suffix = path.suffix.lower()
+    part = path.with_name(f".{path.stem}.part{suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if suffix == "":
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir()
+            for i, frame in enumerate(frames):
+                frame.convert("RGB").save(part / f"{i:05d}.png")
+            shutil.rmtree(path, ignore_errors=True)
+        elif suffix == ".gif":
+            first, *rest = [f.convert("RGB") for f in frames]
+            first.save(part, save_all=True, append_images=rest, duration=max(20, round(1000 / float(fps))), loop=0, disposal=2)
+        else:
+            _encode(part, frames, Fraction(fps).limit_denominator(1001), suffix)
+        os.replace(part, path)
+    except OSError as error:
+        raise InputError(f"clip {str(path)!r} cannot be written ({error.strerror or error}); choose another --out") from error
+    finally:
+        if part.is_dir():
+            shutil.rmtree(part, ignore_errors=True)
+        elif part.exists():
+            part.unlink()
+    return path
+
+
+def _encode(part: Path, frames: Sequence[Image.Image], fps: Fraction, suffix: str) -> None:
+    import av
+
+    names, pixel_format = _CODECS[suffix]
+    known = [n for n in names if n in av.codecs_available]
+    if not known:
+        raise InputError(f"no codec for {suffix} is installed ({', '.join(names)}); write a .gif or a folder")
+    width, height = frames[0].size
+    even = (width + width % 2, height + height % 2)
+    with av.open(str(part), "w") as container:
+        stream = container.add_stream(known[0], rate=fps)
+        stream.width, stream.height, stream.pix_fmt = even[0], even[1], pixel_format
+        if known[0] == "libx264":
+            stream.options = {"crf": "12"}
+        elif known[0] == "libvpx-vp9":
+            stream.options = {"crf": "12", "b:v": "0"}
+        else:
+            stream.bit_rate = 8_000_000
+        for frame in frames:
+            array = np.asarray(frame.convert("RGB"))
+            array = np.pad(array, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+            for packet in stream.encode(av.VideoFrame.from_ndarray(array, format="rgb24")):
+                container.mux(packet)
+        for packet in stream.encode():
+            container.mux(packet)

@@ -1,0 +1,323 @@
+"""Text-guided editing of a clip: one-shot tuning, inversion with the source prompt, sampling with the target prompt.
+
+ContextDiff, section 4.2, on the Tune-A-Video recipe; r(., c_source) in the inversion, r(x0^, c_target) in sampling. Without
+a relational network this is Tune-A-Video.
+
+Letters in shapes: F frames, C h w of the latents, W frames of a window.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import StableDiffusionPipeline
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import nn
+from tqdm.auto import tqdm
+
+from accord.data.images import fit, to_tensor
+from accord.data.video import Clip
+from accord.diffusion.loop import decode, encode
+from accord.diffusion.pipelines import check_pipeline, check_prompt_length, condition, sample_size
+from accord.methods.context.equations import ddim_affine, ddim_correction, network_target, network_x0
+from accord.methods.context.inflate import TemporalLayers, inflated
+from accord.methods.context.network import RelationalNetwork
+from accord.methods.context.pipeline import new_relation, relation_of
+from accord.methods.context.schedulers import ContextDDIMScheduler
+from accord.methods.context.train import plain_attention
+from accord.outputs import check_writable, write_file
+from accord.training.checkpoints import replace_file
+from accord.training.loop import LoopConfig, Run
+from accord.types import InputError
+
+
+@dataclass(frozen=True)
+class EditConfig:
+    """Knobs of tuning and editing. Raises ValueError for a field out of range, named in the message."""
+
+    tune_steps: int = 200  # of one-shot tuning on the source clip
+    learning_rate: float = 3e-4
+    context: bool = True  # False is Tune-A-Video
+    shift: str = "quadratic"
+    share: float = 0.15  # size of the relational network
+    num_inference_steps: int = 50
+    guidance_scale: float = 7.5
+    strength: float = 1.0  # share of the steps that is inverted and sampled again
+    injection: float = 0.0  # first share of the steps in which self-attention takes the source's queries and keys
+    inversion_iterations: int = 3  # of the fixed point; 1 is ordinary DDIM inversion
+    window: int = 16  # frames that the network sees at once
+    overlap: int = 4
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("num_inference_steps", "inversion_iterations", "window"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.tune_steps < 0:
+            raise ValueError(f"tune_steps must not be negative, not {self.tune_steps}")
+        if not 0 <= self.overlap < self.window:
+            raise ValueError(f"overlap must be in [0, window), not {self.overlap}")
+        if not 0 < self.strength <= 1:
+            raise ValueError(f"strength must be in (0, 1], not {self.strength}")
+        if not 0 <= self.injection <= 1:
+            raise ValueError(f"injection must be in [0, 1], not {self.injection}")
+        if self.learning_rate <= 0:
+            raise ValueError(f"learning_rate must be positive, not {self.learning_rate}")
+
+
+class VideoEditor:
+    """A pipeline tuned to one clip.
+
+    Args:
+        pipe: a Stable Diffusion 1 or 2 pipeline; outside of the editor's calls it is what it was, bit for bit.
+        clip: the source.
+        prompt: what it shows.
+        config: the knobs.
+
+    Raises:
+        InputError: for a pipeline of another class, or a prompt that is empty or too long.
+    """
+
+    def __init__(self, pipe: StableDiffusionPipeline, clip: Clip, prompt: str, config: EditConfig) -> None:
+        check_pipeline(pipe)
+        check_prompt_length(pipe, prompt)
+        self.pipe, self.clip, self.prompt, self.config = pipe, clip, prompt, config
+        self.scheduler = ContextDDIMScheduler.from_config(pipe.scheduler.config, shift=config.shift)
+        self.temporal = TemporalLayers.of(pipe.unet, seed=config.seed)
+        self.relation: RelationalNetwork | None = None
+        if config.context:
+            self.relation = new_relation(pipe, config.share, config.seed).to(pipe.device)
+        self.queries = {k: v.detach().clone() for k, v in pipe.unet.named_parameters() if "attn" in k and k.endswith("to_q.weight")}
+        side = sample_size(pipe)[0] * pipe.vae_scale_factor
+        pixels = [fit(to_tensor(f), side) for f in clip.frames]
+        self.latents = torch.cat([encode(pipe, p) for p in pixels])  # [F,C,h,w]
+
+    # --- one-shot tuning -----------------------------------------------------------------------------------------
+    def tune(self, folder: str | Path, progress: bool = True) -> None:
+        """Fit temporal layers, query projections and relational network to the clip. A run in `folder` is resumed.
+
+        Raises:
+            InputError: if the folder holds a run with other settings.
+        """
+        config, pipe, folder = self.config, self.pipe, Path(folder)
+        if not config.tune_steps:
+            return
+        _claim(folder, {**asdict(config), "prompt": self.prompt, "frames": len(self.clip)})
+        modules: dict[str, nn.Module] = {"temporal": self.temporal, "unet": pipe.unet}
+        if self.relation is not None:
+            modules["relation"] = self.relation
+        loop = LoopConfig(
+            steps=config.tune_steps, learning_rate=config.learning_rate, warmup_steps=min(20, config.tune_steps // 5),
+            weight_decay=0.0, seed=config.seed, save_every=50, log_every=10,
+        )  # fmt: skip
+        told = condition(pipe, [self.prompt], guided=False).states.detach()
+        with self._own_queries(train=True), plain_attention(pipe):
+            run = Run(modules, loop, folder, save_frozen=False)
+
+            def loss_fn(step: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+                rows = window_rows(len(self.latents), config.window, generator)
+                x0 = self.latents[rows].float()
+                noise = torch.randn(x0.shape, generator=generator).to(x0.device)
+                t = torch.randint(self.scheduler.config.num_train_timesteps, (1,), generator=generator).to(x0.device).expand(len(x0))
+                states = told.expand(len(x0), -1, -1)
+                r = self.relation(x0, states, t) if self.relation is not None else None
+                noisy = self.scheduler.add_noise(x0, noise, t, relation=r)
+                with inflated(pipe.unet, self.temporal, len(x0)):
+                    output = pipe.unet(noisy.to(pipe.unet.dtype), t, states).sample.float()
+                target = network_target(noisy, x0, self.scheduler._ab(t, noisy), self.scheduler.config.prediction_type)
+                return (output - target).square().mean(), {}
+
+            run.train(loss_fn, "tune clip")
+            self.queries = {k: v.detach().clone() for k, v in pipe.unet.named_parameters() if k in self.queries}
+        for module in modules.values():
+            module.eval()
+        self.temporal.requires_grad_(False)
+        if self.relation is not None:
+            self.relation.requires_grad_(False)
+
+    @contextmanager
+    def _own_queries(self, train: bool = False) -> Iterator[None]:
+        """The clip's query projections in the U-Net; afterwards its own again."""
+        named = dict(self.pipe.unet.named_parameters())
+        before = {k: named[k].detach().clone() for k in self.queries}
+        try:
+            with torch.no_grad():
+                for k, v in self.queries.items():
+                    named[k].copy_(v)
+            for k in self.queries:
+                named[k].requires_grad_(train)
+            yield
+        finally:
+            with torch.no_grad():
+                for k, v in before.items():
+                    named[k].copy_(v)
+            for k in self.queries:
+                named[k].requires_grad_(False)
+                named[k].grad = None
+            self.pipe.unet.eval()
+
+    def save(self, folder: str | Path) -> None:
+        """Write temporal layers, query projections and relational network, each loadable by itself."""
+        folder = Path(folder)
+        self.temporal.save_pretrained(folder / "temporal")
+        replace_file(folder / "queries.safetensors", lambda p: save_file({k: v.cpu().contiguous() for k, v in self.queries.items()}, p))
+        if self.relation is not None:
+            self.relation.save_pretrained(folder / "relation")
+
+    def load(self, folder: str | Path) -> None:
+        """Read what `save` wrote.
+
+        Raises:
+            InputError: if it is not there.
+        """
+        folder = Path(folder)
+        if not (folder / "queries.safetensors").is_file():
+            raise InputError(f"folder {str(folder)!r} holds no tuned clip; tune one first")
+        self.temporal = TemporalLayers.from_pretrained(folder / "temporal").to(self.pipe.device)
+        self.queries = {k: v.to(self.pipe.device) for k, v in load_file(folder / "queries.safetensors").items()}
+        if self.relation is not None:
+            self.relation = RelationalNetwork.from_pretrained(folder / "relation").to(self.pipe.device)
+
+    # --- inversion and editing -----------------------------------------------------------------------------------
+    @torch.no_grad()
+    def invert(self, progress: bool = False) -> list[torch.Tensor]:
+        """From the clip towards noise with the source prompt: latents [F,C,h,w] at each step, the clip's own first.
+
+        Each step is the exact inverse of the sampling step, found as a fixed point: x_t = (x_s - B output(x_t) - correction) / A.
+        """
+        config, scheduler = self.config, self.scheduler
+        times = self._times()
+        states = condition(self.pipe, [self.prompt], guided=False).states
+        path = [self.latents.float()]
+        with self._own_queries():
+            for s, t in tqdm(list(zip([-1, *times], times, strict=False)), desc="invert", disable=not progress):
+                x_s = path[-1]
+                ab_t, ab_s = scheduler._ab(t, x_s), scheduler._ab(s, x_s)
+                a, b = ddim_affine(ab_t, ab_s, scheduler.config.prediction_type)
+                x = x_s
+                for _ in range(config.inversion_iterations):
+                    output = self._predict(x, t, [states])[0]
+                    x = (x_s - b * output - self._correction(output, x, t, s, states)) / a
+                path.append(x)
+        return path
+
+    @torch.no_grad()
+    def edit(self, target: str, path: Sequence[torch.Tensor] | None = None, progress: bool = False) -> Clip:
+        """The clip with the target prompt: the thing changes, motion and ground are meant to stay.
+
+        Args:
+            target: the new prompt.
+            path: what `invert` gave; it is called if None.
+
+        Raises:
+            InputError: for a prompt that is empty or too long.
+        """
+        latents = self.sample(target, self.config.guidance_scale, path, progress)
+        frames = [f for i in range(0, len(latents), 8) for f in decode(self.pipe, latents[i : i + 8].to(self.pipe.vae.dtype))]
+        return Clip(tuple(f.resize(self.clip.size, Image.Resampling.BICUBIC) if f.size != self.clip.size else f for f in frames), self.clip.fps)
+
+    @torch.no_grad()
+    def sample(
+        self, target: str, guidance_scale: float, path: Sequence[torch.Tensor] | None = None, progress: bool = False
+    ) -> torch.Tensor:
+        """Latents [F,C,h,w] of the edit; guidance 1 with the source prompt returns the clip's own."""
+        check_prompt_length(self.pipe, target)
+        config, scheduler = self.config, self.scheduler
+        path = list(path) if path is not None else self.invert(progress)
+        times = self._times()
+        empty, wanted, source = (condition(self.pipe, [p], guided=False).states for p in ("", target, self.prompt))
+        guided = guidance_scale > 1
+        x = path[-1]
+        with self._own_queries():
+            for i, t in enumerate(tqdm(times[::-1], desc="edit", disable=not progress)):
+                s = times[-i - 2] if i + 1 < len(times) else -1
+                inject = i < config.injection * len(times)
+                told = ([source] if inject else []) + ([empty] if guided else []) + [wanted]
+                outputs = self._predict(x, t, told, path[-i - 1] if inject else None)
+                output = outputs[-1]
+                if guided:
+                    output = outputs[-2] + guidance_scale * (output - outputs[-2])
+                ab_t, ab_s = scheduler._ab(t, x), scheduler._ab(s, x)
+                a, b = ddim_affine(ab_t, ab_s, scheduler.config.prediction_type)
+                x = a * x + b * output + self._correction(output, x, t, s, wanted)
+        return x
+
+    def _times(self) -> list[int]:
+        """Timesteps from the clean end on, the first share `strength` of the schedule."""
+        self.scheduler.set_timesteps(self.config.num_inference_steps)
+        times = sorted(int(t) for t in self.scheduler.timesteps)
+        return times[: max(1, round(self.config.strength * len(times)))]
+
+    def _predict(
+        self, x: torch.Tensor, t: int, told: Sequence[torch.Tensor], source: torch.Tensor | None = None
+    ) -> list[torch.Tensor]:
+        """The network's output [F,C,h,w] for each text; windows of the clip one after the other, averaged where they overlap.
+
+        With `source` (latents of the source at this step) the first text is its, and its layout is injected into the others.
+        """
+        unet = self.pipe.unet
+        totals = [torch.zeros_like(x) for _ in told]
+        counts = torch.zeros(len(x), 1, 1, 1, device=x.device)
+        for rows in windows(len(x), self.config.window, self.config.overlap):
+            parts = [x[rows] if i or source is None else source[rows] for i in range(len(told))]
+            states = torch.cat([c.expand(len(rows), -1, -1) for c in told])
+            with inflated(unet, self.temporal, len(rows)) as state:
+                state.inject = source is not None
+                out = unet(torch.cat(parts).to(unet.dtype), t, states).sample.float()
+            for total, part in zip(totals, out.chunk(len(told)), strict=True):
+                total[rows] += part
+            counts[rows] += 1
+        return [total / counts for total in totals]
+
+    def _correction(self, output: torch.Tensor, x: torch.Tensor, t: int, s: int, states: torch.Tensor) -> torch.Tensor:
+        """What the context adds to a plain step from t to s, [F,C,h,w]."""
+        if self.relation is None:
+            return torch.zeros_like(x)
+        scheduler = self.scheduler
+        ab_t, ab_s = scheduler._ab(t, x), scheduler._ab(s, x)
+        x0 = network_x0(output, x, ab_t, scheduler.config.prediction_type)
+        parts = []
+        for rows in torch.arange(len(x)).split(self.config.window):
+            r_t, r_s = relation_of(self.relation, states.expand(len(rows), -1, -1))(x0[rows], t, s)
+            parts.append(ddim_correction(scheduler.shift_at(t, x) * r_t, scheduler.shift_at(s, x) * r_s, ab_t, ab_s, torch.zeros_like(ab_s)))
+        return torch.cat(parts)
+
+
+def windows(count: int, size: int, overlap: int) -> list[list[int]]:
+    """Overlapping windows that cover 0..count-1; the last one is moved back so that all are whole."""
+    if count <= size:
+        return [list(range(count))]
+    starts = list(range(0, count - size, size - overlap))
+    return [list(range(s, s + size)) for s in [*starts, count - size]]
+
+
+def window_rows(count: int, size: int, generator: torch.Generator) -> list[int]:
+    """One window at random, or the whole clip if it fits."""
+    if count <= size:
+        return list(range(count))
+    start = int(torch.randint(count - size + 1, (1,), generator=generator))
+    return list(range(start, start + size))
+
+
+def _claim(folder: Path, now: dict[str, Any]) -> None:
+    path = folder / "config.json"
+    if path.is_file():
+        before = json.loads(path.read_text(encoding="utf8"))
+        changed = [k for k in now if before.get(k) != now[k]]
+        if changed:
+            raise InputError(
+                f"the tuning in {str(folder)!r} was begun with {changed[0]}={before.get(changed[0])!r}, not {now[changed[0]]!r}; "
+                "choose another folder"
+            )
+        return
+    check_writable(folder)
+    write_file(path, (json.dumps(now, indent=1) + "\n").encode())
+
+

@@ -1,0 +1,122 @@
+"""Measures of an edited clip. The reader of the lab is not used here: it judges the benchmarks.
+
+Letters in shapes: F frames, H W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+import torch
+from PIL import Image
+from scipy.ndimage import uniform_filter
+
+from accord.data.images import to_tensor
+from accord.rewards.clip import ClipScorer, load_clip
+from accord.types import InputError
+
+
+@torch.no_grad()
+def text_alignment(frames: Sequence[Image.Image], prompt: str, clip: ClipScorer) -> float:
+    """Mean CLIP cosine of frames and prompt."""
+    return float((clip.image_features(to_tensor(list(frames))) @ clip.text_features([prompt])[0]).mean())
+
+
+@torch.no_grad()
+def temporal_consistency(frames: Sequence[Image.Image], clip: ClipScorer) -> float:
+    """Mean CLIP cosine of neighbouring frames; 1 for a single frame."""
+    features = clip.image_features(to_tensor(list(frames)))
+    return float((features[1:] * features[:-1]).sum(-1).mean()) if len(frames) > 1 else 1.0
+
+
+def foreground(frame: Image.Image, tolerance: float = 0.12) -> np.ndarray:
+    """Bool [H,W]: pixels unlike the median colour of the picture's border, by more than `tolerance` of the range."""
+    pixels = np.asarray(frame.convert("RGB"), dtype=np.float32) / 255
+    border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+    return np.abs(pixels - np.median(border, 0)).max(-1) > tolerance
+
+
+def track(frames: Sequence[Image.Image]) -> np.ndarray:
+    """Centre of the foreground per frame, [F,2] as shares of width and height; the middle where there is none."""
+    out = []
+    for frame in frames:
+        rows, columns = np.nonzero(foreground(frame))
+        h, w = frame.height, frame.width
+        out.append(((columns.mean() + 0.5) / w, (rows.mean() + 0.5) / h) if len(rows) else (0.5, 0.5))
+    return np.asarray(out)
+
+
+def track_error(a: np.ndarray, b: np.ndarray) -> float:
+    """Mean distance of two tracks [F,2]."""
+    return float(np.linalg.norm(a - b, axis=1).mean())
+
+
+def background_psnr(a: Sequence[Image.Image], b: Sequence[Image.Image]) -> float:
+    """PSNR in dB over the pixels that are foreground in neither clip; infinite if they are equal, NaN if there are none."""
+    errors = []
+    for x, y in zip(a, b, strict=True):
+        keep = ~(foreground(x) | foreground(y))
+        difference = (np.asarray(x.convert("RGB"), dtype=np.float64) - np.asarray(y.convert("RGB"), dtype=np.float64)) / 255
+        errors.append(np.square(difference[keep]).ravel())
+    every = np.concatenate(errors)
+    if not len(every):
+        return float("nan")
+    return float(10 * np.log10(1 / every.mean())) if every.mean() > 0 else float("inf")
+
+
+def ssim(a: Image.Image, b: Image.Image, keep: np.ndarray | None = None) -> float:
+    """Mean structural similarity of two pictures in grey (7x7 windows, constants of Wang et al. 2004), over `keep` [H,W]."""
+    x, y = (np.asarray(i.convert("L"), dtype=np.float64) / 255 for i in (a, b))
+    mean_x, mean_y = uniform_filter(x, 7), uniform_filter(y, 7)
+    var_x, var_y = uniform_filter(x * x, 7) - mean_x**2, uniform_filter(y * y, 7) - mean_y**2
+    cov = uniform_filter(x * y, 7) - mean_x * mean_y
+    c1, c2 = 0.01**2, 0.03**2
+    values = (2 * mean_x * mean_y + c1) * (2 * cov + c2) / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))
+    return float(values[keep].mean() if keep is not None and keep.any() else values.mean())
+
+
+def flicker(frames: Sequence[Image.Image]) -> float:
+    """Mean change of the ground from frame to frame, in 0..1: of pixels that are foreground in neither."""
+    changes = []
+    for x, y in pairwise(frames):
+        keep = ~(foreground(x) | foreground(y))
+        difference = np.abs(np.asarray(x.convert("RGB"), dtype=np.float64) - np.asarray(y.convert("RGB"), dtype=np.float64)) / 255
+        changes.append(difference[keep].ravel())
+    every = np.concatenate(changes) if changes else np.zeros(0)
+    return float(every.mean()) if len(every) else 0.0
+
+
+def score_clip(
+    frames: Sequence[Image.Image],
+    prompt: str,
+    source: Sequence[Image.Image] | None = None,
+    clip: ClipScorer | None = None,
+) -> dict[str, float]:
+    """All measures of a clip; those against `source` only where it is given.
+
+    Raises:
+        InputError: if there is no frame, or the clips differ in length or size.
+    """
+    if not frames:
+        raise InputError("there is no frame to score; give a clip")
+    clip = clip or load_clip()
+    out = {
+        "text_alignment": text_alignment(frames, prompt, clip),
+        "temporal_consistency": temporal_consistency(frames, clip),
+        "flicker": flicker(frames),
+    }
+    if source is None:
+        return out
+    if len(source) != len(frames) or source[0].size != frames[0].size:
+        raise InputError(
+            f"the clips differ: {len(frames)} frames of {frames[0].size} and {len(source)} of {source[0].size}; give clips of one length and size"
+        )
+    grounds = [~(foreground(a) | foreground(b)) for a, b in zip(frames, source, strict=True)]
+    similar = [ssim(a, b, g) for a, b, g in zip(frames, source, grounds, strict=True)]
+    return out | {
+        "track_error": track_error(track(frames), track(source)),
+        "background_psnr": background_psnr(frames, source),
+        "background_ssim": float(np.mean(similar)),
+    }

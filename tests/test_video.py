@@ -1,0 +1,342 @@
+"""Clips in and out, inflation, one-shot tuning, inversion and editing, measures."""
+
+import copy
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_pipeline
+from PIL import Image
+
+from accord.data.video import Clip, read_clip, write_clip
+from accord.lab.scenes.clips import EDITS, edited, moving_scene
+from accord.lab.scenes.read import read
+from accord.methods.context.inflate import TemporalLayers, first_and_previous, inflated
+from accord.methods.context.video import EditConfig, VideoEditor, windows
+from accord.rewards.video import background_psnr, flicker, foreground, score_clip, ssim, track, track_error
+from accord.types import InputError
+
+
+def moving(seed: int = 0, frames: int = 8):
+    return moving_scene(np.random.default_rng(seed), frames)
+
+
+def psnr(a: Image.Image, b: Image.Image) -> float:
+    error = np.square((np.asarray(a, dtype=float) - np.asarray(b, dtype=float)) / 255).mean()
+    return float(10 * np.log10(1 / max(error, 1e-12)))
+
+
+# --- in and out ----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("suffix", [".mp4", ".webm", ".gif", ""])
+@pytest.mark.parametrize("size", [(64, 64), (63, 45)])
+def test_clips_keep_length_rate_and_pictures(tmp_path, suffix, size):
+    frames = [f.resize(size) for f in moving().clip.frames]
+    path = write_clip(tmp_path / f"clip{suffix}", frames, 10)
+    clip = read_clip(path, fps=None if suffix else 10)
+    assert len(clip) == 8 and float(clip.fps) == pytest.approx(10, rel=0.01)
+    even = tuple(s + s % 2 for s in size) if suffix in (".mp4", ".webm") else size
+    assert clip.size == even
+    cropped = [f.crop((0, 0, *size)) for f in clip.frames]
+    least = 60 if suffix == "" else 22
+    assert min(psnr(a, b) for a, b in zip(frames, cropped, strict=True)) > least
+    part = read_clip(path, 2, 5)
+    assert len(part) == 3 and psnr(part.frames[0], clip.frames[2]) > 30
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_the_reader_reads_every_frame_of_an_mp4(tmp_path):
+    scene = moving(3)
+    clip = read_clip(write_clip(tmp_path / "a.mp4", scene.clip.frames, scene.clip.fps))
+    for frame, truth in zip(clip.frames, scene.frames, strict=True):
+        found = read(frame).things
+        assert [(t.noun, t.color) for t in found] == [(t.noun, t.color) for t in truth.things]
+
+
+def changing_rate(path: Path) -> None:
+    import av
+
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=24)
+        stream.width = stream.height = 64
+        stream.pix_fmt = "yuv420p"
+        for i, at in enumerate([0, 1, 2, 9, 10, 30]):
+            frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 40 * i, np.uint8), format="rgb24")
+            frame.pts, frame.time_base = at, Fraction(1, 24)
+            for packet in stream.encode(frame):
+                container.mux(packet)
+        for packet in stream.encode():
+            container.mux(packet)
+
+
+def sound_only(path: Path) -> None:
+    import av
+
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=16000)
+        stream.layout = "mono"
+        for i in range(4):
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+            frame.sample_rate, frame.pts = 16000, 1024 * i
+            for packet in stream.encode(frame):
+                container.mux(packet)
+        for packet in stream.encode():
+            container.mux(packet)
+
+
+def test_bad_clips_are_named(tmp_path):
+    good = write_clip(tmp_path / "good.mp4", moving().clip.frames, 8)
+    (tmp_path / "empty.mp4").write_bytes(b"")
+    (tmp_path / "cut.mp4").write_bytes(good.read_bytes()[:200])
+    (tmp_path / "text.txt").write_text("no clip")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "noise.gif").write_bytes(b"GIF89a not")
+    changing_rate(tmp_path / "changing.mp4")
+    sound_only(tmp_path / "sound.mp4")
+    frames = moving().clip.frames
+    frames[0].save(tmp_path / "odd.gif", save_all=True, append_images=frames[1:3], duration=[100, 300, 100])
+    (tmp_path / "sizes").mkdir()
+    frames[0].save(tmp_path / "sizes" / "0.png")
+    frames[1].resize((32, 32)).save(tmp_path / "sizes" / "1.png")
+    cases = {
+        "none.mp4": "does not exist",
+        "empty.mp4": "cannot be read",
+        "cut.mp4": "cannot be read",
+        "text.txt": "no folder of frames",
+        "folder": "holds no frame",
+        "noise.gif": "cannot be read",
+        "changing.mp4": "changing frame rate",
+        "odd.gif": "changing frame rate",
+        "sound.mp4": "sound only",
+        "sizes": "different sizes",
+    }
+    for name, message in cases.items():
+        with pytest.raises(InputError, match=message):
+            read_clip(tmp_path / name)
+    with pytest.raises(InputError, match="no frame from 50 on"):
+        read_clip(good, 50)
+    with pytest.raises(InputError, match="are no range"):
+        read_clip(good, 5, 5)
+    for arguments, message in [
+        ((tmp_path / "x.mp4", [], 8), "no frame to write"),
+        ((tmp_path / "x.avif", frames, 8), "is none of"),
+        ((tmp_path / "x.mp4", frames, 0), "fps must be positive"),
+        ((tmp_path / "x.mp4", [frames[0], frames[0].resize((8, 8))], 8), "different sizes"),
+        ((good / "x.gif", frames, 8), "cannot be written"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            write_clip(*arguments)
+
+
+def test_too_large_clips_are_refused(tmp_path, monkeypatch):
+    from accord.data import video
+
+    good = write_clip(tmp_path / "good.mp4", moving().clip.frames, 8)
+    monkeypatch.setattr(video, "MAX_FRAMES", 4)
+    with pytest.raises(InputError, match="more than 4 frames"):
+        read_clip(good)
+    assert len(read_clip(good, 0, 4)) == 4
+    monkeypatch.setattr(video, "MAX_FRAME_PIXELS", 100)
+    with pytest.raises(InputError, match="scale it down"):
+        read_clip(good, 0, 2)
+
+
+# --- lab clips -----------------------------------------------------------------------------------------------------
+def test_moving_scenes_are_exact_and_their_edits_keep_the_motion():
+    for seed in range(8):
+        scene = moving(seed, 8)
+        assert len({(f.things[0].noun, f.things[0].color, f.background) for f in scene.frames}) == 1
+        for frame in scene.frames:
+            x0, y0, x1, y1 = frame.things[0].box
+            assert 1 <= x0 < x1 <= 63 and 1 <= y0 < y1 <= 63
+        steps = np.diff(scene.track, axis=0)
+        along, across = (0, 1) if scene.direction in ("left", "right") else (1, 0)
+        sign = 1 if scene.direction in ("right", "down") else -1
+        assert (sign * steps[:, along] > 0).all() and not steps[:, across].any()
+        assert scene.direction in scene.prompt
+        for kind in EDITS:
+            other = edited(scene, kind, np.random.default_rng(seed))
+            a, b = scene.frames[0], other.frames[0]
+            changed = (a.things[0].noun != b.things[0].noun, a.things[0].color != b.things[0].color, a.background != b.background)
+            assert changed == {"noun": (True, False, False), "color": (False, True, False), "both": (True, True, False), "background": (False, False, True)}[kind]
+            assert np.abs(other.track - scene.track).max() <= 6
+    with pytest.raises(ValueError, match="frames must be at least 2"):
+        moving(0, 1)
+    with pytest.raises(ValueError, match="kind must be one of"):
+        edited(moving(), "size", np.random.default_rng(0))
+
+
+# --- inflation -----------------------------------------------------------------------------------------------------
+def run_unet(pipe, x, states):
+    with torch.no_grad():
+        return pipe.unet(x, 500, states).sample
+
+
+@pytest.mark.parametrize("kind", ["sd1", "sd2"])
+def test_an_inflated_network_on_one_frame_is_the_image_network_exactly(kind):
+    pipe = tiny_pipeline(kind)
+    x, states = torch.randn(2, 4, 16, 16), torch.randn(2, 77, 32)
+    plain = run_unet(pipe, x, states)
+    layers = TemporalLayers.of(pipe.unet)
+    with inflated(pipe.unet, layers, 1):
+        assert torch.equal(run_unet(pipe, x, states), plain)
+    with inflated(pipe.unet, layers, 2):
+        assert not torch.equal(run_unet(pipe, x, states), plain)
+    assert torch.equal(run_unet(pipe, x, states), plain)  # and leaves nothing behind
+
+
+def test_equal_frames_give_the_image_networks_result():
+    pipe = tiny_pipeline()
+    x, states = torch.randn(1, 4, 16, 16), torch.randn(1, 77, 32)
+    plain = run_unet(pipe, x, states)
+    with inflated(pipe.unet, TemporalLayers.of(pipe.unet), 3):
+        out = run_unet(pipe, x.expand(3, -1, -1, -1), states.expand(3, -1, -1))
+    assert torch.allclose(out, plain.expand(3, -1, -1, -1), atol=1e-4)  # doubled keys do not change a softmax
+
+
+def test_frames_see_the_first_and_the_previous_one_only():
+    """Changing a frame changes what it and its follower attend to; changing the first changes all."""
+    x = torch.arange(4.0).view(1, 4, 1, 1, 1)
+    assert first_and_previous(x)[0, :, 0, :, 0].tolist() == [[0, 0], [0, 0], [0, 1], [0, 2]]
+    pipe = tiny_pipeline()
+    frames, states = torch.randn(5, 4, 16, 16), torch.randn(1, 77, 32).expand(5, -1, -1)
+
+    def moved(changed: int, times: int = 1) -> list[bool]:
+        other = frames.clone()
+        other[changed] += 1
+        with inflated(pipe.unet, None, 5):
+            a, b = run_unet(pipe, frames, states), run_unet(pipe, other, states)
+        return [(not torch.allclose(p, q, atol=1e-6)) for p, q in zip(a, b, strict=True)]
+
+    assert moved(0) == [True] * 5
+    layers = sum(1 for n in pipe.unet.attn_processors if "attn1" in n)
+    found = moved(3)
+    assert found[:3] == [False] * 3 and found[3] and (found[4] or layers == 0)
+
+
+def test_clips_in_one_batch_do_not_leak_and_layers_are_saved(tmp_path):
+    pipe = tiny_pipeline()
+    layers = TemporalLayers.of(pipe.unet)
+    with torch.no_grad():
+        for layer in layers.layers:
+            layer.to_out.weight.normal_(std=0.3)
+    x, states = torch.randn(6, 4, 16, 16), torch.randn(6, 77, 32)
+    with inflated(pipe.unet, layers, 3):
+        both = run_unet(pipe, x, states)
+        first = run_unet(pipe, x[:3], states[:3])
+    assert torch.allclose(both[:3], first, atol=1e-5)
+    layers.save_pretrained(tmp_path)
+    back = TemporalLayers.from_pretrained(tmp_path)
+    with inflated(pipe.unet, back, 3):
+        assert torch.allclose(run_unet(pipe, x, states), both, atol=1e-5)
+    wrong = TemporalLayers([8], 2)
+    with pytest.raises(InputError, match=r"the temporal layers are of widths \[8\]"), inflated(pipe.unet, wrong, 3):
+        pass
+
+
+def test_windows_cover_all_frames_and_are_whole():
+    for count in (1, 5, 16, 17, 40):
+        found = windows(count, 8, 3)
+        assert sorted({i for w in found for i in w}) == list(range(count))
+        assert all(len(w) == min(8, count) for w in found)
+
+
+# --- editing -------------------------------------------------------------------------------------------------------
+QUICK = EditConfig(tune_steps=3, num_inference_steps=8, guidance_scale=3.0, window=4, overlap=1)
+
+
+def editor(tmp_path, config=QUICK, kind="sd2", frames=4) -> VideoEditor:
+    pipe = tiny_pipeline(kind)
+    made = VideoEditor(pipe, moving(1, frames).clip, "a red star", config)
+    made.tune(tmp_path / "run", progress=False)
+    return made
+
+
+@pytest.mark.parametrize(("context", "kind"), [(True, "sd1"), (True, "sd2"), (False, "sd2")])
+def test_inversion_then_sampling_with_the_source_prompt_returns_the_clip(tmp_path, context, kind):
+    config = EditConfig(tune_steps=3, num_inference_steps=20, window=2, overlap=0, context=context, inversion_iterations=15)
+    made = editor(tmp_path, config, kind, frames=2)
+    # of unit spread, as a trained VAE's; on the tiny one's faint latents a random network is no contraction
+    made.latents = torch.randn(made.latents.shape, generator=torch.Generator().manual_seed(0))
+    path = made.invert()
+    back = made.sample("a red star", 1.0, path)
+    assert (path[-1] - made.latents).abs().max() > 0.3
+    assert torch.allclose(back, made.latents, atol=2e-2)
+
+
+def test_tuning_learns_and_leaves_the_pipeline_alone(tmp_path):
+    pipe = tiny_pipeline()
+    before = {k: v.clone() for k, v in pipe.unet.state_dict().items()}
+    made = VideoEditor(pipe, moving(1, 4).clip, "a red star", QUICK)
+    asleep = copy.deepcopy(made.temporal.state_dict())
+    made.tune(tmp_path / "run", progress=False)
+    assert all(torch.equal(v, before[k]) for k, v in pipe.unet.state_dict().items())
+    assert not any(p.requires_grad for p in pipe.unet.parameters())
+    assert any(not torch.equal(v, before[k]) for k, v in made.queries.items())
+    assert any(not torch.equal(v, asleep[k]) for k, v in made.temporal.state_dict().items())
+    assert made.relation is not None and made.relation.out.weight.abs().max() > 0
+    made.save(tmp_path / "saved")
+    clip = made.edit("a blue key")
+    other = VideoEditor(pipe, moving(1, 4).clip, "a red star", QUICK)
+    other.load(tmp_path / "saved")
+    again = other.edit("a blue key")
+    assert all(psnr(a, b) > 35 for a, b in zip(clip.frames, again.frames, strict=True))
+    assert len(clip) == 4 and clip.size == (64, 64) and clip.fps == 8
+    assert all(torch.equal(v, before[k]) for k, v in pipe.unet.state_dict().items())
+    with pytest.raises(InputError, match="was begun with prompt='a red star', not 'a key'"):
+        VideoEditor(pipe, moving(1, 4).clip, "a key", QUICK).tune(tmp_path / "run")
+    with pytest.raises(InputError, match="holds no tuned clip"):
+        other.load(tmp_path)
+
+
+def test_injection_and_windows_change_the_result_and_run(tmp_path):
+    made = editor(tmp_path, frames=6)
+    path = made.invert()
+    plain = made.sample("a blue key", 3.0, path)
+    made.config = EditConfig(tune_steps=3, num_inference_steps=8, guidance_scale=3.0, window=4, overlap=1, injection=0.5)
+    assert not torch.allclose(made.sample("a blue key", 3.0, path), plain, atol=1e-3)
+    made.config = EditConfig(tune_steps=3, num_inference_steps=8, guidance_scale=3.0, window=6, overlap=1)
+    assert not torch.allclose(made.sample("a blue key", 3.0, path), plain, atol=1e-3)
+
+
+def test_the_network_never_sees_more_than_a_window(tmp_path):
+    made = editor(tmp_path, frames=10)
+    seen = []
+    hook = made.pipe.unet.register_forward_pre_hook(lambda m, args: seen.append(len(args[0])))
+    made.edit("a blue key")
+    hook.remove()
+    assert max(seen) <= 2 * made.config.window
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("window", 0), ("overlap", 16), ("strength", 0.0), ("injection", 2.0), ("tune_steps", -1), ("learning_rate", 0.0), ("num_inference_steps", 0)],
+)  # fmt: skip
+def test_a_field_out_of_range_is_named(field, value):
+    with pytest.raises(ValueError, match=f"{field} must"):
+        EditConfig(**{field: value})
+
+
+# --- measures ------------------------------------------------------------------------------------------------------
+def test_measures_on_clips_whose_truth_is_known():
+    scene = moving(2)
+    frames = scene.clip.frames
+    assert np.abs(track(frames) * 64 - scene.track).max() < 4  # the centre of a silhouette is not that of its box
+    assert track_error(track(frames), track(frames)) == 0 and background_psnr(frames, frames) == float("inf")
+    still = Clip((frames[0],) * 8, Fraction(8)).frames
+    assert track_error(track(frames), track(still)) > 0.05
+    assert flicker(frames) < 1e-3 and flicker([frames[0], Image.fromarray(255 - np.asarray(frames[0]))]) > 0.05
+    rng = np.random.default_rng(0)
+    noisy = [Image.fromarray(np.clip(np.asarray(f) + rng.normal(0, 5, (64, 64, 3)), 0, 255).astype(np.uint8)) for f in frames]
+    assert background_psnr(frames, noisy) == pytest.approx(10 * np.log10(255**2 / 25), abs=3)
+    assert ssim(frames[0], frames[0]) == pytest.approx(1) and ssim(frames[0], noisy[0]) < 0.99
+    mask = foreground(frames[0])
+    x0, y0, x1, y1 = scene.frames[0].things[0].box
+    assert mask[y0:y1, x0:x1].mean() > 0.3 and not mask[:y0].any() and not mask[y1:].any()
+    found = score_clip(noisy, scene.image_prompt, frames)
+    assert set(found) == {"text_alignment", "temporal_consistency", "flicker", "track_error", "background_psnr", "background_ssim"}
+    with pytest.raises(InputError, match="the clips differ"):
+        score_clip(frames, "a star", frames[:4])
+    with pytest.raises(InputError, match="no frame to score"):
+        score_clip([], "a star")
