@@ -662,6 +662,51 @@ def bench_rewards(
     _emit(as_json, data, text)
 
 
+@bench_app.command("invert")
+def bench_invert(
+    quick: Annotated[bool, typer.Option("--quick", help="A small share of it.")] = False,
+    model: Model = None,
+    out: Out = Path("docs/bench"),
+    as_json: AsJson = False,
+) -> None:
+    """Inversion: every predictor, plain and with each part of the method, beside plain baselines."""
+    _quiet()
+    from accord.lab.bench.invert import main
+
+    data, text = main(out, quick=quick, model=model, progress=not as_json)
+    _emit(as_json, data, text)
+
+
+@bench_app.command("context")
+def bench_context(
+    quick: Annotated[bool, typer.Option("--quick", help="A small share of it.")] = False,
+    model: Model = None,
+    out: Out = Path("docs/bench"),
+    as_json: AsJson = False,
+) -> None:
+    """ContextDiff from scratch beside plain diffusion and a control of the same size."""
+    _quiet()
+    from accord.lab.bench.context import main
+
+    data, text = main(out, quick=quick, model=model, progress=not as_json)
+    _emit(as_json, data, text)
+
+
+@bench_app.command("video")
+def bench_video(
+    quick: Annotated[bool, typer.Option("--quick", help="Four edits, one seed.")] = False,
+    model: Model = None,
+    out: Out = Path("docs/bench"),
+    as_json: AsJson = False,
+) -> None:
+    """Edits of lab clips: frame by frame, Tune-A-Video, with context, with attention injection."""
+    _quiet()
+    from accord.lab.bench.video import main
+
+    data, text = main(out, quick=quick, model=model, progress=not as_json)
+    _emit(as_json, data, text)
+
+
 @bench_app.command("speed")
 def bench_speed(
     quick: Annotated[bool, typer.Option("--quick", help="Fewer repeats and no SD 1.5 size.")] = False,

@@ -197,13 +197,16 @@ class Run:
         self.processes.wait()
 
     # --- the loop ------------------------------------------------------------------------------------------------
-    def train(self, loss_fn: LossFn, describe: str = "train", after_step: AfterStep | None = None) -> None:
+    def train(
+        self, loss_fn: LossFn, describe: str = "train", after_step: AfterStep | None = None, progress: bool = True
+    ) -> None:
         """Take the steps that are left.
 
         Args:
             loss_fn: see LossFn.
             describe: label of the progress bar.
             after_step: called after each step, before it is checkpointed.
+            progress: whether to draw the bar.
 
         Raises:
             InputError: if `max_skipped` steps in a row were not finite, or a checkpoint cannot be written.
@@ -217,7 +220,7 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         with (
             open(self.folder / "curve.jsonl", "a", encoding="utf8") if first else contextlib.nullcontext() as curve,
-            tqdm(total=config.steps, initial=self.step, desc=describe, mininterval=2.0, disable=not first) as bar,
+            tqdm(total=config.steps, initial=self.step, desc=describe, mininterval=2.0, disable=not (first and progress)) as bar,
         ):
             while self.step < config.steps and not self.numbers.get("stopped"):
                 for group in self.optimizer.param_groups:

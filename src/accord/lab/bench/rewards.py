@@ -170,7 +170,8 @@ def sensitivity(out: Path, model: str | None = None, quick: bool = False) -> tup
 def training_prompts(count: int = 512, seed: int = 65) -> list[str]:
     """Prompts like SceneBench's, none of them in it, no held-out combination among them."""
     bench = {p.text for p in scenebench()}
-    texts = [p.text for p in draw(seed) if not p.held_out and p.text not in bench]
+    drawn = [p for k in range(3) for p in draw(seed + 100 * k)]
+    texts = list(dict.fromkeys(p.text for p in drawn if not p.held_out and p.text not in bench))
     order = np.random.default_rng(seed).permutation(len(texts))
     return [texts[i] for i in order[:count]]
 

@@ -42,7 +42,7 @@ def config(steps: int = 7000) -> LoopConfig:
     return LoopConfig(steps=steps, learning_rate=8e-4, weight_decay=0.01, ema_decay=0.999, warmup_steps=100)
 
 
-def build(cross_attention_dim: int) -> UNet2DConditionModel:
+def build(cross_attention_dim: int, widths: tuple[int, ...] = (64, 128, 128)) -> UNet2DConditionModel:
     return UNet2DConditionModel(
         sample_size=16,
         in_channels=4,
@@ -50,7 +50,7 @@ def build(cross_attention_dim: int) -> UNet2DConditionModel:
         down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         mid_block_type="UNetMidBlock2DCrossAttn",
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
-        block_out_channels=(64, 128, 128),
+        block_out_channels=widths,
         layers_per_block=1,
         attention_head_dim=2,  # the number of heads, as in Stable Diffusion 1
         cross_attention_dim=cross_attention_dim,

@@ -45,12 +45,13 @@ def train_context(
     config: ContextTrainConfig,
     *,
     resume: bool = False,
+    look: Callable[[int, RelationalNetwork], None] | None = None,
     processes: Processes | None = None,
 ) -> RelationalNetwork:
     """Train a relational network on a pipeline; it is saved into `out/relation`, with what else was trained beside it.
 
     `denoiser="full"` also saves the whole pipeline into `out/pipeline` (Stable Diffusion 1 and 2), `lora` an adapter
-    that stays on `pipe.unet`.
+    that stays on `pipe.unet`. `look(step, relation)` is called every `save_every` steps with the averaged weights in.
 
     Raises:
         InputError: for a pipeline, a number or a folder that cannot be used.
@@ -94,7 +95,13 @@ def train_context(
                     latents[index], [captions[i] for i in mine], noise[index], timesteps[index], kept[index], estimated[index]
                 )
 
-            run.train(loss_fn, "context")
+            def after_step(step: int) -> bool:
+                if look is not None and (step % config.save_every == 0 or step == config.steps):
+                    with run.averaged():
+                        look(step, relation)
+                return False
+
+            run.train(loss_fn, "context", after_step)
             run.use_ema()
     except BaseException:
         if config.denoiser == "lora":

@@ -134,7 +134,7 @@ class VideoEditor:
                 target = network_target(noisy, x0, self.scheduler._ab(t, noisy), self.scheduler.config.prediction_type)
                 return (output - target).square().mean(), {}
 
-            run.train(loss_fn, "tune clip")
+            run.train(loss_fn, "tune clip", progress=progress)
             self.queries = {k: v.detach().clone() for k, v in pipe.unet.named_parameters() if k in self.queries}
         for module in modules.values():
             module.eval()

@@ -299,7 +299,7 @@ class Tuner:
     def train(self) -> None:
         if self.run.step == 0 and "look.0.reward" not in self.run.tensors:
             self.look(0)
-        self.run.train(self.loss, f"tune {self.config.strategy}", self.after_step)
+        self.run.train(self.loss, f"tune {self.config.strategy}", self.after_step, self.progress)
 
     def after_step(self, step: int) -> bool:
         if step % self.config.eval_every and step != self.config.steps:

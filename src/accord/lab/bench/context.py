@@ -1,0 +1,329 @@
+"""`accord bench context`: does the context help? Denoisers trained from scratch on the same data, steps and schedule.
+
+plain; plain with the relational network's parameters added to the U-Net (the honest control); shift from the text only; full
+context. Judged by the reader on SceneBench, by the Fréchet distance on features of the lab's captioner (which no compared
+model was trained with), by caption similarity, and by the denoising bound. Runs and measured points are kept under `.cache`.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from PIL import Image
+
+from accord.data.images import to_tensor
+from accord.diffusion.pipelines import load
+from accord.lab.bench.prompts import BenchPrompt, scenebench
+from accord.lab.bench.rewards import rendered_pairs
+from accord.lab.bench.scenes import bootstrap
+from accord.lab.recipes.denoiser import build
+from accord.lab.scenes.ask import check
+from accord.lab.scenes.read import read
+from accord.methods.context.config import ContextTrainConfig
+from accord.methods.context.data import draw_from, encode_images
+from accord.methods.context.network import RelationalNetwork
+from accord.methods.context.pipeline import generate_with_context, new_relation
+from accord.methods.context.train import Objective, train_context
+from accord.outputs import check_writable, write_file
+from accord.rewards.captioners import Captioner, load_captioner
+from accord.rewards.sentence import load_sentence
+
+WIDTHS = (48, 80, 80)  # 2-3 million parameters
+GUIDANCES = (1.5, 3.0, 5.0, 7.5, 9.0)
+STEPS = (10, 25, 50)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A run. `wider` adds the relational network's parameters to the U-Net instead."""
+
+    name: str
+    changes: dict[str, Any]
+    wider: bool = False
+    main: bool = True  # of the four that are trained with three seeds
+
+
+VARIANTS = (
+    Variant("plain", {"gain": 0.0}),
+    Variant("plain, wider", {"gain": 0.0}, wider=True),
+    Variant("text only", {"use_image": False}),
+    Variant("full context", {}),
+    Variant("full, prior shift", {"shift": "prior"}, main=False),
+    Variant("full, data shift", {"shift": "data"}, main=False),
+    Variant("full, never estimated", {"estimated_share": 0.0}, main=False),
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is done."""
+
+    scenes: int
+    steps: int
+    looks: int  # points of training that are measured
+    prompts: int  # of SceneBench, a seed each
+    seeds: int
+    reference: int  # rendered scenes for the Fréchet distance
+    ablations: bool
+
+
+FULL = Plan(20_000, 6000, 4, 512, 3, 2000, True)
+QUICK = Plan(400, 60, 2, 32, 1, 200, False)
+
+
+def reduced_unet(pipe: StableDiffusionPipeline, wider: bool = False, seed: int = 0) -> UNet2DConditionModel:
+    """A fresh small denoiser; `wider` by about the parameters of its relational network."""
+    width = pipe.unet.config.cross_attention_dim
+
+    def made(widths: tuple[int, ...]) -> UNet2DConditionModel:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return build(width, widths)
+
+    small = made(WIDTHS)
+    if not wider:
+        return small
+    base = sum(p.numel() for p in small.parameters())
+    pipe_small = _with(pipe, small)
+    wanted = base + sum(p.numel() for p in new_relation(pipe_small).parameters())
+    options = [made((WIDTHS[0], WIDTHS[1], WIDTHS[2] + extra)) for extra in (16, 32, 48)]
+    return min(options, key=lambda u: abs(sum(p.numel() for p in u.parameters()) - wanted))
+
+
+def _with(pipe: StableDiffusionPipeline, unet: UNet2DConditionModel) -> StableDiffusionPipeline:
+    """A pipeline with the same other parts."""
+    parts = {**pipe.components, "unet": unet.to(pipe.device)}
+    return StableDiffusionPipeline(**parts, requires_safety_checker=False)
+
+
+# --- measures -----------------------------------------------------------------------------------------------------------
+def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
+    """|mean_a - mean_b|^2 + tr(A + B - 2 (A B)^(1/2)) of two sets of features [N,D], by eigenvalues."""
+    mean = np.square(a.mean(0) - b.mean(0)).sum()
+    cov_a, cov_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    values, vectors = np.linalg.eigh(cov_a)
+    root = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
+    between = np.linalg.eigvalsh(root @ cov_b @ root).clip(min=0)
+    return float(mean + np.trace(cov_a) + np.trace(cov_b) - 2 * np.sqrt(between).sum())
+
+
+@torch.no_grad()
+def features(images: Iterable[Image.Image], captioner: Captioner) -> np.ndarray:
+    """Mean patch state of the captioner's vision tower, [N,D]."""
+    pictures = list(images)
+    parts = [captioner.encode(to_tensor(pictures[i : i + 64])).mean(1) for i in range(0, len(pictures), 64)]
+    return torch.cat(parts).float().cpu().numpy()
+
+
+@torch.no_grad()
+def bound(pipe: StableDiffusionPipeline, relation: RelationalNetwork, config: ContextTrainConfig, latents: torch.Tensor, captions: list[str]) -> float:
+    """Mean of the exact bound's terms over timesteps, in nats a latent element, on pairs that were not trained on."""
+    objective = Objective(pipe, relation, replace(config, loss="kl", estimated_share=0.0, caption_dropout=0.0))
+    generator = torch.Generator().manual_seed(0)
+    values = []
+    for i in range(0, len(latents), 32):
+        part = latents[i : i + 32].float()
+        loss, _ = objective(part, captions[i : i + 32], *objective.chance(part.shape, generator))
+        values.append(float(loss))
+    return float(np.mean(values))
+
+
+class Judge:
+    """Everything that a trained model is measured by."""
+
+    def __init__(self, plan: Plan, captioner: Captioner) -> None:
+        bench = scenebench()
+        self.prompts: list[BenchPrompt] = [bench[i] for i in range(0, len(bench), max(1, len(bench) // plan.prompts))]
+        self.captioner, self.embed = captioner, load_sentence()
+        images, _ = rendered_pairs(plan.reference, seed=77)
+        self.reference = features(images, captioner)
+
+    def __call__(self, pipe: StableDiffusionPipeline, relation: RelationalNetwork, config: ContextTrainConfig, **sampling: Any) -> dict[str, Any]:
+        texts = [p.text for p in self.prompts]
+        images = generate_with_context(
+            pipe, relation, texts, [1001], shift=config.shift, context_scale=float(config.gain > 0), **sampling
+        )
+        right = np.asarray([check(read(i), p.ask).right for i, p in zip(images, self.prompts, strict=True)], dtype=float)
+        low, high = bootstrap(right, lambda v: float(v.mean()))
+        pixels = to_tensor(images)
+        said = [c or " " for i in range(0, len(images), 64) for c in self.captioner.caption(pixels[i : i + 64])]
+        by_category: dict[str, list[float]] = {}
+        for p, r in zip(self.prompts, right, strict=True):
+            by_category.setdefault(p.category, []).append(r)
+        return {
+            "right": round(float(right.mean()), 4),
+            "ci95": [round(low, 4), round(high, 4)],
+            "by_category": {k: round(float(np.mean(v)), 4) for k, v in by_category.items()},
+            "frechet": round(frechet_distance(features(images, self.captioner), self.reference), 4),
+            "caption_similarity": round(float((self.embed(said) * self.embed(texts)).sum(-1).mean()), 4),
+            "per_prompt": right.tolist(),
+        }
+
+
+# --- running ------------------------------------------------------------------------------------------------------------
+def main(
+    out: Path, quick: bool = False, model: str | None = None, progress: bool = True, plan: Plan | None = None
+) -> tuple[dict[str, Any], str]:
+    """Train and measure all variants; writes `context.json`, `.md` and `.png` (`context-quick.*` with `quick`)."""
+    check_writable(out)
+    plan = plan or (QUICK if quick else FULL)
+    stem = "context-quick" if quick else "context"
+    cache = out / ".cache" / f"{stem}-{plan.steps}"
+    pipe, captioner = load(model), load_captioner()
+    images, captions = rendered_pairs(plan.scenes, seed=31)
+    latents = encode_images(pipe, images, cache / "latents.safetensors", progress=progress)
+    held_images, held_captions = rendered_pairs(256 if plan.reference > 256 else 32, seed=78)
+    held = encode_images(pipe, held_images)
+    judge, draw = Judge(plan, captioner), draw_from(latents, captions)
+    rows: list[dict[str, Any]] = []
+    for variant in VARIANTS:
+        if not (variant.main or plan.ablations):
+            continue
+        for seed in range(plan.seeds if variant.main else 1):
+            config = ContextTrainConfig(
+                steps=plan.steps, denoiser="full", learning_rate=8e-4, seed=seed, save_every=max(1, plan.steps // plan.looks)
+            )
+            rows.append(_trained(variant, replace(config, **variant.changes), pipe, draw, judge, cache, held, held_captions))
+    data = {
+        "bench": "context",
+        "quick": quick,
+        "steps": plan.steps,
+        "scenes": plan.scenes,
+        "prompts": len(judge.prompts),
+        "rows": rows,
+        "differences": _differences(rows),
+    }
+    text = table(data)
+    write_file(out / f"{stem}.json", (json.dumps(data, indent=1) + "\n").encode())
+    write_file(out / f"{stem}.md", text.encode())
+    write_file(out / f"{stem}.png", _plot(rows))
+    return data, text
+
+
+def _trained(
+    variant: Variant,
+    config: ContextTrainConfig,
+    pipe: StableDiffusionPipeline,
+    draw: Any,
+    judge: Judge,
+    cache: Path,
+    held: torch.Tensor,
+    held_captions: list[str],
+) -> dict[str, Any]:
+    """One run and its row; both are kept."""
+    folder = cache / f"{variant.name.replace(', ', '-').replace(' ', '-')}-{config.seed}"
+    saved = folder / "row.json"
+    if saved.is_file():
+        return json.loads(saved.read_text(encoding="utf8"))
+    own = _with(pipe, reduced_unet(pipe, variant.wider, config.seed))
+    curve: dict[str, dict[str, Any]] = {}
+
+    def look(step: int, relation: RelationalNetwork) -> None:
+        path = folder / f"look-{step}.json"
+        if not path.is_file():
+            write_file(path, json.dumps(judge(own, relation, config)).encode())
+
+    relation = train_context(own, draw, folder, config, resume=(folder / "config.json").is_file(), look=look)
+    for path in folder.glob("look-*.json"):
+        curve[path.stem[5:]] = json.loads(path.read_text(encoding="utf8"))
+    sampling = {}
+    for ancestral in (False, True):
+        for steps in STEPS:
+            sampling[f"{'DDPM' if ancestral else 'DDIM'} {steps}"] = _short(
+                judge(own, relation, config, ancestral=ancestral, num_inference_steps=steps)
+            )
+    for guidance in GUIDANCES:
+        sampling[f"guidance {guidance:g}"] = _short(judge(own, relation, config, guidance_scale=guidance))
+    count = lambda m: sum(p.numel() for p in m.parameters())  # noqa: E731
+    row = {
+        "variant": variant.name,
+        "seed": config.seed,
+        "unet_parameters": count(own.unet),
+        "relation_parameters": count(relation) if config.gain else 0,
+        "bound": round(bound(own, relation, config, held, held_captions), 5),
+        "curve": {str(k): v for k, v in sorted(((int(k), v) for k, v in curve.items()))},
+        "sampling": sampling,
+    }
+    write_file(saved, json.dumps(row).encode())
+    return row
+
+
+def _short(measured: dict[str, Any]) -> dict[str, Any]:
+    return {k: measured[k] for k in ("right", "ci95", "frechet")}
+
+
+def _last(row: dict[str, Any]) -> dict[str, Any]:
+    return row["curve"][max(row["curve"], key=int)]
+
+
+def _differences(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Full context against the wider control: paired by prompt, seeds of a prompt together, 95 %."""
+    of = lambda name: np.mean([_last(r)["per_prompt"] for r in rows if r["variant"] == name], 0)  # noqa: E731
+    difference = np.asarray(of("full context")) - np.asarray(of("plain, wider"))
+    low, high = bootstrap(difference, lambda v: float(v.mean()))
+    frechet = [
+        _last(a)["frechet"] - _last(b)["frechet"]
+        for a in rows
+        for b in rows
+        if (a["variant"], b["variant"]) == ("full context", "plain, wider") and a["seed"] == b["seed"]
+    ]
+    return {
+        "right": round(float(difference.mean()), 4),
+        "right_ci95": [round(low, 4), round(high, 4)],
+        "frechet_by_seed": [round(f, 4) for f in frechet],
+    }
+
+
+def table(data: dict[str, Any]) -> str:
+    """The results as Markdown."""
+    first = _last(data["rows"][0])
+    head = ["variant", "seed", "U-Net", "relation", "right %", "95 %", "Fréchet", "caption", "bound", *first["by_category"]]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for row in data["rows"]:
+        end = _last(row)
+        cells = [
+            row["variant"],
+            str(row["seed"]),
+            f"{row['unet_parameters'] / 1e6:.2f} M",
+            f"{row['relation_parameters'] / 1e6:.2f} M",
+            f"{100 * end['right']:.1f}",
+            f"{100 * end['ci95'][0]:.1f}-{100 * end['ci95'][1]:.1f}",
+            f"{end['frechet']:.2f}",
+            f"{end['caption_similarity']:.3f}",
+            f"{row['bound']:.4f}",
+            *(f"{100 * v:.0f}" for v in end["by_category"].values()),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    d = data["differences"]
+    return (
+        f"# Context\n\nTrained from scratch on {data['scenes']} scenes, {data['steps']} steps, judged on {data['prompts']} prompts of SceneBench.\n\n"
+        + "\n".join(lines)
+        + f"\n\nFull context less the wider control: {100 * d['right']:+.1f} points [{100 * d['right_ci95'][0]:+.1f}, {100 * d['right_ci95'][1]:+.1f}]; "
+        f"Fréchet distance by seed {', '.join(f'{f:+.2f}' for f in d['frechet_by_seed'])}.\n"
+    )
+
+
+def _plot(rows: list[dict[str, Any]]) -> bytes:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    axes = figure.subplots(1, 2)
+    for name in dict.fromkeys(r["variant"] for r in rows):
+        mine = [r for r in rows if r["variant"] == name]
+        steps = sorted(int(k) for k in mine[0]["curve"])
+        for axis, key, scale in ((axes[0], "right", 100), (axes[1], "frechet", 1)):
+            axis.plot(steps, [scale * np.mean([r["curve"][str(s)][key] for r in mine]) for s in steps], "o-", label=name)
+    axes[0].set(xlabel="step", ylabel="prompts right, %")
+    axes[1].set(xlabel="step", ylabel="Fréchet distance", yscale="log")
+    axes[0].legend(fontsize=7)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()

@@ -1,0 +1,146 @@
+"""The benchmarks of tuning, inversion and video at a size that only proves they run, and their own arithmetic."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from accord.lab.bench import context as bench_context
+from accord.lab.bench import invert as bench_invert
+from accord.lab.bench import rewards as bench_rewards
+from accord.lab.bench import video as bench_video
+from accord.lab.bench.prompts import scenebench
+from accord.lab.scenes.ask import ask_of, check
+from accord.lab.scenes.edits import KINDS
+from accord.lab.scenes.read import read
+from accord.lab.scenes.render import render
+from accord.lab.scenes.scene import Scene, Thing
+
+
+# --- rewards -------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("kind", KINDS)
+def test_questions_are_true_and_false_of_their_picture(kind):
+    for q in bench_rewards.questions(kind, 25, bench_rewards.rendered()):
+        scene = read(q.image)
+        assert check(scene, ask_of(q.true)).right, q.true
+        assert not check(scene, ask_of(q.false)).right, (q.true, q.false)
+
+
+def test_ranking_counts_ties_half():
+    picture = Image.new("RGB", (64, 64))
+    asked = [bench_rewards.Question(picture, t, f) for t, f in (("aaa", "b"), ("b", "aaa"), ("cc", "dd"))]
+    length = lambda images, prompts: torch.tensor([float(len(p)) for p in prompts])  # noqa: E731
+    assert bench_rewards.ranks_right(length, asked).tolist() == [1, 0, 0.5]
+    low, high = bench_rewards.wilson(0.5, 100)
+    assert low == pytest.approx(0.404, abs=2e-3) and high == pytest.approx(0.596, abs=2e-3)
+
+
+def test_training_prompts_are_none_of_the_bench_and_hold_nothing_out():
+    texts = bench_rewards.training_prompts()
+    assert len(texts) == len(set(texts)) == 512 and not set(texts) & {p.text for p in scenebench()}
+    assert not any(ask_of(t).held_out for t in texts)
+
+
+def test_diversity_is_zero_for_equal_pictures(lab, monkeypatch):
+    monkeypatch.setattr(bench_rewards, "generate", lambda pipe, texts, seeds, **k: torch.ones(len(texts) * len(seeds), 3, 4, 4))
+    assert bench_rewards.diversity(lab, quick=True) == 0
+    checker = torch.arange(4).repeat(8).view(32, 1, 1, 1).expand(32, 3, 4, 4) % 2
+    monkeypatch.setattr(bench_rewards, "generate", lambda pipe, texts, seeds, **k: checker[: len(texts) * len(seeds)].float())
+    assert bench_rewards.diversity(lab, quick=True) == pytest.approx(2 / 3, abs=1e-5)  # of 6 pairs 4 differ by 1
+
+
+# --- inversion -----------------------------------------------------------------------------------------------------
+def test_the_inversion_bench_runs_whole(tmp_path, monkeypatch):
+    plan = bench_invert.Plan(pairs=60, extra=8, steps=2, kinds=("clip", "vit"), seeds=1, readable=3)
+    monkeypatch.setattr(bench_invert, "make_pairs", lambda pipe, prompts, out, **k: _drawn_pairs(prompts, out))
+    monkeypatch.setattr(bench_invert, "SIMILAR", 0.9999)
+    data, text = bench_invert.main(tmp_path, plan=plan, progress=False)
+    names = [r["method"] for r in data["rows"]]
+    assert names[:4] == ["mean embedding", "caption -> embedding", "CLIP nearest neighbour", "clip, linear probe"]
+    assert {"vit, plain", "vit, + vocabulary", "clip, + curriculum", "clip, random order", "ensemble", "ensemble + DAKL"} <= set(names)
+    assert all(r["test"]["ci95"][0] <= r["test"]["cosine"] <= r["test"]["ci95"][1] for r in data["rows"])
+    assert data["speed"]["images_per_second"] > 0 and "Readable prompts of 3" in text
+    assert {p.name for p in tmp_path.iterdir()} == {".cache", "invert.json", "invert.md", "invert.png"}
+
+
+def _drawn_pairs(prompts, out):
+    from accord.data.pair_folders import write_metadata, write_part
+
+    rows = [{"p": p, "se": 0, "c": 5.0, "st": 1, "sa": "none"} for p in prompts]
+    rng = np.random.default_rng(0)
+    images = [Image.fromarray(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)) for _ in prompts]
+    write_part(out, 1, images, rows)
+    return write_metadata(out)
+
+
+def test_what_a_readable_prompt_says_is_parsed():
+    scene = Scene("white", (Thing("star", "red", "big", (10, 10, 38, 37)),))
+    assert bench_invert._says("a red star", scene) and not bench_invert._says("a blue star", scene)
+    assert not bench_invert._says("a unicorn", scene)
+    assert bench_invert._asks_the_same("a star that is red and a key", "a key and a star") is False
+    assert bench_invert._asks_the_same("a red star and a key", "a key and a red star")
+
+
+# --- video ---------------------------------------------------------------------------------------------------------
+def test_the_video_bench_runs_whole(tmp_path, monkeypatch):
+    small = {n: replace(c, tune_steps=min(1, c.tune_steps), num_inference_steps=2, inversion_iterations=1) for n, c in bench_video.METHODS.items()}
+    monkeypatch.setattr(bench_video, "METHODS", small)
+    data, text = bench_video.main(tmp_path, quick=True, progress=False, count=1)
+    assert [r["method"] for r in data["rows"]] == list(small) and "frames right" in text
+    assert json.loads((tmp_path / "video-quick.json").read_text()) == data
+    seconds = [r["seconds"]["mean"] for r in data["rows"]]
+    again, _ = bench_video.main(tmp_path, quick=True, progress=False, count=1)
+    assert [r["seconds"]["mean"] for r in again["rows"]] == seconds  # from the cache
+
+
+def test_a_perfect_edit_is_perfect():
+    task = bench_video.tasks(8)[1]
+    assert [t.kind for t in bench_video.tasks(8)] == ["noun", "color", "both", "background"] * 2
+    frames = tuple(Image.fromarray(render(f)) for f in task.target.frames)
+    assert bench_video.reader_track_error(frames, task.target) < 1
+    assert all(check(read(f), ask_of(task.target.image_prompt)).right for f in frames)
+    assert not any(check(read(f), ask_of(task.target.image_prompt)).right for f in task.source.clip.frames)
+
+
+# --- context -------------------------------------------------------------------------------------------------------
+def test_frechet_distance_of_known_gaussians():
+    """Against the closed form for Gaussians that share their axes."""
+    rng = np.random.default_rng(0)
+    basis = np.linalg.qr(rng.normal(size=(4, 4)))[0]
+    spread_a, spread_b = np.array([1.0, 2.0, 0.5, 1.5]), np.array([2.0, 1.0, 0.5, 0.1])
+    shift = np.array([0.3, 0, -0.2, 0])
+
+    def exactly(spread: np.ndarray, mean: np.ndarray) -> np.ndarray:
+        x = rng.normal(size=(500, 4))
+        x = np.linalg.qr(x - x.mean(0))[0] * np.sqrt(499)  # sample covariance exactly the identity
+        return (x - x.mean(0)) * spread @ basis.T + mean
+
+    a, b = exactly(spread_a, np.zeros(4)), exactly(spread_b, shift)
+    expected = (shift**2).sum() + ((spread_a - spread_b) ** 2).sum()
+    assert bench_context.frechet_distance(a, b) == pytest.approx(expected, rel=1e-2)
+    assert bench_context.frechet_distance(a, a) == pytest.approx(0, abs=1e-6)
+
+
+def test_the_control_has_the_parameters_of_the_relational_network(lab):
+    count = lambda m: sum(p.numel() for p in m.parameters())  # noqa: E731
+    small, wider = bench_context.reduced_unet(lab), bench_context.reduced_unet(lab, wider=True)
+    relation = bench_context.new_relation(bench_context._with(lab, small))
+    assert 2e6 < count(small) < 3.3e6 and count(relation) <= 0.15 * count(small)
+    assert abs(count(wider) - count(small) - count(relation)) < 0.1 * count(small)
+
+
+def test_the_context_bench_runs_whole(tmp_path, monkeypatch):
+    plan = bench_context.Plan(scenes=24, steps=2, looks=2, prompts=8, seeds=1, reference=150, ablations=False)
+    monkeypatch.setattr(bench_context, "STEPS", (2,))
+    monkeypatch.setattr(bench_context, "GUIDANCES", (3.0,))
+    monkeypatch.setattr(bench_context, "VARIANTS", tuple(v for v in bench_context.VARIANTS if v.name in ("plain, wider", "full context")))
+    real = bench_context.generate_with_context
+    monkeypatch.setattr(bench_context, "generate_with_context", lambda *a, **k: real(*a, **{**k, "num_inference_steps": 2}))
+    data, text = bench_context.main(tmp_path, plan=plan, progress=False)
+    assert [r["variant"] for r in data["rows"]] == ["plain, wider", "full context"]
+    assert all(set(r["curve"]) == {"1", "2"} and np.isfinite(r["bound"]) for r in data["rows"])
+    assert data["rows"][0]["relation_parameters"] == 0 < data["rows"][1]["relation_parameters"]
+    assert "less the wider control" in text and (tmp_path / "context.png").is_file()
