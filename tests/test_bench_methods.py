@@ -53,6 +53,7 @@ def test_diversity_is_zero_for_equal_pictures(lab, monkeypatch):
 
 
 # --- inversion -----------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_the_inversion_bench_runs_whole(tmp_path, monkeypatch):
     plan = bench_invert.Plan(pairs=60, extra=8, steps=2, kinds=("clip", "vit"), seeds=1, readable=3)
     monkeypatch.setattr(bench_invert, "make_pairs", lambda pipe, prompts, out, **k: _drawn_pairs(prompts, out))
@@ -85,6 +86,7 @@ def test_what_a_readable_prompt_says_is_parsed():
 
 
 # --- video ---------------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_the_video_bench_runs_whole(tmp_path, monkeypatch):
     small = {n: replace(c, tune_steps=min(1, c.tune_steps), num_inference_steps=2, inversion_iterations=1) for n, c in bench_video.METHODS.items()}
     monkeypatch.setattr(bench_video, "METHODS", small)
@@ -129,9 +131,10 @@ def test_the_control_has_the_parameters_of_the_relational_network(lab):
     small, wider = bench_context.reduced_unet(lab), bench_context.reduced_unet(lab, wider=True)
     relation = bench_context.new_relation(bench_context._with(lab, small))
     assert 2e6 < count(small) < 3.3e6 and count(relation) <= 0.15 * count(small)
-    assert abs(count(wider) - count(small) - count(relation)) < 0.1 * count(small)
+    assert abs(count(wider) - count(small) - count(relation)) < 0.05 * count(small)
 
 
+@pytest.mark.slow
 def test_the_context_bench_runs_whole(tmp_path, monkeypatch):
     plan = bench_context.Plan(scenes=24, steps=2, looks=2, prompts=8, seeds=1, reference=150, ablations=False)
     monkeypatch.setattr(bench_context, "STEPS", (2,))

@@ -253,7 +253,7 @@ def editor(tmp_path, config=QUICK, kind="sd2", frames=4) -> VideoEditor:
     return made
 
 
-@pytest.mark.parametrize(("context", "kind"), [(True, "sd1"), (True, "sd2"), (False, "sd2")])
+@pytest.mark.parametrize(("context", "kind"), [(True, "sd2"), (False, "sd1")])
 def test_inversion_then_sampling_with_the_source_prompt_returns_the_clip(tmp_path, context, kind):
     config = EditConfig(tune_steps=3, num_inference_steps=20, window=2, overlap=0, context=context, inversion_iterations=15)
     made = editor(tmp_path, config, kind, frames=2)

@@ -710,12 +710,18 @@ def bench_video(
 @bench_app.command("speed")
 def bench_speed(
     quick: Annotated[bool, typer.Option("--quick", help="Fewer repeats and no SD 1.5 size.")] = False,
+    tuning: Annotated[bool, typer.Option("--tuning", help="Instead: the cost of reward tuning, strategy by strategy.")] = False,
     device: Device = None,
     out: Out = Path("docs/bench"),
     as_json: AsJson = False,
 ) -> None:
     """Cost of modulated attention beside plain and materialised attention, as ratios of one run."""
     _quiet()
+    if tuning:
+        from accord.lab.bench.speed_tuning import main as tuning_main
+
+        data, text = tuning_main(out, quick=quick, progress=not as_json)
+        return _emit(as_json, data, text)
     from accord.lab.bench.speed import main
 
     data, text = main(device=device, out=out, quick=quick, progress=not as_json)

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
-from diffusers.models.attention_processor import Attention
+from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
 
 # (attention layer, query, key, value: [B, heads, L or S, d], is_cross) -> [B, heads, L, d], or None to stay out of it
 AttentionFn = Callable[[Attention, torch.Tensor, torch.Tensor, torch.Tensor, bool], "torch.Tensor | None"]
@@ -81,6 +81,20 @@ def attention_hook(
         yield
     finally:
         unet.set_attn_processor(dict(before))
+
+
+@contextmanager
+def plain_attention(unet: UNet2DConditionModel) -> Iterator[None]:
+    """For training on a CPU: the plain processor, as the fused kernel is slow backwards there. Others' processors stay."""
+    before = dict(unet.attn_processors)
+    swap = unet.device.type == "cpu" and all(isinstance(p, AttnProcessor2_0) for p in before.values())
+    if swap:
+        unet.set_attn_processor(AttnProcessor())
+    try:
+        yield
+    finally:
+        if swap:
+            unet.set_attn_processor(before)
 
 
 class AttentionMaps:

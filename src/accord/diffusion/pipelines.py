@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -43,7 +44,7 @@ def load(
     Raises:
         InputError: for a model that is not there, cannot be read, or is of another class.
     """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or default_device()
     check_device(device)
     if dtype is None and device == "cpu":
         dtype = torch.float32
@@ -65,6 +66,14 @@ def load(
         if isinstance(module, torch.nn.Module):
             module.eval().requires_grad_(False)
     return pipe.to(device)
+
+
+def default_device() -> str:
+    """A CUDA device if there is one (under a launcher of several processes, this process's own), else the CPU."""
+    if not torch.cuda.is_available():
+        return "cpu"
+    local = os.environ.get("LOCAL_RANK")
+    return "cuda" if local is None else f"cuda:{local}"
 
 
 def check_device(device: str) -> None:

@@ -94,7 +94,7 @@ def reduced_unet(pipe: StableDiffusionPipeline, wider: bool = False, seed: int =
     base = sum(p.numel() for p in small.parameters())
     pipe_small = _with(pipe, small)
     wanted = base + sum(p.numel() for p in new_relation(pipe_small).parameters())
-    options = [made((WIDTHS[0], WIDTHS[1], WIDTHS[2] + extra)) for extra in (16, 32, 48)]
+    options = [made(tuple(w + 16 * (i == k) for i, w in enumerate(WIDTHS))) for k in range(3)]  # one level wider
     return min(options, key=lambda u: abs(sum(p.numel() for p in u.parameters()) - wanted))
 
 

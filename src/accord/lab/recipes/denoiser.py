@@ -204,7 +204,8 @@ def save_pipeline(
     target: Path, vae: AutoencoderKL, tower: CLIPTextModel, tokenizer: CLIPTokenizer, unet: UNet2DConditionModel
 ) -> None:
     """Write the standard folder, weights in fp16."""
-    vae.register_to_config(_name_or_path="")  # or the folder of this machine is saved
+    for module in (vae, unet):
+        module.register_to_config(_name_or_path="")  # or the folder of this machine is saved
     StableDiffusionPipeline(
         vae=vae.cpu().half(),
         text_encoder=tower.cpu().half(),

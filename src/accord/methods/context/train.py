@@ -9,18 +9,15 @@ Letters in shapes: B pictures, C h w of the latents.
 
 from __future__ import annotations
 
-import contextlib
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from torch import nn
 
+from accord.diffusion.attention import plain_attention
 from accord.diffusion.loop import denoise
 from accord.diffusion.lora import add_lora, remove_lora, save_lora
 from accord.diffusion.pipelines import Condition, Pipeline, check_latent_unet, condition
@@ -29,10 +26,9 @@ from accord.methods.context.equations import exact_kl, network_x0
 from accord.methods.context.network import RelationalNetwork
 from accord.methods.context.pipeline import ContextDiffPipeline, new_relation
 from accord.methods.context.schedulers import ContextDDIMScheduler
-from accord.outputs import check_writable, write_file
+from accord.training.claim import claim
 from accord.training.loop import LoopConfig, Run
 from accord.training.processes import Processes
-from accord.types import InputError
 
 # (generator of the step, size) -> clean scaled latents [B,C,h,w] and B captions
 Draw = Callable[[np.random.Generator, int], tuple[torch.Tensor, list[str]]]
@@ -59,7 +55,7 @@ def train_context(
     check_latent_unet(pipe)
     folder = Path(out)
     processes = processes or Processes(pipe.device)
-    _claim(folder, config, resume, processes)
+    claim(folder, asdict(config), resume, processes)
     relation = new_relation(
         pipe, config.share, config.seed, gain=config.gain, use_image=config.use_image, use_text=config.use_text
     ).to(pipe.device)
@@ -81,7 +77,7 @@ def train_context(
         save_every=config.save_every,
     )
     try:
-        with plain_attention(pipe):
+        with plain_attention(pipe.unet):
             run = Run(modules, loop, folder, save_frozen=False, processes=processes)
             objective = Objective(pipe, relation, config)
 
@@ -198,36 +194,3 @@ class Objective:
         inner = exact_kl(latents, predicted, k_t * r_t, k_s * r_s, k_t * guessed_t, k_s * guessed_s, safe, ab_s)
         return torch.where(first, (latents - predicted).square() / 2, inner)
 
-
-@contextlib.contextmanager
-def plain_attention(pipe: Pipeline) -> Iterator[None]:
-    """On a CPU the plain attention processor: the fused kernel is slow backwards there. Others' processors stay."""
-    before = dict(pipe.unet.attn_processors)
-    plain = pipe.device.type == "cpu" and all(isinstance(p, AttnProcessor2_0) for p in before.values())
-    if plain:
-        pipe.unet.set_attn_processor(AttnProcessor())
-    try:
-        yield
-    finally:
-        if plain:
-            pipe.unet.set_attn_processor(before)
-
-
-def _claim(folder: Path, config: ContextTrainConfig, resume: bool, processes: Processes) -> None:
-    path, now = folder / "config.json", asdict(config)
-    there = path.is_file()
-    processes.wait()  # all have looked before one writes
-    if there:
-        if not resume:
-            raise InputError(f"folder {str(folder)!r} holds a run; give --resume to go on with it, or another --out")
-        before: dict[str, Any] = json.loads(path.read_text(encoding="utf8"))
-        changed = [k for k in now if before.get(k) != now[k]]
-        if changed:
-            raise InputError(
-                f"the run in {str(folder)!r} was begun with {changed[0]}={before.get(changed[0])!r}, not {now[changed[0]]!r}; "
-                "resume with the same settings or choose another --out"
-            )
-    elif processes.first:
-        check_writable(folder)
-        write_file(path, (json.dumps(now, indent=1) + "\n").encode())
-    processes.wait()

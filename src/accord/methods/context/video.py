@@ -8,12 +8,10 @@ Letters in shapes: F frames, C h w of the latents, W frames of a window.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers import StableDiffusionPipeline
@@ -24,6 +22,7 @@ from tqdm.auto import tqdm
 
 from accord.data.images import fit, to_tensor
 from accord.data.video import Clip
+from accord.diffusion.attention import plain_attention
 from accord.diffusion.loop import decode, encode
 from accord.diffusion.pipelines import check_pipeline, check_prompt_length, condition, sample_size
 from accord.methods.context.equations import ddim_affine, ddim_correction, network_target, network_x0
@@ -31,9 +30,8 @@ from accord.methods.context.inflate import TemporalLayers, inflated
 from accord.methods.context.network import RelationalNetwork
 from accord.methods.context.pipeline import new_relation, relation_of
 from accord.methods.context.schedulers import ContextDDIMScheduler
-from accord.methods.context.train import plain_attention
-from accord.outputs import check_writable, write_file
 from accord.training.checkpoints import replace_file
+from accord.training.claim import claim
 from accord.training.loop import LoopConfig, Run
 from accord.types import InputError
 
@@ -109,7 +107,7 @@ class VideoEditor:
         config, pipe, folder = self.config, self.pipe, Path(folder)
         if not config.tune_steps:
             return
-        _claim(folder, {**asdict(config), "prompt": self.prompt, "frames": len(self.clip)})
+        claim(folder, {**asdict(config), "prompt": self.prompt, "frames": len(self.clip)})
         modules: dict[str, nn.Module] = {"temporal": self.temporal, "unet": pipe.unet}
         if self.relation is not None:
             modules["relation"] = self.relation
@@ -118,7 +116,7 @@ class VideoEditor:
             weight_decay=0.0, seed=config.seed, save_every=50, log_every=10,
         )  # fmt: skip
         told = condition(pipe, [self.prompt], guided=False).states.detach()
-        with self._own_queries(train=True), plain_attention(pipe):
+        with self._own_queries(train=True), plain_attention(pipe.unet):
             run = Run(modules, loop, folder, save_frozen=False)
 
             def loss_fn(step: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
@@ -304,20 +302,4 @@ def window_rows(count: int, size: int, generator: torch.Generator) -> list[int]:
         return list(range(count))
     start = int(torch.randint(count - size + 1, (1,), generator=generator))
     return list(range(start, start + size))
-
-
-def _claim(folder: Path, now: dict[str, Any]) -> None:
-    path = folder / "config.json"
-    if path.is_file():
-        before = json.loads(path.read_text(encoding="utf8"))
-        changed = [k for k in now if before.get(k) != now[k]]
-        if changed:
-            raise InputError(
-                f"the tuning in {str(folder)!r} was begun with {changed[0]}={before.get(changed[0])!r}, not {now[changed[0]]!r}; "
-                "choose another folder"
-            )
-        return
-    check_writable(folder)
-    write_file(path, (json.dumps(now, indent=1) + "\n").encode())
-
 

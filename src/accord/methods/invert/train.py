@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -16,8 +15,8 @@ from accord.methods.invert.data import PairSet
 from accord.methods.invert.equations import curriculum_prefix, joint_loss
 from accord.methods.invert.predictors import Predictor, build
 from accord.methods.invert.vocabulary import Vocabulary
-from accord.outputs import write_file
 from accord.training.checkpoints import replace_file
+from accord.training.claim import claim
 from accord.training.loop import LoopConfig, Run
 from accord.types import InputError
 
@@ -38,7 +37,7 @@ def train_predictor(
     folder = Path(folder)
     if len(data) < 2 * config.folds:
         raise InputError(f"{len(data)} pairs are too few to train an inverter on; give at least {2 * config.folds}")
-    _claim(folder, kind, config, len(data))
+    claim(folder, {**asdict(kind), **asdict(config), "pairs": len(data)})
     order = _order(kind, data, vocabulary, folder, config, device)
     present = vocabulary.present(data.prompts)
     predictor = build(kind, len(vocabulary) if config.vocabulary_weight else 0, config.seed, data.targets.shape[1]).to(device)
@@ -73,20 +72,6 @@ def _loop(config: InvertTrainConfig) -> LoopConfig:
         bf16=config.bf16,
         save_every=config.save_every,
     )
-
-
-def _claim(folder: Path, kind: PredictorConfig, config: InvertTrainConfig, pairs: int) -> None:
-    """A folder holds one run: another one's settings are refused and not mixed in."""
-    path, now = folder / "config.json", {**asdict(kind), **asdict(config), "pairs": pairs}
-    if path.is_file():
-        before = json.loads(path.read_text(encoding="utf8"))
-        changed = [k for k in now if before.get(k) != now[k]]
-        if changed:
-            raise InputError(
-                f"the run in {str(folder)!r} was begun with {changed[0]}={before.get(changed[0])!r}, not {now[changed[0]]!r}; "
-                "choose another folder"
-            )
-    write_file(path, (json.dumps(now, indent=1) + "\n").encode())
 
 
 def _order(

@@ -10,9 +10,8 @@ Letters in shapes: B pictures, C H W of the latents, N pictures of a look.
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,11 +19,11 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import DDIMScheduler
-from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from accord.data.images import fit, to_tensor
+from accord.diffusion.attention import plain_attention
 from accord.diffusion.loop import decode_with_grad, denoise, encode, initial_noise, run, sample
 from accord.diffusion.lora import add_lora, remove_lora, save_lora, without_lora
 from accord.diffusion.pipelines import (
@@ -38,10 +37,11 @@ from accord.diffusion.pipelines import (
 from accord.methods.realign.card import report_of, write_card
 from accord.methods.realign.config import TuneConfig
 from accord.methods.realign.strategies import NEEDS_GRADIENT, STRATEGIES, Batch
-from accord.outputs import check_writable, write_file
+from accord.outputs import write_file
 from accord.rewards.rewards import Composed, Reward, check_gradient
 from accord.training.board import Board
 from accord.training.checkpoints import replace_file
+from accord.training.claim import claim
 from accord.training.guard import Guard, GuardConfig
 from accord.training.loop import LoopConfig, Run
 from accord.training.processes import Processes
@@ -116,10 +116,10 @@ def tune(
     except ValueError as error:
         raise InputError(str(error)) from error
     folder = Path(out)
-    _claim(folder, config, texts, resume, processes)
+    claim(folder, {**asdict(config), "prompts": len(texts), "first_prompt": texts[0]}, resume, processes)
     add_lora(pipe, config.rank, config.seed)
     try:
-        with _training_attention(pipe):
+        with plain_attention(pipe.unet):
             tuner = Tuner(pipe, texts, reward, folder, config, held_out, pairs, processes, progress)
             tuner.train()
     except BaseException:
@@ -352,41 +352,3 @@ class Tuner:
         self.run.processes.wait()
         return Tuned(self.folder, report)
 
-
-def _claim(folder: Path, config: TuneConfig, prompts: list[str], resume: bool, processes: Processes) -> None:
-    """Take a folder for a run: a fresh one, or on `resume` one that was begun with the same knobs and prompts."""
-    path = folder / "config.json"
-    now = json.loads(json.dumps({**asdict(config), "prompts": len(prompts), "first_prompt": prompts[0]}))
-    there = path.is_file()
-    processes.wait()  # all have looked before one writes
-    if there:
-        if not resume:
-            raise InputError(f"folder {str(folder)!r} holds a run; give --resume to go on with it, or another --out")
-        try:
-            before = json.loads(path.read_text(encoding="utf8"))
-        except ValueError as error:
-            raise InputError(f"{str(path)!r} is no JSON ({error}); start afresh in another --out") from error
-        changed = [k for k in now if before.get(k) != now[k]]
-        if changed:
-            raise InputError(
-                f"the run in {str(folder)!r} was begun with {changed[0]}={before.get(changed[0])!r}, not {now[changed[0]]!r}; "
-                "resume with the same settings or choose another --out"
-            )
-    elif processes.first:
-        check_writable(folder)
-        write_file(path, (json.dumps(now, indent=1) + "\n").encode())
-    processes.wait()
-
-
-@contextlib.contextmanager
-def _training_attention(pipe: Pipeline) -> Iterator[None]:
-    """On a CPU the plain attention processor: the fused kernel is slow backwards there. Others' processors stay."""
-    before = dict(pipe.unet.attn_processors)
-    plain = pipe.device.type == "cpu" and all(isinstance(p, AttnProcessor2_0) for p in before.values())
-    if plain:
-        pipe.unet.set_attn_processor(AttnProcessor())
-    try:
-        yield
-    finally:
-        if plain:
-            pipe.unet.set_attn_processor(before)
