@@ -10,6 +10,7 @@ import pytest
 import torch
 from conftest import tiny_pipeline, tiny_sdxl
 from diffusers import DDIMInverseScheduler, DDIMScheduler, DDPMScheduler, StableDiffusionPipeline
+from safetensors.torch import load_file
 
 from accord.diffusion.loop import generators
 from accord.methods.context.config import ContextTrainConfig
@@ -245,11 +246,13 @@ def test_callbacks_several_pictures_and_bad_input():
 
 FRESH = """
 import sys, torch
+from safetensors.torch import save_file
 from accord.methods.context.pipeline import ContextDiffPipeline
 pipe = ContextDiffPipeline.from_pretrained(sys.argv[1])
 pipe.set_progress_bar_config(disable=True)
 assert type(pipe.scheduler).__name__ == "ContextDDIMScheduler" and pipe.scheduler.config.shift == "prior"
-torch.save(pipe("a red star", num_inference_steps=2, generator=torch.Generator().manual_seed(0), output_type="latent").images, sys.argv[2])
+out = pipe("a red star", num_inference_steps=2, generator=torch.Generator().manual_seed(0), output_type="latent").images
+save_file({"out": out.contiguous()}, sys.argv[2])
 """
 
 
@@ -258,9 +261,9 @@ def test_a_fresh_process_loads_pipeline_scheduler_and_network(tmp_path):
     context = ContextDiffPipeline.from_pipeline(pipe, awake(new_relation(pipe, 1.0)), shift="prior")
     expected = context("a red star", num_inference_steps=2, generator=torch.Generator().manual_seed(0), output_type="latent").images
     context.save_pretrained(tmp_path / "pipe")
-    command = [sys.executable, "-c", FRESH, str(tmp_path / "pipe"), str(tmp_path / "out.pt")]
+    command = [sys.executable, "-c", FRESH, str(tmp_path / "pipe"), str(tmp_path / "out.safetensors")]
     subprocess.run(command, check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "2"})
-    assert torch.allclose(torch.load(tmp_path / "out.pt", weights_only=True), expected, atol=1e-5)
+    assert torch.allclose(load_file(tmp_path / "out.safetensors")["out"], expected, atol=1e-5)
 
 
 # --- training ------------------------------------------------------------------------------------------------------

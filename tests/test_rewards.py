@@ -134,8 +134,8 @@ def test_composition_normalises_each_part():
     both = Composed({"clip": clip, "likelihood": likelihood}, {"clip": 0.3, "likelihood": 1.0})
     images = torch.cat([pictures(s) for s in range(4)])
     texts = TEXTS * 4
-    both.calibrate(images, texts)
     parts = both.parts(images, texts)
+    both.calibrate(parts)
     expected = sum(w * (parts[k] - parts[k].mean()) / parts[k].std() for k, w in both.weights.items())
     assert torch.allclose(both(images, texts), expected, atol=1e-4)
     assert both.differentiable and not Composed({"x": CaptionReward(tiny_blip(), load_clip().text_features)}, {"x": 1}).differentiable

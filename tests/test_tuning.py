@@ -91,12 +91,13 @@ def test_gradient_checkpointing_and_accumulation_change_nothing(tmp_path):
 # --- the adapter is everyone's -------------------------------------------------------------------------------------
 VANILLA = """
 import sys, torch
+from safetensors.torch import save_file
 from diffusers import StableDiffusionPipeline
 pipe = StableDiffusionPipeline.from_pretrained(sys.argv[1], safety_checker=None, requires_safety_checker=False)
 pipe.load_lora_weights(sys.argv[2])
 pipe.set_progress_bar_config(disable=True)
 out = pipe("a red star", num_inference_steps=2, generator=torch.Generator().manual_seed(0), output_type="latent").images
-torch.save(out, sys.argv[3])
+save_file({"out": out.contiguous()}, sys.argv[3])
 assert "accord" not in sys.modules
 """
 
@@ -106,9 +107,9 @@ def test_plain_diffusers_loads_the_adapter(tmp_path):
     pipe.save_pretrained(tmp_path / "pipe")
     run(tmp_path / "run", pipe, config=replace(debug(), learning_rate=1e-2))
     ours = pipe("a red star", num_inference_steps=2, generator=torch.Generator().manual_seed(0), output_type="latent").images
-    command = [sys.executable, "-c", VANILLA, str(tmp_path / "pipe"), str(tmp_path / "run"), str(tmp_path / "out.pt")]
+    command = [sys.executable, "-c", VANILLA, str(tmp_path / "pipe"), str(tmp_path / "run"), str(tmp_path / "out.safetensors")]
     subprocess.run(command, check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "2"})
-    theirs = torch.load(tmp_path / "out.pt", weights_only=True)
+    theirs = load_file(tmp_path / "out.safetensors")["out"]
     assert torch.allclose(ours, theirs, atol=1e-5)
     remove_lora(pipe)
     plain = pipe("a red star", num_inference_steps=2, generator=torch.Generator().manual_seed(0), output_type="latent").images

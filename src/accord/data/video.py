@@ -89,10 +89,10 @@ def _from_folder(path: Path, start: int, stop: int | None) -> list[Image.Image]:
     if not names:
         raise InputError(f"folder {str(path)!r} holds no frame ({', '.join(FRAME_SUFFIXES)}); check the path")
     chosen = names[start:stop]
-    _check_size(path, 1, 1, len(chosen))
+    _check_size(path, 1, 1, len(chosen))  # before they are all read
     frames = [open_image(p) for p in chosen]
-    for frame in frames[:1]:
-        _check_size(path, *frame.size, count=1)
+    if frames:
+        _check_size(path, *frames[0].size, count=len(frames))
     return frames
 
 

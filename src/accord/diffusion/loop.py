@@ -204,12 +204,15 @@ def predicted_x0(
     if not hasattr(scheduler, "alphas_cumprod"):
         raise InputError(f"a {type(scheduler).__name__} has no alphas_cumprod; use DDIM or DDPM")
     ab = scheduler.alphas_cumprod.to(latents.device)[timestep].float().reshape(-1, *[1] * (latents.dim() - 1))
-    ab = ab.to(latents.dtype)
-    kind = scheduler.config.prediction_type
+    return network_x0(output, latents, ab.to(latents.dtype), scheduler.config.prediction_type)
+
+
+def network_x0(output: torch.Tensor, x_t: torch.Tensor, ab_t: torch.Tensor, kind: str) -> torch.Tensor:
+    """x0^ out of what a network of prediction type `kind` predicted at x_t; `ab_t` broadcasts against it."""
     if kind == "epsilon":
-        return (latents - (1 - ab).sqrt() * output) / ab.sqrt()
+        return (x_t - (1 - ab_t).sqrt() * output) / ab_t.sqrt()
     if kind == "v_prediction":
-        return ab.sqrt() * latents - (1 - ab).sqrt() * output
+        return ab_t.sqrt() * x_t - (1 - ab_t).sqrt() * output
     return output
 
 

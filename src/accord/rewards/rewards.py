@@ -140,9 +140,9 @@ class Composed:
         return self.combine(self.parts(images, prompts))
 
     @torch.no_grad()
-    def calibrate(self, images: torch.Tensor, prompts: Sequence[str]) -> None:
-        """Take each reward's mean and spread from these pictures (those of the untuned pipeline)."""
-        for name, values in self.parts(images, prompts).items():
+    def calibrate(self, parts: Mapping[str, torch.Tensor]) -> None:
+        """Take each reward's mean and spread from these values [N] of `parts` (on pictures of the untuned pipeline)."""
+        for name, values in parts.items():
             spread = float(values.std()) if len(values) > 1 else 1.0
             self.scales[name] = (float(values.mean()), max(spread, 1e-4))
 

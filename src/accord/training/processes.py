@@ -7,6 +7,8 @@ import os
 import torch
 from torch import distributed
 
+from accord.types import InputError
+
 
 class Processes:
     """This process among all of a run; alone unless a launcher started several.
@@ -30,10 +32,10 @@ class Processes:
         """Indices of a global batch of `count` that are this process's; all processes have equally many.
 
         Raises:
-            ValueError: if `count` cannot be shared equally.
+            InputError: if `count` cannot be shared equally.
         """
         if count % self.world:
-            raise ValueError(f"batch_size {count} cannot be shared by {self.world} processes equally; use a multiple of them")
+            raise InputError(f"batch_size {count} cannot be shared by {self.world} processes equally; use a multiple of them")
         return range(self.rank, count, self.world)
 
     def mean_(self, tensors: list[torch.Tensor]) -> None:

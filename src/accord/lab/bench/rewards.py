@@ -262,7 +262,7 @@ def _affordable(
     for steps in (1, 5):
         shutil.rmtree(probe, ignore_errors=True)
         began = time.perf_counter()
-        trial = replace(config, steps=steps, eval_every=1000, eval_prompts=2, raft_refresh=max(1, config.raft_refresh))
+        trial = replace(config, steps=steps, eval_every=1000, eval_prompts=2)
         tune(pipe, training_prompts(16), make_rewards({"contrast": 1.0}, captioner, clip), probe, config=trial,
              pairs=(pairs[0][:16], pairs[1][:16]), progress=False)  # fmt: skip
         seconds.append(time.perf_counter() - began)

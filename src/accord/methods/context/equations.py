@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import torch
 
+from accord.diffusion.loop import network_x0 as network_x0  # the way back from `network_target`
+
 SHIFTS = ("quadratic", "prior", "data")
 
 
@@ -120,15 +122,6 @@ def network_target(x_t: torch.Tensor, x0: torch.Tensor, ab_t: torch.Tensor, kind
         return x0
     noise = shifted_noise(x_t, x0, ab_t)
     return noise if kind == "epsilon" else ab_t.sqrt() * noise - (1 - ab_t).sqrt() * x0
-
-
-def network_x0(output: torch.Tensor, x_t: torch.Tensor, ab_t: torch.Tensor, kind: str) -> torch.Tensor:
-    """x0^ out of what a network predicted."""
-    if kind == "sample":
-        return output
-    if kind == "epsilon":
-        return (x_t - (1 - ab_t).sqrt() * output) / ab_t.sqrt()
-    return ab_t.sqrt() * x_t - (1 - ab_t).sqrt() * output
 
 
 # --- the exact bound --------------------------------------------------------------------------------------------------

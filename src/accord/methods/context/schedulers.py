@@ -41,7 +41,7 @@ class _Shifted:
         if shift not in SHIFTS:
             raise ValueError(f"shift must be one of {', '.join(SHIFTS)}, not {shift!r}")
 
-    def _ab(self, timestep: int | torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    def ab_at(self, timestep: int | torch.Tensor, like: torch.Tensor) -> torch.Tensor:
         """ab at a step (1 below step 0 unless the scheduler says otherwise), shaped to broadcast against `like`."""
         if isinstance(timestep, torch.Tensor) and timestep.dim():
             ab = self.alphas_cumprod.to(like.device)[timestep.to(like.device)]
@@ -55,7 +55,7 @@ class _Shifted:
         """k_t, shaped to broadcast against `like`; 0 at the clean end whatever the kind: what comes out is x0 itself."""
         if not isinstance(timestep, torch.Tensor) and timestep < 0:
             return torch.zeros((), device=like.device, dtype=like.dtype)
-        return shift_coefficient(self._ab(timestep, like), self.config.shift)
+        return shift_coefficient(self.ab_at(timestep, like), self.config.shift)
 
     def add_noise(
         self,
@@ -72,7 +72,7 @@ class _Shifted:
 
     def get_target(self, noisy: torch.Tensor, original_samples: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         """What the network is trained to predict at shifted x_t, in its own prediction type."""
-        ab = self._ab(timesteps.reshape(-1), noisy)
+        ab = self.ab_at(timesteps.reshape(-1), noisy)
         return network_target(noisy, original_samples, ab, self.config.prediction_type)
 
 
@@ -124,7 +124,7 @@ class ContextDDIMScheduler(_Shifted, DDIMScheduler):
             t = int(timestep)
             s = t - self.config.num_train_timesteps // self.num_inference_steps
             r_t, r_s = relation(out.pred_original_sample, t, s)
-            ab_t, ab_s = self._ab(t, sample), self._ab(s, sample)
+            ab_t, ab_s = self.ab_at(t, sample), self.ab_at(s, sample)
             b_t, b_s = self.shift_at(t, sample) * r_t, self.shift_at(s, sample) * r_s
             correction = ddim_correction(b_t, b_s, ab_t, ab_s, posterior_sigma(ab_t, ab_s, eta))
             out.prev_sample = out.prev_sample + correction.to(out.prev_sample)
@@ -175,7 +175,7 @@ class ContextDDPMScheduler(_Shifted, DDPMScheduler):
         if relation is not None:
             t, s = int(timestep), int(self.previous_timestep(timestep))
             r_t, r_s = relation(out.pred_original_sample, t, s)
-            ab_t, ab_s = self._ab(t, sample), self._ab(s, sample)
+            ab_t, ab_s = self.ab_at(t, sample), self.ab_at(s, sample)
             b_t, b_s = self.shift_at(t, sample) * r_t, self.shift_at(s, sample) * r_s
             out.prev_sample = out.prev_sample + ddpm_correction(b_t, b_s, ab_t, ab_s).to(out.prev_sample)
         return out if return_dict else (out.prev_sample, out.pred_original_sample)
@@ -221,7 +221,7 @@ class ContextDDIMInverseScheduler(_Shifted, DDIMInverseScheduler):
             t, count = int(timestep), self.config.num_train_timesteps
             s = min(t - count // self.num_inference_steps, count - 1)
             r_s, r_t = relation(out.pred_original_sample, s, t)
-            ab_s, ab_t = self._ab(s, sample), self._ab(t, sample)
+            ab_s, ab_t = self.ab_at(s, sample), self.ab_at(t, sample)
             b_s, b_t = self.shift_at(s, sample) * r_s, self.shift_at(t, sample) * r_t
             correction = ddim_correction(b_s, b_t, ab_s, ab_t, torch.zeros_like(ab_s))
             out.prev_sample = out.prev_sample + correction.to(out.prev_sample)

@@ -168,7 +168,7 @@ class Objective:
         r = self.relation(latents, told.states, timesteps)
         noisy = self.scheduler.add_noise(latents, noise, timesteps, relation=r)
         output = denoise(self.pipe, self.scheduler, noisy.to(self.pipe.unet.dtype), timesteps, heard).float()
-        ab = self.scheduler._ab(timesteps, noisy)
+        ab = self.scheduler.ab_at(timesteps, noisy)
         return network_x0(output, noisy, ab, self.scheduler.config.prediction_type)
 
     def kl(
@@ -183,7 +183,7 @@ class Objective:
         """The exact bound's term at t against t - 1, in nats a latent element [B,C,h,w]; at t = 0 half the square of x0 - x0^."""
         scheduler = self.scheduler
         before = (timesteps - 1).clamp(min=0)
-        ab_t, ab_s = scheduler._ab(timesteps, noisy), scheduler._ab(before, noisy)
+        ab_t, ab_s = scheduler.ab_at(timesteps, noisy), scheduler.ab_at(before, noisy)
         predicted = network_x0(output, noisy, ab_t, scheduler.config.prediction_type)
         k_t, k_s = scheduler.shift_at(timesteps, noisy), scheduler.shift_at(before, noisy)
         r_s = self.relation(latents, told.states, before)

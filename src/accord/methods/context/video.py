@@ -129,7 +129,7 @@ class VideoEditor:
                 noisy = self.scheduler.add_noise(x0, noise, t, relation=r)
                 with inflated(pipe.unet, self.temporal, len(x0)):
                     output = pipe.unet(noisy.to(pipe.unet.dtype), t, states).sample.float()
-                target = network_target(noisy, x0, self.scheduler._ab(t, noisy), self.scheduler.config.prediction_type)
+                target = network_target(noisy, x0, self.scheduler.ab_at(t, noisy), self.scheduler.config.prediction_type)
                 return (output - target).square().mean(), {}
 
             run.train(loss_fn, "tune clip", progress=progress)
@@ -197,7 +197,7 @@ class VideoEditor:
         with self._own_queries():
             for s, t in tqdm(list(zip([-1, *times], times, strict=False)), desc="invert", disable=not progress):
                 x_s = path[-1]
-                ab_t, ab_s = scheduler._ab(t, x_s), scheduler._ab(s, x_s)
+                ab_t, ab_s = scheduler.ab_at(t, x_s), scheduler.ab_at(s, x_s)
                 a, b = ddim_affine(ab_t, ab_s, scheduler.config.prediction_type)
                 x = x_s
                 for _ in range(config.inversion_iterations):
@@ -242,7 +242,7 @@ class VideoEditor:
                 output = outputs[-1]
                 if guided:
                     output = outputs[-2] + guidance_scale * (output - outputs[-2])
-                ab_t, ab_s = scheduler._ab(t, x), scheduler._ab(s, x)
+                ab_t, ab_s = scheduler.ab_at(t, x), scheduler.ab_at(s, x)
                 a, b = ddim_affine(ab_t, ab_s, scheduler.config.prediction_type)
                 x = a * x + b * output + self._correction(output, x, t, s, wanted)
         return x
@@ -279,7 +279,7 @@ class VideoEditor:
         if self.relation is None:
             return torch.zeros_like(x)
         scheduler = self.scheduler
-        ab_t, ab_s = scheduler._ab(t, x), scheduler._ab(s, x)
+        ab_t, ab_s = scheduler.ab_at(t, x), scheduler.ab_at(s, x)
         x0 = network_x0(output, x, ab_t, scheduler.config.prediction_type)
         parts = []
         for rows in torch.arange(len(x)).split(self.config.window):

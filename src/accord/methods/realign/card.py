@@ -20,7 +20,7 @@ def report_of(tuner: Tuner) -> dict[str, Any]:
     steps = sorted({int(k.split(".")[1]) for k in state if k.startswith("look.")})
     names = ["reward"] + (["held_out"] if tuner.held_out is not None else [])
     looks = [{"step": s, **{n: float(state[f"look.{s}.{n}"].mean()) for n in names}} for s in steps]
-    parted = tuner.config.guard and tuner.held_out is not None and guard.stopped
+    parted = tuner.parted
     kept = guard.best_step if parted else steps[-1]
     gains = {n: _gain(state[f"look.{kept}.{n}"] - state[f"look.0.{n}"]) for n in names}
     return {

@@ -111,10 +111,7 @@ def tune(
             if not part.differentiable:
                 raise InputError(f"reward {name!r} has no gradient, which {config.strategy} needs; use the strategy raft or grpo")
     processes = Processes(pipe.device)
-    try:
-        processes.mine(config.batch_size // config.gradient_accumulation)
-    except ValueError as error:
-        raise InputError(str(error)) from error
+    processes.mine(config.batch_size // config.gradient_accumulation)  # refuses what cannot be shared
     folder = Path(out)
     claim(folder, {**asdict(config), "prompts": len(texts), "first_prompt": texts[0]}, resume, processes)
     add_lora(pipe, config.rank, config.seed)
@@ -178,16 +175,14 @@ class Tuner:
         anchor, scales = self.folder / "anchor.safetensors", self.folder / "scales.json"
         if processes.first and not (anchor.exists() and scales.exists()):
             with torch.no_grad(), without_lora(self.pipe):
-                latents, captions = self._own_pictures(self.config.anchors) if pairs is None else self._encoded(pairs)
-                own = latents if pairs is None else self._own_pictures(min(32, self.config.anchors))[0]
-                texts = captions if pairs is None else self._own_captions(len(own))
+                texts = [self.prompts[i % len(self.prompts)] for i in range(self.config.anchors)]
+                own = self._own_pictures(texts)
+                latents, captions = (own, texts) if pairs is None else self._encoded(pairs)
                 scored = [
                     self.reward.parts(decode_with_grad(self.pipe, own[i : i + 8].to(self.pipe.device)), texts[i : i + 8])
                     for i in range(0, len(own), 8)
                 ]
-            for name in self.reward.rewards:
-                values = torch.cat([s[name] for s in scored])
-                self.reward.scales[name] = (float(values.mean()), max(float(values.std()), 1e-4) if len(values) > 1 else 1.0)
+            self.reward.calibrate({name: torch.cat([s[name] for s in scored]) for name in self.reward.rewards})
             replace_file(anchor, lambda p: save_file({"latents": latents.float().cpu().contiguous()}, p))
             write_file(scales, json.dumps({"scales": self.reward.scales, "captions": captions}).encode())
         processes.wait()
@@ -199,15 +194,10 @@ class Tuner:
             for name, part in self.reward.rewards.items():
                 check_gradient(part, images, self.anchor_captions[: len(images)], f"reward {name!r}")
 
-    def _own_captions(self, count: int) -> list[str]:
-        return [self.prompts[i % len(self.prompts)] for i in range(count)]
-
-    def _own_pictures(self, count: int) -> tuple[torch.Tensor, list[str]]:
-        """Latents [count,C,H,W] of the untuned pipeline for training prompts."""
-        captions = self._own_captions(count)
-        makers = [torch.Generator().manual_seed(self.config.seed * 1_000_003 + i) for i in range(count)]
-        parts = [self.pictures(captions[i : i + 8], makers[i : i + 8]) for i in range(0, count, 8)]
-        return torch.cat(parts), captions
+    def _own_pictures(self, texts: list[str]) -> torch.Tensor:
+        """Latents [B,C,H,W] of the untuned pipeline."""
+        makers = [torch.Generator().manual_seed(self.config.seed * 1_000_003 + i) for i in range(len(texts))]
+        return torch.cat([self.pictures(texts[i : i + 8], makers[i : i + 8]) for i in range(0, len(texts), 8)])
 
     def _encoded(self, pairs: tuple[Sequence[Image.Image], Sequence[str]]) -> tuple[torch.Tensor, list[str]]:
         images, captions = pairs
@@ -305,6 +295,11 @@ class Tuner:
         if step % self.config.eval_every and step != self.config.steps:
             return False
         self.look(step)
+        return self.parted
+
+    @property
+    def parted(self) -> bool:
+        """Whether the guard, if there is one, has stopped the run."""
         return self.config.guard and self.held_out is not None and self.guard.stopped
 
     def look(self, step: int) -> None:
@@ -334,10 +329,9 @@ class Tuner:
 
     def finish(self) -> Tuned:
         """Put the best weights in, write adapter, card and report."""
-        parted = self.config.guard and self.held_out is not None and self.guard.stopped
         with torch.no_grad():
             for key, parameter in self.run.named.items():
-                source = self.run.tensors[f"best.{key}"] if parted else self.run.ema.get(key, parameter)
+                source = self.run.tensors[f"best.{key}"] if self.parted else self.run.ema.get(key, parameter)
                 parameter.copy_(source.to(parameter.device))
         self.pipe.unet.eval()
         if self.config.gradient_checkpointing:
