@@ -15,17 +15,18 @@ from accord.lab.bench.scenes import (
     Job,
     Made,
     _removed,
-    _row,
-    _run_method,
     bootstrap,
     make_jobs,
     noun_tokens,
+    row_of,
+    run_method,
     table,
 )
 from accord.lab.scenes.render import render
 from accord.lab.scenes.scene import Scene, Thing
 from accord.methods.realign.config import RealignConfig
 from accord.rewards.captioners import load_captioner
+from accord.types import InputError
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +47,9 @@ def star(jobs: list[Job]) -> list[Made]:
 
 def test_jobs_are_all_prompts_with_four_seeds():
     full, quick = make_jobs(False), make_jobs(True)
+    assert make_jobs(False, 1) == full[: len(full) // 4]
+    with pytest.raises(InputError, match="seeds must be from 1 to 4, not 5"):
+        make_jobs(False, 5)
     assert len(full) == 512 * 4 and len({(j.number, j.seed) for j in full}) == len(full)
     assert len(quick) == 32 and {j.prompt.category for j in quick} == {j.prompt.category for j in full}
 
@@ -76,15 +80,15 @@ def test_rows_judge_by_the_reader_and_a_stopped_run_goes_on(tmp_path):
 
     cache = tmp_path / "star.jsonl"
     with pytest.raises(KeyboardInterrupt):
-        _run_method("star", method, jobs, cache, False)
+        run_method("star", method, jobs, cache, False)
     assert len(cache.read_text().splitlines()) == BATCH
-    records = _run_method("star", star, jobs, cache, False)
+    records = run_method("star", star, jobs, cache, False)
     assert len(cache.read_text().splitlines()) == len(jobs)
     for record, job in zip(records, jobs, strict=True):
         things = job.prompt.ask.things
         assert record["right"] == (things[0].noun == "star" and things[0].count == 1 and things[0].color in (None, "red"))
         assert record["calls"] == 7
-    row = _row("star", records, records, jobs)
+    row = row_of("star", records, records, jobs)
     assert row["errors_removed"] == 0 and row["overall"] == pytest.approx(np.mean([r["right"] for r in records]), abs=1e-4)
     data = {"rows": [row], "prompts": 3, "seeds": [1], "num_inference_steps": STEPS, "guidance_scale": GUIDANCE}
     assert "| star |" in table(data) and json.dumps(row)

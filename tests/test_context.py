@@ -12,13 +12,14 @@ from conftest import tiny_pipeline, tiny_sdxl
 from diffusers import DDIMInverseScheduler, DDIMScheduler, DDPMScheduler, StableDiffusionPipeline
 from safetensors.torch import load_file
 
-from accord.diffusion.loop import generators
+from accord.diffusion.loop import decode, generators
 from accord.methods.context.config import ContextTrainConfig
 from accord.methods.context.equations import ddim, posterior, posterior_sigma
 from accord.methods.context.network import RelationalNetwork
-from accord.methods.context.pipeline import ContextDiffPipeline, generate_with_context, new_relation
+from accord.methods.context.pipeline import ContextDiffPipeline, generate_with_context, load_context, new_relation
 from accord.methods.context.schedulers import ContextDDIMInverseScheduler, ContextDDIMScheduler, ContextDDPMScheduler
 from accord.methods.context.train import Objective, train_context
+from accord.rewards.clip import load_clip, resized
 from accord.types import InputError
 
 PROMPTS = ["a red star", "two blue keys"]
@@ -39,7 +40,7 @@ def awake(network: RelationalNetwork, seed: int = 0) -> RelationalNetwork:
     return network.eval()
 
 
-def draw(rng: np.random.Generator, size: int) -> tuple[torch.Tensor, list[str]]:
+def draw(rng: np.random.Generator, size: int, done: float = 0.0) -> tuple[torch.Tensor, list[str]]:
     return torch.from_numpy(rng.standard_normal((size, 4, 16, 16)).astype(np.float32)), [PROMPTS[i % 2] for i in range(size)]
 
 
@@ -285,6 +286,30 @@ def test_it_trains_and_samples_on_every_class(tmp_path, kind, denoiser):
     if denoiser == "full" and kind != "sdxl":
         loaded = ContextDiffPipeline.from_pretrained(tmp_path / "pipeline")
         assert isinstance(loaded, StableDiffusionPipeline) and torch.equal(loaded.relation.out.weight, back.out.weight)
+
+
+def test_it_can_look_at_the_decoded_picture_through_a_clip(tmp_path):
+    pipe, clip = tiny_pipeline(), load_clip()
+    network = awake(new_relation(pipe, 1.0, clip=clip))
+    x, states, t = normal(2, 4, 16, 16), normal(2, 7, 32), torch.tensor([100, 900])
+    seen = network.pixel_encoder(x)
+    pictures = decode(pipe, x, "pt")
+    assert torch.allclose(seen, clip.model.vision_model(pixel_values=(resized(pictures, 64) - clip.mean) / clip.std).last_hidden_state, atol=1e-4)
+    r = network(x, states, t)
+    network.pixel_encoder = lambda latents: seen.flip(0)  # the other picture's tokens
+    assert not torch.allclose(network(x, states, t), r, atol=1e-4)
+    blind = awake(RelationalNetwork(4, 32, width=16, pixel_width=128))
+    with pytest.raises(InputError, match="was given no pixel_encoder"):
+        blind(x, states, t)
+
+    trained = train_context(pipe, draw, tmp_path, replace(QUICK, denoiser="full", pixels=True))
+    assert trained.from_pixels.weight.abs().max() > 0 and not any(k.startswith("pixel_encoder") for k in trained.state_dict())
+    loaded, shift = load_context(tiny_pipeline(), tmp_path)
+    assert torch.allclose(loaded(x, states, t), trained(x, states, t), atol=1e-5) and shift == "quadratic"
+    whole = ContextDiffPipeline.from_pretrained(tmp_path / "pipeline")
+    assert torch.allclose(whole.relation(x, states, t), trained(x, states, t), atol=1e-5)
+    with pytest.raises(InputError, match="looks at pixels; give image_encoder"):
+        ContextDiffPipeline(pipe.vae, pipe.text_encoder, pipe.tokenizer, pipe.unet, whole.scheduler, blind)
 
 
 def objective_of(pipe, **changes) -> Objective:

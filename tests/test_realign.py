@@ -1,5 +1,7 @@
 """The fine stage whole: regions, layout, never worse, the pipeline untouched."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from accord.data.prompts import parse
 from accord.diffusion.generate import generate
 from accord.diffusion.pipelines import token_spans, tokens_of
 from accord.methods.realign.config import RealignConfig
-from accord.methods.realign.fine import build_segments, realign
+from accord.methods.realign.fine import _Batch, build_segments, realign
 from accord.methods.realign.layout import box_mask, plan
 from accord.methods.realign.regions import find_regions, local_prompt, phrase_maps, slots
 from accord.types import InputError, Region
@@ -90,6 +92,34 @@ def test_relations_are_kept(words):
     assert gap[words] >= 0.3
 
 
+def test_what_was_tried_in_vain_is_tried_elsewhere():
+    prompt, maps = parse("a red star and a blue key"), np.stack([blob(0.3, 0.3), blob(0.7, 0.7)])
+    found = [region(0, 0.3, 0.3, 0.05)]
+    first = plan(prompt, slots(prompt), found, maps)
+    second = plan(prompt, slots(prompt), found, maps, tried=[first])
+    third = plan(prompt, slots(prompt), found, maps, tried=[first, second])
+    stars, keys = ([np.asarray(center(layout[k])) for layout in (first, second, third)] for k in (0, 1))
+    assert all(np.allclose(s, stars[0]) for s in stars)  # a thing that is well stays where it is
+    assert min(np.linalg.norm(a - b) for a, b in itertools.combinations(keys, 2)) > 0.15
+
+
+def test_a_round_in_vain_is_not_repeated(tiny, monkeypatch):
+    """From the same noise, the same layout and weights would give the very same picture again."""
+    made = []
+    denoise = _Batch.denoise
+
+    def spy(self, *args):
+        made.append(denoise(self, *args))
+        return made[-1]
+
+    monkeypatch.setattr(_Batch, "denoise", spy)
+    results = realign(tiny, "a red star to the left of a blue key", range(6), num_inference_steps=3, captions=False)
+    plain, first, second = (m[0] for m in made)
+    vain = [i for i, r in enumerate(results) if not r.improved]
+    assert vain and all(not torch.equal(first[i], second[i]) for i in vain)
+    assert all(not torch.equal(plain[i], first[i]) for i in vain)
+
+
 def test_box_mask_is_the_covered_share():
     mask = box_mask((0.25, 0.5, 0.5, 1.0), (4, 4))
     assert mask.sum() == 2 and mask[2, 1] == mask[3, 1] == 1
@@ -145,7 +175,7 @@ def test_before_is_the_plain_picture_of_that_seed(lab):
 def test_other_pipelines_and_bad_knobs_are_refused():
     with pytest.raises(InputError, match="is not supported"):
         realign(object(), "a star")
-    for field, value in (("rounds", -1), ("mode", "x"), ("strength", 0), ("modulated_share", 2), ("exempt_tokens", "y")):
+    for field, value in (("rounds", -1), ("mode", "x"), ("strength", 0), ("modulated_share", 2), ("exempt_tokens", "y"), ("escalation", -1)):
         with pytest.raises(ValueError, match=field):
             RealignConfig(**{field: value})
 

@@ -1,6 +1,7 @@
 """Clips in and out, inflation, one-shot tuning, inversion and editing, measures."""
 
 import copy
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -300,6 +301,33 @@ def test_injection_and_windows_change_the_result_and_run(tmp_path):
     assert not torch.allclose(made.sample("a blue key", 3.0, path), plain, atol=1e-3)
 
 
+def test_modulation_acts_in_every_frame_where_its_own_source_is(tmp_path, monkeypatch):
+    made = editor(tmp_path, frames=6)
+    path = made.invert()
+    maps = made.frame_maps(path)
+    assert maps.shape == (6, 1, 16, 16) and maps.min() == 0 and maps.max() == 1
+    plain = made.sample("a blue key", 3.0, path)
+    before = dict(made.pipe.unet.attn_processors)
+    made.config = replace(QUICK, modulation=1.0)
+    assert not torch.allclose(made.sample("a blue key", 3.0, path), plain, atol=1e-3)
+    assert made.pipe.unet.attn_processors == before
+
+    # a square that moves: every window has the masks of its own frames, and the tokens of the target's phrase
+    squares = np.zeros((6, 1, 16, 16))
+    for frame in range(6):
+        squares[frame, 0, 4:8, 2 * frame : 2 * frame + 4] = 1
+    monkeypatch.setattr(made, "frame_maps", lambda path: squares)
+    found = made._modulations("a blue key", path)
+    assert sorted(found) == [w[0] for w in windows(6, 4, 1)]
+    for first, state in found.items():
+        assert np.array_equal(state.segments.masks[:, 0].numpy(), squares[first : first + 4, 0])
+        words = made.pipe.tokenizer.convert_ids_to_tokens(made.pipe.tokenizer("a blue key").input_ids)
+        assert 1 <= int(state.segments.tokens[0, 0].sum()) <= len(words) - 2
+    # the first frame's region changes nothing where no region is
+    monkeypatch.setattr(made, "frame_maps", lambda path: np.zeros_like(squares))
+    assert torch.allclose(made.sample("a blue key", 3.0, path), plain, atol=1e-4)
+
+
 def test_the_network_never_sees_more_than_a_window(tmp_path):
     made = editor(tmp_path, frames=10)
     seen = []
@@ -311,7 +339,7 @@ def test_the_network_never_sees_more_than_a_window(tmp_path):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("window", 0), ("overlap", 16), ("strength", 0.0), ("injection", 2.0), ("tune_steps", -1), ("learning_rate", 0.0), ("num_inference_steps", 0)],
+    [("window", 0), ("overlap", 16), ("strength", 0.0), ("injection", 2.0), ("modulation", -1.0), ("tune_steps", -1), ("learning_rate", 0.0), ("num_inference_steps", 0)],
 )  # fmt: skip
 def test_a_field_out_of_range_is_named(field, value):
     with pytest.raises(ValueError, match=f"{field} must"):

@@ -68,6 +68,7 @@ def generate(
     steps: Steps = 25,
     guidance: Guidance = 5.0,
     context: Annotated[Path | None, typer.Option(help="Folder of accord train context: its relational network (and adapter) shifts the process.")] = None,
+    clip: Annotated[str | None, typer.Option(help="CLIP of a context that was trained with --pixels; the embedded one if not given.")] = None,
     device: Device = None,
     out: Out = Path("out/generate"),
     as_json: AsJson = False,
@@ -86,7 +87,7 @@ def generate(
     else:
         from accord.methods.context.pipeline import generate_with_context, load_context
 
-        network, shift = load_context(pipe, context)
+        network, shift = load_context(pipe, context, accord.load_clip(clip, str(pipe.device)) if clip else None)
         images = generate_with_context(
             pipe, network, prompts, seed, shift=shift, num_inference_steps=steps, guidance_scale=guidance, progress=not as_json
         )
@@ -243,6 +244,7 @@ def edit(
     guidance: Annotated[float, typer.Option(help="Guidance scale.")] = 7.5,
     strength: Annotated[float, typer.Option(help="Share of the steps that is inverted and sampled again.")] = 1.0,
     injection: Annotated[float, typer.Option(help="First share of the steps in which the source's self-attention holds the layout.")] = 0.0,
+    modulation: Annotated[float, typer.Option(help="Weight of realign's modulation in every frame; 0 leaves it out.")] = 0.0,
     window: Annotated[int, typer.Option(help="Frames that the network sees at once.")] = 16,
     tuned: Annotated[Path | None, typer.Option(help="Folder for the tuned parts; a tuning found there is used or resumed.")] = None,
     seed: Annotated[int, typer.Option(help="Seed.")] = 0,
@@ -262,7 +264,7 @@ def edit(
     config = _checked(
         lambda: EditConfig(
             tune_steps=tune_steps, context=context, num_inference_steps=steps, guidance_scale=guidance, strength=strength,
-            injection=injection, window=window, overlap=min(4, window - 1), seed=seed,
+            injection=injection, modulation=modulation, window=window, overlap=min(4, window - 1), seed=seed,
         )
     )
     check_clip_path(out)
@@ -552,6 +554,8 @@ def train_context_command(
     gain: Annotated[float, typer.Option(help="Bound of the relational network's output.")] = 1.0,
     share: Annotated[float, typer.Option(help="Its size, as a share of the denoiser's parameters.")] = 0.15,
     estimated_share: Annotated[float, typer.Option(help="Share of pictures whose context is that of the network's own guess.")] = 0.25,
+    pixels: Annotated[bool, typer.Option("--pixels", help="The network also looks at the decoded picture through a CLIP (slow).")] = False,
+    clip: Annotated[str | None, typer.Option(help="That CLIP: folder or hub id; the embedded one if not given.")] = None,
     save_every: Annotated[int, typer.Option(help="Steps between two checkpoints.")] = 500,
     seed: Annotated[int, typer.Option(help="Seed.")] = 0,
     device: Device = None,
@@ -570,9 +574,11 @@ def train_context_command(
     config = _checked(
         lambda: ContextTrainConfig(
             steps=steps, batch_size=batch_size, learning_rate=learning_rate, rank=rank, denoiser=denoiser, shift=shift,
-            gain=gain, share=share, estimated_share=estimated_share, save_every=save_every, seed=seed,
+            gain=gain, share=share, estimated_share=estimated_share, pixels=pixels, save_every=save_every, seed=seed,
         )
     )
+    if clip is not None and not pixels:
+        raise InputError(f"--clip {clip!r} is used with --pixels only; add it, or leave --clip out")
     if fresh and denoiser != "full":
         raise InputError(f"--fresh starts from random weights, which a {denoiser} denoiser never leaves; add --denoiser full")
     if scenes < 1:
@@ -593,7 +599,8 @@ def train_context_command(
 
         torch.manual_seed(seed)
         pipe.register_modules(unet=type(pipe.unet).from_config(pipe.unet.config).to(pipe.device))
-    train_context(pipe, draw_from(latents, captions), out, config, resume=resume)
+    eyes = accord.load_clip(clip, str(pipe.device)) if pixels else None
+    train_context(pipe, draw_from(latents, captions), out, config, resume=resume, clip=eyes)
     _emit(as_json, {"out": str(out), "steps": steps}, f"relational network: {out / 'relation'}\nuse it: accord generate PROMPT --context {out}")
 
 
@@ -629,6 +636,7 @@ def _pictures_of(pairs: Path) -> tuple[list[Any], list[str]]:
 @bench_app.command("scenes")
 def bench_scenes(
     quick: Annotated[bool, typer.Option("--quick", help="A small share of it, under 5 minutes on 2 cores.")] = False,
+    seeds: Annotated[int, typer.Option(help="How many of the four seeds; finished pictures are kept, so more can be added.")] = 4,
     model: Model = None,
     device: Device = None,
     out: Out = Path("docs/bench"),
@@ -638,7 +646,7 @@ def bench_scenes(
     _quiet()
     from accord.lab.bench.scenes import main
 
-    data, text = main(model=model, device=device, out=out, quick=quick, progress=not as_json)
+    data, text = main(model=model, device=device, out=out, quick=quick, progress=not as_json, seeds=seeds)
     _emit(as_json, data, text)
 
 
@@ -646,6 +654,7 @@ def bench_scenes(
 def bench_rewards(
     only_sensitivity: Annotated[bool, typer.Option("--sensitivity", help="Only: which reward sees which swapped word.")] = False,
     minutes: Annotated[float, typer.Option(help="Training time of each strategy.")] = 12.0,
+    seeds: Annotated[int, typer.Option(help="How many of the four seeds; finished pictures are kept, so more can be added.")] = 4,
     quick: Annotated[bool, typer.Option("--quick", help="A small share of it.")] = False,
     model: Model = None,
     out: Out = Path("docs/bench"),
@@ -658,7 +667,7 @@ def bench_rewards(
     if only_sensitivity:
         data, text = sensitivity(out, model=model, quick=quick)
     else:
-        data, text = main(out, minutes=minutes, model=model, quick=quick, progress=not as_json)
+        data, text = main(out, minutes=minutes, model=model, quick=quick, progress=not as_json, seeds=seeds)
     _emit(as_json, data, text)
 
 

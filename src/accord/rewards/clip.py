@@ -46,9 +46,7 @@ class ClipScorer(nn.Module):
     def image_features(self, images: torch.Tensor) -> torch.Tensor:
         """Pictures [I,3,H,W] in 0..1 to unit vectors [I, D], differentiably."""
         side = self.model.config.vision_config.image_size
-        pixels = images.to(self.mean)
-        if pixels.shape[-2:] != (side, side):
-            pixels = F.interpolate(pixels, (side, side), mode="bicubic", antialias=True).clamp(0, 1)
+        pixels = resized(images.to(self.mean), side)
         features = self.model.get_image_features(pixel_values=(pixels - self.mean) / self.std).pooler_output
         return F.normalize(features, dim=-1)
 
@@ -58,6 +56,13 @@ class ClipScorer(nn.Module):
         ids = self.tokenizer(texts, padding=True, truncation=True, max_length=limit, return_tensors="pt")  # type: ignore[operator]
         ids = ids.to(self.mean.device)
         return F.normalize(self.model.get_text_features(**ids).pooler_output, dim=-1)
+
+
+def resized(images: torch.Tensor, side: int) -> torch.Tensor:
+    """Pictures [I,3,H,W] in 0..1 at the size of a tower, differentiably."""
+    if images.shape[-2:] == (side, side):
+        return images
+    return F.interpolate(images, (side, side), mode="bicubic", antialias=True).clamp(0, 1)
 
 
 EMBEDDED = Path(__file__).parents[1] / "lab" / "models" / "clip"

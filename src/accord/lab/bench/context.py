@@ -1,14 +1,17 @@
 """`accord bench context`: does the context help? Denoisers trained from scratch on the same data, steps and schedule.
 
 plain; plain with the relational network's parameters added to the U-Net (the honest control); shift from the text only; full
-context. Judged by the reader on SceneBench, by the Fréchet distance on features of the lab's captioner (which no compared
+context; and as an adapter on the finished denoiser. All see the same scenes in the same order, by the curriculum without which
+a small denoiser learns no silhouettes (`recipes/denoiser.py`). Judged by the reader on SceneBench, by the Fréchet distance on features of the lab's captioner (which no compared
 model was trained with), by caption similarity, and by the denoising bound. Runs and measured points are kept under `.cache`.
 """
 
 from __future__ import annotations
 
+import copy
 import io
 import json
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,14 +24,19 @@ from PIL import Image
 
 from accord.data.images import to_tensor
 from accord.diffusion.pipelines import load
+from accord.lab.bench.cache import cache_folder
 from accord.lab.bench.prompts import BenchPrompt, scenebench
 from accord.lab.bench.rewards import rendered_pairs
 from accord.lab.bench.scenes import bootstrap
-from accord.lab.recipes.denoiser import build
+from accord.lab.recipes.denoiser import build, centred_scene, draw_scenes, shares
 from accord.lab.scenes.ask import check
+from accord.lab.scenes.grammar import FULL as FULL_TOLD
+from accord.lab.scenes.grammar import Saying, caption
 from accord.lab.scenes.read import read
+from accord.lab.scenes.render import render
+from accord.lab.scenes.scene import sample_scene
 from accord.methods.context.config import ContextTrainConfig
-from accord.methods.context.data import draw_from, encode_images
+from accord.methods.context.data import encode_images
 from accord.methods.context.network import RelationalNetwork
 from accord.methods.context.pipeline import generate_with_context, new_relation
 from accord.methods.context.train import Objective, train_context
@@ -43,12 +51,13 @@ STEPS = (10, 25, 50)
 
 @dataclass(frozen=True)
 class Variant:
-    """A run. `wider` adds the relational network's parameters to the U-Net instead."""
+    """A run. `wider` adds the relational network's parameters to the U-Net instead; `adapter` starts from the finished denoiser."""
 
     name: str
     changes: dict[str, Any]
     wider: bool = False
     main: bool = True  # of the four that are trained with three seeds
+    adapter: bool = False
 
 
 VARIANTS = (
@@ -59,6 +68,8 @@ VARIANTS = (
     Variant("full, prior shift", {"shift": "prior"}, main=False),
     Variant("full, data shift", {"shift": "data"}, main=False),
     Variant("full, never estimated", {"estimated_share": 0.0}, main=False),
+    Variant("adapter, plain", {"gain": 0.0}, main=False, adapter=True),
+    Variant("adapter, full context", {}, main=False, adapter=True),
 )
 
 
@@ -75,7 +86,7 @@ class Plan:
     ablations: bool
 
 
-FULL = Plan(20_000, 6000, 4, 512, 3, 2000, True)
+FULL = Plan(20_000, 2000, 4, 512, 3, 2000, True)
 QUICK = Plan(400, 60, 2, 32, 1, 200, False)
 
 
@@ -168,6 +179,44 @@ class Judge:
         }
 
 
+def sampling_cost(pipe: StableDiffusionPipeline, relation: RelationalNetwork, prompt: str, repeats: int = 3) -> float:
+    """Time of sampling with context as a multiple of the plain one's, best of `repeats` in turn."""
+    seconds: dict[float, list[float]] = {0.0: [], 1.0: []}
+    for _ in range(repeats + 1):
+        for scale, times in seconds.items():
+            began = time.perf_counter()
+            generate_with_context(pipe, relation, [prompt] * 8, [0], context_scale=scale, output_type="latent")
+            times.append(time.perf_counter() - began)
+    plain, shifted = (min(times[1:]) for times in seconds.values())
+    return round(shifted / plain, 3)
+
+
+class LabScenes:
+    """Encoded scenes with a caption each, drawn by the lab's curriculum: a `Draw`.
+
+    Args:
+        pipe: whose VAE encodes.
+        count: scenes; a tenth as many centred ones come on top.
+        cache: file for the latents.
+    """
+
+    def __init__(self, pipe: StableDiffusionPipeline, count: int, cache: Path, progress: bool = False, seed: int = 31) -> None:
+        self.count, self.centred = count, max(1, count // 10)
+        rng = np.random.default_rng(seed)
+        scenes = [sample_scene(rng) for _ in range(count)] + [centred_scene(rng) for _ in range(self.centred)]
+        self.captions = [caption(s, rng, FULL_TOLD if i >= count else Saying()) for i, s in enumerate(scenes)]
+        self.singles = np.flatnonzero([len(s.things) == 1 for s in scenes[:count]])
+        self.latents = encode_images(pipe, [Image.fromarray(render(s)) for s in scenes], cache, progress=progress)
+
+    def __call__(self, rng: np.random.Generator, size: int, done: float) -> tuple[torch.Tensor, list[str]]:
+        rows = draw_scenes(rng, size, shares(done), self.singles, self.count, self.centred)
+        return self.latents[rows].float(), [self.captions[int(i)] for i in rows]
+
+    def finished(self, rng: np.random.Generator, size: int, done: float) -> tuple[torch.Tensor, list[str]]:
+        """As at the end of the curriculum, for a denoiser that has been through it."""
+        return self(rng, size, 1.0)
+
+
 # --- running ------------------------------------------------------------------------------------------------------------
 def main(
     out: Path, quick: bool = False, model: str | None = None, progress: bool = True, plan: Plan | None = None
@@ -176,21 +225,21 @@ def main(
     check_writable(out)
     plan = plan or (QUICK if quick else FULL)
     stem = "context-quick" if quick else "context"
-    cache = out / ".cache" / f"{stem}-{plan.steps}"
     pipe, captioner = load(model), load_captioner()
-    images, captions = rendered_pairs(plan.scenes, seed=31)
-    latents = encode_images(pipe, images, cache / "latents.safetensors", progress=progress)
+    cache = cache_folder(out, stem, pipe, captioner, plan)
+    draw = LabScenes(pipe, plan.scenes, cache / "latents.safetensors", progress)
     held_images, held_captions = rendered_pairs(256 if plan.reference > 256 else 32, seed=78)
     held = encode_images(pipe, held_images)
-    judge, draw = Judge(plan, captioner), draw_from(latents, captions)
+    judge = Judge(plan, captioner)
     rows: list[dict[str, Any]] = []
     for variant in VARIANTS:
         if not (variant.main or plan.ablations):
             continue
         for seed in range(plan.seeds if variant.main else 1):
-            config = ContextTrainConfig(
-                steps=plan.steps, denoiser="full", learning_rate=8e-4, seed=seed, save_every=max(1, plan.steps // plan.looks)
-            )
+            config = ContextTrainConfig(steps=plan.steps, denoiser="full", learning_rate=8e-4, seed=seed)
+            if variant.adapter:
+                config = replace(config, steps=max(1, plan.steps // 4), denoiser="lora", learning_rate=3e-4)
+            config = replace(config, save_every=max(1, config.steps // plan.looks))
             rows.append(_trained(variant, replace(config, **variant.changes), pipe, draw, judge, cache, held, held_captions))
     data = {
         "bench": "context",
@@ -212,7 +261,7 @@ def _trained(
     variant: Variant,
     config: ContextTrainConfig,
     pipe: StableDiffusionPipeline,
-    draw: Any,
+    draw: LabScenes,
     judge: Judge,
     cache: Path,
     held: torch.Tensor,
@@ -223,7 +272,7 @@ def _trained(
     saved = folder / "row.json"
     if saved.is_file():
         return json.loads(saved.read_text(encoding="utf8"))
-    own = _with(pipe, reduced_unet(pipe, variant.wider, config.seed))
+    own = _with(pipe, copy.deepcopy(pipe.unet) if variant.adapter else reduced_unet(pipe, variant.wider, config.seed))
     curve: dict[str, dict[str, Any]] = {}
 
     def look(step: int, relation: RelationalNetwork) -> None:
@@ -231,7 +280,8 @@ def _trained(
         if not path.is_file():
             write_file(path, json.dumps(judge(own, relation, config)).encode())
 
-    relation = train_context(own, draw, folder, config, resume=(folder / "config.json").is_file(), look=look)
+    source = draw.finished if variant.adapter else draw
+    relation = train_context(own, source, folder, config, resume=(folder / "config.json").is_file(), look=look)
     for path in folder.glob("look-*.json"):
         curve[path.stem[5:]] = json.loads(path.read_text(encoding="utf8"))
     sampling = {}
@@ -248,6 +298,7 @@ def _trained(
         "seed": config.seed,
         "unet_parameters": count(own.unet),
         "relation_parameters": count(relation) if config.gain else 0,
+        "cost": sampling_cost(own, relation, judge.prompts[0].text) if config.gain else 1.0,
         "bound": round(bound(own, relation, config, held, held_captions), 5),
         "curve": {str(k): v for k, v in sorted(((int(k), v) for k, v in curve.items()))},
         "sampling": sampling,
@@ -285,7 +336,7 @@ def _differences(rows: list[dict[str, Any]]) -> dict[str, Any]:
 def table(data: dict[str, Any]) -> str:
     """The results as Markdown."""
     first = _last(data["rows"][0])
-    head = ["variant", "seed", "U-Net", "relation", "right %", "95 %", "Fréchet", "caption", "bound", *first["by_category"]]
+    head = ["variant", "seed", "U-Net", "relation", "right %", "95 %", "Fréchet", "caption", "bound", "cost", *first["by_category"]]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for row in data["rows"]:
         end = _last(row)
@@ -299,12 +350,13 @@ def table(data: dict[str, Any]) -> str:
             f"{end['frechet']:.2f}",
             f"{end['caption_similarity']:.3f}",
             f"{row['bound']:.4f}",
+            f"{row['cost']:.2f}",
             *(f"{100 * v:.0f}" for v in end["by_category"].values()),
         ]
         lines.append("| " + " | ".join(cells) + " |")
     d = data["differences"]
     return (
-        f"# Context\n\nTrained from scratch on {data['scenes']} scenes, {data['steps']} steps, judged on {data['prompts']} prompts of SceneBench.\n\n"
+        f"# Context\n\nTrained from scratch (adapters: on the finished denoiser, a quarter of the steps) on {data['scenes']} scenes, {data['steps']} steps, judged on {data['prompts']} prompts of SceneBench.\n\n"
         + "\n".join(lines)
         + f"\n\nFull context less the wider control: {100 * d['right']:+.1f} points [{100 * d['right_ci95'][0]:+.1f}, {100 * d['right_ci95'][1]:+.1f}]; "
         f"Fréchet distance by seed {', '.join(f'{f:+.2f}' for f in d['frechet_by_seed'])}.\n"

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from accord.data.pair_folders import stream_pairs
 from accord.data.pairs import PairsFile
 from accord.diffusion.pipelines import load
+from accord.lab.bench.cache import cache_folder
 from accord.lab.scenes.ask import ask_of, check
 from accord.lab.scenes.grammar import caption
 from accord.lab.scenes.lexicon import IMAGE_SIZE
@@ -92,9 +93,9 @@ def main(
     """Make pairs, train, measure; writes `invert.json`, `.md` and `.png` (`invert-quick.*` with `quick`)."""
     check_writable(out)
     plan = plan or (QUICK if quick else FULL)
-    cache = out / ".cache" / f"invert-{plan.pairs}-{plan.steps}"
     embed, captioner, clip = load_sentence(), load_captioner(), load_clip()
     pipe = load(model)
+    cache = cache_folder(out, "invert", pipe, captioner, clip, plan)
     sets = {}
     for name, prompts in (
         ("pairs", scene_prompts(plan.pairs, 200, False)),
@@ -137,12 +138,12 @@ def main(
                     full.setdefault(seed, []).append((settings, predictor))
                     answers[f"{kind}-{seed}"] = {d: v[0] for d, v in found.items()}
                     if seed == 0:
-                        rows.append(_row(f"{kind}, + DAKL", _second_level(answers[f"{kind}-0"], validation), domains))
+                        rows.append(_second_level(f"{kind}, + DAKL", answers[f"{kind}-0"], validation, domains))
     for seed in range(plan.seeds):
         together = {d: ensemble([answers[f"{k}-{seed}"][d] for k in plan.kinds]) for d in (*DOMAINS, "validation")}
         suffix = f", seed {seed}" if seed else ""
         rows.append(_row(f"ensemble{suffix}", together, domains))
-        rows.append(_row(f"ensemble + DAKL{suffix}", _second_level(together, validation), domains))
+        rows.append(_second_level(f"ensemble + DAKL{suffix}", together, validation, domains))
     inverter = Inverter([p for _, p in full[0]], [k for k, _ in full[0]], vocabulary, captioner=captioner)
     single = Inverter([full[0][0][1]], [full[0][0][0]], vocabulary, captioner=captioner)
     data = {
@@ -185,16 +186,19 @@ def _baselines(train: PairSet, domains: dict[str, PairSet], embed: Any, clip: An
     ]
 
 
-def _second_level(answers: dict[str, torch.Tensor], validation: PairSet) -> dict[str, torch.Tensor]:
-    """DAKL for each domain by itself, fitted on the validation split; a domain too small for it is left as it is."""
-    out = {}
+def _second_level(
+    name: str, answers: dict[str, torch.Tensor], validation: PairSet, domains: dict[str, PairSet]
+) -> dict[str, Any]:
+    """A row of DAKL, for each domain by itself, fitted on the validation split; where it refuses, the row says why."""
+    out, refused = {}, {}
     for domain in DOMAINS:
         try:
             level = DomainKernel.fit(answers["validation"], validation.targets, answers[domain], centroids=min(256, 2 * (len(validation) // 4)))
             out[domain] = level(answers[domain])
-        except InputError:
-            out[domain] = answers[domain]
-    return out
+        except InputError as error:
+            out[domain], refused[domain] = answers[domain], str(error)
+    row = _row(name, out, domains)
+    return {**row, "refused": refused} if refused else row
 
 
 def _row(
@@ -265,8 +269,9 @@ def table(data: dict[str, Any]) -> str:
     for row in data["rows"]:
         test = row["test"]
         f1 = f"{row['word_f1']:.3f}" if "word_f1" in row else "-"
+        name = row["method"] + (f" (refused on: {', '.join(row['refused'])})" if row.get("refused") else "")
         lines.append(
-            f"| {row['method']} | {test['cosine']:.4f} | {test['ci95'][0]:.4f}-{test['ci95'][1]:.4f} "
+            f"| {name} | {test['cosine']:.4f} | {test['ci95'][0]:.4f}-{test['ci95'][1]:.4f} "
             f"| {row['held out']['cosine']:.4f} | {row['renders']['cosine']:.4f} | {f1} |"
         )
     split, readable, speed = data["split"], data["readable"], data["speed"]

@@ -25,8 +25,9 @@ from accord.data.prompts import parse, swaps
 from accord.diffusion.generate import GUIDANCE, STEPS, generate
 from accord.diffusion.lora import remove_lora
 from accord.diffusion.pipelines import Pipeline, load
+from accord.lab.bench.cache import cache_folder
 from accord.lab.bench.prompts import draw, scenebench
-from accord.lab.bench.scenes import Bench, Job, Made, _row, _run_method, make_jobs, table
+from accord.lab.bench.scenes import Bench, Job, Made, make_jobs, row_of, run_method, table
 from accord.lab.scenes.ask import lab_lexicon
 from accord.lab.scenes.edits import KINDS
 from accord.lab.scenes.grammar import Saying, caption
@@ -184,25 +185,25 @@ def rendered_pairs(count: int = PAIRS, seed: int = 11) -> tuple[list[Image.Image
 
 
 def main(
-    out: Path, minutes: float = 12.0, model: str | None = None, quick: bool = False, progress: bool = True
+    out: Path, minutes: float = 12.0, model: str | None = None, quick: bool = False, progress: bool = True, seeds: int = 4
 ) -> tuple[dict[str, Any], str]:
     """Tune with every strategy at equal wall time and measure on SceneBench; writes `rewards.json`, `.md` and adapters.
 
     Raises:
-        InputError: if `minutes` is not positive.
+        InputError: if `minutes` is not positive, or for a number of seeds (of sampling) that there are not.
     """
     if minutes <= 0:
         raise InputError(f"minutes must be positive, not {minutes:g}")
     check_writable(out)
-    runs = out / ".cache" / "tuned"
     captioner, clip = load_captioner(), load_clip()
-    jobs = make_jobs(quick)
+    jobs = make_jobs(quick, seeds)
     pairs = rendered_pairs(200 if quick else PAIRS)
     base = Bench(load(model), captioner, accord.RealignConfig())
-    cache = out / ".cache" / f"rewards{'-quick' if quick else ''}"
+    cache = cache_folder(out, f"rewards{'-quick' if quick else ''}", base.pipe, captioner, clip, base.config, minutes)
+    runs = cache / "tuned"
     records = {
-        "base": _run_method("base", base.base, jobs, cache / "base.jsonl", progress),
-        "best-of-4": _run_method("best-of-4", _best_of(base, 4), jobs, cache / "best-of-4.jsonl", progress),
+        "base": run_method("base", base.base, jobs, cache / "base.jsonl", progress),
+        "best-of-4": run_method("best-of-4", _best_of(base, 4), jobs, cache / "best-of-4.jsonl", progress),
     }
     spread, reports = {"base": diversity(base.pipe, quick)}, {}
     for strategy in STRATEGIES:
@@ -221,12 +222,12 @@ def main(
             )  # fmt: skip
             reports[name] = {"steps": tuned.report["steps_taken"], "seconds": time.perf_counter() - began, **tuned.report}
             bench = Bench(pipe, captioner, base.config)
-            records[name] = _run_method(name, bench.base, jobs, cache / f"{folder.name}.jsonl", progress)
+            records[name] = run_method(name, bench.base, jobs, cache / f"{folder.name}.jsonl", progress)
             spread[name] = diversity(pipe, quick)
             if strategy == SHIPS and seed == 0:
                 both = f"{strategy} + realign"
-                records[both] = _run_method(both, bench.realigned(), jobs, cache / f"{folder.name}-realign.jsonl", progress)
-    rows = [_row(name, records[name], records["base"], jobs) for name in records]
+                records[both] = run_method(both, bench.realigned(), jobs, cache / f"{folder.name}-realign.jsonl", progress)
+    rows = [row_of(name, records[name], records["base"], jobs) for name in records]
     for row in rows:
         row["diversity"] = spread.get(row["method"])
         row["steps"] = reports.get(row["method"], {}).get("steps")

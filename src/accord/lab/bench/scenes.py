@@ -6,7 +6,6 @@ per picture in a cache beside the table, so a run that was stopped goes on where
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +23,7 @@ from accord.data.images import to_tensor
 from accord.data.prompts import parse
 from accord.diffusion.generate import GUIDANCE, STEPS
 from accord.diffusion.pipelines import load, token_spans, tokens_of
+from accord.lab.bench.cache import cache_folder
 from accord.lab.bench.prompts import BenchPrompt, scenebench
 from accord.lab.scenes.ask import check
 from accord.lab.scenes.read import read
@@ -32,6 +32,7 @@ from accord.methods.realign.fine import realign
 from accord.outputs import check_writable, write_file
 from accord.rewards.captioners import Captioner, load_captioner
 from accord.rewards.diagnosis import align
+from accord.types import InputError
 
 SEEDS = (1001, 1002, 1003, 1004)
 BATCH = 16
@@ -192,7 +193,7 @@ def _by_seed(jobs: Sequence[Job]) -> Iterator[list[Job]]:
 
 
 # --- running ----------------------------------------------------------------------------------------------------------
-def _run_method(name: str, method: Callable[[Sequence[Job]], list[Made]], jobs: list[Job], cache: Path, progress: bool) -> list[dict[str, Any]]:
+def run_method(name: str, method: Callable[[Sequence[Job]], list[Made]], jobs: list[Job], cache: Path, progress: bool) -> list[dict[str, Any]]:
     """A row per picture, from the cache where it is there."""
     done: dict[tuple[int, int], dict[str, Any]] = {}
     if cache.exists():
@@ -224,26 +225,30 @@ def _run_method(name: str, method: Callable[[Sequence[Job]], list[Made]], jobs: 
 
 
 def main(
-    model: str | None, device: str | None, out: Path, quick: bool = False, progress: bool = True
+    model: str | None, device: str | None, out: Path, quick: bool = False, progress: bool = True, seeds: int = len(SEEDS)
 ) -> tuple[dict[str, Any], str]:
-    """Run all methods; write `scenes.json`, `scenes.md` and `scenes.png` (`scenes-quick.*` with `quick`)."""
+    """Run all methods; write `scenes.json`, `scenes.md` and `scenes.png` (`scenes-quick.*` with `quick`).
+
+    Raises:
+        InputError: for a number of seeds that there are not.
+    """
     check_writable(out)
+    jobs = make_jobs(quick, seeds)
     pipe = load(model, device)
     bench = Bench(pipe, load_captioner(device=str(pipe.device)), RealignConfig())
     methods: dict[str, Callable[[Sequence[Job]], list[Made]]] = {
         "base": bench.base,
         "best-of-N": bench.best_of_n,
         "attend-and-excite": bench.attend_and_excite,
-        "modulated, unweighted": bench.realigned(omega_gain=0.0),
+        "modulated, unweighted": bench.realigned(omega_gain=0.0, escalation=0.0),
         "realign same_seed": bench.realigned(mode="same_seed"),
         "realign renoise": bench.realigned(mode="renoise"),
     }
-    jobs = make_jobs(quick)
-    cache = out / ".cache" / _fingerprint(pipe, bench)
+    cache = cache_folder(out, "scenes", pipe, bench.captioner, bench.config, STEPS, GUIDANCE)
     records = {}
     for name, method in methods.items():
-        records[name] = _run_method(name, method, jobs, cache / f"{name.replace(' ', '-')}.jsonl", progress)
-    rows = [_row(name, records[name], records["base"], jobs) for name in methods]
+        records[name] = run_method(name, method, jobs, cache / f"{name.replace(' ', '-')}.jsonl", progress)
+    rows = [row_of(name, records[name], records["base"], jobs) for name in methods]
     data = {
         "bench": "scenes",
         "quick": quick,
@@ -261,24 +266,13 @@ def main(
     return data, text
 
 
-def make_jobs(quick: bool) -> list[Job]:
-    """All prompts with four seeds; with `quick` two prompts a category with two seeds."""
+def make_jobs(quick: bool, seeds: int = len(SEEDS)) -> list[Job]:
+    """All prompts with the first `seeds` of four seeds; with `quick` two prompts a category with two seeds."""
+    if not 1 <= seeds <= len(SEEDS):
+        raise InputError(f"seeds must be from 1 to {len(SEEDS)}, not {seeds}")
     prompts = scenebench()
-    seeds: Sequence[int] = SEEDS
-    numbers = range(len(prompts))
-    if quick:
-        numbers = range(0, len(prompts), len(prompts) // 16)
-        seeds = SEEDS[:2]
-    return [Job(n, prompts[n], s) for s in seeds for n in numbers]
-
-
-def _fingerprint(pipe: StableDiffusionPipeline, bench: Bench) -> str:
-    """Of the weights and knobs that results depend on, so that a cache is never taken for another model's."""
-    digest = hashlib.sha256(f"{bench.config} {STEPS} {GUIDANCE}".encode())
-    for module in (pipe.unet, pipe.text_encoder, pipe.vae, bench.captioner.model):
-        for p in module.parameters():
-            digest.update(p.detach().float().cpu().numpy().tobytes()[:256])
-    return digest.hexdigest()[:12]
+    numbers = range(0, len(prompts), len(prompts) // 16) if quick else range(len(prompts))
+    return [Job(n, prompts[n], s) for s in SEEDS[: min(seeds, 2) if quick else seeds] for n in numbers]
 
 
 # --- the table --------------------------------------------------------------------------------------------------------
@@ -306,7 +300,7 @@ def _removed(pair: np.ndarray) -> float:
     return float((method - base) / (1 - base)) if base < 1 else 0.0
 
 
-def _row(name: str, records: list[dict[str, Any]], base: list[dict[str, Any]], jobs: list[Job]) -> dict[str, Any]:
+def row_of(name: str, records: list[dict[str, Any]], base: list[dict[str, Any]], jobs: list[Job]) -> dict[str, Any]:
     right = _per_prompt(records, jobs)
     pair = np.stack([_per_prompt(base, jobs), right], 1)
     share = lambda keep: [r["right"] for r, j in zip(records, jobs, strict=True) if keep(j)]  # noqa: E731

@@ -6,6 +6,7 @@ import io
 import json
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from tqdm.auto import tqdm
 from accord.data.video import Clip, write_clip
 from accord.diffusion.loop import decode
 from accord.diffusion.pipelines import Pipeline, load
+from accord.lab.bench.cache import cache_folder
 from accord.lab.bench.scenes import bootstrap
 from accord.lab.scenes.ask import ask_of, check
 from accord.lab.scenes.clips import EDITS, MovingScene, edited, moving_scene
@@ -28,12 +30,13 @@ from accord.rewards.clip import ClipScorer, load_clip
 from accord.rewards.video import background_psnr, flicker, temporal_consistency, track
 
 TUNED = EditConfig(guidance_scale=5.0)
-METHODS = {
-    "frame by frame": replace(TUNED, tune_steps=0, context=False, window=1, overlap=0),
-    "Tune-A-Video": replace(TUNED, context=False),
-    "context": TUNED,
-    "context + injection": replace(TUNED, injection=0.5),
-}
+# what is tuned and inverted, and the ways of sampling that share it
+METHODS: tuple[tuple[EditConfig, dict[str, dict[str, float]]], ...] = (
+    (replace(TUNED, tune_steps=0, context=False, window=1, overlap=0), {"frame by frame": {}}),
+    (replace(TUNED, context=False), {"Tune-A-Video": {}, "Tune-A-Video + injection": {"injection": 0.5}}),
+    (TUNED, {"context": {}, "context + injection": {"injection": 0.5}, "context + modulation": {"modulation": 1.0}}),
+)
+NAMES = tuple(name for _, ways in METHODS for name in ways)
 MEASURES = ("right", "track_error", "consistency", "background_psnr", "flicker", "seconds")
 
 
@@ -58,32 +61,37 @@ def tasks(count: int) -> list[Task]:
     return out
 
 
-def run_task(pipe: Pipeline, task: Task, config: EditConfig, clip: ClipScorer) -> tuple[dict[str, Any], Clip]:
-    """One edit's measures, and the edited clip."""
+def run_task(
+    pipe: Pipeline, task: Task, config: EditConfig, ways: dict[str, dict[str, float]], clip: ClipScorer
+) -> Iterator[tuple[str, dict[str, Any], Clip]]:
+    """Name, measures and edited clip of each way of sampling; the clip is tuned to and inverted once for all of them."""
     began = time.perf_counter()
     source = task.source.clip
     editor = VideoEditor(pipe, source, task.source.image_prompt, config)
     with tempfile.TemporaryDirectory() as scratch:
         editor.tune(Path(scratch) / "run", progress=False)
     path = editor.invert()
-    result = editor.edit(task.target.image_prompt, path)
-    seconds = time.perf_counter() - began
+    shared = time.perf_counter() - began
     back = editor.sample(task.source.image_prompt, 1.0, path)
     ask = ask_of(task.target.image_prompt)
-    right = [check(read(f), ask).right for f in result.frames]
-    row = {
-        "number": task.number,
-        "kind": task.kind,
-        "frames": len(result),
-        "right": float(np.mean(right)),
-        "track_error": reader_track_error(result.frames, task.target),
-        "consistency": temporal_consistency(result.frames, clip),
-        "background_psnr": min(60.0, background_psnr(result.frames, source.frames)) if task.kind != "background" else None,
-        "flicker": flicker(result.frames),
-        "seconds": seconds,
-        "reconstruction_psnr": reconstruction(pipe, editor.latents, back),
-    }
-    return row, result
+    for name, changes in ways.items():
+        began = time.perf_counter()
+        editor.config = replace(config, **changes)  # type: ignore[arg-type]
+        result = editor.edit(task.target.image_prompt, path)
+        seconds = shared + time.perf_counter() - began
+        row = {
+            "number": task.number,
+            "kind": task.kind,
+            "frames": len(result),
+            "right": float(np.mean([check(read(f), ask).right for f in result.frames])),
+            "track_error": reader_track_error(result.frames, task.target),
+            "consistency": temporal_consistency(result.frames, clip),
+            "background_psnr": min(60.0, background_psnr(result.frames, source.frames)) if task.kind != "background" else None,
+            "flicker": flicker(result.frames),
+            "seconds": seconds,
+            "reconstruction_psnr": reconstruction(pipe, editor.latents, back),
+        }
+        yield name, row, result
 
 
 def reader_track_error(frames: tuple[Image.Image, ...], truth: MovingScene) -> float:
@@ -111,31 +119,27 @@ def main(
     stem = "video-quick" if quick else "video"
     todo, seeds = tasks(count or (4 if quick else 40)), range(1 if quick else 3)
     pipe, clip = load(model), load_clip()
-    cache = out / ".cache" / stem
-    cache.mkdir(parents=True, exist_ok=True)
-    records: dict[str, list[dict[str, Any]]] = {}
-    strips: list[list[Clip]] = []
-    for name, config in METHODS.items():
-        rows = []
-        for task in tqdm(todo, desc=name, disable=not progress):
-            for seed in seeds:
-                saved = cache / f"{name.replace(' ', '-')}-{task.number}-{seed}.json"
-                if saved.is_file():
-                    rows.append(json.loads(saved.read_text(encoding="utf8")))
-                    continue
-                row, result = run_task(pipe, task, replace(config, seed=seed), clip)
-                write_clip(saved.with_suffix(""), result.frames, result.fps)
-                write_file(saved, json.dumps(row).encode())
-                rows.append(row)
-        records[name] = rows
-    for task in todo[:4]:
-        strips.append([task.source.clip, *(_frames(cache / f"{n.replace(' ', '-')}-{task.number}-0") for n in METHODS)])
+    cache = cache_folder(out, stem, pipe, METHODS)
+    records: dict[str, list[dict[str, Any]]] = {name: [] for name in NAMES}
+    for task in tqdm(todo, desc="edits", disable=not progress):
+        for seed in seeds:
+            for config, ways in METHODS:
+                saved = {name: cache / f"{name.replace(' ', '-')}-{task.number}-{seed}.json" for name in ways}
+                if not all(p.is_file() for p in saved.values()):
+                    for name, row, result in run_task(pipe, task, replace(config, seed=seed), ways, clip):
+                        write_clip(saved[name].with_suffix(""), result.frames, result.fps)
+                        write_file(saved[name], json.dumps(row).encode())
+                for name, path in saved.items():
+                    records[name].append(json.loads(path.read_text(encoding="utf8")))
+    strips = [
+        [task.source.clip, *(_frames(cache / f"{n.replace(' ', '-')}-{task.number}-0") for n in NAMES)] for task in todo[:4]
+    ]
     data = {
         "bench": "video",
         "quick": quick,
         "edits": len(todo),
         "seeds": list(seeds),
-        "rows": [{"method": n, **{m: _mean(records[n], m) for m in (*MEASURES, "reconstruction_psnr")}} for n in METHODS],
+        "rows": [{"method": n, **{m: _mean(records[n], m) for m in (*MEASURES, "reconstruction_psnr")}} for n in NAMES],
     }
     text = table(data)
     write_file(out / f"{stem}.json", (json.dumps(data, indent=1) + "\n").encode())

@@ -25,6 +25,7 @@ class ContextTrainConfig:
     share: float = 0.15  # of the denoiser's parameters that the relational network may have
     use_image: bool = True  # False: r of the text alone
     use_text: bool = True
+    pixels: bool = False  # r also looks at the decoded picture through a CLIP (the paper's way; a VAE decode a step)
     estimated_share: float = 0.25  # pictures whose r is that of the network's own x0^, as in sampling, and not of x0
     caption_dropout: float = 0.1  # empty text for the denoiser (r keeps the caption), for guidance
     loss: str = "mse"  # mse in the network's own prediction type; kl: the exact bound

@@ -6,6 +6,7 @@ Letters in shapes: B pictures, C h w of the latents, L image tokens, T text toke
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from diffusers import ModelMixin
@@ -13,6 +14,8 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from torch import nn
 from torch.nn import functional as F
+
+from accord.types import InputError
 
 
 class CrossBlock(nn.Module):
@@ -52,7 +55,14 @@ class RelationalNetwork(ModelMixin, ConfigMixin):
         patch: side of the latent patch that is one image token.
         gain: bound of |r|; 0 is exactly the plain process.
         use_image, use_text: False leaves one side out (the ablations).
+        pixel_width: width of the image tokens that `pixel_encoder` gives, 0 for none. They are attended to beside the text's.
+
+    Attributes:
+        pixel_encoder: clean latents [B,C,h,w] to image tokens [B,P,pixel_width] (`pixels.PixelEncoder`), set by who makes or
+            loads a network with `pixel_width`; it is not saved with it.
     """
+
+    pixel_encoder: Callable[[torch.Tensor], torch.Tensor] | None = None
 
     @register_to_config
     def __init__(
@@ -66,6 +76,7 @@ class RelationalNetwork(ModelMixin, ConfigMixin):
         gain: float = 1.0,
         use_image: bool = True,
         use_text: bool = True,
+        pixel_width: int = 0,
     ) -> None:
         super().__init__()
         if width % heads or width % 4:
@@ -77,16 +88,26 @@ class RelationalNetwork(ModelMixin, ConfigMixin):
         self.time = Timesteps(width, flip_sin_to_cos=True, downscale_freq_shift=0)
         self.time_embedding = TimestepEmbedding(width, 2 * width, out_dim=width)
         self.blocks = nn.ModuleList([CrossBlock(width, text_width, heads) for _ in range(layers)])
+        self.from_pixels = nn.Linear(pixel_width, text_width) if pixel_width else None
         self.norm = nn.LayerNorm(width)
         self.out = nn.Linear(width, channels * patch * patch)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
     def forward(self, latents: torch.Tensor, encoder_hidden_states: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
-        """Clean latents [B,C,h,w], text states [B,T,E], timesteps [B] to r [B,C,h,w]; h and w are multiples of `patch`."""
+        """Clean latents [B,C,h,w], text states [B,T,E], timesteps [B] to r [B,C,h,w]; h and w are multiples of `patch`.
+
+        Raises:
+            InputError: for a network of pixels that was given no `pixel_encoder`.
+        """
         config = self.config
         x = latents if config.use_image else torch.zeros_like(latents)
         states = encoder_hidden_states if config.use_text else torch.zeros_like(encoder_hidden_states)
+        if self.from_pixels is not None:
+            if self.pixel_encoder is None:
+                raise InputError("this relational network looks at pixels and was given no pixel_encoder; set one (PixelEncoder.of(pipe, clip))")
+            tokens = self.from_pixels(self.pixel_encoder(x).to(self.dtype))
+            states = torch.cat([states.to(self.dtype), tokens], 1)
         x = self.embed(x.to(self.dtype))
         x = x + self.mix(F.silu(x))
         h, w = x.shape[-2:]

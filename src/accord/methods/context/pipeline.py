@@ -19,7 +19,9 @@ from tqdm.auto import tqdm
 from accord.diffusion.loop import decode, generators, initial_noise, run, sample
 from accord.diffusion.pipelines import Pipeline, check_latent_unet, check_prompt_length, condition, sample_size
 from accord.methods.context.network import RelationalNetwork
+from accord.methods.context.pixels import PixelEncoder, vision_tower
 from accord.methods.context.schedulers import ContextDDIMScheduler, ContextDDPMScheduler, Relation
+from accord.rewards.clip import ClipScorer, load_clip
 from accord.types import InputError
 
 
@@ -29,6 +31,7 @@ class ContextDiffPipeline(StableDiffusionPipeline):
     Args:
         relation: r_phi.
         scheduler: a ContextDDIMScheduler or ContextDDPMScheduler.
+        image_encoder, feature_extractor: of a relational network that looks at pixels: CLIP's image half and its normalisation.
     """
 
     model_cpu_offload_seq = "text_encoder->unet->vae"
@@ -52,15 +55,35 @@ class ContextDiffPipeline(StableDiffusionPipeline):
             vae, text_encoder, tokenizer, unet, scheduler, safety_checker, feature_extractor, image_encoder, requires_safety_checker
         )
         self.register_modules(relation=relation)
+        if relation.config.pixel_width:
+            if image_encoder is None or feature_extractor is None:
+                raise InputError("this relational network looks at pixels; give image_encoder and feature_extractor")
+            relation.pixel_encoder = PixelEncoder(self, image_encoder, feature_extractor.image_mean, feature_extractor.image_std)
 
     @classmethod
     def from_pipeline(
-        cls, pipe: StableDiffusionPipeline, relation: RelationalNetwork, shift: str = "quadratic", ancestral: bool = False
+        cls,
+        pipe: StableDiffusionPipeline,
+        relation: RelationalNetwork,
+        shift: str = "quadratic",
+        ancestral: bool = False,
+        clip: ClipScorer | None = None,
     ) -> ContextDiffPipeline:
-        """The parts of a Stable Diffusion pipeline with a relational network put beside them."""
+        """The parts of a Stable Diffusion pipeline with a relational network put beside them; `clip` if it looks at pixels."""
         kind = ContextDDPMScheduler if ancestral else ContextDDIMScheduler
         scheduler = kind.from_config(pipe.scheduler.config, shift=shift)
-        return cls(pipe.vae, pipe.text_encoder, pipe.tokenizer, pipe.unet, scheduler, relation.to(pipe.device))
+        eyes: dict[str, Any] = {}
+        if relation.config.pixel_width:
+            from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+            clip = clip or load_clip(device=str(pipe.device))
+            side, mean, std = clip.model.config.vision_config.image_size, clip.mean.flatten().tolist(), clip.std.flatten().tolist()
+            size = {"height": side, "width": side}
+            eyes = {
+                "image_encoder": vision_tower(clip),
+                "feature_extractor": CLIPImageProcessorPil(size=size, crop_size=size, image_mean=mean, image_std=std),
+            }
+        return cls(pipe.vae, pipe.text_encoder, pipe.tokenizer, pipe.unet, scheduler, relation.to(pipe.device), **eyes)
 
     @torch.no_grad()
     def __call__(  # type: ignore[override]
@@ -186,10 +209,11 @@ def generate_with_context(
     return out if output_type == "pil" else torch.stack(out)
 
 
-def load_context(pipe: Pipeline, folder: str | Path) -> tuple[RelationalNetwork, str]:
+def load_context(pipe: Pipeline, folder: str | Path, clip: ClipScorer | None = None) -> tuple[RelationalNetwork, str]:
     """What `train_context` left in a folder: the relational network and its shift; an adapter found there is put on `pipe`.
 
-    A denoiser that was trained whole is in `folder/pipeline`, and replaces that of `pipe`.
+    A denoiser that was trained whole is in `folder/pipeline`, and replaces that of `pipe`. `clip` is what a network that looks
+    at pixels was trained with (the embedded one if None).
 
     Raises:
         InputError: for a folder that holds none, or one that does not fit the pipeline.
@@ -206,6 +230,13 @@ def load_context(pipe: Pipeline, folder: str | Path) -> tuple[RelationalNetwork,
     has = network.config.channels, network.config.text_width
     if wants != has:
         raise InputError(f"context {str(folder)!r} is for latents and text of width {has}, this pipeline has {wants}; give its own")
+    if network.config.pixel_width:
+        network.pixel_encoder = PixelEncoder.of(pipe, clip or load_clip(device=str(pipe.device)))
+        if network.pixel_encoder.width != network.config.pixel_width:
+            raise InputError(
+                f"context {str(folder)!r} looks at pixels through a CLIP of width {network.config.pixel_width}, "
+                f"this one's is {network.pixel_encoder.width}; give the CLIP that it was trained with"
+            )
     if (folder / "pytorch_lora_weights.safetensors").is_file():
         pipe.load_lora_weights(str(folder))
     elif (folder / "pipeline" / "unet").is_dir():
@@ -214,14 +245,20 @@ def load_context(pipe: Pipeline, folder: str | Path) -> tuple[RelationalNetwork,
     return network, shift
 
 
-def new_relation(pipe: Pipeline, share: float = 0.15, seed: int = 0, **settings: Any) -> RelationalNetwork:
+def new_relation(
+    pipe: Pipeline, share: float = 0.15, seed: int = 0, clip: ClipScorer | None = None, **settings: Any
+) -> RelationalNetwork:
     """A relational network for a pipeline, as wide as `share` of the denoiser's parameters allows.
+
+    With `clip` it also looks at the decoded picture through that model.
 
     Raises:
         InputError: if even the narrowest is too large for that, or the latents cannot be cut into patches.
     """
     allowed = share * sum(p.numel() for p in pipe.unet.parameters())
     channels, text_width = pipe.unet.config.in_channels, pipe.unet.config.cross_attention_dim
+    encoder = PixelEncoder.of(pipe, clip) if clip is not None else None
+    settings["pixel_width"] = encoder.width if encoder is not None else 0
     patch = settings.pop("patch", 2 if sample_size(pipe)[0] <= 32 else 4)
     if any(side % patch for side in sample_size(pipe)):
         raise InputError(f"latents of {sample_size(pipe)} cannot be cut into patches of {patch}; choose another patch")
@@ -230,5 +267,6 @@ def new_relation(pipe: Pipeline, share: float = 0.15, seed: int = 0, **settings:
         for width in (256, 192, 128, 96, 64, 48, 32, 16, 8):
             network = RelationalNetwork(channels, text_width, width=width, patch=patch, **settings)
             if sum(p.numel() for p in network.parameters()) <= allowed:
+                network.pixel_encoder = encoder
                 return network
     raise InputError(f"no relational network fits into {share:.0%} of this denoiser's parameters; raise the share")

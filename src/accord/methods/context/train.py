@@ -26,12 +26,13 @@ from accord.methods.context.equations import exact_kl, network_x0
 from accord.methods.context.network import RelationalNetwork
 from accord.methods.context.pipeline import ContextDiffPipeline, new_relation
 from accord.methods.context.schedulers import ContextDDIMScheduler
+from accord.rewards.clip import ClipScorer, load_clip
 from accord.training.claim import claim
 from accord.training.loop import LoopConfig, Run
 from accord.training.processes import Processes
 
-# (generator of the step, size) -> clean scaled latents [B,C,h,w] and B captions
-Draw = Callable[[np.random.Generator, int], tuple[torch.Tensor, list[str]]]
+# (generator of the step, size, share of the steps that is done) -> clean scaled latents [B,C,h,w] and B captions
+Draw = Callable[[np.random.Generator, int, float], tuple[torch.Tensor, list[str]]]
 
 
 def train_context(
@@ -43,11 +44,12 @@ def train_context(
     resume: bool = False,
     look: Callable[[int, RelationalNetwork], None] | None = None,
     processes: Processes | None = None,
+    clip: ClipScorer | None = None,
 ) -> RelationalNetwork:
     """Train a relational network on a pipeline; it is saved into `out/relation`, with what else was trained beside it.
 
     `denoiser="full"` also saves the whole pipeline into `out/pipeline` (Stable Diffusion 1 and 2), `lora` an adapter
-    that stays on `pipe.unet`. `look(step, relation)` is called every `save_every` steps with the averaged weights in.
+    that stays on `pipe.unet`. With `config.pixels`, `clip` is what r looks through (the embedded one if None). `look(step, relation)` is called every `save_every` steps with the averaged weights in.
 
     Raises:
         InputError: for a pipeline, a number or a folder that cannot be used.
@@ -56,8 +58,9 @@ def train_context(
     folder = Path(out)
     processes = processes or Processes(pipe.device)
     claim(folder, asdict(config), resume, processes)
+    clip = (clip or load_clip(device=str(pipe.device))) if config.pixels else None
     relation = new_relation(
-        pipe, config.share, config.seed, gain=config.gain, use_image=config.use_image, use_text=config.use_text
+        pipe, config.share, config.seed, clip, gain=config.gain, use_image=config.use_image, use_text=config.use_text
     ).to(pipe.device)
     modules: dict[str, nn.Module] = {"relation": relation}
     if config.denoiser == "lora":
@@ -83,7 +86,7 @@ def train_context(
 
             def loss_fn(number: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
                 rng = np.random.default_rng((config.seed, 17, number))
-                latents, captions = draw(rng, config.batch_size)
+                latents, captions = draw(rng, config.batch_size, number / config.steps)
                 mine = list(processes.mine(len(captions)))
                 noise, timesteps, kept, estimated = objective.chance(latents.shape, generator)
                 index = torch.tensor(mine)
@@ -110,7 +113,7 @@ def train_context(
         if config.denoiser == "lora":
             save_lora(pipe, folder)
         elif config.denoiser == "full" and hasattr(pipe, "safety_checker"):
-            ContextDiffPipeline.from_pipeline(pipe, relation, config.shift).save_pretrained(folder / "pipeline")
+            ContextDiffPipeline.from_pipeline(pipe, relation, config.shift, clip=clip).save_pretrained(folder / "pipeline")
     processes.wait()
     return relation
 

@@ -8,11 +8,12 @@ Letters in shapes: F frames, C h w of the latents, W frames of a window.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
@@ -21,15 +22,26 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from accord.data.images import fit, to_tensor
+from accord.data.prompts import parse
 from accord.data.video import Clip
-from accord.diffusion.attention import plain_attention
-from accord.diffusion.loop import decode, encode
-from accord.diffusion.pipelines import check_pipeline, check_prompt_length, condition, sample_size
+from accord.diffusion.attention import AttentionMaps, attention_hook, plain_attention
+from accord.diffusion.loop import Step, decode, encode
+from accord.diffusion.pipelines import (
+    check_pipeline,
+    check_prompt_length,
+    condition,
+    sample_size,
+    token_spans,
+    tokens_of,
+)
 from accord.methods.context.equations import ddim_affine, ddim_correction, network_target, network_x0
 from accord.methods.context.inflate import TemporalLayers, inflated
 from accord.methods.context.network import RelationalNetwork
 from accord.methods.context.pipeline import new_relation, relation_of
 from accord.methods.context.schedulers import ContextDDIMScheduler
+from accord.methods.realign.config import RealignConfig
+from accord.methods.realign.modulation import Modulation, Segments
+from accord.methods.realign.regions import find_regions, phrase_maps
 from accord.training.checkpoints import replace_file
 from accord.training.claim import claim
 from accord.training.loop import LoopConfig, Run
@@ -49,6 +61,7 @@ class EditConfig:
     guidance_scale: float = 7.5
     strength: float = 1.0  # share of the steps that is inverted and sampled again
     injection: float = 0.0  # first share of the steps in which self-attention takes the source's queries and keys
+    modulation: float = 0.0  # weight of realign's modulation: the target's phrases where the source's are, in every frame
     inversion_iterations: int = 3  # of the fixed point; 1 is ordinary DDIM inversion
     window: int = 16  # frames that the network sees at once
     overlap: int = 4
@@ -66,8 +79,14 @@ class EditConfig:
             raise ValueError(f"strength must be in (0, 1], not {self.strength}")
         if not 0 <= self.injection <= 1:
             raise ValueError(f"injection must be in [0, 1], not {self.injection}")
+        if self.modulation < 0:
+            raise ValueError(f"modulation must not be negative, not {self.modulation}")
         if self.learning_rate <= 0:
             raise ValueError(f"learning_rate must be positive, not {self.learning_rate}")
+
+
+MAPPED = (0.25, 0.75)  # the clip's attention is looked at in this middle share of the inversion
+MAPPED_STEPS = 5  # in so many steps of it
 
 
 class VideoEditor:
@@ -233,12 +252,15 @@ class VideoEditor:
         empty, wanted, source = (condition(self.pipe, [p], guided=False).states for p in ("", target, self.prompt))
         guided = guidance_scale > 1
         x = path[-1]
+        modulations = self._modulations(target, path) if config.modulation else {}
         with self._own_queries():
             for i, t in enumerate(tqdm(times[::-1], desc="edit", disable=not progress)):
                 s = times[-i - 2] if i + 1 < len(times) else -1
+                for m in modulations.values():
+                    m.before_step(Step(i, len(times), torch.tensor(t), x))
                 inject = i < config.injection * len(times)
                 told = ([source] if inject else []) + ([empty] if guided else []) + [wanted]
-                outputs = self._predict(x, t, told, path[-i - 1] if inject else None)
+                outputs = self._predict(x, t, told, path[-i - 1] if inject else None, modulations)
                 output = outputs[-1]
                 if guided:
                     output = outputs[-2] + guidance_scale * (output - outputs[-2])
@@ -247,6 +269,48 @@ class VideoEditor:
                 x = a * x + b * output + self._correction(output, x, t, s, wanted)
         return x
 
+    def frame_maps(self, path: Sequence[torch.Tensor]) -> np.ndarray:
+        """Where each phrase of the source prompt is in each frame, by cross-attention on the inverted clip: [F,P,h,w] in 0..1."""
+        times, prompt = self._times(), parse(self.prompt)
+        first, last = (int(share * (len(times) - 1)) for share in MAPPED)
+        states = condition(self.pipe, [self.prompt], guided=False).states
+        found: list[torch.Tensor | None] = [None] * len(self.latents)
+        with torch.no_grad(), self._own_queries():
+            for rows in windows(len(self.latents), self.config.window, self.config.overlap):
+                recorder = AttentionMaps(sample_size(self.pipe), guided=False)
+                with inflated(self.pipe.unet, self.temporal, len(rows)), attention_hook(self.pipe.unet, recorder):
+                    for i in sorted({round(v) for v in np.linspace(first, last, MAPPED_STEPS)}):
+                        x = path[i + 1][rows].to(self.pipe.unet.dtype)
+                        self.pipe.unet(x, times[i], states.expand(len(rows), -1, -1))
+                for row, maps in zip(rows, recorder.mean(), strict=True):
+                    found[row] = maps
+        spans = token_spans(self.pipe, self.prompt)
+        return np.stack([phrase_maps(prompt, maps, spans) for maps in found if maps is not None])
+
+    def _modulations(self, target: str, path: Sequence[torch.Tensor]) -> dict[int, Modulation]:
+        """A modulation for each window: the k-th thing of the target prompt belongs where the k-th of the source is."""
+        prompt, wanted = parse(self.prompt), parse(target)
+        pairs = list(zip(prompt.things, wanted.things, strict=False))
+        h, w = size = sample_size(self.pipe)
+        masks = torch.zeros(len(self.latents), max(1, len(pairs)), h, w)
+        for frame, maps in enumerate(self.frame_maps(path)):
+            for region in find_regions(prompt, maps):
+                for k, (thing, _) in enumerate(pairs):
+                    if region.phrase == thing:
+                        masks[frame, k] = torch.maximum(masks[frame, k], torch.from_numpy(region.mask))
+        spans = token_spans(self.pipe, target)
+        tokens = torch.zeros(1, masks.shape[1], self.pipe.tokenizer.model_max_length)
+        for k, (_, thing) in enumerate(pairs):
+            phrase = wanted.phrases[thing]
+            tokens[0, k, tokens_of(spans, phrase.start, phrase.end)] = 1.0
+        # self-attention is the clip's own; a run from part-way is modulated as strongly where it starts
+        config = RealignConfig(mode="renoise", cross_weight=self.config.modulation, self_weight=0.0)
+        out = {}
+        for rows in windows(len(masks), self.config.window, self.config.overlap):
+            segments = Segments(masks[rows], tokens.expand(len(rows), -1, -1), torch.ones(len(rows), masks.shape[1]))
+            out[rows[0]] = Modulation(segments.to(self.pipe.device, self.pipe.unet.dtype), config, size)
+        return out
+
     def _times(self) -> list[int]:
         """Timesteps from the clean end on, the first share `strength` of the schedule."""
         self.scheduler.set_timesteps(self.config.num_inference_steps)
@@ -254,11 +318,17 @@ class VideoEditor:
         return times[: max(1, round(self.config.strength * len(times)))]
 
     def _predict(
-        self, x: torch.Tensor, t: int, told: Sequence[torch.Tensor], source: torch.Tensor | None = None
+        self,
+        x: torch.Tensor,
+        t: int,
+        told: Sequence[torch.Tensor],
+        source: torch.Tensor | None = None,
+        modulations: Mapping[int, Modulation] | None = None,
     ) -> list[torch.Tensor]:
         """The network's output [F,C,h,w] for each text; windows of the clip one after the other, averaged where they overlap.
 
         With `source` (latents of the source at this step) the first text is its, and its layout is injected into the others.
+        `modulations` (by the first frame of a window) act on the last text.
         """
         unet = self.pipe.unet
         totals = [torch.zeros_like(x) for _ in told]
@@ -266,7 +336,9 @@ class VideoEditor:
         for rows in windows(len(x), self.config.window, self.config.overlap):
             parts = [x[rows] if i or source is None else source[rows] for i in range(len(told))]
             states = torch.cat([c.expand(len(rows), -1, -1) for c in told])
-            with inflated(unet, self.temporal, len(rows)) as state:
+            m = (modulations or {}).get(rows[0])
+            hook = attention_hook(unet, m, lambda m=m: m.active) if m is not None else nullcontext()  # type: ignore[misc]
+            with inflated(unet, self.temporal, len(rows)) as state, hook:
                 state.inject = source is not None
                 out = unet(torch.cat(parts).to(unet.dtype), t, states).sample.float()
             for total, part in zip(totals, out.chunk(len(told)), strict=True):

@@ -20,6 +20,7 @@ class RealignConfig:
     modulated_share: float = 0.3  # first share of the steps that is modulated
     time_power: float = 5.0  # tau = (t / T) ** time_power
     omega_gain: float = 1.0  # omega = 1 + omega_gain * (deficit - 1/2); 0 is the unweighted modulation
+    escalation: float = 1.0  # a round that did not help is followed by one with omega so much higher, and other places
     log_omega: bool = False  # also add log(omega_n) * tau to the logits of segment n's tokens
     exempt_tokens: str = "none"  # tokens left alone: "none", "special" (BOS, EOS, padding), "unassigned" (all others)
     good_enough: float = 0.9  # a picture whose every word is at least this probable is not redone
@@ -35,8 +36,9 @@ class RealignConfig:
             raise ValueError(f"strength must be in (0, 1], not {self.strength}")
         if not 0 <= self.modulated_share <= 1:
             raise ValueError(f"modulated_share must be in [0, 1], not {self.modulated_share}")
-        if min(self.cross_weight, self.self_weight, self.omega_gain, self.time_power) < 0:
-            raise ValueError("cross_weight, self_weight, omega_gain and time_power must not be negative")
+        for name in ("cross_weight", "self_weight", "omega_gain", "time_power", "escalation"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
 
 
 STRATEGIES = ("refl", "draft", "raft", "grpo", "sft")

@@ -43,6 +43,7 @@ class _Item:
     alignment: Alignment
     maps: np.ndarray  # [P,h,w] of the best picture
     regions: list[Region] = field(default_factory=list)
+    tried: list[list[Region]] = field(default_factory=list)  # layouts of the best picture that did not help
     rounds: int = 0
     calls: int = 0
 
@@ -180,7 +181,7 @@ class _Batch:
             if segments is None:
                 latents = steps()
             else:
-                with modulated(pipe, segments, self.config, guided) as state:
+                with modulated(pipe, segments, self.config) as state:
                     latents = steps()
         maps = [
             phrase_maps(p, m, token_spans(pipe, p.text)) for p, m in zip(prompts, recorder.mean(), strict=True)
@@ -192,8 +193,11 @@ class _Batch:
         layouts = []
         for item in items:
             found = describe(item.image, item.prompt, find_regions(item.prompt, item.maps), self.captioner, self.captions)
-            layouts.append(plan(item.prompt, slots(item.prompt), found, item.maps))
+            layouts.append(plan(item.prompt, slots(item.prompt), found, item.maps, tried=item.tried))
         segments = build_segments(self.pipe, [i.prompt for i in items], layouts, self.config)
+        # from the same noise the same layout would give the same picture again: another place, and more weight
+        vain = torch.tensor([float(len(i.tried)) for i in items])
+        segments.omega *= 1 + self.config.escalation * vain[:, None]
         latents = None
         if self.config.mode == "renoise":
             latents = encode(self.pipe, torch.stack([i.image for i in items]))
@@ -206,8 +210,10 @@ class _Batch:
             item.calls += int(share * self.num_inference_steps) * (2 if self.guidance_scale > 1 else 1)
             if alignment.overall > item.alignment.overall:
                 item.image, item.alignment, item.maps, item.regions = image, alignment, m, layout
-            elif not item.regions:
-                item.regions = layout
+                item.tried = []
+            else:
+                item.tried.append(layout)
+                item.regions = item.regions or layout
 
 
 class _Window:

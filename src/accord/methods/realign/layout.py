@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from accord.data.lexicon import SIZES
@@ -11,6 +13,7 @@ GRID = 9  # candidate centres a side
 STAY, MISSING_STAY = 1.0, 0.15  # cost of a move by the whole picture: of a thing that is well, of one that is missing
 OVERLAP, RELATION, EDGE = 12.0, 8.0, 8.0
 CLEAR = 0.04  # gap wanted between two boxes
+AVOID, AVOID_REACH = 4.0, 0.35  # of places that were tried in vain, and how far around them
 SMALL_WORDS = {"small", "little", "tiny", "mini"}
 
 
@@ -22,7 +25,13 @@ def box_side(prompt: Prompt, phrase: int, number: int) -> float:
 
 
 def plan(
-    prompt: Prompt, slots: list[int], found: list[Region], maps: np.ndarray, good: float = 0.5, sweeps: int = 6
+    prompt: Prompt,
+    slots: list[int],
+    found: list[Region],
+    maps: np.ndarray,
+    good: float = 0.5,
+    sweeps: int = 6,
+    tried: Sequence[list[Region]] = (),
 ) -> list[Region]:
     """One region a slot, by coordinate descent over a grid of centres.
 
@@ -34,11 +43,12 @@ def plan(
         slots: phrase of each thing.
         found: regions in the picture, with deficits.
         maps: attention of each phrase [P, h, w] in 0..1.
+        tried: layouts of this picture that did not help; what is not well is put elsewhere.
     """
     h, w = maps.shape[1:]
     rest = sorted(found, key=lambda r: r.deficit)
-    anchors, stays, sides, sources = [], [], [], []
-    for phrase in slots:
+    anchors, stays, sides, sources, avoided = [], [], [], [], []
+    for number, phrase in enumerate(slots):
         match = next((r for r in rest if r.phrase == phrase), None)
         if match is not None:
             rest = [r for r in rest if r is not match]
@@ -50,9 +60,10 @@ def plan(
             anchors.append(((x + 0.5) / w, (y + 0.5) / h))
         well = match is not None and match.deficit < good
         stays.append(STAY if well else MISSING_STAY)
+        avoided.append([] if well else [_center(layout[number]) for layout in tried])
         sides.append(side)
         sources.append(match)
-    centers = _descend(prompt, slots, np.asarray(anchors).reshape(-1, 2), stays, sides, sweeps)
+    centers = _descend(prompt, slots, np.asarray(anchors).reshape(-1, 2), stays, sides, avoided, sweeps)
     out = []
     for phrase, (cx, cy), side, source in zip(slots, centers, sides, sources, strict=True):
         box = tuple(float(np.clip(v, 0, 1)) for v in (cx - side / 2, cy - side / 2, cx + side / 2, cy + side / 2))
@@ -78,8 +89,18 @@ def box_mask(box: tuple[float, float, float, float], shape: tuple[int, int]) -> 
     return (ys[:, None] * xs[None]).astype(np.float32)
 
 
+def _center(region: Region) -> np.ndarray:
+    return np.asarray([region.box[0] + region.box[2], region.box[1] + region.box[3]]) / 2
+
+
 def _descend(
-    prompt: Prompt, slots: list[int], anchors: np.ndarray, stays: list[float], sides: list[float], sweeps: int
+    prompt: Prompt,
+    slots: list[int],
+    anchors: np.ndarray,
+    stays: list[float],
+    sides: list[float],
+    avoided: list[list[np.ndarray]],
+    sweeps: int,
 ) -> np.ndarray:
     axis = (np.arange(GRID) + 0.5) / GRID
     grid = np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2)
@@ -91,7 +112,7 @@ def _descend(
         moved = False
         for i in order:
             options = np.concatenate([centers[i : i + 1], anchors[i : i + 1], grid])
-            cost = _cost(i, options, centers, slots, anchors, stays, sides, relations)
+            cost = _cost(i, options, centers, slots, anchors, stays, sides, avoided[i], relations)
             best = int(cost.argmin())
             if cost[best] < cost[0] - 1e-9:
                 centers[i] = options[best]
@@ -109,12 +130,15 @@ def _cost(
     anchors: np.ndarray,
     stays: list[float],
     sides: list[float],
+    avoided: list[np.ndarray],
     relations: list[tuple[int, str, int]],
 ) -> np.ndarray:
     """Cost of each candidate centre [O, 2] of thing i, all others staying."""
     half = sides[i] / 2
     cost = stays[i] * np.linalg.norm(options - anchors[i], axis=1)
     cost = cost + EDGE * (np.clip(half - options, 0, None) + np.clip(options + half - 1, 0, None)).sum(1)
+    for place in avoided:
+        cost = cost + AVOID * np.clip(AVOID_REACH - np.linalg.norm(options - place, axis=1), 0, None)
     for j, other in enumerate(centers):
         if j == i:
             continue

@@ -57,11 +57,12 @@ class Segments:
 class Modulation:
     """State of a modulated run: give `before_step` to the sampling loop inside `modulated(...)`.
 
-    Conditional half only; the first `modulated_share` of the steps only; outside them the plain processors run.
+    The last B of a batch only, which is the conditional half of a guided one; the first `modulated_share` of the steps
+    only; outside them the plain processors run.
     """
 
-    def __init__(self, segments: Segments, config: RealignConfig, size: tuple[int, int], guided: bool = True) -> None:
-        self.segments, self.config, self.size, self.guided = segments, config, size, guided
+    def __init__(self, segments: Segments, config: RealignConfig, size: tuple[int, int]) -> None:
+        self.segments, self.config, self.size = segments, config, size
         self.tau = 0.0
         self.top = 1000.0  # the timestep at which tau is 1
 
@@ -85,31 +86,27 @@ class Modulation:
         weight = config.cross_weight if cross else config.self_weight
         if weight == 0:
             return None
-        if self.guided:
-            (q_free, q), (k_free, k), (v_free, v) = query.chunk(2), key.chunk(2), value.chunk(2)
-        else:
-            q, k, v = query, key, value
+        told = len(segments.masks)
+        q, k, v = query[-told:], key[-told:], value[-told:]
         pixels = segments.at(grid_of(q.shape[2], self.size))
         alpha = modulation_strength(pixels, segments.omega, weight, self.tau)
         keys = segments.tokens.transpose(1, 2) if cross else pixels
         bias = segments.omega.clamp_min(1e-3).log() * self.tau if cross and config.log_omega else None
         q_aug, k_aug = augment(q, k, alpha, pixels, keys, bias, segments.exempt if cross else None)
         out = attend(q_aug, k_aug, v, q.shape[-1])
-        if not self.guided:
+        if len(query) == told:
             return out
-        free = torch.nn.functional.scaled_dot_product_attention(q_free, k_free, v_free)
+        free = torch.nn.functional.scaled_dot_product_attention(query[:-told], key[:-told], value[:-told])
         return torch.cat([free, out])
 
 
 @contextmanager
-def modulated(
-    pipe: StableDiffusionPipeline, segments: Segments, config: RealignConfig, guided: bool = True
-) -> Iterator[Modulation]:
+def modulated(pipe: StableDiffusionPipeline, segments: Segments, config: RealignConfig) -> Iterator[Modulation]:
     """Modulate the attention of `pipe.unet` for the time of the block; afterwards the pipeline is what it was.
 
     Give the yielded object's `before_step` to `accord.diffusion.loop.sample`.
     """
-    state = Modulation(segments.to(pipe.device, pipe.unet.dtype), config, sample_size(pipe), guided)
+    state = Modulation(segments.to(pipe.device, pipe.unet.dtype), config, sample_size(pipe))
     state.top = float(pipe.scheduler.config.num_train_timesteps)
     with attention_hook(pipe.unet, state, lambda: state.active):
         yield state

@@ -1,0 +1,49 @@
+"""The pixel side of r_phi as in the paper: CLIP's patch tokens of the decoded picture. Costs a VAE decode a step."""
+
+from __future__ import annotations
+
+import torch
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+from accord.diffusion.loop import decode_with_grad
+from accord.diffusion.pipelines import Pipeline
+from accord.rewards.clip import ClipScorer, resized
+
+
+class PixelEncoder:
+    """Scaled latents [B,C,h,w] to image tokens [B,L,D]. Frozen; nothing of it is trained or saved with r_phi.
+
+    Args:
+        pipe: whose VAE decodes.
+        tower: CLIP's image half.
+        image_mean, image_std: its normalisation, of values in 0..1.
+    """
+
+    def __init__(
+        self, pipe: Pipeline, tower: CLIPVisionModelWithProjection, image_mean: list[float], image_std: list[float]
+    ) -> None:
+        self.pipe, self.tower = pipe, tower.eval().requires_grad_(False).to(pipe.device)
+        self.mean, self.std = (torch.tensor(v, device=pipe.device).view(1, 3, 1, 1) for v in (image_mean, image_std))
+
+    @classmethod
+    def of(cls, pipe: Pipeline, clip: ClipScorer) -> PixelEncoder:
+        """The image half of a CLIP."""
+        return cls(pipe, vision_tower(clip), clip.mean.flatten().tolist(), clip.std.flatten().tolist())
+
+    @property
+    def width(self) -> int:
+        return int(self.tower.config.hidden_size)
+
+    @torch.no_grad()
+    def __call__(self, latents: torch.Tensor) -> torch.Tensor:
+        pixels = resized(decode_with_grad(self.pipe, latents).float(), int(self.tower.config.image_size))
+        return self.tower(pixel_values=((pixels - self.mean) / self.std).to(self.tower.dtype)).last_hidden_state
+
+
+def vision_tower(clip: ClipScorer) -> CLIPVisionModelWithProjection:
+    """The image half of a CLIPModel in the class that pipelines keep as `image_encoder`; the weights are shared."""
+    tower = CLIPVisionModelWithProjection(CLIPVisionConfig(**clip.model.config.vision_config.to_dict()))
+    wanted = set(tower.state_dict())
+    found = {k: v for k, v in clip.model.state_dict().items() if k in wanted}
+    tower.load_state_dict(found, assign=True)
+    return tower
