@@ -1,9 +1,4 @@
-"""The lab's captioner (`BlipForConditionalGeneration`): whole scenes, and crops of single things for local captions.
-
-Where things are comes last: a relation is told in one caption of five or so and is one word of a dozen, so after 3,600
-steps "left" and "right" were still a coin's toss. Hence scenes of two things whose relation is always told, and a
-greater weight on the words that tell it.
-"""
+"""The lab's captioner (`BlipForConditionalGeneration`): whole scenes, and crops of single things for local captions."""
 
 from __future__ import annotations
 
@@ -28,13 +23,9 @@ from accord.training.loop import LoopConfig, Run
 
 DENSE_ONLY = 0.4  # first share of the steps: the vision tower alone, on the noun of every patch
 CONTINUE_RATE = 0.5  # share of the learning rate when training goes on from finished weights
-CROP_SHARE = 0.2
-RELATED_SHARE = 0.35  # scenes of two or three kinds whose relation is told
-RELATION_WEIGHT = 5.0  # of the words below in the loss
-RELATION_WORDS = ("left", "right", "above", "over", "higher", "below", "under", "beneath", "lower")
+CROP_SHARE = 0.3
 EMPTY_SHARE = 0.03
 WHOLE = Saying(color=0.9, size=0.4, background=0.4, relation=0.6)
-RELATED = Saying(color=0.8, size=0.2, background=0.1, relation=1.0, opening=0.1)
 LOCAL = Saying(color=1.0, size=0.0, background=0.2, relation=0.0, opening=0.1)
 
 
@@ -82,9 +73,6 @@ def image_processor() -> BlipImageProcessorPil:
 def example(rng: np.random.Generator) -> tuple[np.ndarray, str]:
     """One picture and a caption of it: a scene, a crop of a thing, or an empty ground."""
     kind = rng.random()
-    if kind > 1 - RELATED_SHARE:
-        scene = sample_scene(rng, layout="two" if rng.random() < 0.7 else "three")
-        return render(scene), caption(scene, rng, RELATED)
     scene = sample_scene(rng)
     if kind < EMPTY_SHARE:
         return render(replace(scene, things=())), f"a plain {scene.background} background"
@@ -116,8 +104,6 @@ def train(
         model = BlipForConditionalGeneration.from_pretrained(start / "captioner", dtype=torch.float32).to(device)
     head = dense_head(model.config.vision_config.hidden_size).to(device)
     run = Run({"captioner": model, "head": head}, loop, Path(folder) / "runs" / "captioner")
-    weights = torch.ones(len(tokenizer), device=device)
-    weights[tokenizer.convert_tokens_to_ids(list(RELATION_WORDS))] = RELATION_WEIGHT
 
     def loss_fn(step: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         rng = np.random.default_rng((seed, step))
@@ -132,7 +118,7 @@ def train(
             input_ids=ids.input_ids, attention_mask=ids.attention_mask, encoder_hidden_states=states
         ).logits
         target = ids.input_ids[:, 1:].masked_fill(ids.attention_mask[:, 1:] == 0, -100)
-        return F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), target.flatten(), weights, ignore_index=-100), {}
+        return F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), target.flatten(), ignore_index=-100), {}
 
     run.train(loss_fn, "captioner")
     run.use_ema()
