@@ -285,6 +285,9 @@ def test_tuning_learns_and_leaves_the_pipeline_alone(tmp_path):
     assert all(psnr(a, b) > 35 for a, b in zip(clip.frames, again.frames, strict=True))
     assert len(clip) == 4 and clip.size == (64, 64) and clip.fps == 8
     assert all(torch.equal(v, before[k]) for k, v in pipe.unet.state_dict().items())
+    louder = VideoEditor(pipe, moving(1, 4).clip, "a red star", replace(QUICK, guidance_scale=5.0, injection=0.5))
+    louder.tune(tmp_path / "run", progress=False)  # found there: sampling may differ
+    assert all(torch.equal(v, made.queries[k]) for k, v in louder.queries.items())
     with pytest.raises(InputError, match="was begun with prompt='a red star', not 'a key'"):
         VideoEditor(pipe, moving(1, 4).clip, "a key", QUICK).tune(tmp_path / "run")
     with pytest.raises(InputError, match="holds no tuned clip"):

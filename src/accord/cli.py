@@ -78,6 +78,8 @@ def generate(
     import accord
     from accord.outputs import check_writable, png, write_file
 
+    if clip is not None and context is None:
+        raise InputError(f"--clip {clip!r} is used with --context only; add it, or leave --clip out")
     check_writable(out)
     pipe = accord.load(model, device)
     if context is None:

@@ -85,6 +85,7 @@ class EditConfig:
             raise ValueError(f"learning_rate must be positive, not {self.learning_rate}")
 
 
+TUNING = ("tune_steps", "learning_rate", "context", "shift", "share", "window", "seed")  # the knobs that tuning depends on
 MAPPED = (0.25, 0.75)  # the clip's attention is looked at in this middle share of the inversion
 MAPPED_STEPS = 5  # in so many steps of it
 
@@ -126,7 +127,8 @@ class VideoEditor:
         config, pipe, folder = self.config, self.pipe, Path(folder)
         if not config.tune_steps:
             return
-        claim(folder, {**asdict(config), "prompt": self.prompt, "frames": len(self.clip)})
+        # what only sampling asks for may differ from one edit of a tuned clip to the next
+        claim(folder, {**{k: v for k, v in asdict(config).items() if k in TUNING}, "prompt": self.prompt, "frames": len(self.clip)})
         modules: dict[str, nn.Module] = {"temporal": self.temporal, "unet": pipe.unet}
         if self.relation is not None:
             modules["relation"] = self.relation
