@@ -2,8 +2,9 @@
 
 plain; plain with the relational network's parameters added to the U-Net (the honest control); shift from the text only; full
 context; and as an adapter on the finished denoiser. All see the same scenes in the same order, by the curriculum without which
-a small denoiser learns no silhouettes (`recipes/denoiser.py`). Judged by the reader on SceneBench, by the Fréchet distance on features of the lab's captioner (which no
-compared model was trained with), by caption similarity, and by the denoising bound. Runs and points are kept under `.cache`.
+a small denoiser learns no silhouettes (`recipes/denoiser.py`). Judged by the reader on SceneBench, by the Fréchet distance on
+features of the lab's captioner (which no compared model was trained with), by caption similarity, and by the denoising bound.
+Runs and measured points are kept under `.cache`.
 """
 
 from __future__ import annotations
