@@ -146,6 +146,18 @@ def test_segments_hold_tokens_and_weights(tiny):
     assert (unweighted.omega == 1).all()
 
 
+def test_the_ground_is_the_rest_of_the_pixels_and_of_the_tokens(tiny):
+    layout = plan(PROMPT, slots(PROMPT), [region(0, 0.3, 0.3, 0.2)], np.stack([blob(0.3, 0.3), blob(0.7, 0.5)]))
+    plain = build_segments(tiny, [PROMPT], [layout], RealignConfig())
+    ground = build_segments(tiny, [PROMPT], [layout], RealignConfig(ground=1.5))
+    assert ground.masks.shape[1] == plain.masks.shape[1] + 1
+    for whole, part in ((ground.masks, plain.masks), (ground.tokens, plain.tokens)):
+        assert torch.equal(whole[:, :-1], part)
+        assert torch.allclose(whole[:, -1] + part.amax(1), torch.ones_like(part[:, 0]))
+    assert ground.omega[0, -1] == 1.5
+    assert (ground.at((16, 16)).sum(-1) == 1).float().mean() > 0.9  # all but rims that no segment covers by half
+
+
 @pytest.mark.parametrize("mode", ["same_seed", "renoise"])
 @pytest.mark.parametrize("exempt", ["none", "special", "unassigned"])
 def test_never_worse_and_the_pipeline_is_untouched(tiny, mode, exempt):
@@ -175,7 +187,7 @@ def test_before_is_the_plain_picture_of_that_seed(lab):
 def test_other_pipelines_and_bad_knobs_are_refused():
     with pytest.raises(InputError, match="is not supported"):
         realign(object(), "a star")
-    for field, value in (("rounds", -1), ("mode", "x"), ("strength", 0), ("modulated_share", 2), ("exempt_tokens", "y"), ("escalation", -1)):
+    for field, value in (("rounds", -1), ("mode", "x"), ("strength", 0), ("modulated_share", 2), ("exempt_tokens", "y"), ("escalation", -1), ("ground", -1)):
         with pytest.raises(ValueError, match=field):
             RealignConfig(**{field: value})
 

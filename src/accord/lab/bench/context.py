@@ -202,15 +202,15 @@ class LabScenes:
     """
 
     def __init__(self, pipe: StableDiffusionPipeline, count: int, cache: Path, progress: bool = False, seed: int = 31) -> None:
-        self.count, self.centred = count, max(1, count // 10)
         rng = np.random.default_rng(seed)
-        scenes = [sample_scene(rng) for _ in range(count)] + [centred_scene(rng) for _ in range(self.centred)]
+        scenes = [sample_scene(rng) for _ in range(count)] + [centred_scene(rng) for _ in range(max(1, count // 10))]
         self.captions = [caption(s, rng, FULL_TOLD if i >= count else Saying()) for i, s in enumerate(scenes)]
-        self.singles = np.flatnonzero([len(s.things) == 1 for s in scenes[:count]])
+        single = np.flatnonzero([len(s.things) == 1 for s in scenes[:count]])
+        self.pools = (np.arange(count, len(scenes)), single, np.arange(count))
         self.latents = encode_images(pipe, [Image.fromarray(render(s)) for s in scenes], cache, progress=progress)
 
     def __call__(self, rng: np.random.Generator, size: int, done: float) -> tuple[torch.Tensor, list[str]]:
-        rows = draw_scenes(rng, size, shares(done), self.singles, self.count, self.centred)
+        rows = draw_scenes(rng, size, shares(done), self.pools)
         return self.latents[rows].float(), [self.captions[int(i)] for i in rows]
 
     def finished(self, rng: np.random.Generator, size: int, done: float) -> tuple[torch.Tensor, list[str]]:

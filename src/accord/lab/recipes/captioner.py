@@ -1,4 +1,8 @@
-"""The lab's captioner (`BlipForConditionalGeneration`): whole scenes, and crops of single things for local captions."""
+"""The lab's captioner (`BlipForConditionalGeneration`): whole scenes, and crops of single things for local captions.
+
+Captions alone teach a small tower neither silhouettes nor which of two things is left (docs/LOG.md), so each patch is
+also asked for its noun, first alone and then beside the captions, and for where its thing lies.
+"""
 
 from __future__ import annotations
 
@@ -13,19 +17,37 @@ from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration
 from accord.lab.recipes.saving import save_half
 from accord.lab.recipes.tokenizers import MAX_TOKENS, bert_tokenizer
 from accord.lab.recipes.vae import to_tensor
-from accord.lab.recipes.views import crop_thing, dense_head, dense_loss
+from accord.lab.recipes.views import (
+    IGNORED,
+    crop_thing,
+    dense_loss,
+    noun_head,
+    noun_labels,
+    patch_loss,
+    relation_head,
+    relation_labels,
+)
 from accord.lab.scenes.ask import lab_lexicon
 from accord.lab.scenes.grammar import Saying, caption
-from accord.lab.scenes.lexicon import IMAGE_SIZE
+from accord.lab.scenes.lexicon import IMAGE_SIZE, RELATION_PHRASES
 from accord.lab.scenes.render import render
-from accord.lab.scenes.scene import sample_scene
+from accord.lab.scenes.scene import LAYOUTS, Scene, sample_scene
 from accord.training.loop import LoopConfig, Run
 
 DENSE_ONLY = 0.4  # first share of the steps: the vision tower alone, on the noun of every patch
 CONTINUE_RATE = 0.5  # share of the learning rate when training goes on from finished weights
-CROP_SHARE = 0.3
-EMPTY_SHARE = 0.03
+# shares of the pictures; the rest are scenes of any layout
+SHARES = {
+    "empty": 0.03,
+    "crop": 0.2,
+    "crowd": 0.05,  # four of a kind
+    "two": 0.15,  # with their relation told
+    "three": 0.22,  # of three kinds: the decoder has to know what it has said already
+}
+RELATION_WEIGHT = 4.0  # of the words that tell a relation: one of ten, and the last to be learned
+RELATION_WORDS = {w for ps in RELATION_PHRASES.values() for p in ps for w in p.split()} - {"to", "the", "of", "on", "than"}
 WHOLE = Saying(color=0.9, size=0.4, background=0.4, relation=0.6)
+PAIR = replace(WHOLE, relation=1.0)
 LOCAL = Saying(color=1.0, size=0.0, background=0.2, relation=0.0, opening=0.1)
 
 
@@ -70,16 +92,17 @@ def image_processor() -> BlipImageProcessorPil:
     )
 
 
-def example(rng: np.random.Generator) -> tuple[np.ndarray, str]:
-    """One picture and a caption of it: a scene, a crop of a thing, or an empty ground."""
-    kind = rng.random()
-    scene = sample_scene(rng)
-    if kind < EMPTY_SHARE:
-        return render(replace(scene, things=())), f"a plain {scene.background} background"
-    if kind < EMPTY_SHARE + CROP_SHARE:
+def example(rng: np.random.Generator) -> tuple[np.ndarray, str, Scene | None]:
+    """One picture, a caption of it and its scene: a whole scene, an empty ground, or a crop of a thing (no scene then)."""
+    kind = str(rng.choice([*SHARES, "any"], p=[*SHARES.values(), 1 - sum(SHARES.values())]))
+    scene = sample_scene(rng, kind if kind in LAYOUTS else None)
+    if kind == "empty":
+        scene = replace(scene, things=())
+        return render(scene), f"a plain {scene.background} background", scene
+    if kind == "crop":
         image, local = crop_thing(scene, rng)
-        return image, caption(local, rng, LOCAL)
-    return render(scene), caption(scene, rng, WHOLE)
+        return image, caption(local, rng, LOCAL), None
+    return render(scene), caption(scene, rng, PAIR if kind == "two" else WHOLE), scene
 
 
 def train(
@@ -92,7 +115,7 @@ def train(
 ) -> None:
     """Train into `folder/captioner` (standard form, with tokenizer and image processor).
 
-    With `start`, training goes on from the model in that lab folder, at a lower rate and without the dense task.
+    With `start`, training goes on from the model in that lab folder, at a lower rate and with captions from the first step.
     """
     loop = replace(config(steps) if steps else config(), seed=seed)
     tokenizer = bert_tokenizer()
@@ -102,14 +125,18 @@ def train(
     else:
         loop = replace(loop, learning_rate=loop.learning_rate * CONTINUE_RATE)
         model = BlipForConditionalGeneration.from_pretrained(start / "captioner", dtype=torch.float32).to(device)
-    head = dense_head(model.config.vision_config.hidden_size).to(device)
-    run = Run({"captioner": model, "head": head}, loop, Path(folder) / "runs" / "captioner")
+    width = model.config.vision_config.hidden_size
+    nouns, relations = noun_head(width).to(device), relation_head(width).to(device)
+    modules = {"captioner": model, "head": nouns, "relations": relations}
+    run = Run(modules, loop, Path(folder) / "runs" / "captioner")
+    weights = torch.ones(len(tokenizer), device=device)
+    weights[tokenizer.convert_tokens_to_ids(sorted(RELATION_WORDS))] = RELATION_WEIGHT
 
     def loss_fn(step: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         rng = np.random.default_rng((seed, step))
         if start is None and step < DENSE_ONLY * loop.steps:
-            return dense_loss(lambda x: model.vision_model(x).last_hidden_state, head, rng, batch_size, device), {}
-        images, texts = zip(*(example(rng) for _ in range(batch_size)), strict=True)
+            return dense_loss(lambda x: model.vision_model(x).last_hidden_state, nouns, rng, batch_size, device), {}
+        images, texts, scenes = zip(*(example(rng) for _ in range(batch_size)), strict=True)
         pixels = to_tensor(np.stack(images)).to(device)
         ids = tokenizer(list(texts), padding="longest", return_tensors="pt").to(device)
         ids.input_ids[:, 0] = tokenizer.bos_token_id  # BLIP starts its decoder with [DEC]
@@ -117,8 +144,13 @@ def train(
         logits = model.text_decoder(
             input_ids=ids.input_ids, attention_mask=ids.attention_mask, encoder_hidden_states=states
         ).logits
-        target = ids.input_ids[:, 1:].masked_fill(ids.attention_mask[:, 1:] == 0, -100)
-        return F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), target.flatten(), ignore_index=-100), {}
+        target = ids.input_ids[:, 1:].masked_fill(ids.attention_mask[:, 1:] == 0, IGNORED)
+        words = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), target.flatten(), weights, ignore_index=IGNORED)
+        # both dense tasks go on beside the captions: without the nouns', they were forgotten for the relations
+        places = patch_loss(states, relations, relation_labels, scenes)
+        things = patch_loss(states, nouns, noun_labels, scenes)
+        parts = {"words": words, "places": places, "things": things}
+        return words + places + things, {k: float(v.detach()) for k, v in parts.items()}
 
     run.train(loss_fn, "captioner")
     run.use_ema()

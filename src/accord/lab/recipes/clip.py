@@ -13,7 +13,7 @@ from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPToken
 from accord.lab.recipes.saving import save_half
 from accord.lab.recipes.tokenizers import MAX_TOKENS, clip_tokenizer
 from accord.lab.recipes.vae import to_tensor
-from accord.lab.recipes.views import crop_thing, dense_head, dense_loss
+from accord.lab.recipes.views import crop_thing, dense_loss, noun_head
 from accord.lab.scenes.edits import KINDS, edit_scene
 from accord.lab.scenes.grammar import Saying, caption
 from accord.lab.scenes.lexicon import IMAGE_SIZE
@@ -115,7 +115,7 @@ def train(
     else:
         loop = replace(loop, learning_rate=loop.learning_rate * CONTINUE_RATE)
         model = CLIPModel.from_pretrained(start / "clip", dtype=torch.float32).to(device)
-    head = dense_head(model.config.vision_config.hidden_size).to(device)
+    head = noun_head(model.config.vision_config.hidden_size).to(device)
     run = Run({"clip": model, "head": head}, loop, Path(folder) / "runs" / "clip")
 
     def loss_fn(step: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:

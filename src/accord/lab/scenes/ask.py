@@ -39,7 +39,7 @@ def lab_lexicon() -> Lexicon:
         relations={name: phrases[0] for name, phrases in RELATION_PHRASES.items()},
         backgrounds=tuple(BACKGROUNDS),
         same=tuple(g for g in groups if len(g) > 1),
-        max_count=3,
+        max_count=4,
     )
 
 

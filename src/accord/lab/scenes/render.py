@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from accord.lab.scenes.lexicon import BACKGROUNDS, COLORS, GLYPHS, IMAGE_SIZE
 
 if TYPE_CHECKING:
-    from accord.lab.scenes.scene import Scene
+    from accord.lab.scenes.scene import Scene, Thing
 
 
 @functools.cache
@@ -58,10 +58,14 @@ def render(scene: Scene) -> np.ndarray:
     return (image + 0.5).astype(np.uint8)
 
 
+def coverage(thing: Thing) -> np.ndarray:
+    """Coverage of one thing in 0..1, float32 [64, 64]."""
+    mask = np.zeros((IMAGE_SIZE, IMAGE_SIZE), dtype=np.float32)
+    x0, y0, x1, y1 = thing.box
+    mask[y0:y1, x0:x1] = silhouette(thing.noun, max(x1 - x0, y1 - y0))
+    return mask
+
+
 def foreground(scene: Scene) -> np.ndarray:
     """Coverage of all things together, float32 [64, 64]."""
-    mask = np.zeros((IMAGE_SIZE, IMAGE_SIZE), dtype=np.float32)
-    for thing in scene.things:
-        x0, y0, x1, y1 = thing.box
-        mask[y0:y1, x0:x1] += silhouette(thing.noun, max(x1 - x0, y1 - y0))
-    return mask
+    return sum((coverage(t) for t in scene.things), np.zeros((IMAGE_SIZE, IMAGE_SIZE), dtype=np.float32))

@@ -79,9 +79,10 @@ def place(shapes: list[tuple[int, int]], rng: np.random.Generator) -> list[tuple
     return [(b[0], b[1]) for b in boxes]
 
 
-# share of: one thing | several of a kind | two things | two of a kind and another | three things
-LAYOUTS = {"one": 0.3, "same": 0.2, "two": 0.3, "same+one": 0.05, "three": 0.15}
-_GROUPS = {"one": (1,), "two": (1, 1), "three": (1, 1, 1)}
+# share of: one thing | several of a kind | two things | two of a kind and another | three things | four of a kind, which
+# no prompt asks for and the denoiser never sees, but which a captioner must know to call it wrong
+LAYOUTS = {"one": 0.3, "same": 0.2, "two": 0.3, "same+one": 0.05, "three": 0.15, "crowd": 0.0}
+_GROUPS = {"one": (1,), "two": (1, 1), "same+one": (2, 1), "three": (1, 1, 1), "crowd": (4,)}
 
 
 def sample_scene(rng: np.random.Generator, layout: str | None = None, allow_held_out: bool = False) -> Scene:
@@ -98,7 +99,7 @@ def sample_scene(rng: np.random.Generator, layout: str | None = None, allow_held
         if kind == "same":
             counts: tuple[int, ...] = (int(rng.integers(2, 4)),)
         else:
-            counts = (2, 1) if kind == "same+one" else _GROUPS[kind]
+            counts = _GROUPS[kind]
         words: list[tuple[str, str, str]] = []
         for count in counts:
             noun, color = nouns[rng.integers(len(nouns))], colors[rng.integers(len(colors))]

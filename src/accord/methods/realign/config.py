@@ -21,6 +21,7 @@ class RealignConfig:
     time_power: float = 5.0  # tau = (t / T) ** time_power
     omega_gain: float = 1.0  # omega = 1 + omega_gain * (deficit - 1/2); 0 is the unweighted modulation
     escalation: float = 1.0  # a round that did not help is followed by one with omega so much higher, and other places
+    ground: float = 0.0  # omega of the ground: pixels of no thing look at the tokens of no thing; 0 leaves them alone
     log_omega: bool = False  # also add log(omega_n) * tau to the logits of segment n's tokens
     exempt_tokens: str = "none"  # tokens left alone: "none", "special" (BOS, EOS, padding), "unassigned" (all others)
     good_enough: float = 0.9  # a picture whose every word is at least this probable is not redone
@@ -36,7 +37,7 @@ class RealignConfig:
             raise ValueError(f"strength must be in (0, 1], not {self.strength}")
         if not 0 <= self.modulated_share <= 1:
             raise ValueError(f"modulated_share must be in [0, 1], not {self.modulated_share}")
-        for name in ("cross_weight", "self_weight", "omega_gain", "time_power", "escalation"):
+        for name in ("cross_weight", "self_weight", "omega_gain", "time_power", "escalation", "ground"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
 

@@ -229,8 +229,8 @@ class _Window:
 def build_segments(
     pipe: StableDiffusionPipeline, prompts: list[Prompt], layouts: list[list[Region]], config: RealignConfig
 ) -> Segments:
-    """Masks, tokens and weights of a batch of layouts, padded to the largest number of regions."""
-    n = max(1, max(len(x) for x in layouts))
+    """Masks, tokens and weights of a batch of layouts, padded to the largest number of regions; the ground comes last."""
+    n = max(1, max(len(x) for x in layouts)) + (config.ground > 0)
     h, w = sample_size(pipe)
     length = pipe.tokenizer.model_max_length
     masks = torch.zeros(len(prompts), n, h, w)
@@ -244,6 +244,10 @@ def build_segments(
             masks[b, k] = torch.from_numpy(region.mask)
             tokens[b, k, tokens_of(spans, phrase.start, phrase.end)] = 1.0
             omega[b, k] = max(0.0, 1 + config.omega_gain * (region.deficit - 0.5))
+        if config.ground > 0:  # "a car and a star": nothing of the two outside their places
+            masks[b, -1] = 1 - masks[b, :-1].amax(0)
+            tokens[b, -1] = 1 - tokens[b, :-1].amax(0)
+            omega[b, -1] = config.ground
         if config.exempt_tokens == "special":
             exempt[b] = torch.tensor([float(s is None) for s in spans])
         elif config.exempt_tokens == "unassigned":

@@ -1,0 +1,109 @@
+"""The lab's recipes: what their dense tasks teach is what the scenes show."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import MODELS
+from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
+from transformers import CLIPTokenizer
+
+from accord.diffusion.attention import attention_hook
+from accord.lab.recipes.denoiser import LAYOUT_TIMESTEPS, build, draw_scenes, draw_timesteps
+from accord.lab.recipes.grounding import SIDE, Grounding, targets
+from accord.lab.recipes.views import (
+    DIRECTIONS,
+    IGNORED,
+    noun_labels,
+    owners,
+    patch_loss,
+    relation_head,
+    relation_labels,
+)
+from accord.lab.scenes.lexicon import NOUNS
+from accord.lab.scenes.scene import Scene, Thing
+
+STAR = Thing("star", "red", "big", (2, 20, 30, 47))
+KEY = Thing("key", "blue", "big", (34, 22, 62, 50))
+SCENE = Scene("gray", (STAR, KEY))
+
+
+def test_labels_of_patches_name_the_thing_and_where_it_lies():
+    owner, noun, place = (f(SCENE).reshape(8, 8) for f in (owners, noun_labels, relation_labels))
+    assert owner[4, 1] == 1 and owner[4, 5] == 2 and owner[0, 0] == 0
+    assert (noun[owner == 1] == 1 + NOUNS.index("star")).all() and (noun[owner == 2] == 1 + NOUNS.index("key")).all()
+    assert (noun[owner == 0] == 0).all()
+    assert (place[owner == 1] == DIRECTIONS.index("left")).all() and (place[owner == 2] == DIRECTIONS.index("right")).all()
+    assert (place[owner == 0] == IGNORED).all()
+    assert (relation_labels(Scene("gray", (STAR,))) == IGNORED).all()
+
+
+def test_patch_loss_is_the_cross_entropy_of_labelled_patches():
+    torch.manual_seed(0)
+    states, head = torch.randn(3, 65, 16), relation_head(16)
+    expected = []
+    for i, label in enumerate(relation_labels(SCENE)):
+        if label != IGNORED:
+            expected.append(-head(states[0, 1 + i]).log_softmax(-1)[int(label)])
+    found = patch_loss(states, head, relation_labels, [SCENE, Scene("gray", ()), None])
+    assert torch.allclose(found, torch.stack(expected).mean(), atol=1e-6)
+    assert patch_loss(states, head, relation_labels, [None] * 3) == 0
+
+
+def test_targets_of_the_contest_are_the_phrases_and_their_places():
+    tokenizer = CLIPTokenizer.from_pretrained(MODELS / "pipeline" / "tokenizer")
+    texts = ["a photo of a red star left of a blue key on gray", "a key", ""]
+    told = tokenizer(texts, padding="max_length", return_tensors="pt", return_offsets_mapping=True)
+    tokens, places = targets(texts, [SCENE, Scene("gray", (KEY,)), SCENE], told.offset_mapping)
+    words = [[tokenizer.decode(i).strip() for i in told.input_ids[0][t > 0]] for t in tokens[0]]
+    assert words == [["a", "red", "star"], ["a", "blue", "key"], []]
+    assert not tokens[1:].any() and not places[1:].any()
+    assert places[0, 0, :, : SIDE // 2].sum() == places[0, 0].sum() > 0  # the star is on the left, the key is not
+    assert places[0, 1, :, : SIDE // 2].sum() == 0 < places[0, 1].sum()
+
+
+def test_the_contest_is_won_by_looking_at_the_own_phrase():
+    tokens = torch.zeros(1, 3, 5)
+    tokens[0, 0, 1] = tokens[0, 1, 2] = 1
+    places = torch.zeros(1, 3, 8, 8)
+    places[0, 0, :, :4] = places[0, 1, :, 4:] = 1
+    grounding = Grounding()
+
+    def lost(left: tuple[float, float], right: tuple[float, float]) -> float:
+        maps = torch.full((1, 8, 8, 5), 0.1)
+        for half, values in ((slice(0, 4), left), (slice(4, 8), right)):
+            maps[0, :, half, 1], maps[0, :, half, 2] = values
+        grounding.maps = [maps.reshape(1, 64, 5)]
+        return float(grounding.loss(tokens, places))
+
+    for left, right, share in (((0.4, 0.4), (0.2, 0.2), 0.5), ((0.6, 0.2), (0.1, 0.3), 0.75), ((0.2, 0.6), (0.3, 0.1), 0.25)):
+        assert lost(left, right) == pytest.approx(-np.log(share), abs=1e-4)
+
+
+def test_grounded_attention_is_plain_attention_and_its_loss_reaches_the_queries():
+    torch.manual_seed(0)
+    unet: UNet2DConditionModel = build(32, widths=(32, 32, 32))
+    unet.set_attn_processor(AttnProcessor())
+    x, states = torch.randn(2, 4, 16, 16), torch.randn(2, 7, 32)
+    grounding = Grounding()
+    plain = unet(x, 500, states).sample
+    with attention_hook(unet, grounding):
+        hooked = unet(x, 500, states).sample
+    assert torch.allclose(plain, hooked, atol=1e-5)
+    assert {m.shape[1] for m in grounding.maps} == {64, 256}
+    tokens, places = torch.zeros(2, 3, 7), torch.rand(2, 3, 16, 16)
+    tokens[:, 0, 1] = tokens[:, 1, 2] = tokens[:, 2, 3] = 1
+    grounding.loss(tokens, places).backward()
+    assert unet.down_blocks[0].attentions[0].transformer_blocks[0].attn2.to_q.weight.grad.abs().max() > 0
+    assert grounding.maps == []
+
+
+def test_draws_keep_their_shares():
+    rng = np.random.default_rng(0)
+    pools = (np.array([100]), np.array([1]), np.array([2, 3]))
+    drawn = draw_scenes(rng, 4000, (0.1, 0.2), pools)
+    assert abs((drawn == 100).mean() - 0.1) < 0.02 and abs((drawn == 1).mean() - 0.2) < 0.02
+    usual, early = draw_timesteps(rng, 4000, 1000), draw_timesteps(rng, 4000, 1000, layout=0.5)
+    assert usual.min() >= 0 and usual.max() < 1000
+    late = [(t >= LAYOUT_TIMESTEPS[0]).float().mean() for t in (usual, early)]
+    assert late[1] > late[0] + 0.3
