@@ -18,10 +18,10 @@ class RealignConfig:
     cross_weight: float = 1.0  # w of cross-attention
     self_weight: float = 0.3  # w of self-attention
     modulated_share: float = 0.3  # first share of the steps that is modulated
-    time_power: float = 5.0  # tau = (t / T) ** time_power
+    time_power: float = 2.0  # tau = (t / T) ** time_power; published: 5, for larger latents, whose layout is decided earlier
     omega_gain: float = 1.0  # omega = 1 + omega_gain * (deficit - 1/2); 0 is the unweighted modulation
     escalation: float = 1.0  # a round that did not help is followed by one with omega so much higher, and other places
-    ground: float = 0.0  # omega of the ground: pixels of no thing look at the tokens of no thing; 0 leaves them alone
+    ground: float = 1.0  # omega of the ground: pixels of no thing look at the tokens of no thing; 0 leaves them alone
     log_omega: bool = False  # also add log(omega_n) * tau to the logits of segment n's tokens
     exempt_tokens: str = "none"  # tokens left alone: "none", "special" (BOS, EOS, padding), "unassigned" (all others)
     good_enough: float = 0.9  # a picture whose every word is at least this probable is not redone
