@@ -134,7 +134,7 @@ def test_local_prompts_name_one_thing():
 
 def test_segments_hold_tokens_and_weights(tiny):
     layout = plan(PROMPT, slots(PROMPT), [region(0, 0.3, 0.3, 0.2)], np.stack([blob(0.3, 0.3), blob(0.7, 0.5)]))
-    config = RealignConfig(omega_gain=1.0, exempt_tokens="special")
+    config = RealignConfig(omega_gain=1.0, exempt_tokens="special", ground=0.0)
     segments = build_segments(tiny, [PROMPT, parse("a cat")], [layout, []], config)
     assert segments.masks.shape == (2, 3, 16, 16) and segments.masks[1].sum() == 0
     words = [PROMPT.text[a:b] for a, b in (s for s in token_spans(tiny, PROMPT.text) if s)]
@@ -148,14 +148,15 @@ def test_segments_hold_tokens_and_weights(tiny):
 
 def test_the_ground_is_the_rest_of_the_pixels_and_of_the_tokens(tiny):
     layout = plan(PROMPT, slots(PROMPT), [region(0, 0.3, 0.3, 0.2)], np.stack([blob(0.3, 0.3), blob(0.7, 0.5)]))
-    plain = build_segments(tiny, [PROMPT], [layout], RealignConfig())
-    ground = build_segments(tiny, [PROMPT], [layout], RealignConfig(ground=1.5))
+    plain = build_segments(tiny, [PROMPT, parse("a cat")], [layout, []], RealignConfig(ground=0.0))
+    ground = build_segments(tiny, [PROMPT, parse("a cat")], [layout, []], RealignConfig(ground=1.5))
     assert ground.masks.shape[1] == plain.masks.shape[1] + 1
     for whole, part in ((ground.masks, plain.masks), (ground.tokens, plain.tokens)):
         assert torch.equal(whole[:, :-1], part)
-        assert torch.allclose(whole[:, -1] + part.amax(1), torch.ones_like(part[:, 0]))
+        assert torch.allclose(whole[0, -1] + part[0].amax(0), torch.ones_like(part[0, 0]))
+        assert not whole[1].any()  # nothing is planned: nothing is changed
     assert ground.omega[0, -1] == 1.5
-    assert (ground.at((16, 16)).sum(-1) == 1).float().mean() > 0.9  # all but rims that no segment covers by half
+    assert (ground.at((16, 16))[0].sum(-1) == 1).float().mean() > 0.9  # all but rims that no segment covers by half
 
 
 @pytest.mark.parametrize("mode", ["same_seed", "renoise"])
@@ -199,7 +200,7 @@ def test_renoise_is_modulated_as_strongly_where_it_starts():
     segments = Segments(torch.ones(1, 1, 4, 4), torch.ones(1, 1, 7), torch.ones(1, 1))
     latents = torch.zeros(1, 4, 4, 4)
     for mode, start, expected in (("renoise", 801, 1.0), ("same_seed", 1000, 1.0), ("same_seed", 801, 0.801**5)):
-        state = Modulation(segments, RealignConfig(mode=mode), (4, 4))
+        state = Modulation(segments, RealignConfig(mode=mode, time_power=5.0), (4, 4))
         state.before_step(Step(0, 10, torch.tensor(start), latents))
         assert state.tau == pytest.approx(expected)
         state.before_step(Step(1, 10, torch.tensor(700), latents))

@@ -6,7 +6,7 @@ Letters in shapes: ... batch and heads, L queries, S keys, d channels of a head,
     (2) softmax(s') = softmax((1 - a_i) s_ij + a_i rho_i R_ij),  rho_i = max_j s_ij - min_j s_ij
     (3) q~_i = [(1 - a_i) q_i ; sqrt(d) a_i rho_i m_1(i) ; ... ; sqrt(d) a_i rho_i m_N(i)],
         k~_j = [k_j ; e_1(j) ; ... ; e_N(j)],   R_ij = sum_n m_n(i) e_n(j)
-    (4) a_i = clip(g_i w tau omega_n, 0, 1), g_i = 1 - share of pixels in the segment of i, tau = (t / 1000)^5
+    (4) a_i = clip(g_i w tau omega_n, 0, 1), g_i = 1 - share of pixels in the segment of i, tau = (t / 1000)^power
 """
 
 from __future__ import annotations

@@ -244,12 +244,12 @@ def build_segments(
             masks[b, k] = torch.from_numpy(region.mask)
             tokens[b, k, tokens_of(spans, phrase.start, phrase.end)] = 1.0
             omega[b, k] = max(0.0, 1 + config.omega_gain * (region.deficit - 0.5))
-        if config.ground > 0:  # "a car and a star": nothing of the two outside their places
-            masks[b, -1] = 1 - masks[b, :-1].amax(0)
-            tokens[b, -1] = 1 - tokens[b, :-1].amax(0)
-            omega[b, -1] = config.ground
         if config.exempt_tokens == "special":
             exempt[b] = torch.tensor([float(s is None) for s in spans])
         elif config.exempt_tokens == "unassigned":
             exempt[b] = 1 - tokens[b].amax(0)
+        if config.ground > 0 and layout:  # "a car and a star": nothing of the two outside their places
+            masks[b, -1] = 1 - masks[b, :-1].amax(0)
+            tokens[b, -1] = 1 - tokens[b, :-1].amax(0)
+            omega[b, -1] = config.ground
     return Segments(masks, tokens, omega, None if config.exempt_tokens == "none" else exempt)
