@@ -244,10 +244,11 @@ def test_noun_swaps_keep_the_number():
 
 
 def test_count_swaps_change_the_number_of_the_noun():
-    assert swapped("a big star", "a") == {"two": "two big stars", "three": "three big stars"}
-    assert swapped("three eggs and a key", "three") == {"one": "an egg and a key", "two": "two eggs and a key"}
+    assert swapped("a big star", "a") == {"two": "two big stars", "three": "three big stars", "four": "four big stars"}
+    eggs = {"one": "an egg and a key", "two": "two eggs and a key", "four": "four eggs and a key"}
+    assert swapped("three eggs and a key", "three") == eggs
     assert swapped("a key above two crosses", "two")["one"] == "a key above a cross"
-    assert swapped("a pair of fish", "pair") == {"one": "a fish", "three": "three fish"}
+    assert swapped("a pair of fish", "pair") == {"one": "a fish", "three": "three fish", "four": "four fish"}
     assert swapped("two foxes", "two")["one"] == "a fox"
     assert swapped("two people", "two", DEFAULT) == {"one": "a person", "three": "three people", "four": "four people"}
 
