@@ -207,12 +207,13 @@ def train(
         index = draw_scenes(rng, batch_size, share, pools)
         # everything told of centred things: what a caption leaves open is noise to the gradient of the rest
         fully = (index >= SCENES) | (rng.random(batch_size) < (CONTINUE_FULL if start else 0.0))
+        scenes = [scene_of(int(i), seed) for i in index]
         texts = [
-            "" if rng.random() < CAPTION_DROPOUT else caption(scene_of(int(i), seed), rng, FULL if all_ else Saying())
-            for i, all_ in zip(index, fully, strict=True)
+            "" if rng.random() < CAPTION_DROPOUT else caption(scene, rng, FULL if all_ else Saying())
+            for scene, all_ in zip(scenes, fully, strict=True)
         ]
         told = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt", return_offsets_mapping=True)
-        tokens, places = targets(texts, [scene_of(int(i), seed) for i in index], told.offset_mapping)
+        tokens, places = targets(texts, scenes, told.offset_mapping)
         latents = (encoded[index].float() * vae.config.scaling_factor).to(device)
         noise = torch.randn(latents.shape, generator=generator).to(device)
         timesteps = draw_timesteps(
