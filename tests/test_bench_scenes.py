@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from accord.diffusion.generate import GUIDANCE, STEPS, generate
+from accord.lab.bench import scenes
 from accord.lab.bench.scenes import (
     BATCH,
     SEEDS,
@@ -51,6 +52,8 @@ def test_jobs_are_all_prompts_with_four_seeds():
     with pytest.raises(InputError, match="seeds must be from 1 to 4, not 5"):
         make_jobs(False, 5)
     assert len(full) == 512 * 4 and len({(j.number, j.seed) for j in full}) == len(full)
+    noises = [j.noise_seed(attempt) for j in full for attempt in range(3)]
+    assert len(set(noises)) == len(noises)  # no two pictures, and no two tries of one, start from the same noise
     assert len(quick) == 32 and {j.prompt.category for j in quick} == {j.prompt.category for j in full}
 
 
@@ -96,7 +99,8 @@ def test_rows_judge_by_the_reader_and_a_stopped_run_goes_on(tmp_path):
 
 def test_base_is_the_plain_pipeline(bench):
     (made,) = bench.base(jobs_of(("an egg",)))
-    assert np.array_equal(np.asarray(made.image), np.asarray(generate(bench.pipe, "an egg", 1)[0]))
+    plain = generate(bench.pipe, "an egg", jobs_of(("an egg",))[0].noise_seed())[0]
+    assert np.array_equal(np.asarray(made.image), np.asarray(plain))
     assert made.denoiser_calls == 2 * STEPS
 
 
@@ -105,6 +109,19 @@ def test_best_of_n_and_realign_spend_the_same_at_most(bench):
     for method in (bench.best_of_n, bench.realigned()):
         (made,) = method(jobs)
         assert 2 * STEPS <= made.denoiser_calls <= 2 * STEPS * 2
+
+
+def test_shards_fill_the_cache_of_the_whole_run(tmp_path, monkeypatch):
+    jobs = jobs_of(("an egg",), 1) + jobs_of(("an egg",), 2)
+    monkeypatch.setattr(scenes, "BATCH", 1)
+    monkeypatch.setattr(scenes, "make_jobs", lambda quick, seeds: jobs)
+    monkeypatch.setattr(scenes, "METHODS", {"base": lambda b: b.base, "best-of-N": lambda b: b.base})
+    for i in (1, 2):
+        data, _ = scenes.main(None, None, tmp_path, progress=False, shard=(i, 2))
+        assert data["pictures"] == 1 and [p.name for p in tmp_path.iterdir()] == [".cache"]
+    monkeypatch.setattr(scenes, "METHODS", {"base": lambda b: None, "best-of-N": lambda b: None})  # all is there
+    data, _ = scenes.main(None, None, tmp_path, progress=False)
+    assert data["prompts"] == 1 and data["seeds"] == [1, 2] and (tmp_path / "scenes.json").exists()
 
 
 def test_attend_and_excite_runs_and_leaves_no_processor_behind(bench):

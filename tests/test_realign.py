@@ -10,7 +10,7 @@ from accord.data.prompts import parse
 from accord.diffusion.generate import generate
 from accord.diffusion.pipelines import token_spans, tokens_of
 from accord.methods.realign.config import RealignConfig
-from accord.methods.realign.fine import _Batch, build_segments, realign
+from accord.methods.realign.fine import Rounds, build_segments, realign
 from accord.methods.realign.layout import box_mask, plan
 from accord.methods.realign.regions import find_regions, local_prompt, phrase_maps, slots
 from accord.types import InputError, Region
@@ -106,13 +106,13 @@ def test_what_was_tried_in_vain_is_tried_elsewhere():
 def test_a_round_in_vain_is_not_repeated(tiny, monkeypatch):
     """From the same noise, the same layout and weights would give the very same picture again."""
     made = []
-    denoise = _Batch.denoise
+    denoise = Rounds.denoise
 
     def spy(self, *args):
         made.append(denoise(self, *args))
         return made[-1]
 
-    monkeypatch.setattr(_Batch, "denoise", spy)
+    monkeypatch.setattr(Rounds, "denoise", spy)
     results = realign(tiny, "a red star to the left of a blue key", range(6), num_inference_steps=3, captions=False)
     plain, first, second = (m[0] for m in made)
     vain = [i for i, r in enumerate(results) if not r.improved]
@@ -176,6 +176,18 @@ def test_never_worse_and_the_pipeline_is_untouched(tiny, mode, exempt):
     after = generate(tiny, prompts, [0, 1], num_inference_steps=3, output_type="latent")
     assert torch.equal(before, after)
     assert {k: id(v) for k, v in tiny.unet.attn_processors.items()} == processors
+
+
+def test_paired_seeds_belong_to_their_prompts(tiny):
+    prompts = ["a red star", "two green fish"]
+    config = RealignConfig(rounds=1)
+    every = realign(tiny, prompts, [3, 4], config=config, num_inference_steps=3, captions=False)
+    own = realign(tiny, prompts, [3, 4], paired=True, config=config, num_inference_steps=3, captions=False)
+    assert [(r.prompt.text, r.seed) for r in own] == [("a red star", 3), ("two green fish", 4)]
+    for mine, theirs in zip(own, (every[0], every[3]), strict=True):
+        assert np.abs(np.asarray(mine.before, int) - np.asarray(theirs.before, int)).max() <= 1
+    with pytest.raises(InputError, match="2 prompts and 1 seeds"):
+        realign(tiny, prompts, 3, paired=True)
 
 
 def test_before_is_the_plain_picture_of_that_seed(lab):

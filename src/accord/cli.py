@@ -639,6 +639,7 @@ def _pictures_of(pairs: Path) -> tuple[list[Any], list[str]]:
 def bench_scenes(
     quick: Annotated[bool, typer.Option("--quick", help="A small share of it, under 5 minutes on 2 cores.")] = False,
     seeds: Annotated[int, typer.Option(help="How many of the four seeds; finished pictures are kept, so more can be added.")] = 4,
+    shard: Annotated[str | None, typer.Option(help="I/N: only a share of the pictures; after all N, run without it for the table.")] = None,
     model: Model = None,
     device: Device = None,
     out: Out = Path("docs/bench"),
@@ -647,8 +648,10 @@ def bench_scenes(
     """SceneBench: base, best-of-N, Attend-and-Excite and realign, same prompts and seeds, judged by the reader."""
     _quiet()
     from accord.lab.bench.scenes import main
+    from accord.methods.invert.bulk import parse_shard
 
-    data, text = main(model=model, device=device, out=out, quick=quick, progress=not as_json, seeds=seeds)
+    part = parse_shard(shard) if shard else None
+    data, text = main(model=model, device=device, out=out, quick=quick, progress=not as_json, seeds=seeds, shard=part)
     _emit(as_json, data, text)
 
 

@@ -281,7 +281,7 @@ def _best_of(bench: Bench, count: int) -> Any:
     def method(jobs: Sequence[Job]) -> list[Made]:
         best: list[tuple[float, Image.Image]] = []
         for k in range(count):
-            images = bench._pictures(jobs, [j.seed + 100_000 * k for j in jobs])
+            images = bench.pictures(jobs, attempt=k)
             found = align(to_tensor(images), [j.prompt.text for j in jobs], bench.captioner, captions=False)
             new = [(a.overall, i) for a, i in zip(found, images, strict=True)]
             best = new if not best else [max(b, n, key=lambda v: v[0]) for b, n in zip(best, new, strict=True)]

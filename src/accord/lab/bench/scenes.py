@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +19,17 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 from tqdm.auto import tqdm
 
-from accord.data.images import to_tensor
+from accord.data.images import to_pil, to_tensor
 from accord.data.prompts import parse
 from accord.diffusion.generate import GUIDANCE, STEPS
+from accord.diffusion.loop import decode, generators, initial_noise, run, sample
 from accord.diffusion.pipelines import load, token_spans, tokens_of
 from accord.lab.bench.cache import cache_folder
 from accord.lab.bench.prompts import BenchPrompt, scenebench
 from accord.lab.scenes.ask import check
 from accord.lab.scenes.read import read
 from accord.methods.realign.config import RealignConfig
-from accord.methods.realign.fine import realign
+from accord.methods.realign.fine import Picture, Rounds
 from accord.outputs import check_writable, write_file
 from accord.rewards.captioners import Captioner, load_captioner
 from accord.rewards.diagnosis import align
@@ -46,68 +47,82 @@ class Job:
     prompt: BenchPrompt
     seed: int
 
+    def noise_seed(self, attempt: int = 0) -> int:
+        """Where z_T comes from: every prompt has its own, since one noise for all would make all of them err together."""
+        return (self.seed + 10_000 * attempt) * 1000 + self.number
+
 
 @dataclass(frozen=True)
 class Made:
-    """A picture with what it cost."""
+    """A picture with what it cost; without `seconds`, what the batch took is shared out."""
 
     image: Image.Image
     denoiser_calls: float
+    seconds: float | None = None
+
+
+Method = Callable[[Sequence[Job]], list[Made]]
 
 
 @dataclass
 class Bench:
-    """The models that all methods share."""
+    """The models that all methods share, and the first pictures of the last batch, which most methods begin with."""
 
     pipe: StableDiffusionPipeline
     captioner: Captioner
     config: RealignConfig
+    _first: tuple[Sequence[Job], list[Picture], float, float] | None = field(default=None, repr=False)
+
+    def rounds(self, **changes: Any) -> Rounds:
+        return Rounds(self.pipe, replace(self.config, **changes), self.captioner, None, STEPS, GUIDANCE, captions=False)
+
+    def first(self, jobs: Sequence[Job]) -> tuple[list[Picture], float, float]:
+        """The plain pipeline's pictures, judged by the captioner; seconds an image to make and to make and judge them.
+
+        Made once for all methods of a batch; their time counts for each.
+        """
+        if self._first is None or self._first[0] != jobs:
+            began, rounds = time.perf_counter(), self.rounds()
+            pairs = [(parse(j.prompt.text), j.noise_seed()) for j in jobs]
+            noise = initial_noise(self.pipe, len(jobs), generators([s for _, s in pairs]))
+            images, maps = rounds.denoise([p for p, _ in pairs], noise)
+            sampled = time.perf_counter()
+            pictures = rounds.judge(pairs, noise, images, maps)
+            judged = time.perf_counter()
+            self._first = jobs, pictures, (sampled - began) / len(jobs), (judged - began) / len(jobs)
+        return self._first[1:]
 
     def base(self, jobs: Sequence[Job]) -> list[Made]:
-        images = self._pictures(jobs, [j.seed for j in jobs])
-        return [Made(i, 2 * STEPS) for i in images]
+        pictures, seconds, _ = self.first(jobs)
+        return [Made(to_pil(p.image[None])[0], p.calls, seconds) for p in pictures]
 
     def best_of_n(self, jobs: Sequence[Job]) -> list[Made]:
-        """As many tries as realign has, stopped by the same rule and picked by the same score, from new seeds."""
-        images = self._pictures(jobs, [j.seed for j in jobs])
-        found = align(to_tensor(images), [j.prompt.text for j in jobs], self.captioner, captions=False)
-        calls = [2 * STEPS] * len(jobs)
-        for number in range(1, self.config.rounds + 1):
-            todo = [
-                i for i, a in enumerate(found) if any(w.probability < self.config.good_enough for w in a.words)
-            ]
+        """As many tries as realign has, stopped by the same rule and picked by the same score, each from new noise."""
+        pictures, _, shared = self.first(jobs)
+        began, rounds = time.perf_counter(), self.rounds()
+        best = [(p.image, p.alignment) for p in pictures]
+        calls = [p.calls for p in pictures]
+        for attempt in range(1, self.config.rounds + 1):
+            todo = [i for i, (_, alignment) in enumerate(best) if not rounds.good(alignment)]
             if not todo:
                 break
             again = [jobs[i] for i in todo]
-            new = self._pictures(again, [j.seed + 100_000 * number for j in again])
-            scores = align(to_tensor(new), [j.prompt.text for j in again], self.captioner, captions=False)
+            new = to_tensor(self.pictures(again, attempt))
+            scores = align(new, [j.prompt.text for j in again], self.captioner, captions=False)
             for i, image, alignment in zip(todo, new, scores, strict=True):
                 calls[i] += 2 * STEPS
-                if alignment.overall > found[i].overall:
-                    images[i], found[i] = image, alignment
-        return [Made(i, c) for i, c in zip(images, calls, strict=True)]
+                if alignment.overall > best[i][1].overall:
+                    best[i] = image, alignment
+        seconds = shared + (time.perf_counter() - began) / len(jobs)
+        return [Made(to_pil(x[None])[0], c, seconds) for (x, _), c in zip(best, calls, strict=True)]
 
-    def realigned(self, **changes: Any) -> Callable[[Sequence[Job]], list[Made]]:
-        from dataclasses import replace
-
-        config = replace(self.config, **changes)
-
+    def realigned(self, **changes: Any) -> Method:
         def method(jobs: Sequence[Job]) -> list[Made]:
-            out = []
-            for job in _by_seed(jobs):
-                results = realign(
-                    self.pipe,
-                    [j.prompt.text for j in job],
-                    job[0].seed,
-                    config=config,
-                    captioner=self.captioner,
-                    num_inference_steps=STEPS,
-                    guidance_scale=GUIDANCE,
-                    batch_size=BATCH,
-                    captions=False,
-                )
-                out += [Made(r.after, r.denoiser_calls) for r in results]
-            return out
+            pictures, _, shared = self.first(jobs)
+            began = time.perf_counter()
+            results = self.rounds(**changes).repair(pictures)
+            seconds = shared + (time.perf_counter() - began) / len(jobs)
+            return [Made(r.after, r.denoiser_calls, seconds) for r in results]
 
         return method
 
@@ -132,7 +147,7 @@ class Bench:
                     image = pipe(
                         job.prompt.text,
                         token_indices=noun_tokens(pipe, job.prompt.text),
-                        generator=torch.Generator().manual_seed(job.seed),
+                        generator=torch.Generator().manual_seed(job.noise_seed()),
                         num_inference_steps=STEPS,
                         guidance_scale=GUIDANCE,
                         attn_res=(side, side),
@@ -146,18 +161,26 @@ class Bench:
             pipe.unet.set_attn_processor(before)
         return out
 
-    def _pictures(self, jobs: Sequence[Job], seeds: Sequence[int]) -> list[Image.Image]:
-        """One picture a job, in one batch; each from its own seed."""
-        from accord.diffusion.loop import decode, generators, run, sample
-
+    def pictures(self, jobs: Sequence[Job], attempt: int = 0) -> list[Image.Image]:
+        """One picture a job by the plain pipeline, in one batch; each from its own noise."""
         steps = sample(
             self.pipe,
             [j.prompt.text for j in jobs],
             num_inference_steps=STEPS,
             guidance_scale=GUIDANCE,
-            generator=generators(seeds),
+            generator=generators([j.noise_seed(attempt) for j in jobs]),
         )
         return decode(self.pipe, run(steps))
+
+
+METHODS: dict[str, Callable[[Bench], Method]] = {
+    "base": lambda b: b.base,
+    "best-of-N": lambda b: b.best_of_n,
+    "attend-and-excite": lambda b: b.attend_and_excite,
+    "modulated, unweighted": lambda b: b.realigned(omega_gain=0.0, escalation=0.0),
+    "realign same_seed": lambda b: b.realigned(mode="same_seed"),
+    "realign renoise": lambda b: b.realigned(mode="renoise"),
+}
 
 
 class _Calls:
@@ -183,51 +206,74 @@ def noun_tokens(pipe: StableDiffusionPipeline, text: str) -> list[int]:
     return [t for i in prompt.things for t in tokens_of(spans, prompt.phrases[i].head.start, prompt.phrases[i].head.end)]
 
 
-def _by_seed(jobs: Sequence[Job]) -> Iterator[list[Job]]:
-    """Runs of jobs with one seed, order kept."""
-    start = 0
-    for i in range(1, len(jobs) + 1):
-        if i == len(jobs) or jobs[i].seed != jobs[start].seed:
-            yield list(jobs[start:i])
-            start = i
-
-
 # --- running ----------------------------------------------------------------------------------------------------------
-def run_method(name: str, method: Callable[[Sequence[Job]], list[Made]], jobs: list[Job], cache: Path, progress: bool) -> list[dict[str, Any]]:
-    """A row per picture, from the cache where it is there."""
-    done: dict[tuple[int, int], dict[str, Any]] = {}
-    if cache.exists():
-        for line in cache.read_text(encoding="utf8").splitlines():
+class Records:
+    """A row per picture of one method, kept in a file of JSON lines; what is there is not made again."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: dict[tuple[int, int], dict[str, Any]] = {}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for line in path.read_text(encoding="utf8").splitlines() if path.exists() else []:
             row = json.loads(line)
-            done[row["number"], row["seed"]] = row
-    todo = [j for j in jobs if (j.number, j.seed) not in done]
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    with open(cache, "a", encoding="utf8") as file:
-        for start in tqdm(range(0, len(todo), BATCH), desc=name, disable=not progress or not todo):
-            part = todo[start : start + BATCH]
-            began = time.perf_counter()
-            made = method(part)
-            seconds = (time.perf_counter() - began) / len(part)
-            for job, result in zip(part, made, strict=True):
-                verdict = check(read(result.image), job.prompt.ask)
-                row = {
-                    "number": job.number,
-                    "seed": job.seed,
-                    "right": verdict.right,
-                    "atoms": verdict.atoms,
-                    "calls": result.denoiser_calls,
-                    "seconds": seconds,
-                }
-                done[job.number, job.seed] = json.loads(json.dumps(row))
-                file.write(json.dumps(row) + "\n")
-            file.flush()
-    return [done[j.number, j.seed] for j in jobs]
+            self.rows[row["number"], row["seed"]] = row
+
+    def run(self, method: Method, jobs: Sequence[Job]) -> None:
+        """Make and judge what is missing of a batch."""
+        todo = [j for j in jobs if (j.number, j.seed) not in self.rows]
+        if not todo:
+            return
+        began = time.perf_counter()
+        made = method(todo)
+        seconds = (time.perf_counter() - began) / len(todo)
+        rows = []
+        for job, result in zip(todo, made, strict=True):
+            verdict = check(read(result.image), job.prompt.ask)
+            row = {
+                "number": job.number,
+                "seed": job.seed,
+                "right": verdict.right,
+                "atoms": verdict.atoms,
+                "calls": result.denoiser_calls,
+                "seconds": seconds if result.seconds is None else result.seconds,
+            }
+            rows.append(json.dumps(row) + "\n")
+            self.rows[job.number, job.seed] = json.loads(rows[-1])
+        with open(self.path, "a", encoding="utf8") as file:
+            file.write("".join(rows))
+
+    def of(self, jobs: Sequence[Job]) -> list[dict[str, Any]]:
+        return [self.rows[j.number, j.seed] for j in jobs]
+
+
+def run_method(name: str, method: Method, jobs: list[Job], cache: Path, progress: bool) -> list[dict[str, Any]]:
+    """A row per picture, from the cache where it is there."""
+    return run_methods({name: method}, jobs, {name: Records(cache)}, progress, name)[name]
+
+
+def run_methods(
+    methods: dict[str, Method], jobs: list[Job], records: dict[str, Records], progress: bool, name: str = "scenes"
+) -> dict[str, list[dict[str, Any]]]:
+    """Batch by batch, so that the methods of one batch share its first pictures."""
+    for start in tqdm(range(0, len(jobs), BATCH), desc=name, disable=not progress):
+        for key, method in methods.items():
+            records[key].run(method, jobs[start : start + BATCH])
+    return {key: records[key].of(jobs) for key in methods}
 
 
 def main(
-    model: str | None, device: str | None, out: Path, quick: bool = False, progress: bool = True, seeds: int = len(SEEDS)
+    model: str | None,
+    device: str | None,
+    out: Path,
+    quick: bool = False,
+    progress: bool = True,
+    seeds: int = len(SEEDS),
+    shard: tuple[int, int] | None = None,
 ) -> tuple[dict[str, Any], str]:
     """Run all methods; write `scenes.json`, `scenes.md` and `scenes.png` (`scenes-quick.*` with `quick`).
+
+    Args:
+        shard: (i, n): only every n-th batch from the i-th on, into the cache alone; a run without takes them from there.
 
     Raises:
         InputError: for a number of seeds that there are not.
@@ -236,21 +282,18 @@ def main(
     jobs = make_jobs(quick, seeds)
     pipe = load(model, device)
     bench = Bench(pipe, load_captioner(device=str(pipe.device)), RealignConfig())
-    methods: dict[str, Callable[[Sequence[Job]], list[Made]]] = {
-        "base": bench.base,
-        "best-of-N": bench.best_of_n,
-        "attend-and-excite": bench.attend_and_excite,
-        "modulated, unweighted": bench.realigned(omega_gain=0.0, escalation=0.0),
-        "realign same_seed": bench.realigned(mode="same_seed"),
-        "realign renoise": bench.realigned(mode="renoise"),
-    }
     cache = cache_folder(out, "scenes", pipe, bench.captioner, bench.config, STEPS, GUIDANCE)
-    records = {}
-    for name, method in methods.items():
-        records[name] = run_method(name, method, jobs, cache / f"{name.replace(' ', '-')}.jsonl", progress)
-    rows = [row_of(name, records[name], records["base"], jobs) for name in methods]
+    methods = {name: method(bench) for name, method in METHODS.items()}
+    kept = {name: Records(cache / f"{name.replace(' ', '-')}.jsonl") for name in methods}
+    if shard is not None:
+        jobs = [j for k, j in enumerate(jobs) if k // BATCH % shard[1] == shard[0] - 1]
+        run_methods(methods, jobs, kept, progress)
+        return {"bench": "scenes", "shard": list(shard), "pictures": len(jobs)}, f"{len(jobs)} pictures of each method are in {cache}"
+    records = run_methods(methods, jobs, kept, progress)
+    rows = [row_of(name, records[name], records["base"], jobs, records["best-of-N"]) for name in records]
     data = {
         "bench": "scenes",
+        "lead_over": "best-of-N",
         "quick": quick,
         "prompts": len({j.number for j in jobs}),
         "seeds": sorted({j.seed for j in jobs}),
@@ -300,9 +343,22 @@ def _removed(pair: np.ndarray) -> float:
     return float((method - base) / (1 - base)) if base < 1 else 0.0
 
 
-def row_of(name: str, records: list[dict[str, Any]], base: list[dict[str, Any]], jobs: list[Job]) -> dict[str, Any]:
+def _lead(pair: np.ndarray) -> float:
+    """By how much the method is right more often: rows (other, method)."""
+    return float(pair[:, 1].mean() - pair[:, 0].mean())
+
+
+def row_of(
+    name: str,
+    records: list[dict[str, Any]],
+    base: list[dict[str, Any]],
+    jobs: list[Job],
+    rival: list[dict[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """A method's row of the table; `rival` (best-of-N) is what its lead is over, paired by prompt."""
     right = _per_prompt(records, jobs)
     pair = np.stack([_per_prompt(base, jobs), right], 1)
+    duel = np.stack([_per_prompt(rival or base, jobs), right], 1)
     share = lambda keep: [r["right"] for r, j in zip(records, jobs, strict=True) if keep(j)]  # noqa: E731
     categories = list(dict.fromkeys(j.prompt.category for j in jobs))
     held = share(lambda j: j.prompt.held_out)
@@ -316,6 +372,8 @@ def row_of(name: str, records: list[dict[str, Any]], base: list[dict[str, Any]],
         "ci95": [round(v, 4) for v in bootstrap(right, lambda x: float(x.mean()))],
         "errors_removed": round(_removed(pair), 4),
         "errors_removed_ci95": [round(v, 4) for v in bootstrap(pair, _removed)],
+        "lead": round(_lead(duel), 4),
+        "lead_ci95": [round(v, 4) for v in bootstrap(duel, _lead)],
         "by_category": {c: round(float(np.mean(share(lambda j, c=c: j.prompt.category == c))), 4) for c in categories},
         "heldout": round(float(np.mean(held)), 4) if held else None,
         "atoms": {k: round(float(np.mean(v)), 4) for k, v in atoms.items()},
@@ -327,16 +385,18 @@ def row_of(name: str, records: list[dict[str, Any]], base: list[dict[str, Any]],
 def table(data: dict[str, Any]) -> str:
     """The results as Markdown."""
     categories = list(data["rows"][0]["by_category"])
-    head = ["method", "right %", "95 %", "errors removed % [95 %]", *categories, "held out", "calls", "s/image"]
+    head = ["method", "right %", "95 %", "errors removed % [95 %]", f"points over {data.get('lead_over', 'base')} [95 %]", *categories, "held out", "calls", "s/image"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     percent = lambda v: "-" if v is None else f"{100 * v:.1f}"  # noqa: E731
     for r in data["rows"]:
         removed = f"{percent(r['errors_removed'])} [{', '.join(percent(v) for v in r['errors_removed_ci95'])}]"
+        lead = f"{100 * r['lead']:+.1f} [{', '.join(f'{100 * v:+.1f}' for v in r['lead_ci95'])}]"
         cells = [
             r["method"],
             percent(r["overall"]),
             "-".join(percent(v) for v in r["ci95"]),
             "" if r["method"] == "base" else removed,
+            "" if r["method"] == data.get("lead_over", "base") else lead,
             *(percent(r["by_category"][c]) for c in categories),
             percent(r["heldout"]),
             f"{r['denoiser_calls']:.0f}",

@@ -39,8 +39,9 @@ REPLAY = (0.1, 0.3)  # shares of centred and of single things in the batches aft
 SHAPE_TIMESTEPS = (300, 950)  # half of the timesteps come from here
 LAYOUT_TIMESTEPS = (600, 900)  # where it is decided what is where; above, the latents tell nothing and the loss is 1
 CONTINUE_RATE = 0.6  # share of the learning rate when training goes on from finished weights
-CONTINUE_REPLAY = (0.02, 0.18)  # silhouettes are there by then; what is missing is which thing has which colour and place
-CONTINUE_LAYOUT = 0.4  # share of timesteps from LAYOUT_TIMESTEPS, when training goes on
+CONTINUE_REPLAY = (0.05, 0.3)  # 0.02 and 0.18 bring bindings and places faster, and leave silhouettes soft
+CONTINUE_LAYOUT = 0.25  # share of timesteps from LAYOUT_TIMESTEPS, when training goes on
+DETAILED = {"car": 4}  # how often these come among single things, going on: windows and wheels are learnt last
 CONTINUE_FULL = 0.3  # share of captions that tell all, when training goes on
 GROUNDING = 0.2  # weight of the contest of phrases for pixels
 CAPTION_DROPOUT = 0.1  # empty prompts, for classifier-free guidance
@@ -111,6 +112,19 @@ def shares(done: float) -> tuple[float, float]:
     if done < CENTRED_UNTIL:
         return 1.0, 0.0
     return (0.0, 1.0) if done < SINGLES_UNTIL else REPLAY
+
+
+def scene_pools(seed: int, going_on: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Numbers of the scenes of a centred thing, of a single thing, and of the rest.
+
+    Going on, the rest has several things (what is left to learn; single ones come at their own share), and things of
+    many details come often among the single ones.
+    """
+    centred, scenes = np.arange(SCENES, SCENES + CENTRED), [scene_of(i, seed).things for i in range(SCENES)]
+    if not going_on:
+        return centred, np.flatnonzero([len(things) == 1 for things in scenes]), np.arange(SCENES)
+    often = [DETAILED.get(things[0].noun, 1) if len(things) == 1 else 0 for things in scenes]
+    return centred, np.repeat(np.arange(SCENES), often), np.flatnonzero([len(things) > 1 for things in scenes])
 
 
 def draw_scenes(
@@ -196,10 +210,7 @@ def train(
         unet.set_attn_processor(AttnProcessor())
 
     grounding = Grounding()
-    things = np.asarray([len(scene_of(i, seed).things) for i in range(SCENES)])
-    single = np.flatnonzero(things == 1)
-    # going on, scenes of several things are what is left to learn; single ones come at their own share
-    pools = (np.arange(SCENES, count), single, np.flatnonzero(things > 1) if start else np.arange(SCENES))
+    pools = scene_pools(seed, going_on=start is not None)
 
     def loss_fn(step: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         rng = np.random.default_rng((seed, step))

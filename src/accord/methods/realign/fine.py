@@ -27,14 +27,14 @@ from accord.outputs import Realigned
 from accord.rewards.captioners import Captioner, load_captioner
 from accord.rewards.clip import ClipScorer
 from accord.rewards.diagnosis import align
-from accord.types import Alignment, Prompt, Region
+from accord.types import Alignment, InputError, Prompt, Region
 
 RECORDED = (0.2, 0.8)  # attention is recorded in this middle share of the steps
 
 
 @dataclass
-class _Item:
-    """One picture on its way."""
+class Picture:
+    """One picture on its way: the best so far, and what was found and tried."""
 
     prompt: Prompt
     seed: int
@@ -53,6 +53,7 @@ def realign(
     prompts: str | Sequence[str],
     seeds: int | Sequence[int] = 0,
     *,
+    paired: bool = False,
     config: RealignConfig | None = None,
     captioner: Captioner | None = None,
     clip: ClipScorer | None = None,
@@ -69,6 +70,7 @@ def realign(
         pipe: a Stable Diffusion 1 or 2 pipeline; afterwards it is bit for bit what it was.
         prompts: one prompt or several.
         seeds: one seed or several; every prompt is made with every seed.
+        paired: instead, each prompt is made with its own seed, as many as there are prompts.
         captioner: judge of words and regions; the lab's if None.
         clip: if given, CLIP similarity and caption reward are in the alignments too.
         batch_size: pictures that are denoised together.
@@ -78,7 +80,7 @@ def realign(
         a Realigned per (prompt, seed), seeds varying fastest. `after` is never worse than `before` by the alignment.
 
     Raises:
-        InputError: for a pipeline of another class, or a prompt that is empty or too long.
+        InputError: for a pipeline of another class, a prompt that is empty or too long, or pairs that do not pair.
     """
     check_pipeline(pipe)
     config = config or RealignConfig()
@@ -87,29 +89,34 @@ def realign(
     numbers = [seeds] if isinstance(seeds, int) else list(seeds)
     for text in names:
         check_prompt_length(pipe, text)
-    jobs = [(parse(text), seed) for text in names for seed in numbers]
+    if paired and len(names) != len(numbers):
+        raise InputError(f"paired: {len(names)} prompts and {len(numbers)} seeds; give as many of these as of those")
+    pairs = zip(names, numbers, strict=True) if paired else ((text, seed) for text in names for seed in numbers)
+    jobs = [(parse(text), seed) for text, seed in pairs]
     results: list[Realigned] = []
     starts = range(0, len(jobs), batch_size)
     for start in tqdm(starts, desc="realign", disable=not progress):
-        batch = _Batch(pipe, config, captioner, clip, num_inference_steps, guidance_scale, negative_prompt, captions)
-        results += batch.run(jobs[start : start + batch_size])
+        batch = Rounds(pipe, config, captioner, clip, num_inference_steps, guidance_scale, negative_prompt, captions)
+        results += batch.repair(batch.generate(jobs[start : start + batch_size]))
     return results
 
 
 @dataclass
-class _Batch:
+class Rounds:
+    """`realign` for one batch of (prompt, seed): `generate`, then `repair`."""
+
     pipe: StableDiffusionPipeline
     config: RealignConfig
     captioner: Captioner
     clip: ClipScorer | None
     num_inference_steps: int
     guidance_scale: float
-    negative_prompt: str
-    captions: bool
+    negative_prompt: str = ""
+    captions: bool = True
 
-    def run(self, jobs: list[tuple[Prompt, int]]) -> list[Realigned]:
-        items = self.generate(jobs)
-        first = [replace(i) for i in items]
+    def repair(self, first: list[Picture]) -> list[Realigned]:
+        """Up to K rounds on pictures of `generate`, which stay as they are."""
+        items = [replace(i, tried=[]) for i in first]
         for number in range(self.config.rounds):
             todo = [i for i in items if not self.good(i.alignment)]
             if not todo:
@@ -134,14 +141,17 @@ class _Batch:
         return all(w.probability >= self.config.good_enough for w in alignment.words)
 
     # 1. generate ---------------------------------------------------------------------------------------------------
-    def generate(self, jobs: list[tuple[Prompt, int]]) -> list[_Item]:
+    def generate(self, jobs: list[tuple[Prompt, int]]) -> list[Picture]:
         noise = initial_noise(self.pipe, len(jobs), generators([s for _, s in jobs]))
-        prompts = [p for p, _ in jobs]
-        images, maps = self.denoise(prompts, noise)
-        alignments = align(images, prompts, self.captioner, self.clip, self.captions)
+        return self.judge(jobs, noise, *self.denoise([p for p, _ in jobs], noise))
+
+    def judge(
+        self, jobs: list[tuple[Prompt, int]], noise: torch.Tensor, images: torch.Tensor, maps: list[np.ndarray]
+    ) -> list[Picture]:
+        alignments = align(images, [p for p, _ in jobs], self.captioner, self.clip, self.captions)
         calls = 2 * self.num_inference_steps if self.guidance_scale > 1 else self.num_inference_steps
         return [
-            _Item(p, s, z, x, a, m, calls=calls)
+            Picture(p, s, z, x, a, m, calls=calls)
             for (p, s), z, x, a, m in zip(jobs, noise, images, alignments, maps, strict=True)
         ]
 
@@ -189,7 +199,7 @@ class _Batch:
         return torch.as_tensor(decode(pipe, latents, "pt")).float(), maps
 
     # 2. to 5. find, describe, place, redo, keep the better ----------------------------------------------------------
-    def redo(self, items: list[_Item], number: int) -> None:
+    def redo(self, items: list[Picture], number: int) -> None:
         layouts = []
         for item in items:
             found = describe(item.image, item.prompt, find_regions(item.prompt, item.maps), self.captioner, self.captions)
