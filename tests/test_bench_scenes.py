@@ -26,6 +26,7 @@ from accord.lab.bench.scenes import (
 from accord.lab.scenes.render import render
 from accord.lab.scenes.scene import Scene, Thing
 from accord.methods.realign.config import RealignConfig
+from accord.methods.realign.fine import NEW_SEED
 from accord.rewards.captioners import load_captioner
 from accord.types import InputError
 
@@ -109,6 +110,11 @@ def test_best_of_n_and_realign_spend_the_same_at_most(bench):
     for method in (bench.best_of_n, bench.realigned()):
         (made,) = method(jobs)
         assert 2 * STEPS <= made.denoiser_calls <= 2 * STEPS * 2
+
+
+def test_a_new_seed_is_that_of_best_of_ns_try():
+    job = make_jobs(True)[5]
+    assert job.noise_seed(2) == job.noise_seed() + 2 * NEW_SEED
 
 
 def test_shards_fill_the_cache_of_the_whole_run(tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ import torch
 
 from accord.data.prompts import parse
 from accord.diffusion.generate import generate
+from accord.diffusion.loop import generators, initial_noise
 from accord.diffusion.pipelines import token_spans, tokens_of
 from accord.methods.realign.config import RealignConfig
 from accord.methods.realign.fine import Rounds, build_segments, realign
@@ -120,6 +121,12 @@ def test_a_round_in_vain_is_not_repeated(tiny, monkeypatch):
     assert all(not torch.equal(plain[i], first[i]) for i in vain)
 
 
+def test_a_run_modulated_to_its_end_keeps_the_maps_of_before(tiny):
+    config = RealignConfig(modulated_share=1.0)
+    results = realign(tiny, "a red star to the left of a blue key", range(4), config=config, num_inference_steps=4, captions=False)
+    assert any(r.improved for r in results) and all(r.rounds == 2 for r in results)
+
+
 def test_box_mask_is_the_covered_share():
     mask = box_mask((0.25, 0.5, 0.5, 1.0), (4, 4))
     assert mask.sum() == 2 and mask[2, 1] == mask[3, 1] == 1
@@ -159,7 +166,7 @@ def test_the_ground_is_the_rest_of_the_pixels_and_of_the_tokens(tiny):
     assert (ground.at((16, 16))[0].sum(-1) == 1).float().mean() > 0.9  # all but rims that no segment covers by half
 
 
-@pytest.mark.parametrize("mode", ["same_seed", "renoise"])
+@pytest.mark.parametrize("mode", ["same_seed", "renoise", "new_seed"])
 @pytest.mark.parametrize("exempt", ["none", "special", "unassigned"])
 def test_never_worse_and_the_pipeline_is_untouched(tiny, mode, exempt):
     prompts = ["a red star to the left of a blue key", "two green fish"]
@@ -176,6 +183,22 @@ def test_never_worse_and_the_pipeline_is_untouched(tiny, mode, exempt):
     after = generate(tiny, prompts, [0, 1], num_inference_steps=3, output_type="latent")
     assert torch.equal(before, after)
     assert {k: id(v) for k, v in tiny.unet.attn_processors.items()} == processors
+
+
+def test_new_seed_starts_each_round_from_the_noise_of_another_seed(tiny, monkeypatch):
+    from accord.methods.realign.fine import NEW_SEED
+
+    noises = []
+    denoise = Rounds.denoise
+    monkeypatch.setattr(Rounds, "denoise", lambda self, prompts, noise, *a: noises.append(noise) or denoise(self, prompts, noise, *a))
+    results = realign(
+        tiny, "a red star to the left of a blue key", range(6), config=RealignConfig(mode="new_seed"), num_inference_steps=3, captions=False
+    )
+    for number, noise in enumerate(noises):
+        assert torch.equal(noise, initial_noise(tiny, 6, generators([s + number * NEW_SEED for s in range(6)])))
+    for r in results:
+        assert r.seed_after in ({r.seed + NEW_SEED, r.seed + 2 * NEW_SEED} if r.improved else {None})
+    assert any(r.improved for r in results)
 
 
 def test_paired_seeds_belong_to_their_prompts(tiny):

@@ -9,7 +9,16 @@ from diffusers.models.attention_processor import AttnProcessor
 from transformers import CLIPTokenizer
 
 from accord.diffusion.attention import attention_hook
-from accord.lab.recipes.denoiser import LAYOUT_TIMESTEPS, build, draw_scenes, draw_timesteps
+from accord.lab.recipes import denoiser
+from accord.lab.recipes.denoiser import (
+    LAYOUT_TIMESTEPS,
+    SPARSE,
+    build,
+    draw_sayings,
+    draw_scenes,
+    draw_timesteps,
+    scene_pools,
+)
 from accord.lab.recipes.grounding import SIDE, Grounding, targets
 from accord.lab.recipes.views import (
     DIRECTIONS,
@@ -20,6 +29,7 @@ from accord.lab.recipes.views import (
     relation_head,
     relation_labels,
 )
+from accord.lab.scenes.grammar import FULL, Saying
 from accord.lab.scenes.lexicon import NOUNS
 from accord.lab.scenes.scene import Scene, Thing
 
@@ -108,3 +118,20 @@ def test_draws_keep_their_shares():
     low, high = LAYOUT_TIMESTEPS
     inside = [((t >= low) & (t < high)).float().mean() for t in (usual, early)]
     assert inside[1] > inside[0] + 0.4
+    sayings = draw_sayings(rng, np.arange(4000) < 1000, (0.1, 0.4))
+    assert sayings[:1000] == [FULL] * 1000  # centred things
+    for kind, share in ((FULL, 0.1), (SPARSE, 0.4), (Saying(), 0.5)):
+        assert abs(np.mean([s == kind for s in sayings[1000:]]) - share) < 0.04
+    assert all(s == Saying() for s in draw_sayings(rng, np.zeros(200, bool), (0.0, 0.0)))
+
+
+def test_going_on_things_of_many_details_come_often(monkeypatch):
+    monkeypatch.setattr(denoiser, "SCENES", 300)
+    things = [denoiser.scene_of(i, 0).things for i in range(300)]
+    for going_on in (False, True):
+        centred, single, rest = scene_pools(0, going_on)
+        assert len(centred) == denoiser.CENTRED and centred[0] == 300
+        cars = [i for i in single if things[i][0].noun == "car"]
+        assert all(len(things[i]) == 1 for i in single) and cars
+        assert len(cars) == len(set(cars)) * (denoiser.DETAILED["car"] if going_on else 1)
+        assert set(rest) == ({i for i in range(300) if len(things[i]) > 1} if going_on else set(range(300)))

@@ -192,7 +192,7 @@ def realign(
     model: Model = None,
     seed: Seeds = [0],  # noqa: B006
     rounds: Annotated[int, typer.Option(help="How often a picture is redone at most.")] = 2,
-    mode: Annotated[str, typer.Option(help="same_seed or renoise.")] = "same_seed",
+    mode: Annotated[str, typer.Option(help="same_seed; renoise (from the picture, noised part-way); or new_seed (another noise each round).")] = "same_seed",
     steps: Steps = 25,
     guidance: Guidance = 5.0,
     captioner: CaptionerId = None,

@@ -204,6 +204,7 @@ class Realigned:
         regions: where each thing was put in the picture kept (or tried, if no try was better).
         rounds: how often the picture was redone.
         denoiser_calls: network evaluations spent on it, both halves of guidance counted.
+        seed_after: of the noise of `after`, where it is another than `seed` (mode "new_seed").
     """
 
     prompt: Prompt
@@ -215,6 +216,7 @@ class Realigned:
     regions: tuple[Region, ...]
     rounds: int
     denoiser_calls: int
+    seed_after: int | None = None
 
     @property
     def improved(self) -> bool:
@@ -224,6 +226,7 @@ class Realigned:
         return {
             "prompt": self.prompt.text,
             "seed": self.seed,
+            "seed_after": self.seed if self.seed_after is None else self.seed_after,
             "rounds": self.rounds,
             "denoiser_calls": self.denoiser_calls,
             "improved": self.improved,

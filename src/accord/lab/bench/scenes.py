@@ -180,6 +180,7 @@ METHODS: dict[str, Callable[[Bench], Method]] = {
     "modulated, unweighted": lambda b: b.realigned(omega_gain=0.0, escalation=0.0),
     "realign same_seed": lambda b: b.realigned(mode="same_seed"),
     "realign renoise": lambda b: b.realigned(mode="renoise"),
+    "realign new_seed": lambda b: b.realigned(mode="new_seed"),  # from the noises of best-of-N's tries
 }
 
 

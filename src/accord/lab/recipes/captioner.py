@@ -40,9 +40,13 @@ CONTINUE_RATE = 0.5  # share of the learning rate when training goes on from fin
 SHARES = {
     "empty": 0.03,
     "crop": 0.2,
-    "crowd": 0.05,  # four of a kind
+    "crowd": 0.04,  # four things, which no prompt asks for and pictures show all the same
+    "pairs": 0.05,
+    "same+one": 0.07,  # as often as what is nearly it: two and one are asked for, and two and two are shown
+    "same+two": 0.04,
+    "trio+one": 0.04,
     "two": 0.15,  # with their relation told
-    "three": 0.22,  # of three kinds: the decoder has to know what it has said already
+    "three": 0.18,  # of three kinds: the decoder has to know what it has said already
 }
 RELATION_WEIGHT = 4.0  # of the words that tell a relation: one of ten, and the last to be learned
 RELATION_WORDS = {w for ps in RELATION_PHRASES.values() for p in ps for w in p.split()} - {"to", "the", "of", "on", "than"}

@@ -38,11 +38,12 @@ CENTRED_UNTIL, SINGLES_UNTIL = 0.15, 0.35  # of the steps: centred things alone,
 REPLAY = (0.1, 0.3)  # shares of centred and of single things in the batches after that
 SHAPE_TIMESTEPS = (300, 950)  # half of the timesteps come from here
 LAYOUT_TIMESTEPS = (600, 900)  # where it is decided what is where; above, the latents tell nothing and the loss is 1
-CONTINUE_RATE = 0.6  # share of the learning rate when training goes on from finished weights
-CONTINUE_REPLAY = (0.05, 0.3)  # 0.02 and 0.18 bring bindings and places faster, and leave silhouettes soft
+CONTINUE_RATE = 0.45  # share of the learning rate when training goes on from finished weights
+CONTINUE_REPLAY = (0.02, 0.3)  # 0.02 and 0.18 bring bindings and places faster, and leave silhouettes soft
 CONTINUE_LAYOUT = 0.25  # share of timesteps from LAYOUT_TIMESTEPS, when training goes on
 DETAILED = {"car": 4}  # how often these come among single things, going on: windows and wheels are learnt last
-CONTINUE_FULL = 0.3  # share of captions that tell all, when training goes on
+CONTINUE_SAYING = (0.15, 0.45)  # shares of captions that tell all and that tell next to nothing, when training goes on
+SPARSE = Saying(color=0.2, size=0.1, background=0.1)  # of "a moon" much must be made up: one colour, one moon
 GROUNDING = 0.2  # weight of the contest of phrases for pixels
 CAPTION_DROPOUT = 0.1  # empty prompts, for classifier-free guidance
 
@@ -141,6 +142,16 @@ def draw_scenes(
     return np.where(kind < share[0], centred, np.where(kind < sum(share), single, rest))
 
 
+def draw_sayings(rng: np.random.Generator, centred: np.ndarray, share: tuple[float, float]) -> list[Saying]:
+    """What the captions tell: shares of FULL and of SPARSE, the rest as usual.
+
+    Args:
+        centred: bool [size]. Of these everything is told: what a caption leaves open is noise to the gradient of the rest.
+    """
+    kind = np.where(centred, 0.0, 1 - rng.random(len(centred)))
+    return [FULL if k <= share[0] else SPARSE if k <= sum(share) else Saying() for k in kind]
+
+
 def draw_timesteps(rng: np.random.Generator, size: int, count: int, layout: float = 0.0) -> torch.Tensor:
     """int64 [size] out of `count`: a share `layout` from LAYOUT_TIMESTEPS, the rest half anywhere, half SHAPE_TIMESTEPS."""
     anywhere, shape, early = (rng.integers(*r, size=size) for r in ((0, count), SHAPE_TIMESTEPS, LAYOUT_TIMESTEPS))
@@ -216,12 +227,11 @@ def train(
         rng = np.random.default_rng((seed, step))
         share = CONTINUE_REPLAY if start else shares(step / loop.steps)
         index = draw_scenes(rng, batch_size, share, pools)
-        # everything told of centred things: what a caption leaves open is noise to the gradient of the rest
-        fully = (index >= SCENES) | (rng.random(batch_size) < (CONTINUE_FULL if start else 0.0))
         scenes = [scene_of(int(i), seed) for i in index]
+        sayings = draw_sayings(rng, index >= SCENES, CONTINUE_SAYING if start else (0.0, 0.0))
         texts = [
-            "" if rng.random() < CAPTION_DROPOUT else caption(scene, rng, FULL if all_ else Saying())
-            for scene, all_ in zip(scenes, fully, strict=True)
+            "" if rng.random() < CAPTION_DROPOUT else caption(scene, rng, saying)
+            for scene, saying in zip(scenes, sayings, strict=True)
         ]
         told = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt", return_offsets_mapping=True)
         tokens, places = targets(texts, scenes, told.offset_mapping)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-MODES = ("same_seed", "renoise")
+MODES = ("same_seed", "renoise", "new_seed")
 EXEMPT = ("none", "special", "unassigned")
 
 
@@ -13,11 +13,11 @@ class RealignConfig:
     """Raises ValueError for a field out of range, named in the message."""
 
     rounds: int = 2  # K: how often at most a picture is redone
-    mode: str = "same_seed"  # from the same z_T, or "renoise": from the picture, noised part-way
+    mode: str = "same_seed"  # from the same z_T; "renoise": from the picture, noised part-way; "new_seed": from another z_T
     strength: float = 0.8  # renoise: share of the steps that is redone
     cross_weight: float = 1.0  # w of cross-attention
     self_weight: float = 0.3  # w of self-attention
-    modulated_share: float = 0.3  # first share of the steps that is modulated
+    modulated_share: float = 0.4  # first share of the steps that is modulated
     time_power: float = 2.0  # tau = (t / T) ** time_power; published: 5, for larger latents, whose layout is decided earlier
     omega_gain: float = 1.0  # omega = 1 + omega_gain * (deficit - 1/2); 0 is the unweighted modulation
     escalation: float = 1.0  # a round that did not help is followed by one with omega so much higher, and other places

@@ -30,6 +30,7 @@ from accord.rewards.diagnosis import align
 from accord.types import Alignment, InputError, Prompt, Region
 
 RECORDED = (0.2, 0.8)  # attention is recorded in this middle share of the steps
+NEW_SEED = 10_000_000  # mode "new_seed": round r starts from the noise of seed + r * NEW_SEED
 
 
 @dataclass
@@ -38,7 +39,7 @@ class Picture:
 
     prompt: Prompt
     seed: int
-    noise: torch.Tensor  # z_T, [C,H,W]
+    noise: torch.Tensor  # z_T of the first picture, [C,H,W]
     image: torch.Tensor  # best so far, [3,H,W]
     alignment: Alignment
     maps: np.ndarray  # [P,h,w] of the best picture
@@ -46,6 +47,7 @@ class Picture:
     tried: list[list[Region]] = field(default_factory=list)  # layouts of the best picture that did not help
     rounds: int = 0
     calls: int = 0
+    seed_after: int | None = None  # of the noise that the best was made from, where it is another
 
 
 def realign(
@@ -133,6 +135,7 @@ class Rounds:
                 regions=tuple(a.regions),
                 rounds=a.rounds,
                 denoiser_calls=a.calls,
+                seed_after=a.seed_after,
             )
             for a, b in zip(items, first, strict=True)
         ]
@@ -162,7 +165,10 @@ class Rounds:
         segments: Segments | None = None,
         image_latents: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, list[np.ndarray]]:
-        """Pictures [B,3,H,W] in 0..1 and the phrases' attention maps, with or without modulation."""
+        """Pictures [B,3,H,W] in 0..1 and the phrases' attention maps, with or without modulation.
+
+        Attention is recorded where it is not modulated; no maps are returned if there was no such step in the middle.
+        """
         pipe, guided = self.pipe, self.guidance_scale > 1
         recorder, window = AttentionMaps(sample_size(pipe), guided), _Window(*RECORDED)
         state = None
@@ -193,9 +199,8 @@ class Rounds:
             else:
                 with modulated(pipe, segments, self.config) as state:
                     latents = steps()
-        maps = [
-            phrase_maps(p, m, token_spans(pipe, p.text)) for p, m in zip(prompts, recorder.mean(), strict=True)
-        ]
+        recorded = zip(prompts, recorder.mean(), strict=True) if recorder.count or segments is None else ()
+        maps = [phrase_maps(p, m, token_spans(pipe, p.text)) for p, m in recorded]
         return torch.as_tensor(decode(pipe, latents, "pt")).float(), maps
 
     # 2. to 5. find, describe, place, redo, keep the better ----------------------------------------------------------
@@ -208,19 +213,24 @@ class Rounds:
         # from the same noise the same layout would give the same picture again: another place, and more weight
         vain = torch.tensor([float(len(i.tried)) for i in items])
         segments.omega *= 1 + self.config.escalation * vain[:, None]
-        latents = None
-        if self.config.mode == "renoise":
+        noise, latents = torch.stack([i.noise for i in items]), None
+        seeds = [i.seed + (number + 1) * NEW_SEED for i in items]
+        if self.config.mode == "new_seed":
+            noise = initial_noise(self.pipe, len(items), generators(seeds))
+        elif self.config.mode == "renoise":
             latents = encode(self.pipe, torch.stack([i.image for i in items]))
         prompts = [i.prompt for i in items]
-        images, maps = self.denoise(prompts, torch.stack([i.noise for i in items]), segments, latents)
+        images, maps = self.denoise(prompts, noise, segments, latents)
+        maps = maps or [i.maps for i in items]  # all of it was modulated
         alignments = align(images, prompts, self.captioner, self.clip, self.captions)
         share = self.config.strength if latents is not None else 1.0
-        for item, image, alignment, m, layout in zip(items, images, alignments, maps, layouts, strict=True):
+        for item, seed, image, alignment, m, layout in zip(items, seeds, images, alignments, maps, layouts, strict=True):
             item.rounds += 1
             item.calls += int(share * self.num_inference_steps) * (2 if self.guidance_scale > 1 else 1)
             if alignment.overall > item.alignment.overall:
                 item.image, item.alignment, item.maps, item.regions = image, alignment, m, layout
                 item.tried = []
+                item.seed_after = seed if self.config.mode == "new_seed" else None
             else:
                 item.tried.append(layout)
                 item.regions = item.regions or layout
