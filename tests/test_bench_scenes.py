@@ -26,7 +26,6 @@ from accord.lab.bench.scenes import (
 from accord.lab.scenes.render import render
 from accord.lab.scenes.scene import Scene, Thing
 from accord.methods.realign.config import RealignConfig
-from accord.methods.realign.fine import NEW_SEED
 from accord.rewards.captioners import load_captioner
 from accord.types import InputError
 
@@ -107,14 +106,14 @@ def test_base_is_the_plain_pipeline(bench):
 
 def test_best_of_n_and_realign_spend_the_same_at_most(bench):
     jobs = jobs_of(("an egg",))
-    for method in (bench.best_of_n, bench.realigned()):
+    for method in (bench.best_of(2), bench.realigned()):
         (made,) = method(jobs)
         assert 2 * STEPS <= made.denoiser_calls <= 2 * STEPS * 2
 
 
-def test_a_new_seed_is_that_of_best_of_ns_try():
-    job = make_jobs(True)[5]
-    assert job.noise_seed(2) == job.noise_seed() + 2 * NEW_SEED
+def test_best_of_four_without_stopping_spends_four(bench):
+    (made,) = bench.best_of(4, stop=False)(jobs_of(("an egg",)))
+    assert made.denoiser_calls == 2 * STEPS * 4
 
 
 def test_shards_fill_the_cache_of_the_whole_run(tmp_path, monkeypatch):

@@ -268,7 +268,7 @@ class Realigned:
             + _figure(draw_regions(self.before, self.prompt, self.regions), "regions: dashed = a place for what was missing")
             + _figure(enlarge(self.after), f"after, {a.overall:.2f}<br>{words_html(a)}<br><small>reads as: {html.escape(a.caption)}</small>")
             + (table if self.regions else "")
-            + f"<p><small>seed {self.seed}, {self.rounds} rounds, {self.denoiser_calls} denoiser calls</small></p>"
+            + f"<p><small>seed {self.seed}{'' if self.seed_after is None else f' (after: {self.seed_after})'}, {self.rounds} rounds, {self.denoiser_calls} denoiser calls</small></p>"
         )
 
     def _repr_png_(self) -> bytes:

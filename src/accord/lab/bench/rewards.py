@@ -27,7 +27,7 @@ from accord.diffusion.lora import remove_lora
 from accord.diffusion.pipelines import Pipeline, load
 from accord.lab.bench.cache import cache_folder
 from accord.lab.bench.prompts import draw, scenebench
-from accord.lab.bench.scenes import Bench, Job, Made, make_jobs, row_of, run_method, table
+from accord.lab.bench.scenes import Bench, make_jobs, row_of, run_method, table
 from accord.lab.scenes.ask import lab_lexicon
 from accord.lab.scenes.edits import KINDS
 from accord.lab.scenes.grammar import Saying, caption
@@ -203,7 +203,7 @@ def main(
     runs = cache / "tuned"
     records = {
         "base": run_method("base", base.base, jobs, cache / "base.jsonl", progress),
-        "best-of-4": run_method("best-of-4", _best_of(base, 4), jobs, cache / "best-of-4.jsonl", progress),
+        "best-of-4": run_method("best-of-4", base.best_of(4, stop=False), jobs, cache / "best-of-4.jsonl", progress),
     }
     spread, reports = {"base": diversity(base.pipe, quick)}, {}
     for strategy in STRATEGIES:
@@ -272,22 +272,6 @@ def _affordable(
     steps = max(10, int(60 * minutes / max(1e-3, (seconds[1] - seconds[0]) / 4)))
     write_file(saved, json.dumps({"steps": steps}).encode())
     return steps
-
-
-def _best_of(bench: Bench, count: int) -> Any:
-    """The best of `count` pictures by the captioner's score, from new seeds."""
-    from accord.rewards.diagnosis import align
-
-    def method(jobs: Sequence[Job]) -> list[Made]:
-        best: list[tuple[float, Image.Image]] = []
-        for k in range(count):
-            images = bench.pictures(jobs, attempt=k)
-            found = align(to_tensor(images), [j.prompt.text for j in jobs], bench.captioner, captions=False)
-            new = [(a.overall, i) for a, i in zip(found, images, strict=True)]
-            best = new if not best else [max(b, n, key=lambda v: v[0]) for b, n in zip(best, new, strict=True)]
-        return [Made(i, 2 * STEPS * count) for _, i in best]
-
-    return method
 
 
 def diversity(pipe: Pipeline, quick: bool = False, seeds: int = 4) -> float:

@@ -19,7 +19,7 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 from tqdm.auto import tqdm
 
-from accord.data.images import to_pil, to_tensor
+from accord.data.images import to_pil
 from accord.data.prompts import parse
 from accord.diffusion.generate import GUIDANCE, STEPS
 from accord.diffusion.loop import decode, generators, initial_noise, run, sample
@@ -29,7 +29,7 @@ from accord.lab.bench.prompts import BenchPrompt, scenebench
 from accord.lab.scenes.ask import check
 from accord.lab.scenes.read import read
 from accord.methods.realign.config import RealignConfig
-from accord.methods.realign.fine import Picture, Rounds
+from accord.methods.realign.fine import NEW_SEED, Picture, Rounds
 from accord.outputs import check_writable, write_file
 from accord.rewards.captioners import Captioner, load_captioner
 from accord.rewards.diagnosis import align
@@ -49,7 +49,7 @@ class Job:
 
     def noise_seed(self, attempt: int = 0) -> int:
         """Where z_T comes from: every prompt has its own, since one noise for all would make all of them err together."""
-        return (self.seed + 10_000 * attempt) * 1000 + self.number
+        return 1000 * self.seed + self.number + attempt * NEW_SEED
 
 
 @dataclass(frozen=True)
@@ -96,25 +96,33 @@ class Bench:
         pictures, seconds, _ = self.first(jobs)
         return [Made(to_pil(p.image[None])[0], p.calls, seconds) for p in pictures]
 
-    def best_of_n(self, jobs: Sequence[Job]) -> list[Made]:
-        """As many tries as realign has, stopped by the same rule and picked by the same score, each from new noise."""
-        pictures, _, shared = self.first(jobs)
-        began, rounds = time.perf_counter(), self.rounds()
-        best = [(p.image, p.alignment) for p in pictures]
-        calls = [p.calls for p in pictures]
-        for attempt in range(1, self.config.rounds + 1):
-            todo = [i for i, (_, alignment) in enumerate(best) if not rounds.good(alignment)]
-            if not todo:
-                break
-            again = [jobs[i] for i in todo]
-            new = to_tensor(self.pictures(again, attempt))
-            scores = align(new, [j.prompt.text for j in again], self.captioner, captions=False)
-            for i, image, alignment in zip(todo, new, scores, strict=True):
-                calls[i] += 2 * STEPS
-                if alignment.overall > best[i][1].overall:
-                    best[i] = image, alignment
-        seconds = shared + (time.perf_counter() - began) / len(jobs)
-        return [Made(to_pil(x[None])[0], c, seconds) for (x, _), c in zip(best, calls, strict=True)]
+    def best_of(self, tries: int, stop: bool = True) -> Method:
+        """The best of so many pictures by the score that realign goes by, each from new noise.
+
+        Args:
+            stop: whether a picture that realign would leave alone ends it.
+        """
+
+        def method(jobs: Sequence[Job]) -> list[Made]:
+            pictures, _, shared = self.first(jobs)
+            began, rounds = time.perf_counter(), self.rounds()
+            best = [(p.image, p.alignment) for p in pictures]
+            calls = [p.calls for p in pictures]
+            for attempt in range(1, tries):
+                todo = [i for i, (_, alignment) in enumerate(best) if not (stop and rounds.good(alignment))]
+                if not todo:
+                    break
+                again = [jobs[i] for i in todo]
+                new = self.pictures(again, attempt)
+                scores = align(new, [j.prompt.text for j in again], self.captioner, captions=False)
+                for i, image, alignment in zip(todo, new, scores, strict=True):
+                    calls[i] += 2 * STEPS
+                    if alignment.overall > best[i][1].overall:
+                        best[i] = image, alignment
+            seconds = shared + (time.perf_counter() - began) / len(jobs)
+            return [Made(to_pil(x[None])[0], c, seconds) for (x, _), c in zip(best, calls, strict=True)]
+
+        return method
 
     def realigned(self, **changes: Any) -> Method:
         def method(jobs: Sequence[Job]) -> list[Made]:
@@ -161,8 +169,8 @@ class Bench:
             pipe.unet.set_attn_processor(before)
         return out
 
-    def pictures(self, jobs: Sequence[Job], attempt: int = 0) -> list[Image.Image]:
-        """One picture a job by the plain pipeline, in one batch; each from its own noise."""
+    def pictures(self, jobs: Sequence[Job], attempt: int) -> torch.Tensor:
+        """One picture a job by the plain pipeline, [B,3,H,W] in 0..1, in one batch; each from its own noise."""
         steps = sample(
             self.pipe,
             [j.prompt.text for j in jobs],
@@ -170,12 +178,12 @@ class Bench:
             guidance_scale=GUIDANCE,
             generator=generators([j.noise_seed(attempt) for j in jobs]),
         )
-        return decode(self.pipe, run(steps))
+        return torch.as_tensor(decode(self.pipe, run(steps), "pt")).float()
 
 
 METHODS: dict[str, Callable[[Bench], Method]] = {
     "base": lambda b: b.base,
-    "best-of-N": lambda b: b.best_of_n,
+    "best-of-N": lambda b: b.best_of(1 + b.config.rounds),  # as many tries as realign has
     "attend-and-excite": lambda b: b.attend_and_excite,
     "modulated, unweighted": lambda b: b.realigned(omega_gain=0.0, escalation=0.0),
     "realign same_seed": lambda b: b.realigned(mode="same_seed"),

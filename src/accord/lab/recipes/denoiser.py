@@ -148,7 +148,7 @@ def draw_sayings(rng: np.random.Generator, centred: np.ndarray, share: tuple[flo
     Args:
         centred: bool [size]. Of these everything is told: what a caption leaves open is noise to the gradient of the rest.
     """
-    kind = np.where(centred, 0.0, 1 - rng.random(len(centred)))
+    kind = np.where(centred, 0.0, 1 - rng.random(len(centred)))  # in (0, 1]: a share of 0 is none
     return [FULL if k <= share[0] else SPARSE if k <= sum(share) else Saying() for k in kind]
 
 

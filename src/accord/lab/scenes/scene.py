@@ -79,12 +79,15 @@ def place(shapes: list[tuple[int, int]], rng: np.random.Generator) -> list[tuple
     return [(b[0], b[1]) for b in boxes]
 
 
-# share of: one thing | several of a kind | two things | two of a kind and another | three things | four of a kind, which
-# no prompt asks for and the denoiser never sees, but which a captioner must know to call it wrong
-LAYOUTS = {"one": 0.3, "same": 0.2, "two": 0.3, "same+one": 0.05, "three": 0.15, "crowd": 0.0, "pairs": 0.0, "same+two": 0.0, "trio+one": 0.0}
+# share of: one thing | several of a kind | two things | two of a kind and another | three things. Four things no prompt
+# asks for and the denoiser never sees, but a captioner must know them to call them wrong.
+LAYOUTS = {
+    "one": 0.3, "same": 0.2, "two": 0.3, "same+one": 0.05, "three": 0.15,
+    "crowd": 0.0, "pairs": 0.0, "same+two": 0.0, "trio+one": 0.0,
+}  # fmt: skip
 _GROUPS = {
     "one": (1,), "two": (1, 1), "same+one": (2, 1), "three": (1, 1, 1),
-    "crowd": (4,), "pairs": (2, 2), "same+two": (2, 1, 1), "trio+one": (3, 1),  # too many: for those who judge
+    "crowd": (4,), "pairs": (2, 2), "same+two": (2, 1, 1), "trio+one": (3, 1),
 }  # fmt: skip
 
 

@@ -27,7 +27,7 @@ from accord.outputs import Realigned
 from accord.rewards.captioners import Captioner, load_captioner
 from accord.rewards.clip import ClipScorer
 from accord.rewards.diagnosis import align
-from accord.types import Alignment, InputError, Prompt, Region
+from accord.types import Alignment, Prompt, Region
 
 RECORDED = (0.2, 0.8)  # attention is recorded in this middle share of the steps
 NEW_SEED = 10_000_000  # mode "new_seed": round r starts from the noise of seed + r * NEW_SEED
@@ -55,7 +55,6 @@ def realign(
     prompts: str | Sequence[str],
     seeds: int | Sequence[int] = 0,
     *,
-    paired: bool = False,
     config: RealignConfig | None = None,
     captioner: Captioner | None = None,
     clip: ClipScorer | None = None,
@@ -72,7 +71,6 @@ def realign(
         pipe: a Stable Diffusion 1 or 2 pipeline; afterwards it is bit for bit what it was.
         prompts: one prompt or several.
         seeds: one seed or several; every prompt is made with every seed.
-        paired: instead, each prompt is made with its own seed, as many as there are prompts.
         captioner: judge of words and regions; the lab's if None.
         clip: if given, CLIP similarity and caption reward are in the alignments too.
         batch_size: pictures that are denoised together.
@@ -82,7 +80,7 @@ def realign(
         a Realigned per (prompt, seed), seeds varying fastest. `after` is never worse than `before` by the alignment.
 
     Raises:
-        InputError: for a pipeline of another class, a prompt that is empty or too long, or pairs that do not pair.
+        InputError: for a pipeline of another class, or a prompt that is empty or too long.
     """
     check_pipeline(pipe)
     config = config or RealignConfig()
@@ -91,10 +89,7 @@ def realign(
     numbers = [seeds] if isinstance(seeds, int) else list(seeds)
     for text in names:
         check_prompt_length(pipe, text)
-    if paired and len(names) != len(numbers):
-        raise InputError(f"paired: {len(names)} prompts and {len(numbers)} seeds; give as many of these as of those")
-    pairs = zip(names, numbers, strict=True) if paired else ((text, seed) for text in names for seed in numbers)
-    jobs = [(parse(text), seed) for text, seed in pairs]
+    jobs = [(parse(text), seed) for text in names for seed in numbers]
     results: list[Realigned] = []
     starts = range(0, len(jobs), batch_size)
     for start in tqdm(starts, desc="realign", disable=not progress):
