@@ -1,6 +1,7 @@
 """The benchmarks of tuning, inversion and video at a size that only proves they run, and their own arithmetic."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -50,6 +51,32 @@ def test_diversity_is_zero_for_equal_pictures(lab, monkeypatch):
     checker = torch.arange(4).repeat(8).view(32, 1, 1, 1).expand(32, 3, 4, 4) % 2
     monkeypatch.setattr(bench_rewards, "generate", lambda pipe, texts, seeds, **k: checker[: len(texts) * len(seeds)].float())
     assert bench_rewards.diversity(lab, quick=True) == pytest.approx(2 / 3, abs=1e-5)  # of 6 pairs 4 differ by 1
+
+
+def test_rows_of_tuning_are_made_once(tmp_path, monkeypatch):
+    """Shards, one table, and a second table that takes its rows from the first."""
+    made = []
+
+    def train(self, pipe, tuning):
+        made.append(tuning.name)
+        return {"steps": 1, "tuning_seconds": 2, "verdict": "Fine.", "gains": {}}
+
+    monkeypatch.setattr(bench_rewards.Tunings, "train", train)
+    monkeypatch.setattr(bench_rewards.Bench, "best_of", lambda self, tries, stop: self.base)
+    monkeypatch.setattr(bench_rewards.Bench, "realigned", lambda self: self.base)
+    monkeypatch.setattr(bench_rewards, "rendered_pairs", lambda count: ([], []))
+    monkeypatch.setattr(bench_rewards, "diversity", lambda pipe, quick: 0.5)
+    jobs = bench_rewards.make_jobs(True, 1)[:2]
+    monkeypatch.setattr(bench_rewards, "make_jobs", lambda quick, seeds: jobs)
+    for i in (1, 2):
+        bench_rewards.main(tmp_path, quick=True, progress=False, shard=(i, 2))
+    assert sorted(made) == sorted(bench_rewards.STRATEGIES) and [p.name for p in tmp_path.iterdir()] == [".cache"]
+    data, text = bench_rewards.main(tmp_path, quick=True, progress=False)
+    assert len(made) == len(bench_rewards.STRATEGIES) and "refl: 1 steps in 2 s. Fine." in text
+    names = [r["method"] for r in data["rows"]]
+    assert names == ["base", "best-of-4", "sft", "refl", "refl + realign", "draft", "raft", "grpo"]
+    shutil.rmtree(tmp_path / ".cache")
+    assert bench_rewards.main(tmp_path, quick=True, progress=False)[0] == data and len(made) == len(bench_rewards.STRATEGIES)
 
 
 # --- inversion -----------------------------------------------------------------------------------------------------

@@ -17,8 +17,10 @@ from accord.lab.bench.scenes import (
     Made,
     _removed,
     bootstrap,
+    compared,
     make_jobs,
     noun_tokens,
+    right_by_prompt,
     row_of,
     run_method,
     table,
@@ -71,6 +73,18 @@ def test_errors_removed_is_the_share_of_the_bases_errors():
     assert _removed(np.asarray([[1.0, 1.0]])) == 0.0
 
 
+def test_rows_are_compared_prompt_by_prompt():
+    jobs = [j for j in make_jobs(False, 2) if j.number < 4]
+    record = lambda right: {"right": right, "atoms": {"noun": [right]}, "calls": 50, "seconds": 1.0}  # noqa: E731
+    base = row_of("base", [record(j.number < 2 and j.seed == SEEDS[0]) for j in jobs], jobs)
+    other = row_of("other", [record(j.number < 3) for j in jobs], jobs)
+    assert right_by_prompt(base).tolist() == [0.5, 0.5, 0, 0] and right_by_prompt(other).tolist() == [1, 1, 1, 0]
+    first, second = compared([base, other], "base")
+    assert (first["errors_removed"], first["lead"], first["lead_ci95"]) == (0, 0, [0, 0])
+    assert second["errors_removed"] == pytest.approx(2 / 3, abs=1e-4) and second["lead"] == 0.5
+    assert second["lead_ci95"][0] < 0.5 < second["lead_ci95"][1]
+
+
 def test_rows_judge_by_the_reader_and_a_stopped_run_goes_on(tmp_path):
     jobs = [j for j in make_jobs(False) if j.prompt.category in ("single", "color")][: BATCH + 3]
     seen = []
@@ -91,9 +105,9 @@ def test_rows_judge_by_the_reader_and_a_stopped_run_goes_on(tmp_path):
         things = job.prompt.ask.things
         assert record["right"] == (things[0].noun == "star" and things[0].count == 1 and things[0].color in (None, "red"))
         assert record["calls"] == 7
-    row = row_of("star", records, records, jobs)
+    (row,) = compared([row_of("star", records, jobs)], "star", base="star")
     assert row["errors_removed"] == 0 and row["overall"] == pytest.approx(np.mean([r["right"] for r in records]), abs=1e-4)
-    data = {"rows": [row], "prompts": 3, "seeds": [1], "num_inference_steps": STEPS, "guidance_scale": GUIDANCE}
+    data = {"rows": [row], "lead_over": "star", "prompts": 3, "seeds": [1], "num_inference_steps": STEPS, "guidance_scale": GUIDANCE}
     assert "| star |" in table(data) and json.dumps(row)
 
 

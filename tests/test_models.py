@@ -83,6 +83,7 @@ def test_captioner_says_exactly_what_held_out_renders_show():
 
     import accord
     from accord.data.images import to_tensor
+    from accord.data.prompts import parse
     from accord.lab.scenes.ask import ask_of, check
     from accord.lab.scenes.render import render
     from accord.lab.scenes.scene import sample_scene
@@ -97,3 +98,4 @@ def test_captioner_says_exactly_what_held_out_renders_show():
         with contextlib.suppress(accord.InputError):
             right += check(scene, ask_of(text)).right
     assert right >= 0.95 * len(scenes)
+    assert np.mean([any(w.kind == "color" for w in parse(text).words) for text in captions]) >= 0.9  # says what it sees

@@ -114,7 +114,8 @@ def test_a_round_in_vain_is_not_repeated(tiny, monkeypatch):
         return made[-1]
 
     monkeypatch.setattr(Rounds, "denoise", spy)
-    results = realign(tiny, "a red star to the left of a blue key", range(6), num_inference_steps=3, captions=False)
+    config = RealignConfig(mode="same_seed")
+    results = realign(tiny, "a red star to the left of a blue key", range(6), config=config, num_inference_steps=3, captions=False)
     plain, first, second = (m[0] for m in made)
     vain = [i for i, r in enumerate(results) if not r.improved]
     assert vain and all(not torch.equal(first[i], second[i]) for i in vain)

@@ -19,7 +19,7 @@ from accord.lab.scenes.lexicon import (
     IMAGE_SIZE,
     NOUNS,
 )
-from accord.lab.scenes.read import UNKNOWN, read, same_content
+from accord.lab.scenes.read import UNKNOWN, name_silhouette, read, same_content
 from accord.lab.scenes.render import foreground, render, silhouette
 from accord.lab.scenes.scene import GAP, LAYOUTS, Scene, Thing, is_held_out, relation, sample_scene
 from accord.types import InputError
@@ -188,6 +188,25 @@ def test_junk_shapes_read_as_unknown(kind):
         assert found
         nouns += [t.noun for t in found]
     assert np.mean([n == UNKNOWN for n in nouns]) >= 0.95
+
+
+def bent(alpha: np.ndarray, rng: np.random.Generator, pixels: float) -> np.ndarray:
+    """A silhouette whose parts are displaced smoothly, by about so many pixels."""
+    padded = np.pad(alpha, 3)
+    h, w = padded.shape
+    moved = [ndimage.zoom(rng.normal(size=(4, 4)), (h / 4, w / 4), order=3) * pixels for _ in range(2)]
+    out = ndimage.map_coordinates(padded, np.mgrid[:h, :w] + np.stack(moved), order=1)
+    rows, columns = (np.flatnonzero((out > 0.35).any(axis)) for axis in (1, 0))
+    return out[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+
+
+def test_bent_silhouettes_keep_their_name_and_take_no_other():
+    rng = np.random.default_rng(0)
+    cases = [(noun, size) for noun in NOUNS for size in (20, 28) for _ in range(12)]
+    for pixels, share in ((0.8, 0.97), (1.2, 0.8)):
+        named = [(name_silhouette(bent(silhouette(noun, size), rng, pixels))[0], noun) for noun, size in cases]
+        assert np.mean([got == noun for got, noun in named]) >= share
+        assert np.mean([got not in (noun, UNKNOWN) for got, noun in named]) <= 0.01
 
 
 @pytest.mark.parametrize("smoothing", [0, 2, 4])

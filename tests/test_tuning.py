@@ -390,7 +390,7 @@ def test_two_processes_learn_what_one_learns(tmp_path):
 # --- bad input -----------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("strategy", "ppo"), ("steps", 0), ("group_size", 1), ("stop_from", 1.0), ("learning_rate", 0.0), ("kl_weight", -1.0), ("gradient_accumulation", 3)],
+    [("strategy", "ppo"), ("steps", 0), ("group_size", 1), ("stop_from", 1.0), ("stop_until", 0.7), ("learning_rate", 0.0), ("kl_weight", -1.0), ("gradient_accumulation", 3)],
 )  # fmt: skip
 def test_a_field_out_of_range_is_named(field, value):
     with pytest.raises(ValueError, match=field):

@@ -192,7 +192,7 @@ def realign(
     model: Model = None,
     seed: Seeds = [0],  # noqa: B006
     rounds: Annotated[int, typer.Option(help="How often a picture is redone at most.")] = 2,
-    mode: Annotated[str, typer.Option(help="same_seed; renoise (from the picture, noised part-way); or new_seed (another noise each round).")] = "same_seed",
+    mode: Annotated[str, typer.Option(help="Where a round starts: new_seed (another noise), same_seed (the same noise), renoise (the picture, noised part-way).")] = "new_seed",
     steps: Steps = 25,
     guidance: Guidance = 5.0,
     captioner: CaptionerId = None,
@@ -200,7 +200,7 @@ def realign(
     out: Out = Path("out/realign"),
     as_json: AsJson = False,
 ) -> None:
-    """Generate, find out what is missing and where, and repair it: same model, same seed."""
+    """Generate, find out what is missing and where, and repair it with the same model."""
     _quiet()
     import accord
     from accord.outputs import check_writable, words_text
@@ -224,7 +224,8 @@ def realign(
         rows.append({**result.to_dict(), "folder": str(folder)})
         before, after = result.alignment_before, result.alignment_after
         lines += [
-            f"{result.prompt.text!r}, seed {result.seed}: alignment {before.overall:.3f} -> {after.overall:.3f}",
+            f"{result.prompt.text!r}, seed {result.seed}: alignment {before.overall:.3f} -> {after.overall:.3f}"
+            + (f", from the noise of seed {result.seed_after}" if result.seed_after is not None else ""),
             *("  before  " + line for line in words_text(before).splitlines()),
             *("  after   " + line for line in words_text(after).splitlines() if result.improved),
             f"  pictures and report: {folder / 'index.html'}",
@@ -472,6 +473,8 @@ def train_reward(
     learning_rate: Annotated[float, typer.Option(help="Learning rate.")] = 3e-4,
     rank: Annotated[int, typer.Option(help="Rank of the adapter.")] = 8,
     inference_steps: Annotated[int, typer.Option(help="Denoising steps of a rollout.")] = 40,
+    stop_from: Annotated[float, typer.Option(help="refl: the step with gradient is drawn from this share of the rollout on.")] = 0.75,
+    stop_until: Annotated[float, typer.Option(help="refl: and up to this one; earlier steps decide what is where.")] = 1.0,
     guidance: Guidance = 5.0,
     reward_weight: Annotated[float, typer.Option(help="Weight of the reward's loss.")] = 0.1,
     pretrain_weight: Annotated[float, typer.Option(help="Weight of the denoising loss.")] = 1.0,
@@ -507,6 +510,8 @@ def train_reward(
             learning_rate=learning_rate,
             rank=rank,
             num_inference_steps=inference_steps,
+            stop_from=stop_from,
+            stop_until=stop_until,
             guidance_scale=guidance,
             reward_weight=reward_weight,
             pretrain_weight=pretrain_weight,
@@ -661,6 +666,7 @@ def bench_rewards(
     minutes: Annotated[float, typer.Option(help="Training time of each strategy.")] = 12.0,
     seeds: Annotated[int, typer.Option(help="How many of the four seeds; finished pictures are kept, so more can be added.")] = 4,
     quick: Annotated[bool, typer.Option("--quick", help="A small share of it.")] = False,
+    shard: Annotated[str | None, typer.Option(help="I/N: only a share of the rows; after all N, run without it for the table.")] = None,
     model: Model = None,
     out: Out = Path("docs/bench"),
     as_json: AsJson = False,
@@ -668,11 +674,13 @@ def bench_rewards(
     """Reward tuning: every strategy at equal wall time beside base, control and best-of-4, judged by the reader."""
     _quiet()
     from accord.lab.bench.rewards import main, sensitivity
+    from accord.methods.invert.bulk import parse_shard
 
     if only_sensitivity:
         data, text = sensitivity(out, model=model, quick=quick)
     else:
-        data, text = main(out, minutes=minutes, model=model, quick=quick, progress=not as_json, seeds=seeds)
+        part = parse_shard(shard) if shard else None
+        data, text = main(out, minutes=minutes, model=model, quick=quick, progress=not as_json, seeds=seeds, shard=part)
     _emit(as_json, data, text)
 
 
@@ -694,6 +702,7 @@ def bench_invert(
 @bench_app.command("context")
 def bench_context(
     quick: Annotated[bool, typer.Option("--quick", help="A small share of it.")] = False,
+    shard: Annotated[str | None, typer.Option(help="I/N: only a share of the runs; after all N, run without it for the table.")] = None,
     model: Model = None,
     out: Out = Path("docs/bench"),
     as_json: AsJson = False,
@@ -701,8 +710,9 @@ def bench_context(
     """ContextDiff from scratch beside plain diffusion and a control of the same size."""
     _quiet()
     from accord.lab.bench.context import main
+    from accord.methods.invert.bulk import parse_shard
 
-    data, text = main(out, quick=quick, model=model, progress=not as_json)
+    data, text = main(out, quick=quick, model=model, progress=not as_json, shard=parse_shard(shard) if shard else None)
     _emit(as_json, data, text)
 
 

@@ -1,8 +1,12 @@
-"""Where a benchmark keeps what it has finished: a folder that belongs to the very models and knobs it was made with."""
+"""Where a benchmark keeps what it has finished: a folder that belongs to the very models and knobs it was made with.
+
+Long tables are made in several goes: their rows are in the table itself, which says what it was `made_with`.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -30,3 +34,14 @@ def cache_folder(out: Path, name: str, *parts: Any) -> Path:
     folder = out / ".cache" / f"{name}-{fingerprint(*parts)}"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def known_rows(table: Path, cache: Path) -> list[dict[str, Any]]:
+    """Rows of a table that is there already, if it was made with the models and knobs of this cache; else none."""
+    data = json.loads(table.read_text(encoding="utf8")) if table.is_file() else {}
+    return data["rows"] if data.get("made_with") == cache.name else []
+
+
+def share_of(items: list[Any], shard: tuple[int, int] | None) -> list[Any]:
+    """Every n-th item from the i-th on for the shard (i, n); all of them for None."""
+    return items if shard is None else items[shard[0] - 1 :: shard[1]]

@@ -25,7 +25,7 @@ from PIL import Image
 
 from accord.data.images import to_tensor
 from accord.diffusion.pipelines import load
-from accord.lab.bench.cache import cache_folder
+from accord.lab.bench.cache import cache_folder, known_rows, share_of
 from accord.lab.bench.prompts import BenchPrompt, scenebench
 from accord.lab.bench.rewards import rendered_pairs
 from accord.lab.bench.scenes import bootstrap
@@ -220,30 +220,45 @@ class LabScenes:
 
 # --- running ------------------------------------------------------------------------------------------------------------
 def main(
-    out: Path, quick: bool = False, model: str | None = None, progress: bool = True, plan: Plan | None = None
+    out: Path,
+    quick: bool = False,
+    model: str | None = None,
+    progress: bool = True,
+    plan: Plan | None = None,
+    shard: tuple[int, int] | None = None,
 ) -> tuple[dict[str, Any], str]:
-    """Train and measure all variants; writes `context.json`, `.md` and `.png` (`context-quick.*` with `quick`)."""
+    """Train and measure all variants; writes `context.json`, `.md` and `.png` (`context-quick.*` with `quick`).
+
+    Rows of a table that is there already are taken over if it was made with the same models and plan.
+
+    Args:
+        shard: (i, n): only every n-th run from the i-th on, into the cache alone; a call without takes them from there.
+    """
     check_writable(out)
     plan = plan or (QUICK if quick else FULL)
     stem = "context-quick" if quick else "context"
     pipe, captioner = load(model), load_captioner()
-    cache = cache_folder(out, stem, pipe, captioner, plan)
+    cache = cache_folder(out, stem, pipe, captioner, plan, VARIANTS)
+    known = {(r["variant"], r["seed"]): r for r in known_rows(out / f"{stem}.json", cache)}
     draw = LabScenes(pipe, plan.scenes, cache / "latents.safetensors", progress)
     held_images, held_captions = rendered_pairs(256 if plan.reference > 256 else 32, seed=78)
     held = encode_images(pipe, held_images)
     judge = Judge(plan, captioner)
-    rows: list[dict[str, Any]] = []
-    for variant in VARIANTS:
-        if not (variant.main or plan.ablations):
-            continue
-        for seed in range(plan.seeds if variant.main else 1):
-            config = ContextTrainConfig(steps=plan.steps, denoiser="full", learning_rate=8e-4, seed=seed)
-            if variant.adapter:
-                config = replace(config, steps=max(1, plan.steps // 4), denoiser="lora", learning_rate=3e-4)
-            config = replace(config, save_every=max(1, config.steps // plan.looks))
-            rows.append(_trained(variant, replace(config, **variant.changes), pipe, draw, judge, cache, held, held_captions))
+
+    def row(variant: Variant, seed: int) -> dict[str, Any]:
+        config = ContextTrainConfig(steps=plan.steps, denoiser="full", learning_rate=8e-4, seed=seed)
+        if variant.adapter:
+            config = replace(config, steps=max(1, plan.steps // 4), denoiser="lora", learning_rate=3e-4)
+        config = replace(config, save_every=max(1, config.steps // plan.looks), **variant.changes)
+        return known.get((variant.name, seed)) or _trained(variant, config, pipe, draw, judge, cache, held, held_captions)
+
+    runs = [(v, k) for v in VARIANTS if v.main or plan.ablations for k in range(plan.seeds if v.main else 1)]
+    rows = [row(*r) for r in share_of(runs, shard)]
+    if shard is not None:
+        return {"bench": "context", "shard": list(shard)}, f"{len(rows)} rows are in {cache}"
     data = {
         "bench": "context",
+        "made_with": cache.name,
         "quick": quick,
         "steps": plan.steps,
         "scenes": plan.scenes,
@@ -252,7 +267,7 @@ def main(
         "differences": _differences(rows),
     }
     text = table(data)
-    write_file(out / f"{stem}.json", (json.dumps(data, indent=1) + "\n").encode())
+    write_file(out / f"{stem}.json", (json.dumps(data) + "\n").encode())
     write_file(out / f"{stem}.md", text.encode())
     write_file(out / f"{stem}.png", _plot(rows))
     return data, text

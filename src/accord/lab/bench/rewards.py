@@ -9,8 +9,9 @@ import itertools
 import json
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +20,21 @@ import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
-import accord
 from accord.data.images import to_tensor
 from accord.data.prompts import parse, swaps
 from accord.diffusion.generate import GUIDANCE, STEPS, generate
 from accord.diffusion.lora import remove_lora
 from accord.diffusion.pipelines import Pipeline, load
-from accord.lab.bench.cache import cache_folder
+from accord.lab.bench.cache import cache_folder, known_rows, share_of
 from accord.lab.bench.prompts import draw, scenebench
-from accord.lab.bench.scenes import Bench, make_jobs, row_of, run_method, table
+from accord.lab.bench.scenes import Bench, Job, Method, compared, make_jobs, row_of, run_method, table
 from accord.lab.scenes.ask import lab_lexicon
 from accord.lab.scenes.edits import KINDS
 from accord.lab.scenes.grammar import Saying, caption
 from accord.lab.scenes.read import read
 from accord.lab.scenes.render import render
 from accord.lab.scenes.scene import Scene, sample_scene
-from accord.methods.realign.config import TuneConfig
+from accord.methods.realign.config import RealignConfig, TuneConfig
 from accord.methods.realign.tuning import tune
 from accord.outputs import check_writable, write_file
 from accord.rewards.captioners import load_captioner
@@ -45,6 +45,7 @@ from accord.types import InputError
 TOLD = Saying(color=1, size=0, background=0, relation=1, opening=0, paraphrase=0)
 STRATEGIES = ("sft", "refl", "draft", "raft", "grpo")
 SHIPS = "refl"  # the strategy that is trained with three seeds
+RIVAL = "best-of-4"  # four times the cost of sampling
 PAIRS = 2000  # rendered scenes with captions for the denoising term
 
 
@@ -184,10 +185,125 @@ def rendered_pairs(count: int = PAIRS, seed: int = 11) -> tuple[list[Image.Image
     return [Image.fromarray(render(s)) for s in scenes], [caption(s, rng) for s in scenes]
 
 
+@dataclass(frozen=True)
+class Tuning:
+    """One run of a strategy."""
+
+    strategy: str
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        return f"{self.strategy}, seed {self.seed}" if self.seed else self.strategy
+
+
+def tunings(quick: bool) -> list[Tuning]:
+    """Every strategy, the one that ships with three seeds."""
+    return [Tuning(s, k) for s in STRATEGIES for k in range(3 if s == SHIPS and not quick else 1)]
+
+
+class Tunings:
+    """Makes rows of the table. A row is kept once it is made; so are the pictures' verdicts and the runs behind it.
+
+    Args:
+        cache: folder of these models and knobs.
+        known: rows of a table that was made with the same models, knobs and pictures.
+    """
+
+    def __init__(
+        self, model: str | None, cache: Path, known: dict[str, dict[str, Any]], jobs: list[Job], minutes: float, quick: bool, progress: bool
+    ) -> None:
+        self.model, self.cache, self.known, self.jobs = model, cache, known, jobs
+        self.minutes, self.quick, self.progress = minutes, quick, progress
+        self.captioner, self.clip = load_captioner(), load_clip()
+        self.pairs = rendered_pairs(200 if quick else PAIRS)
+        self.reports: dict[str, dict[str, Any]] = {}
+
+    def bench(self, pipe: Pipeline) -> Bench:
+        return Bench(pipe, self.captioner, RealignConfig())
+
+    def row(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """The kept row of this name, or the one made now."""
+        if name in self.known:
+            return self.known[name]
+        path = self.cache / f"{_slug(name)}-{len(self.jobs)}.json"
+        if not path.is_file():
+            write_file(path, json.dumps(make()).encode())
+        return json.loads(path.read_text(encoding="utf8"))
+
+    def plain(self, name: str, method: Callable[[Bench], Method], pipe: Pipeline | None = None) -> dict[str, Any]:
+        """What a method makes of SceneBench."""
+        records = run_method(name, method(self.bench(pipe or load(self.model))), self.jobs, self.cache / f"{_slug(name)}.jsonl", self.progress)
+        return row_of(name, records, self.jobs)
+
+    def base(self) -> list[dict[str, Any]]:
+        make = lambda: {**self.plain("base", lambda b: b.base), "diversity": diversity(load(self.model), self.quick)}  # noqa: E731
+        return [self.row("base", make)]
+
+    def best_of_four(self) -> list[dict[str, Any]]:
+        return [self.row("best-of-4", lambda: self.plain("best-of-4", lambda b: b.best_of(4, stop=False)))]
+
+    def tuned(self, tuning: Tuning) -> list[dict[str, Any]]:
+        """The tuned pipeline's row; for the first run of the strategy that ships, also one with `realign` on top."""
+        pipe: list[Pipeline] = []  # tuned at most once, and only if a row is missing
+
+        def tuned() -> Pipeline:
+            if not pipe:
+                pipe.append(load(self.model))
+                self.reports[tuning.name] = self.train(pipe[0], tuning)
+            return pipe[0]
+
+        def alone() -> dict[str, Any]:
+            row = self.plain(tuning.name, lambda b: b.base, tuned())
+            return {**row, **self.reports[tuning.name], "diversity": diversity(tuned(), self.quick)}
+
+        rows = [self.row(tuning.name, alone)]
+        if tuning == Tuning(SHIPS):
+            both = f"{tuning.name} + realign"
+            rows.append(self.row(both, lambda: self.plain(both, lambda b: b.realigned(), tuned())))
+        return rows
+
+    def train(self, pipe: Pipeline, tuning: Tuning) -> dict[str, Any]:
+        """Tune the pipeline; what the run's report says of it."""
+        config = TuneConfig(strategy=tuning.strategy, seed=tuning.seed, num_inference_steps=20 if tuning.strategy in ("raft", "grpo") else 40)
+        runs = self.cache / "tuned"
+        folder = runs / _slug(tuning.name)
+        config = replace(config, steps=_affordable(pipe, config, self.pairs, self.captioner, self.clip, self.minutes, runs))
+        reward = make_rewards({"contrast": 1.0}, self.captioner, self.clip)
+        guard = make_rewards({"clip": 1.0}, clip=self.clip).rewards["clip"]
+        began = time.perf_counter()
+        tuned = tune(
+            pipe, training_prompts(), reward, folder, config=config, held_out=guard, pairs=self.pairs,
+            resume=(folder / "config.json").is_file(), progress=self.progress,
+        )  # fmt: skip
+        report = tuned.report
+        return {
+            "steps": report["steps_taken"],
+            "tuning_seconds": round(time.perf_counter() - began),
+            "verdict": report["verdict"],
+            "gains": report["gains"],
+        }
+
+
+def _slug(name: str) -> str:
+    return name.replace(", ", "-").replace(" ", "-")
+
+
 def main(
-    out: Path, minutes: float = 12.0, model: str | None = None, quick: bool = False, progress: bool = True, seeds: int = 4
+    out: Path,
+    minutes: float = 12.0,
+    model: str | None = None,
+    quick: bool = False,
+    progress: bool = True,
+    seeds: int = 4,
+    shard: tuple[int, int] | None = None,
 ) -> tuple[dict[str, Any], str]:
-    """Tune with every strategy at equal wall time and measure on SceneBench; writes `rewards.json`, `.md` and adapters.
+    """Tune with every strategy at equal wall time and measure on SceneBench; writes `rewards.json` and `.md` after each row.
+
+    Rows of a table that is there already are taken over if it was made with the same models, knobs and pictures.
+
+    Args:
+        shard: (i, n): only every n-th row from the i-th on, into the cache alone; a run without takes them from there.
 
     Raises:
         InputError: if `minutes` is not positive, or for a number of seeds (of sampling) that there are not.
@@ -195,57 +311,41 @@ def main(
     if minutes <= 0:
         raise InputError(f"minutes must be positive, not {minutes:g}")
     check_writable(out)
-    captioner, clip = load_captioner(), load_clip()
+    stem = "rewards-quick" if quick else "rewards"
     jobs = make_jobs(quick, seeds)
-    pairs = rendered_pairs(200 if quick else PAIRS)
-    base = Bench(load(model), captioner, accord.RealignConfig())
-    cache = cache_folder(out, f"rewards{'-quick' if quick else ''}", base.pipe, captioner, clip, base.config, minutes)
-    runs = cache / "tuned"
-    records = {
-        "base": run_method("base", base.base, jobs, cache / "base.jsonl", progress),
-        "best-of-4": run_method("best-of-4", base.best_of(4, stop=False), jobs, cache / "best-of-4.jsonl", progress),
-    }
-    spread, reports = {"base": diversity(base.pipe, quick)}, {}
-    for strategy in STRATEGIES:
-        for seed in range(3 if strategy == SHIPS and not quick else 1):
-            name = f"{strategy}, seed {seed}" if seed else strategy
-            pipe = load(model)
-            config = TuneConfig(strategy=strategy, seed=seed, num_inference_steps=20 if strategy in ("raft", "grpo") else 40)
-            folder = runs / name.replace(", ", "-").replace(" ", "-")
-            config = replace(config, steps=_affordable(pipe, config, pairs, captioner, clip, minutes, runs))
-            reward = make_rewards({"contrast": 1.0}, captioner, clip)
-            guard = make_rewards({"clip": 1.0}, clip=clip).rewards["clip"]
-            began = time.perf_counter()
-            tuned = tune(
-                pipe, training_prompts(), reward, folder, config=config, held_out=guard, pairs=pairs,
-                resume=(folder / "config.json").is_file(), progress=progress,
-            )  # fmt: skip
-            reports[name] = {"steps": tuned.report["steps_taken"], "seconds": time.perf_counter() - began, **tuned.report}
-            bench = Bench(pipe, captioner, base.config)
-            records[name] = run_method(name, bench.base, jobs, cache / f"{folder.name}.jsonl", progress)
-            spread[name] = diversity(pipe, quick)
-            if strategy == SHIPS and seed == 0:
-                both = f"{strategy} + realign"
-                records[both] = run_method(both, bench.realigned(), jobs, cache / f"{folder.name}-realign.jsonl", progress)
-    rows = [row_of(name, records[name], records["base"], jobs) for name in records]
-    for row in rows:
-        row["diversity"] = spread.get(row["method"])
-        row["steps"] = reports.get(row["method"], {}).get("steps")
+    models = load(model), load_captioner(), load_clip()
+    cache = cache_folder(out, stem, *models, RealignConfig(), TuneConfig(), minutes)
+    known = {r["method"]: r for r in known_rows(out / f"{stem}.json", cache) if r["pictures"] == len(jobs)}
+    maker = Tunings(model, cache, known, jobs, minutes, quick, progress)
+    parts: list[Callable[[], list[dict[str, Any]]]] = [maker.base, maker.best_of_four, *(partial(maker.tuned, t) for t in tunings(quick))]
+    if shard is not None:
+        for part in share_of(parts, shard):
+            part()
+        return {"bench": "rewards", "shard": list(shard)}, f"every {shard[1]}. row is in {cache}"
+    rows: list[dict[str, Any]] = []
+    for number, part in enumerate(parts):
+        rows += part()
+        if number:  # base and rival are there; the table so far is kept
+            data, text = _write(out, stem, rows, jobs, {"made_with": cache.name, "quick": quick, "minutes": minutes})
+    return data, text
+
+
+def _write(out: Path, stem: str, rows: list[dict[str, Any]], jobs: list[Job], about: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """The table of these rows, in both forms."""
     data = {
         "bench": "rewards",
-        "quick": quick,
-        "minutes": minutes,
+        "lead_over": RIVAL,
+        **about,
         "prompts": len({j.number for j in jobs}),
         "seeds": sorted({j.seed for j in jobs}),
         "num_inference_steps": STEPS,
         "guidance_scale": GUIDANCE,
-        "rows": rows,
-        "reports": {k: {"verdict": v["verdict"], "gains": v["gains"], "seconds": round(v["seconds"])} for k, v in reports.items()},
+        "rows": compared(rows, RIVAL),
     }
     text = table(data).replace("# SceneBench", "# Reward tuning on SceneBench", 1)
     text += "\nMean distance of pictures of one prompt across seeds: "
-    text += ", ".join(f"{k} {v:.4f}" for k, v in spread.items()) + ".\n"
-    stem = "rewards-quick" if quick else "rewards"
+    text += ", ".join(f"{r['method']} {r['diversity']:.4f}" for r in rows if "diversity" in r) + ".\n\n"
+    text += "".join(f"- {r['method']}: {r['steps']} steps in {r['tuning_seconds']} s. {r['verdict']}\n" for r in rows if "verdict" in r)
     write_file(out / f"{stem}.json", (json.dumps(data, indent=1) + "\n").encode())
     write_file(out / f"{stem}.md", text.encode())
     return data, text

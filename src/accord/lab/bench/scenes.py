@@ -37,6 +37,7 @@ from accord.types import InputError
 
 SEEDS = (1001, 1002, 1003, 1004)
 BATCH = 16
+RIVAL = "best-of-N"  # what realign has to beat
 
 
 @dataclass(frozen=True)
@@ -185,7 +186,7 @@ METHODS: dict[str, Callable[[Bench], Method]] = {
     "base": lambda b: b.base,
     "best-of-N": lambda b: b.best_of(1 + b.config.rounds),  # as many tries as realign has
     "attend-and-excite": lambda b: b.attend_and_excite,
-    "modulated, unweighted": lambda b: b.realigned(omega_gain=0.0, escalation=0.0),
+    "modulated, unweighted": lambda b: b.realigned(mode="same_seed", omega_gain=0.0, escalation=0.0),
     "realign same_seed": lambda b: b.realigned(mode="same_seed"),
     "realign renoise": lambda b: b.realigned(mode="renoise"),
     "realign new_seed": lambda b: b.realigned(mode="new_seed"),  # from the noises of best-of-N's tries
@@ -299,10 +300,10 @@ def main(
         run_methods(methods, jobs, kept, progress)
         return {"bench": "scenes", "shard": list(shard), "pictures": len(jobs)}, f"{len(jobs)} pictures of each method are in {cache}"
     records = run_methods(methods, jobs, kept, progress)
-    rows = [row_of(name, records[name], records["base"], jobs, records["best-of-N"]) for name in records]
+    rows = compared([row_of(name, records[name], jobs) for name in records], RIVAL)
     data = {
         "bench": "scenes",
-        "lead_over": "best-of-N",
+        "lead_over": RIVAL,
         "quick": quick,
         "prompts": len({j.number for j in jobs}),
         "seeds": sorted({j.seed for j in jobs}),
@@ -338,12 +339,9 @@ def bootstrap(
     return float(low), float(high)
 
 
-def _per_prompt(records: list[dict[str, Any]], jobs: list[Job]) -> np.ndarray:
-    """Share of seeds that are right, per prompt."""
-    sums: dict[int, list[bool]] = {}
-    for record, job in zip(records, jobs, strict=True):
-        sums.setdefault(job.number, []).append(record["right"])
-    return np.asarray([np.mean(v) for _, v in sorted(sums.items())])
+def right_by_prompt(row: dict[str, Any]) -> np.ndarray:
+    """Share of a prompt's pictures that are right, [P] in the order of the prompts."""
+    return np.asarray([int(c) for c in row["right_by_prompt"]]) * len(row["right_by_prompt"]) / row["pictures"]
 
 
 def _removed(pair: np.ndarray) -> float:
@@ -357,17 +355,13 @@ def _lead(pair: np.ndarray) -> float:
     return float(pair[:, 1].mean() - pair[:, 0].mean())
 
 
-def row_of(
-    name: str,
-    records: list[dict[str, Any]],
-    base: list[dict[str, Any]],
-    jobs: list[Job],
-    rival: list[dict[str, Any]] | None = None,
-) -> dict[str, Any]:
-    """A method's row of the table; `rival` (best-of-N) is what its lead is over, paired by prompt."""
-    right = _per_prompt(records, jobs)
-    pair = np.stack([_per_prompt(base, jobs), right], 1)
-    duel = np.stack([_per_prompt(rival or base, jobs), right], 1)
+def row_of(name: str, records: list[dict[str, Any]], jobs: list[Job]) -> dict[str, Any]:
+    """A method's row of the table, by itself. `right_by_prompt` has a digit a prompt: how many of its pictures are right."""
+    sums: dict[int, int] = {}
+    for record, job in zip(records, jobs, strict=True):
+        sums[job.number] = sums.get(job.number, 0) + record["right"]
+    row: dict[str, Any] = {"method": name, "pictures": len(jobs), "right_by_prompt": "".join(str(n) for _, n in sorted(sums.items()))}
+    right = right_by_prompt(row)
     share = lambda keep: [r["right"] for r, j in zip(records, jobs, strict=True) if keep(j)]  # noqa: E731
     categories = list(dict.fromkeys(j.prompt.category for j in jobs))
     held = share(lambda j: j.prompt.held_out)
@@ -376,19 +370,34 @@ def row_of(
         for kind, values in record["atoms"].items():
             atoms.setdefault(kind, []).extend(values)
     return {
-        "method": name,
+        **row,
         "overall": round(float(right.mean()), 4),
         "ci95": [round(v, 4) for v in bootstrap(right, lambda x: float(x.mean()))],
-        "errors_removed": round(_removed(pair), 4),
-        "errors_removed_ci95": [round(v, 4) for v in bootstrap(pair, _removed)],
-        "lead": round(_lead(duel), 4),
-        "lead_ci95": [round(v, 4) for v in bootstrap(duel, _lead)],
         "by_category": {c: round(float(np.mean(share(lambda j, c=c: j.prompt.category == c))), 4) for c in categories},
         "heldout": round(float(np.mean(held)), 4) if held else None,
         "atoms": {k: round(float(np.mean(v)), 4) for k, v in atoms.items()},
         "denoiser_calls": round(float(np.mean([r["calls"] for r in records])), 1),
         "seconds_per_image": round(float(np.mean([r["seconds"] for r in records])), 3),
     }
+
+
+def compared(rows: Sequence[dict[str, Any]], rival: str, base: str = "base") -> list[dict[str, Any]]:
+    """Rows with the share of the base's errors that are gone and the lead over the rival, paired by prompt."""
+    right = {r["method"]: right_by_prompt(r) for r in rows}
+    out = []
+    for row in rows:
+        pair = np.stack([right[base], right[row["method"]]], 1)
+        duel = np.stack([right[rival], right[row["method"]]], 1)
+        out.append(
+            {
+                **row,
+                "errors_removed": round(_removed(pair), 4),
+                "errors_removed_ci95": [round(v, 4) for v in bootstrap(pair, _removed)],
+                "lead": round(_lead(duel), 4),
+                "lead_ci95": [round(v, 4) for v in bootstrap(duel, _lead)],
+            }
+        )
+    return out
 
 
 def table(data: dict[str, Any]) -> str:
@@ -405,7 +414,7 @@ def table(data: dict[str, Any]) -> str:
             percent(r["overall"]),
             "-".join(percent(v) for v in r["ci95"]),
             "" if r["method"] == "base" else removed,
-            "" if r["method"] == data.get("lead_over", "base") else lead,
+            "" if r["method"] == data["lead_over"] else lead,
             *(percent(r["by_category"][c]) for c in categories),
             percent(r["heldout"]),
             f"{r['denoiser_calls']:.0f}",
@@ -435,7 +444,7 @@ def _plot(data: dict[str, Any]) -> bytes:
         axis.errorbar(k * width, 100 * row["overall"], [[100 * row["overall"] - low], [high - 100 * row["overall"]]], color="black", capsize=2)
     axis.set_xticks(np.arange(len(categories)) + 0.4 - width / 2, categories)
     axis.set(ylabel="prompts right, %", ylim=(0, 100))
-    axis.legend(ncols=3, fontsize=8, loc="upper right")
+    axis.legend(ncols=4, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     figure.tight_layout()
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)

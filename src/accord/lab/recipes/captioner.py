@@ -50,9 +50,9 @@ SHARES = {
 }
 RELATION_WEIGHT = 4.0  # of the words that tell a relation: one of ten, and the last to be learned
 RELATION_WORDS = {w for ps in RELATION_PHRASES.values() for p in ps for w in p.split()} - {"to", "the", "of", "on", "than"}
-WHOLE = Saying(color=0.9, size=0.4, background=0.4, relation=0.6)
+WHOLE = Saying(color=0.7, size=0.25, background=0.25, relation=0.5)  # many prompts name no colours: "a bolt and a plane"
 PAIR = replace(WHOLE, relation=1.0)
-LOCAL = Saying(color=1.0, size=0.0, background=0.2, relation=0.0, opening=0.1)
+LOCAL = Saying(color=0.7, size=0.0, background=0.2, relation=0.0, opening=0.1)
 
 
 def config(steps: int = 6000) -> LoopConfig:

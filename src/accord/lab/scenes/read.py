@@ -20,8 +20,9 @@ UNKNOWN = "unknown"
 BACKGROUND_TOLERANCE = 45.0  # RGB distance within which a pixel is background
 COLOR_TOLERANCE = 80.0  # RGB distance within which a colour has its name
 MIN_AREA = 14  # pixels; smaller specks are not things
-MIN_IOU = 0.76  # soft IoU under which a blob has no name
-MIN_MARGIN = 0.015  # by which the best noun must beat the second
+# soft IoU from which a blob has a name, and by how much the best noun must then beat the second: a bent moon is no
+# other thing's silhouette, while a square is somewhat a flag and somewhat a heart
+THRESHOLDS = ((0.76, 0.015), (0.70, 0.10))
 _SIDE, _FIT = 32, 28  # canvas and longest side of a normalised silhouette
 _SHIFTS = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
 
@@ -60,9 +61,8 @@ def name_silhouette(alpha: np.ndarray) -> tuple[str, float]:
     best = np.zeros(len(NOUNS))
     np.maximum.at(best, index, iou)
     first, second = np.argsort(best)[[-1, -2]]
-    if best[first] < MIN_IOU or best[first] - best[second] < MIN_MARGIN:
-        return UNKNOWN, float(best[first])
-    return NOUNS[first], float(best[first])
+    clear = any(best[first] >= fit and best[first] - best[second] >= margin for fit, margin in THRESHOLDS)
+    return NOUNS[first] if clear else UNKNOWN, float(best[first])
 
 
 def _nearest(color: np.ndarray, names: dict[str, tuple[int, int, int]], tolerance: float) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-MODES = ("same_seed", "renoise", "new_seed")
+MODES = ("new_seed", "same_seed", "renoise")
 EXEMPT = ("none", "special", "unassigned")
 
 
@@ -13,14 +13,16 @@ class RealignConfig:
     """Raises ValueError for a field out of range, named in the message."""
 
     rounds: int = 2  # K: how often at most a picture is redone
-    mode: str = "same_seed"  # from the same z_T; "renoise": from the picture, noised part-way; "new_seed": from another z_T
+    # where a round starts. new_seed: another z_T, as a noise that has failed may be a bad one to modulate; same_seed: the same
+    # z_T; renoise: the picture, noised part-way
+    mode: str = "new_seed"
     strength: float = 0.8  # renoise: share of the steps that is redone
     cross_weight: float = 1.0  # w of cross-attention
     self_weight: float = 0.3  # w of self-attention
     modulated_share: float = 0.4  # first share of the steps that is modulated
     time_power: float = 2.0  # tau = (t / T) ** time_power; published: 5, for larger latents, whose layout is decided earlier
     omega_gain: float = 1.0  # omega = 1 + omega_gain * (deficit - 1/2); 0 is the unweighted modulation
-    escalation: float = 1.0  # a round that did not help is followed by one with omega so much higher, and other places
+    escalation: float = 1.0  # a vain round from the same z_T is followed by one with omega so much higher, and other places
     ground: float = 1.0  # omega of the ground: pixels of no thing look at the tokens of no thing; 0 leaves them alone
     log_omega: bool = False  # also add log(omega_n) * tau to the logits of segment n's tokens
     exempt_tokens: str = "none"  # tokens left alone: "none", "special" (BOS, EOS, padding), "unassigned" (all others)
@@ -70,6 +72,7 @@ class TuneConfig:
     anchors: int = 64  # pictures of the untuned pipeline that the denoising term is on where no pairs are given
     # refl
     stop_from: float = 0.75  # the step with gradient is drawn from this share of the steps on (30..39 of 40)
+    stop_until: float = 1.0  # and up to this one; what is where is decided earlier than what it looks like
     margin: float = 2.0  # m of relu(m - r), in spreads of the untuned pipeline's reward
     # draft
     draft_steps: int = 1  # K, the last steps that keep their graph
@@ -105,6 +108,8 @@ class TuneConfig:
                 raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
         if not 0 <= self.stop_from < 1:
             raise ValueError(f"stop_from must be in [0, 1), not {self.stop_from}")
+        if not self.stop_from < self.stop_until <= 1:
+            raise ValueError(f"stop_until must be in (stop_from, 1], not {self.stop_until}")
         if self.learning_rate <= 0:
             raise ValueError(f"learning_rate must be positive, not {self.learning_rate}")
         if self.batch_size % self.gradient_accumulation:

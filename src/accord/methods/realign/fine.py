@@ -30,7 +30,7 @@ from accord.rewards.diagnosis import align
 from accord.types import Alignment, Prompt, Region
 
 RECORDED = (0.2, 0.8)  # attention is recorded in this middle share of the steps
-NEW_SEED = 10_000_000  # mode "new_seed": round r starts from the noise of seed + r * NEW_SEED
+NEW_SEED = 10_000_000  # round r starts from the noise of seed + r * NEW_SEED, where it starts from another
 
 
 @dataclass
@@ -200,32 +200,32 @@ class Rounds:
 
     # 2. to 5. find, describe, place, redo, keep the better ----------------------------------------------------------
     def redo(self, items: list[Picture], number: int) -> None:
-        layouts = []
-        for item in items:
-            found = describe(item.image, item.prompt, find_regions(item.prompt, item.maps), self.captioner, self.captions)
-            layouts.append(plan(item.prompt, slots(item.prompt), found, item.maps, tried=item.tried))
-        segments = build_segments(self.pipe, [i.prompt for i in items], layouts, self.config)
+        mode, seeds = self.config.mode, [i.seed + (number + 1) * NEW_SEED for i in items]
         # from the same noise the same layout would give the same picture again: another place, and more weight
-        vain = torch.tensor([float(len(i.tried)) for i in items])
-        segments.omega *= 1 + self.config.escalation * vain[:, None]
+        tried = [[] if mode == "new_seed" else i.tried for i in items]
+        layouts = []
+        for item, vain in zip(items, tried, strict=True):
+            found = describe(item.image, item.prompt, find_regions(item.prompt, item.maps), self.captioner, self.captions)
+            layouts.append(plan(item.prompt, slots(item.prompt), found, item.maps, tried=vain))
+        segments = build_segments(self.pipe, [i.prompt for i in items], layouts, self.config)
+        segments.omega *= 1 + self.config.escalation * torch.tensor([[float(len(v))] for v in tried])
         noise, latents = torch.stack([i.noise for i in items]), None
-        seeds = [i.seed + (number + 1) * NEW_SEED for i in items]
-        if self.config.mode == "new_seed":
+        if mode == "new_seed":
             noise = initial_noise(self.pipe, len(items), generators(seeds))
-        elif self.config.mode == "renoise":
+        elif mode == "renoise":
             latents = encode(self.pipe, torch.stack([i.image for i in items]))
         prompts = [i.prompt for i in items]
         images, maps = self.denoise(prompts, noise, segments, latents)
         maps = maps or [i.maps for i in items]  # all of it was modulated
         alignments = align(images, prompts, self.captioner, self.clip, self.captions)
         share = self.config.strength if latents is not None else 1.0
-        for item, seed, image, alignment, m, layout in zip(items, seeds, images, alignments, maps, layouts, strict=True):
+        for k, (item, layout) in enumerate(zip(items, layouts, strict=True)):
             item.rounds += 1
             item.calls += int(share * self.num_inference_steps) * (2 if self.guidance_scale > 1 else 1)
-            if alignment.overall > item.alignment.overall:
-                item.image, item.alignment, item.maps, item.regions = image, alignment, m, layout
+            if alignments[k].overall > item.alignment.overall:
+                item.image, item.alignment, item.maps, item.regions = images[k], alignments[k], maps[k], layout
                 item.tried = []
-                item.seed_after = seed if self.config.mode == "new_seed" else None
+                item.seed_after = seeds[k] if mode == "new_seed" else None
             else:
                 item.tried.append(layout)
                 item.regions = item.regions or layout

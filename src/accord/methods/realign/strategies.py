@@ -63,7 +63,7 @@ def refl(tuner: Tuner, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
     """
     config, pipe = tuner.config, tuner.pipe
     first = int(config.stop_from * config.num_inference_steps)
-    stop = batch.randint(first, config.num_inference_steps)
+    stop = batch.randint(first, max(first + 1, round(config.stop_until * config.num_inference_steps)))
     scheduler, told, latents = tuner.start(batch)
     rollout = sample(pipe, batch.prompts, latents=latents, told=told, scheduler=scheduler, **tuner.sampling)
     latents = latents * scheduler.init_noise_sigma
