@@ -14,10 +14,11 @@ from torch.nn import functional as F
 
 from accord.data.pair_folders import list_images, stream_pairs, write_metadata, write_part
 from accord.data.pairs import PairsFile
+from accord.data.shards import parse_shard
 from accord.lab.scenes.grammar import caption
 from accord.lab.scenes.render import render
 from accord.lab.scenes.scene import sample_scene
-from accord.methods.invert.bulk import invert_files, parse_shard
+from accord.methods.invert.bulk import invert_files
 from accord.methods.invert.config import InvertTrainConfig, PredictorConfig
 from accord.methods.invert.data import PairSet, load_pairs
 from accord.methods.invert.equations import (

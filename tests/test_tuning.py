@@ -19,7 +19,7 @@ from accord.diffusion.generate import generate
 from accord.diffusion.loop import sample
 from accord.diffusion.lora import add_lora, remove_lora, without_lora
 from accord.methods.realign.config import TuneConfig, debug
-from accord.methods.realign.strategies import GRPO_ETA, ddim_moments, gaussian_log_p, group_advantages
+from accord.methods.realign.strategies import GRPO_ETA, Batch, ddim_moments, gaussian_log_p, group_advantages, refl
 from accord.methods.realign.tuning import Tuner, tune
 from accord.rewards.clip import load_clip
 from accord.rewards.rewards import CaptionContrast, CaptionLikelihood, CaptionReward, ClipReward, Composed
@@ -210,6 +210,16 @@ def test_refl_raises_the_reward(tmp_path):
     tuned = tune(tiny_pipeline(), ["a red star", "a big red star"], clip_reward(), tmp_path, config=config, progress=False)
     first, last = tuned.report["looks"][0]["reward"], tuned.report["looks"][-1]["reward"]
     assert last > first + 0.5
+
+
+def test_the_step_with_gradient_is_drawn_where_it_is_asked_for(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(Batch, "randint", lambda self, low, high: drawn.append((low, high)) or low)
+    changes = {"num_inference_steps": 10, "batch_size": 2}
+    for number, (start, stop) in enumerate(((0.75, 1.0), (0.2, 0.5), (0.2, 0.21))):
+        tuner = tuner_of(tmp_path / str(number), "refl", stop_from=start, stop_until=stop, **changes)
+        refl(tuner, tuner.batch(0))
+    assert drawn == [(7, 10), (2, 5), (2, 3)]
 
 
 # --- guard ---------------------------------------------------------------------------------------------------------

@@ -320,8 +320,9 @@ def invert(
     from accord.data.images import open_image
     from accord.data.pair_folders import list_images, stream_pairs
     from accord.data.pairs import PairsFile
+    from accord.data.shards import parse_shard
     from accord.diffusion.pipelines import check_device
-    from accord.methods.invert.bulk import invert_files, parse_shard, shard_path
+    from accord.methods.invert.bulk import invert_files, shard_path
     from accord.methods.invert.invert import Bank
 
     sources = [s for s in (images or None, folder, pairs) if s is not None]
@@ -652,8 +653,8 @@ def bench_scenes(
 ) -> None:
     """SceneBench: base, best-of-N, Attend-and-Excite and realign, same prompts and seeds, judged by the reader."""
     _quiet()
+    from accord.data.shards import parse_shard
     from accord.lab.bench.scenes import main
-    from accord.methods.invert.bulk import parse_shard
 
     part = parse_shard(shard) if shard else None
     data, text = main(model=model, device=device, out=out, quick=quick, progress=not as_json, seeds=seeds, shard=part)
@@ -673,8 +674,8 @@ def bench_rewards(
 ) -> None:
     """Reward tuning: every strategy at equal wall time beside base, control and best-of-4, judged by the reader."""
     _quiet()
+    from accord.data.shards import parse_shard
     from accord.lab.bench.rewards import main, sensitivity
-    from accord.methods.invert.bulk import parse_shard
 
     if only_sensitivity:
         data, text = sensitivity(out, model=model, quick=quick)
@@ -709,8 +710,8 @@ def bench_context(
 ) -> None:
     """ContextDiff from scratch beside plain diffusion and a control of the same size."""
     _quiet()
+    from accord.data.shards import parse_shard
     from accord.lab.bench.context import main
-    from accord.methods.invert.bulk import parse_shard
 
     data, text = main(out, quick=quick, model=model, progress=not as_json, shard=parse_shard(shard) if shard else None)
     _emit(as_json, data, text)

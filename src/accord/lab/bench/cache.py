@@ -40,8 +40,3 @@ def known_rows(table: Path, cache: Path) -> list[dict[str, Any]]:
     """Rows of a table that is there already, if it was made with the models and knobs of this cache; else none."""
     data = json.loads(table.read_text(encoding="utf8")) if table.is_file() else {}
     return data["rows"] if data.get("made_with") == cache.name else []
-
-
-def share_of(items: list[Any], shard: tuple[int, int] | None) -> list[Any]:
-    """Every n-th item from the i-th on for the shard (i, n); all of them for None."""
-    return items if shard is None else items[shard[0] - 1 :: shard[1]]

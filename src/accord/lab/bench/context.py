@@ -24,8 +24,9 @@ from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
 
 from accord.data.images import to_tensor
+from accord.data.shards import share_of
 from accord.diffusion.pipelines import load
-from accord.lab.bench.cache import cache_folder, known_rows, share_of
+from accord.lab.bench.cache import cache_folder, known_rows
 from accord.lab.bench.prompts import BenchPrompt, scenebench
 from accord.lab.bench.rewards import rendered_pairs
 from accord.lab.bench.scenes import bootstrap

@@ -5,13 +5,13 @@ Judged by the reader, which no reward and no method sees. Training prompts are d
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,11 @@ from tqdm.auto import tqdm
 
 from accord.data.images import to_tensor
 from accord.data.prompts import parse, swaps
+from accord.data.shards import share_of
 from accord.diffusion.generate import GUIDANCE, STEPS, generate
 from accord.diffusion.lora import remove_lora
 from accord.diffusion.pipelines import Pipeline, load
-from accord.lab.bench.cache import cache_folder, known_rows, share_of
+from accord.lab.bench.cache import cache_folder, known_rows
 from accord.lab.bench.prompts import draw, scenebench
 from accord.lab.bench.scenes import Bench, Job, Method, compared, make_jobs, row_of, run_method, table
 from accord.lab.scenes.ask import lab_lexicon
@@ -217,7 +218,6 @@ class Tunings:
         self.minutes, self.quick, self.progress = minutes, quick, progress
         self.captioner, self.clip = load_captioner(), load_clip()
         self.pairs = rendered_pairs(200 if quick else PAIRS)
-        self.reports: dict[str, dict[str, Any]] = {}
 
     def bench(self, pipe: Pipeline) -> Bench:
         return Bench(pipe, self.captioner, RealignConfig())
@@ -245,30 +245,27 @@ class Tunings:
 
     def tuned(self, tuning: Tuning) -> list[dict[str, Any]]:
         """The tuned pipeline's row; for the first run of the strategy that ships, also one with `realign` on top."""
-        pipe: list[Pipeline] = []  # tuned at most once, and only if a row is missing
 
-        def tuned() -> Pipeline:
-            if not pipe:
-                pipe.append(load(self.model))
-                self.reports[tuning.name] = self.train(pipe[0], tuning)
-            return pipe[0]
+        @functools.cache  # tuned at most once, and only if a row is missing
+        def trained() -> tuple[Pipeline, dict[str, Any]]:
+            pipe = load(self.model)
+            return pipe, self.train(pipe, tuning)
 
         def alone() -> dict[str, Any]:
-            row = self.plain(tuning.name, lambda b: b.base, tuned())
-            return {**row, **self.reports[tuning.name], "diversity": diversity(tuned(), self.quick)}
+            pipe, report = trained()
+            return {**self.plain(tuning.name, lambda b: b.base, pipe), **report, "diversity": diversity(pipe, self.quick)}
 
         rows = [self.row(tuning.name, alone)]
         if tuning == Tuning(SHIPS):
             both = f"{tuning.name} + realign"
-            rows.append(self.row(both, lambda: self.plain(both, lambda b: b.realigned(), tuned())))
+            rows.append(self.row(both, lambda: self.plain(both, lambda b: b.realigned(), trained()[0])))
         return rows
 
     def train(self, pipe: Pipeline, tuning: Tuning) -> dict[str, Any]:
         """Tune the pipeline; what the run's report says of it."""
         config = TuneConfig(strategy=tuning.strategy, seed=tuning.seed, num_inference_steps=20 if tuning.strategy in ("raft", "grpo") else 40)
-        runs = self.cache / "tuned"
-        folder = runs / _slug(tuning.name)
-        config = replace(config, steps=_affordable(pipe, config, self.pairs, self.captioner, self.clip, self.minutes, runs))
+        folder = self.cache / "tuned" / _slug(tuning.name)
+        config = replace(config, steps=_affordable(pipe, config, self.pairs, self.captioner, self.clip, self.minutes, folder))
         reward = make_rewards({"contrast": 1.0}, self.captioner, self.clip)
         guard = make_rewards({"clip": 1.0}, clip=self.clip).rewards["clip"]
         began = time.perf_counter()
@@ -317,7 +314,7 @@ def main(
     cache = cache_folder(out, stem, *models, RealignConfig(), TuneConfig(), minutes)
     known = {r["method"]: r for r in known_rows(out / f"{stem}.json", cache) if r["pictures"] == len(jobs)}
     maker = Tunings(model, cache, known, jobs, minutes, quick, progress)
-    parts: list[Callable[[], list[dict[str, Any]]]] = [maker.base, maker.best_of_four, *(partial(maker.tuned, t) for t in tunings(quick))]
+    parts: list[Callable[[], list[dict[str, Any]]]] = [maker.base, maker.best_of_four, *(functools.partial(maker.tuned, t) for t in tunings(quick))]
     if shard is not None:
         for part in share_of(parts, shard):
             part()
@@ -352,13 +349,13 @@ def _write(out: Path, stem: str, rows: list[dict[str, Any]], jobs: list[Job], ab
 
 
 def _affordable(
-    pipe: Pipeline, config: TuneConfig, pairs: Any, captioner: Any, clip: Any, minutes: float, runs: Path
+    pipe: Pipeline, config: TuneConfig, pairs: Any, captioner: Any, clip: Any, minutes: float, folder: Path
 ) -> int:
-    """Steps of this strategy that fit into the wall time, from four steps taken on trial."""
-    saved = runs / f"{config.strategy}-steps.json"
+    """Steps of the run in `folder` that fit into the wall time, from four steps taken on trial; kept beside it."""
+    saved = folder.with_name(f"{folder.name}-steps.json")
     if saved.is_file():
         return int(json.loads(saved.read_text(encoding="utf8"))["steps"])
-    probe = runs / f".probe-{config.strategy}"
+    probe = folder.with_name(f".probe-{folder.name}")  # of this run alone: shards may probe at once
     seconds = []
     for steps in (1, 5):
         shutil.rmtree(probe, ignore_errors=True)

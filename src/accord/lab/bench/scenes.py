@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 
 from accord.data.images import to_pil
 from accord.data.prompts import parse
+from accord.data.shards import share_of
 from accord.diffusion.generate import GUIDANCE, STEPS
 from accord.diffusion.loop import decode, generators, initial_noise, run, sample
 from accord.diffusion.pipelines import load, token_spans, tokens_of
@@ -296,7 +297,7 @@ def main(
     methods = {name: method(bench) for name, method in METHODS.items()}
     kept = {name: Records(cache / f"{name.replace(' ', '-')}.jsonl") for name in methods}
     if shard is not None:
-        jobs = [j for k, j in enumerate(jobs) if k // BATCH % shard[1] == shard[0] - 1]
+        jobs = [j for start in share_of(range(0, len(jobs), BATCH), shard) for j in jobs[start : start + BATCH]]
         run_methods(methods, jobs, kept, progress)
         return {"bench": "scenes", "shard": list(shard), "pictures": len(jobs)}, f"{len(jobs)} pictures of each method are in {cache}"
     records = run_methods(methods, jobs, kept, progress)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,25 +11,13 @@ from tqdm.auto import tqdm
 
 from accord.data.images import open_image
 from accord.data.pairs import SUFFIXES, table_bytes
+from accord.data.shards import share_of
 from accord.methods.invert.invert import Bank, invert
 from accord.methods.invert.inverter import Inverter
 from accord.outputs import write_file
 from accord.types import InputError
 
 CHUNK = 256
-
-
-def parse_shard(text: str) -> tuple[int, int]:
-    """"3/8" to (3, 8).
-
-    Raises:
-        InputError: unless it is I/N with 1 <= I <= N.
-    """
-    match = re.fullmatch(r"(\d+)/(\d+)", text)
-    index, count = (int(g) for g in match.groups()) if match else (0, 0)
-    if not 1 <= index <= count:
-        raise InputError(f"shard {text!r} is not I/N with I from 1 to N; write for example 1/4")
-    return index, count
 
 
 def shard_path(out: Path, index: int, count: int) -> Path:
@@ -64,7 +51,7 @@ def invert_files(
     if target.is_file():
         return {"out": str(target), "images": 0, "skipped": [], "done_before": True}
     inverter = inverter or Inverter.from_pretrained()
-    mine = list(paths)[index - 1 :: count]
+    mine = share_of(list(paths), shard)
     rows: list[dict[str, Any]] = []
     skipped: list[dict[str, str]] = []
     with tqdm(total=len(mine), desc="invert", disable=not progress) as bar:
