@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import typer
+from conftest import MODELS
 from PIL import Image
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 import accord
@@ -178,6 +180,16 @@ def test_train_refuses_what_is_not_ready(accord_cli, tmp_path):
     (tmp_path / "lab" / "clip" / "config.json").write_text("{}")
     assert_refused(accord_cli("train", "lab", "denoiser", "--out", "lab"), "builds on vae, not found")
     assert_refused(accord_cli("train", "lab", "vae", "--steps", "0"), "steps must be at least 1")
+    assert_refused(accord_cli("train", "lab", "denoiser", "--start", "lab"), "no finished denoiser is in 'lab'")
+    assert_refused(accord_cli("train", "lab", "clip", "--start", "lab", "--continue"), "--continue and --start")
+
+
+def test_train_goes_on_from_another_runs_weights(accord_cli, tmp_path):
+    code, _, error = accord_cli("train", "lab", "captioner", "--steps", "1", "--start", MODELS, "--out", "lab")
+    assert code == 0, error
+    before, after = (load_file(f / "captioner" / "model.safetensors") for f in (MODELS, tmp_path / "lab"))
+    far = max(float((before[k].float() - after[k].float()).abs().max()) for k in after)
+    assert 0 < far < 2e-3  # one step of warm-up away
 
 
 @pytest.mark.parametrize(

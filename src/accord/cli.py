@@ -450,6 +450,7 @@ def train_lab(
     seed: Annotated[int, typer.Option(help="Seed.")] = 0,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     go_on: Annotated[bool, typer.Option("--continue", help="Start from the embedded weights, not from nothing.")] = False,
+    start: Annotated[Path | None, typer.Option(help="Start from the finished part in this folder of another run, not from nothing.")] = None,
 ) -> None:
     """Train an embedded model of the lab; a killed run goes on where it was."""
     _quiet()
@@ -457,7 +458,9 @@ def train_lab(
     from accord.lab.recipes import train
 
     check_device(device)
-    train(part, out, steps=steps, seed=seed, device=device, start=EMBEDDED.parent if go_on else None)
+    if go_on and start is not None:
+        raise InputError("--continue and --start are two places to start from; give one of them")
+    train(part, out, steps=steps, seed=seed, device=device, start=EMBEDDED.parent if go_on else start)
     print(f"written to {out}")
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from accord.types import InputError
 
 PARTS = {"vae": (), "clip": (), "captioner": (), "denoiser": ("vae", "clip")}
+FINISHED = {"denoiser": "pipeline/model_index.json"}  # the file that a finished part has; of others part/config.json
 
 
 def train(
@@ -35,6 +36,8 @@ def train(
             raise InputError(f"{part} builds on {' and '.join(missing)}, not found in {str(folder)!r}; train that first")
     elif part == "vae":
         raise InputError("the vae is trained from nothing only: the other parts stand on its latents")
+    elif not (Path(start) / FINISHED.get(part, f"{part}/config.json")).is_file():
+        raise InputError(f"no finished {part} is in {str(start)!r}; give the folder that it was trained into")
     else:
         options["start"] = Path(start)
     importlib.import_module(f"accord.lab.recipes.{part}").train(folder, **options)
