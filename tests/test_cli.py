@@ -181,6 +181,7 @@ def test_train_refuses_what_is_not_ready(accord_cli, tmp_path):
     assert_refused(accord_cli("train", "lab", "denoiser", "--out", "lab"), "builds on vae, not found")
     assert_refused(accord_cli("train", "lab", "vae", "--steps", "0"), "steps must be at least 1")
     assert_refused(accord_cli("train", "lab", "denoiser", "--start", "lab"), "no finished denoiser is in 'lab'")
+    assert_refused(accord_cli("train", "lab", "clip", "--start", "lab", "--out", "./lab"), "train into another folder")
     assert_refused(accord_cli("train", "lab", "clip", "--start", "lab", "--continue"), "--continue and --start")
 
 

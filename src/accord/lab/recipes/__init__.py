@@ -23,7 +23,7 @@ def train(
     """Train one part of the lab into `folder`, from nothing, or from the finished part in the lab folder `start`.
 
     Raises:
-        InputError: for an unknown part, or if a part that it builds on is not there yet.
+        InputError: for an unknown part, if a part that it builds on or starts from is not there yet, or if `start` is `folder`.
     """
     if part not in PARTS:
         raise InputError(f"the lab has no part {part!r}; choose one of {', '.join(PARTS)}")
@@ -38,6 +38,8 @@ def train(
         raise InputError("the vae is trained from nothing only: the other parts stand on its latents")
     elif not (Path(start) / FINISHED.get(part, f"{part}/config.json")).is_file():
         raise InputError(f"no finished {part} is in {str(start)!r}; give the folder that it was trained into")
+    elif Path(start).resolve() == Path(folder).resolve():
+        raise InputError(f"{str(folder)!r} holds the run to start from, which would be resumed instead; train into another folder")
     else:
         options["start"] = Path(start)
     importlib.import_module(f"accord.lab.recipes.{part}").train(folder, **options)
