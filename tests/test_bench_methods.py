@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image
 
 from accord.lab.bench import context as bench_context
 from accord.lab.bench import invert as bench_invert
+from accord.lab.bench import reuse as bench_reuse
 from accord.lab.bench import rewards as bench_rewards
 from accord.lab.bench import video as bench_video
 from accord.lab.bench.prompts import scenebench
@@ -19,6 +21,8 @@ from accord.lab.scenes.edits import KINDS
 from accord.lab.scenes.read import read
 from accord.lab.scenes.render import render
 from accord.lab.scenes.scene import Scene, Thing
+from accord.methods.invert.data import PairSet
+from accord.types import InputError
 
 
 # --- rewards -------------------------------------------------------------------------------------------------------
@@ -79,19 +83,76 @@ def test_rows_of_tuning_are_made_once(tmp_path, monkeypatch):
     assert bench_rewards.main(tmp_path, quick=True, progress=False)[0] == data and len(made) == len(bench_rewards.STRATEGIES)
 
 
+def test_training_seeds_are_pooled_prompt_by_prompt():
+    shared = {"atoms": {"noun": 1.0}, "denoiser_calls": 40.0, "seconds_per_image": 1.0}
+    a = {"pictures": 4, "right_by_prompt": "20", "heldout": 1.0, "by_category": {"one": 1.0, "two": 0.0}, **shared}
+    b = {"pictures": 4, "right_by_prompt": "11", "heldout": 0.5, "by_category": {"one": 0.5, "two": 0.5}, **shared}
+    row = bench_rewards.pooled([a, b], "both")
+    assert row["right_by_prompt"] == [3, 1] and row["pictures"] == 8 and row["overall"] == 0.5
+    assert bench_rewards.right_by_prompt(row).tolist() == [0.75, 0.25] and row["heldout"] == 0.75
+    assert row["by_category"] == {"one": 0.75, "two": 0.25} and row["ci95"] == [0.25, 0.75]
+
+
 # --- inversion -----------------------------------------------------------------------------------------------------
 @pytest.mark.slow
 def test_the_inversion_bench_runs_whole(tmp_path, monkeypatch):
-    plan = bench_invert.Plan(pairs=60, extra=8, steps=2, kinds=("clip", "vit"), seeds=1, readable=3)
+    plan = bench_invert.Plan(pairs=60, extra=8, steps=2, batch_size=8, kinds=("unet", "vit"), seeds=2, readable=3)
     monkeypatch.setattr(bench_invert, "make_pairs", lambda pipe, prompts, out, **k: _drawn_pairs(prompts, out))
     monkeypatch.setattr(bench_invert, "SIMILAR", 0.9999)
+    trained = []
+    real = bench_invert.train_predictor
+    monkeypatch.setattr(bench_invert, "train_predictor", lambda kind, *a: trained.append(kind.kind) or real(kind, *a))
+    bench_invert.main(tmp_path, plan=plan, progress=False, only_pairs=True)
+    for i in (1, 2):
+        bench_invert.main(tmp_path, plan=plan, progress=False, shard=(i, 2))
+    assert len(trained) == len(bench_invert.trials(plan)) == 10 and [p.name for p in tmp_path.iterdir()] == [".cache"]
     data, text = bench_invert.main(tmp_path, plan=plan, progress=False)
+    assert len(trained) == 12  # the two of the inverter are read again; the rest is known by its answers
     names = [r["method"] for r in data["rows"]]
-    assert names[:4] == ["mean embedding", "caption -> embedding", "CLIP nearest neighbour", "clip, linear probe"]
-    assert {"vit, plain", "vit, + vocabulary", "clip, + curriculum", "clip, random order", "ensemble", "ensemble + DAKL"} <= set(names)
+    assert names[:3] == ["mean embedding", "caption -> embedding", "CLIP nearest neighbour"]
+    assert {"vit, plain", "unet, + vocabulary", "vit, + curriculum + DAKL", "vit, random order", "ensemble", "ensemble, seed 1 + DAKL"} <= set(names)
     assert all(r["test"]["ci95"][0] <= r["test"]["cosine"] <= r["test"]["ci95"][1] for r in data["rows"])
-    assert data["speed"]["images_per_second"] > 0 and "Readable prompts of 3" in text
+    assert next(r for r in data["rows"] if r["method"] == data["full"])["full_system_over_it"]["mean"] == 0
+    assert data["speed"]["images_per_second"] > 0 and "Of 3 test images" in text
     assert {p.name for p in tmp_path.iterdir()} == {".cache", "invert.json", "invert.md", "invert.png"}
+    inverter = next((tmp_path / ".cache").glob("invert-*/inverter"))
+    job = bench_reuse.make_jobs(True, 1)[:2]
+    again, text = bench_reuse.main(tmp_path, inverter, progress=False, jobs=job)
+    assert [r["method"] for r in again["rows"]][:3] == ["base", "reused, weight 0.05", "moved at random, weight 0.05"]
+    with pytest.raises(InputError, match="needs an inverter"):
+        bench_reuse.main(tmp_path, None, progress=False)
+
+
+def test_effects_are_differences_of_the_rows():
+    """Answers that are the truth with so much of another direction: cosines, and so differences, are known."""
+    plan = bench_invert.Plan(pairs=0, extra=0, steps=1, batch_size=1, kinds=("clip", "vit"), seeds=1, readable=1)
+    targets = torch.eye(4)[:2]
+
+    def with_cosine(c):
+        return {"test": c * targets + (1 - c**2) ** 0.5 * torch.eye(4)[2:]}
+
+    sets = SimpleNamespace(parts={"test": PairSet(torch.zeros(2, 3, 4, 4), ["a", "b"], targets)})
+    cosines = {bench_invert.PLAIN: 0.5, bench_invert.WORDS: 0.6, bench_invert.WHOLE: 0.8, bench_invert.RANDOM: 0.7}
+    answers = {bench_invert.Trial(k, v).name: with_cosine(c + 0.1 * (k == "vit")) for k in plan.kinds for v, c in cosines.items()}
+    answers |= {bench_invert.Trial(k, bench_invert.WHOLE).name + bench_invert.DAKL: with_cosine(0.9) for k in plan.kinds}
+    answers |= {n: with_cosine(c) for n, c in (("ensemble", 0.9), ("ensemble of plain", 0.6), ("ensemble + DAKL", 0.95))}
+    found = {e["change"]: e for e in bench_invert.effects(answers, sets, plan)}
+    expected = {
+        "vocabulary, over plain": 0.1, "curriculum, over vocabulary": 0.2, "curriculum, over its random order": 0.1,
+        "all three and DAKL, over plain": 0.35, "DAKL, over one predictor": 0.05, "DAKL, over the ensemble": 0.05,
+        "ensemble, over the ensemble of plain": 0.3,
+    }  # fmt: skip
+    assert {k: v["mean"] for k, v in found.items()} == pytest.approx(expected, abs=1e-4)
+    assert found["DAKL, over one predictor"]["kinds"]["clip"]["mean"] == pytest.approx(0.1, abs=1e-4)
+
+
+def test_pair_sets_are_kept_as_they_were(tmp_path):
+    images = torch.randint(0, 256, (2, 3, 5, 7), dtype=torch.uint8)
+    made = PairSet(images, ["a «star»", "two"], torch.randn(2, 6), ["", "b\n"])
+    made.save(tmp_path / "set.safetensors")
+    again = PairSet.load(tmp_path / "set.safetensors")
+    assert torch.equal(again.images, images) and torch.equal(again.targets, made.targets)
+    assert (again.prompts, again.captions) == (made.prompts, made.captions)
 
 
 def _drawn_pairs(prompts, out):
@@ -100,7 +161,8 @@ def _drawn_pairs(prompts, out):
     rows = [{"p": p, "se": 0, "c": 5.0, "st": 1, "sa": "none"} for p in prompts]
     rng = np.random.default_rng(0)
     images = [Image.fromarray(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)) for _ in prompts]
-    write_part(out, 1, images, rows)
+    if not (out / "part-000001").is_dir():
+        write_part(out, 1, images, rows)
     return write_metadata(out)
 
 

@@ -12,12 +12,14 @@ from conftest import tiny_pipeline
 from PIL import Image
 from torch.nn import functional as F
 
+from accord.data.images import to_tensor
 from accord.data.pair_folders import list_images, stream_pairs, write_metadata, write_part
 from accord.data.pairs import PairsFile
 from accord.data.shards import parse_shard
 from accord.lab.scenes.grammar import caption
 from accord.lab.scenes.render import render
 from accord.lab.scenes.scene import sample_scene
+from accord.methods.invert.alignment import InversionScore
 from accord.methods.invert.bulk import invert_files
 from accord.methods.invert.config import InvertTrainConfig, PredictorConfig
 from accord.methods.invert.data import PairSet, load_pairs
@@ -236,6 +238,10 @@ def test_made_pairs_do_not_depend_on_parts_and_stopping(tmp_path):
     stamp = Path(first[0]).stat().st_mtime_ns
     make_pairs(pipe, prompts, tmp_path / "a", part_size=2, **kwargs)
     assert Path(first[0]).stat().st_mtime_ns == stamp
+    shares = [make_pairs(pipe, prompts, tmp_path / "c", part_size=2, shard=(i, 2), **kwargs) for i in (2, 1)]
+    assert shares == [1, 3]  # in the folder so far
+    shared = [p.image for p in stream_pairs(tmp_path / "c", PairsFile())]
+    assert [Path(p).read_bytes() for p in shared] == [Path(p).read_bytes() for p in first]
 
 
 def test_broken_pictures_are_skipped_and_counted(tmp_path, embed):
@@ -428,6 +434,20 @@ def test_bulk_shards_are_whole_and_done_once(vocabulary, tmp_path):
             parse_shard(bad)
     with pytest.raises(InputError, match=r"is none of \.csv"):
         invert_files(paths, tmp_path / "o.txt", (1, 1), made)
+
+
+def test_inversion_as_a_score(vocabulary, embed):
+    made = inverter(vocabulary, "clip", "vit")
+    score = InversionScore(made, embed)
+    pictures, prompts = [picture(0), picture(1)], ["a red star", "two blue keys"]
+    vectors, words = made(pictures)
+    expected = []
+    for v, p, text in zip(vectors, words, prompts, strict=True):
+        held = set(words_of(text))
+        logs = [math.log(float(q) if w in held else 1 - float(q)) for w, q in zip(vocabulary.words, p, strict=True)]
+        expected.append(float(v @ embed([text])[0]) + 0.02 * sum(logs))
+    found = score(to_tensor(pictures), prompts)
+    assert found.tolist() == pytest.approx(expected, abs=1e-4) and found[0] != found[1] and not score.differentiable
 
 
 # --- from pairs to inverter, and back into the denoiser --------------------------------------------------------------

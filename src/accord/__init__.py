@@ -29,7 +29,9 @@ _HOME = {
     "invert": "accord.methods.invert.invert",
     "Inverter": "accord.methods.invert.inverter",
     "Inverted": "accord.methods.invert.invert",
+    "InversionScore": "accord.methods.invert.alignment",
     "make_rewards": "accord.rewards.rewards",
+    "Reward": "accord.rewards.rewards",
     "load_sentence": "accord.rewards.sentence",
     "Alignment": "accord.types",
     "InputError": "accord.types",
@@ -43,6 +45,7 @@ __all__ = [*_HOME, "__version__"]
 if TYPE_CHECKING:
     from accord.diffusion.generate import generate as generate
     from accord.diffusion.pipelines import load as load
+    from accord.methods.invert.alignment import InversionScore as InversionScore
     from accord.methods.invert.invert import Inverted as Inverted
     from accord.methods.invert.invert import invert as invert
     from accord.methods.invert.inverter import Inverter as Inverter
@@ -56,6 +59,7 @@ if TYPE_CHECKING:
     from accord.rewards.captioners import load_captioner as load_captioner
     from accord.rewards.clip import load_clip as load_clip
     from accord.rewards.diagnosis import score as score
+    from accord.rewards.rewards import Reward as Reward
     from accord.rewards.rewards import make_rewards as make_rewards
     from accord.rewards.sentence import load_sentence as load_sentence
     from accord.types import Alignment as Alignment

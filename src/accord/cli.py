@@ -368,6 +368,7 @@ def pairs_make(
     steps: Annotated[int, typer.Option(help="Denoising steps.")] = 12,
     guidance: Guidance = 5.0,
     seed: Annotated[int, typer.Option(help="Seed.")] = 0,
+    shard: Annotated[str | None, typer.Option(help="I/N: only a share of the parts; after all N, run without it.")] = None,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
@@ -375,6 +376,7 @@ def pairs_make(
     _quiet()
     import accord
     from accord.data.prompt_files import read_prompts
+    from accord.data.shards import parse_shard
     from accord.methods.invert.pairs import make_pairs
 
     if count < 1:
@@ -386,8 +388,9 @@ def pairs_make(
 
         texts = corpus(count, seed + 100)
     pipe = accord.load(model, device)
+    share = parse_shard(shard) if shard else None
     made = make_pairs(
-        pipe, texts, out, seed=seed, num_inference_steps=steps, guidance_scale=guidance, progress=not as_json
+        pipe, texts, out, seed=seed, num_inference_steps=steps, guidance_scale=guidance, shard=share, progress=not as_json
     )
     _emit(as_json, {"pairs": made, "out": str(out)}, f"{made} pairs in {out}")
 
@@ -469,7 +472,7 @@ def train_reward(
     prompts: Annotated[Path, typer.Option(help="Prompts: .txt (one a line), .csv, .tsv, .jsonl, or COCO captions .json.")],
     model: Model = None,
     reward: Annotated[list[str], typer.Option(help="caption, caption-clip, likelihood, contrast or clip, as NAME or NAME=WEIGHT; repeat to add up.")] = ["contrast"],  # noqa: B006
-    held_out: Annotated[str, typer.Option(help="A score that is never trained on, for the guard; 'none' for no guard.")] = "clip",
+    held_out: Annotated[str, typer.Option(help="A score that is never trained on, for the guard: clip, inversion (the embedded inverter), or another reward; none for no guard.")] = "clip",
     strategy: Annotated[str, typer.Option(help="refl, draft, raft or grpo; sft is the control without reward.")] = "refl",
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 300,
     batch_size: Annotated[int, typer.Option(help="Prompts a step, over all processes.")] = 8,
@@ -532,9 +535,13 @@ def train_reward(
     where = str(pipe.device)
     captioner = captioner or (None if model is None else "Salesforce/blip2-opt-2.7b")
     wanted = {*weights, held_out}
-    judge = accord.load_captioner(captioner, where) if wanted - {"clip", "none"} else None
+    judge = accord.load_captioner(captioner, where) if wanted - {"clip", "inversion", "none"} else None
     similarity = accord.load_clip(clip, where) if wanted & {"clip", "caption-clip"} else None
-    guard = accord.make_rewards({held_out: 1.0}, judge, similarity).rewards[held_out] if held_out != "none" else None
+    guard: accord.Reward | None = None
+    if held_out == "inversion":
+        guard = accord.InversionScore()
+    elif held_out != "none":
+        guard = accord.make_rewards({held_out: 1.0}, judge, similarity).rewards[held_out]
     tuned = accord.tune(
         pipe,
         texts,
@@ -691,15 +698,26 @@ def bench_rewards(
 @bench_app.command("invert")
 def bench_invert(
     quick: Annotated[bool, typer.Option("--quick", help="A small share of it.")] = False,
+    seeds: Annotated[int | None, typer.Option(help="Training seeds of the full system; three if not given.")] = None,
+    only_pairs: Annotated[bool, typer.Option("--only-pairs", help="Make the pairs and stop.")] = False,
+    shard: Annotated[str | None, typer.Option(help="I/N: only a share of the pairs or predictors; after all N, run without it.")] = None,
+    reuse: Annotated[bool, typer.Option("--reuse", help="Instead: the trained encoder put back into the denoiser, on SceneBench.")] = False,
+    inverter: Annotated[Path | None, typer.Option(help="With --reuse: inverter with a unet predictor.")] = None,
     model: Model = None,
     out: Out = Path("docs/bench"),
     as_json: AsJson = False,
 ) -> None:
     """Inversion: every predictor, plain and with each part of the method, beside plain baselines."""
     _quiet()
+    from accord.data.shards import parse_shard
     from accord.lab.bench.invert import main
+    from accord.lab.bench.reuse import main as reuse_main
 
-    data, text = main(out, quick=quick, model=model, progress=not as_json)
+    if reuse:
+        data, text = reuse_main(out, inverter, model=model, quick=quick, progress=not as_json)
+    else:
+        part = parse_shard(shard) if shard else None
+        data, text = main(out, quick, model, not as_json, seeds=seeds, shard=part, only_pairs=only_pairs)
     _emit(as_json, data, text)
 
 

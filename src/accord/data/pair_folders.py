@@ -117,7 +117,7 @@ def write_metadata(folder: Path) -> int:
                     "sampler": row["sa"],
                 }
             )
-    part = folder / ".metadata.parquet.part"
+    part = folder / f".metadata.parquet.{os.getpid()}.part"  # shards may end at once
     pq.write_table(pa.Table.from_pylist(rows), part)
     os.replace(part, folder / "metadata.parquet")
     return len(rows)

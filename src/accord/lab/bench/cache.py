@@ -1,6 +1,6 @@
 """Where a benchmark keeps what it has finished: a folder that belongs to the very models and knobs it was made with.
 
-Long tables are made in several goes: their rows are in the table itself, which says what it was `made_with`.
+Long tables are made in several goes: their rows are in the table itself, where the table or the row says what it was `made_with`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ def cache_folder(out: Path, name: str, *parts: Any) -> Path:
     return folder
 
 
-def known_rows(table: Path, cache: Path) -> list[dict[str, Any]]:
-    """Rows of a table that is there already, if it was made with the models and knobs of this cache; else none."""
+def known_rows(table: Path, *caches: Path) -> list[dict[str, Any]]:
+    """Rows of a table that is there already, those that were made with the models and knobs of one of these caches."""
     data = json.loads(table.read_text(encoding="utf8")) if table.is_file() else {}
-    return data["rows"] if data.get("made_with") == cache.name else []
+    names = {c.name for c in caches}
+    return [r for r in data.get("rows", []) if r.get("made_with", data.get("made_with")) in names]

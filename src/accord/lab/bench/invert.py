@@ -6,6 +6,7 @@ readable prompt says. Finished parts (pairs, runs) are kept under `.cache` besid
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import time
@@ -17,10 +18,12 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from accord.data.pair_folders import stream_pairs
 from accord.data.pairs import PairsFile
+from accord.data.shards import share_of
 from accord.diffusion.pipelines import load
 from accord.lab.bench.cache import cache_folder
 from accord.lab.scenes.ask import ask_of, check
@@ -32,9 +35,9 @@ from accord.lab.scenes.scene import Scene, sample_scene
 from accord.methods.invert.config import InvertTrainConfig, PredictorConfig
 from accord.methods.invert.data import PairSet, load_pairs
 from accord.methods.invert.equations import ensemble
-from accord.methods.invert.fit import cosine_of, safe_split, text_f1, word_f1
+from accord.methods.invert.fit import cosine_of, interval, safe_split, text_f1, word_f1
 from accord.methods.invert.invert import invert
-from accord.methods.invert.inverter import Inverter
+from accord.methods.invert.inverter import EMBEDDED, Inverter
 from accord.methods.invert.kernel import DomainKernel
 from accord.methods.invert.pairs import make_pairs
 from accord.methods.invert.predictors import Predictor
@@ -44,11 +47,16 @@ from accord.outputs import check_writable, write_file
 from accord.rewards.captioners import load_captioner
 from accord.rewards.clip import load_clip
 from accord.rewards.sentence import load_sentence
+from accord.training.checkpoints import replace_file
 from accord.types import InputError
 
 SIMILAR = 0.98  # the grammar's prompts are alike: at 0.9 nearly all of them hang together
+PAIR_STEPS = 8  # denoising steps of the pairs' pictures: 62 % of 64 are right, 66 % with 12
 DOMAINS = ("test", "held out", "renders")
-FULL_KINDS = ("clip", "vit", "swin", "blip", "unet")
+PARTS = (*DOMAINS, "validation")
+ENSEMBLE, PLAIN_ENSEMBLE, DAKL = "ensemble", "ensemble of plain", " + DAKL"
+FULL_ROW, EMBEDDED_ROW = ENSEMBLE + DAKL, "embedded inverter"
+PLAIN, WORDS, WHOLE, RANDOM, PROBE = "plain", "+ vocabulary", "+ curriculum", "random order", "linear probe"
 
 
 @dataclass(frozen=True)
@@ -58,15 +66,17 @@ class Plan:
     pairs: int
     extra: int  # pairs of each further domain
     steps: int
+    batch_size: int
     kinds: tuple[str, ...]
     seeds: int  # of the full system
     readable: int  # test images whose readable prompt is judged
 
 
-FULL = Plan(20_000, 1000, 3000, FULL_KINDS, 3, 500)
-QUICK = Plan(400, 60, 60, ("clip", "vit"), 1, 20)
+FULL = Plan(20_000, 1000, 800, 32, ("unet", "clip", "vit", "swin", "blip"), 3, 500)
+QUICK = Plan(400, 60, 60, 32, ("clip", "vit"), 1, 20)
 
 
+# --- pairs ------------------------------------------------------------------------------------------------------------
 def scene_prompts(count: int, seed: int, held_out: bool) -> list[str]:
     """Captions of random scenes, all or none of them with a held-out combination."""
     rng = np.random.default_rng(seed)
@@ -87,75 +97,178 @@ def rendered_set(count: int, seed: int, embed: Any) -> PairSet:
     return PairSet(images, prompts, embed(prompts))
 
 
+class Sets:
+    """The data of one plan. Made once, kept in `folder`."""
+
+    def __init__(self, plan: Plan, folder: Path, model: str | None, progress: bool) -> None:
+        self.plan, self.folder, self.model, self.progress = plan, folder, model, progress
+
+    def render(self, shard: tuple[int, int] | None = None) -> None:
+        """Make the pairs' pictures, or only a shard's share of them."""
+        for name, prompts in (
+            ("pairs", scene_prompts(self.plan.pairs, 200, False)),
+            ("held-out", scene_prompts(self.plan.extra, 201, True)),
+        ):
+            make_pairs(load(self.model), prompts, self.folder / name, num_inference_steps=PAIR_STEPS, shard=shard, progress=self.progress)
+
+    @functools.cached_property
+    def all(self) -> dict[str, PairSet]:
+        """Pairs, held out and renders, with captions of the pictures."""
+        names = ("pairs", "held-out", "renders")
+        kept = {n: self.folder / f"{n}.safetensors" for n in names}
+        if not all(p.is_file() for p in kept.values()):
+            self.render()
+            embed, captioner = load_sentence(), load_captioner()
+            for name, path in kept.items():
+                if name == "renders":
+                    part = rendered_set(self.plan.extra, 202, embed)
+                else:
+                    pairs = list(stream_pairs(self.folder / name, PairsFile()))
+                    part = load_pairs(pairs, IMAGE_SIZE, embed, PairsFile(), self.progress)
+                part.add_captions(captioner, progress=self.progress)
+                part.save(path)
+        return {n: PairSet.load(p) for n, p in kept.items()}
+
+    @functools.cached_property
+    def train(self) -> PairSet:
+        return self._split[0]
+
+    @functools.cached_property
+    def parts(self) -> dict[str, PairSet]:
+        """What is predicted: the three domains and the validation split."""
+        return {"test": self._split[2], "held out": self.all["held-out"], "renders": self.all["renders"], "validation": self._split[1]}
+
+    @functools.cached_property
+    def _split(self) -> tuple[PairSet, PairSet, PairSet]:
+        pairs = self.all["pairs"]
+        split = safe_split(pairs.targets, SIMILAR)
+        return pairs.subset(split.train), pairs.subset(split.validation), pairs.subset(split.test)
+
+    @functools.cached_property
+    def vocabulary(self) -> Vocabulary:
+        return Vocabulary.build(self.train.prompts, 1000)
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Trial:
+    """One predictor to train."""
+
+    kind: str
+    variant: str
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind}, {self.variant}" + (f", seed {self.seed}" if self.seed else "")
+
+    @property
+    def settings(self) -> PredictorConfig:
+        return PredictorConfig(kind=self.kind, hidden=0 if self.variant == PROBE else 512)
+
+    def config(self, plan: Plan) -> InvertTrainConfig:
+        base = InvertTrainConfig(
+            steps=plan.steps, batch_size=plan.batch_size, curriculum="none", vocabulary_weight=0.0, seed=self.seed
+        )
+        more: dict[str, dict[str, Any]] = {
+            PROBE: {"freeze_tower": True},
+            PLAIN: {},
+            WORDS: {"vocabulary_weight": 0.1},
+            WHOLE: {"vocabulary_weight": 0.1, "curriculum": "prefix"},
+            RANDOM: {"vocabulary_weight": 0.1, "curriculum": "random"},
+        }
+        return replace(base, **more[self.variant])
+
+
+def trials(plan: Plan) -> list[Trial]:
+    """Every kind with every part of the method; the whole of it with every seed."""
+    first = [Trial(k, v) for k in plan.kinds for v in (WHOLE, WORDS, PLAIN, RANDOM)]
+    probe = [Trial("clip", PROBE)] if "clip" in plan.kinds else []
+    return first + probe + [Trial(k, WHOLE, s) for s in range(1, plan.seeds) for k in plan.kinds]
+
+
+Answers = dict[str, torch.Tensor]  # unit vectors [N,E] of each part, and "words": logits [N,V] on the test split
+
+
+def trained(trial: Trial, sets: Sets, cache: Path) -> Predictor:
+    """The predictor of a trial, trained or resumed."""
+    folder = cache / "runs" / _slug(trial.name)
+    return train_predictor(trial.settings, sets.train, sets.vocabulary, folder, trial.config(sets.plan))
+
+
+def answers_of(trial: Trial, sets: Sets, cache: Path) -> Answers:
+    """What the predictor of a trial says of every part; kept."""
+    path = cache / "answers" / f"{_slug(trial.name)}.safetensors"
+    if not path.is_file():
+        predictor = trained(trial, sets, cache)
+        found = {name: predict(predictor, part, progress=sets.progress) for name, part in sets.parts.items()}
+        answers = {name: vectors.contiguous() for name, (vectors, _) in found.items()}
+        words = found["test"][1]
+        replace_file(path, lambda p: save_file(answers | ({} if words is None else {"words": words.contiguous()}), p))
+    return load_file(path)
+
+
+def _slug(name: str) -> str:
+    return name.replace("+ ", "").replace(", ", "-").replace(" ", "-")
+
+
 def main(
-    out: Path, quick: bool = False, model: str | None = None, progress: bool = True, plan: Plan | None = None
+    out: Path,
+    quick: bool = False,
+    model: str | None = None,
+    progress: bool = True,
+    plan: Plan | None = None,
+    seeds: int | None = None,
+    shard: tuple[int, int] | None = None,
+    only_pairs: bool = False,
 ) -> tuple[dict[str, Any], str]:
-    """Make pairs, train, measure; writes `invert.json`, `.md` and `.png` (`invert-quick.*` with `quick`)."""
+    """Make pairs, train, measure; writes `invert.json`, `.md` and `.png` (`invert-quick.*` with `quick`).
+
+    Args:
+        seeds: of the full system; the plan's if None.
+        shard: (i, n): only every n-th predictor from the i-th on; a run without it then finds them trained.
+        only_pairs: make the pairs (with `shard`, a share of them) and stop.
+    """
     check_writable(out)
     plan = plan or (QUICK if quick else FULL)
-    embed, captioner, clip = load_sentence(), load_captioner(), load_clip()
-    pipe = load(model)
-    cache = cache_folder(out, "invert", pipe, captioner, clip, plan)
-    sets = {}
-    for name, prompts in (
-        ("pairs", scene_prompts(plan.pairs, 200, False)),
-        ("held out", scene_prompts(plan.extra, 201, True)),
-    ):
-        folder = cache / name.replace(" ", "-")
-        make_pairs(pipe, prompts, folder, progress=progress)
-        sets[name] = load_pairs(list(stream_pairs(folder, PairsFile())), IMAGE_SIZE, embed, PairsFile(), progress)
-    sets["renders"] = rendered_set(plan.extra, 202, embed)
-    for part in sets.values():
-        part.add_captions(captioner, progress=progress)
-    split = safe_split(sets["pairs"].targets, SIMILAR)
-    train, validation = sets["pairs"].subset(split.train), sets["pairs"].subset(split.validation)
-    domains = {"test": sets["pairs"].subset(split.test), "held out": sets["held out"], "renders": sets["renders"]}
-    vocabulary = Vocabulary.build(train.prompts, 1000)
-    rows = _baselines(train, domains, embed, clip)
-    base = InvertTrainConfig(steps=plan.steps, curriculum="none", vocabulary_weight=0.0)
-    variants = {
-        "linear probe": replace(base, freeze_tower=True),
-        "plain": base,
-        "+ vocabulary": replace(base, vocabulary_weight=0.1),
-        "+ curriculum": replace(base, vocabulary_weight=0.1, curriculum="prefix"),
-        "random order": replace(base, vocabulary_weight=0.1, curriculum="random"),
-    }
-    answers: dict[str, dict[str, torch.Tensor]] = {}
-    full: dict[int, list[tuple[PredictorConfig, Predictor]]] = {}
-    for kind in plan.kinds:
-        for name, config in variants.items():
-            if name == "linear probe" and kind != "clip":
-                continue
-            whole = name == "+ curriculum"
-            for seed in range(plan.seeds if whole else 1):
-                settings = PredictorConfig(kind=kind, hidden=0 if name == "linear probe" else 512)
-                folder = cache / "runs" / f"{kind}-{name.replace(' ', '')}-{seed}"
-                predictor = train_predictor(settings, train, vocabulary, folder, replace(config, seed=seed))
-                found = {d: predict(predictor, part) for d, part in {**domains, "validation": validation}.items()}
-                label = f"{kind}, {name}" + (f", seed {seed}" if seed else "")
-                rows.append(_row(label, {d: found[d][0] for d in DOMAINS}, domains, {d: found[d][1] for d in DOMAINS}, vocabulary))
-                if whole:
-                    full.setdefault(seed, []).append((settings, predictor))
-                    answers[f"{kind}-{seed}"] = {d: v[0] for d, v in found.items()}
-                    if seed == 0:
-                        rows.append(_second_level(f"{kind}, + DAKL", answers[f"{kind}-0"], validation, domains))
-    for seed in range(plan.seeds):
-        together = {d: ensemble([answers[f"{k}-{seed}"][d] for k in plan.kinds]) for d in (*DOMAINS, "validation")}
-        suffix = f", seed {seed}" if seed else ""
-        rows.append(_row(f"ensemble{suffix}", together, domains))
-        rows.append(_second_level(f"ensemble + DAKL{suffix}", together, validation, domains))
-    inverter = Inverter([p for _, p in full[0]], [k for k, _ in full[0]], vocabulary, captioner=captioner)
-    single = Inverter([full[0][0][1]], [full[0][0][0]], vocabulary, captioner=captioner)
+    plan = plan if seeds is None else replace(plan, seeds=seeds)
+    pipe, embed, captioner, clip = load(model), load_sentence(), load_captioner(), load_clip()
+    sets = Sets(plan, cache_folder(out, "pairs", pipe, captioner, plan.pairs, plan.extra, PAIR_STEPS), model, progress)
+    if only_pairs:
+        sets.render(shard)
+        return {"bench": "invert", "pairs": str(sets.folder)}, f"pairs are in {sets.folder}"
+    cache = cache_folder(out, "invert", pipe, captioner, clip, replace(plan, seeds=0))
+    if shard is not None:
+        for trial in share_of(trials(plan), shard):
+            answers_of(trial, sets, cache)
+        return {"bench": "invert", "shard": list(shard)}, f"every {shard[1]}. predictor is in {cache}"
+    answers = _baselines(sets, embed, clip) | {t.name: answers_of(t, sets, cache) for t in trials(plan)}
+    refused = _combine(answers, sets, plan)
+    whole = [Trial(k, WHOLE) for k in plan.kinds]
+    inverter = Inverter([trained(t, sets, cache) for t in whole], [t.settings for t in whole], sets.vocabulary, captioner=captioner)
+    inverter.save_pretrained(cache / "inverter")
+    shipped = Inverter.from_pretrained() if model is None and EMBEDDED.is_dir() else None
+    readers = {"full system": inverter}
+    if shipped is not None:
+        readers[EMBEDDED_ROW] = shipped
+        answers[EMBEDDED_ROW] = {
+            name: ensemble([predict(p, part)[0] for p in shipped.predictors], shipped.weights) for name, part in sets.parts.items()
+        }
+    rows = [_row(name, found, sets, refused.get(name), answers[FULL_ROW]) for name, found in answers.items()]
     data = {
         "bench": "invert",
         "quick": quick,
-        "pairs": len(sets["pairs"]),
-        "split": {"train": len(train), "validation": len(validation), "test": len(domains["test"]), "similar": SIMILAR},
-        "vocabulary": len(vocabulary),
+        "pairs": len(sets.all["pairs"]),
+        "pair_steps": PAIR_STEPS,
+        "split": {"train": len(sets.train), "validation": len(sets.parts["validation"]), "test": len(sets.parts["test"]), "similar": SIMILAR},
+        "vocabulary": len(sets.vocabulary),
         "steps": plan.steps,
+        "batch_size": plan.batch_size,
+        "full": FULL_ROW,
         "rows": rows,
-        "readable": _readable(inverter, domains["test"], plan.readable, captioner, embed),
-        "speed": _speed(single, domains["renders"], captioner, embed),
+        "effects": effects(answers, sets, plan),
+        "readable": {n: _readable(i, sets.parts["test"], plan.readable, captioner, embed) for n, i in readers.items()},
+        "speed": _speed(shipped or Inverter([inverter.predictors[-1]], [inverter.kinds[-1]], sets.vocabulary), sets.parts["renders"], captioner, embed),
     }
     text = table(data)
     stem = "invert-quick" if quick else "invert"
@@ -165,54 +278,95 @@ def main(
     return data, text
 
 
-def _baselines(train: PairSet, domains: dict[str, PairSet], embed: Any, clip: Any) -> list[dict[str, Any]]:
+def _baselines(sets: Sets, embed: Any, clip: Any) -> dict[str, Answers]:
     """Mean embedding, caption to embedding, and the prompt of the nearest training image by CLIP."""
-    mean = F.normalize(train.targets.mean(0, keepdim=True), dim=-1)
+    mean = F.normalize(sets.train.targets.mean(0, keepdim=True), dim=-1)
 
     @torch.no_grad()
     def features(part: PairSet) -> torch.Tensor:
         return torch.cat([clip.image_features(part.pixels(range(i, min(len(part), i + 256)))) for i in range(0, len(part), 256)])
 
-    known = features(train)
+    known = features(sets.train)
     nearest = {}
-    for name, part in domains.items():
-        own = features(part)
+    for name in DOMAINS:
+        own = features(sets.parts[name])
         index = torch.cat([(own[i : i + 256] @ known.T).argmax(-1) for i in range(0, len(own), 256)])
-        nearest[name] = train.targets[index]
-    return [
-        _row("mean embedding", {d: mean.expand(len(p), -1) for d, p in domains.items()}, domains),
-        _row("caption -> embedding", {d: embed([c or " " for c in p.captions]) for d, p in domains.items()}, domains),
-        _row("CLIP nearest neighbour", nearest, domains),
-    ]
+        nearest[name] = sets.train.targets[index]
+    return {
+        "mean embedding": {d: mean.expand(len(sets.parts[d]), -1) for d in DOMAINS},
+        "caption -> embedding": {d: embed([c or " " for c in sets.parts[d].captions]) for d in DOMAINS},
+        "CLIP nearest neighbour": nearest,
+    }
 
 
-def _second_level(
-    name: str, answers: dict[str, torch.Tensor], validation: PairSet, domains: dict[str, PairSet]
-) -> dict[str, Any]:
-    """A row of DAKL, for each domain by itself, fitted on the validation split; where it refuses, the row says why."""
+def _combine(answers: dict[str, Answers], sets: Sets, plan: Plan) -> dict[str, dict[str, str]]:
+    """Add the ensembles and the second levels to `answers`; for each second level the domains where it refused, and why."""
+    refused: dict[str, dict[str, str]] = {}
+
+    def second(name: str) -> None:
+        answers[name + DAKL], refused[name + DAKL] = _second_level(answers[name], sets)
+
+    for kind in plan.kinds:
+        second(Trial(kind, WHOLE).name)
+    for name, variant, seed in ((PLAIN_ENSEMBLE, PLAIN, 0), *((_of_seed(ENSEMBLE, s), WHOLE, s) for s in range(plan.seeds))):
+        members = [answers[Trial(k, variant, seed).name] for k in plan.kinds]
+        answers[name] = {part: ensemble([m[part] for m in members]) for part in PARTS}
+        if variant == WHOLE:
+            second(name)
+    return refused
+
+
+def _of_seed(name: str, seed: int) -> str:
+    return name + (f", seed {seed}" if seed else "")
+
+
+def _second_level(answers: Answers, sets: Sets) -> tuple[Answers, dict[str, str]]:
+    """DAKL, for each domain by itself, fitted on the validation split; where it refuses, the first level's answer and why."""
     out, refused = {}, {}
+    validation = sets.parts["validation"]
     for domain in DOMAINS:
+        count = min(256, 2 * (min(len(validation), len(answers[domain])) // 4))
         try:
-            level = DomainKernel.fit(answers["validation"], validation.targets, answers[domain], centroids=min(256, 2 * (len(validation) // 4)))
+            level = DomainKernel.fit(answers["validation"], validation.targets, answers[domain], centroids=count)
             out[domain] = level(answers[domain])
         except InputError as error:
             out[domain], refused[domain] = answers[domain], str(error)
-    row = _row(name, out, domains)
-    return {**row, "refused": refused} if refused else row
+    return out, refused
 
 
-def _row(
-    name: str,
-    predicted: dict[str, torch.Tensor],
-    domains: dict[str, PairSet],
-    logits: dict[str, torch.Tensor | None] | None = None,
-    vocabulary: Vocabulary | None = None,
-) -> dict[str, Any]:
-    row: dict[str, Any] = {"method": name, **{d: cosine_of(predicted[d], domains[d].targets) for d in DOMAINS}}
-    test = logits["test"] if logits else None
-    if test is not None and vocabulary is not None:
-        row["word_f1"] = word_f1(test > 0, vocabulary.present(domains["test"].prompts).bool())
-    return row
+def _row(name: str, found: Answers, sets: Sets, refused: dict[str, str] | None, full: Answers) -> dict[str, Any]:
+    """Mean cosine of every domain, and what the full system has over it on the test split."""
+    row: dict[str, Any] = {"method": name, **{d: cosine_of(found[d], sets.parts[d].targets) for d in DOMAINS}}
+    test = sets.parts["test"]
+    if "words" in found:
+        row["word_f1"] = word_f1(found["words"] > 0, sets.vocabulary.present(test.prompts).bool())
+    row["full_system_over_it"] = interval(_cosines(full, test) - _cosines(found, test))
+    return row | ({"refused": refused} if refused else {})
+
+
+def _cosines(found: Answers, test: PairSet) -> np.ndarray:
+    return F.cosine_similarity(found["test"].float(), test.targets, dim=-1).numpy()
+
+
+def effects(answers: dict[str, Answers], sets: Sets, plan: Plan) -> list[dict[str, Any]]:
+    """What each part of the method brings on the test split: mean difference over the kinds, interval over the images."""
+    whole = {k: Trial(k, WHOLE).name for k in plan.kinds}
+    changes = {
+        "vocabulary, over plain": {k: (Trial(k, WORDS).name, Trial(k, PLAIN).name) for k in plan.kinds},
+        "curriculum, over vocabulary": {k: (whole[k], Trial(k, WORDS).name) for k in plan.kinds},
+        "curriculum, over its random order": {k: (whole[k], Trial(k, RANDOM).name) for k in plan.kinds},
+        "all three and DAKL, over plain": {k: (whole[k] + DAKL, Trial(k, PLAIN).name) for k in plan.kinds},
+        "DAKL, over one predictor": {k: (whole[k] + DAKL, whole[k]) for k in plan.kinds},
+        "DAKL, over the ensemble": {"all": (FULL_ROW, ENSEMBLE)},
+        "ensemble, over the ensemble of plain": {"all": (ENSEMBLE, PLAIN_ENSEMBLE)},
+    }
+    test = sets.parts["test"]
+    rows = []
+    for name, pairs in changes.items():
+        each = {k: _cosines(answers[a], test) - _cosines(answers[b], test) for k, (a, b) in pairs.items()}
+        row = {"change": name, **interval(np.mean(list(each.values()), axis=0))}
+        rows.append(row | {"kinds": {k: interval(v) for k, v in each.items()}})
+    return rows
 
 
 def _readable(inverter: Inverter, test: PairSet, count: int, captioner: Any, embed: Any) -> dict[str, Any]:
@@ -220,15 +374,19 @@ def _readable(inverter: Inverter, test: PairSet, count: int, captioner: Any, emb
     part = test.subset(range(min(count, len(test))))
     images = [Image.fromarray(i.permute(1, 2, 0).numpy()) for i in part.images]
     found = invert(images, inverter, captioner=captioner, embed=embed)
-    seen, asked = [], []
-    for image, result, prompt in zip(images, found, part.prompts, strict=True):
-        seen.append(_says(result.prompt, read(image)))
-        asked.append(_asks_the_same(result.prompt, prompt))
+    said = {"readable prompt": [r.prompt for r in found], "caption alone": [c or "a picture" for c in part.captions]}
+    shown = [read(i) for i in images]
+    share = lambda values: round(float(np.mean(values)), 4)  # noqa: E731
     return {
         "images": len(images),
-        "says_what_the_image_shows": round(float(np.mean(seen)), 4),
-        "says_what_the_prompt_asked": round(float(np.mean(asked)), 4),
-        "word_f1": round(float(np.mean([text_f1(r.prompt, p) for r, p in zip(found, part.prompts, strict=True)])), 4),
+        **{
+            name: {
+                "says_what_the_image_shows": share([_says(t, s) for t, s in zip(texts, shown, strict=True)]),
+                "says_what_the_prompt_asked": share([_asks_the_same(t, p) for t, p in zip(texts, part.prompts, strict=True)]),
+                "word_f1": share([text_f1(t, p) for t, p in zip(texts, part.prompts, strict=True)]),
+            }
+            for name, texts in said.items()
+        },
         "examples": [{"true": p, "read": r.prompt} for p, r in list(zip(part.prompts, found, strict=True))[:8]],
     }
 
@@ -263,27 +421,45 @@ def _speed(inverter: Inverter, part: PairSet, captioner: Any, embed: Any) -> dic
     return {"seconds_one_image": round(one, 4), "images_per_second": round(len(many) / (time.perf_counter() - began), 1)}
 
 
+def _signed(found: dict[str, Any]) -> str:
+    return f"{found['mean']:+.4f} [{found['ci95'][0]:+.4f}, {found['ci95'][1]:+.4f}]"
+
+
 def table(data: dict[str, Any]) -> str:
     """The results as Markdown."""
-    lines = ["| method | test | 95 % | held out | renders | word F1 |", "|---|---|---|---|---|---|"]
+    lines = ["| method | test | 95 % | held out | renders | word F1 | full system over it |", "|---|---|---|---|---|---|---|"]
     for row in data["rows"]:
         test = row["test"]
         f1 = f"{row['word_f1']:.3f}" if "word_f1" in row else "-"
         name = row["method"] + (f" (refused on: {', '.join(row['refused'])})" if row.get("refused") else "")
         lines.append(
-            f"| {name} | {test['cosine']:.4f} | {test['ci95'][0]:.4f}-{test['ci95'][1]:.4f} "
-            f"| {row['held out']['cosine']:.4f} | {row['renders']['cosine']:.4f} | {f1} |"
+            f"| {name} | {test['cosine']:.4f} | {test['ci95'][0]:.4f}-{test['ci95'][1]:.4f} | {row['held out']['cosine']:.4f} "
+            f"| {row['renders']['cosine']:.4f} | {f1} | {'-' if row['method'] == data['full'] else _signed(row['full_system_over_it'])} |"
         )
-    split, readable, speed = data["split"], data["readable"], data["speed"]
+    split, speed = data["split"], data["speed"]
+    changes = ["| part of the method | brings | predictor by predictor |", "|---|---|---|"]
+    changes += [
+        f"| {e['change']} | {_signed(e)} | " + ", ".join(f"{k} {v['mean']:+.4f}" for k, v in e["kinds"].items()) + " |"
+        for e in data["effects"]
+    ]
+    words = ["| readable prompts of | says what the image shows | what the prompt asked | word F1 |", "|---|---|---|---|"]
+    for name, found in data["readable"].items():
+        for way in ("readable prompt", "caption alone"):
+            said = found[way]
+            words.append(
+                f"| {name}, {way} | {100 * said['says_what_the_image_shows']:.1f} % | {100 * said['says_what_the_prompt_asked']:.1f} % "
+                f"| {said['word_f1']:.3f} |"
+            )
+    images = next(iter(data["readable"].values()))["images"]
     return (
         "# Inversion\n\n"
-        f"{data['pairs']} pairs rendered by the pipeline; {split['train']} to train, {split['validation']} to validate, {split['test']} to "
-        f"test (no two prompts of two parts with a cosine above {split['similar']}); {data['steps']} steps a predictor. Mean cosine to "
-        "the true prompt's embedding.\n\n" + "\n".join(lines) + "\n\n"
-        f"Readable prompts of {readable['images']} test images: {100 * readable['says_what_the_image_shows']:.1f} % say what the image "
-        f"shows, {100 * readable['says_what_the_prompt_asked']:.1f} % what the prompt asked, word F1 {readable['word_f1']:.3f}. One image "
-        f"takes {speed['seconds_one_image']:.3f} s; in bulk {speed['images_per_second']:.0f} images a second.\n"
-    )
+        f"{data['pairs']} pairs rendered by the pipeline in {data['pair_steps']} steps; {split['train']} to train, {split['validation']} "
+        f"to validate, {split['test']} to test (no two prompts of two parts with a cosine above {split['similar']}); {data['steps']} steps "
+        f"of {data['batch_size']} a predictor. Mean cosine to the true prompt's embedding; 95 % intervals over the images.\n\n"
+        + "\n".join(lines) + "\n\nWhat each part brings on the test split, mean over the predictors:\n\n" + "\n".join(changes)
+        + f"\n\nOf {images} test images, judged by the reader and by the true prompt:\n\n" + "\n".join(words) + "\n\n"
+        f"One image takes {speed['seconds_one_image']:.3f} s with everything; in bulk {speed['images_per_second']:.0f} images a second.\n"
+    )  # fmt: skip
 
 
 def _plot(data: dict[str, Any]) -> bytes:

@@ -28,7 +28,18 @@ from accord.diffusion.lora import remove_lora
 from accord.diffusion.pipelines import Pipeline, load
 from accord.lab.bench.cache import cache_folder, known_rows
 from accord.lab.bench.prompts import draw, scenebench
-from accord.lab.bench.scenes import Bench, Job, Method, compared, make_jobs, row_of, run_method, table
+from accord.lab.bench.scenes import (
+    Bench,
+    Job,
+    Method,
+    bootstrap,
+    compared,
+    make_jobs,
+    right_by_prompt,
+    row_of,
+    run_method,
+    table,
+)
 from accord.lab.scenes.ask import lab_lexicon
 from accord.lab.scenes.edits import KINDS
 from accord.lab.scenes.grammar import Saying, caption
@@ -46,6 +57,8 @@ from accord.types import InputError
 TOLD = Saying(color=1, size=0, background=0, relation=1, opening=0, paraphrase=0)
 STRATEGIES = ("sft", "refl", "draft", "raft", "grpo")
 SHIPS = "refl"  # the strategy that is trained with three seeds
+GUARD = "clip"  # the held-out score
+LONG = 4  # and so many times as long as the others
 RIVAL = "best-of-4"  # four times the cost of sampling
 PAIRS = 2000  # rendered scenes with captions for the denoising term
 # what differs from TuneConfig's defaults. On latents this small layout is decided between t = 850 and 600, and the published
@@ -214,14 +227,16 @@ class Tunings:
     """Makes rows of the table. A row is kept once it is made; so are the pictures' verdicts and the runs behind it.
 
     Args:
-        cache: folder of these models and knobs.
+        cache: folder of these models, for rows without tuning.
+        tuned_cache: folder of these models and knobs.
         known: rows of a table that was made with the same models, knobs and pictures.
     """
 
     def __init__(
-        self, model: str | None, cache: Path, known: dict[str, dict[str, Any]], jobs: list[Job], minutes: float, quick: bool, progress: bool
-    ) -> None:
-        self.model, self.cache, self.known, self.jobs = model, cache, known, jobs
+        self, model: str | None, cache: Path, tuned_cache: Path, known: dict[str, dict[str, Any]], jobs: list[Job], minutes: float,
+        quick: bool, progress: bool,
+    ) -> None:  # fmt: skip
+        self.model, self.cache, self.tuned_cache, self.known, self.jobs = model, cache, tuned_cache, known, jobs
         self.minutes, self.quick, self.progress = minutes, quick, progress
         self.captioner, self.clip = load_captioner(), load_clip()
         self.pairs = rendered_pairs(200 if quick else PAIRS)
@@ -229,26 +244,26 @@ class Tunings:
     def bench(self, pipe: Pipeline) -> Bench:
         return Bench(pipe, self.captioner, RealignConfig())
 
-    def row(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    def row(self, name: str, make: Callable[[], dict[str, Any]], cache: Path) -> dict[str, Any]:
         """The kept row of this name, or the one made now."""
         if name in self.known:
             return self.known[name]
-        path = self.cache / f"{_slug(name)}-{len(self.jobs)}.json"
+        path = cache / f"{_slug(name)}-{len(self.jobs)}.json"
         if not path.is_file():
             write_file(path, json.dumps(make()).encode())
-        return json.loads(path.read_text(encoding="utf8"))
+        return {**json.loads(path.read_text(encoding="utf8")), "made_with": cache.name}
 
-    def plain(self, name: str, method: Callable[[Bench], Method], pipe: Pipeline | None = None) -> dict[str, Any]:
+    def plain(self, name: str, method: Callable[[Bench], Method], cache: Path, pipe: Pipeline | None = None) -> dict[str, Any]:
         """What a method makes of SceneBench."""
-        records = run_method(name, method(self.bench(pipe or load(self.model))), self.jobs, self.cache / f"{_slug(name)}.jsonl", self.progress)
+        records = run_method(name, method(self.bench(pipe or load(self.model))), self.jobs, cache / f"{_slug(name)}.jsonl", self.progress)
         return row_of(name, records, self.jobs)
 
     def base(self) -> list[dict[str, Any]]:
-        make = lambda: {**self.plain("base", lambda b: b.base), "diversity": diversity(load(self.model), self.quick)}  # noqa: E731
-        return [self.row("base", make)]
+        make = lambda: {**self.plain("base", lambda b: b.base, self.cache), "diversity": diversity(load(self.model), self.quick)}  # noqa: E731
+        return [self.row("base", make, self.cache)]
 
     def best_of_four(self) -> list[dict[str, Any]]:
-        return [self.row("best-of-4", lambda: self.plain("best-of-4", lambda b: b.best_of(4, stop=False)))]
+        return [self.row(RIVAL, lambda: self.plain(RIVAL, lambda b: b.best_of(4, stop=False), self.cache), self.cache)]
 
     def tuned(self, tuning: Tuning) -> list[dict[str, Any]]:
         """The tuned pipeline's row; for the first run of the strategy that ships, also one with `realign` on top."""
@@ -260,21 +275,23 @@ class Tunings:
 
         def alone() -> dict[str, Any]:
             pipe, report = trained()
-            return {**self.plain(tuning.name, lambda b: b.base, pipe), **report, "diversity": diversity(pipe, self.quick)}
+            return {**self.plain(tuning.name, lambda b: b.base, self.tuned_cache, pipe), **report, "diversity": diversity(pipe, self.quick)}
 
-        rows = [self.row(tuning.name, alone)]
+        rows = [self.row(tuning.name, alone, self.tuned_cache)]
         if tuning == Tuning(SHIPS):
             both = f"{tuning.name} + realign"
-            rows.append(self.row(both, lambda: self.plain(both, lambda b: b.realigned(), trained()[0])))
+            with_realign = lambda: self.plain(both, lambda b: b.realigned(), self.tuned_cache, trained()[0])  # noqa: E731
+            rows.append(self.row(both, with_realign, self.tuned_cache))
         return rows
 
     def train(self, pipe: Pipeline, tuning: Tuning) -> dict[str, Any]:
         """Tune the pipeline; what the run's report says of it."""
         config = TuneConfig(strategy=tuning.strategy, seed=tuning.seed, **KNOBS.get(tuning.strategy, {}))
-        folder = self.cache / "tuned" / _slug(tuning.name)
-        config = replace(config, steps=_affordable(pipe, config, self.pairs, self.captioner, self.clip, self.minutes, folder))
+        folder = self.tuned_cache / "tuned" / _slug(tuning.name)
+        minutes = self.minutes * (LONG if tuning.strategy == SHIPS else 1)
+        config = replace(config, steps=_affordable(pipe, config, self.pairs, self.captioner, self.clip, minutes, folder))
         reward = make_rewards({"contrast": 1.0}, self.captioner, self.clip)
-        guard = make_rewards({"clip": 1.0}, clip=self.clip).rewards["clip"]
+        guard = make_rewards({GUARD: 1.0}, clip=self.clip).rewards[GUARD]
         began = time.perf_counter()
         tuned = tune(
             pipe, training_prompts(), reward, folder, config=config, held_out=guard, pairs=self.pairs,
@@ -318,24 +335,44 @@ def main(
     stem = "rewards-quick" if quick else "rewards"
     jobs = make_jobs(quick, seeds)
     models = load(model), load_captioner(), load_clip()
-    cache = cache_folder(out, stem, *models, RealignConfig(), TuneConfig(), KNOBS, minutes)
-    known = {r["method"]: r for r in known_rows(out / f"{stem}.json", cache) if r["pictures"] == len(jobs)}
-    maker = Tunings(model, cache, known, jobs, minutes, quick, progress)
+    cache = cache_folder(out, stem, *models, RealignConfig())
+    tuned_cache = cache_folder(out, f"{stem}-tuned", *models, RealignConfig(), TuneConfig(), KNOBS, minutes, LONG, GUARD)
+    known = {r["method"]: r for r in known_rows(out / f"{stem}.json", cache, tuned_cache) if r["pictures"] == len(jobs)}
+    maker = Tunings(model, cache, tuned_cache, known, jobs, minutes, quick, progress)
     parts: list[Callable[[], list[dict[str, Any]]]] = [maker.base, maker.best_of_four, *(functools.partial(maker.tuned, t) for t in tunings(quick))]
     if shard is not None:
         for part in share_of(parts, shard):
             part()
-        return {"bench": "rewards", "shard": list(shard)}, f"every {shard[1]}. row is in {cache}"
+        return {"bench": "rewards", "shard": list(shard)}, f"every {shard[1]}. row is in {cache} and {tuned_cache}"
     rows: list[dict[str, Any]] = []
     for number, part in enumerate(parts):
         rows += part()
         if number:  # base and rival are there; the table so far is kept
-            data, text = _write(out, stem, rows, jobs, {"made_with": cache.name, "quick": quick, "minutes": minutes})
+            data, text = _write(out, stem, rows, jobs, {"quick": quick, "minutes": minutes, "longer_for_what_ships": LONG, "guard": GUARD})
     return data, text
+
+
+def pooled(rows: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
+    """One row of the training seeds of a strategy: their means, and the interval over the prompts."""
+    counts = np.asarray([[int(c) for c in r["right_by_prompt"]] for r in rows]).sum(0)
+    mean = lambda values: round(float(np.mean(list(values))), 4)  # noqa: E731
+    row: dict[str, Any] = {"method": name, "pictures": sum(r["pictures"] for r in rows), "right_by_prompt": [int(c) for c in counts]}
+    right = right_by_prompt(row)
+    nested = {k: {c: mean(r[k][c] for r in rows) for c in rows[0][k]} for k in ("by_category", "atoms")}
+    return {
+        **row,
+        "overall": round(float(right.mean()), 4),
+        "ci95": [round(v, 4) for v in bootstrap(right, lambda x: float(x.mean()))],
+        **nested,
+        **{k: mean(r[k] for r in rows) for k in ("heldout", "denoiser_calls", "seconds_per_image")},
+    }
 
 
 def _write(out: Path, stem: str, rows: list[dict[str, Any]], jobs: list[Job], about: dict[str, Any]) -> tuple[dict[str, Any], str]:
     """The table of these rows, in both forms."""
+    seeds = [r for r in rows if r["method"] in {Tuning(SHIPS, k).name for k in range(3)}]
+    if len(seeds) == 3:
+        rows = [*rows, pooled(seeds, f"{SHIPS}, mean of 3 training seeds")]
     data = {
         "bench": "rewards",
         "lead_over": RIVAL,

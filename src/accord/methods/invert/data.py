@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
 from accord.data.images import fit, open_image, to_tensor
 from accord.data.pairs import PairsFile
 from accord.rewards.captioners import Captioner
+from accord.training.checkpoints import replace_file
 from accord.types import InputError, Pair
 
 Embed = Callable[[list[str]], torch.Tensor]
@@ -57,6 +61,19 @@ class PairSet:
         for start in tqdm(starts, desc="caption", disable=not progress):
             rows = range(start, min(len(self), start + batch_size))
             self.captions += captioner.caption(self.pixels(list(rows), captioner.image_size))
+
+    def save(self, path: Path) -> None:
+        """Write everything into one safetensors file."""
+        texts = json.dumps({"prompts": self.prompts, "captions": self.captions}).encode()
+        tensors = {"images": self.images, "targets": self.targets.cpu(), "texts": torch.frombuffer(bytearray(texts), dtype=torch.uint8)}
+        replace_file(path, lambda p: save_file({k: v.contiguous() for k, v in tensors.items()}, p))
+
+    @classmethod
+    def load(cls, path: Path) -> PairSet:
+        """What `save` wrote."""
+        tensors = load_file(path)
+        texts = json.loads(bytes(tensors["texts"].tolist()))
+        return cls(tensors["images"], texts["prompts"], tensors["targets"], texts["captions"])
 
 
 def load_pairs(pairs: Sequence[Pair], side: int, embed: Embed, skipped: PairsFile, progress: bool = False) -> PairSet:

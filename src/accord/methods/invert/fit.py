@@ -117,13 +117,18 @@ def measure(part: PairSet, predicted: torch.Tensor, logits: torch.Tensor | None,
     return out
 
 
-def cosine_of(predicted: torch.Tensor, targets: torch.Tensor, draws: int = 1000) -> dict[str, Any]:
+def cosine_of(predicted: torch.Tensor, targets: torch.Tensor) -> dict[str, Any]:
     """Mean cosine of rows [N,E] and its bootstrapped 95 % interval."""
-    values = F.cosine_similarity(predicted.float(), targets.float().cpu(), dim=-1).numpy()
+    found = interval(F.cosine_similarity(predicted.float(), targets.float().cpu(), dim=-1).numpy())
+    return {"cosine": found["mean"], "ci95": found["ci95"]}
+
+
+def interval(values: np.ndarray, draws: int = 1000) -> dict[str, Any]:
+    """Mean of values [N] and its bootstrapped 95 % interval."""
     rng = np.random.default_rng(0)
     means = values[rng.integers(len(values), size=(draws, len(values)))].mean(1) if len(values) else np.zeros(1)
     low, high = np.percentile(means, [2.5, 97.5])
-    return {"cosine": round(float(values.mean()), 4), "ci95": [round(float(low), 4), round(float(high), 4)]}
+    return {"mean": round(float(values.mean()), 4), "ci95": [round(float(low), 4), round(float(high), 4)]}
 
 
 def word_f1(found: torch.Tensor, present: torch.Tensor) -> float:

@@ -185,7 +185,4 @@ def _scores(
             "use the embedder that the inverter was trained with"
         )
     cosine = vectors @ vector
-    present = vocabulary.present(texts)
-    p = probability.clamp(1e-4, 1 - 1e-4)
-    likelihood = present @ p.log() + (1 - present) @ (1 - p).log()
-    return cosine, cosine + WORD_WEIGHT * likelihood
+    return cosine, cosine + WORD_WEIGHT * vocabulary.likelihood(probability, texts)

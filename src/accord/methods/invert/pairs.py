@@ -9,6 +9,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from accord.data.pair_folders import write_metadata, write_part
+from accord.data.shards import share_of
 from accord.diffusion.pipelines import Pipeline, check_prompt_length
 from accord.outputs import check_writable
 
@@ -23,14 +24,18 @@ def make_pairs(
     guidance_scale: float = 5.0,
     part_size: int = 1000,
     batch_size: int = 32,
+    shard: tuple[int, int] | None = None,
     progress: bool = False,
 ) -> int:
     """Render one picture a prompt into `out/part-000001/...` and `out/metadata.parquet`; finished parts are kept.
 
     The picture's own seed is a function of `seed` and its row, so that a run that was stopped goes on as if it had not.
 
+    Args:
+        shard: (i, n): only every n-th part from the i-th on; a run without it then finds them finished.
+
     Returns:
-        the number of pairs.
+        the number of pairs in the folder so far.
 
     Raises:
         InputError: for a prompt that is too long, or a folder that cannot be written.
@@ -39,8 +44,8 @@ def make_pairs(
     for text in prompts:
         check_prompt_length(pipe, text)
     seeds = np.random.default_rng((seed, 3)).integers(2**31, size=len(prompts)).tolist()
-    starts = range(0, len(prompts), part_size)
-    for number, start in enumerate(tqdm(starts, desc="parts", disable=not progress), start=1):
+    starts = list(enumerate(range(0, len(prompts), part_size), start=1))
+    for number, start in tqdm(share_of(starts, shard), desc="parts", disable=not progress):
         if (folder / f"part-{number:06d}").is_dir():
             continue
         images, rows = [], []

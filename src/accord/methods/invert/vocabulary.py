@@ -61,3 +61,9 @@ class Vocabulary:
                 if word in index:
                     out[row, index[word]] = 1
         return out
+
+    def likelihood(self, probability: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
+        """Log-likelihood [B] of which words each of B prompts holds, under probabilities [B,V] (or [V], for all of them)."""
+        present = self.present(prompts)
+        p = probability.clamp(1e-4, 1 - 1e-4)
+        return (present * p.log() + (1 - present) * (1 - p).log()).sum(-1)

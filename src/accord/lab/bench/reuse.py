@@ -1,0 +1,80 @@
+"""`accord bench invert --reuse`: does a denoiser align better with the encoder that learned to read prompts from pictures?
+
+Reverse Stable Diffusion, section 5, says so. Measured on SceneBench with the same prompts and seeds, the encoder mixed in with
+several weights, beside encoders that are moved as far in a random direction.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from accord.diffusion.generate import GUIDANCE, STEPS
+from accord.diffusion.pipelines import load
+from accord.lab.bench.cache import cache_folder
+from accord.lab.bench.scenes import Bench, Job, compared, make_jobs, row_of, run_method, table
+from accord.methods.invert.inverter import Inverter
+from accord.methods.invert.predictors import Predictor
+from accord.methods.invert.reuse import perturbed, reused
+from accord.methods.realign.config import RealignConfig
+from accord.outputs import check_writable, write_file
+from accord.rewards.captioners import load_captioner
+from accord.types import InputError
+
+WEIGHTS = (0.05, 0.2, 1.0)
+EVERY = 2  # every second prompt of SceneBench, one seed
+
+
+def main(
+    out: Path, inverter: Path | None, model: str | None = None, quick: bool = False, progress: bool = True, jobs: list[Job] | None = None
+) -> tuple[dict[str, Any], str]:
+    """Sweep the weight; writes `reuse.json` and `.md` (`reuse-quick.*` with `quick`).
+
+    Args:
+        inverter: folder with a unet predictor of this pipeline, as `accord train inverter --kind unet` saves it.
+
+    Raises:
+        InputError: if no inverter is named, or none of its predictors is a unet.
+    """
+    check_writable(out)
+    if inverter is None:
+        raise InputError("reuse needs an inverter; give --inverter FOLDER, from accord train inverter --kind unet")
+    predictor = _unet_of(Inverter.from_pretrained(inverter), inverter)
+    captioner, pipe = load_captioner(), load(model)
+    if jobs is None:
+        jobs = make_jobs(True, 1) if quick else make_jobs(False, 1)[::EVERY]
+    cache = cache_folder(out, "reuse", pipe, predictor, STEPS, GUIDANCE)
+    settings: dict[str, AbstractContextManager[None]] = {"base": nullcontext()}
+    for weight in WEIGHTS:
+        settings[f"reused, weight {weight:g}"] = reused(pipe, predictor, weight)
+        settings[f"moved at random, weight {weight:g}"] = perturbed(pipe, predictor, weight)
+    rows = []
+    for name, setting in settings.items():
+        with setting:
+            bench = Bench(pipe, captioner, RealignConfig())
+            records = run_method(name, bench.base, jobs, cache / f"{name.replace(', ', '-').replace(' ', '-')}.jsonl", progress)
+        rows.append(row_of(name, records, jobs))
+    data = {
+        "bench": "invert --reuse",
+        "lead_over": "base",
+        "quick": quick,
+        "prompts": len({j.number for j in jobs}),
+        "seeds": sorted({j.seed for j in jobs}),
+        "num_inference_steps": STEPS,
+        "guidance_scale": GUIDANCE,
+        "rows": compared(rows, "base"),
+    }
+    text = table(data).replace("# SceneBench", "# An encoder that learned to read prompts, put back into the denoiser", 1)
+    stem = "reuse-quick" if quick else "reuse"
+    write_file(out / f"{stem}.json", (json.dumps(data, indent=1) + "\n").encode())
+    write_file(out / f"{stem}.md", text.encode())
+    return data, text
+
+
+def _unet_of(inverter: Inverter, folder: Path) -> Predictor:
+    for predictor, kind in zip(inverter.predictors, inverter.kinds, strict=True):
+        if kind.kind == "unet":
+            return predictor
+    raise InputError(f"inverter {str(folder)!r} has no unet predictor; train one with accord train inverter --kind unet")
