@@ -12,6 +12,7 @@ from PIL import Image
 
 from accord.lab.bench import context as bench_context
 from accord.lab.bench import invert as bench_invert
+from accord.lab.bench import kernel as bench_kernel
 from accord.lab.bench import reuse as bench_reuse
 from accord.lab.bench import rewards as bench_rewards
 from accord.lab.bench import video as bench_video
@@ -144,6 +145,23 @@ def test_effects_are_differences_of_the_rows():
     }  # fmt: skip
     assert {k: v["mean"] for k, v in found.items()} == pytest.approx(expected, abs=1e-4)
     assert found["DAKL, over one predictor"]["kinds"]["clip"]["mean"] == pytest.approx(0.1, abs=1e-4)
+
+
+def test_both_routes_to_the_second_level_agree(tmp_path):
+    """Different clusters, the same regression: with a smooth truth both predict it."""
+    truth = bench_kernel.rows_of(1200, 3)
+    bent = torch.nn.functional.normalize(truth + 0.1 * truth.square(), dim=-1)
+    found = {n: way(bent[:1000], truth[:1000], bent[1000:], 20) for n, way in bench_kernel.WAYS.items()}
+    assert (found["ours"] * found["direct"]).sum(-1).min() > 0.99
+    assert (found["ours"] * truth[1000:]).sum(-1).mean() > 0.9
+
+
+@pytest.mark.slow
+def test_the_kernel_bench_runs(tmp_path):
+    data, text = bench_kernel.main(tmp_path, quick=True, progress=False)
+    row = data["rows"][0]
+    assert row["ours"]["seconds"] > 0 < row["direct"]["seconds"] and "2,000" in text
+    assert {p.name for p in tmp_path.iterdir()} == {"kernel-quick.json", "kernel-quick.md"}
 
 
 def test_pair_sets_are_kept_as_they_were(tmp_path):

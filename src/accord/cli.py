@@ -703,6 +703,8 @@ def bench_invert(
     shard: Annotated[str | None, typer.Option(help="I/N: only a share of the pairs or predictors; after all N, run without it.")] = None,
     reuse: Annotated[bool, typer.Option("--reuse", help="Instead: the trained encoder put back into the denoiser, on SceneBench.")] = False,
     inverter: Annotated[Path | None, typer.Option(help="With --reuse: inverter with a unet predictor.")] = None,
+    kernel: Annotated[bool, typer.Option("--kernel", help="Instead: time and memory of DAKL's second level.")] = False,
+    large: Annotated[bool, typer.Option("--large", help="With --kernel: a million rows and 10,000 centroids too, an hour or more.")] = False,
     model: Model = None,
     out: Out = Path("docs/bench"),
     as_json: AsJson = False,
@@ -711,10 +713,13 @@ def bench_invert(
     _quiet()
     from accord.data.shards import parse_shard
     from accord.lab.bench.invert import main
+    from accord.lab.bench.kernel import main as kernel_main
     from accord.lab.bench.reuse import main as reuse_main
 
     if reuse:
         data, text = reuse_main(out, inverter, model=model, quick=quick, progress=not as_json)
+    elif kernel:
+        data, text = kernel_main(out, quick=quick, large=large, progress=not as_json)
     else:
         part = parse_shard(shard) if shard else None
         data, text = main(out, quick, model, not as_json, seeds=seeds, shard=part, only_pairs=only_pairs)

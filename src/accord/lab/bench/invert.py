@@ -72,7 +72,7 @@ class Plan:
     readable: int  # test images whose readable prompt is judged
 
 
-FULL = Plan(20_000, 1000, 800, 32, ("unet", "clip", "vit", "swin", "blip"), 3, 500)
+FULL = Plan(20_000, 1000, 600, 32, ("unet", "clip", "vit", "swin", "blip"), 3, 500)
 QUICK = Plan(400, 60, 60, 32, ("clip", "vit"), 1, 20)
 
 
@@ -114,19 +114,19 @@ class Sets:
     @functools.cached_property
     def all(self) -> dict[str, PairSet]:
         """Pairs, held out and renders, with captions of the pictures."""
-        names = ("pairs", "held-out", "renders")
-        kept = {n: self.folder / f"{n}.safetensors" for n in names}
-        if not all(p.is_file() for p in kept.values()):
+        kept = {n: self.folder / f"{n}.safetensors" for n in ("pairs", "held-out", "renders")}
+        missing = {n: p for n, p in kept.items() if not p.is_file()}
+        if missing:
             self.render()
             embed, captioner = load_sentence(), load_captioner()
-            for name, path in kept.items():
-                if name == "renders":
-                    part = rendered_set(self.plan.extra, 202, embed)
-                else:
-                    pairs = list(stream_pairs(self.folder / name, PairsFile()))
-                    part = load_pairs(pairs, IMAGE_SIZE, embed, PairsFile(), self.progress)
-                part.add_captions(captioner, progress=self.progress)
-                part.save(path)
+        for name, path in missing.items():
+            if name == "renders":
+                part = rendered_set(self.plan.extra, 202, embed)
+            else:
+                pairs = list(stream_pairs(self.folder / name, PairsFile()))
+                part = load_pairs(pairs, IMAGE_SIZE, embed, PairsFile(), self.progress)
+            part.add_captions(captioner, progress=self.progress)
+            part.save(path)
         return {n: PairSet.load(p) for n, p in kept.items()}
 
     @functools.cached_property

@@ -297,12 +297,12 @@ def _peak_here(size: Size, variant: str, device: str, threads: int) -> float:
     work.touch()
     with suppress(OSError):  # Linux: forget the peak of loading
         Path("/proc/self/clear_refs").write_text("5")
-    before = _peak_rss()
+    before = peak_rss()
     work.denoise(variant, 1)
-    return (_peak_rss() - before) / MIB
+    return (peak_rss() - before) / MIB
 
 
-def _peak_rss() -> int:
+def peak_rss() -> int:
     """Bytes. Linux's own file first: its `ru_maxrss` starts at what the parent process ever held."""
     with suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
