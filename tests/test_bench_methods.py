@@ -108,6 +108,8 @@ def test_the_inversion_bench_runs_whole(tmp_path, monkeypatch):
         bench_invert.main(tmp_path, plan=plan, progress=False, shard=(i, 2))
     assert len(trained) == len(bench_invert.trials(plan)) == 10 and [p.name for p in tmp_path.iterdir()] == [".cache"]
     data, text = bench_invert.main(tmp_path, plan=plan, progress=False)
+    with pytest.raises(InputError, match="kind must be one of"):
+        bench_invert.main(tmp_path, plan=plan, kinds=["gan"])
     assert len(trained) == 12  # the two of the inverter are read again; the rest is known by its answers
     names = [r["method"] for r in data["rows"]]
     assert names[:3] == ["mean embedding", "caption -> embedding", "CLIP nearest neighbour"]

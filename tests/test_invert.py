@@ -16,9 +16,10 @@ from accord.data.images import to_tensor
 from accord.data.pair_folders import list_images, stream_pairs, write_metadata, write_part
 from accord.data.pairs import PairsFile
 from accord.data.shards import parse_shard
+from accord.lab.scenes.ask import ask_of, check
 from accord.lab.scenes.grammar import caption
 from accord.lab.scenes.render import render
-from accord.lab.scenes.scene import sample_scene
+from accord.lab.scenes.scene import Scene, Thing, sample_scene
 from accord.methods.invert.alignment import InversionScore
 from accord.methods.invert.bulk import invert_files
 from accord.methods.invert.config import InvertTrainConfig, PredictorConfig
@@ -434,6 +435,17 @@ def test_bulk_shards_are_whole_and_done_once(vocabulary, tmp_path):
             parse_shard(bad)
     with pytest.raises(InputError, match=r"is none of \.csv"):
         invert_files(paths, tmp_path / "o.txt", (1, 1), made)
+
+
+def test_the_embedded_inverter_reads_a_scene(embed):
+    scene = Scene("white", (Thing("star", "red", "big", (3, 20, 31, 47)), Thing("key", "blue", "big", (34, 18, 62, 46))))
+    image = Image.fromarray(render(scene))
+    found = invert(image, bank=["a red star and a blue key", "two green trees", "a purple fish"], embed=embed)[0]
+    assert {"star", "key", "red", "blue"} <= {w for w, _ in found.words[:6]}
+    assert found.retrieved[0][0] == "a red star and a blue key" and check(scene, ask_of(found.prompt)).right
+    score = InversionScore(embed=embed)
+    own, other = score(to_tensor([image, image]), ["a red star and a blue key", "two green trees"]).tolist()
+    assert own > other + 0.3
 
 
 def test_inversion_as_a_score(vocabulary, embed):

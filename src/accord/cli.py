@@ -408,6 +408,7 @@ def train_inverter_command(
     vocabulary_size: Annotated[int, typer.Option(help="Words at most.")] = 1000,
     similar: Annotated[float, typer.Option(help="Cosine above which two prompts stay in one part of the split.")] = 0.9,
     limit: Annotated[int | None, typer.Option(help="Read at most so many pairs.")] = None,
+    captioner: Annotated[str | None, typer.Option(help="For unet: BLIP or BLIP-2 folder or hub id; the embedded one for the lab's U-Net.")] = None,
     seed: Annotated[int, typer.Option(help="Seed.")] = 0,
     device: Device = None,
     out: Out = Path("out/inverter"),
@@ -418,6 +419,7 @@ def train_inverter_command(
     from accord.diffusion.pipelines import check_device
     from accord.methods.invert.config import InvertTrainConfig, PredictorConfig
     from accord.methods.invert.fit import train_inverter
+    from accord.rewards.captioners import load_captioner
 
     where = device or "cpu"
     check_device(where)
@@ -428,9 +430,12 @@ def train_inverter_command(
             vocabulary_weight=vocabulary_weight, vocabulary_size=vocabulary_size, seed=seed,
         )
     )
+    whites = [k for k in kinds if k.kind == "unet"]
+    captioner = captioner or ("Salesforce/blip2-opt-2.7b" if any(k.model for k in whites) else None)
     report = train_inverter(
-        pairs, out, kinds, config, weights=weight or None, similar=similar, limit=limit, device=where, progress=not as_json
-    )
+        pairs, out, kinds, config, weights=weight or None, similar=similar, limit=limit, device=where, progress=not as_json,
+        captioner=load_captioner(captioner, where) if whites else None,
+    )  # fmt: skip
     lines = [f"{p['kind']}: cosine {p['test']['cosine']:.4f} on {report['split']['test']} test images" for p in report["predictors"]]
     _emit(as_json, {**report, "out": str(out)}, "\n".join([*lines, f"inverter: {out / 'inverter'}"]))
 
@@ -698,6 +703,7 @@ def bench_rewards(
 @bench_app.command("invert")
 def bench_invert(
     quick: Annotated[bool, typer.Option("--quick", help="A small share of it.")] = False,
+    kind: Annotated[list[str] | None, typer.Option(help="unet, clip, vit, swin or blip; repeat; all five if not given.")] = None,
     seeds: Annotated[int | None, typer.Option(help="Training seeds of the full system; three if not given.")] = None,
     only_pairs: Annotated[bool, typer.Option("--only-pairs", help="Make the pairs and stop.")] = False,
     shard: Annotated[str | None, typer.Option(help="I/N: only a share of the pairs or predictors; after all N, run without it.")] = None,
@@ -722,7 +728,7 @@ def bench_invert(
         data, text = kernel_main(out, quick=quick, large=large, progress=not as_json)
     else:
         part = parse_shard(shard) if shard else None
-        data, text = main(out, quick, model, not as_json, seeds=seeds, shard=part, only_pairs=only_pairs)
+        data, text = main(out, quick, model, not as_json, kinds=kind or None, seeds=seeds, shard=part, only_pairs=only_pairs)
     _emit(as_json, data, text)
 
 

@@ -32,7 +32,7 @@ from accord.lab.scenes.lexicon import IMAGE_SIZE
 from accord.lab.scenes.read import read
 from accord.lab.scenes.render import render
 from accord.lab.scenes.scene import Scene, sample_scene
-from accord.methods.invert.config import InvertTrainConfig, PredictorConfig
+from accord.methods.invert.config import KINDS, InvertTrainConfig, PredictorConfig
 from accord.methods.invert.data import PairSet, load_pairs
 from accord.methods.invert.equations import ensemble
 from accord.methods.invert.fit import cosine_of, interval, safe_split, text_f1, word_f1
@@ -218,6 +218,7 @@ def main(
     model: str | None = None,
     progress: bool = True,
     plan: Plan | None = None,
+    kinds: Sequence[str] | None = None,
     seeds: int | None = None,
     shard: tuple[int, int] | None = None,
     only_pairs: bool = False,
@@ -225,19 +226,26 @@ def main(
     """Make pairs, train, measure; writes `invert.json`, `.md` and `.png` (`invert-quick.*` with `quick`).
 
     Args:
+        kinds: of predictors; the plan's if None.
         seeds: of the full system; the plan's if None.
         shard: (i, n): only every n-th predictor from the i-th on; a run without it then finds them trained.
         only_pairs: make the pairs (with `shard`, a share of them) and stop.
+
+    Raises:
+        InputError: for a kind that there is not, or a number of seeds below 1.
     """
     check_writable(out)
     plan = plan or (QUICK if quick else FULL)
-    plan = plan if seeds is None else replace(plan, seeds=seeds)
+    wrong = [k for k in kinds or () if k not in KINDS]
+    if wrong or (seeds is not None and seeds < 1):
+        raise InputError(f"kind must be one of {', '.join(KINDS)}, not {wrong[0]!r}" if wrong else f"seeds must be at least 1, not {seeds}")
+    plan = replace(plan, kinds=tuple(kinds or plan.kinds), seeds=plan.seeds if seeds is None else seeds)
     pipe, embed, captioner, clip = load(model), load_sentence(), load_captioner(), load_clip()
     sets = Sets(plan, cache_folder(out, "pairs", pipe, captioner, plan.pairs, plan.extra, PAIR_STEPS), model, progress)
     if only_pairs:
         sets.render(shard)
         return {"bench": "invert", "pairs": str(sets.folder)}, f"pairs are in {sets.folder}"
-    cache = cache_folder(out, "invert", pipe, captioner, clip, replace(plan, seeds=0))
+    cache = cache_folder(out, "invert", pipe, captioner, clip, replace(plan, kinds=(), seeds=0))
     if shard is not None:
         for trial in share_of(trials(plan), shard):
             answers_of(trial, sets, cache)

@@ -36,7 +36,10 @@ class Tower(nn.Module):
 
 
 class VisionTower(Tower):
-    """A vision model of transformers with a pooled output: CLIP's, BLIP's, ViT or Swin."""
+    """A vision model of transformers, pooled by mean and maximum over its tokens: CLIP's, BLIP's, ViT or Swin.
+
+    The maximum says whether something is anywhere; the mean alone says less (docs/LOG.md).
+    """
 
     mean: torch.Tensor
     std: torch.Tensor
@@ -46,13 +49,13 @@ class VisionTower(Tower):
         self.model = model
         config: Any = model.config
         self.side = int(config.image_size)
-        self.width = int(config.hidden_size)
+        self.width = 2 * int(config.hidden_size)
         self.register_buffer("mean", torch.tensor(list(mean)).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(list(std)).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, images: torch.Tensor, captions: Sequence[str] | None = None) -> torch.Tensor:
         states = self.model(pixel_values=(images - self.mean) / self.std).last_hidden_state
-        return states.mean(1)
+        return torch.cat([states.mean(1), states.amax(1)], -1)
 
 
 class UNetTower(Tower):
