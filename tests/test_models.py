@@ -36,7 +36,7 @@ def test_weights_are_safetensors_in_half_precision_and_40_mb_at_most():
     assert sum(f.stat().st_size for f in files) <= 40_000_000
     assert not [f for f in files if f.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5")]
     weights = [f for f in files if f.suffix == ".safetensors"]
-    assert len(weights) == 5  # unet, vae, text encoder, clip, captioner
+    assert len(weights) == 6  # unet, vae, text encoder, clip, captioner, inverter
     for file in weights:
         with safe_open(file, "pt") as tensors:
             kinds = {tensors.get_slice(k).get_dtype() for k in tensors.keys()}  # noqa: SIM118
