@@ -278,6 +278,7 @@ def test_tuning_from_the_command_line(accord_cli, tmp_path):
     assert_refused(accord_cli(*start, "--out", "run", *small), "holds a run; give --resume")
     assert_refused(accord_cli(*start, "--reward", "beauty"), "reward beauty is unknown")
     assert_refused(accord_cli(*start, "--reward", "clip"), "is trained on; choose another --held-out")
+    assert_refused(accord_cli(*start, "--held-out", "inversion", "--model", "some/model"), "reads pictures of the lab alone")
     assert_refused(accord_cli(*start, "--reward", "clip=much"), "is not NAME or NAME=WEIGHT")
     assert_refused(accord_cli(*start, "--strategy", "ppo"), "strategy must be one of")
     assert_refused(accord_cli(*start, "--reward", "caption-clip", "--out", "z", *small), "use the strategy raft or grpo")

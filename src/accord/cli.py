@@ -509,6 +509,8 @@ def train_reward(
     import accord
     from accord.data.prompt_files import read_prompts
 
+    if held_out == "inversion" and model is not None:
+        raise InputError(f"the embedded inverter reads pictures of the lab alone, not of {model!r}; choose another --held-out")
     texts = read_prompts(prompts)
     weights = dict(_weight(r) for r in reward)
     if held_out in weights:

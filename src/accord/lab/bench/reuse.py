@@ -14,7 +14,7 @@ from typing import Any
 from accord.diffusion.generate import GUIDANCE, STEPS
 from accord.diffusion.pipelines import load
 from accord.lab.bench.cache import cache_folder
-from accord.lab.bench.scenes import Bench, Job, compared, make_jobs, row_of, run_method, table
+from accord.lab.bench.scenes import Bench, Job, make_jobs, results, row_of, run_method, table
 from accord.methods.invert.inverter import Inverter
 from accord.methods.invert.predictors import Predictor
 from accord.methods.invert.reuse import perturbed, reused
@@ -56,16 +56,7 @@ def main(
             bench = Bench(pipe, captioner, RealignConfig())
             records = run_method(name, bench.base, jobs, cache / f"{name.replace(', ', '-').replace(' ', '-')}.jsonl", progress)
         rows.append(row_of(name, records, jobs))
-    data = {
-        "bench": "invert --reuse",
-        "lead_over": "base",
-        "quick": quick,
-        "prompts": len({j.number for j in jobs}),
-        "seeds": sorted({j.seed for j in jobs}),
-        "num_inference_steps": STEPS,
-        "guidance_scale": GUIDANCE,
-        "rows": compared(rows, "base"),
-    }
+    data = {"bench": "invert --reuse", "quick": quick, **results(rows, jobs, "base")}
     text = table(data).replace("# SceneBench", "# An encoder that learned to read prompts, put back into the denoiser", 1)
     stem = "reuse-quick" if quick else "reuse"
     write_file(out / f"{stem}.json", (json.dumps(data, indent=1) + "\n").encode())

@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from accord.data.images import to_tensor
 from accord.data.prompts import parse, swaps
 from accord.data.shards import share_of
-from accord.diffusion.generate import GUIDANCE, STEPS, generate
+from accord.diffusion.generate import generate
 from accord.diffusion.lora import remove_lora
 from accord.diffusion.pipelines import Pipeline, load
 from accord.lab.bench.cache import cache_folder, known_rows
@@ -33,8 +33,8 @@ from accord.lab.bench.scenes import (
     Job,
     Method,
     bootstrap,
-    compared,
     make_jobs,
+    results,
     right_by_prompt,
     row_of,
     run_method,
@@ -373,16 +373,7 @@ def _write(out: Path, stem: str, rows: list[dict[str, Any]], jobs: list[Job], ab
     seeds = [r for r in rows if r["method"] in {Tuning(SHIPS, k).name for k in range(3)}]
     if len(seeds) == 3:
         rows = [*rows, pooled(seeds, f"{SHIPS}, mean of 3 training seeds")]
-    data = {
-        "bench": "rewards",
-        "lead_over": RIVAL,
-        **about,
-        "prompts": len({j.number for j in jobs}),
-        "seeds": sorted({j.seed for j in jobs}),
-        "num_inference_steps": STEPS,
-        "guidance_scale": GUIDANCE,
-        "rows": compared(rows, RIVAL),
-    }
+    data = {"bench": "rewards", **about, **results(rows, jobs, RIVAL)}
     text = table(data).replace("# SceneBench", "# Reward tuning on SceneBench", 1)
     text += "\nMean distance of pictures of one prompt across seeds: "
     text += ", ".join(f"{r['method']} {r['diversity']:.4f}" for r in rows if "diversity" in r) + ".\n\n"

@@ -301,17 +301,8 @@ def main(
         run_methods(methods, jobs, kept, progress)
         return {"bench": "scenes", "shard": list(shard), "pictures": len(jobs)}, f"{len(jobs)} pictures of each method are in {cache}"
     records = run_methods(methods, jobs, kept, progress)
-    rows = compared([row_of(name, records[name], jobs) for name in records], RIVAL)
-    data = {
-        "bench": "scenes",
-        "lead_over": RIVAL,
-        "quick": quick,
-        "prompts": len({j.number for j in jobs}),
-        "seeds": sorted({j.seed for j in jobs}),
-        "num_inference_steps": STEPS,
-        "guidance_scale": GUIDANCE,
-        "rows": rows,
-    }
+    rows = [row_of(name, records[name], jobs) for name in records]
+    data = {"bench": "scenes", "quick": quick, **results(rows, jobs, RIVAL)}
     stem = "scenes-quick" if quick else "scenes"
     text = table(data)
     write_file(out / f"{stem}.json", json.dumps(data, indent=1).encode())
@@ -399,6 +390,18 @@ def compared(rows: Sequence[dict[str, Any]], rival: str, base: str = "base") -> 
             }
         )
     return out
+
+
+def results(rows: Sequence[dict[str, Any]], jobs: Sequence[Job], rival: str) -> dict[str, Any]:
+    """What `table` reads: the rows, compared, and how the pictures were made."""
+    return {
+        "lead_over": rival,
+        "prompts": len({j.number for j in jobs}),
+        "seeds": sorted({j.seed for j in jobs}),
+        "num_inference_steps": STEPS,
+        "guidance_scale": GUIDANCE,
+        "rows": compared(rows, rival),
+    }
 
 
 def table(data: dict[str, Any]) -> str:
