@@ -73,11 +73,14 @@ def test_rows_of_tuning_are_made_once(tmp_path, monkeypatch):
     monkeypatch.setattr(bench_rewards, "diversity", lambda pipe, quick: 0.5)
     jobs = bench_rewards.make_jobs(True, 1)[:2]
     monkeypatch.setattr(bench_rewards, "make_jobs", lambda quick, seeds: jobs)
-    for i in (1, 2):
-        bench_rewards.main(tmp_path, quick=True, progress=False, shard=(i, 2))
+    bench_rewards.main(tmp_path, quick=True, progress=False, shard=(1, 2))
+    with pytest.raises(InputError, match="best-of-4 are not finished"):
+        bench_rewards.main(tmp_path, quick=True, progress=False, so_far=True)
+    bench_rewards.main(tmp_path, quick=True, progress=False, shard=(2, 2))
     assert sorted(made) == sorted(bench_rewards.STRATEGIES) and [p.name for p in tmp_path.iterdir()] == [".cache"]
+    so_far, _ = bench_rewards.main(tmp_path, quick=True, progress=False, so_far=True)
     data, text = bench_rewards.main(tmp_path, quick=True, progress=False)
-    assert len(made) == len(bench_rewards.STRATEGIES) and "refl: 1 steps in 2 s. Fine." in text
+    assert data == so_far and len(made) == len(bench_rewards.STRATEGIES) and "refl: 1 steps in 2 s. Fine." in text
     names = [r["method"] for r in data["rows"]]
     assert names == ["base", "best-of-4", "sft", "refl", "refl + realign", "draft", "raft", "grpo"]
     shutil.rmtree(tmp_path / ".cache")
@@ -201,8 +204,16 @@ def test_the_video_bench_runs_whole(tmp_path, monkeypatch):
         (replace(c, tune_steps=min(1, c.tune_steps), num_inference_steps=2, inversion_iterations=1), ways) for c, ways in bench_video.METHODS
     )
     monkeypatch.setattr(bench_video, "METHODS", small)
+    with pytest.raises(InputError, match="no edit is finished"):
+        bench_video.main(tmp_path, quick=True, progress=False, so_far=True)
+    bench_video.main(tmp_path, quick=True, progress=False, count=2, shard=(1, 2))
+    so_far, _ = bench_video.main(tmp_path, quick=True, progress=False, count=2, so_far=True)
     data, text = bench_video.main(tmp_path, quick=True, progress=False, count=1)
+    assert data == so_far and data["edits"] == 1
     assert [r["method"] for r in data["rows"]] == list(bench_video.NAMES) and "frames right" in text
+    measured = {r["method"]: r["track_error"]["mean"] for r in data["rows"]}
+    first = data["differences"][0]
+    assert first["track_error"]["mean"] == pytest.approx(measured["context"] - measured["Tune-A-Video"], abs=2e-4)
     assert json.loads((tmp_path / "video-quick.json").read_text()) == data
     seconds = [r["seconds"]["mean"] for r in data["rows"]]
     again, _ = bench_video.main(tmp_path, quick=True, progress=False, count=1)
@@ -247,14 +258,24 @@ def test_the_control_has_the_parameters_of_the_relational_network(lab):
 
 @pytest.mark.slow
 def test_the_context_bench_runs_whole(tmp_path, monkeypatch):
-    plan = bench_context.Plan(scenes=24, steps=2, looks=2, prompts=8, seeds=1, reference=150, ablations=False)
-    monkeypatch.setattr(bench_context, "STEPS", (2,))
+    plan = bench_context.Plan(scenes=24, steps=2, looks=2, prompts=8, looked_at=4, reference=150)
+    monkeypatch.setattr(bench_context, "SAMPLERS", (("DDPM", 2),))
     monkeypatch.setattr(bench_context, "GUIDANCES", (3.0,))
     monkeypatch.setattr(bench_context, "VARIANTS", tuple(v for v in bench_context.VARIANTS if v.name in ("plain, wider", "full context")))
     real = bench_context.generate_with_context
     monkeypatch.setattr(bench_context, "generate_with_context", lambda *a, **k: real(*a, **{**k, "num_inference_steps": 2}))
-    data, text = bench_context.main(tmp_path, plan=plan, progress=False)
-    assert [r["variant"] for r in data["rows"]] == ["plain, wider", "full context"]
+    with pytest.raises(InputError, match="no run is finished"):
+        bench_context.main(tmp_path, plan=plan, progress=False, seeds=1, so_far=True)
+    bench_context.main(tmp_path, plan=plan, progress=False, seeds=1, shard=(1, 4))
+    so_far, _ = bench_context.main(tmp_path, plan=plan, progress=False, seeds=1, so_far=True)
+    assert [r["variant"] for r in so_far["rows"]] == ["plain, wider"] and not so_far["sampling"]
+    data, text = bench_context.main(tmp_path, plan=plan, progress=False, seeds=1)
+    assert [r["variant"] for r in data["rows"]] == ["plain, wider", "full context"] and data["rows"][0] == so_far["rows"][0]
     assert all(set(r["curve"]) == {"1", "2"} and np.isfinite(r["bound"]) for r in data["rows"])
+    assert all(len(r["curve"][k]["per_prompt"]) == n for r in data["rows"] for k, n in (("1", 4), ("2", 8)))
     assert data["rows"][0]["relation_parameters"] == 0 < data["rows"][1]["relation_parameters"]
-    assert "less the wider control" in text and (tmp_path / "context.png").is_file()
+    assert set(data["sampling"]) == {"plain, wider", "full context"} and "guidance 3" in data["sampling"]["full context"]
+    assert "full context less plain, wider" in text and (tmp_path / "context.png").is_file()
+    monkeypatch.setattr(bench_context.Trainings, "row", None)  # a table that is there needs no training
+    again, _ = bench_context.main(tmp_path, plan=plan, progress=False, seeds=1)
+    assert again == data

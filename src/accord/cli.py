@@ -685,6 +685,7 @@ def bench_rewards(
     seeds: Annotated[int, typer.Option(help="How many of the four seeds; finished pictures are kept, so more can be added.")] = 4,
     quick: Annotated[bool, typer.Option("--quick", help="A small share of it.")] = False,
     shard: Annotated[str | None, typer.Option(help="I/N: only a share of the rows; after all N, run without it for the table.")] = None,
+    so_far: Annotated[bool, typer.Option("--so-far", help="Tune nothing; the table of what is finished.")] = False,
     model: Model = None,
     out: Out = Path("docs/bench"),
     as_json: AsJson = False,
@@ -698,7 +699,7 @@ def bench_rewards(
         data, text = sensitivity(out, model=model, quick=quick)
     else:
         part = parse_shard(shard) if shard else None
-        data, text = main(out, minutes=minutes, model=model, quick=quick, progress=not as_json, seeds=seeds, shard=part)
+        data, text = main(out, minutes, model, quick, progress=not as_json, seeds=seeds, shard=part, so_far=so_far)
     _emit(as_json, data, text)
 
 
@@ -737,7 +738,9 @@ def bench_invert(
 @bench_app.command("context")
 def bench_context(
     quick: Annotated[bool, typer.Option("--quick", help="A small share of it.")] = False,
+    seeds: Annotated[int, typer.Option(help="Training seeds of the main variants; finished runs are kept, so more can be added.")] = 3,
     shard: Annotated[str | None, typer.Option(help="I/N: only a share of the runs; after all N, run without it for the table.")] = None,
+    so_far: Annotated[bool, typer.Option("--so-far", help="Train nothing; the table of what is finished.")] = False,
     model: Model = None,
     out: Out = Path("docs/bench"),
     as_json: AsJson = False,
@@ -747,22 +750,29 @@ def bench_context(
     from accord.data.shards import parse_shard
     from accord.lab.bench.context import main
 
-    data, text = main(out, quick=quick, model=model, progress=not as_json, shard=parse_shard(shard) if shard else None)
+    part = parse_shard(shard) if shard else None
+    data, text = main(out, quick=quick, model=model, progress=not as_json, seeds=seeds, shard=part, so_far=so_far)
     _emit(as_json, data, text)
 
 
 @bench_app.command("video")
 def bench_video(
     quick: Annotated[bool, typer.Option("--quick", help="Four edits, one seed.")] = False,
+    edits: Annotated[int | None, typer.Option(help="How many edits; 40 if not given. Finished ones are kept, so more can be added.")] = None,
+    seeds: Annotated[int | None, typer.Option(help="Seeds of each edit; 3 if not given.")] = None,
+    shard: Annotated[str | None, typer.Option(help="I/N: only a share of the edits; after all N, run without it for the table.")] = None,
+    so_far: Annotated[bool, typer.Option("--so-far", help="Make nothing; the table of what is finished.")] = False,
     model: Model = None,
     out: Out = Path("docs/bench"),
     as_json: AsJson = False,
 ) -> None:
     """Edits of lab clips: frame by frame, Tune-A-Video, with context, with attention injection."""
     _quiet()
+    from accord.data.shards import parse_shard
     from accord.lab.bench.video import main
 
-    data, text = main(out, quick=quick, model=model, progress=not as_json)
+    part = parse_shard(shard) if shard else None
+    data, text = main(out, quick, model, not as_json, count=edits, seeds=seeds, shard=part, so_far=so_far)
     _emit(as_json, data, text)
 
 

@@ -14,7 +14,7 @@ import io
 import json
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
+from tqdm.auto import tqdm
 
 from accord.data.images import to_tensor
 from accord.data.shards import share_of
@@ -45,10 +46,12 @@ from accord.methods.context.train import Objective, train_context
 from accord.outputs import check_writable, write_file
 from accord.rewards.captioners import Captioner, load_captioner
 from accord.rewards.sentence import load_sentence
+from accord.types import InputError
 
 WIDTHS = (48, 80, 80)  # 2-3 million parameters
-GUIDANCES = (1.5, 3.0, 5.0, 7.5, 9.0)
-STEPS = (10, 25, 50)
+GUIDANCES = (1.5, 3.0, 7.5, 9.0)  # beside 5, which the rows have
+SAMPLERS = (("DDIM", 10), ("DDIM", 50), ("DDPM", 10), ("DDPM", 25), ("DDPM", 50))  # beside DDIM 25, which the rows have
+SWEPT = ("plain, wider", "full context", "adapter, plain", "adapter, full context")  # sampled in all these ways, seed 0
 
 
 @dataclass(frozen=True)
@@ -82,14 +85,18 @@ class Plan:
     scenes: int
     steps: int
     looks: int  # points of training that are measured
-    prompts: int  # of SceneBench, a seed each
-    seeds: int
+    prompts: int  # of SceneBench for a finished model, a seed each
+    looked_at: int  # of them at the points before the end, and for each way of sampling
     reference: int  # rendered scenes for the Fréchet distance
-    ablations: bool
 
 
-FULL = Plan(20_000, 2000, 4, 512, 3, 2000, True)
-QUICK = Plan(400, 60, 2, 32, 1, 200, False)
+FULL = Plan(20_000, 2000, 4, 512, 128, 2000)
+QUICK = Plan(400, 60, 2, 32, 32, 200)
+
+
+def runs(seeds: int) -> list[tuple[Variant, int]]:
+    """Variants and training seeds; one of each first, then more of the main ones."""
+    return [(v, 0) for v in VARIANTS] + [(v, k) for k in range(1, seeds) for v in VARIANTS if v.main]
 
 
 def reduced_unet(pipe: StableDiffusionPipeline, wider: bool = False, seed: int = 0) -> UNet2DConditionModel:
@@ -154,22 +161,25 @@ class Judge:
 
     def __init__(self, plan: Plan, captioner: Captioner) -> None:
         bench = scenebench()
-        self.prompts: list[BenchPrompt] = [bench[i] for i in range(0, len(bench), max(1, len(bench) // plan.prompts))]
+        every = lambda count: [bench[i] for i in range(0, len(bench), max(1, len(bench) // count))]  # noqa: E731
+        self.prompts, self.fewer = every(plan.prompts), every(plan.looked_at)
         self.captioner, self.embed = captioner, load_sentence()
         images, _ = rendered_pairs(plan.reference, seed=77)
         self.reference = features(images, captioner)
 
-    def __call__(self, pipe: StableDiffusionPipeline, relation: RelationalNetwork, config: ContextTrainConfig, **sampling: Any) -> dict[str, Any]:
-        texts = [p.text for p in self.prompts]
+    def __call__(
+        self, pipe: StableDiffusionPipeline, relation: RelationalNetwork, config: ContextTrainConfig, prompts: list[BenchPrompt], **sampling: Any
+    ) -> dict[str, Any]:
+        texts = [p.text for p in prompts]
         images = generate_with_context(
             pipe, relation, texts, [1001], shift=config.shift, context_scale=float(config.gain > 0), **sampling
         )
-        right = np.asarray([check(read(i), p.ask).right for i, p in zip(images, self.prompts, strict=True)], dtype=float)
+        right = np.asarray([check(read(i), p.ask).right for i, p in zip(images, prompts, strict=True)], dtype=float)
         low, high = bootstrap(right, lambda v: float(v.mean()))
         pixels = to_tensor(images)
         said = [c or " " for i in range(0, len(images), 64) for c in self.captioner.caption(pixels[i : i + 64])]
         by_category: dict[str, list[float]] = {}
-        for p, r in zip(self.prompts, right, strict=True):
+        for p, r in zip(prompts, right, strict=True):
             by_category.setdefault(p.category, []).append(r)
         return {
             "right": round(float(right.mean()), 4),
@@ -177,7 +187,7 @@ class Judge:
             "by_category": {k: round(float(np.mean(v)), 4) for k, v in by_category.items()},
             "frechet": round(frechet_distance(features(images, self.captioner), self.reference), 4),
             "caption_similarity": round(float((self.embed(said) * self.embed(texts)).sum(-1).mean()), 4),
-            "per_prompt": right.tolist(),
+            "per_prompt": [int(r) for r in right],
         }
 
 
@@ -220,134 +230,185 @@ class LabScenes:
 
 
 # --- running ------------------------------------------------------------------------------------------------------------
+class Trainings:
+    """Trains and measures variants. A run, each of its measured points and its row are kept once they are made."""
+
+    def __init__(self, pipe: StableDiffusionPipeline, captioner: Captioner, plan: Plan, cache: Path, progress: bool) -> None:
+        self.pipe, self.plan, self.cache = pipe, plan, cache
+        self.draw = LabScenes(pipe, plan.scenes, cache / "latents.safetensors", progress)
+        images, self.held_captions = rendered_pairs(256 if plan.reference > 256 else 32, seed=78)
+        self.held = encode_images(pipe, images)
+        self.judge = Judge(plan, captioner)
+
+    def config(self, variant: Variant, seed: int) -> ContextTrainConfig:
+        config = ContextTrainConfig(steps=self.plan.steps, denoiser="full", learning_rate=8e-4, seed=seed)
+        if variant.adapter:
+            config = replace(config, steps=max(1, self.plan.steps // 4), denoiser="lora", learning_rate=3e-4)
+        return replace(config, save_every=max(1, config.steps // self.plan.looks), **variant.changes)
+
+    def folder(self, variant: Variant, seed: int) -> Path:
+        return _folder(self.cache, variant, seed)
+
+    def trained(self, variant: Variant, seed: int) -> tuple[StableDiffusionPipeline, RelationalNetwork]:
+        """The finished run's models; what is missing of the run is made."""
+        config, folder = self.config(variant, seed), self.folder(variant, seed)
+        own = _with(self.pipe, copy.deepcopy(self.pipe.unet) if variant.adapter else reduced_unet(self.pipe, variant.wider, seed))
+
+        def look(step: int, relation: RelationalNetwork) -> None:
+            path = folder / f"look-{step}.json"
+            prompts = self.judge.prompts if step == config.steps else self.judge.fewer
+            if not path.is_file():
+                write_file(path, json.dumps(self.judge(own, relation, config, prompts)).encode())
+
+        source = self.draw.finished if variant.adapter else self.draw
+        relation = train_context(own, source, folder, config, resume=(folder / "config.json").is_file(), look=look)
+        return own, relation
+
+    def row(self, variant: Variant, seed: int) -> dict[str, Any]:
+        """What the table says of a run."""
+        saved = self.folder(variant, seed) / "row.json"
+        if saved.is_file():
+            return _read(saved)
+        own, relation = self.trained(variant, seed)
+        config = self.config(variant, seed)
+        looks = {int(p.stem[5:]): _read(p) for p in self.folder(variant, seed).glob("look-*.json")}
+        count = lambda m: sum(p.numel() for p in m.parameters())  # noqa: E731
+        row = {
+            "variant": variant.name,
+            "seed": seed,
+            "made_with": self.cache.name,
+            "unet_parameters": count(own.unet),
+            "relation_parameters": count(relation) if config.gain else 0,
+            "cost": sampling_cost(own, relation, self.judge.prompts[0].text) if config.gain else 1.0,
+            "bound": round(bound(own, relation, config, self.held, self.held_captions), 5),
+            "curve": {str(k): looks[k] for k in sorted(looks)},
+        }
+        write_file(saved, json.dumps(row).encode())
+        return row
+
+    def sweep(self, variant: Variant) -> dict[str, Any]:
+        """Seed 0 sampled in other ways: name of the way -> what comes of it, on the fewer prompts."""
+        saved = self.folder(variant, 0) / "sampling.json"
+        if saved.is_file():
+            return _read(saved)
+        (own, relation), config = self.trained(variant, 0), self.config(variant, 0)
+        ways: dict[str, dict[str, Any]] = {f"{n} {k}": {"ancestral": n == "DDPM", "num_inference_steps": k} for n, k in SAMPLERS}
+        ways |= {f"guidance {g:g}": {"guidance_scale": g} for g in GUIDANCES}
+        found = {}
+        for name, way in tqdm(ways.items(), desc=f"sampling, {variant.name}"):
+            measured = self.judge(own, relation, config, self.judge.fewer, **way)
+            found[name] = {k: measured[k] for k in ("right", "ci95", "frechet")}
+        write_file(saved, json.dumps(found).encode())
+        return found
+
+
+def _read(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf8"))
+    return found
+
+
+def _folder(cache: Path, variant: Variant, seed: int) -> Path:
+    return cache / f"{variant.name.replace(', ', '-').replace(' ', '-')}-{seed}"
+
+
 def main(
     out: Path,
     quick: bool = False,
     model: str | None = None,
     progress: bool = True,
     plan: Plan | None = None,
+    seeds: int = 3,
     shard: tuple[int, int] | None = None,
+    so_far: bool = False,
 ) -> tuple[dict[str, Any], str]:
-    """Train and measure all variants; writes `context.json`, `.md` and `.png` (`context-quick.*` with `quick`).
+    """Train and measure all variants; writes `context.json`, `.md` and `.png` (`context-quick.*` with `quick`) after each run.
 
-    Rows of a table that is there already are taken over if it was made with the same models and plan.
+    Rows of a table that is there already are taken over if they were made with the same models and plan.
 
     Args:
+        seeds: training seeds of the four main variants.
         shard: (i, n): only every n-th run from the i-th on, into the cache alone; a call without takes them from there.
+        so_far: nothing is trained; the table of what is finished.
+
+    Raises:
+        InputError: for a number of seeds below 1, or if nothing is finished yet that `so_far` could show.
     """
+    if seeds < 1:
+        raise InputError(f"seeds must be at least 1, not {seeds}")
     check_writable(out)
     plan = plan or (QUICK if quick else FULL)
     stem = "context-quick" if quick else "context"
     pipe, captioner = load(model), load_captioner()
     cache = cache_folder(out, stem, pipe, captioner, plan, VARIANTS)
-    known = {(r["variant"], r["seed"]): r for r in known_rows(out / f"{stem}.json", cache)}
-    draw = LabScenes(pipe, plan.scenes, cache / "latents.safetensors", progress)
-    held_images, held_captions = rendered_pairs(256 if plan.reference > 256 else 32, seed=78)
-    held = encode_images(pipe, held_images)
-    judge = Judge(plan, captioner)
-
-    def row(variant: Variant, seed: int) -> dict[str, Any]:
-        config = ContextTrainConfig(steps=plan.steps, denoiser="full", learning_rate=8e-4, seed=seed)
-        if variant.adapter:
-            config = replace(config, steps=max(1, plan.steps // 4), denoiser="lora", learning_rate=3e-4)
-        config = replace(config, save_every=max(1, config.steps // plan.looks), **variant.changes)
-        return known.get((variant.name, seed)) or _trained(variant, config, pipe, draw, judge, cache, held, held_captions)
-
-    runs = [(v, k) for v in VARIANTS if v.main or plan.ablations for k in range(plan.seeds if v.main else 1)]
-    rows = [row(*r) for r in share_of(runs, shard)]
+    table_file = out / f"{stem}.json"
+    known = {(r["variant"], r["seed"]): r for r in known_rows(table_file, cache)}
+    ways: dict[str, Any] = _read(table_file)["sampling"] if known else {}
+    swept = [v for v in VARIANTS if v.name in SWEPT]
+    about = {"bench": "context", "quick": quick, **asdict(plan)}
+    if so_far:
+        for variant, seed in runs(seeds):
+            for path in _folder(cache, variant, seed).glob("row.json"):
+                known[variant.name, seed] = _read(path)
+        ways |= {v.name: _read(p) for v in swept for p in _folder(cache, v, 0).glob("sampling.json")}
+        rows = [known[v.name, k] for v, k in runs(seeds) if (v.name, k) in known]
+        if not rows:
+            raise InputError("no run is finished yet; run accord bench context without --so-far")
+        return _write(out, stem, {**about, "rows": rows, "sampling": ways})
+    maker = Trainings(pipe, captioner, plan, cache, progress)
+    todo = [lambda v=v, k=k: maker.row(v, k) for v, k in runs(seeds)] + [lambda v=v: maker.sweep(v) for v in swept]
     if shard is not None:
-        return {"bench": "context", "shard": list(shard)}, f"{len(rows)} rows are in {cache}"
-    data = {
-        "bench": "context",
-        "made_with": cache.name,
-        "quick": quick,
-        "steps": plan.steps,
-        "scenes": plan.scenes,
-        "prompts": len(judge.prompts),
-        "rows": rows,
-        "differences": _differences(rows),
-    }
-    text = table(data)
-    write_file(out / f"{stem}.json", (json.dumps(data) + "\n").encode())
-    write_file(out / f"{stem}.md", text.encode())
-    write_file(out / f"{stem}.png", _plot(rows))
+        for part in share_of(todo, shard):
+            part()
+        return {"bench": "context", "shard": list(shard)}, f"every {shard[1]}. run is in {cache}"
+    rows = []
+    for variant, seed in runs(seeds):
+        rows.append(known.get((variant.name, seed)) or maker.row(variant, seed))
+        data, text = _write(out, stem, {**about, "rows": rows, "sampling": ways})
+    for variant in swept:
+        ways.setdefault(variant.name, {}).update({} if ways.get(variant.name) else maker.sweep(variant))
+        data, text = _write(out, stem, {**about, "rows": rows, "sampling": ways})
     return data, text
 
 
-def _trained(
-    variant: Variant,
-    config: ContextTrainConfig,
-    pipe: StableDiffusionPipeline,
-    draw: LabScenes,
-    judge: Judge,
-    cache: Path,
-    held: torch.Tensor,
-    held_captions: list[str],
-) -> dict[str, Any]:
-    """One run and its row; both are kept."""
-    folder = cache / f"{variant.name.replace(', ', '-').replace(' ', '-')}-{config.seed}"
-    saved = folder / "row.json"
-    if saved.is_file():
-        return json.loads(saved.read_text(encoding="utf8"))
-    own = _with(pipe, copy.deepcopy(pipe.unet) if variant.adapter else reduced_unet(pipe, variant.wider, config.seed))
-    curve: dict[str, dict[str, Any]] = {}
-
-    def look(step: int, relation: RelationalNetwork) -> None:
-        path = folder / f"look-{step}.json"
-        if not path.is_file():
-            write_file(path, json.dumps(judge(own, relation, config)).encode())
-
-    source = draw.finished if variant.adapter else draw
-    relation = train_context(own, source, folder, config, resume=(folder / "config.json").is_file(), look=look)
-    for path in folder.glob("look-*.json"):
-        curve[path.stem[5:]] = json.loads(path.read_text(encoding="utf8"))
-    sampling = {}
-    for ancestral in (False, True):
-        for steps in STEPS:
-            sampling[f"{'DDPM' if ancestral else 'DDIM'} {steps}"] = _short(
-                judge(own, relation, config, ancestral=ancestral, num_inference_steps=steps)
-            )
-    for guidance in GUIDANCES:
-        sampling[f"guidance {guidance:g}"] = _short(judge(own, relation, config, guidance_scale=guidance))
-    count = lambda m: sum(p.numel() for p in m.parameters())  # noqa: E731
-    row = {
-        "variant": variant.name,
-        "seed": config.seed,
-        "unet_parameters": count(own.unet),
-        "relation_parameters": count(relation) if config.gain else 0,
-        "cost": sampling_cost(own, relation, judge.prompts[0].text) if config.gain else 1.0,
-        "bound": round(bound(own, relation, config, held, held_captions), 5),
-        "curve": {str(k): v for k, v in sorted(((int(k), v) for k, v in curve.items()))},
-        "sampling": sampling,
-    }
-    write_file(saved, json.dumps(row).encode())
-    return row
-
-
-def _short(measured: dict[str, Any]) -> dict[str, Any]:
-    return {k: measured[k] for k in ("right", "ci95", "frechet")}
+def _write(out: Path, stem: str, data: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """The table of these rows, in all forms."""
+    data = {**data, "differences": _differences(data["rows"])}
+    text = table(data)
+    write_file(out / f"{stem}.json", (json.dumps(data) + "\n").encode())
+    write_file(out / f"{stem}.md", text.encode())
+    write_file(out / f"{stem}.png", _plot(data["rows"]))
+    return data, text
 
 
 def _last(row: dict[str, Any]) -> dict[str, Any]:
-    return row["curve"][max(row["curve"], key=int)]
+    end: dict[str, Any] = row["curve"][max(row["curve"], key=int)]
+    return end
 
 
-def _differences(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Full context against the wider control: paired by prompt, seeds of a prompt together, 95 %."""
-    of = lambda name: np.mean([_last(r)["per_prompt"] for r in rows if r["variant"] == name], 0)  # noqa: E731
-    difference = np.asarray(of("full context")) - np.asarray(of("plain, wider"))
-    low, high = bootstrap(difference, lambda v: float(v.mean()))
-    frechet = [
-        _last(a)["frechet"] - _last(b)["frechet"]
-        for a in rows
-        for b in rows
-        if (a["variant"], b["variant"]) == ("full context", "plain, wider") and a["seed"] == b["seed"]
-    ]
-    return {
-        "right": round(float(difference.mean()), 4),
-        "right_ci95": [round(low, 4), round(high, 4)],
-        "frechet_by_seed": [round(f, 4) for f in frechet],
-    }
+AGAINST = (("full context", "plain, wider"), ("full context", "plain"), ("full context", "text only"), ("adapter, full context", "adapter, plain"))
+
+
+def _differences(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One variant less another over the seeds that both have: paired by prompt, seeds of a prompt together, 95 %."""
+    found = []
+    for name, other in AGAINST:
+        a, b = ({r["seed"]: _last(r) for r in rows if r["variant"] == n} for n in (name, other))
+        shared = sorted(set(a) & set(b))
+        if not shared:
+            continue
+        right = np.mean([np.asarray(a[k]["per_prompt"]) - np.asarray(b[k]["per_prompt"]) for k in shared], 0)
+        low, high = bootstrap(right, lambda v: float(v.mean()))
+        found.append(
+            {
+                "of": name,
+                "over": other,
+                "seeds": shared,
+                "right": round(float(right.mean()), 4),
+                "ci95": [round(low, 4), round(high, 4)],
+                "frechet": [round(a[k]["frechet"] - b[k]["frechet"], 4) for k in shared],
+            }
+        )
+    return found
 
 
 def table(data: dict[str, Any]) -> str:
@@ -371,13 +432,22 @@ def table(data: dict[str, Any]) -> str:
             *(f"{100 * v:.0f}" for v in end["by_category"].values()),
         ]
         lines.append("| " + " | ".join(cells) + " |")
-    d = data["differences"]
-    return (
-        f"# Context\n\nTrained from scratch (adapters: on the finished denoiser, a quarter of the steps) on {data['scenes']} scenes, {data['steps']} steps, judged on {data['prompts']} prompts of SceneBench.\n\n"
-        + "\n".join(lines)
-        + f"\n\nFull context less the wider control: {100 * d['right']:+.1f} points [{100 * d['right_ci95'][0]:+.1f}, {100 * d['right_ci95'][1]:+.1f}]; "
-        f"Fréchet distance by seed {', '.join(f'{f:+.2f}' for f in d['frechet_by_seed'])}.\n"
+    text = (
+        f"# Context\n\nTrained from scratch (adapters: on the finished denoiser, a quarter of the steps) on {data['scenes']} scenes, {data['steps']} steps, "
+        f"judged on {data['prompts']} prompts of SceneBench.\n\n" + "\n".join(lines) + "\n\n"
     )
+    for d in data["differences"]:
+        text += (
+            f"- {d['of']} less {d['over']}: {100 * d['right']:+.1f} points [{100 * d['ci95'][0]:+.1f}, {100 * d['ci95'][1]:+.1f}]; "
+            f"Fréchet distance by training seed {', '.join(f'{f:+.2f}' for f in d['frechet'])}\n"
+        )
+    if data["sampling"]:
+        ways = list(next(iter(data["sampling"].values())))
+        text += f"\nSampled in other ways ({data['looked_at']} prompts, training seed 0): right %, Fréchet distance.\n\n"
+        text += "| variant | " + " | ".join(ways) + " |\n" + "|---" * (len(ways) + 1) + "|\n"
+        for name, found in data["sampling"].items():
+            text += f"| {name} | " + " | ".join(f"{100 * found[w]['right']:.0f}, {found[w]['frechet']:.1f}" for w in ways) + " |\n"
+    return text
 
 
 def _plot(rows: list[dict[str, Any]]) -> bytes:

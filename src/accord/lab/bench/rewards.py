@@ -46,7 +46,9 @@ from accord.lab.scenes.grammar import Saying, caption
 from accord.lab.scenes.read import read
 from accord.lab.scenes.render import render
 from accord.lab.scenes.scene import Scene, sample_scene
+from accord.methods.invert.alignment import InversionScore
 from accord.methods.realign.config import RealignConfig, TuneConfig
+from accord.methods.realign.strategies import NEEDS_GRADIENT
 from accord.methods.realign.tuning import tune
 from accord.outputs import check_writable, write_file
 from accord.rewards.captioners import load_captioner
@@ -57,17 +59,19 @@ from accord.types import InputError
 TOLD = Saying(color=1, size=0, background=0, relation=1, opening=0, paraphrase=0)
 STRATEGIES = ("sft", "refl", "draft", "raft", "grpo")
 SHIPS = "refl"  # the strategy that is trained with three seeds
-GUARD = "clip"  # the held-out score
+GUARD = "inversion"  # the held-out score: how well the prompt is read back from the picture (embedded CLIP is at chance here)
 LONG = 4  # and so many times as long as the others
 RIVAL = "best-of-4"  # four times the cost of sampling
 PAIRS = 2000  # rendered scenes with captions for the denoising term
 # what differs from TuneConfig's defaults. On latents this small layout is decided between t = 850 and 600, and the published
 # steps 30..39 of 40 come after that
 KNOBS: dict[str, dict[str, Any]] = {
-    "refl": {"num_inference_steps": 12, "stop_from": 0.2, "stop_until": 0.67, "learning_rate": 7e-4, "reward_weight": 0.5},
+    "refl": {"num_inference_steps": 12, "stop_from": 0.25, "stop_until": 0.59, "learning_rate": 7e-4, "reward_weight": 0.5},
     "raft": {"num_inference_steps": 20},
     "grpo": {"num_inference_steps": 20},
 }
+# the likelihood's gradient is the least noisy (docs/LOG.md); where only the value counts, contrast
+REWARDS = {s: {"likelihood" if s in NEEDS_GRADIENT else "contrast": 1.0} for s in STRATEGIES}
 
 
 # --- sensitivity ------------------------------------------------------------------------------------------------------
@@ -217,6 +221,11 @@ class Tuning:
     def name(self) -> str:
         return f"{self.strategy}, seed {self.seed}" if self.seed else self.strategy
 
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """The tuned pipeline alone; for the first run of what ships, also with `realign` on top."""
+        return (self.name, f"{self.name} + realign") if self == Tuning(SHIPS) else (self.name,)
+
 
 def tunings(quick: bool) -> list[Tuning]:
     """Every strategy, the one that ships with three seeds."""
@@ -228,17 +237,17 @@ class Tunings:
 
     Args:
         cache: folder of these models, for rows without tuning.
-        tuned_cache: folder of these models and knobs.
+        tuned_caches: strategy -> folder of these models and its knobs.
         known: rows of a table that was made with the same models, knobs and pictures.
     """
 
     def __init__(
-        self, model: str | None, cache: Path, tuned_cache: Path, known: dict[str, dict[str, Any]], jobs: list[Job], minutes: float,
-        quick: bool, progress: bool,
+        self, model: str | None, cache: Path, tuned_caches: dict[str, Path], known: dict[str, dict[str, Any]], jobs: list[Job],
+        minutes: float, quick: bool, progress: bool,
     ) -> None:  # fmt: skip
-        self.model, self.cache, self.tuned_cache, self.known, self.jobs = model, cache, tuned_cache, known, jobs
+        self.model, self.cache, self.tuned_caches, self.known, self.jobs = model, cache, tuned_caches, known, jobs
         self.minutes, self.quick, self.progress = minutes, quick, progress
-        self.captioner, self.clip = load_captioner(), load_clip()
+        self.captioner, self.clip, self.guard = load_captioner(), load_clip(), InversionScore()
         self.pairs = rendered_pairs(200 if quick else PAIRS)
 
     def bench(self, pipe: Pipeline) -> Bench:
@@ -248,10 +257,12 @@ class Tunings:
         """The kept row of this name, or the one made now."""
         if name in self.known:
             return self.known[name]
-        path = cache / f"{_slug(name)}-{len(self.jobs)}.json"
-        if not path.is_file():
-            write_file(path, json.dumps(make()).encode())
-        return {**json.loads(path.read_text(encoding="utf8")), "made_with": cache.name}
+        kept = kept_row(name, cache, len(self.jobs))
+        if kept is None:
+            write_file(_row_file(name, cache, len(self.jobs)), json.dumps(make()).encode())
+            kept = kept_row(name, cache, len(self.jobs))
+            assert kept is not None
+        return kept
 
     def plain(self, name: str, method: Callable[[Bench], Method], cache: Path, pipe: Pipeline | None = None) -> dict[str, Any]:
         """What a method makes of SceneBench."""
@@ -266,7 +277,7 @@ class Tunings:
         return [self.row(RIVAL, lambda: self.plain(RIVAL, lambda b: b.best_of(4, stop=False), self.cache), self.cache)]
 
     def tuned(self, tuning: Tuning) -> list[dict[str, Any]]:
-        """The tuned pipeline's row; for the first run of the strategy that ships, also one with `realign` on top."""
+        """The rows of a run."""
 
         @functools.cache  # tuned at most once, and only if a row is missing
         def trained() -> tuple[Pipeline, dict[str, Any]]:
@@ -275,26 +286,24 @@ class Tunings:
 
         def alone() -> dict[str, Any]:
             pipe, report = trained()
-            return {**self.plain(tuning.name, lambda b: b.base, self.tuned_cache, pipe), **report, "diversity": diversity(pipe, self.quick)}
+            return {**self.plain(tuning.name, lambda b: b.base, cache, pipe), **report, "diversity": diversity(pipe, self.quick)}
 
-        rows = [self.row(tuning.name, alone, self.tuned_cache)]
-        if tuning == Tuning(SHIPS):
-            both = f"{tuning.name} + realign"
-            with_realign = lambda: self.plain(both, lambda b: b.realigned(), self.tuned_cache, trained()[0])  # noqa: E731
-            rows.append(self.row(both, with_realign, self.tuned_cache))
+        cache = self.tuned_caches[tuning.strategy]
+        rows = [self.row(tuning.name, alone, cache)]
+        for both in tuning.rows[1:]:
+            rows.append(self.row(both, lambda: self.plain(both, lambda b: b.realigned(), cache, trained()[0]), cache))  # noqa: B023
         return rows
 
     def train(self, pipe: Pipeline, tuning: Tuning) -> dict[str, Any]:
         """Tune the pipeline; what the run's report says of it."""
         config = TuneConfig(strategy=tuning.strategy, seed=tuning.seed, **KNOBS.get(tuning.strategy, {}))
-        folder = self.tuned_cache / "tuned" / _slug(tuning.name)
+        folder = self.tuned_caches[tuning.strategy] / "tuned" / _slug(tuning.name)
         minutes = self.minutes * (LONG if tuning.strategy == SHIPS else 1)
         config = replace(config, steps=_affordable(pipe, config, self.pairs, self.captioner, self.clip, minutes, folder))
-        reward = make_rewards({"contrast": 1.0}, self.captioner, self.clip)
-        guard = make_rewards({GUARD: 1.0}, clip=self.clip).rewards[GUARD]
+        reward = make_rewards(REWARDS[tuning.strategy], self.captioner, self.clip)
         began = time.perf_counter()
         tuned = tune(
-            pipe, training_prompts(), reward, folder, config=config, held_out=guard, pairs=self.pairs,
+            pipe, training_prompts(), reward, folder, config=config, held_out=self.guard, pairs=self.pairs,
             resume=(folder / "config.json").is_file(), progress=self.progress,
         )  # fmt: skip
         report = tuned.report
@@ -304,6 +313,16 @@ class Tunings:
             "verdict": report["verdict"],
             "gains": report["gains"],
         }
+
+
+def _row_file(name: str, cache: Path, pictures: int) -> Path:
+    return cache / f"{_slug(name)}-{pictures}.json"
+
+
+def kept_row(name: str, cache: Path, pictures: int) -> dict[str, Any] | None:
+    """The row of this name that is finished in a cache, if there is one."""
+    path = _row_file(name, cache, pictures)
+    return {**json.loads(path.read_text(encoding="utf8")), "made_with": cache.name} if path.is_file() else None
 
 
 def _slug(name: str) -> str:
@@ -318,6 +337,7 @@ def main(
     progress: bool = True,
     seeds: int = 4,
     shard: tuple[int, int] | None = None,
+    so_far: bool = False,
 ) -> tuple[dict[str, Any], str]:
     """Tune with every strategy at equal wall time and measure on SceneBench; writes `rewards.json` and `.md` after each row.
 
@@ -325,9 +345,11 @@ def main(
 
     Args:
         shard: (i, n): only every n-th row from the i-th on, into the cache alone; a run without takes them from there.
+        so_far: nothing is tuned; the table of what is finished.
 
     Raises:
-        InputError: if `minutes` is not positive, or for a number of seeds (of sampling) that there are not.
+        InputError: if `minutes` is not positive, for a number of seeds (of sampling) that there are not, or if the rows
+            without which there is no table are not finished yet.
     """
     if minutes <= 0:
         raise InputError(f"minutes must be positive, not {minutes:g}")
@@ -336,20 +358,35 @@ def main(
     jobs = make_jobs(quick, seeds)
     models = load(model), load_captioner(), load_clip()
     cache = cache_folder(out, stem, *models, RealignConfig())
-    tuned_cache = cache_folder(out, f"{stem}-tuned", *models, RealignConfig(), TuneConfig(), KNOBS, minutes, LONG, GUARD)
-    known = {r["method"]: r for r in known_rows(out / f"{stem}.json", cache, tuned_cache) if r["pictures"] == len(jobs)}
-    maker = Tunings(model, cache, tuned_cache, known, jobs, minutes, quick, progress)
+    tuned_caches = {s: _tuned_cache(out, stem, s, minutes, *models) for s in STRATEGIES}
+    known = {r["method"]: r for r in known_rows(out / f"{stem}.json", cache, *tuned_caches.values()) if r["pictures"] == len(jobs)}
+    about = {"quick": quick, "minutes": minutes, "longer_for_what_ships": LONG, "guard": GUARD}
+    if so_far:
+        named = [("base", cache), (RIVAL, cache)]
+        named += [(name, tuned_caches[t.strategy]) for t in tunings(quick) for name in t.rows]
+        rows = [r for r in (known.get(name) or kept_row(name, folder, len(jobs)) for name, folder in named) if r]
+        if [r["method"] for r in rows[:2]] != ["base", RIVAL]:
+            raise InputError(f"base and {RIVAL} are not finished yet; run accord bench rewards without --so-far")
+        return _write(out, stem, rows, jobs, about)
+    maker = Tunings(model, cache, tuned_caches, known, jobs, minutes, quick, progress)
     parts: list[Callable[[], list[dict[str, Any]]]] = [maker.base, maker.best_of_four, *(functools.partial(maker.tuned, t) for t in tunings(quick))]
     if shard is not None:
         for part in share_of(parts, shard):
             part()
-        return {"bench": "rewards", "shard": list(shard)}, f"every {shard[1]}. row is in {cache} and {tuned_cache}"
-    rows: list[dict[str, Any]] = []
+        return {"bench": "rewards", "shard": list(shard)}, f"every {shard[1]}. row is in {out / '.cache'}"
+    rows = []
     for number, part in enumerate(parts):
         rows += part()
         if number:  # base and rival are there; the table so far is kept
-            data, text = _write(out, stem, rows, jobs, {"quick": quick, "minutes": minutes, "longer_for_what_ships": LONG, "guard": GUARD})
+            data, text = _write(out, stem, rows, jobs, about)
     return data, text
+
+
+def _tuned_cache(out: Path, stem: str, strategy: str, minutes: float, *models: Any) -> Path:
+    """Folder of one strategy's runs with these models and all that bears on it."""
+    minutes *= LONG if strategy == SHIPS else 1
+    knobs = TuneConfig(strategy=strategy, **KNOBS.get(strategy, {}))
+    return cache_folder(out, f"{stem}-{strategy}", *models, RealignConfig(), knobs, REWARDS[strategy], minutes, GUARD)
 
 
 def pooled(rows: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
@@ -396,7 +433,7 @@ def _affordable(
         shutil.rmtree(probe, ignore_errors=True)
         began = time.perf_counter()
         trial = replace(config, steps=steps, eval_every=1000, eval_prompts=2)
-        tune(pipe, training_prompts(16), make_rewards({"contrast": 1.0}, captioner, clip), probe, config=trial,
+        tune(pipe, training_prompts(16), make_rewards(REWARDS[config.strategy], captioner, clip), probe, config=trial,
              pairs=(pairs[0][:16], pairs[1][:16]), progress=False)  # fmt: skip
         seconds.append(time.perf_counter() - began)
         remove_lora(pipe)

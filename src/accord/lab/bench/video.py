@@ -16,7 +16,8 @@ import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
-from accord.data.video import Clip, write_clip
+from accord.data.shards import share_of
+from accord.data.video import Clip, read_clip, write_clip
 from accord.diffusion.loop import decode
 from accord.diffusion.pipelines import Pipeline, load
 from accord.lab.bench.cache import cache_folder
@@ -28,6 +29,7 @@ from accord.methods.context.video import EditConfig, VideoEditor
 from accord.outputs import check_writable, write_file
 from accord.rewards.clip import ClipScorer, load_clip
 from accord.rewards.video import background_psnr, flicker, temporal_consistency, track
+from accord.types import InputError
 
 TUNED = EditConfig(guidance_scale=5.0)
 # what is tuned and inverted, and the ways of sampling that share it
@@ -37,6 +39,7 @@ METHODS: tuple[tuple[EditConfig, dict[str, dict[str, float]]], ...] = (
     (TUNED, {"context": {}, "context + injection": {"injection": 0.5}, "context + modulation": {"modulation": 1.0}}),
 )
 NAMES = tuple(name for _, ways in METHODS for name in ways)
+AGAINST = (("context", "Tune-A-Video"), ("context + injection", "Tune-A-Video + injection"), ("Tune-A-Video", "frame by frame"))
 MEASURES = ("right", "track_error", "consistency", "background_psnr", "flicker", "seconds")
 
 
@@ -111,35 +114,86 @@ def reconstruction(pipe: Pipeline, latents: torch.Tensor, back: torch.Tensor) ->
     return min(60.0, float(-10 * (a - b).square().mean().clamp(min=1e-12).log10()))
 
 
+@dataclass(frozen=True)
+class Run:
+    """One tuning and inversion of a clip, and the edits that share it."""
+
+    task: Task
+    seed: int
+    config: EditConfig
+    ways: dict[str, dict[str, float]]
+
+    def saved(self, cache: Path) -> dict[str, Path]:
+        """Where each way's measures are kept; the edited clip is in a folder beside them."""
+        return {name: cache / f"{name.replace(' ', '-')}-{self.task.number}-{self.seed}.json" for name in self.ways}
+
+    def finished(self, cache: Path) -> bool:
+        return all(p.is_file() for p in self.saved(cache).values())
+
+    def make(self, pipe: Pipeline, clip: ClipScorer, cache: Path) -> None:
+        if self.finished(cache):
+            return
+        saved = self.saved(cache)
+        for name, row, result in run_task(pipe, self.task, replace(self.config, seed=self.seed), self.ways, clip):
+            write_clip(saved[name].with_suffix(""), result.frames, result.fps)
+            write_file(saved[name], json.dumps(row).encode())
+
+
 def main(
-    out: Path, quick: bool = False, model: str | None = None, progress: bool = True, count: int | None = None
+    out: Path,
+    quick: bool = False,
+    model: str | None = None,
+    progress: bool = True,
+    count: int | None = None,
+    seeds: int | None = None,
+    shard: tuple[int, int] | None = None,
+    so_far: bool = False,
 ) -> tuple[dict[str, Any], str]:
-    """All methods on all edits with several seeds; writes `video.json`, `.md`, `.png` and some clips (`video-quick.*`)."""
+    """All methods on the same edits; writes `video.json`, `.md`, `.png` and some clips (`video-quick.*`).
+
+    Args:
+        count: edits; 40 if None (4 with `quick`).
+        seeds: of tuning and sampling; 3 if None (1 with `quick`).
+        shard: (i, n): only every n-th edit from the i-th on, into the cache alone; a call without takes them from there.
+        so_far: nothing is made; the table of the edits and seeds that are finished with every method.
+
+    Raises:
+        InputError: for a number below 1, or if nothing is finished yet that `so_far` could show.
+    """
+    count, seeds = (4 if quick else 40) if count is None else count, (1 if quick else 3) if seeds is None else seeds
+    for name, number in (("edits", count), ("seeds", seeds)):
+        if number < 1:
+            raise InputError(f"{name} must be at least 1, not {number}")
     check_writable(out)
     stem = "video-quick" if quick else "video"
-    todo, seeds = tasks(count or (4 if quick else 40)), range(1 if quick else 3)
     pipe, clip = load(model), load_clip()
     cache = cache_folder(out, stem, pipe, METHODS)
+    asked = [(task, seed) for seed in range(seeds) for task in tasks(count)]
+    edits = [[Run(task, seed, config, ways) for config, ways in METHODS] for task, seed in asked]
+    if so_far:
+        edits = [runs for runs in edits if all(r.finished(cache) for r in runs)]
+        if not edits:
+            raise InputError("no edit is finished yet; run accord bench video without --so-far")
+    for runs in tqdm(share_of(edits, shard), desc="edits", disable=not progress):
+        for run in runs:
+            run.make(pipe, clip, cache)
+    if shard is not None:
+        return {"bench": "video", "shard": list(shard)}, f"every {shard[1]}. edit is in {cache}"
     records: dict[str, list[dict[str, Any]]] = {name: [] for name in NAMES}
-    for task in tqdm(todo, desc="edits", disable=not progress):
-        for seed in seeds:
-            for config, ways in METHODS:
-                saved = {name: cache / f"{name.replace(' ', '-')}-{task.number}-{seed}.json" for name in ways}
-                if not all(p.is_file() for p in saved.values()):
-                    for name, row, result in run_task(pipe, task, replace(config, seed=seed), ways, clip):
-                        write_clip(saved[name].with_suffix(""), result.frames, result.fps)
-                        write_file(saved[name], json.dumps(row).encode())
-                for name, path in saved.items():
-                    records[name].append(json.loads(path.read_text(encoding="utf8")))
-    strips = [
-        [task.source.clip, *(_frames(cache / f"{n.replace(' ', '-')}-{task.number}-0") for n in NAMES)] for task in todo[:4]
-    ]
+    for run in (r for runs in edits for r in runs):
+        for name, path in run.saved(cache).items():
+            records[name].append(json.loads(path.read_text(encoding="utf8")))
+    shown = list(dict.fromkeys(runs[0].task.number for runs in edits))[:4]
+    strips = [[t.source.clip, *(_frames(cache / f"{n.replace(' ', '-')}-{t.number}-0") for n in NAMES)] for t in tasks(count) if t.number in shown]
     data = {
         "bench": "video",
         "quick": quick,
-        "edits": len(todo),
-        "seeds": list(seeds),
+        "edits": len({runs[0].task.number for runs in edits}),
+        "seeds": sorted({runs[0].seed for runs in edits}),
         "rows": [{"method": n, **{m: _mean(records[n], m) for m in (*MEASURES, "reconstruction_psnr")}} for n in NAMES],
+        "differences": [
+            {"of": a, "over": b, **{m: _mean(_less(records[a], records[b], m), m) for m in MEASURES}} for a, b in AGAINST
+        ],
     }
     text = table(data)
     write_file(out / f"{stem}.json", (json.dumps(data, indent=1) + "\n").encode())
@@ -148,9 +202,15 @@ def main(
     return data, text
 
 
-def _frames(folder: Path) -> Clip:
-    from accord.data.video import read_clip
+def _less(rows: list[dict[str, Any]], others: list[dict[str, Any]], measure: str) -> list[dict[str, Any]]:
+    """What one method has more than another, edit by edit; both made the same edits in the same order."""
+    return [
+        {"number": a["number"], measure: None if a[measure] is None or b[measure] is None else a[measure] - b[measure]}
+        for a, b in zip(rows, others, strict=True)
+    ]
 
+
+def _frames(folder: Path) -> Clip:
     return read_clip(folder, fps=8)
 
 
@@ -172,9 +232,11 @@ def table(data: dict[str, Any]) -> str:
     for row in data["rows"]:
         cells = [f"{row[m]['mean']:.3g} [{row[m]['ci95'][0]:.3g}, {row[m]['ci95'][1]:.3g}]" for m in (*MEASURES, "reconstruction_psnr")]
         lines.append(f"| {row['method']} | " + " | ".join(cells) + " |")
-    return (
-        f"# Editing lab clips\n\n{data['edits']} edits x {len(data['seeds'])} seeds, judged by the reader; mean [95 %].\n\n" + "\n".join(lines) + "\n"
-    )
+    text = f"# Editing lab clips\n\n{data['edits']} edits, seeds {data['seeds']}, judged by the reader; mean [95 %].\n\n" + "\n".join(lines) + "\n\n"
+    for d in data["differences"]:
+        said = [f"{m} {d[m]['mean']:+.3g} [{d[m]['ci95'][0]:+.3g}, {d[m]['ci95'][1]:+.3g}]" for m in MEASURES]
+        text += f"- {d['of']} less {d['over']}: {', '.join(said)}\n"
+    return text
 
 
 def sheet(strips: list[list[Clip]], side: int = 64) -> bytes:
