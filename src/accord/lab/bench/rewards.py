@@ -48,7 +48,6 @@ from accord.lab.scenes.render import render
 from accord.lab.scenes.scene import Scene, sample_scene
 from accord.methods.invert.alignment import InversionScore
 from accord.methods.realign.config import RealignConfig, TuneConfig
-from accord.methods.realign.strategies import NEEDS_GRADIENT
 from accord.methods.realign.tuning import tune
 from accord.outputs import check_writable, write_file
 from accord.rewards.captioners import load_captioner
@@ -59,19 +58,18 @@ from accord.types import InputError
 TOLD = Saying(color=1, size=0, background=0, relation=1, opening=0, paraphrase=0)
 STRATEGIES = ("sft", "refl", "draft", "raft", "grpo")
 SHIPS = "refl"  # the strategy that is trained with three seeds
+REWARD = {"contrast": 1.0}
 GUARD = "inversion"  # the held-out score: how well the prompt is read back from the picture (embedded CLIP is at chance here)
-LONG = 4  # and so many times as long as the others
+LONG = 2  # and so many times as long as the others
 RIVAL = "best-of-4"  # four times the cost of sampling
 PAIRS = 2000  # rendered scenes with captions for the denoising term
 # what differs from TuneConfig's defaults. On latents this small layout is decided between t = 850 and 600, and the published
 # steps 30..39 of 40 come after that
 KNOBS: dict[str, dict[str, Any]] = {
-    "refl": {"num_inference_steps": 12, "stop_from": 0.25, "stop_until": 0.59, "learning_rate": 7e-4, "reward_weight": 0.5},
+    "refl": {"num_inference_steps": 12, "stop_from": 0.2, "stop_until": 0.67, "learning_rate": 7e-4, "reward_weight": 0.5},
     "raft": {"num_inference_steps": 20},
     "grpo": {"num_inference_steps": 20},
 }
-# the likelihood's gradient is the least noisy (docs/LOG.md); where only the value counts, contrast
-REWARDS = {s: {"likelihood" if s in NEEDS_GRADIENT else "contrast": 1.0} for s in STRATEGIES}
 
 
 # --- sensitivity ------------------------------------------------------------------------------------------------------
@@ -300,7 +298,7 @@ class Tunings:
         folder = self.tuned_caches[tuning.strategy] / "tuned" / _slug(tuning.name)
         minutes = self.minutes * (LONG if tuning.strategy == SHIPS else 1)
         config = replace(config, steps=_affordable(pipe, config, self.pairs, self.captioner, self.clip, minutes, folder))
-        reward = make_rewards(REWARDS[tuning.strategy], self.captioner, self.clip)
+        reward = make_rewards(REWARD, self.captioner, self.clip)
         began = time.perf_counter()
         tuned = tune(
             pipe, training_prompts(), reward, folder, config=config, held_out=self.guard, pairs=self.pairs,
@@ -386,7 +384,7 @@ def _tuned_cache(out: Path, stem: str, strategy: str, minutes: float, *models: A
     """Folder of one strategy's runs with these models and all that bears on it."""
     minutes *= LONG if strategy == SHIPS else 1
     knobs = TuneConfig(strategy=strategy, **KNOBS.get(strategy, {}))
-    return cache_folder(out, f"{stem}-{strategy}", *models, RealignConfig(), knobs, REWARDS[strategy], minutes, GUARD)
+    return cache_folder(out, f"{stem}-{strategy}", *models, RealignConfig(), knobs, REWARD, minutes, GUARD)
 
 
 def pooled(rows: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
@@ -423,22 +421,23 @@ def _write(out: Path, stem: str, rows: list[dict[str, Any]], jobs: list[Job], ab
 def _affordable(
     pipe: Pipeline, config: TuneConfig, pairs: Any, captioner: Any, clip: Any, minutes: float, folder: Path
 ) -> int:
-    """Steps of the run in `folder` that fit into the wall time, from four steps taken on trial; kept beside it."""
+    """Steps of the run in `folder` that fit into the wall time, from steps taken on trial; kept beside it."""
     saved = folder.with_name(f"{folder.name}-steps.json")
     if saved.is_file():
         return int(json.loads(saved.read_text(encoding="utf8"))["steps"])
     probe = folder.with_name(f".probe-{folder.name}")  # of this run alone: shards may probe at once
     seconds = []
-    for steps in (1, 5):
+    few, many = 2, 14  # their difference has no loading and no looks in it
+    for steps in (few, many):
         shutil.rmtree(probe, ignore_errors=True)
         began = time.perf_counter()
         trial = replace(config, steps=steps, eval_every=1000, eval_prompts=2)
-        tune(pipe, training_prompts(16), make_rewards(REWARDS[config.strategy], captioner, clip), probe, config=trial,
+        tune(pipe, training_prompts(16), make_rewards(REWARD, captioner, clip), probe, config=trial,
              pairs=(pairs[0][:16], pairs[1][:16]), progress=False)  # fmt: skip
         seconds.append(time.perf_counter() - began)
         remove_lora(pipe)
         shutil.rmtree(probe, ignore_errors=True)
-    steps = max(10, int(60 * minutes / max(1e-3, (seconds[1] - seconds[0]) / 4)))
+    steps = max(10, int(60 * minutes / max(1e-3, (seconds[1] - seconds[0]) / (many - few))))
     write_file(saved, json.dumps({"steps": steps}).encode())
     return steps
 
