@@ -275,6 +275,13 @@ def test_tuning_from_the_command_line(accord_cli, tmp_path):
     report = json.loads(out)
     assert code == 0 and report["steps_taken"] == 1 and report["rewards"] == {"contrast": 1.0}
     assert Path("run/pytorch_lora_weights.safetensors").is_file()
+    look = ("a red star", "--steps", "2", "--json")
+    for command in ("generate", "realign"):
+        code, out, _ = accord_cli(command, *look, "--lora", "run", "--out", command)
+        assert code == 0 and json.loads(out)
+    assert_refused(accord_cli("generate", *look, "--lora", "nowhere"), "adapter 'nowhere'", "is no folder or file here")
+    assert_refused(accord_cli("realign", *look, "--lora", tmp_path), "does not fit this pipeline, or is none")
+    assert_refused(accord_cli("generate", *look, "--lora", "run", "--context", "run"), "brings its own adapter")
     assert_refused(accord_cli(*start, "--out", "run", *small), "holds a run; give --resume")
     assert_refused(accord_cli(*start, "--reward", "beauty"), "reward beauty is unknown")
     assert_refused(accord_cli(*start, "--reward", "clip"), "is trained on; choose another --held-out")

@@ -18,6 +18,7 @@ from test_score import tiny_blip, tiny_blip2
 from accord.diffusion.generate import generate
 from accord.diffusion.loop import sample
 from accord.diffusion.lora import add_lora, remove_lora, without_lora
+from accord.diffusion.pipelines import load
 from accord.methods.realign.config import TuneConfig, debug
 from accord.methods.realign.strategies import GRPO_ETA, Batch, ddim_moments, gaussian_log_p, group_advantages, refl
 from accord.methods.realign.tuning import Tuner, tune
@@ -111,6 +112,8 @@ def test_plain_diffusers_loads_the_adapter(tmp_path):
     subprocess.run(command, check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "2"})
     theirs = load_file(tmp_path / "out.safetensors")["out"]
     assert torch.allclose(ours, theirs, atol=1e-5)
+    again = load(str(tmp_path / "pipe"), lora=tmp_path / "run")
+    assert torch.allclose(again("a red star", num_inference_steps=2, generator=torch.Generator().manual_seed(0), output_type="latent").images, ours, atol=1e-5)
     remove_lora(pipe)
     plain = pipe("a red star", num_inference_steps=2, generator=torch.Generator().manual_seed(0), output_type="latent").images
     assert (plain - theirs).abs().max() > 1e-3

@@ -27,6 +27,7 @@ app.add_typer(pairs_app, name="pairs")
 app.add_typer(bench_app, name="bench")
 
 Model = Annotated[str | None, typer.Option(help="Pipeline folder or hub id; the embedded lab if not given.")]
+Lora = Annotated[str | None, typer.Option(help="Adapter to put on, as accord train reward leaves it: folder, file or hub id.")]
 CaptionerId = Annotated[str | None, typer.Option(help="BLIP or BLIP-2 folder or hub id; the embedded one if not given.")]
 ClipId = Annotated[str | None, typer.Option(help="CLIP folder or hub id; the embedded one if not given.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N; CUDA if there is one by default.")]
@@ -64,6 +65,7 @@ def _name(index: int, prompt: str, seed: int) -> str:
 def generate(
     prompts: Prompts,
     model: Model = None,
+    lora: Lora = None,
     seed: Seeds = [0],  # noqa: B006 (typer copies it)
     steps: Steps = 25,
     guidance: Guidance = 5.0,
@@ -80,8 +82,10 @@ def generate(
 
     if clip is not None and context is None:
         raise InputError(f"--clip {clip!r} is used with --context only; add it, or leave --clip out")
+    if lora is not None and context is not None:
+        raise InputError("--context brings its own adapter; give it or --lora")
     check_writable(out)
-    pipe = accord.load(model, device)
+    pipe = accord.load(model, device, lora=lora)
     if context is None:
         images = accord.generate(
             pipe, prompts, seed, num_inference_steps=steps, guidance_scale=guidance, progress=not as_json
@@ -190,6 +194,7 @@ def _score_pairs(
 def realign(
     prompts: Prompts,
     model: Model = None,
+    lora: Lora = None,
     seed: Seeds = [0],  # noqa: B006
     rounds: Annotated[int, typer.Option(help="How often a picture is redone at most.")] = 2,
     mode: Annotated[str, typer.Option(help="Where a round starts: new_seed (another noise), same_seed (the same noise), renoise (the picture, noised part-way).")] = "new_seed",
@@ -207,7 +212,7 @@ def realign(
 
     check_writable(out)
     config = _checked(lambda: accord.RealignConfig(rounds=rounds, mode=mode))
-    pipe = accord.load(model, device)
+    pipe = accord.load(model, device, lora=lora)
     results = accord.realign(
         pipe,
         prompts,
@@ -365,6 +370,7 @@ def pairs_make(
     prompts: Annotated[Path | None, typer.Option(help="Prompts file; the lab's own captions if not given.")] = None,
     count: Annotated[int, typer.Option(help="How many of the lab's captions.")] = 20_000,
     model: Model = None,
+    lora: Lora = None,
     steps: Annotated[int, typer.Option(help="Denoising steps.")] = 12,
     guidance: Guidance = 5.0,
     seed: Annotated[int, typer.Option(help="Seed.")] = 0,
@@ -387,7 +393,7 @@ def pairs_make(
         from accord.lab.recipes.tokenizers import corpus
 
         texts = corpus(count, seed + 100)
-    pipe = accord.load(model, device)
+    pipe = accord.load(model, device, lora=lora)
     share = parse_shard(shard) if shard else None
     made = make_pairs(
         pipe, texts, out, seed=seed, num_inference_steps=steps, guidance_scale=guidance, shard=share, progress=not as_json

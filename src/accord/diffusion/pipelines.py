@@ -32,7 +32,7 @@ class Condition:
 
 
 def load(
-    model: str | None = None, device: str | None = None, dtype: torch.dtype | None = None
+    model: str | None = None, device: str | None = None, dtype: torch.dtype | None = None, lora: str | Path | None = None
 ) -> Pipeline:
     """A Stable Diffusion 1, 2 or XL pipeline, in eval mode.
 
@@ -40,9 +40,10 @@ def load(
         model: the embedded lab if None; else a folder written by `save_pretrained`, or a hub id.
         device: where to put it; a CUDA device if there is one, else the CPU, if None.
         dtype: float32 on CPU and the saved type elsewhere if None.
+        lora: an adapter to put on, as `tune` leaves it: folder, file or hub id.
 
     Raises:
-        InputError: for a model that is not there, cannot be read, or is of another class.
+        InputError: for a model or an adapter that is not there, cannot be read, or is of another class.
     """
     device = device or default_device()
     check_device(device)
@@ -62,10 +63,23 @@ def load(
         reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
         raise InputError(f"{what}: {model!r} ({reason})") from error
     check_latent_unet(pipe)
+    if lora is not None:
+        _put_on(pipe, str(lora))
     for module in pipe.components.values():
         if isinstance(module, torch.nn.Module):
             module.eval().requires_grad_(False)
     return pipe.to(device)
+
+
+def _put_on(pipe: Pipeline, lora: str) -> None:
+    """Load an adapter, with a clear sentence where that fails."""
+    try:
+        pipe.load_lora_weights(lora)
+    except Exception as error:
+        there = Path(lora).exists()
+        what = "does not fit this pipeline, or is none" if there else "is no folder or file here and no hub id that can be reached"
+        reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+        raise InputError(f"adapter {lora!r} {what} ({reason}); give what accord train reward left for this pipeline") from error
 
 
 def default_device() -> str:
