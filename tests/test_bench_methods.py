@@ -197,6 +197,18 @@ def test_what_a_readable_prompt_says_is_parsed():
     assert bench_invert._asks_the_same("a red star and a key", "a key and a red star")
 
 
+def test_the_linear_probe_is_the_least_squares_solution():
+    """Against an augmented least-squares problem."""
+    rng = np.random.default_rng(0)
+    x, y, other = rng.normal(3, 2, (60, 5)), rng.normal(size=(60, 3)), rng.normal(3, 2, (4, 5))
+    found = bench_invert.ridge(torch.tensor(x), torch.tensor(y), {"other": torch.tensor(other)}, 0.1)["other"]
+    mean, spread = x.mean(0), x.std(0, ddof=1)
+    rows = np.concatenate([(x - mean) / spread, np.sqrt(0.1 * 60) * np.eye(5)])
+    weights = np.linalg.lstsq(rows, np.concatenate([y - y.mean(0), np.zeros((5, 3))]), rcond=None)[0]
+    expected = (other - mean) / spread @ weights + y.mean(0)
+    assert np.allclose(found.numpy(), expected / np.linalg.norm(expected, axis=1, keepdims=True), atol=1e-6)
+
+
 # --- video ---------------------------------------------------------------------------------------------------------
 @pytest.mark.slow
 def test_the_video_bench_runs_whole(tmp_path, monkeypatch):

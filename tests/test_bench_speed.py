@@ -2,8 +2,13 @@
 
 import pytest
 import torch
+from conftest import tiny_pipeline
 
-from accord.lab.bench import speed
+from accord.diffusion.lora import add_lora
+from accord.lab.bench import speed, speed_tuning
+from accord.methods.realign.config import TuneConfig
+from accord.rewards.captioners import load_captioner
+from accord.rewards.rewards import make_rewards
 from accord.types import InputError
 
 CELL = {"seconds", "ratio", "largest_tensor_numel", "largest_tensor_bytes"}
@@ -98,3 +103,34 @@ def test_results_are_written_with_short_numbers(tmp_path, monkeypatch):
 def test_an_unknown_device_is_refused_before_anything_is_measured(tmp_path):
     with pytest.raises(InputError, match="use --device cpu"):
         speed.main(device="nonsense", out=tmp_path)
+
+
+# --- tuning --------------------------------------------------------------------------------------------------------
+def test_the_parts_of_a_large_model_are_what_strategies_are_made_of():
+    """Every part runs on a real class; those with a gradient reach the adapter, the others leave it alone."""
+    pipe = tiny_pipeline()
+    add_lora(pipe, 2)
+    trained = [p for p in pipe.unet.parameters() if p.requires_grad]
+    parts = speed_tuning.parts_of_a_picture(pipe, make_rewards({"contrast": 1.0}, load_captioner()), "a red star")
+    assert tuple(parts) == speed_tuning.SD15_PARTS
+    for name, part in parts.items():
+        for p in trained:
+            p.grad = None
+        part()
+        assert any(p.grad is not None and p.grad.abs().max() > 0 for p in trained) == (name not in ("step", "decode and judge"))
+
+
+def test_projections_count_every_call():
+    config = TuneConfig(num_inference_steps=40, draft_steps=2, raft_candidates=3, raft_refresh=6, group_size=5, grpo_timesteps=4)
+    step, guided, plain, judge, end = (1.0, 100.0, 1e4, 1e6, 1e8)
+    found = speed_tuning.projected(dict(zip(speed_tuning.SD15_PARTS, (step, guided, plain, judge, end), strict=True)), config)
+    assert found["refl"] == 34 + end and found["draft"] == 38 + guided + end
+    assert found["raft"] == pytest.approx(plain + 3 * (40 + judge) / 6) and found["grpo"] == 5 * (40 + judge + 4 * guided)
+
+
+@pytest.mark.slow
+def test_the_cost_of_tuning_is_written(tmp_path):
+    data, text = speed_tuning.main(tmp_path, quick=True, progress=False)
+    assert {p.name for p in tmp_path.iterdir()} == {"speed-tuning-quick.json", "speed-tuning-quick.md"}
+    assert set(data["strategies"]) == set(speed_tuning.TIMED) and all(c["peak_mib"] > 0 for c in data["strategies"].values())
+    assert data["sd15"] is None and data["refl_over_parts"] > 0 and "peak MiB" in text

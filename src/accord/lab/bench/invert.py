@@ -40,7 +40,7 @@ from accord.methods.invert.invert import invert
 from accord.methods.invert.inverter import EMBEDDED, Inverter
 from accord.methods.invert.kernel import DomainKernel
 from accord.methods.invert.pairs import make_pairs
-from accord.methods.invert.predictors import Predictor
+from accord.methods.invert.predictors import Predictor, build
 from accord.methods.invert.train import predict, train_predictor
 from accord.methods.invert.vocabulary import Vocabulary
 from accord.outputs import check_writable, write_file
@@ -56,7 +56,8 @@ DOMAINS = ("test", "held out", "renders")
 PARTS = (*DOMAINS, "validation")
 ENSEMBLE, PLAIN_ENSEMBLE, DAKL = "ensemble", "ensemble of plain", " + DAKL"
 FULL_ROW, EMBEDDED_ROW = ENSEMBLE + DAKL, "embedded inverter"
-PLAIN, WORDS, WHOLE, RANDOM, PROBE = "plain", "+ vocabulary", "+ curriculum", "random order", "linear probe"
+PLAIN, WORDS, WHOLE, RANDOM = "plain", "+ vocabulary", "+ curriculum", "random order"
+PROBED = ("clip", "blip")  # towers whose frozen features the linear probes read
 
 
 @dataclass(frozen=True)
@@ -164,14 +165,13 @@ class Trial:
 
     @property
     def settings(self) -> PredictorConfig:
-        return PredictorConfig(kind=self.kind, hidden=0 if self.variant == PROBE else 512)
+        return PredictorConfig(kind=self.kind)
 
     def config(self, plan: Plan) -> InvertTrainConfig:
         base = InvertTrainConfig(
             steps=plan.steps, batch_size=plan.batch_size, curriculum="none", vocabulary_weight=0.0, seed=self.seed
         )
         more: dict[str, dict[str, Any]] = {
-            PROBE: {"freeze_tower": True},
             PLAIN: {},
             WORDS: {"vocabulary_weight": 0.1},
             WHOLE: {"vocabulary_weight": 0.1, "curriculum": "prefix"},
@@ -183,8 +183,7 @@ class Trial:
 def trials(plan: Plan) -> list[Trial]:
     """Every kind with every part of the method; the whole of it with every seed."""
     first = [Trial(k, v) for k in plan.kinds for v in (WHOLE, WORDS, PLAIN, RANDOM)]
-    probe = [Trial("clip", PROBE)] if "clip" in plan.kinds else []
-    return first + probe + [Trial(k, WHOLE, s) for s in range(1, plan.seeds) for k in plan.kinds]
+    return first + [Trial(k, WHOLE, s) for s in range(1, plan.seeds) for k in plan.kinds]
 
 
 Answers = dict[str, torch.Tensor]  # unit vectors [N,E] of each part, and "words": logits [N,V] on the test split
@@ -255,14 +254,13 @@ def main(
     whole = [Trial(k, WHOLE) for k in plan.kinds]
     inverter = Inverter([trained(t, sets, cache) for t in whole], [t.settings for t in whole], sets.vocabulary, captioner=captioner)
     inverter.save_pretrained(cache / "inverter")
-    shipped = Inverter.from_pretrained() if model is None and EMBEDDED.is_dir() else None
     readers = {"full system": inverter}
-    if shipped is not None:
-        readers[EMBEDDED_ROW] = shipped
+    if model is None and EMBEDDED.is_dir():
+        readers[EMBEDDED_ROW] = shipped = Inverter.from_pretrained()
         answers[EMBEDDED_ROW] = {
             name: ensemble([predict(p, part)[0] for p in shipped.predictors], shipped.weights) for name, part in sets.parts.items()
         }
-    rows = [_row(name, found, sets, refused.get(name), answers[FULL_ROW]) for name, found in answers.items()]
+    fast = readers.get(EMBEDDED_ROW) or Inverter([inverter.predictors[-1]], [inverter.kinds[-1]], sets.vocabulary)
     data = {
         "bench": "invert",
         "quick": quick,
@@ -273,13 +271,16 @@ def main(
         "steps": plan.steps,
         "batch_size": plan.batch_size,
         "full": FULL_ROW,
-        "rows": rows,
+        "rows": [_row(name, found, sets, refused.get(name), answers[FULL_ROW]) for name, found in answers.items()],
         "effects": effects(answers, sets, plan),
         "readable": {n: _readable(i, sets.parts["test"], plan.readable, captioner, embed) for n, i in readers.items()},
-        "speed": _speed(shipped or Inverter([inverter.predictors[-1]], [inverter.kinds[-1]], sets.vocabulary), sets.parts["renders"], captioner, embed),
+        "speed": _speed(fast, sets.parts["renders"], captioner, embed),
     }
+    return _write(out, "invert-quick" if quick else "invert", data)
+
+
+def _write(out: Path, stem: str, data: dict[str, Any]) -> tuple[dict[str, Any], str]:
     text = table(data)
-    stem = "invert-quick" if quick else "invert"
     write_file(out / f"{stem}.json", (json.dumps(data, indent=1) + "\n").encode())
     write_file(out / f"{stem}.md", text.encode())
     write_file(out / f"{stem}.png", _plot(data))
@@ -287,7 +288,7 @@ def main(
 
 
 def _baselines(sets: Sets, embed: Any, clip: Any) -> dict[str, Answers]:
-    """Mean embedding, caption to embedding, and the prompt of the nearest training image by CLIP."""
+    """Mean embedding, caption to embedding, the prompt of the nearest training image by CLIP, and linear probes."""
     mean = F.normalize(sets.train.targets.mean(0, keepdim=True), dim=-1)
 
     @torch.no_grad()
@@ -304,7 +305,31 @@ def _baselines(sets: Sets, embed: Any, clip: Any) -> dict[str, Answers]:
         "mean embedding": {d: mean.expand(len(sets.parts[d]), -1) for d in DOMAINS},
         "caption -> embedding": {d: embed([c or " " for c in sets.parts[d].captions]) for d in DOMAINS},
         "CLIP nearest neighbour": nearest,
+        **{f"linear probe, {kind}": _probe(kind, sets) for kind in PROBED},
     }
+
+
+@torch.no_grad()
+def _probe(kind: str, sets: Sets) -> Answers:
+    """Ridge regression from a tower's features as they are, its penalty chosen on the validation split."""
+    tower = build(PredictorConfig(kind=kind), 0).tower.eval()
+
+    def features(part: PairSet) -> torch.Tensor:
+        return torch.cat([tower(part.pixels(range(i, min(len(part), i + 256)))) for i in range(0, len(part), 256)])
+
+    known, own = features(sets.train), {name: features(part) for name, part in sets.parts.items()}
+    truth = sets.parts["validation"].targets
+    tried = [ridge(known, sets.train.targets, own, penalty) for penalty in (1e-4, 1e-3, 1e-2, 1e-1)]
+    return max(tried, key=lambda found: cosine_of(found["validation"], truth)["cosine"])
+
+
+def ridge(known: torch.Tensor, targets: torch.Tensor, own: dict[str, torch.Tensor], penalty: float) -> Answers:
+    """argmin_W,b mean |W x + b - y|^2 + penalty * |W|^2 over standardised features [N,F], answered for others as unit vectors [M,E]."""
+    mean, spread = known.mean(0), known.std(0).clamp(min=1e-6)
+    x, bias = ((known - mean) / spread).double(), targets.double().mean(0)
+    gram = x.T @ x / len(x) + penalty * torch.eye(x.shape[1], dtype=torch.float64)
+    weights = torch.linalg.solve(gram, x.T @ (targets.double() - bias) / len(x))
+    return {name: F.normalize(((v - mean) / spread).double() @ weights + bias, dim=-1).float() for name, v in own.items()}
 
 
 def _combine(answers: dict[str, Answers], sets: Sets, plan: Plan) -> dict[str, dict[str, str]]:

@@ -421,7 +421,10 @@ def _write(out: Path, stem: str, rows: list[dict[str, Any]], jobs: list[Job], ab
 def _affordable(
     pipe: Pipeline, config: TuneConfig, pairs: Any, captioner: Any, clip: Any, minutes: float, folder: Path
 ) -> int:
-    """Steps of the run in `folder` that fit into the wall time, from steps taken on trial; kept beside it."""
+    """Steps of the run in `folder` that fit into the wall time, from steps taken on trial; kept beside it.
+
+    What they cost is processor time over threads: other work on the machine would stretch the wall time of so short a trial.
+    """
     saved = folder.with_name(f"{folder.name}-steps.json")
     if saved.is_file():
         return int(json.loads(saved.read_text(encoding="utf8"))["steps"])
@@ -430,11 +433,11 @@ def _affordable(
     few, many = 2, 14  # their difference has no loading and no looks in it
     for steps in (few, many):
         shutil.rmtree(probe, ignore_errors=True)
-        began = time.perf_counter()
+        began = time.process_time()
         trial = replace(config, steps=steps, eval_every=1000, eval_prompts=2)
         tune(pipe, training_prompts(16), make_rewards(REWARD, captioner, clip), probe, config=trial,
              pairs=(pairs[0][:16], pairs[1][:16]), progress=False)  # fmt: skip
-        seconds.append(time.perf_counter() - began)
+        seconds.append((time.process_time() - began) / torch.get_num_threads())
         remove_lora(pipe)
         shutil.rmtree(probe, ignore_errors=True)
     steps = max(10, int(60 * minutes / max(1e-3, (seconds[1] - seconds[0]) / (many - few))))

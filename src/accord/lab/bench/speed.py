@@ -295,11 +295,16 @@ def _peak_here(size: Size, variant: str, device: str, threads: int) -> float:
     torch.set_num_threads(threads)
     work = Work(size, device)
     work.touch()
-    with suppress(OSError):  # Linux: forget the peak of loading
-        Path("/proc/self/clear_refs").write_text("5")
+    forget_peak()
     before = peak_rss()
     work.denoise(variant, 1)
     return (peak_rss() - before) / MIB
+
+
+def forget_peak() -> None:
+    """Begin `peak_rss` anew, on Linux; elsewhere loading stays in it."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak_rss() -> int:
