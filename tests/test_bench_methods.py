@@ -125,6 +125,9 @@ def test_the_inversion_bench_runs_whole(tmp_path, monkeypatch):
     job = bench_reuse.make_jobs(True, 1)[:2]
     again, text = bench_reuse.main(tmp_path, inverter, progress=False, jobs=job)
     assert [r["method"] for r in again["rows"]][:3] == ["base", "reused, weight 0.05", "moved at random, weight 0.05"]
+    for i, found in enumerate(again["against_control"]):
+        ours, theirs = (again["rows"][1 + 2 * i + k]["overall"] for k in (0, 1))
+        assert found["lead"] == pytest.approx(ours - theirs) and found["weight"] == bench_reuse.WEIGHTS[i]
     with pytest.raises(InputError, match="needs an inverter"):
         bench_reuse.main(tmp_path, None, progress=False)
 

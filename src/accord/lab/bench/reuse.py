@@ -14,7 +14,17 @@ from typing import Any
 from accord.diffusion.generate import GUIDANCE, STEPS
 from accord.diffusion.pipelines import load
 from accord.lab.bench.cache import cache_folder
-from accord.lab.bench.scenes import Bench, Job, make_jobs, results, row_of, run_method, table
+from accord.lab.bench.scenes import (
+    Bench,
+    Job,
+    bootstrap,
+    make_jobs,
+    results,
+    right_by_prompt,
+    row_of,
+    run_method,
+    table,
+)
 from accord.methods.invert.inverter import Inverter
 from accord.methods.invert.predictors import Predictor
 from accord.methods.invert.reuse import perturbed, reused
@@ -24,7 +34,6 @@ from accord.rewards.captioners import load_captioner
 from accord.types import InputError
 
 WEIGHTS = (0.05, 0.2, 1.0)
-EVERY = 2  # every second prompt of SceneBench, one seed
 
 
 def main(
@@ -44,7 +53,7 @@ def main(
     predictor = _unet_of(Inverter.from_pretrained(inverter), inverter)
     captioner, pipe = load_captioner(), load(model)
     if jobs is None:
-        jobs = make_jobs(True, 1) if quick else make_jobs(False, 1)[::EVERY]
+        jobs = make_jobs(True, 1) if quick else make_jobs(False, 1)
     cache = cache_folder(out, "reuse", pipe, predictor, STEPS, GUIDANCE)
     settings: dict[str, AbstractContextManager[None]] = {"base": nullcontext()}
     for weight in WEIGHTS:
@@ -56,12 +65,22 @@ def main(
             bench = Bench(pipe, captioner, RealignConfig())
             records = run_method(name, bench.base, jobs, cache / f"{name.replace(', ', '-').replace(' ', '-')}.jsonl", progress)
         rows.append(row_of(name, records, jobs))
-    data = {"bench": "invert --reuse", "quick": quick, **results(rows, jobs, "base")}
+    against = [_against_control(rows[i], rows[i + 1], weight) for i, weight in zip(range(1, len(rows), 2), WEIGHTS, strict=True)]
+    data = {"bench": "invert --reuse", "quick": quick, **results(rows, jobs, "base"), "against_control": against}
     text = table(data).replace("# SceneBench", "# An encoder that learned to read prompts, put back into the denoiser", 1)
+    text += "\nReused less moved at random, in points: "
+    text += ", ".join(f"weight {a['weight']:g} {100 * a['lead']:+.1f} [{', '.join(f'{100 * v:+.1f}' for v in a['ci95'])}]" for a in against) + ".\n"
     stem = "reuse-quick" if quick else "reuse"
     write_file(out / f"{stem}.json", (json.dumps(data, indent=1) + "\n").encode())
     write_file(out / f"{stem}.md", text.encode())
     return data, text
+
+
+def _against_control(reused_row: dict[str, Any], moved_row: dict[str, Any], weight: float) -> dict[str, Any]:
+    """What the learnt encoder has over one moved as far in a random direction, paired by prompt."""
+    difference = right_by_prompt(reused_row) - right_by_prompt(moved_row)
+    low, high = bootstrap(difference, lambda v: float(v.mean()))
+    return {"weight": weight, "lead": round(float(difference.mean()), 4), "ci95": [round(low, 4), round(high, 4)]}
 
 
 def _unet_of(inverter: Inverter, folder: Path) -> Predictor:
