@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from accord.lab.bench import context as bench_context
+from accord.lab.bench import hacking as bench_hacking
 from accord.lab.bench import invert as bench_invert
 from accord.lab.bench import kernel as bench_kernel
 from accord.lab.bench import reuse as bench_reuse
@@ -95,6 +96,14 @@ def test_training_seeds_are_pooled_prompt_by_prompt():
     assert row["right_by_prompt"] == [3, 1] and row["pictures"] == 8 and row["overall"] == 0.5
     assert bench_rewards.right_by_prompt(row).tolist() == [0.75, 0.25] and row["heldout"] == 0.75
     assert row["by_category"] == {"one": 0.75, "two": 0.25} and row["ci95"] == [0.25, 0.75]
+
+
+@pytest.mark.slow
+def test_the_hacking_bench_runs_whole(tmp_path):
+    data, text = bench_hacking.main(tmp_path, quick=True, progress=False)
+    assert {p.name for p in tmp_path.iterdir()} == {"hacking-quick.json", "hacking-quick.md", "hacking-quick.png"}
+    assert [r["step"] for r in data["looks"]] == [0, 2, 4][: len(data["looks"])] and list(data["right"]) == ["untuned", "kept", "at the stop"]
+    assert data["verdict"] in text
 
 
 # --- inversion -----------------------------------------------------------------------------------------------------

@@ -687,6 +687,7 @@ def bench_scenes(
 @bench_app.command("rewards")
 def bench_rewards(
     only_sensitivity: Annotated[bool, typer.Option("--sensitivity", help="Only: which reward sees which swapped word.")] = False,
+    hacking: Annotated[bool, typer.Option("--hacking", help="Only: a run that is made to hack its reward, and the guard.")] = False,
     minutes: Annotated[float, typer.Option(help="Training time of each strategy.")] = 12.0,
     seeds: Annotated[int, typer.Option(help="How many of the four seeds; finished pictures are kept, so more can be added.")] = 4,
     quick: Annotated[bool, typer.Option("--quick", help="A small share of it.")] = False,
@@ -699,9 +700,12 @@ def bench_rewards(
     """Reward tuning: every strategy at equal wall time beside base, control and best-of-4, judged by the reader."""
     _quiet()
     from accord.data.shards import parse_shard
+    from accord.lab.bench.hacking import main as hacking_main
     from accord.lab.bench.rewards import main, sensitivity
 
-    if only_sensitivity:
+    if hacking:
+        data, text = hacking_main(out, model=model, quick=quick, progress=not as_json)
+    elif only_sensitivity:
         data, text = sensitivity(out, model=model, quick=quick)
     else:
         part = parse_shard(shard) if shard else None
