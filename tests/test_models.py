@@ -6,8 +6,11 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from conftest import MODELS
 from safetensors import safe_open
+
+import accord
 
 PLAIN = """
 import sys, torch
@@ -36,11 +39,18 @@ def test_weights_are_safetensors_in_half_precision_and_40_mb_at_most():
     assert sum(f.stat().st_size for f in files) <= 40_000_000
     assert not [f for f in files if f.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5")]
     weights = [f for f in files if f.suffix == ".safetensors"]
-    assert len(weights) == 6  # unet, vae, text encoder, clip, captioner, inverter
+    assert len(weights) == 7  # unet, vae, text encoder, adapter, clip, captioner, inverter
     for file in weights:
         with safe_open(file, "pt") as tensors:
             kinds = {tensors.get_slice(k).get_dtype() for k in tensors.keys()}  # noqa: SIM118
         assert kinds <= {"F16", "I64"}, (file, kinds)
+
+
+def test_the_embedded_adapter_changes_pictures_and_takes_the_pipelines_type():
+    pipe, plain = accord.load(lora="lab"), accord.load()
+    make = lambda p: accord.generate(p, "a moon and a plane", num_inference_steps=4, output_type="latent")  # noqa: E731
+    assert not torch.allclose(make(pipe), make(plain), atol=1e-2)
+    assert {p.dtype for p in pipe.unet.parameters()} == {torch.float32}
 
 
 def test_no_path_of_the_training_machine_is_saved():
@@ -53,7 +63,6 @@ def test_no_path_of_the_training_machine_is_saved():
 @pytest.mark.slow
 def test_vae_round_trip_is_read_exactly():
     import numpy as np
-    import torch
     from diffusers import AutoencoderKL
 
     from accord.lab.recipes.vae import to_tensor
@@ -78,7 +87,6 @@ def test_vae_round_trip_is_read_exactly():
 @pytest.mark.slow
 def test_captioner_says_exactly_what_held_out_renders_show():
     import numpy as np
-    import torch
     from PIL import Image
 
     import accord

@@ -27,7 +27,7 @@ app.add_typer(pairs_app, name="pairs")
 app.add_typer(bench_app, name="bench")
 
 Model = Annotated[str | None, typer.Option(help="Pipeline folder or hub id; the embedded lab if not given.")]
-Lora = Annotated[str | None, typer.Option(help="Adapter to put on, as accord train reward leaves it: folder, file or hub id.")]
+Lora = Annotated[str | None, typer.Option(help="Adapter to put on, as accord train reward leaves it: folder, file or hub id; lab for the embedded one.")]
 CaptionerId = Annotated[str | None, typer.Option(help="BLIP or BLIP-2 folder or hub id; the embedded one if not given.")]
 ClipId = Annotated[str | None, typer.Option(help="CLIP folder or hub id; the embedded one if not given.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N; CUDA if there is one by default.")]

@@ -13,6 +13,7 @@ from diffusers import DiffusionPipeline, StableDiffusionPipeline, StableDiffusio
 from accord.types import InputError
 
 EMBEDDED = Path(__file__).parents[1] / "lab" / "models" / "pipeline"
+EMBEDDED_LORA = EMBEDDED.with_name("tuned")  # what reward tuning made of the lab
 SUPPORTED = "StableDiffusionPipeline (the classes of Stable Diffusion 1 and 2)"
 
 Pipeline: TypeAlias = StableDiffusionPipeline | StableDiffusionXLPipeline
@@ -40,7 +41,7 @@ def load(
         model: the embedded lab if None; else a folder written by `save_pretrained`, or a hub id.
         device: where to put it; a CUDA device if there is one, else the CPU, if None.
         dtype: float32 on CPU and the saved type elsewhere if None.
-        lora: an adapter to put on, as `tune` leaves it: folder, file or hub id.
+        lora: an adapter to put on, as `tune` leaves it: folder, file or hub id; "lab" is the embedded one, of the lab.
 
     Raises:
         InputError: for a model or an adapter that is not there, cannot be read, or is of another class.
@@ -74,7 +75,7 @@ def load(
 def _put_on(pipe: Pipeline, lora: str) -> None:
     """Load an adapter, with a clear sentence where that fails."""
     try:
-        pipe.load_lora_weights(lora)
+        pipe.load_lora_weights(str(EMBEDDED_LORA) if lora == "lab" else lora)
     except Exception as error:
         there = Path(lora).exists()
         what = "does not fit this pipeline, or is none" if there else "is no folder or file here and no hub id that can be reached"

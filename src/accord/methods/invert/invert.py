@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,10 @@ from accord.rewards.sentence import load_sentence
 from accord.types import InputError
 
 WORD_WEIGHT = 0.02  # of the words' log-likelihood beside the cosine, in the choice of the readable prompt
+CAPTION_WEIGHT = 0.01  # of log P(text | image), in nats, under the captioner
 EDIT_ROUNDS = 2
+
+Likelihood = Callable[[Sequence[str]], torch.Tensor]  # texts to log P(text | image) [T], in nats
 
 
 @dataclass(frozen=True)
@@ -133,17 +137,25 @@ def invert(
         part = pictures[start : start + batch_size]
         vectors, words = inverter(part)
         retrieved = bank.nearest(vectors, top_prompts) if isinstance(bank, Bank) else [()] * len(part)
-        captions = captioner.caption(_pixels([p.convert("RGB") for p in part], captioner.image_size)) if readable and captioner else [""] * len(part)
-        for vector, probability, near, caption in zip(vectors, words, retrieved, captions, strict=True):
+        pixels = _pixels([p.convert("RGB") for p in part], captioner.image_size) if readable and captioner else None
+        captions = captioner.caption(pixels) if captioner and pixels is not None else [""] * len(part)
+        states = captioner.encode(pixels) if captioner and pixels is not None else None
+        for i, (vector, probability, near, caption) in enumerate(zip(vectors, words, retrieved, captions, strict=True)):
             prompt, score = (near[0] if near else ("", 0.0)) if not readable else ("", 0.0)
             if readable:
-                assert embed is not None and captioner is not None
+                assert embed is not None and captioner is not None and states is not None
                 candidates = [c for c in (caption, *(t for t, _ in near)) if c.strip()] or ["a picture"]
-                prompt, score = readable_prompt(candidates, vector, probability, inverter.vocabulary, embed, captioner.lexicon)
+                seen = partial(_seen, captioner, states[i : i + 1])
+                prompt, score = readable_prompt(candidates, vector, probability, inverter.vocabulary, embed, captioner.lexicon, seen)
             top = probability.topk(min(top_words, len(probability)))
             ranked = tuple((inverter.vocabulary.words[int(i)], float(p)) for p, i in zip(*top, strict=True))
             out.append(Inverted(vector, ranked, near, prompt, score))
     return out
+
+
+def _seen(captioner: Captioner, states: torch.Tensor, texts: Sequence[str]) -> torch.Tensor:
+    """log P(text | image) [T] of texts, of the one image of these states [1,...]."""
+    return captioner.log_likelihood(states, list(texts), [0] * len(texts)).float().cpu()
 
 
 def readable_prompt(
@@ -153,12 +165,19 @@ def readable_prompt(
     vocabulary: Vocabulary,
     embed: Embed,
     lexicon: Lexicon,
+    seen: Likelihood | None = None,
 ) -> tuple[str, float]:
     """The best of the candidates and of their word edits, and its cosine to the predicted `vector` [E].
 
-    Ranked by cos + WORD_WEIGHT * log-likelihood of which words it holds, under the predicted `probability` [V].
+    Ranked by cos + WORD_WEIGHT * log-likelihood of which words it holds, under the predicted `probability` [V],
+    + CAPTION_WEIGHT * `seen`: the embedding and the words are those of a prompt, which leaves open what the image must show.
     """
-    texts, (cosine, score) = list(candidates), _scores(candidates, vector, probability, vocabulary, embed)
+
+    def rank(texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        cosine, score = _scores(texts, vector, probability, vocabulary, embed)
+        return cosine, score if seen is None else score + CAPTION_WEIGHT * seen(texts)
+
+    texts, (cosine, score) = list(candidates), rank(candidates)
     best = int(score.argmax())
     text, found, top = texts[best], float(cosine[best]), float(score[best])
     for _ in range(EDIT_ROUNDS):
@@ -166,7 +185,7 @@ def readable_prompt(
         edits = [t for w in prompt.words for _, t in swaps(prompt, w, lexicon)] if prompt else []
         if not edits:
             break
-        cosine, score = _scores(edits, vector, probability, vocabulary, embed)
+        cosine, score = rank(edits)
         best = int(score.argmax())
         if float(score[best]) <= top:
             break
