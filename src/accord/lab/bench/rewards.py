@@ -406,8 +406,8 @@ def pooled(rows: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
 def _write(out: Path, stem: str, rows: list[dict[str, Any]], jobs: list[Job], about: dict[str, Any]) -> tuple[dict[str, Any], str]:
     """The table of these rows, in both forms."""
     seeds = [r for r in rows if r["method"] in {Tuning(SHIPS, k).name for k in range(3)}]
-    if len(seeds) == 3:
-        rows = [*rows, pooled(seeds, f"{SHIPS}, mean of 3 training seeds")]
+    if len(seeds) > 1:
+        rows = [*rows, pooled(seeds, f"{SHIPS}, mean of {len(seeds)} training seeds")]
     data = {"bench": "rewards", **about, **results(rows, jobs, RIVAL)}
     text = table(data).replace("# SceneBench", "# Reward tuning on SceneBench", 1)
     text += "\nMean distance of pictures of one prompt across seeds: "
