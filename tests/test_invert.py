@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,7 @@ from accord.methods.invert.equations import (
     spherical_kmeans,
 )
 from accord.methods.invert.fit import train_inverter
-from accord.methods.invert.invert import Bank, invert, readable_prompt
+from accord.methods.invert.invert import Bank, _seen, invert, readable_prompt
 from accord.methods.invert.inverter import Inverter
 from accord.methods.invert.kernel import DomainKernel
 from accord.methods.invert.pairs import make_pairs
@@ -413,6 +414,19 @@ def test_the_readable_prompt_is_edited_towards_the_embedding(embed):
     probability = torch.tensor([0.9, 0.1, 0.9, 0.1, 0.9])
     found, cosine = readable_prompt(["a red key on a gray background", "a tree"], embed([truth])[0], probability, words, embed, captioner.lexicon)
     assert found == truth and cosine == pytest.approx(1, abs=1e-4)
+
+
+def test_what_the_captioner_sees_decides_between_prompts_that_are_as_near(embed):
+    """The embedding says nothing of the colour; the picture does."""
+    picture = torch.from_numpy(render(Scene("white", (Thing("star", "red", "big", (18, 18, 46, 45)),)))).permute(2, 0, 1)[None] / 255
+    captioner, words = load_captioner(), Vocabulary.build(["a red star", "a blue star", "a green star"], 10)
+    states, even = captioner.encode(picture), torch.full((len(words),), 0.5)
+    colors = ["a blue star", "a red star", "a green star"]
+    middle = torch.nn.functional.normalize(torch.linalg.pinv(embed(colors)) @ torch.ones(3), dim=0)  # as near to each of them
+    seen = partial(_seen, captioner, states)
+    assert int(seen(colors).argmax()) == 1
+    assert readable_prompt(colors, middle, even, words, embed, captioner.lexicon, seen)[0] == "a red star"
+
 
 
 def test_bulk_shards_are_whole_and_done_once(vocabulary, tmp_path):
