@@ -156,3 +156,11 @@ def test_noun_tokens_are_the_head_nouns(lab):
     text = "a red star to the left of two blue keys on a white background"
     tokens = lab.tokenizer.convert_ids_to_tokens(lab.tokenizer(text).input_ids)
     assert [tokens[i] for i in noun_tokens(lab, text)] == ["star</w>", "keys</w>"]
+
+
+def test_a_lead_is_paired_by_prompt():
+    ours, theirs = ({"pictures": 4, "right_by_prompt": r} for r in ("1110", "1001"))
+    found = scenes.lead(ours, theirs)
+    assert found["lead"] == 0.25 and (found["mended"], found["broken"]) == (2, 1)
+    assert found["ci95"][0] <= found["lead"] <= found["ci95"][1]
+    assert scenes.told_lead({"of": "a", "over": "b", **found}).startswith("a less b: +25.0 points [")

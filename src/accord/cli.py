@@ -550,18 +550,13 @@ def train_reward(
     wanted = {*weights, held_out}
     judge = accord.load_captioner(captioner, where) if wanted - {"clip", "inversion", "none"} else None
     similarity = accord.load_clip(clip, where) if wanted & {"clip", "caption-clip"} else None
-    guard: accord.Reward | None = None
-    if held_out == "inversion":
-        guard = accord.InversionScore()
-    elif held_out != "none":
-        guard = accord.make_rewards({held_out: 1.0}, judge, similarity).rewards[held_out]
     tuned = accord.tune(
         pipe,
         texts,
         accord.make_rewards(weights, judge, similarity),
         out,
         config=config,
-        held_out=guard,
+        held_out=_held_out(held_out, judge, similarity),
         pairs=examples,
         resume=resume,
         progress=not as_json,
@@ -633,6 +628,15 @@ def train_context_command(
     eyes = accord.load_clip(clip, str(pipe.device)) if pixels else None
     train_context(pipe, draw_from(latents, captions), out, config, resume=resume, clip=eyes)
     _emit(as_json, {"out": str(out), "steps": steps}, f"relational network: {out / 'relation'}\nuse it: accord generate PROMPT --context {out}")
+
+
+def _held_out(name: str, judge: Any, similarity: Any) -> Any:
+    """The guard's score of that name, or None."""
+    import accord
+
+    if name == "inversion":
+        return accord.InversionScore()
+    return None if name == "none" else accord.make_rewards({name: 1.0}, judge, similarity).rewards[name]
 
 
 def _weight(text: str) -> tuple[str, float]:

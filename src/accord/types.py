@@ -12,6 +12,12 @@ class InputError(ValueError):
     """Input that Accord cannot use. Its text is one sentence that names the input and the mend."""
 
 
+def reason_of(error: BaseException) -> str:
+    """The first line of a library's message, short enough to stand in a sentence."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:160] if lines else type(error).__name__
+
+
 @dataclass(frozen=True)
 class Word:
     """A word of a prompt that can be checked in a picture.

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
 
-from accord.types import InputError
+from accord.types import InputError, reason_of
 
 EMBEDDED = Path(__file__).parents[1] / "lab" / "models" / "pipeline"
 EMBEDDED_LORA = EMBEDDED.with_name("tuned")  # what reward tuning made of the lab
@@ -61,8 +61,7 @@ def load(
         pipe = DiffusionPipeline.from_pretrained(model, **kwargs)
     except Exception as error:
         what = "folder cannot be read as a pipeline" if local else "model is no folder here and no hub id that can be reached"
-        reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
-        raise InputError(f"{what}: {model!r} ({reason})") from error
+        raise InputError(f"{what}: {model!r} ({reason_of(error)})") from error
     check_latent_unet(pipe)
     if lora is not None:
         _put_on(pipe, str(lora))
@@ -79,8 +78,7 @@ def _put_on(pipe: Pipeline, lora: str) -> None:
     except Exception as error:
         there = Path(lora).exists()
         what = "does not fit this pipeline, or is none" if there else "is no folder or file here and no hub id that can be reached"
-        reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
-        raise InputError(f"adapter {lora!r} {what} ({reason}); give what accord train reward left for this pipeline") from error
+        raise InputError(f"adapter {lora!r} {what} ({reason_of(error)}); give what accord train reward left for this pipeline") from error
 
 
 def default_device() -> str:

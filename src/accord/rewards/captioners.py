@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from transformers import AutoConfig, AutoTokenizer
 
 from accord.data.lexicon import DEFAULT, Lexicon
-from accord.types import InputError
+from accord.types import InputError, reason_of
 
 
 class Captioner(nn.Module):
@@ -67,8 +67,7 @@ class Captioner(nn.Module):
         except InputError:
             raise
         except Exception as error:
-            reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
-            raise InputError(f"captioner {model!r} cannot be loaded ({reason})") from error
+            raise InputError(f"captioner {model!r} cannot be loaded ({reason_of(error)})") from error
         path = Path(model) / "lexicon.json"
         lexicon = Lexicon.load(path) if path.is_file() else DEFAULT
         network.eval().requires_grad_(False)

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import AutoTokenizer, CLIPModel
 
-from accord.types import InputError
+from accord.types import InputError, reason_of
 
 
 class ClipScorer(nn.Module):
@@ -38,8 +38,7 @@ class ClipScorer(nn.Module):
             tokenizer = AutoTokenizer.from_pretrained(model)
             processor = CLIPImageProcessorPil.from_pretrained(model)
         except Exception as error:
-            reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
-            raise InputError(f"CLIP model {Path(model)!s} cannot be loaded ({reason})") from error
+            raise InputError(f"CLIP model {Path(model)!s} cannot be loaded ({reason_of(error)})") from error
         network.eval().requires_grad_(False)
         return cls(network, tokenizer, processor.image_mean, processor.image_std).to(device)
 

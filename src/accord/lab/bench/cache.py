@@ -36,6 +36,11 @@ def cache_folder(out: Path, name: str, *parts: Any) -> Path:
     return folder
 
 
+def slug(name: str) -> str:
+    """A row's name as a file's."""
+    return name.replace(", ", "-").replace(" ", "-")
+
+
 def known_rows(table: Path, *caches: Path) -> list[dict[str, Any]]:
     """Rows of a table that is there already, those that were made with the models and knobs of one of these caches."""
     data = json.loads(table.read_text(encoding="utf8")) if table.is_file() else {}

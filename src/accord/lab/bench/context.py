@@ -27,7 +27,7 @@ from tqdm.auto import tqdm
 from accord.data.images import to_tensor
 from accord.data.shards import share_of
 from accord.diffusion.pipelines import load
-from accord.lab.bench.cache import cache_folder, known_rows
+from accord.lab.bench.cache import cache_folder, known_rows, slug
 from accord.lab.bench.prompts import BenchPrompt, scenebench
 from accord.lab.bench.rewards import rendered_pairs
 from accord.lab.bench.scenes import bootstrap
@@ -308,7 +308,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _folder(cache: Path, variant: Variant, seed: int) -> Path:
-    return cache / f"{variant.name.replace(', ', '-').replace(' ', '-')}-{seed}"
+    return cache / f"{slug(variant.name)}-{seed}"
 
 
 def main(

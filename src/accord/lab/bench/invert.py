@@ -25,7 +25,7 @@ from accord.data.pair_folders import stream_pairs
 from accord.data.pairs import PairsFile
 from accord.data.shards import share_of
 from accord.diffusion.pipelines import load
-from accord.lab.bench.cache import cache_folder
+from accord.lab.bench.cache import cache_folder, slug
 from accord.lab.scenes.ask import ask_of, check
 from accord.lab.scenes.grammar import caption
 from accord.lab.scenes.lexicon import IMAGE_SIZE
@@ -208,7 +208,7 @@ def answers_of(trial: Trial, sets: Sets, cache: Path) -> Answers:
 
 
 def _slug(name: str) -> str:
-    return name.replace("+ ", "").replace(", ", "-").replace(" ", "-")
+    return slug(name.replace("+ ", ""))
 
 
 def main(

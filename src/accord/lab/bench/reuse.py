@@ -17,13 +17,13 @@ from accord.lab.bench.cache import cache_folder
 from accord.lab.bench.scenes import (
     Bench,
     Job,
-    bootstrap,
+    lead,
     make_jobs,
     results,
-    right_by_prompt,
     row_of,
     run_method,
     table,
+    told_lead,
 )
 from accord.methods.invert.inverter import Inverter
 from accord.methods.invert.predictors import Predictor
@@ -65,22 +65,15 @@ def main(
             bench = Bench(pipe, captioner, RealignConfig())
             records = run_method(name, bench.base, jobs, cache / f"{name.replace(', ', '-').replace(' ', '-')}.jsonl", progress)
         rows.append(row_of(name, records, jobs))
-    against = [_against_control(rows[i], rows[i + 1], weight) for i, weight in zip(range(1, len(rows), 2), WEIGHTS, strict=True)]
+    pairs = zip(rows[1::2], rows[2::2], strict=True)
+    against = [{"of": a["method"], "over": b["method"], **lead(a, b)} for a, b in pairs]
     data = {"bench": "invert --reuse", "quick": quick, **results(rows, jobs, "base"), "against_control": against}
     text = table(data).replace("# SceneBench", "# An encoder that learned to read prompts, put back into the denoiser", 1)
-    text += "\nReused less moved at random, in points: "
-    text += ", ".join(f"weight {a['weight']:g} {100 * a['lead']:+.1f} [{', '.join(f'{100 * v:+.1f}' for v in a['ci95'])}]" for a in against) + ".\n"
+    text += "\n" + "".join(f"- {told_lead(a)}\n" for a in against)
     stem = "reuse-quick" if quick else "reuse"
     write_file(out / f"{stem}.json", (json.dumps(data, indent=1) + "\n").encode())
     write_file(out / f"{stem}.md", text.encode())
     return data, text
-
-
-def _against_control(reused_row: dict[str, Any], moved_row: dict[str, Any], weight: float) -> dict[str, Any]:
-    """What the learnt encoder has over one moved as far in a random direction, paired by prompt."""
-    difference = right_by_prompt(reused_row) - right_by_prompt(moved_row)
-    low, high = bootstrap(difference, lambda v: float(v.mean()))
-    return {"weight": weight, "lead": round(float(difference.mean()), 4), "ci95": [round(low, 4), round(high, 4)]}
 
 
 def _unet_of(inverter: Inverter, folder: Path) -> Predictor:

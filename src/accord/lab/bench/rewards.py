@@ -26,19 +26,21 @@ from accord.data.shards import share_of
 from accord.diffusion.generate import generate
 from accord.diffusion.lora import remove_lora
 from accord.diffusion.pipelines import Pipeline, load
-from accord.lab.bench.cache import cache_folder, known_rows
+from accord.lab.bench.cache import cache_folder, known_rows, slug
 from accord.lab.bench.prompts import draw, scenebench
 from accord.lab.bench.scenes import (
     Bench,
     Job,
     Method,
     bootstrap,
+    lead,
     make_jobs,
     results,
     right_by_prompt,
     row_of,
     run_method,
     table,
+    told_lead,
 )
 from accord.lab.scenes.ask import lab_lexicon
 from accord.lab.scenes.edits import KINDS
@@ -264,7 +266,7 @@ class Tunings:
 
     def plain(self, name: str, method: Callable[[Bench], Method], cache: Path, pipe: Pipeline | None = None) -> dict[str, Any]:
         """What a method makes of SceneBench."""
-        records = run_method(name, method(self.bench(pipe or load(self.model))), self.jobs, cache / f"{_slug(name)}.jsonl", self.progress)
+        records = run_method(name, method(self.bench(pipe or load(self.model))), self.jobs, cache / f"{slug(name)}.jsonl", self.progress)
         return row_of(name, records, self.jobs)
 
     def base(self) -> list[dict[str, Any]]:
@@ -286,16 +288,17 @@ class Tunings:
             pipe, report = trained()
             return {**self.plain(tuning.name, lambda b: b.base, cache, pipe), **report, "diversity": diversity(pipe, self.quick)}
 
+        def with_realign(name: str) -> dict[str, Any]:
+            return self.plain(name, lambda b: b.realigned(), cache, trained()[0])
+
         cache = self.tuned_caches[tuning.strategy]
-        rows = [self.row(tuning.name, alone, cache)]
-        for both in tuning.rows[1:]:
-            rows.append(self.row(both, lambda: self.plain(both, lambda b: b.realigned(), cache, trained()[0]), cache))  # noqa: B023
-        return rows
+        own, *both = tuning.rows
+        return [self.row(own, alone, cache), *(self.row(name, functools.partial(with_realign, name), cache) for name in both)]
 
     def train(self, pipe: Pipeline, tuning: Tuning) -> dict[str, Any]:
         """Tune the pipeline; what the run's report says of it."""
         config = TuneConfig(strategy=tuning.strategy, seed=tuning.seed, **KNOBS.get(tuning.strategy, {}))
-        folder = self.tuned_caches[tuning.strategy] / "tuned" / _slug(tuning.name)
+        folder = self.tuned_caches[tuning.strategy] / "tuned" / slug(tuning.name)
         minutes = self.minutes * (LONG if tuning.strategy == SHIPS else 1)
         config = replace(config, steps=_affordable(pipe, config, self.pairs, self.captioner, self.clip, minutes, folder))
         reward = make_rewards(REWARD, self.captioner, self.clip)
@@ -314,17 +317,13 @@ class Tunings:
 
 
 def _row_file(name: str, cache: Path, pictures: int) -> Path:
-    return cache / f"{_slug(name)}-{pictures}.json"
+    return cache / f"{slug(name)}-{pictures}.json"
 
 
 def kept_row(name: str, cache: Path, pictures: int) -> dict[str, Any] | None:
     """The row of this name that is finished in a cache, if there is one."""
     path = _row_file(name, cache, pictures)
     return {**json.loads(path.read_text(encoding="utf8")), "made_with": cache.name} if path.is_file() else None
-
-
-def _slug(name: str) -> str:
-    return name.replace(", ", "-").replace(" ", "-")
 
 
 def main(
@@ -408,10 +407,18 @@ def _write(out: Path, stem: str, rows: list[dict[str, Any]], jobs: list[Job], ab
     seeds = [r for r in rows if r["method"] in {Tuning(SHIPS, k).name for k in range(3)}]
     if len(seeds) > 1:
         rows = [*rows, pooled(seeds, f"{SHIPS}, mean of {len(seeds)} training seeds")]
-    data = {"bench": "rewards", **about, **results(rows, jobs, RIVAL)}
+    named = {r["method"]: r for r in rows}
+    against = [
+        {"of": name, "over": other, **lead(row, named[other])}
+        for name, row in named.items()
+        for other in ("base", "sft")
+        if other in named and name not in ("base", RIVAL, other)
+    ]
+    data = {"bench": "rewards", **about, **results(rows, jobs, RIVAL), "against": against}
     text = table(data).replace("# SceneBench", "# Reward tuning on SceneBench", 1)
     text += "\nMean distance of pictures of one prompt across seeds: "
     text += ", ".join(f"{r['method']} {r['diversity']:.4f}" for r in rows if "diversity" in r) + ".\n\n"
+    text += "".join(f"- {told_lead(a)}\n" for a in against)
     text += "".join(f"- {r['method']}: {r['steps']} steps in {r['tuning_seconds']} s. {r['verdict']}\n" for r in rows if "verdict" in r)
     write_file(out / f"{stem}.json", (json.dumps(data, indent=1) + "\n").encode())
     write_file(out / f"{stem}.md", text.encode())

@@ -392,6 +392,21 @@ def compared(rows: Sequence[dict[str, Any]], rival: str, base: str = "base") -> 
     return out
 
 
+def lead(row: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """By how much a row is right more often than another, paired by prompt, and the prompts with more and with fewer right pictures."""
+    difference = right_by_prompt(row) - right_by_prompt(other)
+    low, high = bootstrap(difference, lambda v: float(v.mean()))
+    counts = {"mended": int((difference > 0).sum()), "broken": int((difference < 0).sum())}
+    return {"lead": round(float(difference.mean()), 4), "ci95": [round(low, 4), round(high, 4)], **counts}
+
+
+def told_lead(found: dict[str, Any]) -> str:
+    """`of` less `over`, and what `lead` says of it, in words."""
+    low, high = (f"{100 * v:+.1f}" for v in found["ci95"])
+    counts = f"{found['mended']} prompts better, {found['broken']} worse"
+    return f"{found['of']} less {found['over']}: {100 * found['lead']:+.1f} points [{low}, {high}]; {counts}"
+
+
 def results(rows: Sequence[dict[str, Any]], jobs: Sequence[Job], rival: str) -> dict[str, Any]:
     """What `table` reads: the rows, compared, and how the pictures were made."""
     return {

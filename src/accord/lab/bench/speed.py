@@ -282,22 +282,39 @@ def peak_memory(size: Size, variant: str, device: str, work: Work | None = None)
         before = torch.cuda.memory_allocated(device)
         work.denoise(variant, 1)
         return (torch.cuda.max_memory_allocated(device) - before) / MIB
-    try:
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            return pool.submit(_peak_here, size, variant, device, torch.get_num_threads()).result()
-    except BrokenProcessPool as error:
-        raise InputError(
-            f"the {variant} step of {size.name} was killed, most likely for want of memory; use --quick"
-        ) from error
+    peak: float = alone(f"the {variant} step of {size.name}", _peak_here, size, variant, device)
+    return peak
 
 
-def _peak_here(size: Size, variant: str, device: str, threads: int) -> float:
-    torch.set_num_threads(threads)
+def _peak_here(size: Size, variant: str, device: str) -> float:
     work = Work(size, device)
     work.touch()
+    return peak_of(partial(work.denoise, variant, 1))
+
+
+def alone(what: str, work: Callable[..., Any], *args: Any) -> Any:
+    """What `work(*args)` returns in a fresh process with as many threads.
+
+    Raises:
+        InputError: naming `what`, if the process is killed.
+    """
+    try:
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            return pool.submit(_with_threads, torch.get_num_threads(), work, *args).result()
+    except BrokenProcessPool as error:
+        raise InputError(f"{what} was killed, most likely for want of memory; use --quick") from error
+
+
+def _with_threads(threads: int, work: Callable[..., Any], *args: Any) -> Any:
+    torch.set_num_threads(threads)
+    return work(*args)
+
+
+def peak_of(work: Callable[[], Any]) -> float:
+    """MiB of this process that `work` takes at its peak, over what there was before."""
     forget_peak()
     before = peak_rss()
-    work.denoise(variant, 1)
+    work()
     return (peak_rss() - before) / MIB
 
 

@@ -11,12 +11,9 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +26,7 @@ from accord.diffusion.loop import decode_with_grad, denoise, initial_noise, pred
 from accord.diffusion.lora import add_lora
 from accord.diffusion.pipelines import Condition, condition, load
 from accord.lab.bench.rewards import training_prompts
-from accord.lab.bench.speed import MIB, SD15, forget_peak, interleaved, peak_rss, rounded
+from accord.lab.bench.speed import SD15, alone, interleaved, peak_of, rounded
 from accord.methods.realign.config import TuneConfig
 from accord.methods.realign.strategies import STRATEGIES, Batch
 from accord.methods.realign.tuning import Tuner
@@ -37,7 +34,6 @@ from accord.outputs import check_writable, write_file
 from accord.rewards.captioners import load_captioner
 from accord.rewards.rewards import Composed, make_rewards
 from accord.training.processes import Processes
-from accord.types import InputError
 
 TIMED = ("refl", "draft", "raft", "grpo")
 SD15_PARTS = ("step", "guided step with gradient", "step with gradient", "decode and judge", "end of refl")
@@ -49,8 +45,8 @@ def main(out: Path, quick: bool = False, progress: bool = True) -> tuple[dict[st
     check_writable(out)
     repeats = 2 if quick else 7
     # before this process holds a network itself
-    peaks = {n: _alone(_lab_peak, n, quick) for n in tqdm(TIMED, desc="memory", disable=not progress)}
-    large = None if quick else _alone(_large)
+    peaks = {n: alone(f"a step of {n}", _lab_peak, n, quick) for n in tqdm(TIMED, desc="memory", disable=not progress)}
+    large = None if quick else alone("the measurement at Stable Diffusion 1.5's size", _large)
     config, stop = _config(quick), _stop(_config(quick))
     with tempfile.TemporaryDirectory() as scratch, _tuner(config, Path(scratch)) as tuner:
         whole = interleaved(
@@ -109,31 +105,10 @@ def _tuner(config: TuneConfig, folder: Path) -> Iterator[Tuner]:
         yield Tuner(pipe, training_prompts(32), reward, folder, config, None, None, Processes(), False)
 
 
-def _alone(work: Callable[..., Any], *args: Any) -> Any:
-    """What `work` returns in a process of its own: an allocator does not give back all that others made it take."""
-    try:
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            return pool.submit(_with_threads, torch.get_num_threads(), work, *args).result()
-    except BrokenProcessPool as error:
-        raise InputError("a measurement was killed, most likely for want of memory; use --quick") from error
-
-
-def _with_threads(threads: int, work: Callable[..., Any], *args: Any) -> Any:
-    torch.set_num_threads(threads)
-    return work(*args)
-
-
 def _lab_peak(strategy: str, quick: bool) -> float:
     """MiB that one step of a strategy needs at its peak, over the loaded weights."""
     with tempfile.TemporaryDirectory() as scratch, _tuner(_config(quick), Path(scratch)) as tuner:
-        return _peak_of(_step(tuner, strategy))
-
-
-def _peak_of(step: Callable[[], Any]) -> float:
-    forget_peak()
-    before = peak_rss()
-    step()
-    return (peak_rss() - before) / MIB
+        return peak_of(_step(tuner, strategy))
 
 
 # --- Stable Diffusion 1.5's architecture --------------------------------------------------------------------------------
@@ -161,7 +136,7 @@ def _large() -> dict[str, Any]:
     seconds, peaks = {}, {}
     for name in SD15_PARTS:
         began = time.perf_counter()
-        peaks[name] = _peak_of(parts[name])
+        peaks[name] = peak_of(parts[name])
         seconds[name] = time.perf_counter() - began
     return {"seconds": seconds, "peak_mib": peaks}
 

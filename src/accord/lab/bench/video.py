@@ -20,7 +20,7 @@ from accord.data.shards import share_of
 from accord.data.video import Clip, read_clip, write_clip
 from accord.diffusion.loop import decode
 from accord.diffusion.pipelines import Pipeline, load
-from accord.lab.bench.cache import cache_folder
+from accord.lab.bench.cache import cache_folder, slug
 from accord.lab.bench.scenes import bootstrap
 from accord.lab.scenes.ask import ask_of, check
 from accord.lab.scenes.clips import EDITS, MovingScene, edited, moving_scene
@@ -125,7 +125,7 @@ class Run:
 
     def saved(self, cache: Path) -> dict[str, Path]:
         """Where each way's measures are kept; the edited clip is in a folder beside them."""
-        return {name: cache / f"{name.replace(' ', '-')}-{self.task.number}-{self.seed}.json" for name in self.ways}
+        return {name: cache / f"{slug(name)}-{self.task.number}-{self.seed}.json" for name in self.ways}
 
     def finished(self, cache: Path) -> bool:
         return all(p.is_file() for p in self.saved(cache).values())
@@ -183,8 +183,13 @@ def main(
     for run in (r for runs in edits for r in runs):
         for name, path in run.saved(cache).items():
             records[name].append(json.loads(path.read_text(encoding="utf8")))
-    shown = list(dict.fromkeys(runs[0].task.number for runs in edits))[:4]
-    strips = [[t.source.clip, *(_frames(cache / f"{n.replace(' ', '-')}-{t.number}-0") for n in NAMES)] for t in tasks(count) if t.number in shown]
+    first: dict[int, list[Run]] = {}  # of each edit the first seed that is there
+    for runs in edits:
+        first.setdefault(runs[0].task.number, runs)
+    strips = [
+        [runs[0].task.source.clip, *(read_clip(p.with_suffix(""), fps=8) for r in runs for p in r.saved(cache).values())]
+        for runs in list(first.values())[:4]
+    ]
     data = {
         "bench": "video",
         "quick": quick,
@@ -208,10 +213,6 @@ def _less(rows: list[dict[str, Any]], others: list[dict[str, Any]], measure: str
         {"number": a["number"], measure: None if a[measure] is None or b[measure] is None else a[measure] - b[measure]}
         for a, b in zip(rows, others, strict=True)
     ]
-
-
-def _frames(folder: Path) -> Clip:
-    return read_clip(folder, fps=8)
 
 
 def _mean(rows: list[dict[str, Any]], measure: str) -> dict[str, Any]:

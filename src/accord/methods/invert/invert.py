@@ -137,9 +137,10 @@ def invert(
         part = pictures[start : start + batch_size]
         vectors, words = inverter(part)
         retrieved = bank.nearest(vectors, top_prompts) if isinstance(bank, Bank) else [()] * len(part)
-        pixels = _pixels([p.convert("RGB") for p in part], captioner.image_size) if readable and captioner else None
-        captions = captioner.caption(pixels) if captioner and pixels is not None else [""] * len(part)
-        states = captioner.encode(pixels) if captioner and pixels is not None else None
+        captions, states = [""] * len(part), None
+        if readable and captioner is not None:
+            pixels = _pixels([p.convert("RGB") for p in part], captioner.image_size)
+            captions, states = captioner.caption(pixels), captioner.encode(pixels)
         for i, (vector, probability, near, caption) in enumerate(zip(vectors, words, retrieved, captions, strict=True)):
             prompt, score = (near[0] if near else ("", 0.0)) if not readable else ("", 0.0)
             if readable:

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from accord.methods.invert.config import PredictorConfig
-from accord.types import InputError
+from accord.types import InputError, reason_of
 
 LAB_SIDE = 64
 
@@ -206,8 +206,7 @@ def _hub(model: str) -> Tower:
     try:
         network = AutoModel.from_pretrained(model, add_pooling_layer=False)
     except Exception as error:
-        reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
-        raise InputError(f"tower {model!r} cannot be loaded ({reason})") from error
+        raise InputError(f"tower {model!r} cannot be loaded ({reason_of(error)})") from error
     return VisionTower(network, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 
 
