@@ -11,11 +11,12 @@ import torch
 from conftest import tiny_pipeline
 from PIL import Image
 
+import accord
 from accord.data.video import Clip, read_clip, write_clip
 from accord.lab.scenes.clips import EDITS, edited, moving_scene
 from accord.lab.scenes.read import read
-from accord.methods.context.inflate import TemporalLayers, first_and_previous, inflated
-from accord.methods.context.video import EditConfig, VideoEditor, windows
+from accord.methods.context.inflate import TemporalLayers, VideoAttention, first_and_previous, inflated
+from accord.methods.context.video import EditConfig, VideoEditor, aligned_tokens, windows
 from accord.rewards.video import background_psnr, flicker, foreground, score_clip, ssim, track, track_error
 from accord.types import InputError
 
@@ -53,6 +54,31 @@ def test_the_reader_reads_every_frame_of_an_mp4(tmp_path):
     for frame, truth in zip(clip.frames, scene.frames, strict=True):
         found = read(frame).things
         assert [(t.noun, t.color) for t in found] == [(t.noun, t.color) for t in truth.things]
+
+
+def ffmpegs_own(path: Path, seconds: float, size: tuple[int, int], rate: int) -> list[Image.Image]:
+    """ffmpeg's own test picture, in its own MPEG-4 encoding; what went in."""
+    import av
+
+    frames = []
+    described = f"testsrc2=duration={seconds}:size={size[0]}x{size[1]}:rate={rate}"
+    with av.open(described, format="lavfi") as source, av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=rate)
+        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = *size, "yuv420p", 2_000_000
+        for frame in source.decode(video=0):
+            frames.append(frame.to_image())
+            for packet in stream.encode(frame.reformat(format="yuv420p")):
+                container.mux(packet)
+        for packet in stream.encode():
+            container.mux(packet)
+    return frames
+
+
+def test_a_clip_of_another_program_is_read(tmp_path):
+    frames = ffmpegs_own(tmp_path / "a.mp4", 1.5, (96, 64), 10)
+    clip = read_clip(tmp_path / "a.mp4")
+    assert (len(clip), clip.size, clip.fps) == (len(frames), (96, 64), 10) and len(frames) == 15
+    assert min(psnr(a, b) for a, b in zip(frames, clip.frames, strict=True)) > 20
 
 
 def changing_rate(path: Path) -> None:
@@ -304,6 +330,49 @@ def test_injection_and_windows_change_the_result_and_run(tmp_path):
     assert not torch.allclose(made.sample("a blue key", 3.0, path), plain, atol=1e-3)
 
 
+def test_words_of_the_target_are_where_those_of_the_source_are():
+    """Against explicit weights; a token without a counterpart keeps its own, and each pixel's weights sum to one."""
+    frames, heads, pixels, tokens, width = 2, 2, 5, 4, 3
+    generator = torch.Generator().manual_seed(0)
+    draw = lambda *shape: torch.randn(shape, generator=generator, dtype=torch.float64)  # noqa: E731
+    q, k, v = draw(3 * frames, heads, pixels, width), draw(3 * frames, heads, tokens, width), draw(3 * frames, heads, tokens, width)
+    state = VideoAttention(frames)
+    state.inject, state.aligned = True, torch.tensor([0, 2, -1, 3])
+    out = state.replaced(q, k, v)
+    weights = (torch.einsum("bhpd,bhtd->bhpt", q, k) / width**0.5).softmax(-1)
+    assert torch.allclose(out[:4], (weights @ v)[:4])
+    mixed = torch.stack([weights[:2, ..., 0], weights[:2, ..., 2], weights[4:, ..., 2], weights[:2, ..., 3]], -1)
+    assert torch.allclose(out[4:], mixed / mixed.sum(-1, keepdim=True) @ v[4:])
+
+
+def test_tokens_are_aligned_with_what_they_replace():
+    pipe = accord.load()
+    words = pipe.tokenizer.tokenize
+    source, target = "a red car on a gray background", "a big blue fish on a gray background"
+    found = aligned_tokens(pipe, source, target).tolist()
+    assert aligned_tokens(pipe, source, source).tolist() == list(range(pipe.tokenizer.model_max_length))
+    a, b = (["<", *words(t), ">"] for t in (source, target))
+    assert [a[i] for i in found[: len(b)]] == ["<", *words("a red red car on a gray background"), ">"]
+
+
+def test_what_the_prompts_agree_about_is_found_and_held(tmp_path):
+    """On the lab: the change is where the thing is, and the rest of the clip is the source's own, bit for bit."""
+    scene = moving(1, 4)
+    made = VideoEditor(accord.load(), scene.clip, scene.image_prompt, replace(QUICK, hold=1.0, window=16, overlap=4))
+    target = edited(scene, "color", np.random.default_rng(0)).image_prompt
+    path = made.invert()
+    change = made.change_mask(target, path)
+    assert change.shape == (4, 1, 16, 16) and change.min() == 0 and change.max() == 1
+    for mask, frame in zip(change[:, 0], scene.frames, strict=True):
+        x0, y0, x1, y1 = (round(v / 4) for v in frame.things[0].box)
+        inside = torch.zeros(16, 16, dtype=torch.bool)
+        inside[y0:y1, x0:x1] = True
+        assert mask[inside].mean() > 5 * mask[~inside].mean()
+    result = made.sample(target, 3.0, path)
+    same = (change == 0).expand_as(result)
+    assert torch.equal(result[same], made.latents[same]) and not torch.allclose(result[~same], made.latents[~same], atol=0.1)
+
+
 def test_modulation_acts_in_every_frame_where_its_own_source_is(tmp_path, monkeypatch):
     made = editor(tmp_path, frames=6)
     path = made.invert()
@@ -342,7 +411,7 @@ def test_the_network_never_sees_more_than_a_window(tmp_path):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("window", 0), ("overlap", 16), ("strength", 0.0), ("injection", 2.0), ("modulation", -1.0), ("tune_steps", -1), ("learning_rate", 0.0), ("num_inference_steps", 0)],
+    [("window", 0), ("overlap", 16), ("strength", 0.0), ("injection", 2.0), ("hold", -0.1), ("modulation", -1.0), ("tune_steps", -1), ("learning_rate", 0.0), ("num_inference_steps", 0)],
 )  # fmt: skip
 def test_a_field_out_of_range_is_named(field, value):
     with pytest.raises(ValueError, match=f"{field} must"):

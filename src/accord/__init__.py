@@ -30,6 +30,12 @@ _HOME = {
     "Inverter": "accord.methods.invert.inverter",
     "Inverted": "accord.methods.invert.invert",
     "InversionScore": "accord.methods.invert.alignment",
+    "ContextDiffPipeline": "accord.methods.context.pipeline",
+    "VideoEditor": "accord.methods.context.video",
+    "EditConfig": "accord.methods.context.video",
+    "Clip": "accord.data.video",
+    "read_clip": "accord.data.video",
+    "write_clip": "accord.data.video",
     "make_rewards": "accord.rewards.rewards",
     "Reward": "accord.rewards.rewards",
     "load_sentence": "accord.rewards.sentence",
@@ -43,8 +49,14 @@ _HOME = {
 __all__ = [*_HOME, "__version__"]
 
 if TYPE_CHECKING:
+    from accord.data.video import Clip as Clip
+    from accord.data.video import read_clip as read_clip
+    from accord.data.video import write_clip as write_clip
     from accord.diffusion.generate import generate as generate
     from accord.diffusion.pipelines import load as load
+    from accord.methods.context.pipeline import ContextDiffPipeline as ContextDiffPipeline
+    from accord.methods.context.video import EditConfig as EditConfig
+    from accord.methods.context.video import VideoEditor as VideoEditor
     from accord.methods.invert.alignment import InversionScore as InversionScore
     from accord.methods.invert.invert import Inverted as Inverted
     from accord.methods.invert.invert import invert as invert

@@ -247,11 +247,13 @@ def edit(
     frames: Annotated[str | None, typer.Option(help="START:STOP, a range of the clip's frames.")] = None,
     model: Model = None,
     context: Annotated[bool, typer.Option("--context/--no-context", help="ContextDiff; without it this is Tune-A-Video.")] = True,
-    tune_steps: Annotated[int, typer.Option(help="Steps of one-shot tuning.")] = 200,
-    steps: Annotated[int, typer.Option(help="Denoising steps.")] = 50,
-    guidance: Annotated[float, typer.Option(help="Guidance scale.")] = 7.5,
+    tune_steps: Annotated[int, typer.Option(help="Steps of one-shot tuning; about 200 for Stable Diffusion.")] = 60,
+    learning_rate: Annotated[float, typer.Option(help="Of the tuning; about 3e-5 for Stable Diffusion.")] = 1e-3,
+    steps: Annotated[int, typer.Option(help="Denoising steps.")] = 25,
+    guidance: Annotated[float, typer.Option(help="Guidance scale.")] = 5.0,
     strength: Annotated[float, typer.Option(help="Share of the steps that is inverted and sampled again.")] = 1.0,
-    injection: Annotated[float, typer.Option(help="First share of the steps in which the source's self-attention holds the layout.")] = 0.0,
+    injection: Annotated[float, typer.Option(help="First share of the steps in which the source's attention holds the layout.")] = 0.0,
+    hold: Annotated[float, typer.Option(help="First share of the steps in which the source is put back wherever the two prompts agree.")] = 0.0,
     modulation: Annotated[float, typer.Option(help="Weight of realign's modulation in every frame; 0 leaves it out.")] = 0.0,
     window: Annotated[int, typer.Option(help="Frames that the network sees at once.")] = 16,
     tuned: Annotated[Path | None, typer.Option(help="Folder for the tuned parts; a tuning found there is used or resumed.")] = None,
@@ -271,8 +273,8 @@ def edit(
 
     config = _checked(
         lambda: EditConfig(
-            tune_steps=tune_steps, context=context, num_inference_steps=steps, guidance_scale=guidance, strength=strength,
-            injection=injection, modulation=modulation, window=window, overlap=min(4, window - 1), seed=seed,
+            tune_steps=tune_steps, learning_rate=learning_rate, context=context, num_inference_steps=steps, guidance_scale=guidance, strength=strength,
+            injection=injection, hold=hold, modulation=modulation, window=window, overlap=min(4, window - 1), seed=seed,
         )
     )
     check_clip_path(out)

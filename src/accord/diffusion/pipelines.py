@@ -31,6 +31,10 @@ class Condition:
     states: torch.Tensor
     added: dict[str, torch.Tensor] | None = None
 
+    def rows(self, index: torch.Tensor) -> Condition:
+        """These rows of it, in this order."""
+        return Condition(self.states[index], self.added and {k: v[index] for k, v in self.added.items()})
+
 
 def load(
     model: str | None = None, device: str | None = None, dtype: torch.dtype | None = None, lora: str | Path | None = None

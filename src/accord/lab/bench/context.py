@@ -75,6 +75,7 @@ VARIANTS = (
     Variant("full, never estimated", {"estimated_share": 0.0}, main=False),
     Variant("adapter, plain", {"gain": 0.0}, main=False, adapter=True),
     Variant("adapter, full context", {}, main=False, adapter=True),
+    Variant("adapter, always estimated", {"estimated_share": 1.0}, main=False, adapter=True),
 )
 
 
@@ -90,7 +91,7 @@ class Plan:
     reference: int  # rendered scenes for the Fréchet distance
 
 
-FULL = Plan(20_000, 2000, 4, 512, 128, 2000)
+FULL = Plan(20_000, 1000, 4, 256, 64, 2000)
 QUICK = Plan(400, 60, 2, 32, 32, 200)
 
 
@@ -385,7 +386,7 @@ def _last(row: dict[str, Any]) -> dict[str, Any]:
     return end
 
 
-AGAINST = (("full context", "plain, wider"), ("full context", "plain"), ("full context", "text only"), ("adapter, full context", "adapter, plain"))
+AGAINST = (("full context", "plain, wider"), ("full context", "plain"), ("full context", "text only"), ("adapter, full context", "adapter, plain"), ("adapter, always estimated", "adapter, plain"))
 
 
 def _differences(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

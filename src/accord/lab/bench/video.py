@@ -31,15 +31,22 @@ from accord.rewards.clip import ClipScorer, load_clip
 from accord.rewards.video import background_psnr, flicker, temporal_consistency, track
 from accord.types import InputError
 
-TUNED = EditConfig(guidance_scale=5.0)
+TUNED = EditConfig(tune_steps=60, learning_rate=1e-3, num_inference_steps=25, guidance_scale=5.0)
+HELD = {"injection": 0.5, "hold": 0.7}
 # what is tuned and inverted, and the ways of sampling that share it
 METHODS: tuple[tuple[EditConfig, dict[str, dict[str, float]]], ...] = (
     (replace(TUNED, tune_steps=0, context=False, window=1, overlap=0), {"frame by frame": {}}),
-    (replace(TUNED, context=False), {"Tune-A-Video": {}, "Tune-A-Video + injection": {"injection": 0.5}}),
-    (TUNED, {"context": {}, "context + injection": {"injection": 0.5}, "context + modulation": {"modulation": 1.0}}),
+    (replace(TUNED, context=False), {"Tune-A-Video": {}, "Tune-A-Video + injection": {"injection": 0.5}, "Tune-A-Video + injection + hold": HELD}),
+    (TUNED, {"context": {}, "context + injection": {"injection": 0.5}, "context + injection + hold": HELD}),
 )
 NAMES = tuple(name for _, ways in METHODS for name in ways)
-AGAINST = (("context", "Tune-A-Video"), ("context + injection", "Tune-A-Video + injection"), ("Tune-A-Video", "frame by frame"))
+AGAINST = (
+    ("context", "Tune-A-Video"),
+    ("context + injection", "Tune-A-Video + injection"),
+    ("context + injection + hold", "Tune-A-Video + injection + hold"),
+    ("Tune-A-Video", "frame by frame"),
+    ("context + injection + hold", "context"),
+)
 MEASURES = ("right", "track_error", "consistency", "background_psnr", "flicker", "seconds")
 
 

@@ -85,23 +85,37 @@ class VideoAttention:
     Attributes:
         frames: F.
         inject: take queries and keys of the first clip (the source) in all others, which holds its layout.
+        aligned: with `inject`, for each token of the last clip's text that of the first one's whose place it takes, [T];
+            -1 for a token that has none. None leaves cross-attention alone.
     """
 
     def __init__(self, frames: int) -> None:
         self.frames, self.inject = frames, False
+        self.aligned: torch.Tensor | None = None
 
     def __call__(
         self, attn: Attention, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cross: bool
     ) -> torch.Tensor | None:
         clips = query.shape[0] // self.frames
         inject = self.inject and clips > 1
-        if cross or (self.frames == 1 and not inject):
+        if cross:
+            return self.replaced(query, key, value) if inject and self.aligned is not None else None
+        if self.frames == 1 and not inject:
             return None
         q, k, v = (x.unflatten(0, (clips, self.frames)) for x in (query, key, value))
         if inject:
             q, k = (torch.cat([x[:1]] * clips) for x in (q, k))
         k, v = first_and_previous(k), first_and_previous(v)
         return scaled_dot_product_attention(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1))
+
+    def replaced(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        """Cross-attention in which the last clip's words are where the first clip's are: Prompt-to-Prompt (arXiv 2208.01626), section 3."""
+        frames, aligned = self.frames, self.aligned
+        assert aligned is not None
+        found = scaled_dot_product_attention(query[:-frames], key[:-frames], value[:-frames])
+        there, own = (((query[s] @ key[s].transpose(-2, -1)) * query.shape[-1] ** -0.5).softmax(-1) for s in (slice(frames), slice(-frames, None)))
+        weights = torch.where(aligned >= 0, there[..., aligned.clamp(min=0)], own)
+        return torch.cat([found, weights / weights.sum(-1, keepdim=True) @ value[-frames:]])
 
 
 def first_and_previous(x: torch.Tensor) -> torch.Tensor:

@@ -152,9 +152,12 @@ class Objective:
             told = condition(pipe, captions, guided=False)
             heard = condition(pipe, [c if k else "" for c, k in zip(captions, kept.tolist(), strict=True)], guided=False)
         shown = latents
-        if estimated.any():
+        # an r that is nothing, or that does not look, is the same whatever it is shown
+        if self.config.gain and self.config.use_image and estimated.any():
+            rows = estimated.nonzero()[:, 0].to(device)
             with torch.no_grad():
-                shown = torch.where(estimated.to(device)[:, None, None, None], self.guess(latents, noise, timesteps, told, heard), latents)
+                guessed = self.guess(latents[rows], noise[rows], timesteps[rows], told.rows(rows), heard.rows(rows))
+            shown = latents.index_copy(0, rows, guessed)
         r = self.relation(shown, told.states, timesteps)
         noisy = scheduler.add_noise(latents, noise, timesteps, relation=r)
         output = denoise(pipe, scheduler, noisy.to(pipe.unet.dtype), timesteps, heard).float()

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from difflib import SequenceMatcher
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from accord.data.images import fit, to_tensor
@@ -50,18 +52,19 @@ from accord.types import InputError
 
 @dataclass(frozen=True)
 class EditConfig:
-    """Knobs of tuning and editing. Raises ValueError for a field out of range, named in the message."""
+    """Knobs of tuning and editing, as measured on the lab. Raises ValueError for a field out of range, named in the message."""
 
-    tune_steps: int = 200  # of one-shot tuning on the source clip
-    learning_rate: float = 3e-4
+    tune_steps: int = 60  # of one-shot tuning on the source clip
+    learning_rate: float = 1e-3
     context: bool = True  # False is Tune-A-Video
     shift: str = "quadratic"
     share: float = 0.15  # size of the relational network
-    num_inference_steps: int = 50
-    guidance_scale: float = 7.5
+    num_inference_steps: int = 25
+    guidance_scale: float = 5.0
     strength: float = 1.0  # share of the steps that is inverted and sampled again
-    injection: float = 0.0  # first share of the steps in which self-attention takes the source's queries and keys
+    injection: float = 0.0  # first share of the steps in which attention takes the source's queries and keys
     modulation: float = 0.0  # weight of realign's modulation: the target's phrases where the source's are, in every frame
+    hold: float = 0.0  # first share of the steps in which the source is put back wherever the two prompts agree about it
     inversion_iterations: int = 3  # of the fixed point; 1 is ordinary DDIM inversion
     window: int = 16  # frames that the network sees at once
     overlap: int = 4
@@ -77,8 +80,9 @@ class EditConfig:
             raise ValueError(f"overlap must be in [0, window), not {self.overlap}")
         if not 0 < self.strength <= 1:
             raise ValueError(f"strength must be in (0, 1], not {self.strength}")
-        if not 0 <= self.injection <= 1:
-            raise ValueError(f"injection must be in [0, 1], not {self.injection}")
+        for name in ("injection", "hold"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be in [0, 1], not {getattr(self, name)}")
         if self.modulation < 0:
             raise ValueError(f"modulation must not be negative, not {self.modulation}")
         if self.learning_rate <= 0:
@@ -88,6 +92,15 @@ class EditConfig:
 TUNING = ("tune_steps", "learning_rate", "context", "shift", "share", "window", "seed")  # the knobs that tuning depends on
 MAPPED = (0.25, 0.75)  # the clip's attention is looked at in this middle share of the inversion
 MAPPED_STEPS = 5  # in so many steps of it
+CHANGED = (0.2, 0.4)  # of the largest difference: below, a place stays as it was; above, it is the edit's
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What of the source is injected in a step: its latents [F,C,h,w] there, and `aligned_tokens`."""
+
+    latents: torch.Tensor
+    aligned: torch.Tensor
 
 
 class VideoEditor:
@@ -255,21 +268,43 @@ class VideoEditor:
         guided = guidance_scale > 1
         x = path[-1]
         modulations = self._modulations(target, path) if config.modulation else {}
+        aligned = aligned_tokens(self.pipe, self.prompt, target)
+        change = self.change_mask(target, path) if config.hold and target != self.prompt else None
         with self._own_queries():
             for i, t in enumerate(tqdm(times[::-1], desc="edit", disable=not progress)):
                 s = times[-i - 2] if i + 1 < len(times) else -1
                 for m in modulations.values():
                     m.before_step(Step(i, len(times), torch.tensor(t), x))
-                inject = i < config.injection * len(times)
-                told = ([source] if inject else []) + ([empty] if guided else []) + [wanted]
-                outputs = self._predict(x, t, told, path[-i - 1] if inject else None, modulations)
+                layout = Layout(path[-i - 1], aligned) if i < config.injection * len(times) else None
+                told = ([source] if layout else []) + ([empty] if guided else []) + [wanted]
+                outputs = self._predict(x, t, told, layout, modulations)
                 output = outputs[-1]
                 if guided:
                     output = outputs[-2] + guidance_scale * (output - outputs[-2])
                 ab_t, ab_s = scheduler.ab_at(t, x), scheduler.ab_at(s, x)
                 a, b = ddim_affine(ab_t, ab_s, scheduler.config.prediction_type)
                 x = a * x + b * output + self._correction(output, x, t, s, wanted)
+                if change is not None and i < config.hold * len(times):
+                    x = torch.lerp(path[-i - 2], x, change)
         return x
+
+    @torch.no_grad()
+    def change_mask(self, target: str, path: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Where the target prompt asks for something else than the source prompt: [F,1,h,w], 0 (the same) to 1.
+
+        DiffEdit (arXiv 2210.11427), section 3.2: where the two prompts' outputs differ, on the inverted clip itself.
+        """
+        times = self._times()
+        source, wanted = (condition(self.pipe, [p], guided=False).states for p in (self.prompt, target))
+        first, last = (int(share * (len(times) - 1)) for share in MAPPED)
+        total = torch.zeros_like(path[0][:, :1])
+        with self._own_queries():
+            for i in sorted({round(v) for v in np.linspace(first, last, MAPPED_STEPS)}):
+                a, b = self._predict(path[i + 1], times[i], [source, wanted])
+                differ = (a - b).square().mean(1, keepdim=True).sqrt()
+                total += differ / differ.amax().clamp(min=1e-12)
+        smooth = F.avg_pool2d(total, 3, 1, 1, count_include_pad=False)
+        return ((smooth / smooth.amax().clamp(min=1e-12) - CHANGED[0]) / (CHANGED[1] - CHANGED[0])).clamp(0, 1)
 
     def frame_maps(self, path: Sequence[torch.Tensor]) -> np.ndarray:
         """Where each phrase of the source prompt is in each frame, by cross-attention on the inverted clip: [F,P,h,w] in 0..1."""
@@ -324,24 +359,25 @@ class VideoEditor:
         x: torch.Tensor,
         t: int,
         told: Sequence[torch.Tensor],
-        source: torch.Tensor | None = None,
+        layout: Layout | None = None,
         modulations: Mapping[int, Modulation] | None = None,
     ) -> list[torch.Tensor]:
         """The network's output [F,C,h,w] for each text; windows of the clip one after the other, averaged where they overlap.
 
-        With `source` (latents of the source at this step) the first text is its, and its layout is injected into the others.
+        With `layout` the first text is the source's: its self-attention is injected into the others, and where its words look
+        into the last.
         `modulations` (by the first frame of a window) act on the last text.
         """
         unet = self.pipe.unet
         totals = [torch.zeros_like(x) for _ in told]
         counts = torch.zeros(len(x), 1, 1, 1, device=x.device)
         for rows in windows(len(x), self.config.window, self.config.overlap):
-            parts = [x[rows] if i or source is None else source[rows] for i in range(len(told))]
+            parts = [x[rows] if i or layout is None else layout.latents[rows] for i in range(len(told))]
             states = torch.cat([c.expand(len(rows), -1, -1) for c in told])
             m = (modulations or {}).get(rows[0])
             hook = attention_hook(unet, m, lambda m=m: m.active) if m is not None else nullcontext()  # type: ignore[misc]
             with inflated(unet, self.temporal, len(rows)) as state, hook:
-                state.inject = source is not None
+                state.inject, state.aligned = layout is not None, layout and layout.aligned
                 out = unet(torch.cat(parts).to(unet.dtype), t, states).sample.float()
             for total, part in zip(totals, out.chunk(len(told)), strict=True):
                 total[rows] += part
@@ -360,6 +396,20 @@ class VideoEditor:
             r_t, r_s = relation_of(self.relation, states.expand(len(rows), -1, -1))(x0[rows], t, s)
             parts.append(ddim_correction(scheduler.shift_at(t, x) * r_t, scheduler.shift_at(s, x) * r_s, ab_t, ab_s, torch.zeros_like(ab_s)))
         return torch.cat(parts)
+
+
+def aligned_tokens(pipe: StableDiffusionPipeline, source: str, target: str) -> torch.Tensor:
+    """For each token of the target prompt that of the source prompt that is the same or that it replaces, [T]; -1 if none.
+
+    A run of words that is replaced by one of another length is stretched over it.
+    """
+    a, b = (pipe.tokenizer(p, padding="max_length", truncation=True).input_ids for p in (source, target))
+    out = torch.full((len(b),), -1)
+    for kind, a0, a1, b0, b1 in SequenceMatcher(None, a, b, autojunk=False).get_opcodes():
+        if kind in ("equal", "replace"):
+            for j in range(b0, b1):
+                out[j] = a0 + (j - b0) * (a1 - a0) // (b1 - b0)
+    return out.to(pipe.device)
 
 
 def windows(count: int, size: int, overlap: int) -> list[list[int]]:
