@@ -270,7 +270,7 @@ def test_windows_cover_all_frames_and_are_whole():
 
 
 # --- editing -------------------------------------------------------------------------------------------------------
-QUICK = EditConfig(tune_steps=3, num_inference_steps=8, guidance_scale=3.0, window=4, overlap=1)
+QUICK = EditConfig(tune_steps=3, num_inference_steps=8, guidance_scale=3.0, window=4, overlap=1, injection=0.0, hold=0.0)
 
 
 def editor(tmp_path, config=QUICK, kind="sd2", frames=4) -> VideoEditor:
@@ -324,9 +324,9 @@ def test_injection_and_windows_change_the_result_and_run(tmp_path):
     made = editor(tmp_path, frames=6)
     path = made.invert()
     plain = made.sample("a blue key", 3.0, path)
-    made.config = EditConfig(tune_steps=3, num_inference_steps=8, guidance_scale=3.0, window=4, overlap=1, injection=0.5)
+    made.config = replace(QUICK, injection=0.5)
     assert not torch.allclose(made.sample("a blue key", 3.0, path), plain, atol=1e-3)
-    made.config = EditConfig(tune_steps=3, num_inference_steps=8, guidance_scale=3.0, window=6, overlap=1)
+    made.config = replace(QUICK, window=6)
     assert not torch.allclose(made.sample("a blue key", 3.0, path), plain, atol=1e-3)
 
 

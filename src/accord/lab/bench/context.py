@@ -242,7 +242,7 @@ class Trainings:
         self.judge = Judge(plan, captioner)
 
     def config(self, variant: Variant, seed: int) -> ContextTrainConfig:
-        config = ContextTrainConfig(steps=self.plan.steps, denoiser="full", learning_rate=8e-4, seed=seed)
+        config = ContextTrainConfig(steps=self.plan.steps, denoiser="full", learning_rate=8e-4, estimated_share=0.25, seed=seed)
         if variant.adapter:
             config = replace(config, steps=max(1, self.plan.steps // 4), denoiser="lora", learning_rate=3e-4)
         return replace(config, save_every=max(1, config.steps // self.plan.looks), **variant.changes)
@@ -256,6 +256,8 @@ class Trainings:
         own = _with(self.pipe, copy.deepcopy(self.pipe.unet) if variant.adapter else reduced_unet(self.pipe, variant.wider, seed))
 
         def look(step: int, relation: RelationalNetwork) -> None:
+            if 0 < config.steps - step < config.save_every:
+                return  # the end, which is measured anyway, is near
             path = folder / f"look-{step}.json"
             prompts = self.judge.prompts if step == config.steps else self.judge.fewer
             if not path.is_file():
@@ -377,7 +379,7 @@ def _write(out: Path, stem: str, data: dict[str, Any]) -> tuple[dict[str, Any], 
     text = table(data)
     write_file(out / f"{stem}.json", (json.dumps(data) + "\n").encode())
     write_file(out / f"{stem}.md", text.encode())
-    write_file(out / f"{stem}.png", _plot(data["rows"]))
+    write_file(out / f"{stem}.png", _plot(data))
     return data, text
 
 
@@ -386,7 +388,14 @@ def _last(row: dict[str, Any]) -> dict[str, Any]:
     return end
 
 
-AGAINST = (("full context", "plain, wider"), ("full context", "plain"), ("full context", "text only"), ("adapter, full context", "adapter, plain"), ("adapter, always estimated", "adapter, plain"))
+AGAINST = (
+    ("full context", "plain, wider"),
+    ("full context", "plain"),
+    ("full context", "text only"),
+    ("adapter, full context", "adapter, plain"),
+    ("adapter, always estimated", "adapter, plain"),
+    ("adapter, always estimated", "adapter, full context"),
+)
 
 
 def _differences(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -451,8 +460,10 @@ def table(data: dict[str, Any]) -> str:
     return text
 
 
-def _plot(rows: list[dict[str, Any]]) -> bytes:
+def _plot(data: dict[str, Any]) -> bytes:
     from matplotlib.figure import Figure
+
+    rows = data["rows"]
 
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     axes = figure.subplots(1, 2)
@@ -461,8 +472,9 @@ def _plot(rows: list[dict[str, Any]]) -> bytes:
         steps = sorted(int(k) for k in mine[0]["curve"])
         for axis, key, scale in ((axes[0], "right", 100), (axes[1], "frechet", 1)):
             axis.plot(steps, [scale * np.mean([r["curve"][str(s)][key] for r in mine]) for s in steps], "o-", label=name)
-    axes[0].set(xlabel="step", ylabel="prompts right, %")
-    axes[1].set(xlabel="step", ylabel="Fréchet distance", yscale="log")
+    step = f"step (before the last on {data['looked_at']} prompts, then {data['prompts']})"
+    axes[0].set(xlabel=step, ylabel="prompts right, %")
+    axes[1].set(xlabel=step, ylabel="Fréchet distance", yscale="log")
     axes[0].legend(fontsize=7)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)

@@ -31,7 +31,7 @@ from accord.rewards.clip import ClipScorer, load_clip
 from accord.rewards.video import background_psnr, flicker, temporal_consistency, track
 from accord.types import InputError
 
-TUNED = EditConfig(tune_steps=60, learning_rate=1e-3, num_inference_steps=25, guidance_scale=5.0)
+TUNED = EditConfig(tune_steps=60, learning_rate=1e-3, num_inference_steps=25, guidance_scale=5.0, injection=0.0, hold=0.0)
 HELD = {"injection": 0.5, "hold": 0.7}
 # what is tuned and inverted, and the ways of sampling that share it
 METHODS: tuple[tuple[EditConfig, dict[str, dict[str, float]]], ...] = (

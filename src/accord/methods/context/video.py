@@ -62,9 +62,9 @@ class EditConfig:
     num_inference_steps: int = 25
     guidance_scale: float = 5.0
     strength: float = 1.0  # share of the steps that is inverted and sampled again
-    injection: float = 0.0  # first share of the steps in which attention takes the source's queries and keys
+    injection: float = 0.5  # first share of the steps in which attention takes the source's queries and keys
     modulation: float = 0.0  # weight of realign's modulation: the target's phrases where the source's are, in every frame
-    hold: float = 0.0  # first share of the steps in which the source is put back wherever the two prompts agree about it
+    hold: float = 0.7  # first share of the steps in which the source is put back wherever the two prompts agree about it
     inversion_iterations: int = 3  # of the fixed point; 1 is ordinary DDIM inversion
     window: int = 16  # frames that the network sees at once
     overlap: int = 4
@@ -377,7 +377,7 @@ class VideoEditor:
             m = (modulations or {}).get(rows[0])
             hook = attention_hook(unet, m, lambda m=m: m.active) if m is not None else nullcontext()  # type: ignore[misc]
             with inflated(unet, self.temporal, len(rows)) as state, hook:
-                state.inject, state.aligned = layout is not None, layout and layout.aligned
+                state.inject, state.aligned = layout is not None, layout.aligned if layout is not None else None
                 out = unet(torch.cat(parts).to(unet.dtype), t, states).sample.float()
             for total, part in zip(totals, out.chunk(len(told)), strict=True):
                 total[rows] += part
