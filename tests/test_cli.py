@@ -304,6 +304,12 @@ def test_context_from_the_command_line(accord_cli, tmp_path):
     assert with_context != Path(json.loads(out)["images"][0]["image"]).read_bytes()
     assert_refused(accord_cli("train", "context", "--out", "run", *small), "holds a run; give --resume")
     assert_refused(accord_cli("train", "context", "--out", "x", "--fresh"), "add --denoiser full")
+    assert_refused(accord_cli("train", "context", "--out", "x", "--pairs", "none"), "pairs 'none' do not exist")
+    assert_refused(accord_cli("train", "context", "--out", "x", "--pairs", "run"), "folder 'run' holds no pairs")
+    Path("pictures").mkdir()
+    Image.new("RGB", (64, 64)).save("pictures/a.png")
+    Path("pictures/metadata.jsonl").write_text(json.dumps({"file_name": "a.png", "text": "a star"}))
+    assert accord_cli("train", "context", "--out", "folder", "--pairs", "pictures", "--json", *small)[0] == 0
     assert_refused(accord_cli("train", "context", "--out", "x", "--shift", "cubic"), "shift must be one of")
     assert_refused(accord_cli("generate", "a red star", "--context", "nowhere"), "holds no relational network")
     assert not Path("x").exists()

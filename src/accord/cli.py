@@ -569,7 +569,7 @@ def train_reward(
 
 @train_app.command("context")
 def train_context_command(
-    pairs: Annotated[Path | None, typer.Option(help="Pictures and captions (CSV, JSONL, Parquet); scenes of the lab if not given.")] = None,
+    pairs: Annotated[Path | None, typer.Option(help="Pictures and captions (CSV, JSONL, Parquet, or a folder as accord pairs make leaves it); scenes of the lab if not given.")] = None,
     scenes: Annotated[int, typer.Option(help="How many scenes of the lab.")] = 8000,
     model: Model = None,
     denoiser: Annotated[str, typer.Option(help="frozen, lora, or full (all of it is trained).")] = "lora",
@@ -651,12 +651,13 @@ def _weight(text: str) -> tuple[str, float]:
 
 
 def _pictures_of(pairs: Path) -> tuple[list[Any], list[str]]:
-    """All readable pictures of a pairs file, and their captions."""
+    """All readable pictures of a pairs file or folder, and their captions."""
     from accord.data.images import open_image
-    from accord.data.pairs import read_pairs
+    from accord.data.pair_folders import stream_pairs
+    from accord.data.pairs import PairsFile
 
-    table, images, captions = read_pairs(pairs), [], []
-    for pair in table.pairs:
+    table, images, captions = PairsFile(), [], []
+    for pair in stream_pairs(pairs, table):
         try:
             images.append(open_image(pair.image).convert("RGB"))
         except InputError as error:
@@ -666,7 +667,7 @@ def _pictures_of(pairs: Path) -> tuple[list[Any], list[str]]:
     for row in table.skipped:
         print(f"skipped row {row['row']}: {row['reason']}", file=sys.stderr)
     if not images:
-        raise InputError(f"pairs file {str(pairs)!r} has no readable picture; check its paths")
+        raise InputError(f"pairs {str(pairs)!r} have no readable picture; check the paths")
     return images, captions
 
 
