@@ -90,7 +90,7 @@ class EditConfig:
 
 
 TUNING = ("tune_steps", "learning_rate", "context", "shift", "share", "window", "seed")  # the knobs that tuning depends on
-MAPPED = (0.25, 0.75)  # the clip's attention is looked at in this middle share of the inversion
+MAPPED = (0.25, 0.75)  # where things are, and where prompts differ, is looked at in this middle share of the inversion
 MAPPED_STEPS = 5  # in so many steps of it
 CHANGED = (0.2, 0.4)  # of the largest difference: below, a place stays as it was; above, it is the edit's
 
@@ -296,10 +296,9 @@ class VideoEditor:
         """
         times = self._times()
         source, wanted = (condition(self.pipe, [p], guided=False).states for p in (self.prompt, target))
-        first, last = (int(share * (len(times) - 1)) for share in MAPPED)
         total = torch.zeros_like(path[0][:, :1])
         with self._own_queries():
-            for i in sorted({round(v) for v in np.linspace(first, last, MAPPED_STEPS)}):
+            for i in middle_steps(len(times)):
                 a, b = self._predict(path[i + 1], times[i], [source, wanted])
                 differ = (a - b).square().mean(1, keepdim=True).sqrt()
                 total += differ / differ.amax().clamp(min=1e-12)
@@ -309,14 +308,13 @@ class VideoEditor:
     def frame_maps(self, path: Sequence[torch.Tensor]) -> np.ndarray:
         """Where each phrase of the source prompt is in each frame, by cross-attention on the inverted clip: [F,P,h,w] in 0..1."""
         times, prompt = self._times(), parse(self.prompt)
-        first, last = (int(share * (len(times) - 1)) for share in MAPPED)
         states = condition(self.pipe, [self.prompt], guided=False).states
         found: list[torch.Tensor | None] = [None] * len(self.latents)
         with torch.no_grad(), self._own_queries():
             for rows in windows(len(self.latents), self.config.window, self.config.overlap):
                 recorder = AttentionMaps(sample_size(self.pipe), guided=False)
                 with inflated(self.pipe.unet, self.temporal, len(rows)), attention_hook(self.pipe.unet, recorder):
-                    for i in sorted({round(v) for v in np.linspace(first, last, MAPPED_STEPS)}):
+                    for i in middle_steps(len(times)):
                         x = path[i + 1][rows].to(self.pipe.unet.dtype)
                         self.pipe.unet(x, times[i], states.expand(len(rows), -1, -1))
                 for row, maps in zip(rows, recorder.mean(), strict=True):
@@ -396,6 +394,12 @@ class VideoEditor:
             r_t, r_s = relation_of(self.relation, states.expand(len(rows), -1, -1))(x0[rows], t, s)
             parts.append(ddim_correction(scheduler.shift_at(t, x) * r_t, scheduler.shift_at(s, x) * r_s, ab_t, ab_s, torch.zeros_like(ab_s)))
         return torch.cat(parts)
+
+
+def middle_steps(count: int) -> list[int]:
+    """Which of `count` inverted steps are looked at for where things are: MAPPED_STEPS of them, in the share MAPPED."""
+    first, last = (int(share * (count - 1)) for share in MAPPED)
+    return sorted({round(v) for v in np.linspace(first, last, MAPPED_STEPS)})
 
 
 def aligned_tokens(pipe: StableDiffusionPipeline, source: str, target: str) -> torch.Tensor:
