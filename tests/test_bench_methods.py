@@ -242,6 +242,11 @@ def test_the_video_bench_runs_whole(tmp_path, monkeypatch):
     seconds = [r["seconds"]["mean"] for r in data["rows"]]
     again, _ = bench_video.main(tmp_path, quick=True, progress=False, count=1)
     assert [r["seconds"]["mean"] for r in again["rows"]] == seconds  # from the cache
+    picture = (tmp_path / "video-quick.png").read_bytes()
+    shutil.rmtree(tmp_path / ".cache")
+    again, _ = bench_video.main(tmp_path, quick=True, progress=False, count=1)
+    assert [r["seconds"]["mean"] for r in again["rows"]] == seconds  # from the table's own folder
+    assert (tmp_path / "video-quick.png").read_bytes() == picture
 
 
 def test_a_perfect_edit_is_perfect():

@@ -283,8 +283,8 @@ def test_tuning_from_the_command_line(accord_cli, tmp_path):
     assert_refused(accord_cli("realign", *look, "--lora", tmp_path), "does not fit this pipeline, or is none")
     assert_refused(accord_cli("generate", *look, "--lora", "run", "--context", "run"), "brings its own adapter")
     assert_refused(accord_cli(*start, "--out", "run", *small), "holds a run; give --resume")
-    assert_refused(accord_cli(*start, "--reward", "beauty"), "reward beauty is unknown")
-    assert_refused(accord_cli(*start, "--reward", "clip"), "is trained on; choose another --held-out")
+    assert_refused(accord_cli(*start, "--reward", "beauty"), "score 'beauty' is unknown")
+    assert_refused(accord_cli(*start, "--reward", "clip", "--held-out", "clip"), "is trained on; choose another --held-out")
     assert_refused(accord_cli(*start, "--held-out", "inversion", "--model", "some/model"), "reads pictures of the lab alone")
     assert_refused(accord_cli(*start, "--reward", "clip=much"), "is not NAME or NAME=WEIGHT")
     assert_refused(accord_cli(*start, "--strategy", "ppo"), "strategy must be one of")
@@ -339,6 +339,7 @@ def test_inversion_from_the_command_line(accord_cli, tmp_path):
     assert code == 0 and json.loads(out)["images"] == 12 and Path("all-00002-of-00002.parquet").is_file()
     assert json.loads(accord_cli(*bulk, "--out", "all.parquet", "--shard", "2/2")[1])["done_before"]
     assert_refused(accord_cli("invert"), "exactly one of them")
+    assert_refused(accord_cli("invert", "pairs/0.png", "--out", "x.csv"), "--out is used with --folder or --pairs only")
     assert_refused(accord_cli("invert", "pairs/0.png", "--folder", "pairs"), "exactly one of them")
     assert_refused(accord_cli(*bulk[:-1]), "need --out FILE.parquet")
     assert_refused(accord_cli(*bulk[:-1], "--out", "all.csv", "--shard", "3/2"), "is not I/N")
@@ -366,6 +367,9 @@ def test_editing_a_clip_from_the_command_line(accord_cli):
     code, out, _ = accord_cli("score", "--video", "new.gif", "--prompt-of-clip", "a blue key", "--json")
     assert code == 0 and set(json.loads(out)) == {"text_alignment", "temporal_consistency", "flicker"}
     assert_refused(accord_cli("score", "--video", "new.gif"), "--video needs --prompt-of-clip")
+    assert_refused(accord_cli("score", "--prompt-of-clip", "a key"), "are used with --video only")
+    assert_refused(accord_cli("edit", "clip.mp4", *words, "--out", "clip.mp4"), "is the clip itself")
+    assert_refused(accord_cli("edit", "clip.mp4", *words[:2], "--target", "blue " * 99, "--out", "x.gif"), "is longer than")
     assert_refused(accord_cli("edit", "none.mp4", *words), "does not exist")
     assert_refused(accord_cli("edit", "clip.mp4", *words, "--frames", "3"), "is not START:STOP")
     assert_refused(accord_cli("edit", "clip.mp4", *words, "--strength", 2), "strength must be in")

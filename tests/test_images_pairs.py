@@ -162,6 +162,20 @@ def test_an_image_bomb_is_refused_quietly(tmp_path, width, height):
             open_image(tmp_path / "x.png")
 
 
+def test_broken_exif_and_impossible_names_are_refused_like_any_damage(tmp_path):
+    path = tmp_path / "exif.png"
+    Image.fromarray(random_pixels(8, 8, 3)).save(path, exif=b"Exif\x00\x00no TIFF at all")
+    with pytest.raises(InputError, match="damaged or no picture"):
+        open_image(path)
+    with pytest.raises(InputError, match="damaged or no picture"):
+        open_image(tmp_path / ("x" * 300 + ".png"))
+
+
+def test_floating_point_gray_is_scaled(tmp_path):
+    Image.fromarray(np.asarray([[0.0, 0.5, 1.0]], dtype=np.float32)).save(tmp_path / "float.tiff")
+    assert np.asarray(open_image(tmp_path / "float.tiff"))[0, :, 0].tolist() == [0, 127, 255]
+
+
 def test_tensors_and_pictures_round_trip():
     pictures = [Image.fromarray(random_pixels(6, 4, 3)), Image.new("RGB", (4, 6), "white")]
     tensor = to_tensor(pictures)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,7 @@ from accord.lab.scenes.grammar import caption
 from accord.lab.scenes.render import render
 from accord.lab.scenes.scene import Scene, Thing, sample_scene
 from accord.methods.invert.alignment import InversionScore
-from accord.methods.invert.bulk import invert_files
+from accord.methods.invert.bulk import invert_files, labelled_by
 from accord.methods.invert.config import InvertTrainConfig, PredictorConfig
 from accord.methods.invert.data import PairSet, load_pairs
 from accord.methods.invert.equations import (
@@ -200,6 +201,10 @@ def test_diffusiondb_layout_is_read_with_and_without_metadata(tmp_path):
     assert write_metadata(tmp_path) == 5
     again = PairsFile()
     assert list(stream_pairs(tmp_path, again)) == found and len(again.skipped) == 2
+    hub = tmp_path / "hub"  # as the dataset's own repository has it, of which one part was fetched
+    shutil.copytree(tmp_path / "part-000001", hub / "images" / "part-000001")
+    shutil.copy(tmp_path / "metadata.parquet", hub)
+    assert [p.prompt for p in stream_pairs(hub, PairsFile())] == ["a star 0", "a star 2"]
     (tmp_path / "part-000002" / "part-000002.json").write_text("{broken")
     (tmp_path / "metadata.parquet").unlink()
     assert len(list(stream_pairs(tmp_path, PairsFile()))) == 2
@@ -382,6 +387,9 @@ def test_damaged_inverters_are_named(vocabulary, tmp_path):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(InputError, match="cannot be read"):
         Inverter.from_pretrained(tmp_path)
+    for weights, message in (([0.0, 0.0], "not all 0"), ([1.0, -1.0], "0 or more"), ([1.0, float("nan")], "0 or more")):
+        with pytest.raises(InputError, match=message):
+            Inverter([build(PredictorConfig(), 3)] * 2, [PredictorConfig()] * 2, vocabulary, weights)
     with pytest.raises(InputError, match="1 weights were given for 2 predictors"):
         Inverter([build(PredictorConfig(), 3)] * 2, [PredictorConfig()] * 2, vocabulary, [1.0])
 
@@ -443,6 +451,19 @@ def test_bulk_shards_are_whole_and_done_once(vocabulary, tmp_path):
     names = [Path(json.loads(s)["image"]).name for f in files for s in f.read_text().splitlines()]
     assert sorted(names) == ["0.png", "1.png", "2.png", "4.png"]
     assert invert_files(paths, tmp_path / "o.jsonl", (1, 2), made)["done_before"]
+    # a second level that is fitted on labelled pictures and those at hand moves the embeddings, and nothing else
+    (tmp_path / "labelled.jsonl").write_text("".join(json.dumps({"image": str(folder / f"{i}.png"), "prompt": f"a star {i}"}) + "\n" for i in range(5)))
+    skipped = PairsFile()
+    labelled = labelled_by(made, tmp_path / "labelled.jsonl", lambda texts: torch.eye(len(texts), 384), skipped)
+    assert labelled[0].shape == labelled[1].shape == (4, 384) and len(skipped.skipped) == 1
+    invert_files(paths, tmp_path / "adapted.jsonl", (1, 1), made, labelled=labelled)
+    rows = {Path(r["image"]).name: r for r in map(json.loads, (tmp_path / "adapted.jsonl").read_text().splitlines())}
+    before = json.loads(files[0].read_text().splitlines()[0])
+    after = rows[Path(before["image"]).name]
+    assert after["words"] == before["words"] and after["embedding"] != before["embedding"]
+    level = DomainKernel.fit(*labelled, made([Image.open(folder / f"{i}.png") for i in (0, 1, 2, 4)])[0], 8)
+    own = level(made([Image.open(folder / "0.png")])[0])[0]
+    assert np.allclose(rows["0.png"]["embedding"], own.numpy(), atol=1e-5) and made.kernel is None
     assert parse_shard("3/8") == (3, 8)
     for bad in ("0/2", "3/2", "x", "1/0"):
         with pytest.raises(InputError, match="is not I/N"):

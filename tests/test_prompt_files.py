@@ -28,8 +28,12 @@ def test_text_csv_jsonl_and_coco(tmp_path):
     ("name", "text", "message"),
     [
         ("a.txt", " \n", "holds no prompt"),
-        ("a.csv", "id,kind\n1,x\n", "no prompt column among id, kind"),
-        ("a.jsonl", "{broken\n", "cannot be read"),
+        ("a.csv", "id,kind\n1,x\n", "^prompts file [^(]*no prompt column among id, kind"),
+        ("a.jsonl", '"a star"\n{broken\n', "line 2 of prompts file"),
+        ("a.json", "{broken", "is no valid JSON"),
+        ("b.json", "null", "neither a JSON list nor COCO captions"),
+        ("c.json", '{"annotations": {"a": 1}}', "neither a JSON list nor COCO captions"),
+        ("d.json", "[" * 100_000, "prompts file"),
         ("a.pdf", "x", "is none of .txt"),
     ],
 )

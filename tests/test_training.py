@@ -207,12 +207,14 @@ def test_a_corrupt_newest_checkpoint_is_passed_over(tmp_path, undisturbed, capfd
     assert_same(train(tmp_path), undisturbed)
 
 
-def test_a_run_whose_checkpoints_are_all_corrupt_starts_afresh(tmp_path, undisturbed):
+def test_a_run_whose_checkpoints_are_all_corrupt_starts_afresh(tmp_path, undisturbed, capfd):
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path, fail_at=17)
     for folder in (tmp_path / "checkpoints").iterdir():
         damage(folder / "state.safetensors", "truncated")
     assert Run({"model": linear()}, config(), tmp_path).step == 0
+    said = capfd.readouterr()
+    assert "step-00000015 is corrupt, and there is no other" in said.err and not said.out
     assert_same(train(tmp_path), undisturbed)
 
 

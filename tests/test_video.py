@@ -17,6 +17,7 @@ from accord.lab.scenes.clips import EDITS, edited, moving_scene
 from accord.lab.scenes.read import read
 from accord.methods.context.inflate import TemporalLayers, VideoAttention, first_and_previous, inflated
 from accord.methods.context.video import EditConfig, VideoEditor, aligned_tokens, windows
+from accord.methods.realign import clips
 from accord.rewards.video import background_psnr, flicker, foreground, score_clip, ssim, track, track_error
 from accord.types import InputError
 
@@ -122,7 +123,7 @@ def test_bad_clips_are_named(tmp_path):
     changing_rate(tmp_path / "changing.mp4")
     sound_only(tmp_path / "sound.mp4")
     frames = moving().clip.frames
-    frames[0].save(tmp_path / "odd.gif", save_all=True, append_images=frames[1:3], duration=[100, 300, 100])
+    frames[0].save(tmp_path / "odd.gif", save_all=True, append_images=frames[1:3], duration=[100, 250, 100])
     (tmp_path / "sizes").mkdir()
     frames[0].save(tmp_path / "sizes" / "0.png")
     frames[1].resize((32, 32)).save(tmp_path / "sizes" / "1.png")
@@ -151,9 +152,20 @@ def test_bad_clips_are_named(tmp_path):
         ((tmp_path / "x.mp4", frames, 0), "fps must be positive"),
         ((tmp_path / "x.mp4", [frames[0], frames[0].resize((8, 8))], 8), "different sizes"),
         ((good / "x.gif", frames, 8), "cannot be written"),
+        ((tmp_path, frames, 8), "holds other things than frames"),
+        ((Path(".."), frames, 8), "has no name"),
     ]:
         with pytest.raises(InputError, match=message):
             write_clip(*arguments)
+    assert (tmp_path / "sound.mp4").is_file()  # a folder that is not a clip's is left alone
+
+
+def test_frames_that_a_gif_has_merged_come_apart_again(tmp_path):
+    a, b = moving().clip.frames[:2]
+    frames = [a, a, a, b, b, a]
+    clip = read_clip(write_clip(tmp_path / "still.gif", frames, 8))
+    assert len(clip) == 6 and [psnr(f, g) > 30 for f, g in zip(clip.frames, frames, strict=True)] == [True] * 6
+    assert len(read_clip(tmp_path / "still.gif", 2, 5)) == 3
 
 
 def test_too_large_clips_are_refused(tmp_path, monkeypatch):
@@ -294,12 +306,13 @@ def test_inversion_then_sampling_with_the_source_prompt_returns_the_clip(tmp_pat
 
 def test_tuning_learns_and_leaves_the_pipeline_alone(tmp_path):
     pipe = tiny_pipeline()
+    pipe.unet.requires_grad_(True)  # as diffusers' own from_pretrained leaves it
     before = {k: v.clone() for k, v in pipe.unet.state_dict().items()}
     made = VideoEditor(pipe, moving(1, 4).clip, "a red star", QUICK)
     asleep = copy.deepcopy(made.temporal.state_dict())
     made.tune(tmp_path / "run", progress=False)
     assert all(torch.equal(v, before[k]) for k, v in pipe.unet.state_dict().items())
-    assert not any(p.requires_grad for p in pipe.unet.parameters())
+    assert all(p.requires_grad and p.grad is None for p in pipe.unet.parameters())  # as it was
     assert any(not torch.equal(v, before[k]) for k, v in made.queries.items())
     assert any(not torch.equal(v, asleep[k]) for k, v in made.temporal.state_dict().items())
     assert made.relation is not None and made.relation.out.weight.abs().max() > 0
@@ -316,6 +329,11 @@ def test_tuning_learns_and_leaves_the_pipeline_alone(tmp_path):
     assert all(torch.equal(v, made.queries[k]) for k, v in louder.queries.items())
     with pytest.raises(InputError, match="was begun with prompt='a red star', not 'a key'"):
         VideoEditor(pipe, moving(1, 4).clip, "a key", QUICK).tune(tmp_path / "run")
+    with pytest.raises(InputError, match="was begun with clip="):
+        VideoEditor(pipe, moving(2, 4).clip, "a red star", QUICK).tune(tmp_path / "run")
+    pipe.unet.half()
+    with pytest.raises(InputError, match="are float16, too coarse"):
+        VideoEditor(pipe, moving(1, 4).clip, "a red star", QUICK).tune(tmp_path / "half")
     with pytest.raises(InputError, match="holds no tuned clip"):
         other.load(tmp_path)
 
@@ -376,28 +394,30 @@ def test_what_the_prompts_agree_about_is_found_and_held(tmp_path):
 def test_modulation_acts_in_every_frame_where_its_own_source_is(tmp_path, monkeypatch):
     made = editor(tmp_path, frames=6)
     path = made.invert()
-    maps = made.frame_maps(path)
+    maps = clips.frame_maps(made, path)
     assert maps.shape == (6, 1, 16, 16) and maps.min() == 0 and maps.max() == 1
     plain = made.sample("a blue key", 3.0, path)
     before = dict(made.pipe.unet.attn_processors)
-    made.config = replace(QUICK, modulation=1.0)
-    assert not torch.allclose(made.sample("a blue key", 3.0, path), plain, atol=1e-3)
+    modulate = clips.modulate_clip(1.0)
+    assert not torch.allclose(made.sample("a blue key", 3.0, path, modulate=modulate), plain, atol=1e-3)
     assert made.pipe.unet.attn_processors == before
 
     # a square that moves: every window has the masks of its own frames, and the tokens of the target's phrase
     squares = np.zeros((6, 1, 16, 16))
     for frame in range(6):
         squares[frame, 0, 4:8, 2 * frame : 2 * frame + 4] = 1
-    monkeypatch.setattr(made, "frame_maps", lambda path: squares)
-    found = made._modulations("a blue key", path)
+    monkeypatch.setattr(clips, "frame_maps", lambda editor, path: squares)
+    found = modulate(made, "a blue key", path)
     assert sorted(found) == [w[0] for w in windows(6, 4, 1)]
     for first, state in found.items():
         assert np.array_equal(state.segments.masks[:, 0].numpy(), squares[first : first + 4, 0])
         words = made.pipe.tokenizer.convert_ids_to_tokens(made.pipe.tokenizer("a blue key").input_ids)
         assert 1 <= int(state.segments.tokens[0, 0].sum()) <= len(words) - 2
     # the first frame's region changes nothing where no region is
-    monkeypatch.setattr(made, "frame_maps", lambda path: np.zeros_like(squares))
-    assert torch.allclose(made.sample("a blue key", 3.0, path), plain, atol=1e-4)
+    monkeypatch.setattr(clips, "frame_maps", lambda editor, path: np.zeros_like(squares))
+    assert torch.allclose(made.sample("a blue key", 3.0, path, modulate=modulate), plain, atol=1e-4)
+    with pytest.raises(ValueError, match="modulation must be positive"):
+        clips.modulate_clip(-1.0)
 
 
 def test_the_network_never_sees_more_than_a_window(tmp_path):
@@ -411,7 +431,7 @@ def test_the_network_never_sees_more_than_a_window(tmp_path):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("window", 0), ("overlap", 16), ("strength", 0.0), ("injection", 2.0), ("hold", -0.1), ("modulation", -1.0), ("tune_steps", -1), ("learning_rate", 0.0), ("num_inference_steps", 0)],
+    [("window", 0), ("overlap", 16), ("strength", 0.0), ("injection", 2.0), ("hold", -0.1), ("tune_steps", -1), ("learning_rate", 0.0), ("num_inference_steps", 0)],
 )  # fmt: skip
 def test_a_field_out_of_range_is_named(field, value):
     with pytest.raises(ValueError, match=f"{field} must"):
@@ -423,7 +443,7 @@ def test_measures_on_clips_whose_truth_is_known():
     scene = moving(2)
     frames = scene.clip.frames
     assert np.abs(track(frames) * 64 - scene.track).max() < 4  # the centre of a silhouette is not that of its box
-    assert track_error(track(frames), track(frames)) == 0 and background_psnr(frames, frames) == float("inf")
+    assert track_error(track(frames), track(frames)) == 0 and background_psnr(frames, frames) == 100
     still = Clip((frames[0],) * 8, Fraction(8)).frames
     assert track_error(track(frames), track(still)) > 0.05
     assert flicker(frames) < 1e-3 and flicker([frames[0], Image.fromarray(255 - np.asarray(frames[0]))]) > 0.05

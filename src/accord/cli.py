@@ -26,16 +26,20 @@ app.add_typer(train_app, name="train")
 app.add_typer(pairs_app, name="pairs")
 app.add_typer(bench_app, name="bench")
 
+# who judges pictures of a pipeline that is not the lab's, if nobody is named
+HUB_CAPTIONER = "Salesforce/blip2-opt-2.7b"
+HUB_CLIP = "openai/clip-vit-large-patch14"
+
 Model = Annotated[str | None, typer.Option(help="Pipeline folder or hub id; the embedded lab if not given.")]
 Lora = Annotated[str | None, typer.Option(help="Adapter to put on, as accord train reward leaves it: folder, file or hub id; lab for the embedded one.")]
-CaptionerId = Annotated[str | None, typer.Option(help="BLIP or BLIP-2 folder or hub id; the embedded one if not given.")]
-ClipId = Annotated[str | None, typer.Option(help="CLIP folder or hub id; the embedded one if not given.")]
+CaptionerId = Annotated[str | None, typer.Option(help=f"BLIP or BLIP-2 folder or hub id, or lab for the embedded one; if not given lab, and with --model {HUB_CAPTIONER}.")]
+ClipId = Annotated[str | None, typer.Option(help=f"CLIP folder or hub id, or lab for the embedded one; if not given lab, and with --model {HUB_CLIP}.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N; CUDA if there is one by default.")]
-Seeds = Annotated[list[int], typer.Option("--seed", help="Seed; repeat for several pictures a prompt.")]
+Seeds = Annotated[list[int], typer.Option("--seed", min=0, help="Seed; repeat for several pictures a prompt.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout and nothing else there.")]
 Out = Annotated[Path, typer.Option(help="Folder for the results.")]
 Prompts = Annotated[list[str], typer.Argument(help="One or more prompts, each in quotes.")]
-Steps = Annotated[int, typer.Option(help="Denoising steps.")]
+Steps = Annotated[int, typer.Option(min=1, max=1000, help="Denoising steps.")]
 Guidance = Annotated[float, typer.Option(help="Guidance scale.")]
 
 
@@ -53,7 +57,28 @@ def _quiet() -> None:
 
 
 def _emit(as_json: bool, data: dict[str, Any], text: str) -> None:
-    print(json.dumps(data) if as_json else text)
+    if os.environ.get("RANK", "0") == "0":  # of several processes the first one speaks
+        print(json.dumps(data) if as_json else text)
+
+
+def _device(named: str | None) -> str:
+    """The device that was named, refused if it is not here, or the default one."""
+    from accord.diffusion.pipelines import check_device, default_device
+
+    where = named or default_device()
+    check_device(where)
+    return where
+
+
+def _judge(named: str | None, model: str | None, hub: str) -> str | None:
+    """Who judges: the model that was named, or the one for this pipeline."""
+    return named or (None if model is None else hub)
+
+
+def _say_lab_only(size: tuple[int, int], named: Any, what: str) -> None:
+    """A note on stderr where an embedded model judges a picture that it cannot know."""
+    if named is None and size != (64, 64):
+        print(f"note: the embedded models know the lab's scenes of 64x64 pixels alone; for other pictures give {what}", file=sys.stderr)
 
 
 def _name(index: int, prompt: str, seed: int) -> str:
@@ -125,13 +150,19 @@ def score(
     if video is not None:
         if image is not None or pairs is not None or not clip_prompt:
             raise InputError("--video needs --prompt-of-clip TEXT, and neither IMAGE nor --pairs")
+        if out is not None or captioner is not None:
+            raise InputError("--out and --captioner are not used with --video; leave them out")
         import accord
         from accord.data.video import read_clip
         from accord.rewards.video import score_clip
 
         before = read_clip(source_clip).frames if source_clip is not None else None
-        measured = score_clip(read_clip(video).frames, clip_prompt, before, accord.load_clip(clip, device or "cpu"))
+        shown = read_clip(video)
+        _say_lab_only(shown.size, clip, "--clip ID")
+        measured = score_clip(shown.frames, clip_prompt, before, accord.load_clip(clip, _device(device)))
         return _emit(as_json, measured, "\n".join(f"{k} {v:.4f}" for k, v in measured.items()))
+    if clip_prompt or source_clip is not None:
+        raise InputError("--prompt-of-clip and --source-clip are used with --video only; add it")
     if pairs is not None:
         if image is not None or prompt is not None:
             raise InputError("both --pairs and an IMAGE were given; give one of them")
@@ -140,14 +171,13 @@ def score(
         raise InputError("nothing to score; give IMAGE and PROMPT, or --pairs FILE")
     import accord
     from accord.data.images import open_image
-    from accord.diffusion.pipelines import check_device
     from accord.outputs import check_writable, words_text
 
     picture = open_image(image)
     if out is not None:
         check_writable(out)
-    where = device or "cpu"
-    check_device(where)
+    where = _device(device)
+    _say_lab_only(picture.size, captioner, "--captioner ID and --clip ID")
     result = accord.score(picture, prompt, accord.load_captioner(captioner, where), accord.load_clip(clip, where))[0]
     text = f"alignment {result.alignment.overall:.3f}, reads as: {result.alignment.caption}\n{words_text(result.alignment)}"
     if out is not None:
@@ -161,18 +191,15 @@ def _score_pairs(
 ) -> None:
     import accord
     from accord.data.images import open_image
-    from accord.data.pairs import SUFFIXES, read_pairs, table_bytes
-    from accord.diffusion.pipelines import check_device
+    from accord.data.pairs import check_table_path, read_pairs, table_bytes
     from accord.outputs import check_writable, write_file
 
     if out is None:
         raise InputError("--pairs needs --out FILE.csv, .jsonl or .parquet to write the scores to")
-    if out.suffix.lower() not in SUFFIXES:
-        raise InputError(f"output {str(out)!r} is none of {', '.join(SUFFIXES)}; choose one of them")
+    check_table_path(out)
     table = read_pairs(pairs)
     check_writable(out.parent)
-    where = device or "cpu"
-    check_device(where)
+    where = _device(device)
     judge, similarity = accord.load_captioner(captioner, where), accord.load_clip(clip, where)
     rows = []
     for pair in table.pairs:
@@ -218,7 +245,7 @@ def realign(
         prompts,
         seed,
         config=config,
-        captioner=accord.load_captioner(captioner, str(pipe.device)),
+        captioner=accord.load_captioner(_judge(captioner, model, HUB_CAPTIONER), str(pipe.device)),
         num_inference_steps=steps,
         guidance_scale=guidance,
         progress=not as_json,
@@ -249,15 +276,16 @@ def edit(
     context: Annotated[bool, typer.Option("--context/--no-context", help="ContextDiff; without it this is Tune-A-Video.")] = True,
     tune_steps: Annotated[int, typer.Option(help="Steps of one-shot tuning; about 200 for Stable Diffusion.")] = 60,
     learning_rate: Annotated[float, typer.Option(help="Of the tuning; about 3e-5 for Stable Diffusion.")] = 1e-3,
-    steps: Annotated[int, typer.Option(help="Denoising steps.")] = 25,
+    steps: Annotated[int, typer.Option(min=1, max=1000, help="Denoising steps.")] = 25,
     guidance: Annotated[float, typer.Option(help="Guidance scale.")] = 5.0,
     strength: Annotated[float, typer.Option(help="Share of the steps that is inverted and sampled again.")] = 1.0,
     injection: Annotated[float, typer.Option(help="First share of the steps in which the source's attention holds the layout.")] = 0.5,
     hold: Annotated[float, typer.Option(help="First share of the steps in which the source is put back wherever the two prompts agree.")] = 0.7,
     modulation: Annotated[float, typer.Option(help="Weight of realign's modulation in every frame; 0 leaves it out.")] = 0.0,
     window: Annotated[int, typer.Option(help="Frames that the network sees at once.")] = 16,
+    similarity: Annotated[str | None, typer.Option("--clip-model", help=f"CLIP that measures the edit, folder or hub id; if not given lab, and with --model {HUB_CLIP}.")] = None,
     tuned: Annotated[Path | None, typer.Option(help="Folder for the tuned parts; a tuning found there is used or resumed.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed.")] = 0,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
@@ -267,29 +295,35 @@ def edit(
 
     import accord
     from accord.data.video import check_clip_path, read_clip, write_clip
+    from accord.diffusion.pipelines import check_prompt_length
     from accord.methods.context.video import EditConfig, VideoEditor
+    from accord.methods.realign.clips import modulate_clip
     from accord.outputs import check_writable
     from accord.rewards.video import score_clip
 
     config = _checked(
         lambda: EditConfig(
             tune_steps=tune_steps, learning_rate=learning_rate, context=context, num_inference_steps=steps, guidance_scale=guidance, strength=strength,
-            injection=injection, hold=hold, modulation=modulation, window=window, overlap=min(4, window - 1), seed=seed,
+            injection=injection, hold=hold, window=window, overlap=min(4, window - 1), seed=seed,
         )
     )
+    modulate = _checked(lambda: modulate_clip(modulation)) if modulation else None
     check_clip_path(out)
+    if out.resolve() == clip.resolve():
+        raise InputError(f"--out {str(out)!r} is the clip itself; give another name")
     first, last = _range(frames)
     taken = read_clip(clip, first, last)
     check_writable(out.parent)
     pipe = accord.load(model, device)
+    check_prompt_length(pipe, target)  # before the tuning
     editor = VideoEditor(pipe, taken, source, config)
     with tempfile.TemporaryDirectory() as scratch:
         editor.tune(tuned or scratch, progress=not as_json)
     if tuned is not None:
         editor.save(tuned)
-    result = editor.edit(target, progress=not as_json)
+    result = editor.edit(target, progress=not as_json, modulate=modulate)
     write_clip(out, result.frames, result.fps)
-    measured = score_clip(result.frames, target, taken.frames)
+    measured = score_clip(result.frames, target, taken.frames, accord.load_clip(_judge(similarity, model, HUB_CLIP), str(pipe.device)))
     text = "\n".join([f"written to {out}", *(f"  {k} {v:.4f}" for k, v in measured.items())])
     _emit(as_json, {"out": str(out), "frames": len(result), "fps": float(result.fps), **measured}, text)
 
@@ -314,8 +348,9 @@ def invert(
     inverter: Annotated[Path | None, typer.Option(help="Inverter folder; the embedded one if not given.")] = None,
     folder: Annotated[Path | None, typer.Option(help="Instead of pictures: all pictures under a folder, with --out FILE.")] = None,
     pairs: Annotated[Path | None, typer.Option(help="Instead of pictures: the pictures of a pairs file or folder, with --out FILE.")] = None,
-    shard: Annotated[str, typer.Option(help="I/N: every N-th picture from the I-th on.")] = "1/1",
+    shard: Annotated[str | None, typer.Option(help="I/N: every N-th picture from the I-th on.")] = None,
     words_only: Annotated[bool, typer.Option("--words-only", help="No readable prompt: faster.")] = False,
+    adapt: Annotated[Path | None, typer.Option(help="With --folder or --pairs: labelled pairs that the inverter was not trained on; a second level (DAKL) is fitted on them and the pictures at hand.")] = None,
     captioner: CaptionerId = None,
     device: Device = None,
     out: Annotated[Path | None, typer.Option(help="File for --folder and --pairs: .parquet, .csv or .jsonl.")] = None,
@@ -328,22 +363,26 @@ def invert(
     from accord.data.pair_folders import list_images, stream_pairs
     from accord.data.pairs import PairsFile
     from accord.data.shards import parse_shard
-    from accord.diffusion.pipelines import check_device
-    from accord.methods.invert.bulk import invert_files, shard_path
+    from accord.methods.invert.bulk import invert_files, labelled_by, shard_path
     from accord.methods.invert.invert import Bank
+    from accord.outputs import check_writable
 
     sources = [s for s in (images or None, folder, pairs) if s is not None]
     if len(sources) != 1:
         raise InputError("give pictures, or --folder, or --pairs: exactly one of them")
-    where = device or "cpu"
-    check_device(where)
+    for name, given in (("--out", out), ("--adapt", adapt), ("--shard", shard)):
+        if images and given is not None:
+            raise InputError(f"{name} is used with --folder or --pairs only; leave it out")
+    where = _device(device)
     if images:
         pictures = [open_image(p) for p in images]
+        _say_lab_only(pictures[0].size, inverter, "--inverter FOLDER, trained on pairs of their pipeline")
         reader = accord.Inverter.from_pretrained(inverter, where)
         embed = accord.load_sentence(device=where) if bank is not None or not words_only else None
         shelf = Bank.from_file(bank, embed) if bank is not None and embed is not None else None
-        judge = accord.load_captioner(captioner, where) if not words_only else None
-        results = accord.invert(pictures, reader, shelf, judge, embed, readable=not words_only)
+        if captioner is not None or not words_only:
+            reader.captioner = accord.load_captioner(captioner or reader.captioner_id, where)
+        results = accord.invert(pictures, reader, shelf, embed=embed, readable=not words_only)
         lines = []
         for path, result in zip(images, results, strict=True):
             lines.append(f"{path}: {result.prompt or '(words only)'}" + (f"  [cosine {result.score:.3f}]" if result.prompt else ""))
@@ -353,14 +392,18 @@ def invert(
         return _emit(as_json, {"results": rows}, "\n".join(lines))
     if out is None:
         raise InputError("--folder and --pairs need --out FILE.parquet, .csv or .jsonl to write to")
-    part = parse_shard(shard)
+    part = parse_shard(shard or "1/1")
     shard_path(out, *part)
     unread = PairsFile()
     paths = list_images(folder) if folder is not None else [Path(p.image) for p in stream_pairs(pairs or "", unread)]
     reader = accord.Inverter.from_pretrained(inverter, where)
     embed = accord.load_sentence(device=where) if bank is not None or not words_only else None
     shelf = Bank.from_file(bank, embed) if bank is not None and embed is not None else None
-    data = invert_files(paths, out, part, reader, shelf, readable=not words_only, progress=not as_json)
+    if captioner is not None or not words_only:
+        reader.captioner = accord.load_captioner(captioner or reader.captioner_id, where)
+    check_writable(out.parent)
+    labelled = labelled_by(reader, adapt, embed or accord.load_sentence(device=where), unread, not as_json) if adapt is not None else None
+    data = invert_files(paths, out, part, reader, shelf, readable=not words_only, progress=not as_json, embed=embed, labelled=labelled)
     data["skipped"] += [{"image": f"row {r['row']}", "reason": r["reason"]} for r in unread.skipped]
     text = f"{data['out']} is there already" if data["done_before"] else f"inverted {data['images']}, written to {data['out']}"
     _emit(as_json, data, "\n".join([text, *(f"skipped {s['image']}: {s['reason']}" for s in data["skipped"])]))
@@ -373,9 +416,9 @@ def pairs_make(
     count: Annotated[int, typer.Option(help="How many of the lab's captions.")] = 20_000,
     model: Model = None,
     lora: Lora = None,
-    steps: Annotated[int, typer.Option(help="Denoising steps.")] = 12,
+    steps: Annotated[int, typer.Option(min=1, max=1000, help="Denoising steps.")] = 12,
     guidance: Guidance = 5.0,
-    seed: Annotated[int, typer.Option(help="Seed.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed.")] = 0,
     shard: Annotated[str | None, typer.Option(help="I/N: only a share of the parts; after all N, run without it.")] = None,
     device: Device = None,
     as_json: AsJson = False,
@@ -411,26 +454,24 @@ def train_inverter_command(
     steps: Annotated[int, typer.Option(help="Steps of each predictor.")] = 2000,
     batch_size: Annotated[int, typer.Option(help="Images a step.")] = 64,
     learning_rate: Annotated[float, typer.Option(help="Learning rate.")] = 5e-4,
-    curriculum: Annotated[str, typer.Option(help="prefix, none, or random (the control).")] = "prefix",
+    curriculum: Annotated[str, typer.Option(help="none, prefix (the paper's: easy pairs first; it harmed on the lab), or random (its control).")] = "none",
     vocabulary_weight: Annotated[float, typer.Option(help="Of the word classification; 0 switches it off.")] = 0.1,
     vocabulary_size: Annotated[int, typer.Option(help="Words at most.")] = 1000,
     similar: Annotated[float, typer.Option(help="Cosine above which two prompts stay in one part of the split.")] = 0.9,
     limit: Annotated[int | None, typer.Option(help="Read at most so many pairs.")] = None,
     captioner: Annotated[str | None, typer.Option(help="For unet: BLIP or BLIP-2 folder or hub id; the embedded one for the lab's U-Net.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed.")] = 0,
     device: Device = None,
     out: Out = Path("out/inverter"),
     as_json: AsJson = False,
 ) -> None:
     """Train an inverter on pairs; a run found in --out is resumed."""
     _quiet()
-    from accord.diffusion.pipelines import check_device
     from accord.methods.invert.config import InvertTrainConfig, PredictorConfig
     from accord.methods.invert.fit import train_inverter
     from accord.rewards.captioners import load_captioner
 
-    where = device or "cpu"
-    check_device(where)
+    where = _device(device)
     kinds = [_checked(lambda k=k: PredictorConfig(kind=k.partition("=")[0], model=k.partition("=")[2] or None)) for k in kind]
     config = _checked(
         lambda: InvertTrainConfig(
@@ -439,7 +480,7 @@ def train_inverter_command(
         )
     )
     whites = [k for k in kinds if k.kind == "unet"]
-    captioner = captioner or ("Salesforce/blip2-opt-2.7b" if any(k.model for k in whites) else None)
+    captioner = captioner or (HUB_CAPTIONER if any(k.model for k in whites) else None)
     report = train_inverter(
         pairs, out, kinds, config, weights=weight or None, similar=similar, limit=limit, device=where, progress=not as_json,
         captioner=load_captioner(captioner, where) if whites else None,
@@ -463,7 +504,7 @@ def train_lab(
         "runs/lab"
     ),
     steps: Annotated[int | None, typer.Option(help="Steps; the recipe's own number by default.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed.")] = 0,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     go_on: Annotated[bool, typer.Option("--continue", help="Start from the embedded weights, not from nothing.")] = False,
     start: Annotated[Path | None, typer.Option(help="Start from the finished part in this folder of another run, not from nothing.")] = None,
@@ -485,28 +526,28 @@ def train_reward(
     prompts: Annotated[Path, typer.Option(help="Prompts: .txt (one a line), .csv, .tsv, .jsonl, or COCO captions .json.")],
     model: Model = None,
     reward: Annotated[list[str], typer.Option(help="caption, caption-clip, likelihood, contrast or clip, as NAME or NAME=WEIGHT; repeat to add up.")] = ["contrast"],  # noqa: B006
-    held_out: Annotated[str, typer.Option(help="A score that is never trained on, for the guard: clip, inversion (the embedded inverter), or another reward; none for no guard.")] = "clip",
+    held_out: Annotated[str | None, typer.Option(help="A score that is never trained on, for the guard: clip, inversion (the embedded inverter, for the lab alone), or another reward; none for no guard. If not given inversion, and with --model clip.")] = None,
     strategy: Annotated[str, typer.Option(help="refl, draft, raft or grpo; sft is the control without reward.")] = "refl",
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 300,
     batch_size: Annotated[int, typer.Option(help="Prompts a step, over all processes.")] = 8,
     accumulate: Annotated[int, typer.Option(help="Micro-batches a step.")] = 1,
-    learning_rate: Annotated[float, typer.Option(help="Learning rate.")] = 3e-4,
+    learning_rate: Annotated[float | None, typer.Option(help="Learning rate; 3e-4, for refl on the lab 7e-4.")] = None,
     rank: Annotated[int, typer.Option(help="Rank of the adapter.")] = 8,
-    inference_steps: Annotated[int, typer.Option(help="Denoising steps of a rollout.")] = 40,
-    stop_from: Annotated[float, typer.Option(help="refl: the step with gradient is drawn from this share of the rollout on.")] = 0.75,
-    stop_until: Annotated[float, typer.Option(help="refl: and up to this one; earlier steps decide what is where.")] = 1.0,
+    inference_steps: Annotated[int | None, typer.Option(help="Denoising steps of a rollout; 40, on the lab 12 (refl) or 20 (raft, grpo).")] = None,
+    stop_from: Annotated[float | None, typer.Option(help="refl: the one step with gradient is drawn from this share of the rollout on; 0.75, on the lab 0.2.")] = None,
+    stop_until: Annotated[float | None, typer.Option(help="refl: and up to this share (earlier steps decide what is where); 1, on the lab 0.67.")] = None,
     guidance: Guidance = 5.0,
-    reward_weight: Annotated[float, typer.Option(help="Weight of the reward's loss.")] = 0.1,
+    reward_weight: Annotated[float | None, typer.Option(help="Weight of the reward's loss; 0.1, on the lab 0.5 (refl) or 1 (raft, grpo).")] = None,
     pretrain_weight: Annotated[float, typer.Option(help="Weight of the denoising loss.")] = 1.0,
     kl_weight: Annotated[float, typer.Option(help="Weight of the distance to the untuned model.")] = 0.5,
-    pairs: Annotated[Path | None, typer.Option(help="Pictures and captions for the denoising loss (CSV, JSONL, Parquet); the model's own pictures if not given.")] = None,
+    pairs: Annotated[Path | None, typer.Option(help="Pictures and captions for the denoising loss (CSV, JSONL, Parquet, or a folder as accord pairs make leaves it); the model's own pictures if not given.")] = None,
     anchors: Annotated[int, typer.Option(help="How many pictures of its own, without --pairs.")] = 64,
     eval_every: Annotated[int, typer.Option(help="Steps between two looks at prompts that are not trained on.")] = 50,
     save_every: Annotated[int, typer.Option(help="Steps between two checkpoints.")] = 50,
     gradient_checkpointing: Annotated[bool, typer.Option("--gradient-checkpointing", help="Less memory, more time.")] = False,
     captioner: CaptionerId = None,
     clip: ClipId = None,
-    seed: Annotated[int, typer.Option(help="Seed.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed.")] = 0,
     device: Device = None,
     out: Out = Path("out/tuned"),
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
@@ -516,26 +557,30 @@ def train_reward(
     _quiet()
     import accord
     from accord.data.prompt_files import read_prompts
+    from accord.lab.settings import TUNING
+    from accord.rewards.rewards import NAMES
+    from accord.training.claim import holds_run
 
     if held_out == "inversion" and model is not None:
         raise InputError(f"the embedded inverter reads pictures of the lab alone, not of {model!r}; choose another --held-out")
+    held_out = held_out or ("inversion" if model is None else "clip")
     texts = read_prompts(prompts)
     weights = dict(_weight(r) for r in reward)
     if held_out in weights:
         raise InputError(f"the held-out score {held_out!r} is trained on; choose another --held-out")
+    given = {
+        "learning_rate": learning_rate, "num_inference_steps": inference_steps, "stop_from": stop_from, "stop_until": stop_until,
+        "reward_weight": reward_weight,
+    }  # fmt: skip
+    knobs = {**(TUNING.get(strategy, {}) if model is None else {}), **{k: v for k, v in given.items() if v is not None}}
     config = _checked(
         lambda: accord.TuneConfig(
             strategy=strategy,
             steps=steps,
             batch_size=batch_size,
             gradient_accumulation=accumulate,
-            learning_rate=learning_rate,
             rank=rank,
-            num_inference_steps=inference_steps,
-            stop_from=stop_from,
-            stop_until=stop_until,
             guidance_scale=guidance,
-            reward_weight=reward_weight,
             pretrain_weight=pretrain_weight,
             kl_weight=kl_weight,
             anchors=anchors,
@@ -543,15 +588,20 @@ def train_reward(
             save_every=save_every,
             gradient_checkpointing=gradient_checkpointing,
             seed=seed,
+            **knobs,
         )
     )
+    if holds_run(out) and not resume:
+        raise InputError(f"folder {str(out)!r} holds a run; give --resume to go on with it, or another --out")
+    unknown = {*weights, held_out} - {*NAMES, "inversion", "none"}
+    if unknown:
+        raise InputError(f"score {min(unknown)!r} is unknown; choose among {', '.join(NAMES)}, and for --held-out also inversion and none")
     examples = _pictures_of(pairs) if pairs is not None else None
     pipe = accord.load(model, device)
     where = str(pipe.device)
-    captioner = captioner or (None if model is None else "Salesforce/blip2-opt-2.7b")
     wanted = {*weights, held_out}
-    judge = accord.load_captioner(captioner, where) if wanted - {"clip", "inversion", "none"} else None
-    similarity = accord.load_clip(clip, where) if wanted & {"clip", "caption-clip"} else None
+    judge = accord.load_captioner(_judge(captioner, model, HUB_CAPTIONER), where) if wanted - {"clip", "inversion", "none"} else None
+    similarity = accord.load_clip(_judge(clip, model, HUB_CLIP), where) if wanted & {"clip", "caption-clip"} else None
     tuned = accord.tune(
         pipe,
         texts,
@@ -585,7 +635,7 @@ def train_context_command(
     pixels: Annotated[bool, typer.Option("--pixels", help="The network also looks at the decoded picture through a CLIP (slow).")] = False,
     clip: Annotated[str | None, typer.Option(help="That CLIP: folder or hub id; the embedded one if not given.")] = None,
     save_every: Annotated[int, typer.Option(help="Steps between two checkpoints.")] = 500,
-    seed: Annotated[int, typer.Option(help="Seed.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed.")] = 0,
     device: Device = None,
     out: Out = Path("out/context"),
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
@@ -598,6 +648,9 @@ def train_context_command(
     from accord.methods.context.data import draw_from, encode_images
     from accord.methods.context.train import train_context
     from accord.outputs import check_writable
+    from accord.training.claim import holds_run
+    from accord.training.fingerprint import fingerprint
+    from accord.training.processes import Processes
 
     config = _checked(
         lambda: ContextTrainConfig(
@@ -611,24 +664,24 @@ def train_context_command(
         raise InputError(f"--fresh starts from random weights, which a {denoiser} denoiser never leaves; add --denoiser full")
     if scenes < 1:
         raise InputError(f"scenes must be at least 1, not {scenes}")
-    if (out / "config.json").is_file() and not resume:
+    if holds_run(out) and not resume:
         raise InputError(f"folder {str(out)!r} holds a run; give --resume to go on with it, or another --out")
     pipe = accord.load(model, device)
     if pairs is not None:
         images, captions = _pictures_of(pairs)
     else:
-        from accord.lab.bench.rewards import rendered_pairs
+        from accord.lab.scenes.pairs import rendered_pairs
 
         images, captions = rendered_pairs(scenes, seed + 21)
     check_writable(out)
-    latents = encode_images(pipe, images, out / "latents.safetensors", progress=not as_json)
+    latents = encode_images(pipe, images, out / "latents.safetensors", progress=not as_json, processes=Processes(pipe.device))
     if fresh:
         import torch
 
         torch.manual_seed(seed)
         pipe.register_modules(unet=type(pipe.unet).from_config(pipe.unet.config).to(pipe.device))
     eyes = accord.load_clip(clip, str(pipe.device)) if pixels else None
-    train_context(pipe, draw_from(latents, captions), out, config, resume=resume, clip=eyes)
+    train_context(pipe, draw_from(latents, captions), out, config, resume=resume, clip=eyes, data=fingerprint(latents, captions))
     _emit(as_json, {"out": str(out), "steps": steps}, f"relational network: {out / 'relation'}\nuse it: accord generate PROMPT --context {out}")
 
 
@@ -779,6 +832,7 @@ def bench_video(
     seeds: Annotated[int | None, typer.Option(help="Seeds of each edit; 3 if not given.")] = None,
     shard: Annotated[str | None, typer.Option(help="I/N: only a share of the edits; after all N, run without it for the table.")] = None,
     so_far: Annotated[bool, typer.Option("--so-far", help="Make nothing; the table of what is finished.")] = False,
+    memory: Annotated[bool, typer.Option("--memory", help="Instead: peak memory and time as the clip grows beyond the window.")] = False,
     model: Model = None,
     out: Out = Path("docs/bench"),
     as_json: AsJson = False,
@@ -787,6 +841,11 @@ def bench_video(
     _quiet()
     from accord.data.shards import parse_shard
     from accord.lab.bench.video import main
+    from accord.lab.bench.video_memory import main as memory_main
+
+    if memory:
+        data, text = memory_main(out, quick=quick, progress=not as_json)
+        return _emit(as_json, data, text)
 
     part = parse_shard(shard) if shard else None
     data, text = main(out, quick, model, not as_json, count=edits, seeds=seeds, shard=part, so_far=so_far)

@@ -65,6 +65,17 @@ def png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
+def in_a_row(images: list[Image.Image], across: bool = True) -> Image.Image:
+    """Pictures side by side, or one below the other."""
+    width, height = ([i.size[k] for i in images] for k in (0, 1))
+    out = Image.new("RGB", (sum(width), max(height)) if across else (max(width), sum(height)))
+    at = 0
+    for image in images:
+        out.paste(image, (at, 0) if across else (0, at))
+        at += image.size[0 if across else 1]
+    return out
+
+
 def enlarge(image: Image.Image, side: int = _SHOWN) -> Image.Image:
     """Small pictures shown large, pixels kept crisp."""
     factor = max(1, side // max(image.size))

@@ -22,11 +22,11 @@ def open_image(path: str | Path) -> Image.Image:
         InputError: for a file that is missing, no picture, cut short, or larger than 100 megapixels.
     """
     path = Path(path)
-    if not path.exists():
-        raise InputError(f"image {str(path)!r} does not exist; check the path")
-    if path.is_dir():
-        raise InputError(f"image {str(path)!r} is a folder; give a picture file")
     try:
+        if not path.exists():
+            raise InputError(f"image {str(path)!r} does not exist; check the path")
+        if path.is_dir():
+            raise InputError(f"image {str(path)!r} is a folder; give a picture file")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit is ours, below
             image = Image.open(path)
@@ -36,20 +36,24 @@ def open_image(path: str | Path) -> Image.Image:
                 "make it smaller"
             )
         image.load()
+        return to_rgb(image)
+    except InputError:
+        raise
     except Image.DecompressionBombError as error:
         raise InputError(
             f"image {str(path)!r} has more than {MAX_PIXELS // 10**6} million pixels; make it smaller"
         ) from error
-    except (OSError, SyntaxError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
+    except Exception as error:  # decoders and the EXIF reader raise whatever a damaged file leads them to
         raise InputError(f"image {str(path)!r} cannot be read, it is damaged or no picture; save it again") from error
-    return to_rgb(image)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """RGB of any mode: 16-bit scaled, transparency laid on white."""
+    """RGB of any mode: 16-bit and floating-point scaled, transparency laid on white, EXIF rotation applied."""
     image = ImageOps.exif_transpose(image)
+    if image.mode == "F":
+        values = np.nan_to_num(np.asarray(image, dtype=np.float64))
+        top = next((t for t in (1.0, 255.0) if values.max() <= t), 65535.0)
+        return Image.fromarray((values * 255 / top).clip(0, 255).astype(np.uint8)).convert("RGB")
     if image.mode.startswith("I"):
         values = np.asarray(image, dtype=np.float64)
         top = 65535 if image.mode.startswith("I;16") or values.max() > 255 else 255

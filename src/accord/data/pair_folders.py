@@ -1,7 +1,8 @@
 """Pairs of picture and prompt in folders, streamed: DiffusionDB's layout, folder + JSONL, or a plain pairs file.
 
 DiffusionDB: `part-000001/` holds PNG files and `part-000001.json` ({"name.png": {"p": prompt, "se": seed, ...}});
-`metadata.parquet` beside the parts has the columns image_name, prompt and part_id.
+`metadata.parquet` has the columns image_name, prompt and part_id. The parts are beside it or, as in the dataset's own repository,
+in `images/`. Parts that were not fetched are passed over.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from accord.data.pairs import PairsFile, read_pairs
+from accord.data.pairs import PairsFile, need_parquet, read_pairs
 from accord.types import InputError, Pair
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -33,9 +34,10 @@ def stream_pairs(path: str | Path, skipped: PairsFile) -> Iterator[Pair]:
         return
     if not path.is_dir():
         raise InputError(f"pairs {str(path)!r} do not exist; check the path")
-    parts = sorted(p for p in path.glob("part-*") if p.is_dir())
+    places = (path, path / "images")
+    inside, parts = next(((p, found) for p in places if (found := sorted(d for d in p.glob("part-*") if d.is_dir()))), (path, []))
     if (path / "metadata.parquet").is_file() and parts:
-        rows = _metadata_rows(path)
+        rows = _metadata_rows(path / "metadata.parquet", inside)
     elif parts:
         rows = _part_rows(parts)
     elif (path / "metadata.jsonl").is_file():
@@ -49,35 +51,48 @@ def stream_pairs(path: str | Path, skipped: PairsFile) -> Iterator[Pair]:
     for number, (image, prompt) in enumerate(rows, start=1):
         if not isinstance(prompt, str) or not prompt.strip():
             skipped.skip(number, "no prompt")
-        elif image is None or not image.is_file():
+        elif image is None or not _is_file(image):
             skipped.skip(number, f"no image {image.name if image is not None else ''}".strip())
         else:
             yield Pair(str(image), prompt.strip(), number)
 
 
-def _metadata_rows(path: Path) -> Iterator[tuple[Path | None, Any]]:
-    import pyarrow
-    import pyarrow.parquet as pq
-
+def _is_file(path: Path) -> bool:
     try:
-        file = pq.ParquetFile(path / "metadata.parquet")
+        return path.is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
+
+
+def _metadata_rows(path: Path, inside: Path) -> Iterator[tuple[Path | None, Any]]:
+    """Rows of the metadata whose part is in the folder `inside`."""
+    pyarrow, pq = need_parquet()
+    there = {p.name for p in inside.iterdir()}
+    try:
+        file = pq.ParquetFile(path)
         missing = [c for c in ("image_name", "prompt", "part_id") if c not in file.schema_arrow.names]
         if missing:
-            raise InputError(f"{str(path / 'metadata.parquet')!r} has no column {missing[0]!r}; DiffusionDB's has")
+            raise InputError(f"{str(path)!r} has no column {missing[0]!r}; DiffusionDB's has")
         for batch in file.iter_batches(batch_size=4096, columns=["image_name", "prompt", "part_id"]):
             for row in batch.to_pylist():
-                name, part = row["image_name"], row["part_id"]
-                yield (path / f"part-{int(part):06d}" / name if name and part is not None else None), row["prompt"]
+                name, number = row["image_name"], row["part_id"]
+                part = f"part-{int(number):06d}" if str(number).isdigit() else None
+                if part is None or not isinstance(name, str) or not name:
+                    yield None, row["prompt"]
+                elif part in there:
+                    yield inside / part / name, row["prompt"]
     except (OSError, pyarrow.ArrowException) as error:
-        raise InputError(f"{str(path / 'metadata.parquet')!r} cannot be read ({error}); fetch it again") from error
+        raise InputError(f"{str(path)!r} cannot be read ({error}); fetch it again") from error
 
 
 def _part_rows(parts: list[Path]) -> Iterator[tuple[Path | None, Any]]:
     for part in parts:
         try:
             rows = json.loads((part / f"{part.name}.json").read_text(encoding="utf8"))
+            if not isinstance(rows, dict):
+                raise ValueError
         except (OSError, ValueError):
-            yield None, None  # the whole part counts as one broken row
+            yield None, f"broken {part.name}.json"  # the whole part counts as one broken row
             continue
         for name, row in rows.items():
             yield part / name, row.get("p") if isinstance(row, dict) else None
@@ -100,9 +115,7 @@ def write_part(folder: Path, number: int, images: list[Any], rows: list[dict[str
 
 def write_metadata(folder: Path) -> int:
     """Write `metadata.parquet` over all parts of a folder; returns the number of rows."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+    pa, pq = need_parquet()
     rows = []
     for part in sorted(p for p in folder.glob("part-*") if p.is_dir()):
         for name, row in json.loads((part / f"{part.name}.json").read_text(encoding="utf8")).items():

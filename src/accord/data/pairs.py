@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from accord.data.extras import need
 from accord.types import InputError, Pair
 
 IMAGE_KEYS = ("image", "image_path", "path", "file", "file_name", "filename")
@@ -54,6 +56,8 @@ def read_pairs(path: str | Path) -> PairsFile:
                 out.skip(number, "no image")
             elif not isinstance(prompt, str) or not prompt.strip():
                 out.skip(number, "no prompt")
+            elif "\0" in image:
+                out.skip(number, "no image")
             else:
                 out.pairs.append(Pair(str((path.parent / image).resolve()), prompt.strip(), number))
     except (OSError, UnicodeDecodeError, csv.Error, ValueError) as error:
@@ -80,9 +84,29 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
                         row = None
                     yield number, row if isinstance(row, dict) else None
     else:
-        import pyarrow.parquet as pq
-
+        _, pq = need_parquet()
         yield from enumerate(pq.read_table(path).to_pylist(), start=1)
+
+
+def need_parquet() -> tuple[Any, Any]:
+    """pyarrow and pyarrow.parquet.
+
+    Raises:
+        InputError: if pyarrow is not installed.
+    """
+    return need("pyarrow", "parquet", "Parquet files"), need("pyarrow.parquet", "parquet", "Parquet files")
+
+
+def check_table_path(path: Path) -> None:
+    """Refuse a place that `table_bytes` could not write for, before the work is done.
+
+    Raises:
+        InputError: for another suffix than SUFFIXES, or Parquet without pyarrow.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        raise InputError(f"output {str(path)!r} is none of {', '.join(SUFFIXES)}; choose one of them")
+    if path.suffix.lower() == ".parquet":
+        need_parquet()
 
 
 def table_bytes(rows: list[dict[str, Any]], suffix: str) -> bytes:
@@ -91,7 +115,6 @@ def table_bytes(rows: list[dict[str, Any]], suffix: str) -> bytes:
     Raises:
         InputError: for another suffix.
     """
-    import io
 
     if suffix == ".jsonl":
         return "".join(json.dumps(r) + "\n" for r in rows).encode()
@@ -104,9 +127,7 @@ def table_bytes(rows: list[dict[str, Any]], suffix: str) -> bytes:
         writer.writerows(flat)
         return text.getvalue().encode()
     if suffix == ".parquet":
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
+        pa, pq = need_parquet()
         buffer = io.BytesIO()
         pq.write_table(pa.Table.from_pylist(flat), buffer)
         return buffer.getvalue()

@@ -37,17 +37,30 @@ def read_prompts(path: str | Path) -> list[str]:
         elif suffix in (".csv", ".tsv"):
             found = _from_table(text, "\t" if suffix == ".tsv" else ",", path)
         elif suffix == ".jsonl":
-            found = [_from_row(json.loads(line)) for line in text.splitlines() if line.strip()]
+            found = [_from_line(line, i, path) for i, line in enumerate(text.split("\n"), start=1) if line.strip()]
         else:
             data = json.loads(text)
-            rows = data.get("annotations", []) if isinstance(data, dict) else data
+            rows = data.get("annotations") if isinstance(data, dict) else data
+            if not isinstance(rows, list):
+                raise InputError(f"prompts file {str(path)!r} is neither a JSON list nor COCO captions; make it a list of prompts")
             found = [_from_row(row) for row in rows]
-    except (OSError, UnicodeDecodeError, csv.Error, ValueError) as error:
+    except InputError:
+        raise
+    except json.JSONDecodeError as error:
+        raise InputError(f"prompts file {str(path)!r} is no valid JSON ({error}); mend it there") from error
+    except (OSError, csv.Error, ValueError, RecursionError) as error:
         raise InputError(f"prompts file {str(path)!r} cannot be read ({error}); save it again as UTF-8") from error
     prompts = [" ".join(p.split()) for p in found if isinstance(p, str) and p.strip()]
     if not prompts:
         raise InputError(f"prompts file {str(path)!r} holds no prompt; name the column 'prompt' or put one on a line")
     return prompts
+
+
+def _from_line(line: str, number: int, path: Path) -> Any:
+    try:
+        return _from_row(json.loads(line))
+    except json.JSONDecodeError as error:
+        raise InputError(f"line {number} of prompts file {str(path)!r} is no valid JSON ({error.msg}); mend it there") from error
 
 
 def _from_table(text: str, delimiter: str, path: Path) -> list[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageSequence
 
+from accord.data.extras import need
 from accord.data.images import open_image, to_rgb
 from accord.types import InputError
 
@@ -101,25 +103,27 @@ def _from_gif(path: Path, start: int, stop: int | None) -> tuple[list[Image.Imag
     durations: list[int] = []
     try:
         with Image.open(path) as image:
-            for i, frame in enumerate(ImageSequence.Iterator(image)):
-                if stop is not None and i >= stop:
-                    break
-                if i >= start:
-                    _check_size(path, *frame.size, count=len(frames) + 1)
-                    frames.append(to_rgb(frame.copy()))
-                    durations.append(frame.info.get("duration", 100) or 100)
-    except (OSError, SyntaxError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"clip {str(path)!r} cannot be read, it is damaged or no gif; save it again") from error
-    if len(set(durations)) > 1:
+            for frame in ImageSequence.Iterator(image):
+                _check_size(path, *frame.size, count=len(frames) + 1)
+                frames.append(to_rgb(frame.copy()))
+                durations.append(int(frame.info.get("duration", 100)) or 100)
+    except InputError:
+        raise
+    except Exception as error:  # decoders raise whatever a damaged or oversized file leads them to
+        raise InputError(f"clip {str(path)!r} cannot be read, it is damaged, oversized or no gif; save it again") from error
+    if not frames:
+        return [], Fraction(10)
+    one = min(durations)
+    if any(d % one for d in durations):
         raise _changing_rate(path)
-    return frames, Fraction(1000, int(durations[0])) if durations else Fraction(10)
+    # writers merge equal frames into one that is shown as many times as long
+    every = [frame for frame, d in zip(frames, durations, strict=True) for _ in range(d // one)]
+    _check_size(path, 1, 1, len(every[start:stop]))
+    return every[start:stop], Fraction(1000, one)
 
 
 def _from_video(path: Path, start: int, stop: int | None) -> tuple[list[Image.Image], Fraction]:
-    import av
-
+    av = need("av", "video", "mp4 and webm")
     frames: list[Image.Image] = []
     times: list[Fraction] = []
     try:
@@ -139,7 +143,7 @@ def _from_video(path: Path, start: int, stop: int | None) -> tuple[list[Image.Im
                     frames.append(frame.to_image())
     except InputError:
         raise
-    except (OSError, ValueError, EOFError) as error:  # PyAV's own errors are kinds of these
+    except (OSError, ValueError, EOFError, LookupError, av.error.FFmpegError) as error:
         raise InputError(f"clip {str(path)!r} cannot be read, it is empty, damaged or no video ({error}); save it again") from error
     if not frames and not times:
         raise InputError(f"clip {str(path)!r} has no frame; save it again")
@@ -159,14 +163,23 @@ def check_clip_path(path: Path) -> None:
     """Refuse a place that `write_clip` could not write to, before hours of work are spent.
 
     Raises:
-        InputError: for an unknown suffix.
+        InputError: for an unknown suffix, a codec that is missing, or a folder that holds other things than a clip's frames.
     """
-    if path.suffix.lower() not in (*_CODECS, ".gif", ""):
+    suffix = path.suffix.lower()
+    if suffix in _CODECS:
+        _codec(suffix)
+    elif suffix not in (".gif", ""):
         raise InputError(f"output {str(path)!r} is none of {', '.join((*_CODECS, '.gif'))} and no folder; choose one of them")
+    elif not suffix and path.name in ("", ".", ".."):
+        raise InputError(f"output {str(path)!r} has no name; give a folder of its own, or a file")
+    elif not suffix and path.is_dir() and any(not re.fullmatch(r"\d{5}\.png", p.name) for p in path.iterdir()):
+        raise InputError(f"folder {str(path)!r} holds other things than frames that accord wrote, and would be replaced; choose another --out")
 
 
 def write_clip(path: str | Path, frames: Sequence[Image.Image], fps: float | Fraction) -> Path:
     """Write frames of one size as mp4, webm, gif, or (no suffix) a folder of PNG; under another name first, then renamed.
+
+    A gif counts in hundredths of a second, so that 8 frames a second become 8.33.
 
     A side of odd length is kept by repeating the last row or column if the codec wants it even; nothing is scaled.
 
@@ -193,7 +206,7 @@ def write_clip(path: str | Path, frames: Sequence[Image.Image], fps: float | Fra
             shutil.rmtree(path, ignore_errors=True)
         elif suffix == ".gif":
             first, *rest = [f.convert("RGB") for f in frames]
-            first.save(part, save_all=True, append_images=rest, duration=max(20, round(1000 / float(fps))), loop=0, disposal=2)
+            first.save(part, save_all=True, append_images=rest, duration=max(20, 10 * round(100 / float(fps))), loop=0, disposal=2)
         else:
             _encode(part, frames, Fraction(fps).limit_denominator(1001), suffix)
         os.replace(part, path)
@@ -207,21 +220,27 @@ def write_clip(path: str | Path, frames: Sequence[Image.Image], fps: float | Fra
     return path
 
 
-def _encode(part: Path, frames: Sequence[Image.Image], fps: Fraction, suffix: str) -> None:
-    import av
-
-    names, pixel_format = _CODECS[suffix]
+def _codec(suffix: str) -> str:
+    """The first codec for a container that is installed."""
+    av = need("av", "video", "mp4 and webm")
+    names = _CODECS[suffix][0]
     known = [n for n in names if n in av.codecs_available]
     if not known:
         raise InputError(f"no codec for {suffix} is installed ({', '.join(names)}); write a .gif or a folder")
+    return known[0]
+
+
+def _encode(part: Path, frames: Sequence[Image.Image], fps: Fraction, suffix: str) -> None:
+    av = need("av", "video", "mp4 and webm")
+    codec, pixel_format = _codec(suffix), _CODECS[suffix][1]
     width, height = frames[0].size
     even = (width + width % 2, height + height % 2)
     with av.open(str(part), "w") as container:
-        stream = container.add_stream(known[0], rate=fps)
+        stream = container.add_stream(codec, rate=fps)
         stream.width, stream.height, stream.pix_fmt = even[0], even[1], pixel_format
-        if known[0] == "libx264":
+        if codec == "libx264":
             stream.options = {"crf": "12"}
-        elif known[0] == "libvpx-vp9":
+        elif codec == "libvpx-vp9":
             stream.options = {"crf": "12", "b:v": "0"}
         else:
             stream.bit_rate = 8_000_000

@@ -204,7 +204,8 @@ def predicted_x0(
     if not hasattr(scheduler, "alphas_cumprod"):
         raise InputError(f"a {type(scheduler).__name__} has no alphas_cumprod; use DDIM or DDPM")
     ab = scheduler.alphas_cumprod.to(latents.device)[timestep].float().reshape(-1, *[1] * (latents.dim() - 1))
-    return network_x0(output, latents, ab.to(latents.dtype), scheduler.config.prediction_type)
+    # in float32 at least: near the clean end 1 - ab is lost in half precision
+    return network_x0(output, latents, ab, scheduler.config.prediction_type).to(latents.dtype)
 
 
 def network_x0(output: torch.Tensor, x_t: torch.Tensor, ab_t: torch.Tensor, kind: str) -> torch.Tensor:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
+from accord.data.extras import need
 from accord.diffusion.pipelines import Pipeline
 from accord.types import InputError
 
@@ -19,18 +22,15 @@ def add_lora(pipe: Pipeline, rank: int, seed: int = 0) -> None:
     """Put a fresh adapter on the attention projections of `pipe.unet`: float32, trainable, without effect as yet.
 
     Raises:
-        InputError: if peft is missing or the U-Net has such an adapter already.
+        InputError: if peft is missing or the U-Net has an adapter already.
     """
-    try:
-        from peft import LoraConfig
-    except ImportError as error:
-        raise InputError("tuning needs peft; pip install 'accord-diffusion[train]'") from error
-    if NAME in getattr(pipe.unet, "peft_config", {}):
-        raise InputError(f"the pipeline has an adapter named {NAME!r} already; load the pipeline afresh")
+    peft = need("peft", "train", "adapters")
+    if found := list(getattr(pipe.unet, "peft_config", {})):
+        raise InputError(f"the pipeline has an adapter named {found[0]!r} on, which the new one would switch off; load the pipeline afresh, or fuse it (pipe.fuse_lora)")
     # alpha = rank, a scale of 1: then the weights alone say everything, whatever reads them
     with torch.random.fork_rng():  # the weights must not depend on what was drawn before
         torch.manual_seed(seed)
-        config = LoraConfig(r=rank, lora_alpha=rank, target_modules=list(TARGETS), init_lora_weights="gaussian")
+        config = peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=list(TARGETS), init_lora_weights="gaussian")
         pipe.unet.add_adapter(config, adapter_name=NAME)
     for parameter in pipe.unet.parameters():
         if parameter.requires_grad:
@@ -54,11 +54,14 @@ def without_lora(pipe: Pipeline) -> Iterator[None]:
 
 
 def save_lora(pipe: Pipeline, folder: Path) -> Path:
-    """Write `folder/pytorch_lora_weights.safetensors`, which `pipe.load_lora_weights(folder)` reads."""
+    """Write `folder/pytorch_lora_weights.safetensors` (elsewhere, then renamed), which `pipe.load_lora_weights(folder)` reads."""
     from diffusers.utils import convert_state_dict_to_diffusers
     from peft.utils import get_peft_model_state_dict
 
     state = convert_state_dict_to_diffusers(get_peft_model_state_dict(pipe.unet, adapter_name=NAME))
     state = {k: v.detach().cpu().contiguous() for k, v in state.items()}
-    type(pipe).save_lora_weights(str(folder), unet_lora_layers=state, safe_serialization=True)
-    return folder / "pytorch_lora_weights.safetensors"
+    final = folder / "pytorch_lora_weights.safetensors"
+    with tempfile.TemporaryDirectory(prefix=".adapter-", dir=folder) as part:
+        type(pipe).save_lora_weights(part, unet_lora_layers=state, safe_serialization=True)
+        os.replace(Path(part) / final.name, final)
+    return final

@@ -16,6 +16,8 @@ EMBEDDED = Path(__file__).parents[1] / "lab" / "models" / "pipeline"
 EMBEDDED_LORA = EMBEDDED.with_name("tuned")  # what reward tuning made of the lab
 SUPPORTED = "StableDiffusionPipeline (the classes of Stable Diffusion 1 and 2)"
 
+CLASSES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
+
 Pipeline: TypeAlias = StableDiffusionPipeline | StableDiffusionXLPipeline
 
 
@@ -44,27 +46,30 @@ def load(
     Args:
         model: the embedded lab if None; else a folder written by `save_pretrained`, or a hub id.
         device: where to put it; a CUDA device if there is one, else the CPU, if None.
-        dtype: float32 on CPU and the saved type elsewhere if None.
+        dtype: float32 if None, which training needs; torch.float16 or torch.bfloat16 halve memory for sampling on CUDA.
         lora: an adapter to put on, as `tune` leaves it: folder, file or hub id; "lab" is the embedded one, of the lab.
 
     Raises:
         InputError: for a model or an adapter that is not there, cannot be read, or is of another class.
     """
-    device = device or default_device()
+    device = default_device() if device in (None, "cuda") and torch.cuda.is_available() else device or "cpu"
     check_device(device)
-    if dtype is None and device == "cpu":
-        dtype = torch.float32
-    kwargs: dict[str, Any] = {"safety_checker": None, "requires_safety_checker": False}
-    if dtype is not None:
-        kwargs["dtype"] = dtype
+    # the type is said aloud: left out, the text encoders would take the saved one and the U-Net float32
+    kwargs: dict[str, Any] = {"safety_checker": None, "requires_safety_checker": False, "dtype": dtype or torch.float32}
     model = model or str(EMBEDDED)
     local = Path(model).is_dir()
     if local and not (Path(model) / "model_index.json").is_file():
         raise InputError(f"folder {model!r} holds no pipeline (no model_index.json); give a folder written by save_pretrained")
+    what = "folder cannot be read as a pipeline" if local else "model is no folder here and no hub id that can be reached"
+    try:
+        kind = DiffusionPipeline.load_config(model).get("_class_name")
+    except Exception as error:
+        raise InputError(f"{what}: {model!r} ({reason_of(error)})") from error
+    if kind not in CLASSES:  # before gigabytes are fetched
+        raise InputError(f"{model!r} is a {kind}, which is not supported here; use a {' or a '.join(CLASSES)}")
     try:
         pipe = DiffusionPipeline.from_pretrained(model, **kwargs)
     except Exception as error:
-        what = "folder cannot be read as a pipeline" if local else "model is no folder here and no hub id that can be reached"
         raise InputError(f"{what}: {model!r} ({reason_of(error)})") from error
     check_latent_unet(pipe)
     if lora is not None:
@@ -105,6 +110,24 @@ def check_device(device: str) -> None:
         raise InputError(f"device {device!r} is unknown; use cpu, cuda or cuda:N") from error
     if device.startswith("cuda") and index >= torch.cuda.device_count():
         raise InputError(f"device {device!r} is not available here; use --device cpu")
+
+
+def latent_scheduler(kind: Any, pipe: Any, **settings: Any) -> Any:
+    """A scheduler of class `kind` from the pipeline's own, with these settings.
+
+    Latents are not clipped to -1..1, which diffusers' DDIM and DDPM do where the pipeline's configuration does not speak of it.
+    """
+    return kind.from_config(pipe.scheduler.config, **{"clip_sample": pipe.scheduler.config.get("clip_sample", False), **settings})
+
+
+def check_trainable(pipe: Any) -> None:
+    """Refuse to train weights in half precision: the optimiser's steps would be lost in rounding, or not finite.
+
+    Raises:
+        InputError: naming the type.
+    """
+    if pipe.unet.dtype in (torch.float16, torch.bfloat16):
+        raise InputError(f"the denoiser's weights are {str(pipe.unet.dtype).removeprefix('torch.')}, too coarse to be trained; load it with dtype=torch.float32")
 
 
 def check_pipeline(pipe: Any) -> None:
@@ -171,8 +194,17 @@ def condition(
     negative_prompts: list[str] | None = None,
     guided: bool = True,
     size: tuple[int, int] | None = None,
+    dropped: torch.Tensor | None = None,
 ) -> Condition:
-    """What the U-Net of any supported pipeline is told of `prompts`; `size` is the picture's (height, width) for SDXL."""
+    """What the U-Net of any supported pipeline is told of `prompts`.
+
+    Args:
+        size: the picture's (height, width), for SDXL.
+        dropped: bool [B]: prompts of which the U-Net is told nothing, as the unconditional half of a guided batch is
+            (SDXL's is often zeros, and not the states of an empty text). Without guidance only.
+    """
+    if dropped is not None:
+        prompts = ["" if gone else p for p, gone in zip(prompts, dropped.tolist(), strict=True)]
     if not isinstance(pipe, StableDiffusionXLPipeline):
         return Condition(encode_prompts(pipe, prompts, negative_prompts, guided))
     states, negative, pooled, negative_pooled = pipe.encode_prompt(
@@ -188,6 +220,9 @@ def condition(
     width = pooled.shape[-1] if pipe.text_encoder_2 is None else pipe.text_encoder_2.config.projection_dim
     ids = pipe._get_add_time_ids(size, (0, 0), size, dtype=states.dtype, text_encoder_projection_dim=width)
     ids = ids.to(pipe.device).repeat(len(states), 1)
+    if dropped is not None and pipe.config.force_zeros_for_empty_prompt:
+        kept = (~dropped).to(states)
+        states, pooled = states * kept[:, None, None], pooled * kept[:, None]
     if guided:
         states, pooled, ids = torch.cat([negative, states]), torch.cat([negative_pooled, pooled]), torch.cat([ids, ids])
     return Condition(states, {"text_embeds": pooled.to(pipe.device), "time_ids": ids})

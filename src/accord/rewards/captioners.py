@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoTokenizer
 
 from accord.data.lexicon import DEFAULT, Lexicon
@@ -26,6 +27,7 @@ class Captioner(nn.Module):
         image_size: side of the square picture that the model takes.
         image_mean, image_std: its normalisation, of values in 0..1.
         lexicon: the words that its counterfactuals are drawn from.
+        source: folder or hub id that it was read from; None for the embedded one.
     """
 
     mean: torch.Tensor
@@ -39,12 +41,15 @@ class Captioner(nn.Module):
         image_mean: list[float],
         image_std: list[float],
         lexicon: Lexicon = DEFAULT,
+        source: str | None = None,
     ) -> None:
         super().__init__()
-        self.model, self.tokenizer, self.image_size, self.lexicon = model, tokenizer, image_size, lexicon
+        self.model, self.tokenizer, self.image_size, self.lexicon, self.source = model, tokenizer, image_size, lexicon, source
         self.register_buffer("mean", torch.tensor(image_mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(image_std).view(1, 3, 1, 1), persistent=False)
         self.kind = model.config.model_type
+        # texts that go through the decoder at once; a prompt has a hundred counterfactuals, too many for a language model
+        self.chunk = 256 if sum(p.numel() for p in model.parameters()) < 100e6 else 16
 
     @classmethod
     def from_pretrained(cls, model: str, device: str = "cpu", dtype: torch.dtype | None = None) -> Captioner:
@@ -61,7 +66,11 @@ class Captioner(nn.Module):
             kind = AutoConfig.from_pretrained(model).model_type
             if kind not in classes:
                 raise InputError(f"captioner {model!r} is a {kind} model; use a BLIP or BLIP-2 captioner")
-            network = classes[kind].from_pretrained(model, dtype=dtype or torch.float32)
+            network, loading = classes[kind].from_pretrained(model, dtype=dtype or torch.float32, output_loading_info=True)
+            if loading["missing_keys"]:
+                raise InputError(f"captioner {model!r} lacks weights ({min(loading['missing_keys'])}); use one that was trained to write captions")
+            if kind == "blip-2" and not network.config.use_decoder_only_language_model:
+                raise InputError(f"captioner {model!r} has an encoder-decoder language model; use a BLIP-2 with OPT, such as Salesforce/blip2-opt-2.7b")
             tokenizer = AutoTokenizer.from_pretrained(model)
             processor = BlipImageProcessorPil.from_pretrained(model)
         except InputError:
@@ -72,7 +81,8 @@ class Captioner(nn.Module):
         lexicon = Lexicon.load(path) if path.is_file() else DEFAULT
         network.eval().requires_grad_(False)
         size = processor.size["height"]
-        return cls(network, tokenizer, size, processor.image_mean, processor.image_std, lexicon).to(device)
+        source = None if model == str(EMBEDDED) else model
+        return cls(network, tokenizer, size, processor.image_mean, processor.image_std, lexicon, source).to(device)
 
     @property
     def device(self) -> torch.device:
@@ -103,19 +113,25 @@ class Captioner(nn.Module):
         return [t.strip() for t in self.tokenizer.batch_decode(out, skip_special_tokens=True)]
 
     def log_likelihood(
-        self, states: torch.Tensor, texts: list[str], image_of: list[int], chunk: int = 256
+        self, states: torch.Tensor, texts: list[str], image_of: list[int], chunk: int | None = None
     ) -> torch.Tensor:
         """log P(text | image), summed over tokens (end token included), [B]; differentiable in `states`.
+
+        With a gradient every chunk but a single one is computed again in the backward pass, so memory is that of one chunk.
 
         Args:
             states: [I, T, D] from `encode`.
             texts: B texts.
             image_of: for each text the index of its picture.
+            chunk: texts at once; `self.chunk` if None.
         """
+        chunk = chunk or self.chunk
+        again = states.requires_grad and torch.is_grad_enabled() and len(texts) > chunk
         parts = []
         for start in range(0, len(texts), chunk):
             rows = torch.tensor(image_of[start : start + chunk], device=states.device)
-            parts.append(self._log_likelihood(states[rows], texts[start : start + chunk]))
+            inputs = states[rows], texts[start : start + chunk]
+            parts.append(checkpoint(self._log_likelihood, *inputs, use_reentrant=False) if again else self._log_likelihood(*inputs))
         return torch.cat(parts)
 
     def _log_likelihood(self, states: torch.Tensor, texts: list[str]) -> torch.Tensor:
@@ -153,5 +169,5 @@ EMBEDDED = Path(__file__).parents[1] / "lab" / "models" / "captioner"
 
 
 def load_captioner(model: str | None = None, device: str = "cpu", dtype: torch.dtype | None = None) -> Captioner:
-    """The embedded captioner, or one from a folder or hub id."""
-    return Captioner.from_pretrained(model or str(EMBEDDED), device, dtype)
+    """The embedded captioner (None or `lab`), or one from a folder or hub id."""
+    return Captioner.from_pretrained(str(EMBEDDED) if model in (None, "lab") else model, device, dtype)

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import AutoTokenizer, CLIPModel
+from transformers import AutoConfig, AutoTokenizer, CLIPModel
 
 from accord.types import InputError, reason_of
 
@@ -34,9 +34,14 @@ class ClipScorer(nn.Module):
         from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
         try:
+            kind = AutoConfig.from_pretrained(model).model_type
+            if kind != "clip":
+                raise InputError(f"{model!r} is a {kind} model; use a CLIP (PickScore is one too)")
             network = CLIPModel.from_pretrained(model, dtype=dtype or torch.float32)
             tokenizer = AutoTokenizer.from_pretrained(model)
             processor = CLIPImageProcessorPil.from_pretrained(model)
+        except InputError:
+            raise
         except Exception as error:
             raise InputError(f"CLIP model {Path(model)!s} cannot be loaded ({reason_of(error)})") from error
         network.eval().requires_grad_(False)
@@ -68,5 +73,5 @@ EMBEDDED = Path(__file__).parents[1] / "lab" / "models" / "clip"
 
 
 def load_clip(model: str | None = None, device: str = "cpu", dtype: torch.dtype | None = None) -> ClipScorer:
-    """The embedded CLIP, or one from a folder or hub id."""
-    return ClipScorer.from_pretrained(model or str(EMBEDDED), device, dtype)
+    """The embedded CLIP (None or `lab`), or one from a folder or hub id."""
+    return ClipScorer.from_pretrained(str(EMBEDDED) if model in (None, "lab") else model, device, dtype)

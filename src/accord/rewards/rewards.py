@@ -128,8 +128,16 @@ class Composed:
         return all(r.differentiable for r in self.rewards.values())
 
     def parts(self, images: torch.Tensor, prompts: Sequence[str]) -> dict[str, torch.Tensor]:
-        """Each reward as it is, [B]."""
-        return {name: reward(images, prompts).float() for name, reward in self.rewards.items()}
+        """Each reward as it is, [B], where the pictures are.
+
+        Raises:
+            InputError: for a reward that gives another shape.
+        """
+        found = {name: reward(images, prompts).float().to(images.device) for name, reward in self.rewards.items()}
+        for name, values in found.items():
+            if values.shape != (len(prompts),):
+                raise InputError(f"reward {name!r} gave a tensor of shape {list(values.shape)} for {len(prompts)} pictures; give one number each")
+        return found
 
     def combine(self, parts: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """The weighted sum of normalised parts, [B]."""
@@ -141,8 +149,14 @@ class Composed:
 
     @torch.no_grad()
     def calibrate(self, parts: Mapping[str, torch.Tensor]) -> None:
-        """Take each reward's mean and spread from these values [N] of `parts` (on pictures of the untuned pipeline)."""
+        """Take each reward's mean and spread from these values [N] of `parts` (on pictures of the untuned pipeline).
+
+        Raises:
+            InputError: for a reward that is not finite on one of them.
+        """
         for name, values in parts.items():
+            if not torch.isfinite(values).all():
+                raise InputError(f"reward {name!r} is not finite on a picture of the untuned pipeline; use another reward")
             spread = float(values.std()) if len(values) > 1 else 1.0
             self.scales[name] = (float(values.mean()), max(spread, 1e-4))
 
@@ -183,9 +197,10 @@ def make_rewards(
     captioner: Captioner | None = None,
     clip: ClipScorer | None = None,
     embed: Callable[[list[str]], torch.Tensor] | None = None,
+    device: str = "cpu",
 ) -> Composed:
     """Rewards by name: "caption" (sentence embedding), "caption-clip" (CLIP's text tower), "likelihood", "contrast",
-    "clip". What is not given is loaded: the embedded captioner and CLIP, the packaged sentence embedder.
+    "clip". What is not given is loaded onto `device`: the embedded captioner and CLIP, the packaged sentence embedder.
 
     Raises:
         InputError: for an unknown name or no name at all.
@@ -198,9 +213,9 @@ def make_rewards(
     if unknown or not weights:
         raise InputError(f"reward {', '.join(unknown) or '(none)'} is unknown; choose among {', '.join(NAMES)}")
     if captioner is None and set(weights) & {"caption", "caption-clip", "likelihood", "contrast"}:
-        captioner = load_captioner()
+        captioner = load_captioner(device=device)
     if clip is None and set(weights) & {"caption-clip", "clip"}:
-        clip = load_clip()
+        clip = load_clip(device=device)
 
     def make(name: str) -> Reward:
         if name == "clip":

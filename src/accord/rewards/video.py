@@ -19,15 +19,21 @@ from accord.types import InputError
 
 
 @torch.no_grad()
+def image_features(frames: Sequence[Image.Image], clip: ClipScorer, batch_size: int = 16) -> torch.Tensor:
+    """Unit vectors [F,D]; no more than `batch_size` frames are in memory as numbers at once."""
+    return torch.cat([clip.image_features(to_tensor(list(frames[i : i + batch_size]))) for i in range(0, len(frames), batch_size)])
+
+
+@torch.no_grad()
 def text_alignment(frames: Sequence[Image.Image], prompt: str, clip: ClipScorer) -> float:
     """Mean CLIP cosine of frames and prompt."""
-    return float((clip.image_features(to_tensor(list(frames))) @ clip.text_features([prompt])[0]).mean())
+    return float((image_features(frames, clip) @ clip.text_features([prompt])[0]).mean())
 
 
 @torch.no_grad()
 def temporal_consistency(frames: Sequence[Image.Image], clip: ClipScorer) -> float:
     """Mean CLIP cosine of neighbouring frames; 1 for a single frame."""
-    features = clip.image_features(to_tensor(list(frames)))
+    features = image_features(frames, clip)
     return float((features[1:] * features[:-1]).sum(-1).mean()) if len(frames) > 1 else 1.0
 
 
@@ -53,17 +59,25 @@ def track_error(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.linalg.norm(a - b, axis=1).mean())
 
 
-def background_psnr(a: Sequence[Image.Image], b: Sequence[Image.Image]) -> float:
-    """PSNR in dB over the pixels that are foreground in neither clip; infinite if they are equal, NaN if there are none."""
+MOST_DB = 100.0  # what PSNR says of equal pixels
+
+
+def background_psnr(a: Sequence[Image.Image], b: Sequence[Image.Image], ground: Sequence[np.ndarray] | None = None) -> float:
+    """PSNR in dB over the ground, at most MOST_DB; NaN if there is none.
+
+    Args:
+        ground: bool [H,W] per frame; without it the pixels that are foreground in neither clip, to which a stray thing
+            in one of them does not belong.
+    """
     errors = []
-    for x, y in zip(a, b, strict=True):
-        keep = ~(foreground(x) | foreground(y))
+    for i, (x, y) in enumerate(zip(a, b, strict=True)):
+        keep = ground[i] if ground is not None else ~(foreground(x) | foreground(y))
         difference = (np.asarray(x.convert("RGB"), dtype=np.float64) - np.asarray(y.convert("RGB"), dtype=np.float64)) / 255
         errors.append(np.square(difference[keep]).ravel())
     every = np.concatenate(errors)
     if not len(every):
         return float("nan")
-    return float(10 * np.log10(1 / every.mean())) if every.mean() > 0 else float("inf")
+    return float(min(MOST_DB, -10 * np.log10(max(every.mean(), 1e-12))))
 
 
 def ssim(a: Image.Image, b: Image.Image, keep: np.ndarray | None = None) -> float:
@@ -94,7 +108,10 @@ def score_clip(
     source: Sequence[Image.Image] | None = None,
     clip: ClipScorer | None = None,
 ) -> dict[str, float]:
-    """All measures of a clip; those against `source` only where it is given.
+    """All measures of a clip; those against `source` only where it is given, those of the ground only where there is one.
+
+    Thing and ground are told apart by the border's median colour (`foreground`), so track, ground and flicker mean something
+    on clips with a plain ground. Higher is better for text_alignment, temporal_consistency and background_*, lower for the others.
 
     Raises:
         InputError: if there is no frame, or the clips differ in length or size.
@@ -115,8 +132,7 @@ def score_clip(
         )
     grounds = [~(foreground(a) | foreground(b)) for a, b in zip(frames, source, strict=True)]
     similar = [ssim(a, b, g) for a, b, g in zip(frames, source, grounds, strict=True)]
-    return out | {
-        "track_error": track_error(track(frames), track(source)),
-        "background_psnr": background_psnr(frames, source),
-        "background_ssim": float(np.mean(similar)),
-    }
+    out["track_error"] = track_error(track(frames), track(source))
+    if any(g.any() for g in grounds):  # on a clip without a plain ground there is nothing to compare
+        out |= {"background_psnr": background_psnr(frames, source), "background_ssim": float(np.mean(similar))}
+    return out

@@ -40,10 +40,15 @@ def save(folder: Path, step: int, tensors: dict[str, torch.Tensor], keep: int = 
         shutil.rmtree(old, ignore_errors=True)
 
 
+def names(folder: Path) -> list[str]:
+    """Names of all checkpoints, oldest first."""
+    return sorted(p.name for p in folder.glob("step-*"))
+
+
 def newest(folder: Path) -> str | None:
     """Name of the newest checkpoint, or None."""
-    names = sorted(p.name for p in folder.glob("step-*"))
-    return names[-1] if names else None
+    every = names(folder)
+    return every[-1] if every else None
 
 
 def load_latest(folder: Path) -> tuple[int, dict[str, torch.Tensor], list[str]] | None:

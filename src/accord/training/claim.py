@@ -12,16 +12,24 @@ from accord.training.processes import Processes
 from accord.types import InputError
 
 
+def holds_run(folder: Path) -> bool:
+    """Whether a run in `folder` has left something that another would destroy: its settings and a checkpoint."""
+    return (folder / "config.json").is_file() and any((folder / "checkpoints").glob("step-*"))
+
+
 def claim(
     folder: Path, settings: Mapping[str, Any], resume: bool = True, processes: Processes | None = None
-) -> None:
+) -> bool:
     """Take `folder` for a run with these settings, kept in its `config.json`.
+
+    Returns:
+        whether the run begins anew; what one that failed before its first checkpoint has left is then of no use.
 
     Raises:
         InputError: if it holds a run and `resume` is False, or one that was begun with other settings, or cannot be written.
     """
     path, now = folder / "config.json", json.loads(json.dumps(dict(settings)))
-    there = path.is_file()
+    there = holds_run(folder)
     if processes is not None:
         processes.wait()  # all have looked before one writes
     if there:
@@ -42,3 +50,4 @@ def claim(
         write_file(path, (json.dumps(now, indent=1) + "\n").encode())
     if processes is not None:
         processes.wait()
+    return not there

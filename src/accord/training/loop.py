@@ -9,9 +9,11 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 import torch
 from safetensors import SafetensorError
@@ -141,12 +143,14 @@ class Run:
     def _resume(self) -> None:
         found = checkpoints.load_latest(self.folder / "checkpoints")
         if found is None:
+            for name in checkpoints.names(self.folder / "checkpoints"):
+                tqdm.write(f"checkpoint {name} is corrupt, and there is no other; starting afresh", file=sys.stderr)
             if self.processes.first:
                 (self.folder / "curve.jsonl").unlink(missing_ok=True)
             return
         self.step, tensors, corrupt = found
         for name in corrupt:
-            tqdm.write(f"checkpoint {name} is corrupt; going on from step {self.step}")
+            tqdm.write(f"checkpoint {name} is corrupt; going on from step {self.step}", file=sys.stderr)
 
         def under(prefix: str) -> dict[str, torch.Tensor]:
             return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
@@ -228,15 +232,14 @@ class Run:
                 logs = self._step(loss_fn, device, bf16)
                 self.step += 1
                 for key, value in logs.items():
-                    self.sums[key] = self.sums.get(key, 0.0) + value
+                    self.sums[key] = self.sums.get(key, 0.0) + (value if math.isfinite(value) else 0.0)
                 if after_step is not None and after_step(self.step):
                     self.numbers["stopped"] = 1.0
                 if self.step % config.log_every == 0:
                     row = self._row()
                     bar.set_postfix({k: f"{v:.4f}" for k, v in row.items() if k != "step"})
                     if curve is not None:
-                        curve.write(json.dumps(row) + "\n")
-                        curve.flush()
+                        self._append(curve, row)
                     for report in self.on_row:
                         report(row)
                 if self.step % config.save_every == 0 or self.step == config.steps or self.numbers.get("stopped"):
@@ -249,6 +252,14 @@ class Run:
                     )
         if first:
             self.plot()
+
+    def _append(self, curve: TextIO, row: dict[str, float]) -> None:
+        try:
+            curve.write(json.dumps(row) + "\n")
+            curve.flush()
+        except OSError as error:
+            good = checkpoints.newest(self.folder / "checkpoints")
+            raise InputError(f"{curve.name!r} cannot be written ({error.strerror or error}); the last good checkpoint is {good}: make room and resume") from error
 
     def _step(self, loss_fn: LossFn, device: torch.device, bf16: bool) -> dict[str, float]:
         """Gradients of all micro-batches and processes, then one step of the optimiser if they are finite."""
@@ -267,7 +278,8 @@ class Run:
                     p.grad = torch.zeros_like(p)
             self.processes.mean_([p.grad for p in self.named.values() if p.grad is not None])
         norm = nn.utils.clip_grad_norm_(self.named.values(), config.max_grad_norm)
-        finite = bool(torch.isfinite(norm))  # a loss that is not finite has no finite gradient
+        # a loss may be infinite with a gradient that is finite (zero); all processes decide the same
+        finite = bool(torch.isfinite(norm)) and self.processes.all(math.isfinite(logs["loss"]))
         if finite:
             self.optimizer.step()
             self._average()
@@ -319,9 +331,11 @@ class Run:
                 module.train()
 
     def plot(self) -> None:
-        """Draw `curve.png` from `curve.jsonl`."""
-        import matplotlib
-
+        """Draw `curve.png` from `curve.jsonl`, where matplotlib is installed."""
+        try:
+            import matplotlib
+        except ImportError:
+            return  # as without TensorBoard: the numbers are in the file
         matplotlib.use("Agg")
         from matplotlib import pyplot as plt
 

@@ -56,6 +56,15 @@ class Processes:
         distributed.all_gather(parts, tensor.contiguous())
         return torch.cat(parts)
 
+    def all(self, here: bool) -> bool:
+        """Whether it is so in every process."""
+        if self.world == 1:
+            return here
+        device = f"cuda:{torch.cuda.current_device()}" if distributed.get_backend() == "nccl" else "cpu"
+        answer = torch.tensor(float(here), device=device)
+        distributed.all_reduce(answer, op=distributed.ReduceOp.MIN)
+        return bool(answer)
+
     def wait(self) -> None:
         """Until all processes are here."""
         if self.world > 1:

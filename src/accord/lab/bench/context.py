@@ -1,7 +1,7 @@
 """`accord bench context`: does the context help? Denoisers trained from scratch on the same data, steps and schedule.
 
 plain; plain with the relational network's parameters added to the U-Net (the honest control); shift from the text only; full
-context; and as an adapter on the finished denoiser. All see the same scenes in the same order, by the curriculum without which
+context; and as an adapter on the finished denoiser, beside a plain adapter of as many parameters. All see the same scenes in the same order, by the curriculum without which
 a small denoiser learns no silhouettes (`recipes/denoiser.py`). Judged by the reader on SceneBench, by the Fréchet distance on
 features of the lab's captioner (which no compared model was trained with), by caption similarity, and by the denoising bound.
 Runs and measured points are kept under `.cache`.
@@ -29,12 +29,12 @@ from accord.data.shards import share_of
 from accord.diffusion.pipelines import load
 from accord.lab.bench.cache import cache_folder, known_rows, slug
 from accord.lab.bench.prompts import BenchPrompt, scenebench
-from accord.lab.bench.rewards import rendered_pairs
 from accord.lab.bench.scenes import bootstrap
 from accord.lab.recipes.denoiser import build, centred_scene, draw_scenes, shares
 from accord.lab.scenes.ask import check
 from accord.lab.scenes.grammar import FULL as FULL_TOLD
 from accord.lab.scenes.grammar import Saying, caption
+from accord.lab.scenes.pairs import rendered_pairs
 from accord.lab.scenes.read import read
 from accord.lab.scenes.render import render
 from accord.lab.scenes.scene import sample_scene
@@ -43,15 +43,16 @@ from accord.methods.context.data import encode_images
 from accord.methods.context.network import RelationalNetwork
 from accord.methods.context.pipeline import generate_with_context, new_relation
 from accord.methods.context.train import Objective, train_context
-from accord.outputs import check_writable, write_file
+from accord.outputs import check_writable, in_a_row, png, write_file
 from accord.rewards.captioners import Captioner, load_captioner
 from accord.rewards.sentence import load_sentence
+from accord.training.fingerprint import fingerprint
 from accord.types import InputError
 
 WIDTHS = (48, 80, 80)  # 2-3 million parameters
 GUIDANCES = (1.5, 3.0, 7.5, 9.0)  # beside 5, which the rows have
 SAMPLERS = (("DDIM", 10), ("DDIM", 50), ("DDPM", 10), ("DDPM", 25), ("DDPM", 50))  # beside DDIM 25, which the rows have
-SWEPT = ("plain, wider", "full context", "adapter, plain", "adapter, full context")  # sampled in all these ways, seed 0
+SWEPT = ("plain, wider", "full context", "adapter, plain, wider", "adapter, full context")  # sampled in all these ways, seed 0
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,10 @@ class Variant:
     wider: bool = False
     main: bool = True  # of the four that are trained with three seeds
     adapter: bool = False
+    trained: bool = True
 
 
+PAPER = {"estimated_share": 0.0}  # r of the true picture in training; ours is of the network's own guess
 VARIANTS = (
     Variant("plain", {"gain": 0.0}),
     Variant("plain, wider", {"gain": 0.0}, wider=True),
@@ -72,10 +75,12 @@ VARIANTS = (
     Variant("full context", {}),
     Variant("full, prior shift", {"shift": "prior"}, main=False),
     Variant("full, data shift", {"shift": "data"}, main=False),
-    Variant("full, never estimated", {"estimated_share": 0.0}, main=False),
+    Variant("full, as in the paper", PAPER, main=False),
+    Variant("untouched", {"gain": 0.0}, main=False, adapter=True, trained=False),
     Variant("adapter, plain", {"gain": 0.0}, main=False, adapter=True),
+    Variant("adapter, plain, wider", {"gain": 0.0, "rank": 66}, main=False, adapter=True),  # the parameters of LoRA and relational network
     Variant("adapter, full context", {}, main=False, adapter=True),
-    Variant("adapter, always estimated", {"estimated_share": 1.0}, main=False, adapter=True),
+    Variant("adapter, as in the paper", PAPER, main=False, adapter=True),
 )
 
 
@@ -91,7 +96,7 @@ class Plan:
     reference: int  # rendered scenes for the Fréchet distance
 
 
-FULL = Plan(20_000, 1000, 4, 256, 64, 2000)
+FULL = Plan(20_000, 1000, 4, 512, 64, 2000)
 QUICK = Plan(400, 60, 2, 32, 32, 200)
 
 
@@ -157,11 +162,17 @@ def bound(pipe: StableDiffusionPipeline, relation: RelationalNetwork, config: Co
     return float(np.mean(values))
 
 
+JUDGED = "every prompt from its own noise"  # and the same for all models
+SEED = 1001  # of that noise
+SHOWN = 8  # pictures of a model in the sheet, one a category
+
+
 class Judge:
     """Everything that a trained model is measured by."""
 
     def __init__(self, plan: Plan, captioner: Captioner) -> None:
         bench = scenebench()
+        self.number = {p: i for i, p in enumerate(bench)}
         every = lambda count: [bench[i] for i in range(0, len(bench), max(1, len(bench) // count))]  # noqa: E731
         self.prompts, self.fewer = every(plan.prompts), every(plan.looked_at)
         self.captioner, self.embed = captioner, load_sentence()
@@ -169,12 +180,17 @@ class Judge:
         self.reference = features(images, captioner)
 
     def __call__(
-        self, pipe: StableDiffusionPipeline, relation: RelationalNetwork, config: ContextTrainConfig, prompts: list[BenchPrompt], **sampling: Any
-    ) -> dict[str, Any]:
-        texts = [p.text for p in prompts]
+        self, pipe: StableDiffusionPipeline, relation: RelationalNetwork, config: ContextTrainConfig, prompts: list[BenchPrompt],
+        strip: Path | None = None, **sampling: Any,
+    ) -> dict[str, Any]:  # fmt: skip
+        """Measures of a model's pictures; the first of each category go into the file `strip`."""
+        texts, seeds = [p.text for p in prompts], [1000 * SEED + self.number[p] for p in prompts]
         images = generate_with_context(
-            pipe, relation, texts, [1001], shift=config.shift, context_scale=float(config.gain > 0), **sampling
+            pipe, relation, texts, seeds, shift=config.shift, context_scale=float(config.gain > 0), each=True, **sampling
         )
+        if strip is not None:
+            first = {p.category: image for p, image in reversed(list(zip(prompts, images, strict=True)))}
+            write_file(strip, png(in_a_row([first[c] for c in dict.fromkeys(p.category for p in prompts)][:SHOWN])))
         right = np.asarray([check(read(i), p.ask).right for i, p in zip(images, prompts, strict=True)], dtype=float)
         low, high = bootstrap(right, lambda v: float(v.mean()))
         pixels = to_tensor(images)
@@ -242,10 +258,11 @@ class Trainings:
         self.judge = Judge(plan, captioner)
 
     def config(self, variant: Variant, seed: int) -> ContextTrainConfig:
-        config = ContextTrainConfig(steps=self.plan.steps, denoiser="full", learning_rate=8e-4, estimated_share=0.25, seed=seed)
+        config = ContextTrainConfig(steps=self.plan.steps, denoiser="full", learning_rate=8e-4, seed=seed)
         if variant.adapter:
             config = replace(config, steps=max(1, self.plan.steps // 4), denoiser="lora", learning_rate=3e-4)
-        return replace(config, save_every=max(1, config.steps // self.plan.looks), **variant.changes)
+        looks = max(1, self.plan.looks // 2) if variant.adapter else self.plan.looks
+        return replace(config, save_every=max(1, config.steps // looks), **variant.changes)
 
     def folder(self, variant: Variant, seed: int) -> Path:
         return _folder(self.cache, variant, seed)
@@ -258,11 +275,15 @@ class Trainings:
         def look(step: int, relation: RelationalNetwork) -> None:
             if 0 < config.steps - step < config.save_every:
                 return  # the end, which is measured anyway, is near
-            path = folder / f"look-{step}.json"
-            prompts = self.judge.prompts if step == config.steps else self.judge.fewer
+            path, end = folder / f"look-{step}.json", step == config.steps
             if not path.is_file():
-                write_file(path, json.dumps(self.judge(own, relation, config, prompts)).encode())
+                strip = folder / "pictures.png" if end else None
+                write_file(path, json.dumps(self.judge(own, relation, config, self.judge.prompts if end else self.judge.fewer, strip)).encode())
 
+        if not variant.trained:
+            relation = new_relation(own, gain=0.0)
+            look(config.steps, relation)
+            return own, relation
         source = self.draw.finished if variant.adapter else self.draw
         relation = train_context(own, source, folder, config, resume=(folder / "config.json").is_file(), look=look)
         return own, relation
@@ -279,7 +300,7 @@ class Trainings:
         row = {
             "variant": variant.name,
             "seed": seed,
-            "made_with": self.cache.name,
+            "made_with": made_with(self.cache, variant),
             "unet_parameters": count(own.unet),
             "relation_parameters": count(relation) if config.gain else 0,
             "cost": sampling_cost(own, relation, self.judge.prompts[0].text) if config.gain else 1.0,
@@ -311,7 +332,12 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _folder(cache: Path, variant: Variant, seed: int) -> Path:
-    return cache / f"{slug(variant.name)}-{seed}"
+    return cache / f"{slug(variant.name)}-{seed}-{fingerprint(variant)}"
+
+
+def made_with(cache: Path, variant: Variant) -> str:
+    """What a row depends on: the models and the plan, and the variant. Others may be added to it."""
+    return f"{cache.name}-{fingerprint(variant)}"
 
 
 def main(
@@ -324,7 +350,7 @@ def main(
     shard: tuple[int, int] | None = None,
     so_far: bool = False,
 ) -> tuple[dict[str, Any], str]:
-    """Train and measure all variants; writes `context.json`, `.md` and `.png` (`context-quick.*` with `quick`) after each run.
+    """Train and measure all variants; writes `context.json`, `.md`, `.png` and `context-pictures.png` (`context-quick*` with `quick`) after each run.
 
     Rows of a table that is there already are taken over if they were made with the same models and plan.
 
@@ -342,9 +368,9 @@ def main(
     plan = plan or (QUICK if quick else FULL)
     stem = "context-quick" if quick else "context"
     pipe, captioner = load(model), load_captioner()
-    cache = cache_folder(out, stem, pipe, captioner, plan, VARIANTS)
+    cache = cache_folder(out, stem, pipe, captioner, plan, ContextTrainConfig(), JUDGED)
     table_file = out / f"{stem}.json"
-    known = {(r["variant"], r["seed"]): r for r in known_rows(table_file, cache)}
+    known = {(r["variant"], r["seed"]): r for r in known_rows(table_file, *(made_with(cache, v) for v in VARIANTS))}
     ways: dict[str, Any] = _read(table_file)["sampling"] if known else {}
     swept = [v for v in VARIANTS if v.name in SWEPT]
     about = {"bench": "context", "quick": quick, **asdict(plan)}
@@ -356,7 +382,7 @@ def main(
         rows = [known[v.name, k] for v, k in runs(seeds) if (v.name, k) in known]
         if not rows:
             raise InputError("no run is finished yet; run accord bench context without --so-far")
-        return _write(out, stem, {**about, "rows": rows, "sampling": ways})
+        return _write(out, stem, {**about, "rows": rows, "sampling": ways}, cache)
     maker = Trainings(pipe, captioner, plan, cache, progress)
     todo = [lambda v=v, k=k: maker.row(v, k) for v, k in runs(seeds)] + [lambda v=v: maker.sweep(v) for v in swept]
     if shard is not None:
@@ -366,17 +392,26 @@ def main(
     rows = []
     for variant, seed in runs(seeds):
         rows.append(known.get((variant.name, seed)) or maker.row(variant, seed))
-        data, text = _write(out, stem, {**about, "rows": rows, "sampling": ways})
+        data, text = _write(out, stem, {**about, "rows": rows, "sampling": ways}, cache)
     for variant in swept:
         ways.setdefault(variant.name, {}).update({} if ways.get(variant.name) else maker.sweep(variant))
-        data, text = _write(out, stem, {**about, "rows": rows, "sampling": ways})
+        data, text = _write(out, stem, {**about, "rows": rows, "sampling": ways}, cache)
     return data, text
 
 
-def _write(out: Path, stem: str, data: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    """The table of these rows, in all forms."""
-    data = {**data, "differences": _differences(data["rows"])}
+def _write(out: Path, stem: str, data: dict[str, Any], cache: Path) -> tuple[dict[str, Any], str]:
+    """The table of these rows, in all forms, and the pictures of those whose runs are in the cache."""
+    of = {v.name: v for v in VARIANTS}
+    strips = {r["variant"]: _folder(cache, of[r["variant"]], 0) / "pictures.png" for r in data["rows"] if not r["seed"]}
+    shown = [n for n, path in strips.items() if path.is_file()]
+    if shown:
+        write_file(out / f"{stem}-pictures.png", png(in_a_row([Image.open(strips[n]) for n in shown], across=False)))
+    elif (out / f"{stem}.json").is_file():
+        shown = _read(out / f"{stem}.json").get("shown", [])
+    data = {**data, "differences": _differences(data["rows"]), "shown": shown}
     text = table(data)
+    if shown:
+        text += f"\nPictures ({stem}-pictures.png), from above: {'; '.join(shown)}. The first prompt of each category of SceneBench, each with its own noise.\n"
     write_file(out / f"{stem}.json", (json.dumps(data) + "\n").encode())
     write_file(out / f"{stem}.md", text.encode())
     write_file(out / f"{stem}.png", _plot(data))
@@ -392,9 +427,12 @@ AGAINST = (
     ("full context", "plain, wider"),
     ("full context", "plain"),
     ("full context", "text only"),
+    ("full context", "full, as in the paper"),
+    ("adapter, full context", "adapter, plain, wider"),
     ("adapter, full context", "adapter, plain"),
-    ("adapter, always estimated", "adapter, plain"),
-    ("adapter, always estimated", "adapter, full context"),
+    ("adapter, full context", "adapter, as in the paper"),
+    ("adapter, full context", "untouched"),
+    ("adapter, plain", "untouched"),
 )
 
 

@@ -21,10 +21,11 @@ from PIL import Image
 from accord.diffusion.generate import generate
 from accord.diffusion.lora import NAME
 from accord.diffusion.pipelines import Pipeline, load
-from accord.lab.bench.rewards import KNOBS, REWARD, training_prompts
+from accord.lab.bench.rewards import REWARD, training_prompts
 from accord.lab.bench.scenes import bootstrap
 from accord.lab.scenes.ask import ask_of, check
 from accord.lab.scenes.read import read
+from accord.lab.settings import TUNING
 from accord.methods.invert.alignment import InversionScore
 from accord.methods.realign.config import TuneConfig
 from accord.methods.realign.tuning import tune
@@ -38,7 +39,7 @@ SHOWN = 6  # prompts in the picture
 
 def config(quick: bool) -> TuneConfig:
     """The knobs that ask for it."""
-    how_far = {k: KNOBS["refl"][k] for k in ("num_inference_steps", "stop_from", "stop_until")}
+    how_far = {k: TUNING["refl"][k] for k in ("num_inference_steps", "stop_from", "stop_until")}
     every = 2 if quick else 10
     return TuneConfig(
         strategy="refl", steps=4 if quick else 300, learning_rate=3e-3, weight_decay=0.0, reward_weight=1.0, pretrain_weight=0.0,

@@ -35,6 +35,7 @@ from accord.lab.bench.scenes import (
     bootstrap,
     lead,
     make_jobs,
+    plot,
     results,
     right_by_prompt,
     row_of,
@@ -45,13 +46,15 @@ from accord.lab.bench.scenes import (
 from accord.lab.scenes.ask import lab_lexicon
 from accord.lab.scenes.edits import KINDS
 from accord.lab.scenes.grammar import Saying, caption
+from accord.lab.scenes.pairs import rendered_pairs
 from accord.lab.scenes.read import read
 from accord.lab.scenes.render import render
 from accord.lab.scenes.scene import Scene, sample_scene
+from accord.lab.settings import TUNING
 from accord.methods.invert.alignment import InversionScore
 from accord.methods.realign.config import RealignConfig, TuneConfig
 from accord.methods.realign.tuning import tune
-from accord.outputs import check_writable, write_file
+from accord.outputs import check_writable, in_a_row, png, write_file
 from accord.rewards.captioners import load_captioner
 from accord.rewards.clip import load_clip
 from accord.rewards.rewards import NAMES, Reward, make_rewards
@@ -62,16 +65,9 @@ STRATEGIES = ("sft", "refl", "draft", "raft", "grpo")
 SHIPS = "refl"  # the strategy that is trained with three seeds
 REWARD = {"contrast": 1.0}
 GUARD = "inversion"  # the held-out score: how well the prompt is read back from the picture (embedded CLIP is at chance here)
-LONG = 2  # and so many times as long as the others
+LONG = 2  # times the minutes of the others, for the strategy that ships
 RIVAL = "best-of-4"  # four times the cost of sampling
 PAIRS = 2000  # rendered scenes with captions for the denoising term
-# what differs from TuneConfig's defaults. On latents this small layout is decided between t = 850 and 600, and the published
-# steps 30..39 of 40 come after that
-KNOBS: dict[str, dict[str, Any]] = {
-    "refl": {"num_inference_steps": 12, "stop_from": 0.2, "stop_until": 0.67, "learning_rate": 7e-4, "reward_weight": 0.5},
-    "raft": {"num_inference_steps": 20},
-    "grpo": {"num_inference_steps": 20},
-}
 
 
 # --- sensitivity ------------------------------------------------------------------------------------------------------
@@ -203,13 +199,6 @@ def training_prompts(count: int = 512, seed: int = 65) -> list[str]:
     return [texts[i] for i in order[:count]]
 
 
-def rendered_pairs(count: int = PAIRS, seed: int = 11) -> tuple[list[Image.Image], list[str]]:
-    """Rendered scenes and captions, for the denoising term of every strategy and of the control."""
-    rng = np.random.default_rng(seed)
-    scenes = [sample_scene(rng) for _ in range(count)]
-    return [Image.fromarray(render(s)) for s in scenes], [caption(s, rng) for s in scenes]
-
-
 @dataclass(frozen=True)
 class Tuning:
     """One run of a strategy."""
@@ -297,7 +286,7 @@ class Tunings:
 
     def train(self, pipe: Pipeline, tuning: Tuning) -> dict[str, Any]:
         """Tune the pipeline; what the run's report says of it."""
-        config = TuneConfig(strategy=tuning.strategy, seed=tuning.seed, **KNOBS.get(tuning.strategy, {}))
+        config = TuneConfig(strategy=tuning.strategy, seed=tuning.seed, **TUNING.get(tuning.strategy, {}))
         folder = self.tuned_caches[tuning.strategy] / "tuned" / slug(tuning.name)
         minutes = self.minutes * (LONG if tuning.strategy == SHIPS else 1)
         config = replace(config, steps=_affordable(pipe, config, self.pairs, self.captioner, self.clip, minutes, folder))
@@ -336,7 +325,7 @@ def main(
     shard: tuple[int, int] | None = None,
     so_far: bool = False,
 ) -> tuple[dict[str, Any], str]:
-    """Tune with every strategy at equal wall time and measure on SceneBench; writes `rewards.json` and `.md` after each row.
+    """Tune with every strategy for as long (LONG times that what ships) and measure on SceneBench; writes `rewards.json`, `.md`, `.png` and `rewards-pictures.png` after each row.
 
     Rows of a table that is there already are taken over if it was made with the same models, knobs and pictures.
 
@@ -356,7 +345,7 @@ def main(
     models = load(model), load_captioner(), load_clip()
     cache = cache_folder(out, stem, *models, RealignConfig())
     tuned_caches = {s: _tuned_cache(out, stem, s, minutes, *models) for s in STRATEGIES}
-    known = {r["method"]: r for r in known_rows(out / f"{stem}.json", cache, *tuned_caches.values()) if r["pictures"] == len(jobs)}
+    known = {r["method"]: r for r in known_rows(out / f"{stem}.json", *(c.name for c in (cache, *tuned_caches.values()))) if r["pictures"] == len(jobs)}
     about = {"quick": quick, "minutes": minutes, "longer_for_what_ships": LONG, "guard": GUARD}
     if so_far:
         named = [("base", cache), (RIVAL, cache)]
@@ -382,7 +371,7 @@ def main(
 def _tuned_cache(out: Path, stem: str, strategy: str, minutes: float, *models: Any) -> Path:
     """Folder of one strategy's runs with these models and all that bears on it."""
     minutes *= LONG if strategy == SHIPS else 1
-    knobs = TuneConfig(strategy=strategy, **KNOBS.get(strategy, {}))
+    knobs = TuneConfig(strategy=strategy, **TUNING.get(strategy, {}))
     return cache_folder(out, f"{stem}-{strategy}", *models, RealignConfig(), knobs, REWARD, minutes, GUARD)
 
 
@@ -422,7 +411,30 @@ def _write(out: Path, stem: str, rows: list[dict[str, Any]], jobs: list[Job], ab
     text += "".join(f"- {r['method']}: {r['steps']} steps in {r['tuning_seconds']} s. {r['verdict']}\n" for r in rows if "verdict" in r)
     write_file(out / f"{stem}.json", (json.dumps(data, indent=1) + "\n").encode())
     write_file(out / f"{stem}.md", text.encode())
+    write_file(out / f"{stem}.png", plot(data))
+    if not about["quick"] and (picture := before_and_after(rows, jobs)) is not None:
+        write_file(out / f"{stem}-pictures.png", png(picture))
     return data, text
+
+
+def before_and_after(rows: Sequence[dict[str, Any]], jobs: Sequence[Job]) -> Image.Image | None:
+    """The lab's pictures without (above) and with the embedded adapter, same noise: of each category the first prompt that
+    the first run of what ships has mended, and the first two that it has broken. None if one of the two rows is missing.
+    """
+    named = {r["method"]: [int(c) for c in r["right_by_prompt"]] for r in rows}
+    if not {"base", SHIPS} <= named.keys() or len(jobs) != len(named["base"]):
+        return None
+    change = [b - a for a, b in zip(named["base"], named[SHIPS], strict=True)]
+    mended: dict[str, Job] = {}
+    for job, c in zip(jobs, change, strict=True):
+        if c > 0:
+            mended.setdefault(job.prompt.category, job)
+    chosen = [*mended.values(), *[j for j, c in zip(jobs, change, strict=True) if c < 0][:2]]
+    made = []
+    for lora in (None, "lab"):
+        pipe = load(lora=lora)
+        made.append(in_a_row([generate(pipe, j.prompt.text, j.noise_seed())[0].resize((128, 128), Image.Resampling.NEAREST) for j in chosen]))
+    return in_a_row(made, across=False)
 
 
 def _affordable(
@@ -437,7 +449,8 @@ def _affordable(
         return int(json.loads(saved.read_text(encoding="utf8"))["steps"])
     probe = folder.with_name(f".probe-{folder.name}")  # of this run alone: shards may probe at once
     seconds = []
-    few, many = 2, 14  # their difference has no loading and no looks in it
+    # their difference has no loading and no looks in it, and of RAFT's collecting as much as there is in the mean
+    few, many = 2, 2 + (config.raft_refresh if config.strategy == "raft" else 12)
     for steps in (few, many):
         shutil.rmtree(probe, ignore_errors=True)
         began = time.process_time()

@@ -307,7 +307,7 @@ def main(
     text = table(data)
     write_file(out / f"{stem}.json", json.dumps(data, indent=1).encode())
     write_file(out / f"{stem}.md", text.encode())
-    write_file(out / f"{stem}.png", _plot(data))
+    write_file(out / f"{stem}.png", plot(data))
     return data, text
 
 
@@ -444,7 +444,8 @@ def table(data: dict[str, Any]) -> str:
     return f"# SceneBench\n\n{note}. Judged by the reader, which no method sees.\n\n" + "\n".join(lines) + "\n"
 
 
-def _plot(data: dict[str, Any]) -> bytes:
+def plot(data: dict[str, Any]) -> bytes:
+    """The results as bars: a group a category, a bar a method, the overall one with its interval."""
     import io
 
     import matplotlib

@@ -24,6 +24,7 @@ from accord.lab.bench.cache import cache_folder, slug
 from accord.lab.bench.scenes import bootstrap
 from accord.lab.scenes.ask import ask_of, check
 from accord.lab.scenes.clips import EDITS, MovingScene, edited, moving_scene
+from accord.lab.scenes.lexicon import IMAGE_SIZE
 from accord.lab.scenes.read import read
 from accord.methods.context.video import EditConfig, VideoEditor
 from accord.outputs import check_writable, write_file
@@ -47,6 +48,7 @@ AGAINST = (
     ("Tune-A-Video", "frame by frame"),
     ("context + injection + hold", "context"),
 )
+JUDGED = "ground from the boxes of the scenes"  # rows that were measured otherwise are not taken over
 MEASURES = ("right", "track_error", "consistency", "background_psnr", "flicker", "seconds")
 
 
@@ -96,12 +98,23 @@ def run_task(
             "right": float(np.mean([check(read(f), ask).right for f in result.frames])),
             "track_error": reader_track_error(result.frames, task.target),
             "consistency": temporal_consistency(result.frames, clip),
-            "background_psnr": min(60.0, background_psnr(result.frames, source.frames)) if task.kind != "background" else None,
+            "background_psnr": min(60.0, background_psnr(result.frames, source.frames, ground(task))) if task.kind != "background" else None,
             "flicker": flicker(result.frames),
             "seconds": seconds,
             "reconstruction_psnr": reconstruction(pipe, editor.latents, back),
         }
         yield name, row, result
+
+
+def ground(task: Task) -> list[np.ndarray]:
+    """Bool [H,W] per frame: where there is no thing, neither before nor after the edit."""
+    out = []
+    for frames in zip(task.source.frames, task.target.frames, strict=True):
+        keep = np.ones((IMAGE_SIZE, IMAGE_SIZE), dtype=bool)
+        for x0, y0, x1, y1 in (f.things[0].box for f in frames):
+            keep[y0:y1, x0:x1] = False
+        out.append(keep)
+    return out
 
 
 def reader_track_error(frames: tuple[Image.Image, ...], truth: MovingScene) -> float:
@@ -156,7 +169,9 @@ def main(
     shard: tuple[int, int] | None = None,
     so_far: bool = False,
 ) -> tuple[dict[str, Any], str]:
-    """All methods on the same edits; writes `video.json`, `.md`, `.png` and some clips (`video-quick.*`).
+    """All methods on the same edits; writes `video.json`, `.md`, `.png` and the measures of each edit, `video-edits.jsonl` (`video-quick*`).
+
+    Edits whose measures are there already are taken over if they were made with the same models and knobs.
 
     Args:
         count: edits; 40 if None (4 with `quick`).
@@ -174,7 +189,9 @@ def main(
     check_writable(out)
     stem = "video-quick" if quick else "video"
     pipe, clip = load(model), load_clip()
-    cache = cache_folder(out, stem, pipe, METHODS)
+    cache = cache_folder(out, stem, pipe, METHODS, JUDGED)
+    measured = out / f"{stem}-edits.jsonl"
+    put_back(measured, cache)
     asked = [(task, seed) for seed in range(seeds) for task in tasks(count)]
     edits = [[Run(task, seed, config, ways) for config, ways in METHODS] for task, seed in asked]
     if so_far:
@@ -196,6 +213,7 @@ def main(
     strips = [
         [runs[0].task.source.clip, *(read_clip(p.with_suffix(""), fps=8) for r in runs for p in r.saved(cache).values())]
         for runs in list(first.values())[:4]
+        if all(p.with_suffix("").is_dir() for r in runs for p in r.saved(cache).values())  # not those that were put back
     ]
     data = {
         "bench": "video",
@@ -210,8 +228,25 @@ def main(
     text = table(data)
     write_file(out / f"{stem}.json", (json.dumps(data, indent=1) + "\n").encode())
     write_file(out / f"{stem}.md", text.encode())
-    write_file(out / f"{stem}.png", sheet(strips))
+    write_file(measured, "".join(kept_measures(cache)).encode())
+    if strips:
+        write_file(out / f"{stem}.png", sheet(strips))
     return data, text
+
+
+def kept_measures(cache: Path) -> list[str]:
+    """A line of JSON for each way of each edit that is finished."""
+    paths = sorted(cache.glob("*.json"))
+    return [json.dumps({"edit": p.stem, "made_with": cache.name, **json.loads(p.read_text(encoding="utf8"))}) + "\n" for p in paths]
+
+
+def put_back(measured: Path, cache: Path) -> None:
+    """What `kept_measures` said of these models and knobs, into the cache where it is missing."""
+    for line in measured.read_text(encoding="utf8").splitlines() if measured.is_file() else []:
+        row = json.loads(line)
+        path = cache / f"{row.pop('edit')}.json"
+        if row.pop("made_with") == cache.name and not path.is_file():
+            write_file(path, json.dumps(row).encode())
 
 
 def _less(rows: list[dict[str, Any]], others: list[dict[str, Any]], measure: str) -> list[dict[str, Any]]:

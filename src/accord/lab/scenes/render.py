@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from accord.data.extras import need
 from accord.lab.scenes.lexicon import BACKGROUNDS, COLORS, GLYPHS, IMAGE_SIZE
 
 if TYPE_CHECKING:
@@ -18,12 +19,7 @@ if TYPE_CHECKING:
 
 @functools.cache
 def _font() -> tuple[ImageFont.FreeTypeFont, dict[str, str]]:
-    try:
-        import fontawesomefree
-    except ImportError as error:
-        raise ImportError(
-            "the lab draws its scenes with the font of the package 'fontawesomefree': pip install 'accord-diffusion[lab]'"
-        ) from error
+    fontawesomefree = need("fontawesomefree", "lab", "scenes of the lab")
     root = Path(fontawesomefree.__file__).parent / "static" / "fontawesomefree"
     icons = json.loads((root / "metadata" / "icons.json").read_text(encoding="utf8"))
     chars = {noun: chr(int(icons[glyph]["unicode"], 16)) for noun, glyph in GLYPHS.items()}

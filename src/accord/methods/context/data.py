@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
@@ -16,32 +18,59 @@ from accord.diffusion.loop import encode
 from accord.diffusion.pipelines import Pipeline, sample_size
 from accord.methods.context.train import Draw
 from accord.training.checkpoints import replace_file
+from accord.training.fingerprint import fingerprint
+from accord.training.processes import Processes
 from accord.types import InputError
 
 
 def encode_images(
-    pipe: Pipeline, images: Sequence[Image.Image], cache: Path | None = None, batch_size: int = 32, progress: bool = False
+    pipe: Pipeline,
+    images: Sequence[Image.Image],
+    cache: Path | None = None,
+    batch_size: int = 32,
+    progress: bool = False,
+    processes: Processes | None = None,
 ) -> torch.Tensor:
-    """Scaled latents [N,C,h,w] of pictures, float16; kept in `cache` if it is given.
+    """Scaled latents [N,C,h,w] of pictures, float16; kept in the file `cache` if it is given, for these pictures and this VAE.
+
+    Of several `processes` the first one encodes.
 
     Raises:
         InputError: if there is no picture.
     """
     if not images:
         raise InputError("there is no picture to train on; give pairs of pictures and captions")
-    if cache is not None and cache.is_file():
-        saved = load_file(cache)["latents"]
-        if len(saved) == len(images):
-            return saved
+    processes = processes or Processes(pipe.device)
+    if cache is not None:
+        if processes.first and not _holds(cache, key := _key(pipe, images)):
+            latents = encode_images(pipe, images, None, batch_size, progress, processes)
+            replace_file(cache, lambda p: save_file({"latents": latents}, p, metadata={"of": key}))
+        processes.wait()
+        return load_file(cache)["latents"]
     side = sample_size(pipe)[0] * pipe.vae_scale_factor
     parts = []
     for start in tqdm(range(0, len(images), batch_size), desc="encode", disable=not progress):
         pixels = torch.cat([fit(to_tensor(i), side) for i in images[start : start + batch_size]])
         parts.append(encode(pipe, pixels).half().cpu())
-    latents = torch.cat(parts).contiguous()
-    if cache is not None:
-        replace_file(cache, lambda p: save_file({"latents": latents}, p))
-    return latents
+    return torch.cat(parts).contiguous()
+
+
+def _key(pipe: Pipeline, images: Sequence[Image.Image]) -> str:
+    digest = hashlib.sha256(fingerprint(pipe.vae).encode())
+    for image in images:
+        digest.update(repr(image.size).encode() + image.tobytes())
+    return digest.hexdigest()
+
+
+def _holds(cache: Path, key: str) -> bool:
+    """Whether a file is of these pictures."""
+    if not cache.is_file():
+        return False
+    try:
+        with safe_open(cache, "pt") as file:
+            return (file.metadata() or {}).get("of") == key
+    except SafetensorError:
+        return False
 
 
 def draw_from(latents: torch.Tensor, captions: Sequence[str]) -> Draw:

@@ -17,7 +17,14 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from accord.diffusion.loop import decode, generators, initial_noise, run, sample
-from accord.diffusion.pipelines import Pipeline, check_latent_unet, check_prompt_length, condition, sample_size
+from accord.diffusion.pipelines import (
+    Pipeline,
+    check_latent_unet,
+    check_prompt_length,
+    condition,
+    latent_scheduler,
+    sample_size,
+)
 from accord.methods.context.network import RelationalNetwork
 from accord.methods.context.pixels import PixelEncoder, vision_tower
 from accord.methods.context.schedulers import ContextDDIMScheduler, ContextDDPMScheduler, Relation
@@ -71,7 +78,7 @@ class ContextDiffPipeline(StableDiffusionPipeline):
     ) -> ContextDiffPipeline:
         """The parts of a Stable Diffusion pipeline with a relational network put beside them; `clip` if it looks at pixels."""
         kind = ContextDDPMScheduler if ancestral else ContextDDIMScheduler
-        scheduler = kind.from_config(pipe.scheduler.config, shift=shift)
+        scheduler = latent_scheduler(kind, pipe, shift=shift)
         eyes: dict[str, Any] = {}
         if relation.config.pixel_width:
             from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
@@ -174,9 +181,14 @@ def generate_with_context(
     context_scale: float = 1.0,
     batch_size: int = 16,
     output_type: str = "pil",
+    each: bool = False,
     progress: bool = False,
 ) -> Any:
     """Pictures of every prompt with every seed, seeds varying fastest, on any supported pipeline (SDXL's too).
+
+    Args:
+        context_scale: multiplies r; 0 is exactly the plain pipeline.
+        each: one picture a prompt instead, each with its own of as many seeds.
 
     Raises:
         InputError: for a pipeline of another class, or a prompt that is empty or too long.
@@ -185,8 +197,8 @@ def generate_with_context(
     for text in prompts:
         check_prompt_length(pipe, text)
     kind = ContextDDPMScheduler if ancestral else ContextDDIMScheduler
-    scheduler = kind.from_config(pipe.scheduler.config, shift=shift)
-    jobs = [(text, seed) for text in prompts for seed in seeds]
+    scheduler = latent_scheduler(kind, pipe, shift=shift)
+    jobs = list(zip(prompts, seeds, strict=True)) if each else [(text, seed) for text in prompts for seed in seeds]
     out: list[Any] = []
     for start in tqdm(range(0, len(jobs), batch_size), desc="generate", disable=not progress):
         part = jobs[start : start + batch_size]

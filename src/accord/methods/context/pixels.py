@@ -37,7 +37,8 @@ class PixelEncoder:
     @torch.no_grad()
     def __call__(self, latents: torch.Tensor) -> torch.Tensor:
         pixels = resized(decode_with_grad(self.pipe, latents).float(), int(self.tower.config.image_size))
-        return self.tower(pixel_values=((pixels - self.mean) / self.std).to(self.tower.dtype)).last_hidden_state
+        pixels = (pixels - self.mean.to(pixels)) / self.std.to(pixels)  # the pipeline may have been moved since
+        return self.tower(pixel_values=pixels.to(self.tower.dtype)).last_hidden_state
 
 
 def vision_tower(clip: ClipScorer) -> CLIPVisionModelWithProjection:

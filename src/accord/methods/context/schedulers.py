@@ -31,6 +31,10 @@ from accord.methods.context.equations import (
 Relation = Callable[[torch.Tensor, int, int], tuple[torch.Tensor, torch.Tensor]]
 
 
+def _precise(like: torch.Tensor) -> torch.dtype:
+    return torch.promote_types(like.dtype, torch.float32)
+
+
 class _Shifted:
     """What the three schedulers share: k_t, the shifted marginal, and the training target."""
 
@@ -42,19 +46,22 @@ class _Shifted:
             raise ValueError(f"shift must be one of {', '.join(SHIFTS)}, not {shift!r}")
 
     def ab_at(self, timestep: int | torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-        """ab at a step (1 below step 0 unless the scheduler says otherwise), shaped to broadcast against `like`."""
+        """ab at a step (1 below step 0 unless the scheduler says otherwise), shaped to broadcast against `like`.
+
+        float32 at least, whatever `like` is: in bfloat16 ab near 1 rounds to 1, and 1 - ab to 0.
+        """
         if isinstance(timestep, torch.Tensor) and timestep.dim():
             ab = self.alphas_cumprod.to(like.device)[timestep.to(like.device)]
-            return ab.to(like.dtype).reshape(-1, *[1] * (like.dim() - 1))
+            return ab.to(_precise(like)).reshape(-1, *[1] * (like.dim() - 1))
         index = int(timestep)
         end = getattr(self, "final_alpha_cumprod", getattr(self, "initial_alpha_cumprod", torch.ones(())))
         ab = self.alphas_cumprod[index] if index >= 0 else torch.as_tensor(end)
-        return ab.to(like.device, like.dtype)
+        return ab.to(like.device, _precise(like))
 
     def shift_at(self, timestep: int | torch.Tensor, like: torch.Tensor) -> torch.Tensor:
         """k_t, shaped to broadcast against `like`; 0 at the clean end whatever the kind: what comes out is x0 itself."""
         if not isinstance(timestep, torch.Tensor) and timestep < 0:
-            return torch.zeros((), device=like.device, dtype=like.dtype)
+            return torch.zeros((), device=like.device, dtype=_precise(like))
         return shift_coefficient(self.ab_at(timestep, like), self.config.shift)
 
     def add_noise(
@@ -68,7 +75,7 @@ class _Shifted:
         noisy = super().add_noise(original_samples, noise, timesteps)  # type: ignore[misc]
         if relation is None:
             return noisy
-        return noisy + self.shift_at(timesteps.reshape(-1), noisy) * relation.to(noisy)
+        return noisy + (self.shift_at(timesteps.reshape(-1), noisy) * relation.to(noisy)).to(noisy)
 
     def get_target(self, noisy: torch.Tensor, original_samples: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         """What the network is trained to predict at shifted x_t, in its own prediction type."""
@@ -100,10 +107,14 @@ class ContextDDIMScheduler(_Shifted, DDIMScheduler):
         shift: str = "quadratic",
     ) -> None:
         self._check_shift(shift)
+        # by keyword: what comes by position diffusers records as a default, which the next from_config drops
         DDIMScheduler.__init__(
-            self, num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas, clip_sample, set_alpha_to_one,
-            steps_offset, prediction_type, thresholding, dynamic_thresholding_ratio, clip_sample_range, sample_max_value,
-            timestep_spacing, rescale_betas_zero_snr,
+            self,
+            num_train_timesteps=num_train_timesteps, beta_start=beta_start, beta_end=beta_end, beta_schedule=beta_schedule,
+            trained_betas=trained_betas, clip_sample=clip_sample, set_alpha_to_one=set_alpha_to_one, steps_offset=steps_offset,
+            prediction_type=prediction_type, thresholding=thresholding, dynamic_thresholding_ratio=dynamic_thresholding_ratio,
+            clip_sample_range=clip_sample_range, sample_max_value=sample_max_value, timestep_spacing=timestep_spacing,
+            rescale_betas_zero_snr=rescale_betas_zero_snr,
         )  # fmt: skip
 
     def step(
@@ -156,9 +167,12 @@ class ContextDDPMScheduler(_Shifted, DDPMScheduler):
     ) -> None:
         self._check_shift(shift)
         DDPMScheduler.__init__(
-            self, num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas, variance_type, clip_sample,
-            prediction_type, thresholding, dynamic_thresholding_ratio, clip_sample_range, sample_max_value,
-            timestep_spacing, steps_offset, rescale_betas_zero_snr,
+            self,
+            num_train_timesteps=num_train_timesteps, beta_start=beta_start, beta_end=beta_end, beta_schedule=beta_schedule,
+            trained_betas=trained_betas, variance_type=variance_type, clip_sample=clip_sample, prediction_type=prediction_type,
+            thresholding=thresholding, dynamic_thresholding_ratio=dynamic_thresholding_ratio, clip_sample_range=clip_sample_range,
+            sample_max_value=sample_max_value, timestep_spacing=timestep_spacing, steps_offset=steps_offset,
+            rescale_betas_zero_snr=rescale_betas_zero_snr,
         )  # fmt: skip
 
     def step(
@@ -203,8 +217,11 @@ class ContextDDIMInverseScheduler(_Shifted, DDIMInverseScheduler):
     ) -> None:
         self._check_shift(shift)
         DDIMInverseScheduler.__init__(
-            self, num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas, clip_sample, set_alpha_to_one,
-            steps_offset, prediction_type, clip_sample_range, timestep_spacing, rescale_betas_zero_snr,
+            self,
+            num_train_timesteps=num_train_timesteps, beta_start=beta_start, beta_end=beta_end, beta_schedule=beta_schedule,
+            trained_betas=trained_betas, clip_sample=clip_sample, set_alpha_to_one=set_alpha_to_one, steps_offset=steps_offset,
+            prediction_type=prediction_type, clip_sample_range=clip_sample_range, timestep_spacing=timestep_spacing,
+            rescale_betas_zero_snr=rescale_betas_zero_snr,
         )  # fmt: skip
 
     def step(

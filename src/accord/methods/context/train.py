@@ -15,12 +15,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers import StableDiffusionPipeline
 from torch import nn
 
 from accord.diffusion.attention import plain_attention
 from accord.diffusion.loop import denoise
 from accord.diffusion.lora import add_lora, remove_lora, save_lora
-from accord.diffusion.pipelines import Condition, Pipeline, check_latent_unet, condition
+from accord.diffusion.pipelines import (
+    Condition,
+    Pipeline,
+    check_latent_unet,
+    check_trainable,
+    condition,
+    latent_scheduler,
+)
 from accord.methods.context.config import ContextTrainConfig
 from accord.methods.context.equations import exact_kl, network_x0
 from accord.methods.context.network import RelationalNetwork
@@ -28,6 +36,7 @@ from accord.methods.context.pipeline import ContextDiffPipeline, new_relation
 from accord.methods.context.schedulers import ContextDDIMScheduler
 from accord.rewards.clip import ClipScorer, load_clip
 from accord.training.claim import claim
+from accord.training.fingerprint import fingerprint
 from accord.training.loop import LoopConfig, Run
 from accord.training.processes import Processes
 
@@ -45,23 +54,27 @@ def train_context(
     look: Callable[[int, RelationalNetwork], None] | None = None,
     processes: Processes | None = None,
     clip: ClipScorer | None = None,
+    data: str = "",
 ) -> RelationalNetwork:
     """Train a relational network on a pipeline; it is saved into `out/relation`, with what else was trained beside it.
 
-    `denoiser="full"` also saves the whole pipeline into `out/pipeline` (Stable Diffusion 1 and 2), `lora` an adapter
-    that stays on `pipe.unet`. With `config.pixels`, `clip` is what r looks through (the embedded one if None). `look(step, relation)` is called every `save_every` steps with the averaged weights in.
+    `denoiser="full"` also saves the whole pipeline into `out/pipeline` (of XL the U-Net alone), `lora` an adapter
+    that stays on `pipe.unet`. With `config.pixels`, `clip` is what r looks through (the embedded one if None). `look(step, relation)` is
+    called every `save_every` steps with the averaged weights in. `data` names what is drawn from: a run is not resumed with another.
 
     Raises:
         InputError: for a pipeline, a number or a folder that cannot be used.
     """
     check_latent_unet(pipe)
+    if config.denoiser == "full":
+        check_trainable(pipe)
     folder = Path(out)
     processes = processes or Processes(pipe.device)
-    claim(folder, asdict(config), resume, processes)
     clip = (clip or load_clip(device=str(pipe.device))) if config.pixels else None
     relation = new_relation(
         pipe, config.share, config.seed, clip, gain=config.gain, use_image=config.use_image, use_text=config.use_text
     ).to(pipe.device)
+    claim(folder, {**asdict(config), "model": fingerprint(pipe.unet), "data": data}, resume, processes)
     modules: dict[str, nn.Module] = {"relation": relation}
     if config.denoiser == "lora":
         add_lora(pipe, config.rank, config.seed)
@@ -112,10 +125,20 @@ def train_context(
         relation.save_pretrained(folder / "relation")
         if config.denoiser == "lora":
             save_lora(pipe, folder)
-        elif config.denoiser == "full" and hasattr(pipe, "safety_checker"):
+        elif config.denoiser == "full" and isinstance(pipe, StableDiffusionPipeline):
             ContextDiffPipeline.from_pipeline(pipe, relation, config.shift, clip=clip).save_pretrained(folder / "pipeline")
+        elif config.denoiser == "full":  # there is no pipeline class with context for XL
+            pipe.unet.save_pretrained(folder / "pipeline" / "unet")
     processes.wait()
     return relation
+
+
+def guess_x0(
+    pipe: Pipeline, scheduler: ContextDDIMScheduler, noisy: torch.Tensor, timesteps: torch.Tensor, heard: Condition
+) -> torch.Tensor:
+    """The network's x0^ [B,C,h,w] from x_t [B,C,h,w] at timesteps [B]."""
+    output = denoise(pipe, scheduler, noisy.to(pipe.unet.dtype), timesteps, heard).float()
+    return network_x0(output, noisy, scheduler.ab_at(timesteps, noisy), scheduler.config.prediction_type)
 
 
 class Objective:
@@ -123,7 +146,7 @@ class Objective:
 
     def __init__(self, pipe: Pipeline, relation: RelationalNetwork, config: ContextTrainConfig) -> None:
         self.pipe, self.relation, self.config = pipe, relation, config
-        self.scheduler = ContextDDIMScheduler.from_config(pipe.scheduler.config, shift=config.shift)
+        self.scheduler = latent_scheduler(ContextDDIMScheduler, pipe, shift=config.shift)
 
     def chance(
         self, shape: torch.Size, generator: torch.Generator
@@ -150,49 +173,50 @@ class Objective:
         latents, noise, timesteps = latents.to(device).float(), noise.to(device), timesteps.to(device)
         with torch.no_grad():
             told = condition(pipe, captions, guided=False)
-            heard = condition(pipe, [c if k else "" for c, k in zip(captions, kept.tolist(), strict=True)], guided=False)
+            heard = condition(pipe, captions, guided=False, dropped=~kept)
         shown = latents
         # an r that is nothing, or that does not look, is the same whatever it is shown
         if self.config.gain and self.config.use_image and estimated.any():
             rows = estimated.nonzero()[:, 0].to(device)
             with torch.no_grad():
-                guessed = self.guess(latents[rows], noise[rows], timesteps[rows], told.rows(rows), heard.rows(rows))
+                guessed = self.guess(latents[rows], noise[rows], timesteps[rows], heard.rows(rows))
             shown = latents.index_copy(0, rows, guessed)
         r = self.relation(shown, told.states, timesteps)
         noisy = scheduler.add_noise(latents, noise, timesteps, relation=r)
         output = denoise(pipe, scheduler, noisy.to(pipe.unet.dtype), timesteps, heard).float()
         if self.config.loss == "kl":
-            loss = self.kl(latents, noisy, output, timesteps, told, r).mean()
+            loss = self.kl(latents, shown, noisy, output, timesteps, told, r).mean()
         else:
             loss = (output - scheduler.get_target(noisy, latents, timesteps)).square().mean()
         return loss, {"shift": float(r.detach().square().mean().sqrt())}
 
-    def guess(
-        self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor, told: Condition, heard: Condition
-    ) -> torch.Tensor:
-        """The network's x0^ [B,C,h,w] from x_t shifted with the true x0: what r will be given in sampling."""
-        r = self.relation(latents, told.states, timesteps)
-        noisy = self.scheduler.add_noise(latents, noise, timesteps, relation=r)
-        output = denoise(self.pipe, self.scheduler, noisy.to(self.pipe.unet.dtype), timesteps, heard).float()
-        ab = self.scheduler.ab_at(timesteps, noisy)
-        return network_x0(output, noisy, ab, self.scheduler.config.prediction_type)
+    def guess(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor, heard: Condition) -> torch.Tensor:
+        """The network's x0^ [B,C,h,w] from x_t without shift.
+
+        In sampling r is given a guess too. With the true x0's shift in x_t the guess would hold part of the answer.
+        """
+        return guess_x0(self.pipe, self.scheduler, self.scheduler.add_noise(latents, noise, timesteps), timesteps, heard)
 
     def kl(
         self,
         latents: torch.Tensor,
+        shown: torch.Tensor,
         noisy: torch.Tensor,
         output: torch.Tensor,
         timesteps: torch.Tensor,
         told: Condition,
         r_t: torch.Tensor,
     ) -> torch.Tensor:
-        """The exact bound's term at t against t - 1, in nats a latent element [B,C,h,w]; at t = 0 half the square of x0 - x0^."""
+        """The exact bound's term at t against t - 1, in nats a latent element [B,C,h,w]; at t = 0 half the square of x0 - x0^.
+
+        `shown` is what r looked at, x0 itself or a guess held fixed, and r_t what it made of it.
+        """
         scheduler = self.scheduler
         before = (timesteps - 1).clamp(min=0)
         ab_t, ab_s = scheduler.ab_at(timesteps, noisy), scheduler.ab_at(before, noisy)
         predicted = network_x0(output, noisy, ab_t, scheduler.config.prediction_type)
         k_t, k_s = scheduler.shift_at(timesteps, noisy), scheduler.shift_at(before, noisy)
-        r_s = self.relation(latents, told.states, before)
+        r_s = self.relation(shown, told.states, before)
         guessed_t, guessed_s = (self.relation(predicted, told.states, t) for t in (timesteps, before))
         # at t = 0 the two steps are one: the bound's reconstruction term, with unit variance
         first = (timesteps == 0)[:, None, None, None]

@@ -8,15 +8,17 @@ Letters in shapes: F frames, C h w of the latents, W frames of a window.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from difflib import SequenceMatcher
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
 from diffusers import StableDiffusionPipeline
+from diffusers.models.attention_processor import Attention
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -24,28 +26,27 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from accord.data.images import fit, to_tensor
-from accord.data.prompts import parse
 from accord.data.video import Clip
 from accord.diffusion.attention import AttentionMaps, attention_hook, plain_attention
 from accord.diffusion.loop import Step, decode, encode
 from accord.diffusion.pipelines import (
+    Condition,
     check_pipeline,
     check_prompt_length,
+    check_trainable,
     condition,
+    latent_scheduler,
     sample_size,
-    token_spans,
-    tokens_of,
 )
 from accord.methods.context.equations import ddim_affine, ddim_correction, network_target, network_x0
 from accord.methods.context.inflate import TemporalLayers, inflated
 from accord.methods.context.network import RelationalNetwork
 from accord.methods.context.pipeline import new_relation, relation_of
 from accord.methods.context.schedulers import ContextDDIMScheduler
-from accord.methods.realign.config import RealignConfig
-from accord.methods.realign.modulation import Modulation, Segments
-from accord.methods.realign.regions import find_regions, phrase_maps
+from accord.methods.context.train import guess_x0
 from accord.training.checkpoints import replace_file
 from accord.training.claim import claim
+from accord.training.fingerprint import fingerprint
 from accord.training.loop import LoopConfig, Run
 from accord.types import InputError
 
@@ -59,11 +60,11 @@ class EditConfig:
     context: bool = True  # False is Tune-A-Video
     shift: str = "quadratic"
     share: float = 0.15  # size of the relational network
+    estimated: bool = True  # tuning: r of the network's own x0^, as in sampling; False: of the clip itself, as in the paper
     num_inference_steps: int = 25
     guidance_scale: float = 5.0
     strength: float = 1.0  # share of the steps that is inverted and sampled again
     injection: float = 0.5  # first share of the steps in which attention takes the source's queries and keys
-    modulation: float = 0.0  # weight of realign's modulation: the target's phrases where the source's are, in every frame
     hold: float = 0.7  # first share of the steps in which the source is put back wherever the two prompts agree about it
     inversion_iterations: int = 3  # of the fixed point; 1 is ordinary DDIM inversion
     window: int = 16  # frames that the network sees at once
@@ -83,16 +84,31 @@ class EditConfig:
         for name in ("injection", "hold"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in [0, 1], not {getattr(self, name)}")
-        if self.modulation < 0:
-            raise ValueError(f"modulation must not be negative, not {self.modulation}")
         if self.learning_rate <= 0:
             raise ValueError(f"learning_rate must be positive, not {self.learning_rate}")
 
 
-TUNING = ("tune_steps", "learning_rate", "context", "shift", "share", "window", "seed")  # the knobs that tuning depends on
+TUNING = ("tune_steps", "learning_rate", "context", "shift", "share", "estimated", "window", "seed")  # the knobs that tuning depends on
 MAPPED = (0.25, 0.75)  # where things are, and where prompts differ, is looked at in this middle share of the inversion
 MAPPED_STEPS = 5  # in so many steps of it
 CHANGED = (0.2, 0.4)  # of the largest difference: below, a place stays as it was; above, it is the edit's
+
+
+class Act(Protocol):
+    """What acts on attention for the time of a run: an attention hook that is told of each step (realign's `Modulation`)."""
+
+    @property
+    def active(self) -> bool: ...
+
+    def before_step(self, step: Step) -> None: ...
+
+    def __call__(
+        self, attn: Attention, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cross: bool
+    ) -> torch.Tensor | None: ...
+
+
+# an editor, the target prompt and the inverted path -> by the first frame of each window what acts on the target's attention there
+Modulate = Callable[["VideoEditor", str, Sequence[torch.Tensor]], Mapping[int, Act]]
 
 
 @dataclass(frozen=True)
@@ -120,7 +136,7 @@ class VideoEditor:
         check_pipeline(pipe)
         check_prompt_length(pipe, prompt)
         self.pipe, self.clip, self.prompt, self.config = pipe, clip, prompt, config
-        self.scheduler = ContextDDIMScheduler.from_config(pipe.scheduler.config, shift=config.shift)
+        self.scheduler = latent_scheduler(ContextDDIMScheduler, pipe, shift=config.shift)
         self.temporal = TemporalLayers.of(pipe.unet, seed=config.seed)
         self.relation: RelationalNetwork | None = None
         if config.context:
@@ -140,8 +156,10 @@ class VideoEditor:
         config, pipe, folder = self.config, self.pipe, Path(folder)
         if not config.tune_steps:
             return
+        check_trainable(pipe)
         # what only sampling asks for may differ from one edit of a tuned clip to the next
-        claim(folder, {**{k: v for k, v in asdict(config).items() if k in TUNING}, "prompt": self.prompt, "frames": len(self.clip)})
+        knobs = {k: v for k, v in asdict(config).items() if k in TUNING}
+        claim(folder, {**knobs, "prompt": self.prompt, "clip": fingerprint(self.latents.float()), "model": fingerprint(pipe.unet)})
         modules: dict[str, nn.Module] = {"temporal": self.temporal, "unet": pipe.unet}
         if self.relation is not None:
             modules["relation"] = self.relation
@@ -159,27 +177,34 @@ class VideoEditor:
                 noise = torch.randn(x0.shape, generator=generator).to(x0.device)
                 t = torch.randint(self.scheduler.config.num_train_timesteps, (1,), generator=generator).to(x0.device).expand(len(x0))
                 states = told.expand(len(x0), -1, -1)
-                r = self.relation(x0, states, t) if self.relation is not None else None
-                noisy = self.scheduler.add_noise(x0, noise, t, relation=r)
                 with inflated(pipe.unet, self.temporal, len(x0)):
+                    r = None
+                    if self.relation is not None:
+                        shown = x0
+                        if config.estimated:
+                            with torch.no_grad():
+                                shown = guess_x0(pipe, self.scheduler, self.scheduler.add_noise(x0, noise, t), t, Condition(states))
+                        r = self.relation(shown, states, t)
+                    noisy = self.scheduler.add_noise(x0, noise, t, relation=r)
                     output = pipe.unet(noisy.to(pipe.unet.dtype), t, states).sample.float()
                 target = network_target(noisy, x0, self.scheduler.ab_at(t, noisy), self.scheduler.config.prediction_type)
                 return (output - target).square().mean(), {}
 
             run.train(loss_fn, "tune clip", progress=progress)
             self.queries = {k: v.detach().clone() for k, v in pipe.unet.named_parameters() if k in self.queries}
-        for module in modules.values():
-            module.eval()
-        self.temporal.requires_grad_(False)
+        self.temporal.requires_grad_(False).eval()
         if self.relation is not None:
-            self.relation.requires_grad_(False)
+            self.relation.requires_grad_(False).eval()
 
     @contextmanager
     def _own_queries(self, train: bool = False) -> Iterator[None]:
         """The clip's query projections in the U-Net; afterwards its own again."""
         named = dict(self.pipe.unet.named_parameters())
         before = {k: named[k].detach().clone() for k in self.queries}
+        trained = {k: p.requires_grad for k, p in named.items()}  # a pipeline that diffusers loaded has all of them on
+        mode = self.pipe.unet.training
         try:
+            self.pipe.unet.requires_grad_(False).train(train)
             with torch.no_grad():
                 for k, v in self.queries.items():
                     named[k].copy_(v)
@@ -190,10 +215,11 @@ class VideoEditor:
             with torch.no_grad():
                 for k, v in before.items():
                     named[k].copy_(v)
-            for k in self.queries:
-                named[k].requires_grad_(False)
-                named[k].grad = None
-            self.pipe.unet.eval()
+            for k, p in named.items():
+                p.requires_grad_(trained[k])
+                if k in self.queries:
+                    p.grad = None
+            self.pipe.unet.train(mode)
 
     def save(self, folder: str | Path) -> None:
         """Write temporal layers, query projections and relational network, each loadable by itself."""
@@ -241,23 +267,31 @@ class VideoEditor:
         return path
 
     @torch.no_grad()
-    def edit(self, target: str, path: Sequence[torch.Tensor] | None = None, progress: bool = False) -> Clip:
+    def edit(
+        self, target: str, path: Sequence[torch.Tensor] | None = None, progress: bool = False, modulate: Modulate | None = None
+    ) -> Clip:
         """The clip with the target prompt: the thing changes, motion and ground are meant to stay.
 
         Args:
             target: the new prompt.
             path: what `invert` gave; it is called if None.
+            modulate: what else acts on the target's attention, such as `realign.clips.modulate_clip`.
 
         Raises:
             InputError: for a prompt that is empty or too long.
         """
-        latents = self.sample(target, self.config.guidance_scale, path, progress)
+        latents = self.sample(target, self.config.guidance_scale, path, progress, modulate)
         frames = [f for i in range(0, len(latents), 8) for f in decode(self.pipe, latents[i : i + 8].to(self.pipe.vae.dtype))]
         return Clip(tuple(f.resize(self.clip.size, Image.Resampling.BICUBIC) if f.size != self.clip.size else f for f in frames), self.clip.fps)
 
     @torch.no_grad()
     def sample(
-        self, target: str, guidance_scale: float, path: Sequence[torch.Tensor] | None = None, progress: bool = False
+        self,
+        target: str,
+        guidance_scale: float,
+        path: Sequence[torch.Tensor] | None = None,
+        progress: bool = False,
+        modulate: Modulate | None = None,
     ) -> torch.Tensor:
         """Latents [F,C,h,w] of the edit; guidance 1 with the source prompt returns the clip's own."""
         check_prompt_length(self.pipe, target)
@@ -267,17 +301,17 @@ class VideoEditor:
         empty, wanted, source = (condition(self.pipe, [p], guided=False).states for p in ("", target, self.prompt))
         guided = guidance_scale > 1
         x = path[-1]
-        modulations = self._modulations(target, path) if config.modulation else {}
+        acts = modulate(self, target, path) if modulate is not None else {}
         aligned = aligned_tokens(self.pipe, self.prompt, target)
         change = self.change_mask(target, path) if config.hold and target != self.prompt else None
         with self._own_queries():
             for i, t in enumerate(tqdm(times[::-1], desc="edit", disable=not progress)):
                 s = times[-i - 2] if i + 1 < len(times) else -1
-                for m in modulations.values():
-                    m.before_step(Step(i, len(times), torch.tensor(t), x))
+                for act in acts.values():
+                    act.before_step(Step(i, len(times), torch.tensor(t), x))
                 layout = Layout(path[-i - 1], aligned) if i < config.injection * len(times) else None
                 told = ([source] if layout else []) + ([empty] if guided else []) + [wanted]
-                outputs = self._predict(x, t, told, layout, modulations)
+                outputs = self._predict(x, t, told, layout, acts)
                 output = outputs[-1]
                 if guided:
                     output = outputs[-2] + guidance_scale * (output - outputs[-2])
@@ -305,13 +339,13 @@ class VideoEditor:
         smooth = F.avg_pool2d(total, 3, 1, 1, count_include_pad=False)
         return ((smooth / smooth.amax().clamp(min=1e-12) - CHANGED[0]) / (CHANGED[1] - CHANGED[0])).clamp(0, 1)
 
-    def frame_maps(self, path: Sequence[torch.Tensor]) -> np.ndarray:
-        """Where each phrase of the source prompt is in each frame, by cross-attention on the inverted clip: [F,P,h,w] in 0..1."""
-        times, prompt = self._times(), parse(self.prompt)
+    def token_maps(self, path: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Where each token of the source prompt looks in each frame, by cross-attention on the inverted clip: [F,T,h,w]."""
+        times = self._times()
         states = condition(self.pipe, [self.prompt], guided=False).states
-        found: list[torch.Tensor | None] = [None] * len(self.latents)
+        found: list[torch.Tensor] = [torch.zeros(0)] * len(self.latents)
         with torch.no_grad(), self._own_queries():
-            for rows in windows(len(self.latents), self.config.window, self.config.overlap):
+            for rows in self.windows:
                 recorder = AttentionMaps(sample_size(self.pipe), guided=False)
                 with inflated(self.pipe.unet, self.temporal, len(rows)), attention_hook(self.pipe.unet, recorder):
                     for i in middle_steps(len(times)):
@@ -319,32 +353,12 @@ class VideoEditor:
                         self.pipe.unet(x, times[i], states.expand(len(rows), -1, -1))
                 for row, maps in zip(rows, recorder.mean(), strict=True):
                     found[row] = maps
-        spans = token_spans(self.pipe, self.prompt)
-        return np.stack([phrase_maps(prompt, maps, spans) for maps in found if maps is not None])
+        return torch.stack(found)
 
-    def _modulations(self, target: str, path: Sequence[torch.Tensor]) -> dict[int, Modulation]:
-        """A modulation for each window: the k-th thing of the target prompt belongs where the k-th of the source is."""
-        prompt, wanted = parse(self.prompt), parse(target)
-        pairs = list(zip(prompt.things, wanted.things, strict=False))
-        h, w = size = sample_size(self.pipe)
-        masks = torch.zeros(len(self.latents), max(1, len(pairs)), h, w)
-        for frame, maps in enumerate(self.frame_maps(path)):
-            for region in find_regions(prompt, maps):
-                for k, (thing, _) in enumerate(pairs):
-                    if region.phrase == thing:
-                        masks[frame, k] = torch.maximum(masks[frame, k], torch.from_numpy(region.mask))
-        spans = token_spans(self.pipe, target)
-        tokens = torch.zeros(1, masks.shape[1], self.pipe.tokenizer.model_max_length)
-        for k, (_, thing) in enumerate(pairs):
-            phrase = wanted.phrases[thing]
-            tokens[0, k, tokens_of(spans, phrase.start, phrase.end)] = 1.0
-        # self-attention is the clip's own; a run from part-way is modulated as strongly where it starts
-        config = RealignConfig(mode="renoise", cross_weight=self.config.modulation, self_weight=0.0)
-        out = {}
-        for rows in windows(len(masks), self.config.window, self.config.overlap):
-            segments = Segments(masks[rows], tokens.expand(len(rows), -1, -1), torch.ones(len(rows), masks.shape[1]))
-            out[rows[0]] = Modulation(segments.to(self.pipe.device, self.pipe.unet.dtype), config, size)
-        return out
+    @property
+    def windows(self) -> list[list[int]]:
+        """The frames that the network sees at once, window by window."""
+        return windows(len(self.latents), self.config.window, self.config.overlap)
 
     def _times(self) -> list[int]:
         """Timesteps from the clean end on, the first share `strength` of the schedule."""
@@ -358,22 +372,22 @@ class VideoEditor:
         t: int,
         told: Sequence[torch.Tensor],
         layout: Layout | None = None,
-        modulations: Mapping[int, Modulation] | None = None,
+        acts: Mapping[int, Act] | None = None,
     ) -> list[torch.Tensor]:
         """The network's output [F,C,h,w] for each text; windows of the clip one after the other, averaged where they overlap.
 
         With `layout` the first text is the source's: its self-attention is injected into the others, and where its words look
         into the last.
-        `modulations` (by the first frame of a window) act on the last text.
+        `acts` (by the first frame of a window) are for the last text.
         """
         unet = self.pipe.unet
         totals = [torch.zeros_like(x) for _ in told]
         counts = torch.zeros(len(x), 1, 1, 1, device=x.device)
-        for rows in windows(len(x), self.config.window, self.config.overlap):
+        for rows in self.windows:
             parts = [x[rows] if i or layout is None else layout.latents[rows] for i in range(len(told))]
             states = torch.cat([c.expand(len(rows), -1, -1) for c in told])
-            m = (modulations or {}).get(rows[0])
-            hook = attention_hook(unet, m, lambda m=m: m.active) if m is not None else nullcontext()  # type: ignore[misc]
+            act = (acts or {}).get(rows[0])
+            hook = attention_hook(unet, act, lambda act=act: act.active) if act is not None else nullcontext()  # type: ignore[misc]
             with inflated(unet, self.temporal, len(rows)) as state, hook:
                 state.inject, state.aligned = layout is not None, layout.aligned if layout is not None else None
                 out = unet(torch.cat(parts).to(unet.dtype), t, states).sample.float()

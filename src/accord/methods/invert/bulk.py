@@ -3,31 +3,57 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
 from accord.data.images import open_image
-from accord.data.pairs import SUFFIXES, table_bytes
+from accord.data.pair_folders import stream_pairs
+from accord.data.pairs import PairsFile, check_table_path, table_bytes
 from accord.data.shards import share_of
+from accord.methods.invert.data import Embed
 from accord.methods.invert.invert import Bank, invert
 from accord.methods.invert.inverter import Inverter
+from accord.methods.invert.kernel import DomainKernel
 from accord.outputs import write_file
 from accord.types import InputError
 
-CHUNK = 256
+CHUNK = 64  # pictures that are held at once, each at its full size
+CENTROIDS = 256
+
+Labelled = tuple[torch.Tensor, torch.Tensor]  # predictions [N,E] and true embeddings [N,E] of images that were not trained on
+
+
+def labelled_by(inverter: Inverter, pairs: str | Path, embed: Embed, skipped: PairsFile, progress: bool = False) -> Labelled:
+    """What a second level is fitted on, of pairs that the inverter has not been trained on.
+
+    Raises:
+        InputError: if none can be read.
+    """
+    prompts = {pair.image: pair.prompt for pair in stream_pairs(pairs, skipped)}
+    unread: list[dict[str, str]] = []
+    vectors, said = [], []
+    for names, images in tqdm(_chunks([Path(p) for p in prompts], unread), desc="labelled", disable=not progress):
+        vectors.append(inverter(images)[0])
+        said += [prompts[str(n)] for n in names]
+    for row in unread:
+        skipped.skip(0, row["reason"])
+    if not vectors:
+        raise InputError(f"pairs {str(pairs)!r} have no readable picture to adapt with; check the paths")
+    return torch.cat(vectors), embed(said).cpu()
 
 
 def shard_path(out: Path, index: int, count: int) -> Path:
     """`out` itself for one shard, else out-00003-of-00008.suffix.
 
     Raises:
-        InputError: for another suffix than SUFFIXES.
+        InputError: for a kind of file that cannot be written.
     """
-    if out.suffix.lower() not in SUFFIXES:
-        raise InputError(f"output {str(out)!r} is none of {', '.join(SUFFIXES)}; choose one of them")
+    check_table_path(out)
     return out if count == 1 else out.with_name(f"{out.stem}-{index:05d}-of-{count:05d}{out.suffix}")
 
 
@@ -39,9 +65,13 @@ def invert_files(
     bank: Bank | None = None,
     readable: bool = False,
     progress: bool = False,
+    labelled: Labelled | None = None,
     **kwargs: Any,
 ) -> dict[str, Any]:
     """Invert this shard's share of the files (every N-th) into one table with a row an image.
+
+    Args:
+        labelled: what the second level (DAKL) is fitted on, beside this shard's images; none without it.
 
     Returns:
         {"out", "images", "skipped": [{"image", "reason"}], "done_before"}; a finished shard is left as it is.
@@ -52,6 +82,13 @@ def invert_files(
         return {"out": str(target), "images": 0, "skipped": [], "done_before": True}
     inverter = inverter or Inverter.from_pretrained()
     mine = share_of(list(paths), shard)
+    if labelled is not None:
+        found = [inverter(images)[0] for _, images in tqdm(_chunks(mine, []), desc="look", disable=not progress)]
+        if not found:
+            raise InputError("no picture can be read, so there is nothing to adapt to; check the paths")
+        own = torch.cat(found)
+        centroids = min(CENTROIDS, 2 * min(len(labelled[0]), len(own)))
+        inverter = replace(inverter, kernel=DomainKernel.fit(*labelled, own, centroids))
     rows: list[dict[str, Any]] = []
     skipped: list[dict[str, str]] = []
     with tqdm(total=len(mine), desc="invert", disable=not progress) as bar:

@@ -93,4 +93,4 @@ def load_pairs(pairs: Sequence[Pair], side: int, embed: Embed, skipped: PairsFil
         prompts.append(pair.prompt)
     if not images:
         raise InputError(f"none of {len(pairs)} pictures can be read; check the paths in the pairs")
-    return PairSet(torch.cat(images), prompts, embed(prompts))
+    return PairSet(torch.cat(images), prompts, embed(prompts).cpu())

@@ -16,7 +16,8 @@ from accord.data.pairs import PairsFile
 from accord.methods.invert.config import InvertTrainConfig, PredictorConfig
 from accord.methods.invert.data import Embed, PairSet, load_pairs
 from accord.methods.invert.equations import ensemble
-from accord.methods.invert.inverter import Inverter
+from accord.methods.invert.inverter import Inverter, check_weights
+from accord.methods.invert.predictors import tower_side
 from accord.methods.invert.split import SIMILAR, Split, group_near_duplicates, split_groups
 from accord.methods.invert.train import predict, train_predictor
 from accord.methods.invert.vocabulary import Vocabulary, words_of
@@ -52,8 +53,7 @@ def train_inverter(
     Raises:
         InputError: for pairs, settings or a folder that cannot be used.
     """
-    if weights is not None and len(weights) != len(kinds):
-        raise InputError(f"{len(weights)} weights were given for {len(kinds)} predictors; give one for each")
+    check_weights(weights, len(kinds))
     folder = check_writable(Path(out))
     embed = embed or load_sentence(device=device)
     skipped = PairsFile()
@@ -64,10 +64,14 @@ def train_inverter(
             break
     if len(rows) < 10:
         raise InputError(f"{len(rows)} pairs in {str(pairs)!r} are too few to split and train on; give at least 10")
-    side = 64 if all(k.model is None for k in kinds) else 224
-    data = load_pairs(rows, side, embed, skipped, progress)
+    told = captioner if any(k.kind == "unet" and k.caption_conditioned for k in kinds) else None
+    sides = [tower_side(k) for k in kinds] + ([told.image_size] if told is not None else [])
+    data = load_pairs(rows, max(sides), embed, skipped, progress)
+    if len(data) < 10:
+        raise InputError(f"of {len(rows)} pairs only {len(data)} have a readable picture; give at least 10")
     if any(k.kind == "unet" and k.caption_conditioned for k in kinds):
-        data.add_captions(captioner or load_captioner(device=device), progress=progress)
+        told = told or load_captioner(device=device)
+        data.add_captions(told, progress=progress)
     split = safe_split(data.targets.cpu(), similar)
     train, validation, test = (data.subset(r) for r in (split.train, split.validation, split.test))
     vocabulary = Vocabulary.build(train.prompts, config.vocabulary_size)
@@ -86,13 +90,14 @@ def train_inverter(
         report["predictors"].append(
             {"kind": kind.kind, **{name: measure(part, *answers[-1][name], vocabulary) for name, part in (("validation", validation), ("test", test))}}
         )
+    inverter = Inverter(predictors, list(kinds), vocabulary, list(weights) if weights is not None else None, told)
+    inverter.save_pretrained(folder / "inverter")
     if len(kinds) > 1:
         report["ensemble"] = {
             name: measure(part, ensemble([a[name][0] for a in answers], weights), None, vocabulary)
             for name, part in (("validation", validation), ("test", test))
         }
     report["mean embedding"] = {"test": cosine_of(F.normalize(train.targets.mean(0, keepdim=True), dim=-1).expand(len(test), -1), test.targets)}
-    Inverter(predictors, list(kinds), vocabulary, list(weights) if weights is not None else None).save_pretrained(folder / "inverter")
     write_file(folder / "report.json", (json.dumps(report, indent=1) + "\n").encode())
     return report
 

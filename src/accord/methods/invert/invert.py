@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,11 +13,12 @@ import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
+from accord.data.images import to_rgb
 from accord.data.lexicon import Lexicon
 from accord.data.prompt_files import read_prompts
 from accord.data.prompts import parse, swaps
 from accord.methods.invert.data import Embed
-from accord.methods.invert.inverter import Inverter, _pixels
+from accord.methods.invert.inverter import Inverter, pixels_of
 from accord.methods.invert.vocabulary import Vocabulary
 from accord.rewards.captioners import Captioner, load_captioner
 from accord.rewards.sentence import load_sentence
@@ -73,8 +75,16 @@ class Bank:
 
     @classmethod
     def from_file(cls, path: str | Path, embed: Embed) -> Bank:
-        """A bank from any file that `read_prompts` reads."""
-        return cls(read_prompts(path), embed)
+        """A bank from any file that `read_prompts` reads.
+
+        Raises:
+            InputError: for a file that cannot be used, or most of whose prompts are in no Latin script.
+        """
+        prompts = read_prompts(path)
+        foreign = [p for p in prompts if not re.search("[a-zA-Z]{2}", p)]
+        if 2 * len(foreign) > len(prompts):
+            raise InputError(f"bank {str(path)!r} is in a script that the sentence embedder cannot read ({foreign[0][:40]!r}); give prompts in English")
+        return cls(prompts, embed)
 
     def nearest(self, vectors: torch.Tensor, count: int) -> list[tuple[tuple[str, float], ...]]:
         """For each unit vector [B,E] the `count` nearest prompts with their cosines.
@@ -121,6 +131,10 @@ def invert(
         InputError: if there is no image, or embedder and inverter do not fit.
     """
     pictures = [images] if isinstance(images, Image.Image) else list(images)
+    if any(not isinstance(p, Image.Image) for p in pictures):
+        raise InputError("images must be PIL pictures; open a file with accord.data.images.open_image")
+    if isinstance(bank, str):
+        raise InputError(f"a bank is a list of prompts, not the text {bank!r}; read a file with Bank.from_file")
     if not pictures:
         raise InputError("there is no image to invert; give at least one")
     inverter = inverter or Inverter.from_pretrained()
@@ -131,7 +145,7 @@ def invert(
         assert embed is not None
         bank = Bank(bank, embed)
     if readable and captioner is None:
-        captioner = inverter.captioner or load_captioner()
+        captioner = inverter.captioner or load_captioner(inverter.captioner_id)
     out: list[Inverted] = []
     for start in tqdm(range(0, len(pictures), batch_size), desc="invert", disable=not progress):
         part = pictures[start : start + batch_size]
@@ -139,7 +153,7 @@ def invert(
         retrieved = bank.nearest(vectors, top_prompts) if isinstance(bank, Bank) else [()] * len(part)
         captions, states = [""] * len(part), None
         if readable and captioner is not None:
-            pixels = _pixels([p.convert("RGB") for p in part], captioner.image_size)
+            pixels = pixels_of([to_rgb(p) for p in part], captioner.image_size)
             captions, states = captioner.caption(pixels), captioner.encode(pixels)
         for i, (vector, probability, near, caption) in enumerate(zip(vectors, words, retrieved, captions, strict=True)):
             prompt, score = (near[0] if near else ("", 0.0)) if not readable else ("", 0.0)
@@ -148,7 +162,7 @@ def invert(
                 candidates = [c for c in (caption, *(t for t, _ in near)) if c.strip()] or ["a picture"]
                 seen = partial(_seen, captioner, states[i : i + 1])
                 prompt, score = readable_prompt(candidates, vector, probability, inverter.vocabulary, embed, captioner.lexicon, seen)
-            top = probability.topk(min(top_words, len(probability)))
+            top = probability.topk(min(top_words, len(probability)) if inverter.has_words else 0)
             ranked = tuple((inverter.vocabulary.words[int(i)], float(p)) for p, i in zip(*top, strict=True))
             out.append(Inverted(vector, ranked, near, prompt, score))
     return out

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from accord.data.images import fit, to_rgb, to_tensor
 from accord.methods.invert.config import PredictorConfig
 from accord.methods.invert.equations import ensemble
+from accord.methods.invert.kernel import DomainKernel
 from accord.methods.invert.predictors import Predictor, VisionTower, build
 from accord.methods.invert.vocabulary import Vocabulary
 from accord.rewards.captioners import Captioner, load_captioner
@@ -41,7 +43,8 @@ class Inverter:
         kinds: their configs.
         vocabulary: of all of them.
         weights: of the ensemble, one for each; equal if None.
-        captioner: for predictors that are told a caption; the embedded one if None.
+        captioner: for predictors that are told a caption; that of `captioner_id` if None.
+        captioner_id: folder or hub id of the captioner that they were trained with; the embedded one if None.
     """
 
     predictors: list[Predictor]
@@ -49,12 +52,15 @@ class Inverter:
     vocabulary: Vocabulary
     weights: list[float] | None = None
     captioner: Captioner | None = None
+    captioner_id: str | None = None
+    kernel: DomainKernel | None = None  # a second level over the predicted vectors, fitted to the images at hand; not saved
 
     def __post_init__(self) -> None:
         if not self.predictors or len(self.predictors) != len(self.kinds):
             raise InputError(f"{len(self.predictors)} predictors came with {len(self.kinds)} configs; give one for each")
-        if self.weights is not None and len(self.weights) != len(self.predictors):
-            raise InputError(f"{len(self.weights)} weights were given for {len(self.predictors)} predictors; give one for each")
+        check_weights(self.weights, len(self.predictors))
+        if self.captioner is not None:
+            self.captioner_id = self.captioner.source
         for predictor in self.predictors:
             predictor.eval().requires_grad_(False)
 
@@ -63,25 +69,30 @@ class Inverter:
         """Size of the predicted vector."""
         return self.predictors[0].embed.out_features
 
+    @property
+    def has_words(self) -> bool:
+        """Whether a predictor was trained on the vocabulary; without one all probabilities are 1/2."""
+        return any(p.words is not None for p in self.predictors)
+
     @torch.no_grad()
     def __call__(self, images: Sequence[Image.Image], batch_size: int = 128) -> tuple[torch.Tensor, torch.Tensor]:
         """PIL images of any size and mode to unit vectors [B,E] and word probabilities [B,V]."""
         vectors, words = [], []
         for start in range(0, len(images), batch_size):
             vector, word = self._batch([to_rgb(i) for i in images[start : start + batch_size]])
-            vectors.append(vector)
+            vectors.append(vector if self.kernel is None else self.kernel(vector))
             words.append(word)
         return torch.cat(vectors), torch.cat(words)
 
     def _batch(self, images: list[Image.Image]) -> tuple[torch.Tensor, torch.Tensor]:
         captions = None
         if any(p.needs_captions for p in self.predictors):
-            self.captioner = self.captioner or load_captioner()
-            captions = self.captioner.caption(_pixels(images, self.captioner.image_size))
+            self.captioner = self.captioner or load_captioner(self.captioner_id, str(next(self.predictors[0].parameters()).device))
+            captions = self.captioner.caption(pixels_of(images, self.captioner.image_size))
         vectors, words = [], []
         for predictor in self.predictors:
             device = next(predictor.parameters()).device
-            vector, logits = predictor(_pixels(images, predictor.side).to(device), captions if predictor.needs_captions else None)
+            vector, logits = predictor(pixels_of(images, predictor.side).to(device), captions if predictor.needs_captions else None)
             vectors.append(vector.float().cpu())
             if logits is not None:
                 words.append(logits.float().cpu().sigmoid())
@@ -97,7 +108,7 @@ class Inverter:
             state = {k: v.half().cpu().contiguous() for k, v in predictor.state_dict().items() if not k.startswith(_OUTSIDE)}
             replace_file(folder / f"predictor-{i}.safetensors", lambda p, s=state: save_file(s, p))
             rows.append({**asdict(kind), "architecture": _architecture(predictor), "vocabulary": predictor.words is not None})
-        config = {"embedding": self.embedding, "predictors": rows, "weights": self.weights}
+        config = {"embedding": self.embedding, "predictors": rows, "weights": self.weights, "captioner": self.captioner_id}
         replace_file(folder / "vocabulary.txt", lambda p: p.write_text("\n".join(self.vocabulary.words) + "\n", encoding="utf8"))
         replace_file(folder / "config.json", lambda p: p.write_text(json.dumps(config, indent=1) + "\n", encoding="utf8"))
 
@@ -127,14 +138,29 @@ class Inverter:
                     raise InputError(f"predictor-{i} in {str(folder)!r} does not fit its config ({(lost + unexpected)[0]}); save it again")
                 predictors.append(predictor.to(device))
                 kinds.append(kind)
-            return cls(predictors, kinds, Vocabulary(tuple(words)), config["weights"])
+            return cls(predictors, kinds, Vocabulary(tuple(words)), config["weights"], captioner_id=config.get("captioner"))
         except InputError:
             raise
-        except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+        except (OSError, KeyError, TypeError, ValueError, AttributeError, ImportError, RuntimeError, SafetensorError) as error:
             raise InputError(f"inverter {str(folder)!r} cannot be read ({error}); save it again") from error
 
 
-def _pixels(images: list[Image.Image], side: int) -> torch.Tensor:
+def check_weights(weights: Sequence[float] | None, count: int) -> None:
+    """Refuse weights that cannot average `count` predictions.
+
+    Raises:
+        InputError: for another number of them, one that is negative or not finite, or none above zero.
+    """
+    if weights is None:
+        return
+    if len(weights) != count:
+        raise InputError(f"{len(weights)} weights were given for {count} predictors; give one for each")
+    if not all(math.isfinite(w) and w >= 0 for w in weights) or not any(weights):
+        raise InputError(f"weights {', '.join(f'{w:g}' for w in weights)} must be 0 or more and not all 0; give others")
+
+
+def pixels_of(images: list[Image.Image], side: int) -> torch.Tensor:
+    """RGB pictures of any size as [B,3,side,side] in 0..1."""
     return torch.cat([fit(to_tensor(i), side) for i in images])
 
 

@@ -75,11 +75,11 @@ class DomainKernel:
 
     def __call__(self, predictions: torch.Tensor) -> torch.Tensor:
         """Predictions [N,D] to better ones, unit vectors [N,E]."""
-        parts = [
-            features(predictions[i : i + CHUNK], self.centroids, self.gamma) @ self.weights + self.intercept
-            for i in range(0, len(predictions), CHUNK)
-        ]
-        return F.normalize(torch.cat(parts), dim=-1)
+        out = torch.empty(len(predictions), self.weights.shape[1])  # filled in place: a million rows of 384 are 1.4 GiB
+        for i in range(0, len(predictions), CHUNK):
+            part = features(predictions[i : i + CHUNK], self.centroids, self.gamma) @ self.weights + self.intercept
+            out[i : i + CHUNK] = F.normalize(part, dim=-1)
+        return out
 
 
 def features(predictions: torch.Tensor, centroids: torch.Tensor, gamma: float) -> torch.Tensor:

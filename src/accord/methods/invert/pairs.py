@@ -9,6 +9,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from accord.data.pair_folders import write_metadata, write_part
+from accord.data.pairs import need_parquet
 from accord.data.shards import share_of
 from accord.diffusion.pipelines import Pipeline, check_prompt_length
 from accord.outputs import check_writable
@@ -41,6 +42,7 @@ def make_pairs(
         InputError: for a prompt that is too long, or a folder that cannot be written.
     """
     folder = check_writable(Path(out))
+    need_parquet()  # for the metadata at the end
     for text in prompts:
         check_prompt_length(pipe, text)
     seeds = np.random.default_rng((seed, 3)).integers(2**31, size=len(prompts)).tolist()

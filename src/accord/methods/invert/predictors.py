@@ -202,12 +202,36 @@ def _swin(config: PredictorConfig) -> Tower:
 def _hub(model: str) -> Tower:
     """A ViT or Swin of the hub or a folder."""
     from transformers import AutoModel
+    from transformers.models.auto.image_processing_auto import get_image_processor_config
 
     try:
-        network = AutoModel.from_pretrained(model, add_pooling_layer=False)
+        network = AutoModel.from_pretrained(model, add_pooling_layer=False, dtype=torch.float32)
+        told = get_image_processor_config(model)
+        return VisionTower(network, told.get("image_mean", [0.485, 0.456, 0.406]), told.get("image_std", [0.229, 0.224, 0.225]))
     except Exception as error:
         raise InputError(f"tower {model!r} cannot be loaded ({reason_of(error)})") from error
-    return VisionTower(network, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+
+
+def tower_side(config: PredictorConfig) -> int:
+    """Side of the pictures that a predictor looks at, from its model's configuration alone.
+
+    Raises:
+        InputError: for a model that cannot be read.
+    """
+    from diffusers import UNet2DConditionModel
+    from transformers import AutoConfig
+
+    if config.model is None:
+        return LAB_SIDE
+    try:
+        if config.kind == "unet":
+            side = UNet2DConditionModel.load_config(config.model, subfolder="unet")["sample_size"]
+            return 8 * int(side if isinstance(side, int) else side[0])
+        found = AutoConfig.from_pretrained(config.model)
+        side = getattr(found, "vision_config", found).image_size
+        return int(side if isinstance(side, int) else side[0])
+    except Exception as error:
+        raise InputError(f"model {config.model!r} of the predictor {config.kind!r} cannot be read ({reason_of(error)})") from error
 
 
 TOWERS: dict[str, Callable[[PredictorConfig], Tower]] = {

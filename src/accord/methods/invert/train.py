@@ -17,6 +17,7 @@ from accord.methods.invert.predictors import Predictor, build
 from accord.methods.invert.vocabulary import Vocabulary
 from accord.training.checkpoints import replace_file
 from accord.training.claim import claim
+from accord.training.fingerprint import fingerprint
 from accord.training.loop import LoopConfig, Run
 from accord.types import InputError
 
@@ -37,7 +38,7 @@ def train_predictor(
     folder = Path(folder)
     if len(data) < 2 * config.folds:
         raise InputError(f"{len(data)} pairs are too few to train an inverter on; give at least {2 * config.folds}")
-    claim(folder, {**asdict(kind), **asdict(config), "pairs": len(data)})
+    claim(folder, {**asdict(kind), **asdict(config), "pairs": len(data), "data": fingerprint(data.images, data.prompts, data.captions)})
     order = _order(kind, data, vocabulary, folder, config, device)
     present = vocabulary.present(data.prompts)
     predictor = build(kind, len(vocabulary) if config.vocabulary_weight else 0, config.seed, data.targets.shape[1]).to(device)

@@ -24,7 +24,7 @@ _SPATIAL = {"above", "below", "under", "over", "near", "left", "right"}  # prepo
 
 def words_of(text: str) -> list[str]:
     """Lower-cased content words, in order; the same on both sides, prompts trained on and prompts compared."""
-    found = re.findall(r"[a-z][a-z'-]*", text.lower())
+    found = re.findall(r"[^\W\d_](?:[^\W\d_]|['-](?=[^\W\d_]))*", text.lower())
     return [w for w in found if (w not in _CLOSED or w in _SPATIAL) and len(w) > 1]
 
 

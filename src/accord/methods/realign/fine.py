@@ -27,7 +27,7 @@ from accord.outputs import Realigned
 from accord.rewards.captioners import Captioner, load_captioner
 from accord.rewards.clip import ClipScorer
 from accord.rewards.diagnosis import align
-from accord.types import Alignment, Prompt, Region
+from accord.types import Alignment, InputError, Prompt, Region
 
 RECORDED = (0.2, 0.8)  # attention is recorded in this middle share of the steps
 NEW_SEED = 10_000_000  # round r starts from the noise of seed + r * NEW_SEED, where it starts from another
@@ -71,7 +71,7 @@ def realign(
         pipe: a Stable Diffusion 1 or 2 pipeline; afterwards it is bit for bit what it was.
         prompts: one prompt or several.
         seeds: one seed or several; every prompt is made with every seed.
-        captioner: judge of words and regions; the lab's if None.
+        captioner: judge of words and regions; the embedded one, for the lab's pipeline alone, if None.
         clip: if given, CLIP similarity and caption reward are in the alignments too.
         batch_size: pictures that are denoised together.
         captions: whether pictures and regions are put into words for the report; the repair needs none.
@@ -80,11 +80,15 @@ def realign(
         a Realigned per (prompt, seed), seeds varying fastest. `after` is never worse than `before` by the alignment.
 
     Raises:
-        InputError: for a pipeline of another class, or a prompt that is empty or too long.
+        InputError: for a pipeline of another class, a prompt that is empty or too long, or larger pictures without a captioner.
     """
     check_pipeline(pipe)
     config = config or RealignConfig()
-    captioner = captioner or load_captioner(device=str(pipe.device))
+    if captioner is None:
+        captioner = load_captioner(device=str(pipe.device))
+        side = sample_size(pipe)[0] * pipe.vae_scale_factor
+        if side > captioner.image_size:
+            raise InputError(f"the embedded captioner knows the lab's small scenes alone, not pictures of {side} pixels; give captioner=load_captioner(ID)")
     names = [prompts] if isinstance(prompts, str) else list(prompts)
     numbers = [seeds] if isinstance(seeds, int) else list(seeds)
     for text in names:
@@ -200,6 +204,7 @@ class Rounds:
 
     # 2. to 5. find, describe, place, redo, keep the better ----------------------------------------------------------
     def redo(self, items: list[Picture], number: int) -> None:
+        """Round `number` (from 0) for these pictures: each keeps what comes of it if its alignment rises."""
         mode, seeds = self.config.mode, [i.seed + (number + 1) * NEW_SEED for i in items]
         # from the same noise the same layout would give the same picture again: another place, and more weight
         tried = [[] if mode == "new_seed" else i.tried for i in items]

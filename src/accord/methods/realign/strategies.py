@@ -111,7 +111,7 @@ def _collect(tuner: Tuner, batch: Batch) -> None:
         latents = tuner.pictures(batch.prompts, batch.generators(salt=100 + k))
         candidates.append(latents)
         scores.append(tuner.judge(decode_with_grad(tuner.pipe, latents), batch.prompts)[0])
-    judged = torch.stack(scores)  # [N, B]
+    judged = torch.stack(scores).nan_to_num(-torch.inf)  # [N, B]; what cannot be judged is not the best
     best = torch.stack(candidates)[judged.argmax(0), torch.arange(judged.shape[1])]
     device, gather, state = judged.device, tuner.run.processes.gather, tuner.run.tensors
     places = gather(torch.tensor(batch.places, device=device)).cpu()

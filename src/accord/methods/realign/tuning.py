@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from diffusers import DDIMScheduler
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from accord.data.images import fit, to_tensor
@@ -32,6 +33,7 @@ from accord.diffusion.pipelines import (
     check_latent_unet,
     check_prompt_length,
     condition,
+    latent_scheduler,
     sample_size,
 )
 from accord.methods.realign.card import report_of, write_card
@@ -42,6 +44,7 @@ from accord.rewards.rewards import Composed, Reward, check_gradient
 from accord.training.board import Board
 from accord.training.checkpoints import replace_file
 from accord.training.claim import claim
+from accord.training.fingerprint import fingerprint
 from accord.training.guard import Guard, GuardConfig
 from accord.training.loop import LoopConfig, Run
 from accord.training.processes import Processes
@@ -49,6 +52,7 @@ from accord.types import InputError
 
 CAPTION_DROPOUT = 0.1  # of the denoising term, which keeps guidance alive
 LOOK_SEED = 1_000_000
+PREPARED = ("anchor.safetensors", "scales.json")  # files of a run that are made before its first step
 
 
 @dataclass(frozen=True)
@@ -113,16 +117,26 @@ def tune(
     processes = Processes(pipe.device)
     processes.mine(config.batch_size // config.gradient_accumulation)  # refuses what cannot be shared
     folder = Path(out)
-    claim(folder, {**asdict(config), "prompts": len(texts), "first_prompt": texts[0]}, resume, processes)
     add_lora(pipe, config.rank, config.seed)
     try:
+        settings = {
+            **asdict(config), "prompts": len(texts), "prompts_digest": fingerprint(texts), "rewards": reward.weights,
+            "held_out": None if held_out is None else type(held_out).__name__, "model": fingerprint(pipe.unet),
+        }  # fmt: skip
+        if claim(folder, settings, resume, processes) and processes.first:
+            for name in PREPARED:
+                (folder / name).unlink(missing_ok=True)
+        processes.wait()
         with plain_attention(pipe.unet):
             tuner = Tuner(pipe, texts, reward, folder, config, held_out, pairs, processes, progress)
             tuner.train()
     except BaseException:
         remove_lora(pipe)
         raise
-    return tuner.finish()
+    try:
+        return tuner.finish()
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"the adapter cannot be written to {str(folder)!r} ({error}); make room and resume") from error
 
 
 class Tuner:
@@ -146,7 +160,7 @@ class Tuner:
         self.look_prompts = prompts[::every][:kept]
         self.prompts = [p for p in prompts if p not in set(self.look_prompts)]
         self.sampling: dict[str, Any] = {"num_inference_steps": config.num_inference_steps, "guidance_scale": config.guidance_scale}
-        self.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+        self.scheduler = latent_scheduler(DDIMScheduler, pipe)
         if config.gradient_checkpointing:
             pipe.unet.enable_gradient_checkpointing()
         loop = LoopConfig(
@@ -172,7 +186,7 @@ class Tuner:
     # --- before the first step -----------------------------------------------------------------------------------
     def _prepare(self, pairs: tuple[Sequence[Image.Image], Sequence[str]] | None, processes: Processes) -> None:
         """Anchor latents, and the scales of the rewards; kept in `anchor.safetensors` and `scales.json`."""
-        anchor, scales = self.folder / "anchor.safetensors", self.folder / "scales.json"
+        anchor, scales = (self.folder / name for name in PREPARED)
         if processes.first and not (anchor.exists() and scales.exists()):
             with torch.no_grad(), without_lora(self.pipe):
                 texts = [self.prompts[i % len(self.prompts)] for i in range(self.config.anchors)]
@@ -227,9 +241,10 @@ class Tuner:
         return run(sample(self.pipe, prompts, latents=noise, scheduler=self.scheduler, **self.sampling))
 
     def judge(self, images: torch.Tensor, prompts: list[str]) -> tuple[torch.Tensor, dict[str, float]]:
-        """Normalised rewards [B] and the mean of each part as it is."""
+        """Normalised rewards [B] and the mean of each part as it is; one that is infinite is NaN, so that no loss hides it."""
         parts = self.reward.parts(images, prompts)
         rewards = self.reward.combine(parts)
+        rewards = torch.where(torch.isfinite(rewards), rewards, torch.nan)
         logs = {"reward": float(rewards.mean().detach())}
         return rewards, logs | {f"reward/{k}": float(v.mean().detach()) for k, v in parts.items()}
 
@@ -242,8 +257,8 @@ class Tuner:
         draws = [(torch.randn(latents.shape[1:], generator=g), torch.randint(count, (1,), generator=g), torch.rand(1, generator=g)) for g in generators]
         noise = torch.stack([d[0] for d in draws]).to(device)
         timesteps = torch.cat([d[1] for d in draws]).to(device)
-        texts = ["" if float(d[2]) < CAPTION_DROPOUT else p for d, p in zip(draws, prompts, strict=True)]
-        told = self.told(texts, guided=False)
+        with torch.no_grad():
+            told = condition(self.pipe, prompts, guided=False, dropped=torch.cat([d[2] for d in draws]) < CAPTION_DROPOUT)
         clean = latents.float()
         noisy = scheduler.add_noise(clean, noise, timesteps).to(self.pipe.unet.dtype)
         output = denoise(self.pipe, scheduler, noisy, timesteps, told).float()
@@ -299,8 +314,8 @@ class Tuner:
 
     @property
     def parted(self) -> bool:
-        """Whether the guard, if there is one, has stopped the run."""
-        return self.config.guard and self.held_out is not None and self.guard.stopped
+        """Whether the guard, if there is one, has stopped the run; the same in all processes."""
+        return self.config.guard and self.held_out is not None and not self.run.processes.all(not self.guard.stopped)
 
     def look(self, step: int) -> None:
         """Reward and held-out score on fixed prompts and seeds, with the averaged weights."""
@@ -320,6 +335,9 @@ class Tuner:
         state = self.run.tensors
         for name, values in scores.items():
             state[f"look.{step}.{name}"] = values.float().cpu()
+        for name, values in scores.items():
+            if not torch.isfinite(values).all():
+                raise InputError(f"the {name.replace('_', '-')} score is not finite at step {step}; use another")
         if self.guard.look(step, reward, scores.get("held_out", reward)):
             for key, parameter in self.run.named.items():
                 state[f"best.{key}"] = self.run.ema.get(key, parameter.detach()).clone().cpu()
@@ -329,9 +347,10 @@ class Tuner:
 
     def finish(self) -> Tuned:
         """Put the best weights in, write adapter, card and report."""
+        parted = self.parted
         with torch.no_grad():
             for key, parameter in self.run.named.items():
-                source = self.run.tensors[f"best.{key}"] if self.parted else self.run.ema.get(key, parameter)
+                source = self.run.tensors[f"best.{key}"] if parted else self.run.ema.get(key, parameter)
                 parameter.copy_(source.to(parameter.device))
         self.pipe.unet.eval()
         if self.config.gradient_checkpointing:

@@ -1,0 +1,70 @@
+"""The fine stage's modulation on clips: in every frame the target's phrases belong where the source's are.
+
+The editor (`context.video.VideoEditor`) is given; this folder knows nothing else of it.
+
+Letters in shapes: F frames, N things, P phrases, T tokens, h w of the latents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from accord.data.prompts import parse
+from accord.diffusion.pipelines import sample_size, token_spans, tokens_of
+from accord.methods.realign.config import RealignConfig
+from accord.methods.realign.modulation import Modulation, Segments
+from accord.methods.realign.regions import find_regions, phrase_maps
+
+
+def modulate_clip(weight: float) -> Callable[[Any, str, Sequence[torch.Tensor]], dict[int, Modulation]]:
+    """What `VideoEditor.edit` takes as `modulate`.
+
+    Args:
+        weight: of the cross-attention's modulation; the self-attention is the clip's own.
+
+    Raises:
+        ValueError: for a weight that is not positive.
+    """
+    if weight <= 0:
+        raise ValueError(f"modulation must be positive, not {weight}")
+    # a run from part-way is modulated as strongly where it starts
+    config = RealignConfig(mode="renoise", cross_weight=weight, self_weight=0.0)
+
+    def modulate(editor: Any, target: str, path: Sequence[torch.Tensor]) -> dict[int, Modulation]:
+        pipe, maps = editor.pipe, frame_maps(editor, path)
+        masks, tokens = segments_of(pipe, editor.prompt, target, maps)
+        out = {}
+        for rows in editor.windows:
+            segments = Segments(masks[rows], tokens.expand(len(rows), -1, -1), torch.ones(len(rows), masks.shape[1]))
+            out[rows[0]] = Modulation(segments.to(pipe.device, pipe.unet.dtype), config, sample_size(pipe))
+        return out
+
+    return modulate
+
+
+def frame_maps(editor: Any, path: Sequence[torch.Tensor]) -> np.ndarray:
+    """Where each phrase of the source prompt is in each frame: [F,P,h,w] in 0..1."""
+    prompt, spans = parse(editor.prompt), token_spans(editor.pipe, editor.prompt)
+    return np.stack([phrase_maps(prompt, maps, spans) for maps in editor.token_maps(path)])
+
+
+def segments_of(pipe: Any, source: str, target: str, maps: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    """Masks [F,N,h,w] and tokens [1,N,T]: the k-th thing of the target prompt belongs where the k-th of the source is."""
+    prompt, wanted = parse(source), parse(target)
+    pairs = list(zip(prompt.things, wanted.things, strict=False))
+    masks = torch.zeros(len(maps), max(1, len(pairs)), *sample_size(pipe))
+    for frame, own in enumerate(maps):
+        for region in find_regions(prompt, own):
+            for k, (thing, _) in enumerate(pairs):
+                if region.phrase == thing:
+                    masks[frame, k] = torch.maximum(masks[frame, k], torch.from_numpy(region.mask))
+    spans = token_spans(pipe, target)
+    tokens = torch.zeros(1, masks.shape[1], pipe.tokenizer.model_max_length)
+    for k, (_, thing) in enumerate(pairs):
+        phrase = wanted.phrases[thing]
+        tokens[0, k, tokens_of(spans, phrase.start, phrase.end)] = 1.0
+    return masks, tokens
