@@ -279,6 +279,7 @@ def test_tuning_from_the_command_line(accord_cli, tmp_path):
     for command in ("generate", "realign"):
         code, out, _ = accord_cli(command, *look, "--lora", "run", "--out", command)
         assert code == 0 and json.loads(out)
+    assert_refused(accord_cli("generate", *look, "--dtype", "int8"), "dtype 'int8' is unknown")
     assert_refused(accord_cli("generate", *look, "--lora", "nowhere"), "adapter 'nowhere'", "is no folder or file here")
     assert_refused(accord_cli("realign", *look, "--lora", tmp_path), "does not fit this pipeline, or is none")
     assert_refused(accord_cli("generate", *look, "--lora", "run", "--context", "run"), "brings its own adapter")
@@ -363,9 +364,15 @@ def test_editing_a_clip_from_the_command_line(accord_cli):
     code, out, _ = accord_cli("edit", "clip.mp4", *words, *small, "--out", "new.gif", "--frames", "1:4", "--tuned", "t", "--json")
     data = json.loads(out)
     assert code == 0 and data["frames"] == 3 and len(read_clip("new.gif")) == 3 and "track_error" in data
+    assert 0 <= data["frames_right"] <= 1  # of the lab, by the reader
     assert Path("t/temporal/config.json").is_file()
     code, out, _ = accord_cli("score", "--video", "new.gif", "--prompt-of-clip", "a blue key", "--json")
-    assert code == 0 and set(json.loads(out)) == {"text_alignment", "temporal_consistency", "flicker"}
+    assert code == 0 and set(json.loads(out)) == {"text_alignment", "temporal_consistency", "flicker", "frames_right"}
+    code, out, _ = accord_cli("pairs", "clips", "--out", "clips", "--count", 2, "--frames", 3, "--json")
+    truth = [json.loads(s) for s in Path("clips/truth.jsonl").read_text().splitlines()]
+    assert code == 0 and len(json.loads(out)["clips"]) == 2 and len(truth[0]["boxes"]) == len(read_clip("clips/00000.mp4")) == 3
+    code, out, _ = accord_cli("score", "--video", "clips/00001.mp4", "--prompt-of-clip", truth[1]["prompt"], "--json")
+    assert code == 0 and json.loads(out)["frames_right"] == 1
     assert_refused(accord_cli("score", "--video", "new.gif"), "--video needs --prompt-of-clip")
     assert_refused(accord_cli("score", "--prompt-of-clip", "a key"), "are used with --video only")
     assert_refused(accord_cli("edit", "clip.mp4", *words, "--out", "clip.mp4"), "is the clip itself")

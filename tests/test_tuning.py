@@ -442,6 +442,15 @@ def test_bad_input_is_refused_before_anything_is_made(tmp_path):
     with pytest.raises(InputError, match="was begun with rewards="):
         run(tmp_path / "y", pipe, Composed({"clip": clip}, {"clip": 0.5}), strategy="refl", resume=True)
 
+    class Bright:  # anything of the protocol is a reward
+        differentiable = True
+
+        def __call__(self, images, prompts):
+            return images.mean((1, 2, 3))
+
+    assert set(run(tmp_path / "w", pipe, Bright(), strategy="refl").report["gains"]) == {"reward"}
+    remove_lora(pipe)
+
     class Flat:
         differentiable = True
 

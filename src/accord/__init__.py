@@ -22,21 +22,30 @@ _HOME = {
     "load_captioner": "accord.rewards.captioners",
     "load_clip": "accord.rewards.clip",
     "realign": "accord.methods.realign.fine",
+    "Segments": "accord.methods.realign.modulation",
+    "modulated": "accord.methods.realign.modulation",
+    "remove_lora": "accord.diffusion.lora",
     "RealignConfig": "accord.methods.realign.config",
     "tune": "accord.methods.realign.tuning",
     "TuneConfig": "accord.methods.realign.config",
     "Tuned": "accord.methods.realign.tuning",
     "invert": "accord.methods.invert.invert",
+    "Bank": "accord.methods.invert.invert",
     "Inverter": "accord.methods.invert.inverter",
     "Inverted": "accord.methods.invert.invert",
     "InversionScore": "accord.methods.invert.alignment",
     "ContextDiffPipeline": "accord.methods.context.pipeline",
+    "generate_with_context": "accord.methods.context.pipeline",
+    "load_context": "accord.methods.context.pipeline",
+    "train_context": "accord.methods.context.train",
+    "ContextTrainConfig": "accord.methods.context.config",
     "VideoEditor": "accord.methods.context.video",
     "EditConfig": "accord.methods.context.video",
     "Clip": "accord.data.video",
     "read_clip": "accord.data.video",
     "write_clip": "accord.data.video",
     "make_rewards": "accord.rewards.rewards",
+    "Composed": "accord.rewards.rewards",
     "Reward": "accord.rewards.rewards",
     "load_sentence": "accord.rewards.sentence",
     "Alignment": "accord.types",
@@ -53,17 +62,25 @@ if TYPE_CHECKING:
     from accord.data.video import read_clip as read_clip
     from accord.data.video import write_clip as write_clip
     from accord.diffusion.generate import generate as generate
+    from accord.diffusion.lora import remove_lora as remove_lora
     from accord.diffusion.pipelines import load as load
+    from accord.methods.context.config import ContextTrainConfig as ContextTrainConfig
     from accord.methods.context.pipeline import ContextDiffPipeline as ContextDiffPipeline
+    from accord.methods.context.pipeline import generate_with_context as generate_with_context
+    from accord.methods.context.pipeline import load_context as load_context
+    from accord.methods.context.train import train_context as train_context
     from accord.methods.context.video import EditConfig as EditConfig
     from accord.methods.context.video import VideoEditor as VideoEditor
     from accord.methods.invert.alignment import InversionScore as InversionScore
+    from accord.methods.invert.invert import Bank as Bank
     from accord.methods.invert.invert import Inverted as Inverted
     from accord.methods.invert.invert import invert as invert
     from accord.methods.invert.inverter import Inverter as Inverter
     from accord.methods.realign.config import RealignConfig as RealignConfig
     from accord.methods.realign.config import TuneConfig as TuneConfig
     from accord.methods.realign.fine import realign as realign
+    from accord.methods.realign.modulation import Segments as Segments
+    from accord.methods.realign.modulation import modulated as modulated
     from accord.methods.realign.tuning import Tuned as Tuned
     from accord.methods.realign.tuning import tune as tune
     from accord.outputs import Realigned as Realigned
@@ -71,6 +88,7 @@ if TYPE_CHECKING:
     from accord.rewards.captioners import load_captioner as load_captioner
     from accord.rewards.clip import load_clip as load_clip
     from accord.rewards.diagnosis import score as score
+    from accord.rewards.rewards import Composed as Composed
     from accord.rewards.rewards import Reward as Reward
     from accord.rewards.rewards import make_rewards as make_rewards
     from accord.rewards.sentence import load_sentence as load_sentence

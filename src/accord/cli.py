@@ -35,6 +35,7 @@ Lora = Annotated[str | None, typer.Option(help="Adapter to put on, as accord tra
 CaptionerId = Annotated[str | None, typer.Option(help=f"BLIP or BLIP-2 folder or hub id, or lab for the embedded one; if not given lab, and with --model {HUB_CAPTIONER}.")]
 ClipId = Annotated[str | None, typer.Option(help=f"CLIP folder or hub id, or lab for the embedded one; if not given lab, and with --model {HUB_CLIP}.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N; CUDA if there is one by default.")]
+Dtype = Annotated[str, typer.Option(help="float32, float16 or bfloat16, of the pipeline's weights; half precision is for CUDA.")]
 Seeds = Annotated[list[int], typer.Option("--seed", min=0, help="Seed; repeat for several pictures a prompt.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout and nothing else there.")]
 Out = Annotated[Path, typer.Option(help="Folder for the results.")]
@@ -70,6 +71,15 @@ def _device(named: str | None) -> str:
     return where
 
 
+def _dtype(name: str) -> Any:
+    """torch's type of that name."""
+    import torch
+
+    if name not in ("float32", "float16", "bfloat16"):
+        raise InputError(f"dtype {name!r} is unknown; use float32, float16 or bfloat16")
+    return getattr(torch, name)
+
+
 def _judge(named: str | None, model: str | None, hub: str) -> str | None:
     """Who judges: the model that was named, or the one for this pipeline."""
     return named or (None if model is None else hub)
@@ -81,9 +91,36 @@ def _say_lab_only(size: tuple[int, int], named: Any, what: str) -> None:
         print(f"note: the embedded models know the lab's scenes of 64x64 pixels alone; for other pictures give {what}", file=sys.stderr)
 
 
+def _read_by_the_lab(frames: Any, prompt: str) -> dict[str, float]:
+    """On clips of the lab, the share of frames that the reader finds right; nothing of others."""
+    from accord.lab.scenes.ask import ask_of, check
+    from accord.lab.scenes.read import read
+
+    try:
+        ask = ask_of(prompt)
+    except InputError:
+        return {}
+    if frames[0].size != (64, 64):
+        return {}
+    return {"frames_right": sum(check(read(f), ask).right for f in frames) / len(frames)}
+
+
 def _name(index: int, prompt: str, seed: int) -> str:
     words = "-".join("".join(c if c.isalnum() else " " for c in prompt.lower()).split())[:60].strip("-")
     return f"{index:03d}-{words}-s{seed}"
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        import accord
+
+        print(accord.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False) -> None:
+    """Make a text-to-image diffusion model do what its prompt says: measure, explain, repair."""
 
 
 @app.command()
@@ -97,6 +134,7 @@ def generate(
     context: Annotated[Path | None, typer.Option(help="Folder of accord train context: its relational network (and adapter) shifts the process.")] = None,
     clip: Annotated[str | None, typer.Option(help="CLIP of a context that was trained with --pixels; the embedded one if not given.")] = None,
     device: Device = None,
+    dtype: Dtype = "float32",
     out: Out = Path("out/generate"),
     as_json: AsJson = False,
 ) -> None:
@@ -110,7 +148,7 @@ def generate(
     if lora is not None and context is not None:
         raise InputError("--context brings its own adapter; give it or --lora")
     check_writable(out)
-    pipe = accord.load(model, device, lora=lora)
+    pipe = accord.load(model, device, _dtype(dtype), lora=lora)
     if context is None:
         images = accord.generate(
             pipe, prompts, seed, num_inference_steps=steps, guidance_scale=guidance, progress=not as_json
@@ -160,6 +198,7 @@ def score(
         shown = read_clip(video)
         _say_lab_only(shown.size, clip, "--clip ID")
         measured = score_clip(shown.frames, clip_prompt, before, accord.load_clip(clip, _device(device)))
+        measured |= _read_by_the_lab(shown.frames, clip_prompt) if clip is None else {}
         return _emit(as_json, measured, "\n".join(f"{k} {v:.4f}" for k, v in measured.items()))
     if clip_prompt or source_clip is not None:
         raise InputError("--prompt-of-clip and --source-clip are used with --video only; add it")
@@ -229,6 +268,7 @@ def realign(
     guidance: Guidance = 5.0,
     captioner: CaptionerId = None,
     device: Device = None,
+    dtype: Dtype = "float32",
     out: Out = Path("out/realign"),
     as_json: AsJson = False,
 ) -> None:
@@ -239,7 +279,7 @@ def realign(
 
     check_writable(out)
     config = _checked(lambda: accord.RealignConfig(rounds=rounds, mode=mode))
-    pipe = accord.load(model, device, lora=lora)
+    pipe = accord.load(model, device, _dtype(dtype), lora=lora)
     results = accord.realign(
         pipe,
         prompts,
@@ -324,6 +364,7 @@ def edit(
     result = editor.edit(target, progress=not as_json, modulate=modulate)
     write_clip(out, result.frames, result.fps)
     measured = score_clip(result.frames, target, taken.frames, accord.load_clip(_judge(similarity, model, HUB_CLIP), str(pipe.device)))
+    measured |= _read_by_the_lab(result.frames, target) if model is None else {}
     text = "\n".join([f"written to {out}", *(f"  {k} {v:.4f}" for k, v in measured.items())])
     _emit(as_json, {"out": str(out), "frames": len(result), "fps": float(result.fps), **measured}, text)
 
@@ -421,6 +462,7 @@ def pairs_make(
     seed: Annotated[int, typer.Option(min=0, help="Seed.")] = 0,
     shard: Annotated[str | None, typer.Option(help="I/N: only a share of the parts; after all N, run without it.")] = None,
     device: Device = None,
+    dtype: Dtype = "float32",
     as_json: AsJson = False,
 ) -> None:
     """Render prompts with a pipeline into pairs to train an inverter on."""
@@ -438,12 +480,29 @@ def pairs_make(
         from accord.lab.recipes.tokenizers import corpus
 
         texts = corpus(count, seed + 100)
-    pipe = accord.load(model, device, lora=lora)
+    pipe = accord.load(model, device, _dtype(dtype), lora=lora)
     share = parse_shard(shard) if shard else None
     made = make_pairs(
         pipe, texts, out, seed=seed, num_inference_steps=steps, guidance_scale=guidance, shard=share, progress=not as_json
     )
     _emit(as_json, {"pairs": made, "out": str(out)}, f"{made} pairs in {out}")
+
+
+@pairs_app.command("clips")
+def pairs_clips(
+    out: Annotated[Path, typer.Option(help="Folder for the clips, and truth.jsonl: prompt and boxes, frame by frame.")],
+    count: Annotated[int, typer.Option(min=1, help="How many clips.")] = 8,
+    frames: Annotated[int, typer.Option(min=2, help="Frames of each.")] = 8,
+    seed: Annotated[int, typer.Option(min=0, help="Seed.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Write clips of the lab: a thing that moves, to be edited and scored."""
+    _quiet()
+    from accord.lab.scenes.clips import write_clips
+    from accord.outputs import check_writable
+
+    rows = write_clips(check_writable(out), count, frames, seed)
+    _emit(as_json, {"clips": rows, "out": str(out)}, "\n".join(f"{out / r['clip']}: {r['prompt']}" for r in rows))
 
 
 @train_app.command("inverter")

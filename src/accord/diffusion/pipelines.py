@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -62,7 +63,9 @@ def load(
         raise InputError(f"folder {model!r} holds no pipeline (no model_index.json); give a folder written by save_pretrained")
     what = "folder cannot be read as a pipeline" if local else "model is no folder here and no hub id that can be reached"
     try:
-        kind = DiffusionPipeline.load_config(model).get("_class_name")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # diffusers calls the hub's library with an argument that it no longer knows
+            kind = DiffusionPipeline.load_config(model).get("_class_name")
     except Exception as error:
         raise InputError(f"{what}: {model!r} ({reason_of(error)})") from error
     if kind not in CLASSES:  # before gigabytes are fetched

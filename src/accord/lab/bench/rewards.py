@@ -449,8 +449,9 @@ def _affordable(
         return int(json.loads(saved.read_text(encoding="utf8"))["steps"])
     probe = folder.with_name(f".probe-{folder.name}")  # of this run alone: shards may probe at once
     seconds = []
-    # their difference has no loading and no looks in it, and of RAFT's collecting as much as there is in the mean
-    few, many = 2, 2 + (config.raft_refresh if config.strategy == "raft" else 12)
+    # their difference has no loading and no looks in it, and of RAFT's collecting as much as there is in the mean; two of
+    # the strategies whose step takes half a minute
+    few, many = 2, 2 + {"raft": config.raft_refresh, "grpo": 2, "draft": 2}.get(config.strategy, 12)
     for steps in (few, many):
         shutil.rmtree(probe, ignore_errors=True)
         began = time.process_time()

@@ -1,18 +1,22 @@
-"""Lab clips: one moving thing (or two) with exact truth per frame, and edits of them."""
+"""Lab clips: one moving thing with exact truth per frame, and edits of them."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from accord.data.video import Clip
+from accord.data.video import Clip, write_clip
 from accord.lab.scenes.grammar import noun_phrase
 from accord.lab.scenes.lexicon import BACKGROUNDS, COLORS, IMAGE_SIZE, NOUNS, SIZES
 from accord.lab.scenes.render import render, silhouette
 from accord.lab.scenes.scene import Scene, Thing, is_held_out
+from accord.outputs import write_file
 
 FPS = Fraction(8)
 DIRECTIONS = {"right": (1, 0), "left": (-1, 0), "down": (0, 1), "up": (0, -1)}
@@ -63,6 +67,22 @@ def moving_scene(rng: np.random.Generator, frames: int = 8) -> MovingScene:
     background = tuple(BACKGROUNDS)[rng.integers(len(BACKGROUNDS))]
     direction = tuple(DIRECTIONS)[rng.integers(len(DIRECTIONS))]
     return _along(noun, color, background, direction, frames, rng.uniform(0.6, 1.0), rng.uniform(0.2, 0.8))
+
+
+def write_clips(out: Path, count: int, frames: int = 8, seed: int = 0) -> list[dict[str, Any]]:
+    """Write `count` clips as `out/00000.mp4` ... and what each frame shows as `out/truth.jsonl`; returns its rows."""
+    rows = []
+    for i in range(count):
+        scene = moving_scene(np.random.default_rng((seed, i)), frames)
+        thing, clip = scene.frames[0].things[0], scene.clip
+        path = write_clip(out / f"{i:05d}.mp4", clip.frames, clip.fps)
+        boxes = [f.things[0].box for f in scene.frames]
+        rows.append({
+            "clip": path.name, "prompt": scene.image_prompt, "noun": thing.noun, "color": thing.color,
+            "background": scene.frames[0].background, "direction": scene.direction, "boxes": boxes,
+        })  # fmt: skip
+    write_file(out / "truth.jsonl", "".join(json.dumps(r) + "\n" for r in rows).encode())
+    return rows
 
 
 def _along(noun: str, color: str, background: str, direction: str, frames: int, share: float, across: float) -> MovingScene:

@@ -248,7 +248,7 @@ class VideoEditor:
     def invert(self, progress: bool = False) -> list[torch.Tensor]:
         """From the clip towards noise with the source prompt: latents [F,C,h,w] at each step, the clip's own first.
 
-        Each step is the exact inverse of the sampling step, found as a fixed point: x_t = (x_s - B output(x_t) - correction) / A.
+        Each step is the inverse of the sampling step, found as a fixed point (`inversion_iterations` rounds): x_t = (x_s - B output(x_t) - correction) / A.
         """
         config, scheduler = self.config, self.scheduler
         times = self._times()

@@ -71,7 +71,7 @@ class Tuned:
 def tune(
     pipe: Pipeline,
     prompts: Sequence[str],
-    reward: Composed,
+    reward: Composed | Reward,
     out: str | Path,
     strategy: str | None = None,
     config: TuneConfig | None = None,
@@ -86,7 +86,7 @@ def tune(
     Args:
         pipe: the pipeline; its U-Net gets an adapter.
         prompts: what to train on; some of them are kept out for the looks.
-        reward: see `accord.rewards.rewards.make_rewards`.
+        reward: what `make_rewards` gives, or anything of the `Reward` protocol.
         out: folder of the run.
         strategy: refl, draft, raft or grpo (or sft, the control); overrides the one in `config`.
         held_out: a score that is never trained on, for the guard; no guard without it.
@@ -97,6 +97,8 @@ def tune(
         InputError: for a pipeline, prompt, reward, folder or number that cannot be used.
     """
     config = config or TuneConfig()
+    if not isinstance(reward, Composed):
+        reward = Composed({"reward": reward}, {"reward": 1.0})
     if strategy is not None:
         try:
             config = replace(config, strategy=strategy)
