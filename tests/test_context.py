@@ -190,7 +190,8 @@ def test_sides_can_be_left_out_and_any_shape_goes():
     x, states, t = normal(1, 4, 16, 24), normal(1, 7, 32, seed=1), torch.tensor([10])
     assert torch.equal(text_only(x, states, t), text_only(x + 1, states, t))
     assert torch.equal(image_only(x, states, t), image_only(x, states + 1, t))
-    assert awake(RelationalNetwork(4, 64, width=16, patch=4))(normal(1, 4, 128, 128), normal(1, 7, 64), t).shape == (1, 4, 128, 128)
+    for shape in ((1, 4, 128, 128), (1, 4, 65, 18)):  # SDXL's, and one that patches do not divide
+        assert awake(RelationalNetwork(4, 64, width=16, patch=4))(normal(*shape), normal(1, 7, 64), t).shape == shape
     assert torch.equal(RelationalNetwork(4, 32, width=16)(x, states, t), torch.zeros_like(x))  # starts as the plain process
     assert torch.equal(awake(RelationalNetwork(4, 32, width=16, gain=0.0))(x, states, t), torch.zeros_like(x))
 

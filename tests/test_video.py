@@ -168,6 +168,13 @@ def test_frames_that_a_gif_has_merged_come_apart_again(tmp_path):
     assert len(read_clip(tmp_path / "still.gif", 2, 5)) == 3
 
 
+def test_frames_of_a_folder_come_in_the_order_of_their_numbers(tmp_path):
+    for i, frame in enumerate(moving(0, 12).clip.frames):
+        frame.save(tmp_path / f"frame{i}.png")
+    clip = read_clip(tmp_path)
+    assert all(psnr(a, b) > 50 for a, b in zip(clip.frames, moving(0, 12).clip.frames, strict=True))
+
+
 def test_too_large_clips_are_refused(tmp_path, monkeypatch):
     from accord.data import video
 

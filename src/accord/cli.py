@@ -132,6 +132,7 @@ def generate(
     steps: Steps = 25,
     guidance: Guidance = 5.0,
     context: Annotated[Path | None, typer.Option(help="Folder of accord train context: its relational network (and adapter) shifts the process.")] = None,
+    ancestral: Annotated[bool, typer.Option("--ancestral", help="With --context: DDPM instead of DDIM.")] = False,
     clip: Annotated[str | None, typer.Option(help="CLIP of a context that was trained with --pixels; the embedded one if not given.")] = None,
     device: Device = None,
     dtype: Dtype = "float32",
@@ -145,6 +146,8 @@ def generate(
 
     if clip is not None and context is None:
         raise InputError(f"--clip {clip!r} is used with --context only; add it, or leave --clip out")
+    if ancestral and context is None:
+        raise InputError("--ancestral is used with --context only; add it")
     if lora is not None and context is not None:
         raise InputError("--context brings its own adapter; give it or --lora")
     check_writable(out)
@@ -158,7 +161,7 @@ def generate(
 
         network, shift = load_context(pipe, context, accord.load_clip(clip, str(pipe.device)) if clip else None)
         images = generate_with_context(
-            pipe, network, prompts, seed, shift=shift, num_inference_steps=steps, guidance_scale=guidance, progress=not as_json
+            pipe, network, prompts, seed, shift=shift, ancestral=ancestral, num_inference_steps=steps, guidance_scale=guidance, progress=not as_json
         )
     rows: list[dict[str, Any]] = []
     jobs = [(p, s) for p in prompts for s in seed]
@@ -248,6 +251,9 @@ def _score_pairs(
             table.skip(pair.row, str(error))
             continue
         rows.append({"row": pair.row, "image": pair.image, **found.to_dict()})
+    if not rows:
+        why = f" (row {table.skipped[0]['row']}: {table.skipped[0]['reason']})" if table.skipped else ""
+        raise InputError(f"no row of {str(pairs)!r} could be scored{why}; mend it there")
     write_file(out, table_bytes(rows, out.suffix.lower()))
     mean = sum(r["overall"] for r in rows) / len(rows) if rows else None
     data = {"scored": len(rows), "mean": mean, "skipped": table.skipped, "out": str(out)}
@@ -691,6 +697,8 @@ def train_context_command(
     gain: Annotated[float, typer.Option(help="Bound of the relational network's output.")] = 1.0,
     share: Annotated[float, typer.Option(help="Its size, as a share of the denoiser's parameters.")] = 0.15,
     estimated_share: Annotated[float, typer.Option(help="Share of pictures whose context is that of the network's own guess; 0 is the paper's training.")] = 1.0,
+    text_only: Annotated[bool, typer.Option("--text-only", help="The network does not look at the picture: a shift of the text alone.")] = False,
+    loss: Annotated[str, typer.Option(help="mse, or kl: the exact bound.")] = "mse",
     pixels: Annotated[bool, typer.Option("--pixels", help="The network also looks at the decoded picture through a CLIP (slow).")] = False,
     clip: Annotated[str | None, typer.Option(help="That CLIP: folder or hub id; the embedded one if not given.")] = None,
     save_every: Annotated[int, typer.Option(help="Steps between two checkpoints.")] = 500,
@@ -714,7 +722,7 @@ def train_context_command(
     config = _checked(
         lambda: ContextTrainConfig(
             steps=steps, batch_size=batch_size, learning_rate=learning_rate, rank=rank, denoiser=denoiser, shift=shift,
-            gain=gain, share=share, estimated_share=estimated_share, pixels=pixels, save_every=save_every, seed=seed,
+            gain=gain, share=share, estimated_share=estimated_share, use_image=not text_only, loss=loss, pixels=pixels, save_every=save_every, seed=seed,
         )
     )
     if clip is not None and not pixels:

@@ -87,7 +87,7 @@ def _check_size(path: Path, width: int, height: int, count: int) -> None:
 
 
 def _from_folder(path: Path, start: int, stop: int | None) -> list[Image.Image]:
-    names = sorted(p for p in path.iterdir() if p.suffix.lower() in FRAME_SUFFIXES)
+    names = sorted((p for p in path.iterdir() if p.suffix.lower() in FRAME_SUFFIXES), key=_by_number)
     if not names:
         raise InputError(f"folder {str(path)!r} holds no frame ({', '.join(FRAME_SUFFIXES)}); check the path")
     chosen = names[start:stop]
@@ -96,6 +96,11 @@ def _from_folder(path: Path, start: int, stop: int | None) -> list[Image.Image]:
     if frames:
         _check_size(path, *frames[0].size, count=len(frames))
     return frames
+
+
+def _by_number(path: Path) -> list[tuple[int, int | str]]:
+    """A name as numbers and text, so that frame 10 comes after frame 9."""
+    return [(0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"(\d+)", path.name)]
 
 
 def _from_gif(path: Path, start: int, stop: int | None) -> tuple[list[Image.Image], Fraction]:

@@ -95,7 +95,7 @@ class RelationalNetwork(ModelMixin, ConfigMixin):
         nn.init.zeros_(self.out.bias)
 
     def forward(self, latents: torch.Tensor, encoder_hidden_states: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
-        """Clean latents [B,C,h,w], text states [B,T,E], timesteps [B] to r [B,C,h,w]; h and w are multiples of `patch`.
+        """Clean latents [B,C,h,w], text states [B,T,E], timesteps [B] to r [B,C,h,w]. Sides that `patch` does not divide are padded.
 
         Raises:
             InputError: for a network of pixels that was given no `pixel_encoder`.
@@ -108,7 +108,9 @@ class RelationalNetwork(ModelMixin, ConfigMixin):
                 raise InputError("this relational network looks at pixels and was given no pixel_encoder; set one (PixelEncoder.of(pipe, clip))")
             tokens = self.from_pixels(self.pixel_encoder(x).to(self.dtype))
             states = torch.cat([states.to(self.dtype), tokens], 1)
-        x = self.embed(x.to(self.dtype))
+        height, width = latents.shape[-2:]
+        x = F.pad(x.to(self.dtype), (0, -width % config.patch, 0, -height % config.patch))
+        x = self.embed(x)
         x = x + self.mix(F.silu(x))
         h, w = x.shape[-2:]
         t = timestep.reshape(-1).expand(len(latents)).to(latents.device)
@@ -117,7 +119,8 @@ class RelationalNetwork(ModelMixin, ConfigMixin):
         for block in self.blocks:
             x = block(x, states.to(x.dtype))
         x = self.out(self.norm(x)).unflatten(1, (h, w)).permute(0, 3, 1, 2)
-        return (config.gain * torch.tanh(F.pixel_shuffle(x, config.patch))).to(latents.dtype)
+        x = F.pixel_shuffle(x, config.patch)[..., :height, :width]
+        return (config.gain * torch.tanh(x)).to(latents.dtype)
 
 
 def grid_positions(h: int, w: int, width: int) -> torch.Tensor:

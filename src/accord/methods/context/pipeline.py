@@ -260,20 +260,18 @@ def load_context(pipe: Pipeline, folder: str | Path, clip: ClipScorer | None = N
 def new_relation(
     pipe: Pipeline, share: float = 0.15, seed: int = 0, clip: ClipScorer | None = None, **settings: Any
 ) -> RelationalNetwork:
-    """A relational network for a pipeline, as wide as `share` of the denoiser's parameters allows.
+    """A relational network for a pipeline, as wide as `share` of the denoiser's parameters allows (at most 256).
 
     With `clip` it also looks at the decoded picture through that model.
 
     Raises:
-        InputError: if even the narrowest is too large for that, or the latents cannot be cut into patches.
+        InputError: if even the narrowest is too large for that.
     """
     allowed = share * sum(p.numel() for p in pipe.unet.parameters())
     channels, text_width = pipe.unet.config.in_channels, pipe.unet.config.cross_attention_dim
     encoder = PixelEncoder.of(pipe, clip) if clip is not None else None
     settings["pixel_width"] = encoder.width if encoder is not None else 0
     patch = settings.pop("patch", 2 if sample_size(pipe)[0] <= 32 else 4)
-    if any(side % patch for side in sample_size(pipe)):
-        raise InputError(f"latents of {sample_size(pipe)} cannot be cut into patches of {patch}; choose another patch")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         for width in (256, 192, 128, 96, 64, 48, 32, 16, 8):
