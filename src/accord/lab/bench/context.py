@@ -504,16 +504,22 @@ def _plot(data: dict[str, Any]) -> bytes:
     rows = data["rows"]
 
     figure = Figure(figsize=(9, 3.6), layout="constrained")
-    axes = figure.subplots(1, 2)
-    for name in dict.fromkeys(r["variant"] for r in rows):
+    curve, end = figure.subplots(1, 2)
+    every = max(1, data["prompts"] // data["looked_at"])  # the same prompts at every point
+    names = list(dict.fromkeys(r["variant"] for r in rows))
+    for place, name in enumerate(names):
         mine = [r for r in rows if r["variant"] == name]
         steps = sorted(int(k) for k in mine[0]["curve"])
-        for axis, key, scale in ((axes[0], "right", 100), (axes[1], "frechet", 1)):
-            axis.plot(steps, [scale * np.mean([r["curve"][str(s)][key] for r in mine]) for s in steps], "o-", label=name)
-    step = f"step (before the last on {data['looked_at']} prompts, then {data['prompts']})"
-    axes[0].set(xlabel=step, ylabel="prompts right, %")
-    axes[1].set(xlabel=step, ylabel="Fréchet distance", yscale="log")
-    axes[0].legend(fontsize=7)
+        looks = [[r["curve"][str(s)]["per_prompt"] for r in mine] for s in steps]
+        looked = [100 * np.mean([v[::every] if s == steps[-1] else v for v in look]) for s, look in zip(steps, looks, strict=True)]
+        color = curve.plot(steps, looked, "o-", label=name)[0].get_color()
+        right = np.mean(looks[-1], 0)
+        low, high = bootstrap(right, lambda v: float(v.mean()))
+        end.errorbar(100 * right.mean(), place, xerr=[[100 * (right.mean() - low)], [100 * (high - right.mean())]], fmt="o", color=color, capsize=3)
+    curve.set(xlabel="step", ylabel="prompts right, %", title=f"{data['looked_at']} prompts")
+    curve.legend(fontsize=7)
+    end.set(xlabel="prompts right, % [95 %]", title=f"{data['prompts']} prompts, at the end", yticks=range(len(names)), yticklabels=names)
+    end.invert_yaxis()
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     return buffer.getvalue()
