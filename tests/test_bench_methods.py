@@ -17,6 +17,7 @@ from accord.lab.bench import kernel as bench_kernel
 from accord.lab.bench import reuse as bench_reuse
 from accord.lab.bench import rewards as bench_rewards
 from accord.lab.bench import video as bench_video
+from accord.lab.bench import video_memory
 from accord.lab.bench.prompts import scenebench
 from accord.lab.scenes.ask import ask_of, check
 from accord.lab.scenes.edits import KINDS
@@ -24,6 +25,7 @@ from accord.lab.scenes.read import read
 from accord.lab.scenes.render import render
 from accord.lab.scenes.scene import Scene, Thing
 from accord.methods.invert.data import PairSet
+from accord.rewards.video import background_psnr
 from accord.types import InputError
 
 
@@ -247,6 +249,26 @@ def test_the_video_bench_runs_whole(tmp_path, monkeypatch):
     again, _ = bench_video.main(tmp_path, quick=True, progress=False, count=1)
     assert [r["seconds"]["mean"] for r in again["rows"]] == seconds  # from the table's own folder
     assert (tmp_path / "video-quick.png").read_bytes() == picture
+
+
+def test_memory_of_an_edit_is_told_beside_that_of_the_window(tmp_path, monkeypatch):
+    monkeypatch.setattr(video_memory, "CONFIG", replace(video_memory.CONFIG, window=2, overlap=0, tune_steps=1, num_inference_steps=2))
+    monkeypatch.setattr(video_memory, "FRAMES", (2, 4, 8))
+    monkeypatch.setattr(video_memory, "alone", lambda what, work, *args: work(*args))
+    data, text = video_memory.main(tmp_path, quick=True, progress=False)
+    assert [r["frames"] for r in data["rows"]] == [2, 4] and data["rows"][0]["ratio"] == 1 and "| 4 |" in text
+    # what must grow: 3 latents of 4 x 16 x 16 float32 a frame
+    assert [r["path_mib"] for r in data["rows"]] == [pytest.approx(3 * n * 4 * 16 * 16 * 4 / 2**20, rel=1e-3) for n in (2, 4)]
+
+
+def test_a_stray_thing_is_damage_to_the_ground():
+    task = bench_video.tasks(2)[1]
+    clean, keep = task.source.clip.frames, bench_video.ground(task)
+    stray = [f.copy() for f in clean]
+    for frame in stray:
+        frame.paste((0, 0, 0), (0, 0, 6, 6))
+    assert all(k[:6, :6].all() for k in keep)
+    assert background_psnr(stray, clean) > 60 > 30 > background_psnr(stray, clean, keep)
 
 
 def test_a_perfect_edit_is_perfect():
