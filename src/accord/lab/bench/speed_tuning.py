@@ -43,14 +43,14 @@ STOP = 34  # of 40: the middle of 30..39
 def main(out: Path, quick: bool = False, progress: bool = True) -> tuple[dict[str, Any], str]:
     """Measure, and write `speed-tuning.json` and `.md` (`speed-tuning-quick.*`, without Stable Diffusion 1.5's size, with `quick`)."""
     check_writable(out)
-    repeats = 2 if quick else 7
+    repeats, rounds = (2, 2) if quick else (7, 3)  # a round of all strategies takes two minutes
     # before this process holds a network itself
     peaks = {n: alone(f"a step of {n}", _lab_peak, n, quick) for n in tqdm(TIMED, desc="memory", disable=not progress)}
     large = None if quick else alone("the measurement at Stable Diffusion 1.5's size", _large)
     config, stop = _config(quick), _stop(_config(quick))
     with tempfile.TemporaryDirectory() as scratch, _tuner(config, Path(scratch)) as tuner:
         whole = interleaved(
-            {name: _step(tuner, name) for name in TIMED}, repeats, "cpu", "strategies", progress
+            {name: _step(tuner, name) for name in TIMED}, rounds, "cpu", "strategies", progress
         )
         parts = _parts(tuner, stop)
         cells = interleaved({"refl": _refl_at(tuner), **parts}, repeats, "cpu", "parts of refl", progress)
