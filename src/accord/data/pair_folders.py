@@ -92,7 +92,7 @@ def _part_rows(parts: list[Path]) -> Iterator[tuple[Path | None, Any]]:
             if not isinstance(rows, dict):
                 raise ValueError
         except (OSError, ValueError):
-            yield None, f"broken {part.name}.json"  # the whole part counts as one broken row
+            yield None, None  # the whole part counts as one broken row
             continue
         for name, row in rows.items():
             yield part / name, row.get("p") if isinstance(row, dict) else None

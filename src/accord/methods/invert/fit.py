@@ -64,13 +64,12 @@ def train_inverter(
             break
     if len(rows) < 10:
         raise InputError(f"{len(rows)} pairs in {str(pairs)!r} are too few to split and train on; give at least 10")
-    told = captioner if any(k.kind == "unet" and k.caption_conditioned for k in kinds) else None
+    told = (captioner or load_captioner(device=device)) if any(k.kind == "unet" and k.caption_conditioned for k in kinds) else None
     sides = [tower_side(k) for k in kinds] + ([told.image_size] if told is not None else [])
     data = load_pairs(rows, max(sides), embed, skipped, progress)
     if len(data) < 10:
         raise InputError(f"of {len(rows)} pairs only {len(data)} have a readable picture; give at least 10")
-    if any(k.kind == "unet" and k.caption_conditioned for k in kinds):
-        told = told or load_captioner(device=device)
+    if told is not None:
         data.add_captions(told, progress=progress)
     split = safe_split(data.targets.cpu(), similar)
     train, validation, test = (data.subset(r) for r in (split.train, split.validation, split.test))
