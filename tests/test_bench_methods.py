@@ -235,7 +235,7 @@ def test_the_video_bench_runs_whole(tmp_path, monkeypatch):
     bench_video.main(tmp_path, quick=True, progress=False, count=2, shard=(1, 2))
     so_far, _ = bench_video.main(tmp_path, quick=True, progress=False, count=2, so_far=True)
     data, text = bench_video.main(tmp_path, quick=True, progress=False, count=1)
-    assert data == so_far and data["edits"] == 1
+    assert data == so_far and data["edits"] == 1 and set(data["parts"]) == {"noun", "8 frames"}
     assert [r["method"] for r in data["rows"]] == list(bench_video.NAMES) and "frames right" in text
     measured = {r["method"]: r["track_error"]["mean"] for r in data["rows"]}
     first = data["differences"][0]
@@ -249,6 +249,13 @@ def test_the_video_bench_runs_whole(tmp_path, monkeypatch):
     again, _ = bench_video.main(tmp_path, quick=True, progress=False, count=1)
     assert [r["seconds"]["mean"] for r in again["rows"]] == seconds  # from the table's own folder
     assert (tmp_path / "video-quick.png").read_bytes() == picture
+
+
+def test_edits_are_told_apart_by_kind_and_length():
+    rows = [{"kind": k, "frames": f, "right": float(i)} for i, (k, f) in enumerate([("noun", 8), ("color", 8), ("noun", 16)])]
+    parts = bench_video._parts({name: rows for name in bench_video.NAMES})
+    found = {part: [r["right"] for r in of["context"]] for part, of in parts.items()}
+    assert found == {"noun": [0, 2], "color": [1], "8 frames": [0, 1], "16 frames": [2]}
 
 
 def test_memory_of_an_edit_is_told_beside_that_of_the_window(tmp_path, monkeypatch):

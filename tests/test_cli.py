@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 import accord
 from accord import cli
+from accord.cli.options import file_name
 from accord.lab.scenes.render import render
 from accord.lab.scenes.scene import Scene, Thing
 
@@ -245,7 +246,7 @@ def test_info_prints_one_json_object(accord_cli):
     ],
 )
 def test_file_names_come_from_the_prompt_and_stay_in_the_folder(prompt, expected):
-    assert cli._name(3, prompt, 5) == expected
+    assert file_name(3, prompt, 5) == expected
 
 
 # --- imports -------------------------------------------------------------------------------------------------------

@@ -46,7 +46,7 @@ def main(out: Path, quick: bool = False, progress: bool = True) -> tuple[dict[st
     repeats, rounds = (2, 2) if quick else (7, 3)  # a round of all strategies takes two minutes
     # before this process holds a network itself
     peaks = {n: alone(f"a step of {n}", _lab_peak, n, quick) for n in tqdm(TIMED, desc="memory", disable=not progress)}
-    large = None if quick else alone("the measurement at Stable Diffusion 1.5's size", _large)
+    large = None if quick else _large(progress)
     config, stop = _config(quick), _stop(_config(quick))
     with tempfile.TemporaryDirectory() as scratch, _tuner(config, Path(scratch)) as tuner:
         whole = interleaved(
@@ -59,7 +59,7 @@ def main(out: Path, quick: bool = False, progress: bool = True) -> tuple[dict[st
         {
             "bench": "speed --tuning",
             "quick": quick,
-            "pictures": config.batch_size,
+            "prompts": config.batch_size,
             "num_inference_steps": config.num_inference_steps,
             "strategies": {
                 n: {"seconds": c["seconds"], "steps_per_minute": 60 / c["seconds"], "peak_mib": peaks[n]} for n, c in whole.items()
@@ -67,24 +67,29 @@ def main(out: Path, quick: bool = False, progress: bool = True) -> tuple[dict[st
             "parts": {n: cells[n]["seconds"] for n in parts},
             "refl_seconds": cells["refl"]["seconds"],
             "refl_over_parts": cells["refl"]["seconds"] / total,
-            "sd15": large and {**large, "strategies": projected(large["seconds"], TuneConfig())},
+            "sd15": large and _with_strategies(large),
         }
     )
+    text = _table(data, stop)
+    stem = "speed-tuning-quick" if quick else "speed-tuning"
+    write_file(out / f"{stem}.json", (json.dumps(data, indent=1) + "\n").encode())
+    write_file(out / f"{stem}.md", text.encode())
+    return data, text
+
+
+def _table(data: dict[str, Any], stop: int) -> str:
     lines = ["| strategy | s/step | steps/min | peak MiB over the weights |", "|---|---|---|---|"]
     lines += [f"| {n} | {c['seconds']:.2f} | {c['steps_per_minute']:.1f} | {c['peak_mib']:.0f} |" for n, c in data["strategies"].items()]
     shares = "\n".join(f"| {n} | {s:.3f} |" for n, s in data["parts"].items())
     text = (
-        f"# Cost of reward tuning on the lab\n\n{data['pictures']} pictures a step, rollouts of {data['num_inference_steps']} steps, guided; "
-        "the strategy's own loss, without the denoising term. RAFT collects anew every step here.\n\n" + "\n".join(lines) + "\n\n"
+        f"# Cost of reward tuning on the lab\n\n{data['prompts']} prompts a step, rollouts of {data['num_inference_steps']} steps, guided; RAFT and GRPO draw "
+        f"{TuneConfig().group_size} pictures of each. The strategy's own loss, without the denoising term; RAFT collects anew every step here.\n\n" + "\n".join(lines) + "\n\n"
         f"A ReFL step that stops at {stop} takes {data['refl_seconds']:.2f} s, {data['refl_over_parts']:.2f} of the sum of its parts:\n\n"
         f"| part | s |\n|---|---|\n{shares}\n"
     )
     if data["sd15"]:
         text += _large_table(data["sd15"])
-    stem = "speed-tuning-quick" if quick else "speed-tuning"
-    write_file(out / f"{stem}.json", (json.dumps(data, indent=1) + "\n").encode())
-    write_file(out / f"{stem}.md", text.encode())
-    return data, text
+    return text
 
 
 # --- the lab ------------------------------------------------------------------------------------------------------------
@@ -126,19 +131,22 @@ def sd15_pipeline() -> StableDiffusionPipeline:
     return StableDiffusionPipeline(**parts, requires_safety_checker=False)
 
 
-def _large() -> dict[str, Any]:
-    """Seconds and peak MiB of each part for one picture, one after the other."""
+def _large(progress: bool) -> dict[str, Any]:
+    """Seconds and peak MiB of each part for one picture, each in a process of its own: what a part leaves behind would hide the next one's peak."""
+    measured = {n: alone(f"{n} at Stable Diffusion 1.5's size", _large_part, n) for n in tqdm(SD15_PARTS, desc="Stable Diffusion 1.5", disable=not progress)}
+    return {key: {n: m[key] for n, m in measured.items()} for key in ("seconds", "peak_mib")}
+
+
+def _large_part(name: str) -> dict[str, float]:
+    """Seconds and peak MiB of one part."""
     pipe = sd15_pipeline()
     add_lora(pipe, 8)
     pipe.unet.enable_gradient_checkpointing()
     pipe.unet.train()  # or the checkpoints are not taken
-    parts = parts_of_a_picture(pipe, make_rewards({"contrast": 1.0}, load_captioner()), training_prompts(2)[0])
-    seconds, peaks = {}, {}
-    for name in SD15_PARTS:
-        began = time.perf_counter()
-        peaks[name] = peak_of(parts[name])
-        seconds[name] = time.perf_counter() - began
-    return {"seconds": seconds, "peak_mib": peaks}
+    work = parts_of_a_picture(pipe, make_rewards({"contrast": 1.0}, load_captioner()), training_prompts(2)[0])[name]
+    began = time.perf_counter()
+    peak = peak_of(work)
+    return {"seconds": time.perf_counter() - began, "peak_mib": peak}
 
 
 def parts_of_a_picture(pipe: StableDiffusionPipeline, reward: Composed, prompt: str) -> dict[str, Callable[[], Any]]:
@@ -179,12 +187,16 @@ def projected(seconds: dict[str, float], config: TuneConfig) -> dict[str, float]
     }
 
 
+def _with_strategies(large: dict[str, Any]) -> dict[str, Any]:
+    return {**large, "strategies": projected(large["seconds"], TuneConfig())}
+
+
 def _large_table(large: dict[str, Any]) -> str:
     parts = "\n".join(f"| {n} | {large['seconds'][n]:.1f} | {large['peak_mib'][n]:.0f} |" for n in large["seconds"])
     strategies = "\n".join(f"| {n} | {s:.0f} |" for n, s in large["strategies"].items())
     return (
         "\n## Stable Diffusion 1.5's architecture\n\nRandom weights, one picture of 512x512, float32, gradient checkpointing; judged by the embedded captioner, which is "
-        "smaller than a BLIP. Parts measured once each:\n\n| part | s | peak MiB over the weights |\n|---|---|---|\n" + parts + "\n\n"
+        "smaller than a BLIP. Parts measured once each, in processes of their own:\n\n| part | s | peak MiB over the weights |\n|---|---|---|\n" + parts + "\n\n"
         "From these, the time for one prompt (rollouts of 40 steps; RAFT collects every 20 steps; groups of 4):\n\n| strategy | s |\n|---|---|\n" + strategies + "\n"
     )
 

@@ -221,6 +221,7 @@ def main(
         "edits": len({runs[0].task.number for runs in edits}),
         "seeds": sorted({runs[0].seed for runs in edits}),
         "rows": [{"method": n, **{m: _mean(records[n], m) for m in (*MEASURES, "reconstruction_psnr")}} for n in NAMES],
+        "parts": {part: {n: {m: _mean(rows, m) for m in ("right", "track_error")} for n, rows in of.items()} for part, of in _parts(records).items()},
         "differences": [
             {"of": a, "over": b, **{m: _mean(_less(records[a], records[b], m), m) for m in MEASURES}} for a, b in AGAINST
         ],
@@ -257,6 +258,14 @@ def _less(rows: list[dict[str, Any]], others: list[dict[str, Any]], measure: str
     ]
 
 
+def _parts(records: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, list[dict[str, Any]]]]:
+    """The rows of each method by kind of edit and by length: part -> method -> rows."""
+    first = records[NAMES[0]]
+    parts = {kind: [i for i, r in enumerate(first) if r["kind"] == kind] for kind in EDITS}
+    parts |= {f"{n} frames": [i for i, r in enumerate(first) if r["frames"] == n] for n in sorted({r["frames"] for r in first})}
+    return {part: {name: [rows[i] for i in places] for name, rows in records.items()} for part, places in parts.items() if places}
+
+
 def _mean(rows: list[dict[str, Any]], measure: str) -> dict[str, Any]:
     """Mean over edits, seeds of one edit together, with a bootstrapped 95 % interval."""
     by_task: dict[int, list[float]] = {}
@@ -276,6 +285,11 @@ def table(data: dict[str, Any]) -> str:
         cells = [f"{row[m]['mean']:.3g} [{row[m]['ci95'][0]:.3g}, {row[m]['ci95'][1]:.3g}]" for m in (*MEASURES, "reconstruction_psnr")]
         lines.append(f"| {row['method']} | " + " | ".join(cells) + " |")
     text = f"# Editing lab clips\n\n{data['edits']} edits, seeds {data['seeds']}, judged by the reader; mean [95 %].\n\n" + "\n".join(lines) + "\n\n"
+    parts = data["parts"]
+    text += "Frames right and track error in px, by what is changed and by length:\n\n| method | " + " | ".join(parts) + " |\n" + "|---" * (1 + len(parts)) + "|\n"
+    for name in NAMES:
+        text += f"| {name} | " + " | ".join(f"{p[name]['right']['mean']:.2f}, {p[name]['track_error']['mean']:.1f}" for p in parts.values()) + " |\n"
+    text += "\n"
     for d in data["differences"]:
         said = [f"{m} {d[m]['mean']:+.3g} [{d[m]['ci95'][0]:+.3g}, {d[m]['ci95'][1]:+.3g}]" for m in MEASURES]
         text += f"- {d['of']} less {d['over']}: {', '.join(said)}\n"

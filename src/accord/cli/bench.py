@@ -1,0 +1,168 @@
+"""`accord bench`: every table under docs/bench."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from accord.cli.options import (
+    AsJson,
+    Device,
+    Model,
+    Out,
+    emit,
+    quiet,
+)
+
+app = typer.Typer(help="Measure, and write the tables under docs/bench.", no_args_is_help=True)
+
+
+@app.command("scenes")
+def bench_scenes(
+    quick: Annotated[bool, typer.Option("--quick", help="A small share of it, under 5 minutes on 2 cores.")] = False,
+    seeds: Annotated[int, typer.Option(help="How many of the four seeds; finished pictures are kept, so more can be added.")] = 4,
+    shard: Annotated[str | None, typer.Option(help="I/N: only a share of the pictures; after all N, run without it for the table.")] = None,
+    model: Model = None,
+    device: Device = None,
+    out: Out = Path("docs/bench"),
+    as_json: AsJson = False,
+) -> None:
+    """SceneBench: base, best-of-N, Attend-and-Excite and realign, same prompts and seeds, judged by the reader."""
+    quiet()
+    from accord.data.shards import parse_shard
+    from accord.lab.bench.scenes import main
+
+    part = parse_shard(shard) if shard else None
+    data, text = main(model=model, device=device, out=out, quick=quick, progress=not as_json, seeds=seeds, shard=part)
+    emit(as_json, data, text)
+
+
+@app.command("rewards")
+def bench_rewards(
+    only_sensitivity: Annotated[bool, typer.Option("--sensitivity", help="Only: which reward sees which swapped word.")] = False,
+    hacking: Annotated[bool, typer.Option("--hacking", help="Only: a run that is made to hack its reward, and the guard.")] = False,
+    minutes: Annotated[float, typer.Option(help="Training time of each strategy.")] = 12.0,
+    seeds: Annotated[int, typer.Option(help="How many of the four seeds; finished pictures are kept, so more can be added.")] = 4,
+    quick: Annotated[bool, typer.Option("--quick", help="A small share of it.")] = False,
+    shard: Annotated[str | None, typer.Option(help="I/N: only a share of the rows; after all N, run without it for the table.")] = None,
+    so_far: Annotated[bool, typer.Option("--so-far", help="Tune nothing; the table of what is finished.")] = False,
+    model: Model = None,
+    out: Out = Path("docs/bench"),
+    as_json: AsJson = False,
+) -> None:
+    """Reward tuning: every strategy at equal wall time beside base, control and best-of-4, judged by the reader."""
+    quiet()
+    from accord.data.shards import parse_shard
+    from accord.lab.bench.hacking import main as hacking_main
+    from accord.lab.bench.rewards import main, sensitivity
+
+    if hacking:
+        data, text = hacking_main(out, model=model, quick=quick, progress=not as_json)
+    elif only_sensitivity:
+        data, text = sensitivity(out, model=model, quick=quick)
+    else:
+        part = parse_shard(shard) if shard else None
+        data, text = main(out, minutes, model, quick, progress=not as_json, seeds=seeds, shard=part, so_far=so_far)
+    emit(as_json, data, text)
+
+
+@app.command("invert")
+def bench_invert(
+    quick: Annotated[bool, typer.Option("--quick", help="A small share of it.")] = False,
+    kind: Annotated[list[str] | None, typer.Option(help="unet, clip, vit, swin or blip; repeat; all five if not given.")] = None,
+    seeds: Annotated[int | None, typer.Option(help="Training seeds of the full system; three if not given.")] = None,
+    only_pairs: Annotated[bool, typer.Option("--only-pairs", help="Make the pairs and stop.")] = False,
+    shard: Annotated[str | None, typer.Option(help="I/N: only a share of the pairs or predictors; after all N, run without it.")] = None,
+    reuse: Annotated[bool, typer.Option("--reuse", help="Instead: the trained encoder put back into the denoiser, on SceneBench.")] = False,
+    inverter: Annotated[Path | None, typer.Option(help="With --reuse: inverter with a unet predictor.")] = None,
+    kernel: Annotated[bool, typer.Option("--kernel", help="Instead: time and memory of DAKL's second level.")] = False,
+    large: Annotated[bool, typer.Option("--large", help="With --kernel: a million rows and 10,000 centroids too, an hour or more.")] = False,
+    model: Model = None,
+    out: Out = Path("docs/bench"),
+    as_json: AsJson = False,
+) -> None:
+    """Inversion: every predictor, plain and with each part of the method, beside plain baselines."""
+    quiet()
+    from accord.data.shards import parse_shard
+    from accord.lab.bench.invert import main
+    from accord.lab.bench.kernel import main as kernel_main
+    from accord.lab.bench.reuse import main as reuse_main
+
+    if reuse:
+        data, text = reuse_main(out, inverter, model=model, quick=quick, progress=not as_json)
+    elif kernel:
+        data, text = kernel_main(out, quick=quick, large=large, progress=not as_json)
+    else:
+        part = parse_shard(shard) if shard else None
+        data, text = main(out, quick, model, not as_json, kinds=kind or None, seeds=seeds, shard=part, only_pairs=only_pairs)
+    emit(as_json, data, text)
+
+
+@app.command("context")
+def bench_context(
+    quick: Annotated[bool, typer.Option("--quick", help="A small share of it.")] = False,
+    seeds: Annotated[int, typer.Option(help="Training seeds of the main variants; finished runs are kept, so more can be added.")] = 3,
+    shard: Annotated[str | None, typer.Option(help="I/N: only a share of the runs; after all N, run without it for the table.")] = None,
+    so_far: Annotated[bool, typer.Option("--so-far", help="Train nothing; the table of what is finished.")] = False,
+    model: Model = None,
+    out: Out = Path("docs/bench"),
+    as_json: AsJson = False,
+) -> None:
+    """ContextDiff from scratch beside plain diffusion and a control of the same size."""
+    quiet()
+    from accord.data.shards import parse_shard
+    from accord.lab.bench.context import main
+
+    part = parse_shard(shard) if shard else None
+    data, text = main(out, quick=quick, model=model, progress=not as_json, seeds=seeds, shard=part, so_far=so_far)
+    emit(as_json, data, text)
+
+
+@app.command("video")
+def bench_video(
+    quick: Annotated[bool, typer.Option("--quick", help="Four edits, one seed.")] = False,
+    edits: Annotated[int | None, typer.Option(help="How many edits; 40 if not given. Finished ones are kept, so more can be added.")] = None,
+    seeds: Annotated[int | None, typer.Option(help="Seeds of each edit; 3 if not given.")] = None,
+    shard: Annotated[str | None, typer.Option(help="I/N: only a share of the edits; after all N, run without it for the table.")] = None,
+    so_far: Annotated[bool, typer.Option("--so-far", help="Make nothing; the table of what is finished.")] = False,
+    memory: Annotated[bool, typer.Option("--memory", help="Instead: peak memory and time as the clip grows beyond the window.")] = False,
+    model: Model = None,
+    out: Out = Path("docs/bench"),
+    as_json: AsJson = False,
+) -> None:
+    """Edits of lab clips: frame by frame, Tune-A-Video, with context, with attention injection."""
+    quiet()
+    from accord.data.shards import parse_shard
+    from accord.lab.bench.video import main
+    from accord.lab.bench.video_memory import main as memory_main
+
+    if memory:
+        data, text = memory_main(out, quick=quick, progress=not as_json)
+        return emit(as_json, data, text)
+
+    part = parse_shard(shard) if shard else None
+    data, text = main(out, quick, model, not as_json, count=edits, seeds=seeds, shard=part, so_far=so_far)
+    emit(as_json, data, text)
+
+
+@app.command("speed")
+def bench_speed(
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer repeats and no SD 1.5 size.")] = False,
+    tuning: Annotated[bool, typer.Option("--tuning", help="Instead: the cost of reward tuning, strategy by strategy.")] = False,
+    device: Device = None,
+    out: Out = Path("docs/bench"),
+    as_json: AsJson = False,
+) -> None:
+    """Cost of modulated attention beside plain and materialised attention, as ratios of one run."""
+    quiet()
+    if tuning:
+        from accord.lab.bench.speed_tuning import main as tuning_main
+
+        data, text = tuning_main(out, quick=quick, progress=not as_json)
+        return emit(as_json, data, text)
+    from accord.lab.bench.speed import main
+
+    data, text = main(device=device, out=out, quick=quick, progress=not as_json)
+    emit(as_json, data, text)

@@ -1,0 +1,97 @@
+"""`accord edit`: a clip, changed by words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from accord.cli.options import (
+    HUB_CLIP,
+    AsJson,
+    Device,
+    Model,
+    checked,
+    emit,
+    judge_of,
+    quiet,
+    read_by_the_lab,
+)
+from accord.types import InputError
+
+
+def edit(
+    clip: Annotated[Path, typer.Argument(help="mp4, webm, gif, or a folder of frames.")],
+    source: Annotated[str, typer.Option(help="What the clip shows.")],
+    target: Annotated[str, typer.Option(help="What it is to show.")],
+    out: Annotated[Path, typer.Option(help="mp4, webm or gif to write, or a folder for frames.")] = Path("out/edited.mp4"),
+    frames: Annotated[str | None, typer.Option(help="START:STOP, a range of the clip's frames.")] = None,
+    model: Model = None,
+    context: Annotated[bool, typer.Option("--context/--no-context", help="ContextDiff; without it this is Tune-A-Video.")] = True,
+    tune_steps: Annotated[int, typer.Option(help="Steps of one-shot tuning; about 200 for Stable Diffusion.")] = 60,
+    learning_rate: Annotated[float, typer.Option(help="Of the tuning; about 3e-5 for Stable Diffusion.")] = 1e-3,
+    steps: Annotated[int, typer.Option(min=1, max=1000, help="Denoising steps.")] = 25,
+    guidance: Annotated[float, typer.Option(help="Guidance scale.")] = 5.0,
+    strength: Annotated[float, typer.Option(help="Share of the steps that is inverted and sampled again.")] = 1.0,
+    injection: Annotated[float, typer.Option(help="First share of the steps in which the source's attention holds the layout.")] = 0.5,
+    hold: Annotated[float, typer.Option(help="First share of the steps in which the source is put back wherever the two prompts agree.")] = 0.7,
+    modulation: Annotated[float, typer.Option(help="Weight of realign's modulation in every frame; 0 leaves it out.")] = 0.0,
+    window: Annotated[int, typer.Option(help="Frames that the network sees at once.")] = 16,
+    similarity: Annotated[str | None, typer.Option("--clip-model", help=f"CLIP that measures the edit, folder or hub id; if not given lab, and with --model {HUB_CLIP}.")] = None,
+    tuned: Annotated[Path | None, typer.Option(help="Folder for the tuned parts; a tuning found there is used or resumed.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed.")] = 0,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Edit a clip with words: the thing changes, motion and ground are meant to stay."""
+    quiet()
+    import tempfile
+
+    import accord
+    from accord.data.video import check_clip_path, read_clip, write_clip
+    from accord.diffusion.pipelines import check_prompt_length
+    from accord.methods.context.video import EditConfig, VideoEditor
+    from accord.methods.realign.clips import modulate_clip
+    from accord.outputs import check_writable
+    from accord.rewards.video import score_clip
+
+    config = checked(
+        lambda: EditConfig(
+            tune_steps=tune_steps, learning_rate=learning_rate, context=context, num_inference_steps=steps, guidance_scale=guidance, strength=strength,
+            injection=injection, hold=hold, window=window, overlap=min(4, window - 1), seed=seed,
+        )
+    )
+    modulate = checked(lambda: modulate_clip(modulation)) if modulation else None
+    check_clip_path(out)
+    if out.resolve() == clip.resolve():
+        raise InputError(f"--out {str(out)!r} is the clip itself; give another name")
+    first, last = _range(frames)
+    taken = read_clip(clip, first, last)
+    check_writable(out.parent)
+    pipe = accord.load(model, device)
+    check_prompt_length(pipe, target)  # before the tuning
+    editor = VideoEditor(pipe, taken, source, config)
+    with tempfile.TemporaryDirectory() as scratch:
+        editor.tune(tuned or scratch, progress=not as_json)
+    if tuned is not None:
+        editor.save(tuned)
+    result = editor.edit(target, progress=not as_json, modulate=modulate)
+    write_clip(out, result.frames, result.fps)
+    measured = score_clip(result.frames, target, taken.frames, accord.load_clip(judge_of(similarity, model, HUB_CLIP), str(pipe.device)))
+    measured |= read_by_the_lab(result.frames, target) if model is None else {}
+    text = "\n".join([f"written to {out}", *(f"  {k} {v:.4f}" for k, v in measured.items())])
+    emit(as_json, {"out": str(out), "frames": len(result), "fps": float(result.fps), **measured}, text)
+
+
+def _range(text: str | None) -> tuple[int, int | None]:
+    """START:STOP, either may be left out."""
+    if text is None:
+        return 0, None
+    start, colon, stop = text.partition(":")
+    try:
+        if not colon:
+            raise ValueError
+        return int(start or 0), int(stop) if stop else None
+    except ValueError:
+        raise InputError(f"frames {text!r} is not START:STOP; write for example 0:16") from None

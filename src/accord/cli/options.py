@@ -1,0 +1,106 @@
+"""Options that commands share, and what they do with them."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from accord.types import InputError
+
+# who judges pictures of a pipeline that is not the lab's, if nobody is named
+HUB_CAPTIONER = "Salesforce/blip2-opt-2.7b"
+HUB_CLIP = "openai/clip-vit-large-patch14"
+
+Model = Annotated[str | None, typer.Option(help="Pipeline folder or hub id; the embedded lab if not given.")]
+Lora = Annotated[str | None, typer.Option(help="Adapter to put on, as accord train reward leaves it: folder, file or hub id; lab for the embedded one.")]
+CaptionerId = Annotated[str | None, typer.Option(help=f"BLIP or BLIP-2 folder or hub id, or lab for the embedded one; if not given lab, and with --model {HUB_CAPTIONER}.")]
+ClipId = Annotated[str | None, typer.Option(help=f"CLIP folder or hub id, or lab for the embedded one; if not given lab, and with --model {HUB_CLIP}.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N; CUDA if there is one by default.")]
+Dtype = Annotated[str, typer.Option(help="float32, float16 or bfloat16, of the pipeline's weights; half precision is for CUDA.")]
+Seeds = Annotated[list[int], typer.Option("--seed", min=0, help="Seed; repeat for several pictures a prompt.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout and nothing else there.")]
+Out = Annotated[Path, typer.Option(help="Folder for the results.")]
+Prompts = Annotated[list[str], typer.Argument(help="One or more prompts, each in quotes.")]
+Steps = Annotated[int, typer.Option(min=1, max=1000, help="Denoising steps.")]
+Guidance = Annotated[float, typer.Option(help="Guidance scale.")]
+
+
+def quiet() -> None:
+    """Keep libraries' notices off the terminal; errors are still raised."""
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    import diffusers.utils.logging as diffusers_logging
+    import transformers.utils.logging as transformers_logging
+
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+
+
+def emit(as_json: bool, data: dict[str, Any], text: str) -> None:
+    """Print a result, as JSON or as text."""
+    if os.environ.get("RANK", "0") == "0":  # of several processes the first one speaks
+        print(json.dumps(data) if as_json else text)
+
+
+def pick_device(named: str | None) -> str:
+    """The device that was named, refused if it is not here, or the default one."""
+    from accord.diffusion.pipelines import check_device, default_device
+
+    where = named or default_device()
+    check_device(where)
+    return where
+
+
+def torch_type(name: str) -> Any:
+    """torch's type of that name."""
+    import torch
+
+    if name not in ("float32", "float16", "bfloat16"):
+        raise InputError(f"dtype {name!r} is unknown; use float32, float16 or bfloat16")
+    return getattr(torch, name)
+
+
+def judge_of(named: str | None, model: str | None, hub: str) -> str | None:
+    """Who judges: the model that was named, or the one for this pipeline."""
+    return named or (None if model is None else hub)
+
+
+def checked(make: Any) -> Any:
+    """A config object; its ValueError becomes a clear sentence."""
+    try:
+        return make()
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
+def say_lab_only(size: tuple[int, int], named: Any, what: str) -> None:
+    """A note on stderr where an embedded model judges a picture that it cannot know."""
+    if named is None and size != (64, 64):
+        print(f"note: the embedded models know the lab's scenes of 64x64 pixels alone; for other pictures give {what}", file=sys.stderr)
+
+
+def read_by_the_lab(frames: Any, prompt: str) -> dict[str, float]:
+    """On clips of the lab, the share of frames that the reader finds right; nothing of others."""
+    from accord.lab.scenes.ask import ask_of, check
+    from accord.lab.scenes.read import read
+
+    try:
+        ask = ask_of(prompt)
+    except InputError:
+        return {}
+    if frames[0].size != (64, 64):
+        return {}
+    return {"frames_right": sum(check(read(f), ask).right for f in frames) / len(frames)}
+
+
+def file_name(index: int, prompt: str, seed: int) -> str:
+    words = "-".join("".join(c if c.isalnum() else " " for c in prompt.lower()).split())[:60].strip("-")
+    return f"{index:03d}-{words}-s{seed}"

@@ -1,0 +1,78 @@
+"""`accord pairs`: pairs of picture and prompt, and clips of the lab."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from accord.cli.options import (
+    AsJson,
+    Device,
+    Dtype,
+    Guidance,
+    Lora,
+    Model,
+    emit,
+    quiet,
+    torch_type,
+)
+from accord.types import InputError
+
+app = typer.Typer(help="Make pairs of picture and prompt.", no_args_is_help=True)
+
+
+@app.command("make")
+def pairs_make(
+    out: Annotated[Path, typer.Option(help="Folder, in DiffusionDB's layout; finished parts found there are kept.")],
+    prompts: Annotated[Path | None, typer.Option(help="Prompts file; the lab's own captions if not given.")] = None,
+    count: Annotated[int, typer.Option(help="How many of the lab's captions.")] = 20_000,
+    model: Model = None,
+    lora: Lora = None,
+    steps: Annotated[int, typer.Option(min=1, max=1000, help="Denoising steps.")] = 12,
+    guidance: Guidance = 5.0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed.")] = 0,
+    shard: Annotated[str | None, typer.Option(help="I/N: only a share of the parts; after all N, run without it.")] = None,
+    device: Device = None,
+    dtype: Dtype = "float32",
+    as_json: AsJson = False,
+) -> None:
+    """Render prompts with a pipeline into pairs to train an inverter on."""
+    quiet()
+    import accord
+    from accord.data.prompt_files import read_prompts
+    from accord.data.shards import parse_shard
+    from accord.methods.invert.pairs import make_pairs
+
+    if count < 1:
+        raise InputError(f"count must be at least 1, not {count}")
+    if prompts is not None:
+        texts = read_prompts(prompts)
+    else:
+        from accord.lab.recipes.tokenizers import corpus
+
+        texts = corpus(count, seed + 100)
+    pipe = accord.load(model, device, torch_type(dtype), lora=lora)
+    share = parse_shard(shard) if shard else None
+    made = make_pairs(
+        pipe, texts, out, seed=seed, num_inference_steps=steps, guidance_scale=guidance, shard=share, progress=not as_json
+    )
+    emit(as_json, {"pairs": made, "out": str(out)}, f"{made} pairs in {out}")
+
+
+@app.command("clips")
+def pairs_clips(
+    out: Annotated[Path, typer.Option(help="Folder for the clips, and truth.jsonl: prompt and boxes, frame by frame.")],
+    count: Annotated[int, typer.Option(min=1, help="How many clips.")] = 8,
+    frames: Annotated[int, typer.Option(min=2, help="Frames of each.")] = 8,
+    seed: Annotated[int, typer.Option(min=0, help="Seed.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Write clips of the lab: a thing that moves, to be edited and scored."""
+    quiet()
+    from accord.lab.scenes.clips import write_clips
+    from accord.outputs import check_writable
+
+    rows = write_clips(check_writable(out), count, frames, seed)
+    emit(as_json, {"clips": rows, "out": str(out)}, "\n".join(f"{out / r['clip']}: {r['prompt']}" for r in rows))

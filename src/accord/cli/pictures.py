@@ -1,0 +1,286 @@
+"""`accord generate`, `score`, `realign` and `invert`: pictures from prompts, and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from accord.cli.options import (
+    HUB_CAPTIONER,
+    AsJson,
+    CaptionerId,
+    ClipId,
+    Device,
+    Dtype,
+    Guidance,
+    Lora,
+    Model,
+    Out,
+    Prompts,
+    Seeds,
+    Steps,
+    checked,
+    emit,
+    file_name,
+    judge_of,
+    pick_device,
+    quiet,
+    read_by_the_lab,
+    say_lab_only,
+    torch_type,
+)
+from accord.types import InputError
+
+
+def generate(
+    prompts: Prompts,
+    model: Model = None,
+    lora: Lora = None,
+    seed: Seeds = [0],  # noqa: B006 (typer copies it)
+    steps: Steps = 25,
+    guidance: Guidance = 5.0,
+    context: Annotated[Path | None, typer.Option(help="Folder of accord train context: its relational network (and adapter) shifts the process.")] = None,
+    ancestral: Annotated[bool, typer.Option("--ancestral", help="With --context: DDPM instead of DDIM.")] = False,
+    clip: Annotated[str | None, typer.Option(help="CLIP of a context that was trained with --pixels; the embedded one if not given.")] = None,
+    device: Device = None,
+    dtype: Dtype = "float32",
+    out: Out = Path("out/generate"),
+    as_json: AsJson = False,
+) -> None:
+    """Generate pictures from prompts."""
+    quiet()
+    import accord
+    from accord.outputs import check_writable, png, write_file
+
+    if clip is not None and context is None:
+        raise InputError(f"--clip {clip!r} is used with --context only; add it, or leave --clip out")
+    if ancestral and context is None:
+        raise InputError("--ancestral is used with --context only; add it")
+    if lora is not None and context is not None:
+        raise InputError("--context brings its own adapter; give it or --lora")
+    check_writable(out)
+    pipe = accord.load(model, device, torch_type(dtype), lora=lora)
+    if context is None:
+        images = accord.generate(
+            pipe, prompts, seed, num_inference_steps=steps, guidance_scale=guidance, progress=not as_json
+        )
+    else:
+        from accord.methods.context.pipeline import generate_with_context, load_context
+
+        network, shift = load_context(pipe, context, accord.load_clip(clip, str(pipe.device)) if clip else None)
+        images = generate_with_context(
+            pipe, network, prompts, seed, shift=shift, ancestral=ancestral, num_inference_steps=steps, guidance_scale=guidance, progress=not as_json
+        )
+    rows: list[dict[str, Any]] = []
+    jobs = [(p, s) for p in prompts for s in seed]
+    for i, ((prompt, number), image) in enumerate(zip(jobs, images, strict=True)):
+        path = out / f"{file_name(i, prompt, number)}.png"
+        write_file(path, png(image))
+        rows.append({"prompt": prompt, "seed": number, "image": str(path)})
+    emit(as_json, {"images": rows}, "\n".join(str(r["image"]) for r in rows))
+
+
+def score(
+    image: Annotated[Path | None, typer.Argument(help="A picture.")] = None,
+    prompt: Annotated[str | None, typer.Argument(help="Its prompt, in quotes.")] = None,
+    pairs: Annotated[Path | None, typer.Option(help="CSV, JSONL or Parquet with columns image and prompt.")] = None,
+    video: Annotated[Path | None, typer.Option(help="Instead of IMAGE: a clip, with --prompt-of-clip.")] = None,
+    clip_prompt: Annotated[str | None, typer.Option("--prompt-of-clip", help="What the clip is to show.")] = None,
+    source_clip: Annotated[Path | None, typer.Option(help="With --video: the clip it was edited from.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the report, or with --pairs a file to write.")] = None,
+    captioner: CaptionerId = None,
+    clip: ClipId = None,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """How well pictures say their prompts, by phrase and word."""
+    quiet()
+    if video is not None:
+        if image is not None or pairs is not None or not clip_prompt:
+            raise InputError("--video needs --prompt-of-clip TEXT, and neither IMAGE nor --pairs")
+        if out is not None or captioner is not None:
+            raise InputError("--out and --captioner are not used with --video; leave them out")
+        import accord
+        from accord.data.video import read_clip
+        from accord.rewards.video import score_clip
+
+        before = read_clip(source_clip).frames if source_clip is not None else None
+        shown = read_clip(video)
+        say_lab_only(shown.size, clip, "--clip ID")
+        measured = score_clip(shown.frames, clip_prompt, before, accord.load_clip(clip, pick_device(device)))
+        measured |= read_by_the_lab(shown.frames, clip_prompt) if clip is None else {}
+        return emit(as_json, measured, "\n".join(f"{k} {v:.4f}" for k, v in measured.items()))
+    if clip_prompt or source_clip is not None:
+        raise InputError("--prompt-of-clip and --source-clip are used with --video only; add it")
+    if pairs is not None:
+        if image is not None or prompt is not None:
+            raise InputError("both --pairs and an IMAGE were given; give one of them")
+        return _score_pairs(pairs, out, captioner, clip, device, as_json)
+    if image is None or prompt is None:
+        raise InputError("nothing to score; give IMAGE and PROMPT, or --pairs FILE")
+    import accord
+    from accord.data.images import open_image
+    from accord.outputs import check_writable, words_text
+
+    picture = open_image(image)
+    if out is not None:
+        check_writable(out)
+    where = pick_device(device)
+    say_lab_only(picture.size, captioner, "--captioner ID and --clip ID")
+    result = accord.score(picture, prompt, accord.load_captioner(captioner, where), accord.load_clip(clip, where))[0]
+    text = f"alignment {result.alignment.overall:.3f}, reads as: {result.alignment.caption}\n{words_text(result.alignment)}"
+    if out is not None:
+        result.save(out)
+        text += f"\nreport: {out / 'index.html'}"
+    emit(as_json, result.to_dict(), text)
+
+
+def _score_pairs(
+    pairs: Path, out: Path | None, captioner: str | None, clip: str | None, device: str | None, as_json: bool
+) -> None:
+    import accord
+    from accord.data.images import open_image
+    from accord.data.pairs import check_table_path, read_pairs, table_bytes
+    from accord.outputs import check_writable, write_file
+
+    if out is None:
+        raise InputError("--pairs needs --out FILE.csv, .jsonl or .parquet to write the scores to")
+    check_table_path(out)
+    table = read_pairs(pairs)
+    check_writable(out.parent)
+    where = pick_device(device)
+    judge, similarity = accord.load_captioner(captioner, where), accord.load_clip(clip, where)
+    rows = []
+    for pair in table.pairs:
+        try:
+            found = accord.score(open_image(pair.image), pair.prompt, judge, similarity)[0].alignment
+        except InputError as error:
+            table.skip(pair.row, str(error))
+            continue
+        rows.append({"row": pair.row, "image": pair.image, **found.to_dict()})
+    if not rows:
+        why = f" (row {table.skipped[0]['row']}: {table.skipped[0]['reason']})" if table.skipped else ""
+        raise InputError(f"no row of {str(pairs)!r} could be scored{why}; mend it there")
+    write_file(out, table_bytes(rows, out.suffix.lower()))
+    mean = sum(r["overall"] for r in rows) / len(rows) if rows else None
+    data = {"scored": len(rows), "mean": mean, "skipped": table.skipped, "out": str(out)}
+    lines = [f"scored {len(rows)}" + (f", mean alignment {mean:.3f}" if rows else "") + f", written to {out}"]
+    lines += [f"skipped row {s['row']}: {s['reason']}" for s in sorted(table.skipped, key=lambda s: s["row"])]
+    emit(as_json, data, "\n".join(lines))
+
+
+def realign(
+    prompts: Prompts,
+    model: Model = None,
+    lora: Lora = None,
+    seed: Seeds = [0],  # noqa: B006
+    rounds: Annotated[int, typer.Option(help="How often a picture is redone at most.")] = 2,
+    mode: Annotated[str, typer.Option(help="Where a round starts: new_seed (another noise), same_seed (the same noise), renoise (the picture, noised part-way).")] = "new_seed",
+    steps: Steps = 25,
+    guidance: Guidance = 5.0,
+    captioner: CaptionerId = None,
+    device: Device = None,
+    dtype: Dtype = "float32",
+    out: Out = Path("out/realign"),
+    as_json: AsJson = False,
+) -> None:
+    """Generate, find out what is missing and where, and repair it with the same model."""
+    quiet()
+    import accord
+    from accord.outputs import check_writable, words_text
+
+    check_writable(out)
+    config = checked(lambda: accord.RealignConfig(rounds=rounds, mode=mode))
+    pipe = accord.load(model, device, torch_type(dtype), lora=lora)
+    results = accord.realign(
+        pipe,
+        prompts,
+        seed,
+        config=config,
+        captioner=accord.load_captioner(judge_of(captioner, model, HUB_CAPTIONER), str(pipe.device)),
+        num_inference_steps=steps,
+        guidance_scale=guidance,
+        progress=not as_json,
+    )
+    rows, lines = [], []
+    for i, result in enumerate(results):
+        folder = result.save(out / file_name(i, result.prompt.text, result.seed))
+        rows.append({**result.to_dict(), "folder": str(folder)})
+        before, after = result.alignment_before, result.alignment_after
+        lines += [
+            f"{result.prompt.text!r}, seed {result.seed}: alignment {before.overall:.3f} -> {after.overall:.3f}"
+            + (f", from the noise of seed {result.seed_after}" if result.seed_after is not None else ""),
+            *("  before  " + line for line in words_text(before).splitlines()),
+            *("  after   " + line for line in words_text(after).splitlines() if result.improved),
+            f"  pictures and report: {folder / 'index.html'}",
+        ]
+    emit(as_json, {"results": rows}, "\n".join(lines))
+
+
+def invert(
+    images: Annotated[list[Path] | None, typer.Argument(help="One or more pictures.")] = None,
+    bank: Annotated[Path | None, typer.Option(help="Prompts to retrieve from (.txt, .csv, .tsv, .jsonl, .json).")] = None,
+    inverter: Annotated[Path | None, typer.Option(help="Inverter folder; the embedded one if not given.")] = None,
+    folder: Annotated[Path | None, typer.Option(help="Instead of pictures: all pictures under a folder, with --out FILE.")] = None,
+    pairs: Annotated[Path | None, typer.Option(help="Instead of pictures: the pictures of a pairs file or folder, with --out FILE.")] = None,
+    shard: Annotated[str | None, typer.Option(help="I/N: every N-th picture from the I-th on.")] = None,
+    words_only: Annotated[bool, typer.Option("--words-only", help="No readable prompt: faster.")] = False,
+    adapt: Annotated[Path | None, typer.Option(help="With --folder or --pairs: labelled pairs that the inverter was not trained on; a second level (DAKL) is fitted on them and the pictures at hand.")] = None,
+    captioner: CaptionerId = None,
+    device: Device = None,
+    out: Annotated[Path | None, typer.Option(help="File for --folder and --pairs: .parquet, .csv or .jsonl.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Which prompt made this image? An embedding, words, retrieved prompts and one readable prompt."""
+    quiet()
+    import accord
+    from accord.data.images import open_image
+    from accord.data.pair_folders import list_images, stream_pairs
+    from accord.data.pairs import PairsFile
+    from accord.data.shards import parse_shard
+    from accord.methods.invert.bulk import invert_files, labelled_by, shard_path
+    from accord.methods.invert.invert import Bank
+    from accord.outputs import check_writable
+
+    sources = [s for s in (images or None, folder, pairs) if s is not None]
+    if len(sources) != 1:
+        raise InputError("give pictures, or --folder, or --pairs: exactly one of them")
+    for name, given in (("--out", out), ("--adapt", adapt), ("--shard", shard)):
+        if images and given is not None:
+            raise InputError(f"{name} is used with --folder or --pairs only; leave it out")
+    where = pick_device(device)
+    if images:
+        pictures = [open_image(p) for p in images]
+        say_lab_only(pictures[0].size, inverter, "--inverter FOLDER, trained on pairs of their pipeline")
+        reader = accord.Inverter.from_pretrained(inverter, where)
+        embed = accord.load_sentence(device=where) if bank is not None or not words_only else None
+        shelf = Bank.from_file(bank, embed) if bank is not None and embed is not None else None
+        if captioner is not None or not words_only:
+            reader.captioner = accord.load_captioner(captioner or reader.captioner_id, where)
+        results = accord.invert(pictures, reader, shelf, embed=embed, readable=not words_only)
+        lines = []
+        for path, result in zip(images, results, strict=True):
+            lines.append(f"{path}: {result.prompt or '(words only)'}" + (f"  [cosine {result.score:.3f}]" if result.prompt else ""))
+            lines.append("  words: " + ", ".join(f"{w} {p:.2f}" for w, p in result.words))
+            lines += [f"  bank {c:.3f}  {t}" for t, c in result.retrieved]
+        rows = [{"image": str(p), **r.to_dict()} for p, r in zip(images, results, strict=True)]
+        return emit(as_json, {"results": rows}, "\n".join(lines))
+    if out is None:
+        raise InputError("--folder and --pairs need --out FILE.parquet, .csv or .jsonl to write to")
+    part = parse_shard(shard or "1/1")
+    shard_path(out, *part)
+    unread = PairsFile()
+    paths = list_images(folder) if folder is not None else [Path(p.image) for p in stream_pairs(pairs or "", unread)]
+    reader = accord.Inverter.from_pretrained(inverter, where)
+    embed = accord.load_sentence(device=where) if bank is not None or not words_only else None
+    shelf = Bank.from_file(bank, embed) if bank is not None and embed is not None else None
+    if captioner is not None or not words_only:
+        reader.captioner = accord.load_captioner(captioner or reader.captioner_id, where)
+    check_writable(out.parent)
+    labelled = labelled_by(reader, adapt, embed or accord.load_sentence(device=where), unread, not as_json) if adapt is not None else None
+    data = invert_files(paths, out, part, reader, shelf, readable=not words_only, progress=not as_json, embed=embed, labelled=labelled)
+    data["skipped"] += [{"image": f"row {r['row']}", "reason": r["reason"]} for r in unread.skipped]
+    text = f"{data['out']} is there already" if data["done_before"] else f"inverted {data['images']}, written to {data['out']}"
+    emit(as_json, data, "\n".join([text, *(f"skipped {s['image']}: {s['reason']}" for s in data["skipped"])]))

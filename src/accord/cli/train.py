@@ -1,0 +1,301 @@
+"""`accord train`: the lab's models, adapters, inverters and relational networks."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from accord.cli.options import (
+    HUB_CAPTIONER,
+    HUB_CLIP,
+    AsJson,
+    CaptionerId,
+    ClipId,
+    Device,
+    Guidance,
+    Model,
+    Out,
+    checked,
+    emit,
+    judge_of,
+    pick_device,
+    quiet,
+)
+from accord.types import InputError
+
+app = typer.Typer(help="Train models.", no_args_is_help=True)
+
+
+@app.command("lab")
+def train_lab(
+    part: Annotated[str, typer.Argument(help="vae, clip, captioner or denoiser (in this order).")],
+    out: Annotated[Path, typer.Option(help="Folder for models, checkpoints and curves; a run found there is resumed.")] = Path(
+        "runs/lab"
+    ),
+    steps: Annotated[int | None, typer.Option(help="Steps; the recipe's own number by default.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    go_on: Annotated[bool, typer.Option("--continue", help="Start from the embedded weights, not from nothing.")] = False,
+    start: Annotated[Path | None, typer.Option(help="Start from the finished part in this folder of another run, not from nothing.")] = None,
+) -> None:
+    """Train an embedded model of the lab; a killed run goes on where it was."""
+    quiet()
+    from accord.diffusion.pipelines import EMBEDDED, check_device
+    from accord.lab.recipes import train
+
+    check_device(device)
+    if go_on and start is not None:
+        raise InputError("--continue and --start are two places to start from; give one of them")
+    train(part, out, steps=steps, seed=seed, device=device, start=EMBEDDED.parent if go_on else start)
+    print(f"written to {out}")
+
+
+@app.command("reward")
+def train_reward(
+    prompts: Annotated[Path, typer.Option(help="Prompts: .txt (one a line), .csv, .tsv, .jsonl, or COCO captions .json.")],
+    model: Model = None,
+    reward: Annotated[list[str], typer.Option(help="caption, caption-clip, likelihood, contrast or clip, as NAME or NAME=WEIGHT; repeat to add up.")] = ["contrast"],  # noqa: B006
+    held_out: Annotated[str | None, typer.Option(help="A score that is never trained on, for the guard: clip, inversion (the embedded inverter, for the lab alone), or another reward; none for no guard. If not given inversion, and with --model clip.")] = None,
+    strategy: Annotated[str, typer.Option(help="refl, draft, raft or grpo; sft is the control without reward.")] = "refl",
+    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 300,
+    batch_size: Annotated[int, typer.Option(help="Prompts a step, over all processes.")] = 8,
+    accumulate: Annotated[int, typer.Option(help="Micro-batches a step.")] = 1,
+    learning_rate: Annotated[float | None, typer.Option(help="Learning rate; 3e-4, for refl on the lab 7e-4.")] = None,
+    rank: Annotated[int, typer.Option(help="Rank of the adapter.")] = 8,
+    inference_steps: Annotated[int | None, typer.Option(help="Denoising steps of a rollout; 40, on the lab 12 (refl) or 20 (raft, grpo).")] = None,
+    stop_from: Annotated[float | None, typer.Option(help="refl: the one step with gradient is drawn from this share of the rollout on; 0.75, on the lab 0.2.")] = None,
+    stop_until: Annotated[float | None, typer.Option(help="refl: and up to this share (earlier steps decide what is where); 1, on the lab 0.67.")] = None,
+    guidance: Guidance = 5.0,
+    reward_weight: Annotated[float | None, typer.Option(help="Weight of the reward's loss; 0.1, on the lab 0.5 (refl) or 1 (raft, grpo).")] = None,
+    pretrain_weight: Annotated[float, typer.Option(help="Weight of the denoising loss.")] = 1.0,
+    kl_weight: Annotated[float, typer.Option(help="Weight of the distance to the untuned model.")] = 0.5,
+    pairs: Annotated[Path | None, typer.Option(help="Pictures and captions for the denoising loss (CSV, JSONL, Parquet, or a folder as accord pairs make leaves it); the model's own pictures if not given.")] = None,
+    anchors: Annotated[int, typer.Option(help="How many pictures of its own, without --pairs.")] = 64,
+    eval_every: Annotated[int, typer.Option(help="Steps between two looks at prompts that are not trained on.")] = 50,
+    save_every: Annotated[int, typer.Option(help="Steps between two checkpoints.")] = 50,
+    gradient_checkpointing: Annotated[bool, typer.Option("--gradient-checkpointing", help="Less memory, more time.")] = False,
+    captioner: CaptionerId = None,
+    clip: ClipId = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed.")] = 0,
+    device: Device = None,
+    out: Out = Path("out/tuned"),
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Tune a pipeline with a reward; leaves a LoRA that plain diffusers loads. Several processes: accelerate launch -m accord.cli train reward ..."""
+    quiet()
+    import accord
+    from accord.data.prompt_files import read_prompts
+    from accord.lab.settings import TUNING
+    from accord.rewards.rewards import NAMES
+    from accord.training.claim import holds_run
+
+    if held_out == "inversion" and model is not None:
+        raise InputError(f"the embedded inverter reads pictures of the lab alone, not of {model!r}; choose another --held-out")
+    held_out = held_out or ("inversion" if model is None else "clip")
+    texts = read_prompts(prompts)
+    weights = dict(_weight(r) for r in reward)
+    if held_out in weights:
+        raise InputError(f"the held-out score {held_out!r} is trained on; choose another --held-out")
+    given = {
+        "learning_rate": learning_rate, "num_inference_steps": inference_steps, "stop_from": stop_from, "stop_until": stop_until,
+        "reward_weight": reward_weight,
+    }  # fmt: skip
+    knobs = {**(TUNING.get(strategy, {}) if model is None else {}), **{k: v for k, v in given.items() if v is not None}}
+    config = checked(
+        lambda: accord.TuneConfig(
+            strategy=strategy,
+            steps=steps,
+            batch_size=batch_size,
+            gradient_accumulation=accumulate,
+            rank=rank,
+            guidance_scale=guidance,
+            pretrain_weight=pretrain_weight,
+            kl_weight=kl_weight,
+            anchors=anchors,
+            eval_every=eval_every,
+            save_every=save_every,
+            gradient_checkpointing=gradient_checkpointing,
+            seed=seed,
+            **knobs,
+        )
+    )
+    if holds_run(out) and not resume:
+        raise InputError(f"folder {str(out)!r} holds a run; give --resume to go on with it, or another --out")
+    unknown = {*weights, held_out} - {*NAMES, "inversion", "none"}
+    if unknown:
+        raise InputError(f"score {min(unknown)!r} is unknown; choose among {', '.join(NAMES)}, and for --held-out also inversion and none")
+    examples = _pictures_of(pairs) if pairs is not None else None
+    pipe = accord.load(model, device)
+    where = str(pipe.device)
+    wanted = {*weights, held_out}
+    judge = accord.load_captioner(judge_of(captioner, model, HUB_CAPTIONER), where) if wanted - {"clip", "inversion", "none"} else None
+    similarity = accord.load_clip(judge_of(clip, model, HUB_CLIP), where) if wanted & {"clip", "caption-clip"} else None
+    tuned = accord.tune(
+        pipe,
+        texts,
+        accord.make_rewards(weights, judge, similarity),
+        out,
+        config=config,
+        held_out=_held_out(held_out, judge, similarity),
+        pairs=examples,
+        resume=resume,
+        progress=not as_json,
+    )
+    gains = "".join(f"{k} {v['mean']:+.4f} [{v['low']:+.4f}, {v['high']:+.4f}]; " for k, v in tuned.report["gains"].items())
+    emit(as_json, {**tuned.report, "folder": str(out)}, f"{gains}{tuned.report['verdict']}\nadapter and report: {out}")
+
+
+def _held_out(name: str, judge: Any, similarity: Any) -> Any:
+    """The guard's score of that name, or None."""
+    import accord
+
+    if name == "inversion":
+        return accord.InversionScore()
+    return None if name == "none" else accord.make_rewards({name: 1.0}, judge, similarity).rewards[name]
+
+
+def _weight(text: str) -> tuple[str, float]:
+    """NAME or NAME=WEIGHT."""
+    name, _, number = text.partition("=")
+    try:
+        return name, float(number or 1)
+    except ValueError:
+        raise InputError(f"reward {text!r} is not NAME or NAME=WEIGHT; write for example contrast=1.0") from None
+
+
+@app.command("inverter")
+def train_inverter_command(
+    pairs: Annotated[Path, typer.Option(help="Pairs: DiffusionDB folder, folder with metadata.jsonl, or CSV, JSONL, Parquet.")],
+    kind: Annotated[list[str], typer.Option(help="unet, clip, vit, swin or blip, as KIND or KIND=MODEL; repeat for an ensemble.")] = ["clip"],  # noqa: B006
+    weight: Annotated[list[float] | None, typer.Option(help="Weight in the ensemble, one for each --kind.")] = None,
+    steps: Annotated[int, typer.Option(help="Steps of each predictor.")] = 2000,
+    batch_size: Annotated[int, typer.Option(help="Images a step.")] = 64,
+    learning_rate: Annotated[float, typer.Option(help="Learning rate.")] = 5e-4,
+    curriculum: Annotated[str, typer.Option(help="none, prefix (the paper's: easy pairs first; it harmed on the lab), or random (its control).")] = "none",
+    vocabulary_weight: Annotated[float, typer.Option(help="Of the word classification; 0 switches it off.")] = 0.1,
+    vocabulary_size: Annotated[int, typer.Option(help="Words at most.")] = 1000,
+    similar: Annotated[float, typer.Option(help="Cosine above which two prompts stay in one part of the split.")] = 0.9,
+    limit: Annotated[int | None, typer.Option(help="Read at most so many pairs.")] = None,
+    captioner: Annotated[str | None, typer.Option(help="For unet: BLIP or BLIP-2 folder or hub id; the embedded one for the lab's U-Net.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed.")] = 0,
+    device: Device = None,
+    out: Out = Path("out/inverter"),
+    as_json: AsJson = False,
+) -> None:
+    """Train an inverter on pairs; a run found in --out is resumed."""
+    quiet()
+    from accord.methods.invert.config import InvertTrainConfig, PredictorConfig
+    from accord.methods.invert.fit import train_inverter
+    from accord.rewards.captioners import load_captioner
+
+    where = pick_device(device)
+    kinds = [checked(lambda k=k: PredictorConfig(kind=k.partition("=")[0], model=k.partition("=")[2] or None)) for k in kind]
+    config = checked(
+        lambda: InvertTrainConfig(
+            steps=steps, batch_size=batch_size, learning_rate=learning_rate, curriculum=curriculum,
+            vocabulary_weight=vocabulary_weight, vocabulary_size=vocabulary_size, seed=seed,
+        )
+    )
+    whites = [k for k in kinds if k.kind == "unet"]
+    captioner = captioner or (HUB_CAPTIONER if any(k.model for k in whites) else None)
+    report = train_inverter(
+        pairs, out, kinds, config, weights=weight or None, similar=similar, limit=limit, device=where, progress=not as_json,
+        captioner=load_captioner(captioner, where) if whites else None,
+    )  # fmt: skip
+    lines = [f"{p['kind']}: cosine {p['test']['cosine']:.4f} on {report['split']['test']} test images" for p in report["predictors"]]
+    emit(as_json, {**report, "out": str(out)}, "\n".join([*lines, f"inverter: {out / 'inverter'}"]))
+
+
+@app.command("context")
+def train_context_command(
+    pairs: Annotated[Path | None, typer.Option(help="Pictures and captions (CSV, JSONL, Parquet, or a folder as accord pairs make leaves it); scenes of the lab if not given.")] = None,
+    scenes: Annotated[int, typer.Option(help="How many scenes of the lab.")] = 8000,
+    model: Model = None,
+    denoiser: Annotated[str, typer.Option(help="frozen, lora, or full (all of it is trained).")] = "lora",
+    fresh: Annotated[bool, typer.Option("--fresh", help="With full: start from random weights of the same architecture.")] = False,
+    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 2000,
+    batch_size: Annotated[int, typer.Option(help="Pictures a step, over all processes.")] = 32,
+    learning_rate: Annotated[float, typer.Option(help="Learning rate.")] = 3e-4,
+    rank: Annotated[int, typer.Option(help="Rank of the adapter.")] = 8,
+    shift: Annotated[str, typer.Option(help="quadratic (the paper's), prior or data.")] = "quadratic",
+    gain: Annotated[float, typer.Option(help="Bound of the relational network's output.")] = 1.0,
+    share: Annotated[float, typer.Option(help="Its size, as a share of the denoiser's parameters.")] = 0.15,
+    estimated_share: Annotated[float, typer.Option(help="Share of pictures whose context is that of the network's own guess; 0 is the paper's training.")] = 1.0,
+    text_only: Annotated[bool, typer.Option("--text-only", help="The network does not look at the picture: a shift of the text alone.")] = False,
+    loss: Annotated[str, typer.Option(help="mse, or kl: the exact bound.")] = "mse",
+    pixels: Annotated[bool, typer.Option("--pixels", help="The network also looks at the decoded picture through a CLIP (slow).")] = False,
+    clip: Annotated[str | None, typer.Option(help="That CLIP: folder or hub id; the embedded one if not given.")] = None,
+    save_every: Annotated[int, typer.Option(help="Steps between two checkpoints.")] = 500,
+    seed: Annotated[int, typer.Option(min=0, help="Seed.")] = 0,
+    device: Device = None,
+    out: Out = Path("out/context"),
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train a relational network (ContextDiff) on a pipeline, as an adapter or from scratch."""
+    quiet()
+    import accord
+    from accord.methods.context.config import ContextTrainConfig
+    from accord.methods.context.data import draw_from, encode_images
+    from accord.methods.context.train import train_context
+    from accord.outputs import check_writable
+    from accord.training.claim import holds_run
+    from accord.training.fingerprint import fingerprint
+    from accord.training.processes import Processes
+
+    config = checked(
+        lambda: ContextTrainConfig(
+            steps=steps, batch_size=batch_size, learning_rate=learning_rate, rank=rank, denoiser=denoiser, shift=shift,
+            gain=gain, share=share, estimated_share=estimated_share, use_image=not text_only, loss=loss, pixels=pixels, save_every=save_every, seed=seed,
+        )
+    )
+    if clip is not None and not pixels:
+        raise InputError(f"--clip {clip!r} is used with --pixels only; add it, or leave --clip out")
+    if fresh and denoiser != "full":
+        raise InputError(f"--fresh starts from random weights, which a {denoiser} denoiser never leaves; add --denoiser full")
+    if scenes < 1:
+        raise InputError(f"scenes must be at least 1, not {scenes}")
+    if holds_run(out) and not resume:
+        raise InputError(f"folder {str(out)!r} holds a run; give --resume to go on with it, or another --out")
+    pipe = accord.load(model, device)
+    if pairs is not None:
+        images, captions = _pictures_of(pairs)
+    else:
+        from accord.lab.scenes.pairs import rendered_pairs
+
+        images, captions = rendered_pairs(scenes, seed + 21)
+    check_writable(out)
+    latents = encode_images(pipe, images, out / "latents.safetensors", progress=not as_json, processes=Processes(pipe.device))
+    if fresh:
+        import torch
+
+        torch.manual_seed(seed)
+        pipe.register_modules(unet=type(pipe.unet).from_config(pipe.unet.config).to(pipe.device))
+    eyes = accord.load_clip(clip, str(pipe.device)) if pixels else None
+    train_context(pipe, draw_from(latents, captions), out, config, resume=resume, clip=eyes, data=fingerprint(latents, captions))
+    emit(as_json, {"out": str(out), "steps": steps}, f"relational network: {out / 'relation'}\nuse it: accord generate PROMPT --context {out}")
+
+
+def _pictures_of(pairs: Path) -> tuple[list[Any], list[str]]:
+    """All readable pictures of a pairs file or folder, and their captions."""
+    from accord.data.images import open_image
+    from accord.data.pair_folders import stream_pairs
+    from accord.data.pairs import PairsFile
+
+    table, images, captions = PairsFile(), [], []
+    for pair in stream_pairs(pairs, table):
+        try:
+            images.append(open_image(pair.image).convert("RGB"))
+        except InputError as error:
+            table.skip(pair.row, str(error))
+            continue
+        captions.append(pair.prompt)
+    for row in table.skipped:
+        print(f"skipped row {row['row']}: {row['reason']}", file=sys.stderr)
+    if not images:
+        raise InputError(f"pairs {str(pairs)!r} have no readable picture; check the paths")
+    return images, captions
