@@ -207,7 +207,8 @@ def test_diffusiondb_layout_is_read_with_and_without_metadata(tmp_path):
     assert [p.prompt for p in stream_pairs(hub, PairsFile())] == ["a star 0", "a star 2"]
     (tmp_path / "part-000002" / "part-000002.json").write_text("{broken")
     (tmp_path / "metadata.parquet").unlink()
-    assert len(list(stream_pairs(tmp_path, PairsFile()))) == 2
+    broken = PairsFile()
+    assert len(list(stream_pairs(tmp_path, broken))) == 2 and broken.skipped[-1]["reason"] == "part-000002.json cannot be read"
     (tmp_path / "metadata.parquet").write_bytes(b"no parquet")
     with pytest.raises(InputError, match="cannot be read"):
         list(stream_pairs(tmp_path, PairsFile()))
@@ -450,7 +451,8 @@ def test_bulk_shards_are_whole_and_done_once(vocabulary, tmp_path):
     files = [tmp_path / f"o-{i:05d}-of-00002.jsonl" for i in (1, 2)]
     names = [Path(json.loads(s)["image"]).name for f in files for s in f.read_text().splitlines()]
     assert sorted(names) == ["0.png", "1.png", "2.png", "4.png"]
-    assert invert_files(paths, tmp_path / "o.jsonl", (1, 2), made)["done_before"]
+    again = [invert_files(paths, tmp_path / "o.jsonl", (i, 2), made) for i in (1, 2)]
+    assert all(a["done_before"] for a in again) and [a["skipped"] for a in again] == [[], two["skipped"]]
     # a second level that is fitted on labelled pictures and those at hand moves the embeddings, and nothing else
     (tmp_path / "labelled.jsonl").write_text("".join(json.dumps({"image": str(folder / f"{i}.png"), "prompt": f"a star {i}"}) + "\n" for i in range(5)))
     skipped = PairsFile()

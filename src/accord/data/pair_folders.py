@@ -39,7 +39,7 @@ def stream_pairs(path: str | Path, skipped: PairsFile) -> Iterator[Pair]:
     if (path / "metadata.parquet").is_file() and parts:
         rows = _metadata_rows(path / "metadata.parquet", inside)
     elif parts:
-        rows = _part_rows(parts)
+        rows = _part_rows(parts, skipped)
     elif (path / "metadata.jsonl").is_file():
         yield from stream_pairs(path / "metadata.jsonl", skipped)
         return
@@ -85,14 +85,15 @@ def _metadata_rows(path: Path, inside: Path) -> Iterator[tuple[Path | None, Any]
         raise InputError(f"{str(path)!r} cannot be read ({error}); fetch it again") from error
 
 
-def _part_rows(parts: list[Path]) -> Iterator[tuple[Path | None, Any]]:
+def _part_rows(parts: list[Path], skipped: PairsFile) -> Iterator[tuple[Path | None, Any]]:
+    """Rows of every part; one whose index is broken goes to `skipped` as row 0."""
     for part in parts:
         try:
             rows = json.loads((part / f"{part.name}.json").read_text(encoding="utf8"))
             if not isinstance(rows, dict):
                 raise ValueError
         except (OSError, ValueError):
-            yield None, None  # the whole part counts as one broken row
+            skipped.skip(0, f"{part.name}.json cannot be read")
             continue
         for name, row in rows.items():
             yield part / name, row.get("p") if isinstance(row, dict) else None

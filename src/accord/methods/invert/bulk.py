@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -74,12 +75,15 @@ def invert_files(
         labelled: what the second level (DAKL) is fitted on, beside this shard's images; none without it.
 
     Returns:
-        {"out", "images", "skipped": [{"image", "reason"}], "done_before"}; a finished shard is left as it is.
+        {"out", "images", "skipped": [{"image", "reason"}], "done_before"}; a finished shard is left as it is. What was skipped is
+        also kept beside the table, in a file that ends in .skipped.json.
     """
     index, count = shard
     target = shard_path(Path(out), index, count)
+    left_out = target.with_suffix(".skipped.json")
     if target.is_file():
-        return {"out": str(target), "images": 0, "skipped": [], "done_before": True}
+        before = json.loads(left_out.read_text(encoding="utf8")) if left_out.is_file() else []
+        return {"out": str(target), "images": 0, "skipped": before, "done_before": True}
     inverter = inverter or Inverter.from_pretrained()
     mine = share_of(list(paths), shard)
     if labelled is not None:
@@ -96,6 +100,10 @@ def invert_files(
             for name, result in zip(names, invert(images, inverter, bank, readable=readable, **kwargs), strict=True):
                 rows.append({"image": str(name), **result.to_dict()})
             bar.update(len(names))
+    if skipped:  # before the table, which says that all is done
+        write_file(left_out, json.dumps(skipped, indent=1).encode())
+    else:
+        left_out.unlink(missing_ok=True)
     write_file(target, table_bytes(rows, target.suffix.lower()))
     return {"out": str(target), "images": len(rows), "skipped": skipped, "done_before": False}
 
