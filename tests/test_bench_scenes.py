@@ -164,3 +164,7 @@ def test_a_lead_is_paired_by_prompt():
     assert found["lead"] == 0.25 and (found["mended"], found["broken"]) == (2, 1)
     assert found["ci95"][0] <= found["lead"] <= found["ci95"][1]
     assert scenes.told_lead({"of": "a", "over": "b", **found}).startswith("a less b: +25.0 points [")
+    some = scenes.lead(ours, theirs, np.asarray([False, True, True, False]))
+    assert some["lead"] == 0.25 and some["unseen"] == {"lead": 1.0, "ci95": [1.0, 1.0]}
+    assert scenes.told_lead({"of": "a", "over": "b", **some}).endswith("; on unseen combinations +100.0 points [+100.0, +100.0]")
+    assert "unseen" not in scenes.lead(ours, theirs, np.zeros(4, dtype=bool))

@@ -397,8 +397,9 @@ def _write(out: Path, stem: str, rows: list[dict[str, Any]], jobs: list[Job], ab
     if len(seeds) > 1:
         rows = [*rows, pooled(seeds, f"{SHIPS}, mean of {len(seeds)} training seeds")]
     named = {r["method"]: r for r in rows}
+    unseen = np.asarray([held for _, held in sorted({j.number: j.prompt.held_out for j in jobs}.items())])
     against = [
-        {"of": name, "over": other, **lead(row, named[other])}
+        {"of": name, "over": other, **lead(row, named[other], unseen)}
         for name, row in named.items()
         for other in ("base", "sft")
         if other in named and name not in ("base", RIVAL, other)

@@ -392,19 +392,28 @@ def compared(rows: Sequence[dict[str, Any]], rival: str, base: str = "base") -> 
     return out
 
 
-def lead(row: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-    """By how much a row is right more often than another, paired by prompt, and the prompts with more and with fewer right pictures."""
+def lead(row: dict[str, Any], other: dict[str, Any], unseen: np.ndarray | None = None) -> dict[str, Any]:
+    """By how much a row is right more often than another, paired by prompt, and the prompts with more and with fewer right pictures.
+
+    With `unseen`, bool [P], also over these prompts alone.
+    """
     difference = right_by_prompt(row) - right_by_prompt(other)
-    low, high = bootstrap(difference, lambda v: float(v.mean()))
     counts = {"mended": int((difference > 0).sum()), "broken": int((difference < 0).sum())}
-    return {"lead": round(float(difference.mean()), 4), "ci95": [round(low, 4), round(high, 4)], **counts}
+    alone = {} if unseen is None or not unseen.any() else {"unseen": _mean_of(difference[unseen])}
+    return {**_mean_of(difference), **counts, **alone}
+
+
+def _mean_of(difference: np.ndarray) -> dict[str, Any]:
+    low, high = bootstrap(difference, lambda v: float(v.mean()))
+    return {"lead": round(float(difference.mean()), 4), "ci95": [round(low, 4), round(high, 4)]}
 
 
 def told_lead(found: dict[str, Any]) -> str:
     """`of` less `over`, and what `lead` says of it, in words."""
-    low, high = (f"{100 * v:+.1f}" for v in found["ci95"])
+    points = lambda d: f"{100 * d['lead']:+.1f} points [{100 * d['ci95'][0]:+.1f}, {100 * d['ci95'][1]:+.1f}]"  # noqa: E731
     counts = f"{found['mended']} prompts better, {found['broken']} worse"
-    return f"{found['of']} less {found['over']}: {100 * found['lead']:+.1f} points [{low}, {high}]; {counts}"
+    alone = f"; on unseen combinations {points(found['unseen'])}" if "unseen" in found else ""
+    return f"{found['of']} less {found['over']}: {points(found)}; {counts}{alone}"
 
 
 def results(rows: Sequence[dict[str, Any]], jobs: Sequence[Job], rival: str) -> dict[str, Any]:
