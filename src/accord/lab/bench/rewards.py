@@ -63,6 +63,7 @@ from accord.types import InputError
 TOLD = Saying(color=1, size=0, background=0, relation=1, opening=0, paraphrase=0)
 STRATEGIES = ("sft", "refl", "draft", "raft", "grpo")
 SHIPS = "refl"  # the strategy that is trained with three seeds
+CONTROL = "sft"  # what ships without its reward: the same adapter, rate, anchors and steps
 REWARD = {"contrast": 1.0}
 GUARD = "inversion"  # the held-out score: how well the prompt is read back from the picture (embedded CLIP is at chance here)
 LONG = 2  # times the minutes of the others, for the strategy that ships
@@ -284,12 +285,26 @@ class Tunings:
         own, *both = tuning.rows
         return [self.row(own, alone, cache), *(self.row(name, functools.partial(with_realign, name), cache) for name in both)]
 
+    def config(self, tuning: Tuning) -> TuneConfig:
+        return TuneConfig(strategy=tuning.strategy, seed=tuning.seed, **TUNING.get(tuning.strategy, {}))
+
+    def folder(self, tuning: Tuning) -> Path:
+        return self.tuned_caches[tuning.strategy] / "tuned" / slug(tuning.name)
+
+    def steps(self, pipe: Pipeline, tuning: Tuning) -> int:
+        """What fits into the minutes; the control takes as many steps as what ships."""
+        if tuning.strategy == CONTROL:
+            tuning = Tuning(SHIPS, tuning.seed)
+            done = self.known.get(tuning.name)
+            if done is not None:
+                return int(done["steps"])
+        minutes = self.minutes * (LONG if tuning.strategy == SHIPS else 1)
+        return _affordable(pipe, self.config(tuning), self.pairs, self.captioner, self.clip, minutes, self.folder(tuning))
+
     def train(self, pipe: Pipeline, tuning: Tuning) -> dict[str, Any]:
         """Tune the pipeline; what the run's report says of it."""
-        config = TuneConfig(strategy=tuning.strategy, seed=tuning.seed, **TUNING.get(tuning.strategy, {}))
-        folder = self.tuned_caches[tuning.strategy] / "tuned" / slug(tuning.name)
-        minutes = self.minutes * (LONG if tuning.strategy == SHIPS else 1)
-        config = replace(config, steps=_affordable(pipe, config, self.pairs, self.captioner, self.clip, minutes, folder))
+        config, folder = self.config(tuning), self.folder(tuning)
+        config = replace(config, steps=self.steps(pipe, tuning))
         reward = make_rewards(REWARD, self.captioner, self.clip)
         began = time.perf_counter()
         tuned = tune(
@@ -370,7 +385,7 @@ def main(
 
 def _tuned_cache(out: Path, stem: str, strategy: str, minutes: float, *models: Any) -> Path:
     """Folder of one strategy's runs with these models and all that bears on it."""
-    minutes *= LONG if strategy == SHIPS else 1
+    minutes *= LONG if strategy in (SHIPS, CONTROL) else 1
     knobs = TuneConfig(strategy=strategy, **TUNING.get(strategy, {}))
     return cache_folder(out, f"{stem}-{strategy}", *models, RealignConfig(), knobs, REWARD, minutes, GUARD)
 
@@ -401,7 +416,7 @@ def _write(out: Path, stem: str, rows: list[dict[str, Any]], jobs: list[Job], ab
     against = [
         {"of": name, "over": other, **lead(row, named[other], unseen)}
         for name, row in named.items()
-        for other in ("base", "sft")
+        for other in ("base", CONTROL)
         if other in named and name not in ("base", RIVAL, other)
     ]
     data = {"bench": "rewards", **about, **results(rows, jobs, RIVAL), "against": against}
