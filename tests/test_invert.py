@@ -314,6 +314,15 @@ def test_frozen_towers_stay(data, vocabulary, tmp_path):
     assert all(torch.equal(v, before[k]) for k, v in trained.tower.state_dict().items())
 
 
+def test_scores_of_other_pairs_are_not_used(data, vocabulary, tmp_path):
+    """A run that was killed between its scores and its first checkpoint, begun anew with other pairs."""
+    kind, config = PredictorConfig(kind="clip", hidden=8), replace(QUICK, curriculum="prefix", steps=2)
+    (tmp_path / "config.json").write_text('{"pairs": 1}')
+    np.save(tmp_path / "scores.npy", np.zeros(3))
+    train_predictor(kind, data, vocabulary, tmp_path, config)
+    assert len(np.load(tmp_path / "scores.npy")) == len(data)
+
+
 def test_scores_are_out_of_fold(data, vocabulary, tmp_path, monkeypatch):
     """No pair may be scored by a model that was trained on it."""
     from accord.methods.invert import train

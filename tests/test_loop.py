@@ -13,11 +13,12 @@ from diffusers import (
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
     HeunDiscreteScheduler,
+    PNDMScheduler,
 )
 
 from accord.diffusion.attention import AttentionMaps, attention_hook
 from accord.diffusion.generate import generate
-from accord.diffusion.loop import decode, generators, initial_noise, predicted_x0, run, sample
+from accord.diffusion.loop import _start, decode, encode, generators, initial_noise, predicted_x0, run, sample
 from accord.methods.realign.config import RealignConfig
 from accord.methods.realign.modulation import Segments, modulated
 from accord.types import InputError
@@ -77,6 +78,42 @@ def test_loop_equals_the_sdxl_pipeline_bit_for_bit(guidance_scale):
     assert torch.equal(ours, expected)
     pictures = pipe(PROMPTS, generator=generators([3, 4]), output_type="np", **kwargs).images
     assert np.array_equal(decode(pipe, ours, "np"), pictures)
+
+
+def test_generate_asks_xl_for_nothing_as_the_pipeline_does():
+    pipe = tiny_sdxl()
+    assert pipe.config.force_zeros_for_empty_prompt
+    expected = pipe(PROMPTS[0], generator=generators([3]), output_type="latent", num_inference_steps=2, guidance_scale=6.0).images
+    assert torch.equal(generate(pipe, PROMPTS[0], 3, num_inference_steps=2, guidance_scale=6.0, output_type="latent"), expected)
+    assert not torch.equal(generate(pipe, PROMPTS[0], 3, negative_prompt="a", num_inference_steps=2, guidance_scale=6.0, output_type="latent"), expected)
+
+
+def test_latents_that_an_xl_vae_normalises():
+    pipe = tiny_sdxl()
+    pipe.vae.register_to_config(latents_mean=[0.1, -0.2, 0.3, 0.4], latents_std=[1.5, 0.5, 2.0, 1.0])
+    latents = run(sample(pipe, PROMPTS[:1], generator=generators([3]), num_inference_steps=2))
+    expected = pipe(PROMPTS[:1], generator=generators([3]), num_inference_steps=2, guidance_scale=7.5, output_type="np").images
+    assert np.array_equal(decode(pipe, latents, "np"), expected)
+    pixels = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    raw = pipe.vae.encode(pixels * 2 - 1).latent_dist.mode()
+    mean, spread = (torch.tensor(v).view(1, 4, 1, 1) for v in (pipe.vae.config.latents_mean, pipe.vae.config.latents_std))
+    assert torch.allclose(encode(pipe, pixels) * spread / pipe.vae.config.scaling_factor + mean, raw, atol=1e-5)
+
+
+def test_pndm_from_part_way_takes_its_second_step_twice():
+    """With a constant output the picture must come out as without noise; a step behind it does not."""
+    g = torch.Generator().manual_seed(0)
+    clean, noise = (torch.randn(1, 4, 8, 8, generator=g) for _ in range(2))
+    errors = {}
+    for cls in (DDIMScheduler, PNDMScheduler):
+        scheduler = cls(skip_prk_steps=True, beta_schedule="scaled_linear") if cls is PNDMScheduler else cls(beta_schedule="scaled_linear", clip_sample=False)
+        scheduler.set_timesteps(25)
+        timesteps, x = _start(scheduler, noise, clean, 0.8)
+        for t in timesteps:
+            x = scheduler.step(noise, t, x, return_dict=False)[0]
+        errors[cls] = float((x - clean).square().mean().sqrt())
+        assert len(timesteps) == 20 + (cls is PNDMScheduler)
+    assert errors[DDIMScheduler] < 1e-5 and errors[PNDMScheduler] < 0.03  # a step behind: 0.16
 
 
 def test_only_the_last_steps_keep_their_graph(tiny):

@@ -290,3 +290,19 @@ def test_each_swap_of_a_lab_caption_asks_for_something_else_in_correct_english()
 def test_lexicon_survives_saving(tmp_path):
     LAB.save(tmp_path / "lexicon.json")
     assert Lexicon.load(tmp_path / "lexicon.json") == LAB
+
+
+@pytest.mark.parametrize(
+    ("text", "counts"),
+    [
+        ("a 1990 ford mustang", [1]),
+        ("1990 ford mustang", [None]),
+        ("a 4 door car", [1]),
+        ("a 90 year old man", [1]),
+        ("35 mm lens", [None]),
+        ("0 dogs", [None]),
+        ("the 3 dogs and 8 cats", [3, 8]),
+    ],
+)
+def test_digits_that_cannot_be_a_count_are_none(text, counts):
+    assert [p.count for p in parse(text).phrases] == counts

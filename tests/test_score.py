@@ -147,6 +147,10 @@ def test_numbers_of_pictures_and_prompts_must_agree():
         score([picture(STAR)], ["a", "b"])
 
 
+def test_nothing_to_score_is_no_scores():
+    assert score([], []) == []
+
+
 def test_unknown_captioner_is_named():
     with pytest.raises(InputError, match=r"captioner "):
         load_captioner("./no-such-folder")

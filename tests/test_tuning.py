@@ -424,6 +424,7 @@ def test_bad_input_is_refused_before_anything_is_made(tmp_path):
         arguments = {"prompts": PROMPTS, "reward": composed, "out": tmp_path / "x", "config": debug()} | kwargs
         with pytest.raises(InputError, match=message):
             tune(pipe, **arguments)
+    names = set(pipe.unet.state_dict())
     exact = Composed({"caption": CaptionReward(tiny_blip(), load_clip().text_features)}, {"caption": 1.0})
     with pytest.raises(InputError, match="use the strategy raft or grpo"):
         run(tmp_path / "x", pipe, exact, strategy="refl")
@@ -459,4 +460,29 @@ def test_bad_input_is_refused_before_anything_is_made(tmp_path):
 
     with pytest.raises(InputError, match="gave a tensor of shape"):
         run(tmp_path / "z", pipe, Composed({"flat": Flat()}, {"flat": 1.0}), strategy="refl")
-    assert not any(p.requires_grad for p in pipe.unet.parameters())  # the adapter is gone again
+    assert set(pipe.unet.state_dict()) == names  # the adapter is gone again
+
+
+def test_a_failed_run_leaves_the_pipeline_as_it_was(tmp_path):
+    pipe = tiny_pipeline()
+    pipe.unet.requires_grad_(True).eval()  # as diffusers loads it
+    pipe.vae.requires_grad_(True)
+    before = {k: v.clone() for k, v in pipe.unet.state_dict().items()}
+
+    class Fails:
+        differentiable = True
+        calls = 0
+
+        def __call__(self, images, prompts):
+            self.calls += 1
+            if self.calls > 3:
+                raise RuntimeError("out of service")
+            return images.mean((1, 2, 3))
+
+    with pytest.raises(RuntimeError, match="out of service"):
+        run(tmp_path, pipe, Composed({"fails": Fails()}, {"fails": 1.0}), strategy="refl", config=replace(debug(), gradient_checkpointing=True))
+    after = pipe.unet.state_dict()
+    assert list(after) == list(before) and all(torch.equal(after[k], before[k]) for k in before)
+    assert not pipe.unet.training and not pipe.unet.is_gradient_checkpointing and not hasattr(pipe.unet, "peft_config")
+    weights = [*pipe.unet.parameters(), *pipe.vae.parameters()]
+    assert all(p.requires_grad and p.grad is None for p in weights)

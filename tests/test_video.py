@@ -13,6 +13,7 @@ from PIL import Image
 
 import accord
 from accord.data.video import Clip, read_clip, write_clip
+from accord.diffusion.lora import add_lora
 from accord.lab.scenes.clips import EDITS, edited, moving_scene
 from accord.lab.scenes.read import read
 from accord.methods.context.inflate import TemporalLayers, VideoAttention, first_and_previous, inflated
@@ -297,6 +298,17 @@ def editor(tmp_path, config=QUICK, kind="sd2", frames=4) -> VideoEditor:
     made = VideoEditor(pipe, moving(1, frames).clip, "a red star", config)
     made.tune(tmp_path / "run", progress=False)
     return made
+
+
+def test_a_pipeline_with_an_adapter_has_its_queries_tuned_too(tmp_path):
+    pipe = tiny_pipeline()
+    plain = VideoEditor(pipe, moving(1, 2).clip, "a red star", QUICK)
+    plain.save(tmp_path / "plain")
+    add_lora(pipe, 2)
+    adapted = VideoEditor(pipe, moving(1, 2).clip, "a red star", QUICK)
+    assert len(adapted.queries) == len(plain.queries) > 0
+    with pytest.raises(InputError, match="is of another network"):
+        adapted.load(tmp_path / "plain")
 
 
 @pytest.mark.parametrize(("context", "kind"), [(True, "sd2"), (False, "sd1")])

@@ -51,7 +51,7 @@ def check_writable(folder: Path) -> Path:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".accord-probe"
+        probe = folder / f".accord-probe-{os.getpid()}"  # several processes may look at once
         probe.write_bytes(b"")
         probe.unlink()
     except OSError as error:

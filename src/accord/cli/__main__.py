@@ -2,4 +2,5 @@
 
 from accord.cli import main
 
-main()
+if __name__ == "__main__":  # processes that it spawns import this too
+    main()

@@ -13,6 +13,7 @@ from accord.cli.options import (
     Model,
     Out,
     emit,
+    leave_out,
     quiet,
 )
 
@@ -43,8 +44,8 @@ def bench_scenes(
 def bench_rewards(
     only_sensitivity: Annotated[bool, typer.Option("--sensitivity", help="Only: which reward sees which swapped word.")] = False,
     hacking: Annotated[bool, typer.Option("--hacking", help="Only: a run that is made to hack its reward, and the guard.")] = False,
-    minutes: Annotated[float, typer.Option(help="Training time of each strategy.")] = 12.0,
-    seeds: Annotated[int, typer.Option(help="How many of the four seeds; finished pictures are kept, so more can be added.")] = 4,
+    minutes: Annotated[float | None, typer.Option(help="Processor time of each strategy, over threads; twice as much for the one that ships. 12 if not given.")] = None,
+    seeds: Annotated[int | None, typer.Option(help="How many of the four seeds of sampling, all if not given; finished pictures are kept, so more can be added.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A small share of it.")] = False,
     shard: Annotated[str | None, typer.Option(help="I/N: only a share of the rows; after all N, run without it for the table.")] = None,
     so_far: Annotated[bool, typer.Option("--so-far", help="Tune nothing; the table of what is finished.")] = False,
@@ -52,8 +53,11 @@ def bench_rewards(
     out: Out = Path("docs/bench"),
     as_json: AsJson = False,
 ) -> None:
-    """Reward tuning: every strategy at equal wall time beside base, control and best-of-4, judged by the reader."""
+    """Reward tuning: every strategy at equal processor time beside base, control and best-of-4, judged by the reader."""
     quiet()
+    if hacking or only_sensitivity:
+        other = "--hacking" if hacking else "--sensitivity"
+        leave_out(f"with {other}", minutes=minutes, seeds=seeds, shard=shard, so_far=so_far, sensitivity=hacking and only_sensitivity)
     from accord.data.shards import parse_shard
     from accord.lab.bench.hacking import main as hacking_main
     from accord.lab.bench.rewards import main, sensitivity
@@ -64,7 +68,9 @@ def bench_rewards(
         data, text = sensitivity(out, model=model, quick=quick)
     else:
         part = parse_shard(shard) if shard else None
-        data, text = main(out, minutes, model, quick, progress=not as_json, seeds=seeds, shard=part, so_far=so_far)
+        data, text = main(
+            out, 12.0 if minutes is None else minutes, model, quick, progress=not as_json, seeds=4 if seeds is None else seeds, shard=part, so_far=so_far,
+        )  # fmt: skip
     emit(as_json, data, text)
 
 
@@ -90,6 +96,13 @@ def bench_invert(
     from accord.lab.bench.kernel import main as kernel_main
     from accord.lab.bench.reuse import main as reuse_main
 
+    if reuse or kernel:
+        other = "--reuse" if reuse else "--kernel"
+        leave_out(f"with {other}", kind=kind, seeds=seeds, only_pairs=only_pairs, shard=shard, kernel=reuse and kernel)
+    if not reuse:
+        leave_out("without --reuse", inverter=inverter)
+    if not kernel:
+        leave_out("without --kernel", large=large)
     if reuse:
         data, text = reuse_main(out, inverter, model=model, quick=quick, progress=not as_json)
     elif kernel:
@@ -110,7 +123,7 @@ def bench_context(
     out: Out = Path("docs/bench"),
     as_json: AsJson = False,
 ) -> None:
-    """ContextDiff from scratch beside plain diffusion and a control of the same size."""
+    """ContextDiff from scratch and as an adapter, beside plain diffusion and a control of the same size."""
     quiet()
     from accord.data.shards import parse_shard
     from accord.lab.bench.context import main
@@ -139,6 +152,7 @@ def bench_video(
     from accord.lab.bench.video_memory import main as memory_main
 
     if memory:
+        leave_out("with --memory", edits=edits, seeds=seeds, shard=shard, so_far=so_far, model=model)
         data, text = memory_main(out, quick=quick, progress=not as_json)
         return emit(as_json, data, text)
 
@@ -158,6 +172,7 @@ def bench_speed(
     """Cost of modulated attention beside plain and materialised attention, as ratios of one run."""
     quiet()
     if tuning:
+        leave_out("with --tuning, which is of the CPU", device=device)
         from accord.lab.bench.speed_tuning import main as tuning_main
 
         data, text = tuning_main(out, quick=quick, progress=not as_json)

@@ -15,6 +15,7 @@ from accord.cli.options import (
     checked,
     emit,
     judge_of,
+    leave_out,
     quiet,
     read_by_the_lab,
 )
@@ -63,6 +64,8 @@ def edit(
         )
     )
     modulate = checked(lambda: modulate_clip(modulation)) if modulation else None
+    if not tune_steps:
+        leave_out("with --tune-steps 0, which makes nothing to keep", tuned=tuned)
     check_clip_path(out)
     if out.resolve() == clip.resolve():
         raise InputError(f"--out {str(out)!r} is the clip itself; give another name")

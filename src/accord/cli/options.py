@@ -21,6 +21,8 @@ Model = Annotated[str | None, typer.Option(help="Pipeline folder or hub id; the 
 Lora = Annotated[str | None, typer.Option(help="Adapter to put on, as accord train reward leaves it: folder, file or hub id; lab for the embedded one.")]
 CaptionerId = Annotated[str | None, typer.Option(help=f"BLIP or BLIP-2 folder or hub id, or lab for the embedded one; if not given lab, and with --model {HUB_CAPTIONER}.")]
 ClipId = Annotated[str | None, typer.Option(help=f"CLIP folder or hub id, or lab for the embedded one; if not given lab, and with --model {HUB_CLIP}.")]
+OwnCaptionerId = Annotated[str | None, typer.Option("--captioner", help="BLIP or BLIP-2 folder or hub id; the embedded one, which knows the lab's scenes alone, if not given.")]
+OwnClipId = Annotated[str | None, typer.Option("--clip", help="CLIP folder or hub id; the embedded one, which knows the lab's scenes alone, if not given.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N; CUDA if there is one by default.")]
 Dtype = Annotated[str, typer.Option(help="float32, float16 or bfloat16, of the pipeline's weights; half precision is for CUDA.")]
 Seeds = Annotated[list[int], typer.Option("--seed", min=0, help="Seed; repeat for several pictures a prompt.")]
@@ -79,6 +81,13 @@ def checked(make: Any) -> Any:
         return make()
     except ValueError as error:
         raise InputError(str(error)) from error
+
+
+def leave_out(why: str, **given: Any) -> None:
+    """Refuse an option that would do nothing: those of `given` that are neither None, nor False, nor empty."""
+    for name, value in given.items():
+        if value is not None and value is not False and value != []:
+            raise InputError(f"--{name.replace('_', '-')} is not used {why}; leave it out")
 
 
 def say_lab_only(size: tuple[int, int], named: Any, what: str) -> None:

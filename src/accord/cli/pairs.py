@@ -15,6 +15,7 @@ from accord.cli.options import (
     Lora,
     Model,
     emit,
+    leave_out,
     quiet,
     torch_type,
 )
@@ -27,7 +28,7 @@ app = typer.Typer(help="Make pairs of picture and prompt.", no_args_is_help=True
 def pairs_make(
     out: Annotated[Path, typer.Option(help="Folder, in DiffusionDB's layout; finished parts found there are kept.")],
     prompts: Annotated[Path | None, typer.Option(help="Prompts file; the lab's own captions if not given.")] = None,
-    count: Annotated[int, typer.Option(help="How many of the lab's captions.")] = 20_000,
+    count: Annotated[int | None, typer.Option(help="How many of the lab's captions; 20,000 if not given.")] = None,
     model: Model = None,
     lora: Lora = None,
     steps: Annotated[int, typer.Option(min=1, max=1000, help="Denoising steps.")] = 12,
@@ -45,14 +46,15 @@ def pairs_make(
     from accord.data.shards import parse_shard
     from accord.methods.invert.pairs import make_pairs
 
-    if count < 1:
+    if count is not None and count < 1:
         raise InputError(f"count must be at least 1, not {count}")
     if prompts is not None:
+        leave_out("with --prompts", count=count)
         texts = read_prompts(prompts)
     else:
         from accord.lab.recipes.tokenizers import corpus
 
-        texts = corpus(count, seed + 100)
+        texts = corpus(count or 20_000, seed + 100)
     pipe = accord.load(model, device, torch_type(dtype), lora=lora)
     share = parse_shard(shard) if shard else None
     made = make_pairs(

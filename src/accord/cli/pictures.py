@@ -11,13 +11,14 @@ from accord.cli.options import (
     HUB_CAPTIONER,
     AsJson,
     CaptionerId,
-    ClipId,
     Device,
     Dtype,
     Guidance,
     Lora,
     Model,
     Out,
+    OwnCaptionerId,
+    OwnClipId,
     Prompts,
     Seeds,
     Steps,
@@ -25,6 +26,7 @@ from accord.cli.options import (
     emit,
     file_name,
     judge_of,
+    leave_out,
     pick_device,
     quiet,
     read_by_the_lab,
@@ -54,10 +56,8 @@ def generate(
     import accord
     from accord.outputs import check_writable, png, write_file
 
-    if clip is not None and context is None:
-        raise InputError(f"--clip {clip!r} is used with --context only; add it, or leave --clip out")
-    if ancestral and context is None:
-        raise InputError("--ancestral is used with --context only; add it")
+    if context is None:
+        leave_out("without --context", clip=clip, ancestral=ancestral)
     if lora is not None and context is not None:
         raise InputError("--context brings its own adapter; give it or --lora")
     check_writable(out)
@@ -70,6 +70,8 @@ def generate(
         from accord.methods.context.pipeline import generate_with_context, load_context
 
         network, shift = load_context(pipe, context, accord.load_clip(clip, str(pipe.device)) if clip else None)
+        if network.from_pixels is None:
+            leave_out("with a context that looks at no pixels", clip=clip)
         images = generate_with_context(
             pipe, network, prompts, seed, shift=shift, ancestral=ancestral, num_inference_steps=steps, guidance_scale=guidance, progress=not as_json
         )
@@ -90,8 +92,8 @@ def score(
     clip_prompt: Annotated[str | None, typer.Option("--prompt-of-clip", help="What the clip is to show.")] = None,
     source_clip: Annotated[Path | None, typer.Option(help="With --video: the clip it was edited from.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the report, or with --pairs a file to write.")] = None,
-    captioner: CaptionerId = None,
-    clip: ClipId = None,
+    captioner: OwnCaptionerId = None,
+    clip: OwnClipId = None,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
@@ -100,8 +102,7 @@ def score(
     if video is not None:
         if image is not None or pairs is not None or not clip_prompt:
             raise InputError("--video needs --prompt-of-clip TEXT, and neither IMAGE nor --pairs")
-        if out is not None or captioner is not None:
-            raise InputError("--out and --captioner are not used with --video; leave them out")
+        leave_out("with --video", out=out, captioner=captioner)
         import accord
         from accord.data.video import read_clip
         from accord.rewards.video import score_clip
@@ -112,8 +113,7 @@ def score(
         measured = score_clip(shown.frames, clip_prompt, before, accord.load_clip(clip, pick_device(device)))
         measured |= read_by_the_lab(shown.frames, clip_prompt) if clip is None else {}
         return emit(as_json, measured, "\n".join(f"{k} {v:.4f}" for k, v in measured.items()))
-    if clip_prompt or source_clip is not None:
-        raise InputError("--prompt-of-clip and --source-clip are used with --video only; add it")
+    leave_out("without --video", prompt_of_clip=clip_prompt, source_clip=source_clip)
     if pairs is not None:
         if image is not None or prompt is not None:
             raise InputError("both --pairs and an IMAGE were given; give one of them")
@@ -228,7 +228,7 @@ def invert(
     shard: Annotated[str | None, typer.Option(help="I/N: every N-th picture from the I-th on.")] = None,
     words_only: Annotated[bool, typer.Option("--words-only", help="No readable prompt: faster.")] = False,
     adapt: Annotated[Path | None, typer.Option(help="With --folder or --pairs: labelled pairs that the inverter was not trained on; a second level (DAKL) is fitted on them and the pictures at hand.")] = None,
-    captioner: CaptionerId = None,
+    captioner: Annotated[str | None, typer.Option(help="BLIP or BLIP-2 folder or hub id, or lab; if not given the one that the inverter was trained with.")] = None,
     device: Device = None,
     out: Annotated[Path | None, typer.Option(help="File for --folder and --pairs: .parquet, .csv or .jsonl.")] = None,
     as_json: AsJson = False,
@@ -247,14 +247,15 @@ def invert(
     sources = [s for s in (images or None, folder, pairs) if s is not None]
     if len(sources) != 1:
         raise InputError("give pictures, or --folder, or --pairs: exactly one of them")
-    for name, given in (("--out", out), ("--adapt", adapt), ("--shard", shard)):
-        if images and given is not None:
-            raise InputError(f"{name} is used with --folder or --pairs only; leave it out")
+    if images:
+        leave_out("without --folder or --pairs", out=out, adapt=adapt, shard=shard)
     where = pick_device(device)
     if images:
         pictures = [open_image(p) for p in images]
         say_lab_only(pictures[0].size, inverter, "--inverter FOLDER, trained on pairs of their pipeline")
         reader = accord.Inverter.from_pretrained(inverter, where)
+        if words_only:
+            _no_captioner(reader, captioner)
         embed = accord.load_sentence(device=where) if bank is not None or not words_only else None
         shelf = Bank.from_file(bank, embed) if bank is not None and embed is not None else None
         if captioner is not None or not words_only:
@@ -274,6 +275,8 @@ def invert(
     unread = PairsFile()
     paths = list_images(folder) if folder is not None else [Path(p.image) for p in stream_pairs(pairs or "", unread)]
     reader = accord.Inverter.from_pretrained(inverter, where)
+    if words_only:
+        _no_captioner(reader, captioner)
     embed = accord.load_sentence(device=where) if bank is not None or not words_only else None
     shelf = Bank.from_file(bank, embed) if bank is not None and embed is not None else None
     if captioner is not None or not words_only:
@@ -284,3 +287,8 @@ def invert(
     data["skipped"] += [{"image": f"row {r['row']}", "reason": r["reason"]} for r in unread.skipped]
     text = f"{data['out']} is there already" if data["done_before"] else f"inverted {data['images']}, written to {data['out']}"
     emit(as_json, data, "\n".join([text, *(f"skipped {s['image']}: {s['reason']}" for s in data["skipped"])]))
+
+
+def _no_captioner(reader: Any, captioner: str | None) -> None:
+    if not any(p.needs_captions for p in reader.predictors):
+        leave_out("with --words-only by an inverter that is told no caption", captioner=captioner)

@@ -21,6 +21,7 @@ from accord.cli.options import (
     checked,
     emit,
     judge_of,
+    leave_out,
     pick_device,
     quiet,
 )
@@ -63,17 +64,17 @@ def train_reward(
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 300,
     batch_size: Annotated[int, typer.Option(help="Prompts a step, over all processes.")] = 8,
     accumulate: Annotated[int, typer.Option(help="Micro-batches a step.")] = 1,
-    learning_rate: Annotated[float | None, typer.Option(help="Learning rate; 3e-4, for refl on the lab 7e-4.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Learning rate; 3e-4, for refl and sft on the lab 7e-4.")] = None,
     rank: Annotated[int, typer.Option(help="Rank of the adapter.")] = 8,
     inference_steps: Annotated[int | None, typer.Option(help="Denoising steps of a rollout; 40, on the lab 12 (refl) or 20 (raft, grpo).")] = None,
     stop_from: Annotated[float | None, typer.Option(help="refl: the one step with gradient is drawn from this share of the rollout on; 0.75, on the lab 0.2.")] = None,
     stop_until: Annotated[float | None, typer.Option(help="refl: and up to this share (earlier steps decide what is where); 1, on the lab 0.67.")] = None,
     guidance: Guidance = 5.0,
-    reward_weight: Annotated[float | None, typer.Option(help="Weight of the reward's loss; 0.1, on the lab 0.5 (refl) or 1 (raft, grpo).")] = None,
+    reward_weight: Annotated[float | None, typer.Option(help="Weight of the reward's loss; 0.1, for raft and grpo 1, on the lab 0.5 for refl.")] = None,
     pretrain_weight: Annotated[float, typer.Option(help="Weight of the denoising loss.")] = 1.0,
     kl_weight: Annotated[float, typer.Option(help="Weight of the distance to the untuned model.")] = 0.5,
     pairs: Annotated[Path | None, typer.Option(help="Pictures and captions for the denoising loss (CSV, JSONL, Parquet, or a folder as accord pairs make leaves it); the model's own pictures if not given.")] = None,
-    anchors: Annotated[int, typer.Option(help="How many pictures of its own, without --pairs.")] = 64,
+    anchors: Annotated[int, typer.Option(help="How many pictures of its own: they scale the rewards and, without --pairs, are those of the denoising loss.")] = 64,
     eval_every: Annotated[int, typer.Option(help="Steps between two looks at prompts that are not trained on.")] = 50,
     save_every: Annotated[int, typer.Option(help="Steps between two checkpoints.")] = 50,
     gradient_checkpointing: Annotated[bool, typer.Option("--gradient-checkpointing", help="Less memory, more time.")] = False,
@@ -100,11 +101,24 @@ def train_reward(
     weights = dict(_weight(r) for r in reward)
     if held_out in weights:
         raise InputError(f"the held-out score {held_out!r} is trained on; choose another --held-out")
+    unknown = {*weights, held_out} - {*NAMES, "inversion", "none"}
+    if unknown:
+        raise InputError(f"score {min(unknown)!r} is unknown; choose among {', '.join(NAMES)}, and for --held-out also inversion and none")
+    if strategy != "refl":
+        leave_out(f"by {strategy}", stop_from=stop_from, stop_until=stop_until)
+    wanted = {*weights, held_out}
+    captions, similarities = bool(wanted - {"clip", "inversion", "none"}), bool(wanted & {"clip", "caption-clip"})
+    if not captions:
+        leave_out("by these scores", captioner=captioner)
+    if not similarities:
+        leave_out("by these scores", clip=clip)
     given = {
         "learning_rate": learning_rate, "num_inference_steps": inference_steps, "stop_from": stop_from, "stop_until": stop_until,
         "reward_weight": reward_weight,
     }  # fmt: skip
-    knobs = {**(TUNING.get(strategy, {}) if model is None else {}), **{k: v for k, v in given.items() if v is not None}}
+    # RAFT and GRPO are published with their own loss alone: a tenth of it beside the denoising loss is next to nothing
+    usual: dict[str, Any] = TUNING.get(strategy, {}) if model is None else {"reward_weight": 1.0} if strategy in ("raft", "grpo") else {}
+    knobs = {**usual, **{k: v for k, v in given.items() if v is not None}}
     config = checked(
         lambda: accord.TuneConfig(
             strategy=strategy,
@@ -125,15 +139,11 @@ def train_reward(
     )
     if holds_run(out) and not resume:
         raise InputError(f"folder {str(out)!r} holds a run; give --resume to go on with it, or another --out")
-    unknown = {*weights, held_out} - {*NAMES, "inversion", "none"}
-    if unknown:
-        raise InputError(f"score {min(unknown)!r} is unknown; choose among {', '.join(NAMES)}, and for --held-out also inversion and none")
     examples = _pictures_of(pairs) if pairs is not None else None
     pipe = accord.load(model, device)
     where = str(pipe.device)
-    wanted = {*weights, held_out}
-    judge = accord.load_captioner(judge_of(captioner, model, HUB_CAPTIONER), where) if wanted - {"clip", "inversion", "none"} else None
-    similarity = accord.load_clip(judge_of(clip, model, HUB_CLIP), where) if wanted & {"clip", "caption-clip"} else None
+    judge = accord.load_captioner(judge_of(captioner, model, HUB_CAPTIONER), where) if captions else None
+    similarity = accord.load_clip(judge_of(clip, model, HUB_CLIP), where) if similarities else None
     tuned = accord.tune(
         pipe,
         texts,
@@ -201,6 +211,8 @@ def train_inverter_command(
         )
     )
     whites = [k for k in kinds if k.kind == "unet"]
+    if not whites:
+        leave_out("without --kind unet", captioner=captioner)
     captioner = captioner or (HUB_CAPTIONER if any(k.model for k in whites) else None)
     report = train_inverter(
         pairs, out, kinds, config, weights=weight or None, similar=similar, limit=limit, device=where, progress=not as_json,
@@ -213,18 +225,18 @@ def train_inverter_command(
 @app.command("context")
 def train_context_command(
     pairs: Annotated[Path | None, typer.Option(help="Pictures and captions (CSV, JSONL, Parquet, or a folder as accord pairs make leaves it); scenes of the lab if not given.")] = None,
-    scenes: Annotated[int, typer.Option(help="How many scenes of the lab.")] = 8000,
+    scenes: Annotated[int | None, typer.Option(help="How many scenes of the lab; 8000 if not given.")] = None,
     model: Model = None,
     denoiser: Annotated[str, typer.Option(help="frozen, lora, or full (all of it is trained).")] = "lora",
     fresh: Annotated[bool, typer.Option("--fresh", help="With full: start from random weights of the same architecture.")] = False,
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 2000,
     batch_size: Annotated[int, typer.Option(help="Pictures a step, over all processes.")] = 32,
     learning_rate: Annotated[float, typer.Option(help="Learning rate.")] = 3e-4,
-    rank: Annotated[int, typer.Option(help="Rank of the adapter.")] = 8,
+    rank: Annotated[int | None, typer.Option(help="Rank of the adapter of a lora denoiser; 8 if not given.")] = None,
     shift: Annotated[str, typer.Option(help="quadratic (the paper's), prior or data.")] = "quadratic",
     gain: Annotated[float, typer.Option(help="Bound of the relational network's output.")] = 1.0,
     share: Annotated[float, typer.Option(help="Its size, as a share of the denoiser's parameters.")] = 0.15,
-    estimated_share: Annotated[float, typer.Option(help="Share of pictures whose context is that of the network's own guess; 0 is the paper's training.")] = 1.0,
+    estimated_share: Annotated[float | None, typer.Option(help="Share of pictures whose context is that of the network's own guess; 1 if not given, 0 is the paper's training.")] = None,
     text_only: Annotated[bool, typer.Option("--text-only", help="The network does not look at the picture: a shift of the text alone.")] = False,
     loss: Annotated[str, typer.Option(help="mse, or kl: the exact bound.")] = "mse",
     pixels: Annotated[bool, typer.Option("--pixels", help="The network also looks at the decoded picture through a CLIP (slow).")] = False,
@@ -247,17 +259,24 @@ def train_context_command(
     from accord.training.fingerprint import fingerprint
     from accord.training.processes import Processes
 
+    if denoiser != "lora":
+        leave_out(f"with a {denoiser} denoiser", rank=rank)
+    if text_only:
+        leave_out("with --text-only", pixels=pixels, estimated_share=estimated_share)
+    if pairs is not None:
+        leave_out("with --pairs", scenes=scenes)
+    if not pixels:
+        leave_out("without --pixels", clip=clip)
+    given: dict[str, Any] = {k: v for k, v in (("rank", rank), ("estimated_share", estimated_share)) if v is not None}
     config = checked(
         lambda: ContextTrainConfig(
-            steps=steps, batch_size=batch_size, learning_rate=learning_rate, rank=rank, denoiser=denoiser, shift=shift,
-            gain=gain, share=share, estimated_share=estimated_share, use_image=not text_only, loss=loss, pixels=pixels, save_every=save_every, seed=seed,
+            steps=steps, batch_size=batch_size, learning_rate=learning_rate, denoiser=denoiser, shift=shift,
+            gain=gain, share=share, use_image=not text_only, loss=loss, pixels=pixels, save_every=save_every, seed=seed, **given,
         )
     )
-    if clip is not None and not pixels:
-        raise InputError(f"--clip {clip!r} is used with --pixels only; add it, or leave --clip out")
     if fresh and denoiser != "full":
         raise InputError(f"--fresh starts from random weights, which a {denoiser} denoiser never leaves; add --denoiser full")
-    if scenes < 1:
+    if scenes is not None and scenes < 1:
         raise InputError(f"scenes must be at least 1, not {scenes}")
     if holds_run(out) and not resume:
         raise InputError(f"folder {str(out)!r} holds a run; give --resume to go on with it, or another --out")
@@ -267,7 +286,7 @@ def train_context_command(
     else:
         from accord.lab.scenes.pairs import rendered_pairs
 
-        images, captions = rendered_pairs(scenes, seed + 21)
+        images, captions = rendered_pairs(scenes or 8000, seed + 21)
     check_writable(out)
     latents = encode_images(pipe, images, out / "latents.safetensors", progress=not as_json, processes=Processes(pipe.device))
     if fresh:

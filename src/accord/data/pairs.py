@@ -118,7 +118,7 @@ def table_bytes(rows: list[dict[str, Any]], suffix: str) -> bytes:
 
     if suffix == ".jsonl":
         return "".join(json.dumps(r) + "\n" for r in rows).encode()
-    flat = [{k: json.dumps(v) if isinstance(v, (list, dict)) else v for k, v in r.items()} for r in rows]
+    flat = [{k: json.dumps(v) if isinstance(v, (list, dict)) else _sayable(v) for k, v in r.items()} for r in rows]
     if suffix == ".csv":
         text = io.StringIO()
         keys = list(dict.fromkeys(k for r in flat for k in r))
@@ -132,3 +132,8 @@ def table_bytes(rows: list[dict[str, Any]], suffix: str) -> bytes:
         pq.write_table(pa.Table.from_pylist(flat), buffer)
         return buffer.getvalue()
     raise InputError(f"output suffix {suffix!r} is none of {', '.join(SUFFIXES)}; choose one of them")
+
+
+def _sayable(value: Any) -> Any:
+    """A text that UTF-8 can hold: a file name may have bytes that are none, which Python keeps as lone surrogates."""
+    return value.encode("utf8", "surrogateescape").decode("utf8", "replace") if isinstance(value, str) else value

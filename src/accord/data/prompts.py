@@ -103,14 +103,20 @@ def _chunk_end(tokens: list[_Token], start: int) -> int:
     return stop
 
 
+def _counted(text: str) -> int | None:
+    """The number that digits count, if they can be a count at all: years, ages and lenses are none."""
+    return int(text) if text.isdecimal() and 1 <= int(text) <= max(NUMBERS.values()) else None
+
+
 def _phrase(text: str, chunk: list[_Token], before: str) -> Phrase | None:
     """The phrase of a chunk, None if it has no content word; `before` is the word in front of it."""
     count: int | None = None
     words: list[Word] = []
     content: list[_Token] = []
     collective = next((t for t in chunk if t.low in _COLLECTIVES and "of" in {u.low for u in chunk}), None)
+    one = False  # after "a" digits are no count: "a 4 door car"
     for token in chunk:
-        number = NUMBERS.get(token.low) or (int(token.text) if token.text.isdecimal() else None)
+        number = NUMBERS.get(token.low) or (None if one else _counted(token.text))
         if token is collective:
             number = _COLLECTIVES[token.low]
         if number is not None:
@@ -119,6 +125,7 @@ def _phrase(text: str, chunk: list[_Token], before: str) -> Phrase | None:
         elif token.low in _ARTICLES:
             if count is None:
                 count = 1
+            one = one or token.low in {"a", "an"}
             if token.low in {"a", "an"} and collective is None:
                 words.append(Word(token.text, token.start, token.end, "count"))
         elif token.low != "of":

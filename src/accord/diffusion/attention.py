@@ -118,7 +118,8 @@ class AttentionMaps:
             return None
         if self.guided:
             query, key = query.chunk(2)[1], key.chunk(2)[1]
-        probabilities = ((query @ key.transpose(-1, -2)) * query.shape[-1] ** -0.5).float().softmax(-1).mean(1)
+        # in float32: in half precision raw products overflow
+        probabilities = ((query.float() @ key.float().transpose(-1, -2)) * query.shape[-1] ** -0.5).softmax(-1).mean(1)
         maps = probabilities.transpose(1, 2).unflatten(-1, shape)  # [B, T, h, w]
         if shape != self.size:
             maps = torch.nn.functional.interpolate(maps, self.size, mode="bilinear", align_corners=False)

@@ -53,7 +53,7 @@ def generate(
         steps = sample(
             pipe,
             [t for t, _ in part],
-            negative_prompts=[negative_prompt] * len(part),
+            negative_prompts=[negative_prompt] * len(part) if negative_prompt else None,  # XL has zeros for none, and not for ""
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
             generator=makers,

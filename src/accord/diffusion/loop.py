@@ -227,6 +227,9 @@ def _start(
     first = len(timesteps) - max(scheduler.order, int(len(timesteps) * strength))
     first -= first % scheduler.order
     timesteps = timesteps[first:]
+    if getattr(scheduler.config, "skip_prk_steps", False):  # PNDM takes its second step twice, wherever it begins
+        once = timesteps.unique_consecutive()
+        timesteps = torch.cat([once[:2], once[1:2], once[2:]])
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(first)
     return timesteps, scheduler.add_noise(image_latents.to(noise), noise, timesteps[:1])
@@ -268,13 +271,14 @@ def decode_with_grad(pipe: Pipeline, latents: torch.Tensor) -> torch.Tensor:
 
 def _decoded(pipe: Pipeline, latents: torch.Tensor) -> torch.Tensor:
     """Pixels [B,3,H,W] in about -1..1, as the pipelines decode."""
-    with _precise(pipe) as vae:
-        scaled = latents / vae.config.scaling_factor
+    with precise_vae(pipe) as vae:
+        mean, spread = _latent_moments(pipe, latents)
+        scaled = latents / vae.config.scaling_factor if mean is None else latents * spread / vae.config.scaling_factor + mean
         return vae.decode(scaled if pipe.vae.dtype == latents.dtype else scaled.to(pipe.vae.dtype), return_dict=False)[0]
 
 
 @contextlib.contextmanager
-def _precise(pipe: Pipeline) -> Iterator[Any]:
+def precise_vae(pipe: Pipeline) -> Iterator[Any]:
     """The VAE; SDXL's overflows in float16 and is in float32 meanwhile."""
     vae = pipe.vae
     upcast = vae.dtype == torch.float16 and getattr(vae.config, "force_upcast", False)
@@ -289,6 +293,17 @@ def _precise(pipe: Pipeline) -> Iterator[Any]:
 @torch.no_grad()
 def encode(pipe: Pipeline, images: torch.Tensor) -> torch.Tensor:
     """Pictures [B,3,H,W] in 0..1 to scaled clean latents (the posterior's mode)."""
-    with _precise(pipe) as vae:
+    with precise_vae(pipe) as vae:
         pixels = (images * 2 - 1).to(device=pipe.device, dtype=vae.dtype)
-        return vae.encode(pixels).latent_dist.mode() * vae.config.scaling_factor
+        latents = vae.encode(pixels).latent_dist.mode()
+        mean, spread = _latent_moments(pipe, latents)
+        return latents * vae.config.scaling_factor if mean is None else (latents - mean) * vae.config.scaling_factor / spread
+
+
+def _latent_moments(pipe: Pipeline, latents: torch.Tensor) -> tuple[Any, Any]:
+    """Mean and standard deviation [1,C,1,1] that an XL pipeline's VAE normalises latents by; None and None without them."""
+    mean, spread = (getattr(pipe.vae.config, name, None) for name in ("latents_mean", "latents_std"))
+    if mean is None or spread is None or not isinstance(pipe, StableDiffusionXLPipeline):
+        return None, None
+    mean, spread = (torch.tensor(v, device=latents.device, dtype=latents.dtype).view(1, -1, 1, 1) for v in (mean, spread))
+    return mean, spread

@@ -39,7 +39,7 @@ def add_lora(pipe: Pipeline, rank: int, seed: int = 0) -> None:
 
 def remove_lora(pipe: Pipeline) -> None:
     """Take the adapter off; the U-Net is then what it was."""
-    pipe.unet.delete_adapters(NAME)
+    pipe.unet.unload_lora()  # not `delete_adapters`, which leaves peft's wrappers, and their names in what is saved
     pipe.unet.requires_grad_(False)
 
 

@@ -90,6 +90,8 @@ def score(
     texts = [prompts] * len(pictures) if isinstance(prompts, str) else list(prompts)
     if len(texts) != len(pictures):
         raise InputError(f"{len(pictures)} images were given with {len(texts)} prompts; give one prompt for each image")
+    if not pictures:
+        return []
     captioner = captioner or load_captioner()
     clip = clip or load_clip()
     side = captioner.image_size

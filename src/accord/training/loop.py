@@ -75,8 +75,9 @@ class LoopConfig:
 def computes_bf16(device: torch.device | str) -> bool:
     """Whether bfloat16 is fast on a device; a CPU without instructions for it emulates it ten times slower."""
     if torch.device(device).type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    return torch.device(device).type == "cpu" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    mkldnn = torch.device(device).type == "cpu" and torch.backends.mkldnn.is_available()
+    return mkldnn and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def step_generator(seed: int, step: int, device: torch.device | str = "cpu") -> torch.Generator:
@@ -267,7 +268,8 @@ class Run:
         logs: dict[str, float] = {}
         for micro in range(config.gradient_accumulation):
             number = self.step * config.gradient_accumulation + micro
-            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            # without the cache: a weight that was first cast under no_grad would be found in it, without its graph
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16, cache_enabled=False):
                 loss, scalars = loss_fn(number, step_generator(config.seed, number))
             (loss / config.gradient_accumulation).backward()
             for key, value in {"loss": float(loss.detach()), **scalars}.items():
@@ -333,18 +335,14 @@ class Run:
     def plot(self) -> None:
         """Draw `curve.png` from `curve.jsonl`, where matplotlib is installed."""
         try:
-            import matplotlib
+            from matplotlib.figure import Figure  # not pyplot, whose backend is the user's
         except ImportError:
             return  # as without TensorBoard: the numbers are in the file
-        matplotlib.use("Agg")
-        from matplotlib import pyplot as plt
-
         rows = [json.loads(s) for s in (self.folder / "curve.jsonl").read_text(encoding="utf8").splitlines()]
         if not rows:
             return
-        figure, axis = plt.subplots(figsize=(6, 3.5))
+        figure = Figure(figsize=(6, 3.5), layout="constrained")
+        axis = figure.subplots()
         axis.semilogy([r["step"] for r in rows], [r["loss"] for r in rows])
         axis.set(xlabel="step", ylabel="loss")
-        figure.tight_layout()
         checkpoints.replace_file(self.folder / "curve.png", lambda p: figure.savefig(p, dpi=110, format="png"))
-        plt.close(figure)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 
 import torch
 from torch import distributed
@@ -20,7 +21,8 @@ class Processes:
         if not distributed.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
             from accelerate import PartialState  # reads the launcher's environment and starts the group
 
-            PartialState(cpu=torch.device(device).type == "cpu")
+            # what the first process makes for all of them (anchors, latents) may take longer than the usual ten minutes
+            PartialState(cpu=torch.device(device).type == "cpu", timeout=timedelta(hours=24))
         self.world = distributed.get_world_size() if distributed.is_initialized() else 1
         self.rank = distributed.get_rank() if distributed.is_initialized() else 0
 

@@ -481,7 +481,7 @@ def table(data: dict[str, Any]) -> str:
         ]
         lines.append("| " + " | ".join(cells) + " |")
     text = (
-        f"# Context\n\nTrained from scratch (adapters: on the finished denoiser, a quarter of the steps) on {data['scenes']} scenes, {data['steps']} steps, "
+        f"# Context\n\nTrained on {data['scenes']} scenes: from scratch, {data['steps']} steps; adapters on the finished denoiser, a quarter of them; "
         f"judged on {data['prompts']} prompts of SceneBench.\n\n" + "\n".join(lines) + "\n\n"
     )
     for d in data["differences"]:

@@ -1,6 +1,6 @@
 """`accord bench rewards --hacking`: a run that is made to hack its reward, and what the guard makes of it.
 
-No denoising term, no distance to the untuned model, no decay of the adapter, a high rate, and a reward without bound. The guard's
+No denoising term, no distance to the untuned model, no decay of the adapter, a high rate, no margin, and a look every ten steps. The guard's
 held-out score is the benchmark's; the reader, which neither reward nor guard sees, judges the untuned pipeline, the adapter
 that was kept, and the one at which the run was stopped.
 """
@@ -71,6 +71,7 @@ def main(out: Path, model: str | None = None, quick: bool = False, progress: boo
         "learning_rate": knobs.learning_rate,
         **{k: report[k] for k in ("steps_taken", "kept_step", "parted_ways_at", "looks", "verdict")},
         "prompts": len(judged),
+        "looked_at": len(set(judged) & set(prompts[:: len(prompts) // knobs.eval_prompts][: knobs.eval_prompts])),
         "right": {name: _share(values) for name, values in right.items()},
     }
     text = table(data)
@@ -111,7 +112,7 @@ def table(data: dict[str, Any]) -> str:
     return (
         f"# A run that is made to hack its reward\n\nReFL without denoising term, without the distance to the untuned model, at a learning rate of {data['learning_rate']:g}.\n\n"
         f"{data['verdict']}\n\n| step | reward, in spreads | held-out score |\n|---|---|---|\n{looks}\n\n"
-        f"{data['prompts']} training prompts, one picture each, judged by the reader:\n\n| adapter | right % [95 %] |\n|---|---|\n{right}\n\n"
+        f"{data['prompts']} prompts, {data['looked_at']} of them those of the looks, one picture each from one noise, judged by the reader:\n\n| adapter | right % [95 %] |\n|---|---|\n{right}\n\n"
         "In the picture, from above: untuned, kept, at the stop.\n"
     )
 

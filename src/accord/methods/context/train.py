@@ -29,6 +29,7 @@ from accord.diffusion.pipelines import (
     condition,
     latent_scheduler,
 )
+from accord.diffusion.state import frozen
 from accord.methods.context.config import ContextTrainConfig
 from accord.methods.context.equations import exact_kl, network_x0
 from accord.methods.context.network import RelationalNetwork
@@ -75,62 +76,62 @@ def train_context(
         pipe, config.share, config.seed, clip, gain=config.gain, use_image=config.use_image, use_text=config.use_text
     ).to(pipe.device)
     claim(folder, {**asdict(config), "model": fingerprint(pipe.unet), "data": data}, resume, processes)
-    modules: dict[str, nn.Module] = {"relation": relation}
-    if config.denoiser == "lora":
-        add_lora(pipe, config.rank, config.seed)
-    elif config.denoiser == "full":
-        pipe.unet.requires_grad_(True)
-    if config.denoiser != "frozen":
-        modules["unet"] = pipe.unet
-    loop = LoopConfig(
-        steps=config.steps,
-        learning_rate=config.learning_rate,
-        warmup_steps=config.warmup_steps,
-        weight_decay=config.weight_decay,
-        ema_decay=config.ema_decay,
-        seed=config.seed,
-        bf16=config.bf16,
-        save_every=config.save_every,
-    )
-    try:
-        with plain_attention(pipe.unet):
-            run = Run(modules, loop, folder, save_frozen=False, processes=processes)
-            objective = Objective(pipe, relation, config)
-
-            def loss_fn(number: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
-                rng = np.random.default_rng((config.seed, 17, number))
-                latents, captions = draw(rng, config.batch_size, number / config.steps)
-                mine = list(processes.mine(len(captions)))
-                noise, timesteps, kept, estimated = objective.chance(latents.shape, generator)
-                index = torch.tensor(mine)
-                return objective(
-                    latents[index], [captions[i] for i in mine], noise[index], timesteps[index], kept[index], estimated[index]
-                )
-
-            def after_step(step: int) -> bool:
-                if look is not None and (step % config.save_every == 0 or step == config.steps):
-                    with run.averaged():
-                        look(step, relation)
-                return False
-
-            run.train(loss_fn, "context", after_step)
-            run.use_ema()
-    except BaseException:
+    with frozen(pipe):
+        modules: dict[str, nn.Module] = {"relation": relation}
         if config.denoiser == "lora":
-            remove_lora(pipe)
-        raise
-    pipe.unet.requires_grad_(False).eval()
-    relation.requires_grad_(False).eval()
-    if processes.first:
-        relation.save_pretrained(folder / "relation")
-        if config.denoiser == "lora":
-            save_lora(pipe, folder)
-        elif config.denoiser == "full" and isinstance(pipe, StableDiffusionPipeline):
-            ContextDiffPipeline.from_pipeline(pipe, relation, config.shift, clip=clip).save_pretrained(folder / "pipeline")
-        elif config.denoiser == "full":  # there is no pipeline class with context for XL
-            pipe.unet.save_pretrained(folder / "pipeline" / "unet")
-    processes.wait()
-    return relation
+            add_lora(pipe, config.rank, config.seed)
+        elif config.denoiser == "full":
+            pipe.unet.requires_grad_(True)
+        if config.denoiser != "frozen":
+            modules["unet"] = pipe.unet
+        loop = LoopConfig(
+            steps=config.steps,
+            learning_rate=config.learning_rate,
+            warmup_steps=config.warmup_steps,
+            weight_decay=config.weight_decay,
+            ema_decay=config.ema_decay,
+            seed=config.seed,
+            bf16=config.bf16,
+            save_every=config.save_every,
+        )
+        try:
+            with plain_attention(pipe.unet):
+                run = Run(modules, loop, folder, save_frozen=False, processes=processes)
+                objective = Objective(pipe, relation, config)
+
+                def loss_fn(number: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+                    rng = np.random.default_rng((config.seed, 17, number))
+                    latents, captions = draw(rng, config.batch_size, number / config.steps)
+                    mine = list(processes.mine(len(captions)))
+                    noise, timesteps, kept, estimated = objective.chance(latents.shape, generator)
+                    index = torch.tensor(mine)
+                    return objective(
+                        latents[index], [captions[i] for i in mine], noise[index], timesteps[index], kept[index], estimated[index]
+                    )
+
+                def after_step(step: int) -> bool:
+                    if look is not None and (step % config.save_every == 0 or step == config.steps):
+                        with run.averaged():
+                            look(step, relation)
+                    return False
+
+                run.train(loss_fn, "context", after_step)
+                run.use_ema()
+        except BaseException:
+            if config.denoiser == "lora":
+                remove_lora(pipe)
+            raise
+        relation.requires_grad_(False).eval()
+        if processes.first:
+            relation.save_pretrained(folder / "relation")
+            if config.denoiser == "lora":
+                save_lora(pipe, folder)
+            elif config.denoiser == "full" and isinstance(pipe, StableDiffusionPipeline):
+                ContextDiffPipeline.from_pipeline(pipe, relation, config.shift, clip=clip).save_pretrained(folder / "pipeline")
+            elif config.denoiser == "full":  # there is no pipeline class with context for XL
+                pipe.unet.save_pretrained(folder / "pipeline" / "unet")
+        processes.wait()
+        return relation
 
 
 def guess_x0(

@@ -141,7 +141,7 @@ class VideoEditor:
         self.relation: RelationalNetwork | None = None
         if config.context:
             self.relation = new_relation(pipe, config.share, config.seed).to(pipe.device)
-        self.queries = {k: v.detach().clone() for k, v in pipe.unet.named_parameters() if "attn" in k and k.endswith("to_q.weight")}
+        self.queries = {k: v.detach().clone() for k, v in pipe.unet.named_parameters() if "attn" in k and k.endswith(("to_q.weight", "to_q.base_layer.weight"))}
         side = sample_size(pipe)[0] * pipe.vae_scale_factor
         pixels = [fit(to_tensor(f), side) for f in clip.frames]
         self.latents = torch.cat([encode(pipe, p) for p in pixels])  # [F,C,h,w]
@@ -239,7 +239,10 @@ class VideoEditor:
         if not (folder / "queries.safetensors").is_file():
             raise InputError(f"folder {str(folder)!r} holds no tuned clip; tune one first")
         self.temporal = TemporalLayers.from_pretrained(folder / "temporal").to(self.pipe.device)
-        self.queries = {k: v.to(self.pipe.device) for k, v in load_file(folder / "queries.safetensors").items()}
+        queries = {k: v.to(self.pipe.device) for k, v in load_file(folder / "queries.safetensors").items()}
+        if queries.keys() != self.queries.keys():
+            raise InputError(f"the tuned clip in {str(folder)!r} is of another network; use the pipeline it was tuned with, with or without an adapter as then")
+        self.queries = queries
         if self.relation is not None:
             self.relation = RelationalNetwork.from_pretrained(folder / "relation").to(self.pipe.device)
 

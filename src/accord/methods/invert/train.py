@@ -21,6 +21,8 @@ from accord.training.fingerprint import fingerprint
 from accord.training.loop import LoopConfig, Run
 from accord.types import InputError
 
+SCORES = "scores.npy"  # of the curriculum, out of fold
+
 
 def train_predictor(
     kind: PredictorConfig,
@@ -38,7 +40,9 @@ def train_predictor(
     folder = Path(folder)
     if len(data) < 2 * config.folds:
         raise InputError(f"{len(data)} pairs are too few to train an inverter on; give at least {2 * config.folds}")
-    claim(folder, {**asdict(kind), **asdict(config), "pairs": len(data), "data": fingerprint(data.images, data.prompts, data.captions)})
+    anew = claim(folder, {**asdict(kind), **asdict(config), "pairs": len(data), "data": fingerprint(data.images, data.prompts, data.captions)})
+    if anew:
+        (folder / SCORES).unlink(missing_ok=True)
     order = _order(kind, data, vocabulary, folder, config, device)
     present = vocabulary.present(data.prompts)
     predictor = build(kind, len(vocabulary) if config.vocabulary_weight else 0, config.seed, data.targets.shape[1]).to(device)
@@ -83,7 +87,7 @@ def _order(
         return torch.arange(len(data))
     if config.curriculum == "random":
         return torch.randperm(len(data), generator=torch.Generator().manual_seed(config.seed + 1))
-    saved = folder / "scores.npy"
+    saved = folder / SCORES
     if saved.is_file():
         return torch.from_numpy(np.load(saved)).argsort(descending=True, stable=True)
     scores = out_of_fold_scores(kind, data, vocabulary, folder / "folds", config, device)

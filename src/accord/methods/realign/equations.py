@@ -14,6 +14,8 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
+HALF = (torch.float16, torch.bfloat16)
+
 
 def modulated_logits(logits: torch.Tensor, related: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
     """Equation (1), every logit materialised: the reference of the tests and of `bench speed`.
@@ -32,12 +34,17 @@ def logit_range(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Smallest and largest scaled logit of each query, [..., L, 1] each; never more than [..., chunk, S] at once."""
     low, high = [], []
-    transposed = key.transpose(-1, -2)
+    transposed = _wide(key).transpose(-1, -2)
     for part in query.split(chunk, dim=-2):
-        logits = part @ transposed
+        logits = _wide(part) @ transposed
         low.append(logits.amin(-1, keepdim=True))  # on a CPU amin and amax are four times as fast as aminmax
         high.append(logits.amax(-1, keepdim=True))
     return torch.cat(low, -2) * scale, torch.cat(high, -2) * scale
+
+
+def _wide(x: torch.Tensor) -> torch.Tensor:
+    """In float32 what is in half precision, where raw products of queries and keys overflow."""
+    return x.float() if x.dtype in HALF else x
 
 
 def augment(
@@ -68,18 +75,20 @@ def augment(
     """
     d, heads = query.shape[-1], query.shape[1]
     low, high = logit_range(query, key, d**-0.5, chunk)
+    # sqrt(d) is on the queries' side; in half precision, where that could overflow, on the keys'
+    on_query, on_key = (1.0, d**0.5) if query.dtype in HALF else (d**0.5, 1.0)
     a = alpha[:, None, :, None].to(query.dtype)
-    strength = a * (high - low) * d**0.5  # [B, heads, L, 1]
     m = pixel_segments[:, None].to(query.dtype)
-    own = strength * m
+    own = a * (high - low) * on_query * m  # [B, heads, L, N]
     if key_bias is not None:
-        own = own + d**0.5 * m * key_bias[:, None, None, :].to(query.dtype)
+        own = own + on_query * m * key_bias[:, None, None, :].to(query.dtype)
+    own = own.to(query.dtype)
     e = key_segments[:, None].expand(-1, heads, -1, -1).to(key.dtype)
     if exempt is None:
-        return torch.cat([(1 - a) * query, own], -1), torch.cat([key, e], -1)
+        return torch.cat([(1 - a) * query, own], -1), torch.cat([key, e * on_key], -1)
     x = exempt[:, None, :, None].expand(-1, heads, -1, 1).to(key.dtype)
-    q = torch.cat([(1 - a) * query, own, a * query, -a * low * d**0.5], -1)
-    k = torch.cat([key, e * (1 - x), x * key, x], -1)
+    q = torch.cat([(1 - a) * query, own, a * query, (-a * low * on_query).to(query.dtype)], -1)
+    k = torch.cat([key, e * (1 - x) * on_key, x * key, x * on_key], -1)
     return q, k
 
 

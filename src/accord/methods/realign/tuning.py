@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 
 from accord.data.images import fit, to_tensor
 from accord.diffusion.attention import plain_attention
-from accord.diffusion.loop import decode_with_grad, denoise, encode, initial_noise, run, sample
+from accord.diffusion.loop import decode_with_grad, denoise, encode, initial_noise, precise_vae, run, sample
 from accord.diffusion.lora import add_lora, remove_lora, save_lora, without_lora
 from accord.diffusion.pipelines import (
     Condition,
@@ -36,6 +36,7 @@ from accord.diffusion.pipelines import (
     latent_scheduler,
     sample_size,
 )
+from accord.diffusion.state import frozen
 from accord.methods.realign.card import report_of, write_card
 from accord.methods.realign.config import TuneConfig
 from accord.methods.realign.strategies import NEEDS_GRADIENT, STRATEGIES, Batch
@@ -119,26 +120,26 @@ def tune(
     processes = Processes(pipe.device)
     processes.mine(config.batch_size // config.gradient_accumulation)  # refuses what cannot be shared
     folder = Path(out)
-    add_lora(pipe, config.rank, config.seed)
-    try:
-        settings = {
-            **asdict(config), "prompts": len(texts), "prompts_digest": fingerprint(texts), "rewards": reward.weights,
-            "held_out": None if held_out is None else type(held_out).__name__, "model": fingerprint(pipe.unet),
-        }  # fmt: skip
-        if claim(folder, settings, resume, processes) and processes.first:
-            for name in PREPARED:
-                (folder / name).unlink(missing_ok=True)
-        processes.wait()
-        with plain_attention(pipe.unet):
-            tuner = Tuner(pipe, texts, reward, folder, config, held_out, pairs, processes, progress)
-            tuner.train()
-    except BaseException:
-        remove_lora(pipe)
-        raise
-    try:
-        return tuner.finish()
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"the adapter cannot be written to {str(folder)!r} ({error}); make room and resume") from error
+    with frozen(pipe):
+        add_lora(pipe, config.rank, config.seed)
+        try:
+            settings = {
+                **asdict(config), "prompts": len(texts), "prompts_digest": fingerprint(texts), "rewards": reward.weights,
+                "held_out": None if held_out is None else type(held_out).__name__, "model": fingerprint(pipe.unet),
+            }  # fmt: skip
+            if claim(folder, settings, resume, processes) and processes.first:
+                for name in PREPARED:
+                    (folder / name).unlink(missing_ok=True)
+            processes.wait()
+            with plain_attention(pipe.unet), precise_vae(pipe):
+                tuner = Tuner(pipe, texts, reward, folder, config, held_out, pairs, processes, progress)
+                tuner.train()
+            return tuner.finish()
+        except BaseException as error:
+            remove_lora(pipe)
+            if isinstance(error, (OSError, SafetensorError)):
+                raise InputError(f"{str(folder)!r} cannot be written ({error}); make room and resume") from error
+            raise
 
 
 class Tuner:
@@ -220,8 +221,7 @@ class Tuner:
         if len(images) != len(captions) or not images:
             raise InputError(f"{len(images)} pictures were given with {len(captions)} captions; give one caption for each picture")
         side = sample_size(self.pipe)[0] * self.pipe.vae_scale_factor
-        fitted = [fit(to_tensor(i), side) for i in images]
-        parts = [encode(self.pipe, torch.cat(fitted[i : i + 8])) for i in range(0, len(fitted), 8)]
+        parts = [encode(self.pipe, torch.cat([fit(to_tensor(p), side) for p in images[i : i + 8]])) for i in range(0, len(images), 8)]
         return torch.cat(parts), list(captions)
 
     # --- what strategies use -------------------------------------------------------------------------------------
@@ -355,8 +355,6 @@ class Tuner:
                 source = self.run.tensors[f"best.{key}"] if parted else self.run.ema.get(key, parameter)
                 parameter.copy_(source.to(parameter.device))
         self.pipe.unet.eval()
-        if self.config.gradient_checkpointing:
-            self.pipe.unet.disable_gradient_checkpointing()
         report = report_of(self)
         if self.run.processes.first:
             save_lora(self.pipe, self.folder)
