@@ -348,10 +348,10 @@ ROWS = [
 
 def test_jsonl_round_trips_exactly():
     assert [json.loads(s) for s in table_bytes(ROWS, ".jsonl").decode().splitlines()] == ROWS
-    odd = [{"image": "a\udce9.png"}]  # a file name whose bytes are no UTF-8
+    odd = [{"image": "a\udce9.png", "prompt": "a \ud83d star"}]  # a file name whose bytes are no UTF-8; half an emoji
     for suffix in (".csv", ".jsonl", ".parquet"):
         assert table_bytes(odd, suffix)
-    assert "a\ufffd.png" in table_bytes(odd, ".csv").decode()
+    assert "a?.png,a ? star" in table_bytes(odd, ".csv").decode()
 
 
 def test_csv_round_trips_with_lists_as_json():

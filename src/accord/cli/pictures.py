@@ -241,7 +241,6 @@ def invert(
     from accord.data.pairs import PairsFile
     from accord.data.shards import parse_shard
     from accord.methods.invert.bulk import invert_files, labelled_by, shard_path
-    from accord.methods.invert.invert import Bank
     from accord.outputs import check_writable
 
     sources = [s for s in (images or None, folder, pairs) if s is not None]
@@ -253,13 +252,7 @@ def invert(
     if images:
         pictures = [open_image(p) for p in images]
         say_lab_only(pictures[0].size, inverter, "--inverter FOLDER, trained on pairs of their pipeline")
-        reader = accord.Inverter.from_pretrained(inverter, where)
-        if words_only:
-            _no_captioner(reader, captioner)
-        embed = accord.load_sentence(device=where) if bank is not None or not words_only else None
-        shelf = Bank.from_file(bank, embed) if bank is not None and embed is not None else None
-        if captioner is not None or not words_only:
-            reader.captioner = accord.load_captioner(captioner or reader.captioner_id, where)
+        reader, embed, shelf = _inverter(inverter, captioner, bank, words_only, where)
         results = accord.invert(pictures, reader, shelf, embed=embed, readable=not words_only)
         lines = []
         for path, result in zip(images, results, strict=True):
@@ -274,13 +267,7 @@ def invert(
     shard_path(out, *part)
     unread = PairsFile()
     paths = list_images(folder) if folder is not None else [Path(p.image) for p in stream_pairs(pairs or "", unread)]
-    reader = accord.Inverter.from_pretrained(inverter, where)
-    if words_only:
-        _no_captioner(reader, captioner)
-    embed = accord.load_sentence(device=where) if bank is not None or not words_only else None
-    shelf = Bank.from_file(bank, embed) if bank is not None and embed is not None else None
-    if captioner is not None or not words_only:
-        reader.captioner = accord.load_captioner(captioner or reader.captioner_id, where)
+    reader, embed, shelf = _inverter(inverter, captioner, bank, words_only, where)
     check_writable(out.parent)
     labelled = labelled_by(reader, adapt, embed or accord.load_sentence(device=where), unread, not as_json) if adapt is not None else None
     data = invert_files(paths, out, part, reader, shelf, readable=not words_only, progress=not as_json, embed=embed, labelled=labelled)
@@ -289,6 +276,16 @@ def invert(
     emit(as_json, data, "\n".join([text, *(f"skipped {s['image']}: {s['reason']}" for s in data["skipped"])]))
 
 
-def _no_captioner(reader: Any, captioner: str | None) -> None:
-    if not any(p.needs_captions for p in reader.predictors):
+def _inverter(inverter: Path | None, captioner: str | None, bank: Path | None, words_only: bool, device: str) -> tuple[Any, Any, Any]:
+    """Inverter, sentence embedder and bank; None for what is not needed."""
+    import accord
+    from accord.methods.invert.invert import Bank
+
+    reader = accord.Inverter.from_pretrained(inverter, device)
+    if words_only and not any(p.needs_captions for p in reader.predictors):
         leave_out("with --words-only by an inverter that is told no caption", captioner=captioner)
+    embed = accord.load_sentence(device=device) if bank is not None or not words_only else None
+    shelf = Bank.from_file(bank, embed) if bank is not None and embed is not None else None
+    if captioner is not None or not words_only:
+        reader.captioner = accord.load_captioner(captioner or reader.captioner_id, device)
+    return reader, embed, shelf

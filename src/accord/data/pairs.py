@@ -135,5 +135,5 @@ def table_bytes(rows: list[dict[str, Any]], suffix: str) -> bytes:
 
 
 def _sayable(value: Any) -> Any:
-    """A text that UTF-8 can hold: a file name may have bytes that are none, which Python keeps as lone surrogates."""
-    return value.encode("utf8", "surrogateescape").decode("utf8", "replace") if isinstance(value, str) else value
+    """A text that UTF-8 can hold, with "?" for lone surrogates: file names of other bytes have them, and JSON may."""
+    return value.encode("utf8", "replace").decode("utf8") if isinstance(value, str) else value

@@ -11,9 +11,9 @@ import json
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import torch
 from safetensors import SafetensorError
@@ -62,6 +62,12 @@ class LoopConfig:
         for name in ("gradient_accumulation", "max_skipped", "save_every", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+
+    @classmethod
+    def of(cls, config: Any, **changes: Any) -> LoopConfig:
+        """The fields that a method's own config has under the same names; `changes` come first."""
+        shared = {f.name: getattr(config, f.name) for f in fields(cls) if hasattr(config, f.name)}
+        return cls(**{**shared, **changes})
 
     def lr_at(self, step: int) -> float:
         """Linear warm-up, then cosine decay; sized to the steps actually taken."""

@@ -67,7 +67,7 @@ def main(out: Path, quick: bool = False, progress: bool = True) -> tuple[dict[st
             "parts": {n: cells[n]["seconds"] for n in parts},
             "refl_seconds": cells["refl"]["seconds"],
             "refl_over_parts": cells["refl"]["seconds"] / total,
-            "sd15": large and _with_strategies(large),
+            "sd15": large and {**large, "strategies": projected(large["seconds"], TuneConfig())},
         }
     )
     text = _table(data, stop)
@@ -185,10 +185,6 @@ def projected(seconds: dict[str, float], config: TuneConfig) -> dict[str, float]
         "raft": config.raft_candidates * picture / config.raft_refresh + plain,
         "grpo": config.group_size * (picture + config.grpo_timesteps * guided),
     }
-
-
-def _with_strategies(large: dict[str, Any]) -> dict[str, Any]:
-    return {**large, "strategies": projected(large["seconds"], TuneConfig())}
 
 
 def _large_table(large: dict[str, Any]) -> str:

@@ -84,19 +84,9 @@ def train_context(
             pipe.unet.requires_grad_(True)
         if config.denoiser != "frozen":
             modules["unet"] = pipe.unet
-        loop = LoopConfig(
-            steps=config.steps,
-            learning_rate=config.learning_rate,
-            warmup_steps=config.warmup_steps,
-            weight_decay=config.weight_decay,
-            ema_decay=config.ema_decay,
-            seed=config.seed,
-            bf16=config.bf16,
-            save_every=config.save_every,
-        )
         try:
             with plain_attention(pipe.unet):
-                run = Run(modules, loop, folder, save_frozen=False, processes=processes)
+                run = Run(modules, LoopConfig.of(config), folder, save_frozen=False, processes=processes)
                 objective = Objective(pipe, relation, config)
 
                 def loss_fn(number: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
@@ -117,21 +107,21 @@ def train_context(
 
                 run.train(loss_fn, "context", after_step)
                 run.use_ema()
+            relation.requires_grad_(False).eval()
+            if processes.first:
+                relation.save_pretrained(folder / "relation")
+                if config.denoiser == "lora":
+                    save_lora(pipe, folder)
+                elif config.denoiser == "full" and isinstance(pipe, StableDiffusionPipeline):
+                    ContextDiffPipeline.from_pipeline(pipe, relation, config.shift, clip=clip).save_pretrained(folder / "pipeline")
+                elif config.denoiser == "full":  # there is no pipeline class with context for XL
+                    pipe.unet.save_pretrained(folder / "pipeline" / "unet")
+            processes.wait()
+            return relation
         except BaseException:
             if config.denoiser == "lora":
                 remove_lora(pipe)
             raise
-        relation.requires_grad_(False).eval()
-        if processes.first:
-            relation.save_pretrained(folder / "relation")
-            if config.denoiser == "lora":
-                save_lora(pipe, folder)
-            elif config.denoiser == "full" and isinstance(pipe, StableDiffusionPipeline):
-                ContextDiffPipeline.from_pipeline(pipe, relation, config.shift, clip=clip).save_pretrained(folder / "pipeline")
-            elif config.denoiser == "full":  # there is no pipeline class with context for XL
-                pipe.unet.save_pretrained(folder / "pipeline" / "unet")
-        processes.wait()
-        return relation
 
 
 def guess_x0(

@@ -49,7 +49,7 @@ def train_predictor(
     if config.freeze_tower:
         predictor.freeze_tower()
     # what is frozen (a pipeline's VAE and text encoder) comes from its source again when the run is resumed
-    run = Run({"predictor": predictor}, _loop(config), folder, save_frozen=False)
+    run = Run({"predictor": predictor}, LoopConfig.of(config, warmup_steps=min(100, config.steps // 10)), folder, save_frozen=False)
 
     def loss_fn(step: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         rows = order if config.curriculum == "none" else curriculum_prefix(step / config.steps, order)
@@ -64,19 +64,6 @@ def train_predictor(
     run.train(loss_fn, f"inverter {kind.kind}")
     run.use_ema()
     return predictor.eval()
-
-
-def _loop(config: InvertTrainConfig) -> LoopConfig:
-    return LoopConfig(
-        steps=config.steps,
-        learning_rate=config.learning_rate,
-        warmup_steps=min(100, config.steps // 10),
-        weight_decay=config.weight_decay,
-        ema_decay=config.ema_decay,
-        seed=config.seed,
-        bf16=config.bf16,
-        save_every=config.save_every,
-    )
 
 
 def _order(

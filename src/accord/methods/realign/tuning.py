@@ -166,18 +166,7 @@ class Tuner:
         self.scheduler = latent_scheduler(DDIMScheduler, pipe)
         if config.gradient_checkpointing:
             pipe.unet.enable_gradient_checkpointing()
-        loop = LoopConfig(
-            steps=config.steps,
-            learning_rate=config.learning_rate,
-            warmup_steps=config.warmup_steps,
-            weight_decay=config.weight_decay,
-            ema_decay=config.ema_decay,
-            seed=config.seed,
-            bf16=config.bf16,
-            gradient_accumulation=config.gradient_accumulation,
-            save_every=config.save_every,
-            log_every=min(10, config.eval_every),
-        )
+        loop = LoopConfig.of(config, log_every=min(10, config.eval_every))
         self._prepare(pairs, processes)
         self.run = Run({"unet": pipe.unet}, loop, folder, save_frozen=False, processes=processes)
         self.guard = Guard(GuardConfig(config.guard_z, config.guard_patience), self.run.numbers, self.run.tensors)
