@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny_pipeline, tiny_sdxl
-from diffusers import DDIMInverseScheduler, DDIMScheduler, DDPMScheduler, StableDiffusionPipeline
+from diffusers import DDIMInverseScheduler, DDIMScheduler, DDPMScheduler, EDMEulerScheduler, StableDiffusionPipeline
 from safetensors.torch import load_file
 
+from accord.diffusion.generate import generate
 from accord.diffusion.loop import decode, generators
 from accord.diffusion.pipelines import condition
 from accord.methods.context.config import ContextTrainConfig
@@ -20,6 +21,7 @@ from accord.methods.context.network import RelationalNetwork
 from accord.methods.context.pipeline import ContextDiffPipeline, generate_with_context, load_context, new_relation
 from accord.methods.context.schedulers import ContextDDIMInverseScheduler, ContextDDIMScheduler, ContextDDPMScheduler
 from accord.methods.context.train import Objective, train_context
+from accord.methods.realign.fine import realign
 from accord.rewards.clip import load_clip, resized
 from accord.types import InputError
 
@@ -116,6 +118,16 @@ def test_a_shifted_step_is_the_equation(shift, eta):
     plain.alphas_cumprod = plain.alphas_cumprod.double()
     noise = plain.step(x0, 600, x_t, generator=g()).prev_sample - posterior(x_t, x0, b_t * 0, b_s * 0, ab_t, ab_s)[0]
     assert torch.allclose(found - noise, posterior(x_t, x0, b_t, b_s, ab_t, ab_s)[0], atol=1e-8)
+
+
+@pytest.mark.parametrize(("count", "spacing"), [(7, "trailing"), (10, "trailing"), (7, "leading")])
+def test_the_last_step_gives_x0_itself_with_any_shift(count, spacing):
+    scheduler = ContextDDIMScheduler(**BETAS, prediction_type="sample", shift="data", timestep_spacing=spacing)
+    scheduler.set_timesteps(count)
+    x0, last = torch.full((1, 4, 8, 8), 5.0), int(scheduler.timesteps[-1])
+    noisy = scheduler.add_noise(x0, torch.zeros_like(x0), scheduler.timesteps[-1:], relation=torch.ones_like(x0))
+    found = scheduler.step(x0, last, noisy, relation=lambda x, t, s: (torch.ones_like(x), torch.ones_like(x))).prev_sample
+    assert torch.allclose(found, x0, atol=0.01)
 
 
 def test_noise_is_added_at_the_shifted_place_and_the_target_leads_back():
@@ -286,6 +298,43 @@ def test_a_fresh_process_loads_pipeline_scheduler_and_network(tmp_path):
     command = [sys.executable, "-c", FRESH, str(tmp_path / "pipe"), str(tmp_path / "out.safetensors")]
     subprocess.run(command, check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())})
     assert torch.allclose(load_file(tmp_path / "out.safetensors")["out"], expected, atol=1e-5)
+
+
+def test_a_pipeline_with_context_is_not_run_without_it():
+    pipe = tiny_pipeline()
+    context = ContextDiffPipeline.from_pipeline(pipe, awake(new_relation(pipe, 1.0)))
+    for call in (lambda: generate(context, "a star"), lambda: realign(context, "a star"), lambda: generate_with_context(context, context.relation, PROMPTS, [0])):
+        with pytest.raises(InputError, match="would be run without its context"):
+            call()
+
+
+def test_a_process_without_betas_is_refused():
+    pipe = tiny_sdxl()
+    pipe.scheduler = EDMEulerScheduler()
+    with pytest.raises(InputError, match="EDMEulerScheduler has no betas"):
+        generate_with_context(pipe, awake(new_relation(pipe, 1.0)), PROMPTS, [0])
+
+
+def test_adapters_are_not_switched_off_or_saved_where_they_could_not_be_loaded(tmp_path):
+    pipe = tiny_pipeline()
+    relation = train_context(pipe, draw, tmp_path / "lora", replace(QUICK, denoiser="lora"))
+    with pytest.raises(InputError, match="fuse it before it is saved"):
+        ContextDiffPipeline.from_pipeline(pipe, relation).save_pretrained(tmp_path / "pipe")
+    with pytest.raises(InputError, match="which that of the context would switch off"):
+        load_context(pipe, tmp_path / "lora")
+    with pytest.raises(InputError, match="to train the whole denoiser"):
+        train_context(pipe, draw, tmp_path / "full", replace(QUICK, denoiser="full"))
+    pipe.fuse_lora()
+    pipe.unload_lora_weights()
+    ContextDiffPipeline.from_pipeline(pipe, relation).save_pretrained(tmp_path / "pipe")
+    again = ContextDiffPipeline.from_pretrained(tmp_path / "pipe")
+    assert all(torch.equal(v, again.unet.state_dict()[k]) for k, v in pipe.unet.state_dict().items())
+    other = tiny_sdxl()
+    (tmp_path / "lora" / "pytorch_lora_weights.safetensors").write_bytes(b"broken")
+    with pytest.raises(InputError, match="does not fit this pipeline, or is none"):
+        load_context(tiny_pipeline(), tmp_path / "lora")
+    with pytest.raises(InputError, match="is for latents and text of width"):
+        load_context(other, tmp_path / "lora")
 
 
 # --- training ------------------------------------------------------------------------------------------------------

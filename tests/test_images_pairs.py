@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from accord.data.images import crop, fit, open_image, to_pil, to_tensor
+from accord.data.images import Pictures, crop, fit, open_image, to_pil, to_tensor
 from accord.data.pairs import read_pairs, table_bytes
 from accord.types import InputError, Pair
 
@@ -38,6 +38,17 @@ def test_rgb_comes_back_as_it_is(tmp_path):
 def test_a_str_path_works(tmp_path):
     Image.new("RGB", (3, 2), "red").save(tmp_path / "x.png")
     assert open_image(str(tmp_path / "x.png")).size == (3, 2)
+
+
+def test_pictures_are_opened_when_they_are_asked_for(tmp_path):
+    for i in range(4):
+        Image.new("RGBA", (3 + i, 2), (255, 0, 0, 255)).save(tmp_path / f"{i}.png")
+    pictures = Pictures([tmp_path / f"{i}.png" for i in range(4)])
+    assert len(pictures) == 4 and [(p.width, p.mode) for p in pictures[1:3]] == [(4, "RGB"), (5, "RGB")]
+    (tmp_path / "2.png").unlink()
+    assert pictures[-1].width == 6
+    with pytest.raises(InputError, match=r"2\.png"):
+        list(pictures)
 
 
 def test_gray_and_bilevel_become_rgb(tmp_path):
@@ -256,6 +267,12 @@ def test_csv_rows_of_wrong_length_are_skipped_or_cut(tmp_path):
     found = read_pairs(path)
     assert [(p.row, p.prompt) for p in found.pairs] == [(2, "a star")]
     assert found.skipped == [{"row": 1, "reason": "no prompt"}]
+
+
+def test_lone_surrogates_are_no_reason_to_stop(tmp_path):
+    (tmp_path / "p.jsonl").write_text('{"image": "a.png", "prompt": "a cat \\ud83d"}\n{"image": "\\ud83d.png", "prompt": "a cat"}\n')
+    table = read_pairs(tmp_path / "p.jsonl")
+    assert [p.prompt for p in table.pairs] == ["a cat ?"] and [s["reason"] for s in table.skipped] == ["no image"]
 
 
 def test_jsonl_broken_rows_are_skipped_with_their_line_numbers(tmp_path):

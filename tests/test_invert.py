@@ -125,7 +125,9 @@ def test_kmeans_finds_separate_clusters():
         spherical_kmeans(rows[:3], 4)
 
 
-def test_ridge_in_chunks_equals_the_direct_solution():
+@pytest.mark.parametrize("block", [1, 4, 6, 512])  # of the symmetric matrix, made in blocks and mirrored
+def test_ridge_in_chunks_equals_the_direct_solution(block, monkeypatch):
+    monkeypatch.setattr("accord.methods.invert.equations.BLOCK", block)
     g = torch.Generator().manual_seed(0)
     x, y = torch.randn(200, 6, generator=g) + 2, torch.randn(200, 3, generator=g)
     chunks = [(x[i : i + 33], y[i : i + 33]) for i in range(0, 200, 33)]
@@ -205,6 +207,9 @@ def test_diffusiondb_layout_is_read_with_and_without_metadata(tmp_path):
     shutil.copytree(tmp_path / "part-000001", hub / "images" / "part-000001")
     shutil.copy(tmp_path / "metadata.parquet", hub)
     assert [p.prompt for p in stream_pairs(hub, PairsFile())] == ["a star 0", "a star 2"]
+    write_part(tmp_path, 3, [picture()], [{**rows[0], "p": "half an emoji \ud83d"}])  # which the metadata does not name yet
+    assert [p.prompt for p in stream_pairs(tmp_path, PairsFile())][-1] == "half an emoji ?"
+    shutil.rmtree(tmp_path / "part-000003")
     (tmp_path / "part-000002" / "part-000002.json").write_text("{broken")
     (tmp_path / "metadata.parquet").unlink()
     broken = PairsFile()
@@ -246,6 +251,13 @@ def test_made_pairs_do_not_depend_on_parts_and_stopping(tmp_path):
     stamp = Path(first[0]).stat().st_mtime_ns
     make_pairs(pipe, prompts, tmp_path / "a", part_size=2, **kwargs)
     assert Path(first[0]).stat().st_mtime_ns == stamp
+    made = {Path(p).name: Path(p).read_bytes() for p in first}
+    assert make_pairs(pipe, [*prompts, "a moon"], tmp_path / "a", part_size=2, **kwargs) == 4  # the last part was not full
+    longer = [p for p in stream_pairs(tmp_path / "a", PairsFile())]
+    assert [p.prompt for p in longer] == [*prompts, "a moon"] and all(Path(p.image).read_bytes() == made[Path(p.image).name] for p in longer[:3])
+    for changed in ({"seed": 5}, {"num_inference_steps": 3}):
+        with pytest.raises(InputError, match="is of other prompts, another seed or other settings"):
+            make_pairs(pipe, prompts, tmp_path / "a", part_size=2, **{**kwargs, **changed})
     shares = [make_pairs(pipe, prompts, tmp_path / "c", part_size=2, shard=(i, 2), **kwargs) for i in (2, 1)]
     assert shares == [1, 3]  # in the folder so far
     shared = [p.image for p in stream_pairs(tmp_path / "c", PairsFile())]
@@ -324,18 +336,18 @@ def test_scores_of_other_pairs_are_not_used(data, vocabulary, tmp_path):
 
 
 def test_scores_are_out_of_fold(data, vocabulary, tmp_path, monkeypatch):
-    """No pair may be scored by a model that was trained on it."""
+    """No pair may be scored by a model that was trained on its prompt."""
     from accord.methods.invert import train
 
     seen, scored = [], []
     real_train, real_predict = train.train_predictor, train.predict
     monkeypatch.setattr(train, "train_predictor", lambda kind, part, *a: (seen.append(set(part.prompts)), real_train(kind, part, *a))[1])
-    monkeypatch.setattr(train, "predict", lambda model, d, rows: (scored.append({d.prompts[int(i)] for i in rows}), real_predict(model, d, rows))[1])
-    unique = data.subset([data.prompts.index(p) for p in dict.fromkeys(data.prompts)])
-    scores = out_of_fold_scores(PredictorConfig(kind="clip", hidden=8), unique, vocabulary, tmp_path, QUICK, "cpu")
-    assert torch.isfinite(scores).all() and len(scores) == len(unique)
+    monkeypatch.setattr(train, "predict", lambda model, d, rows, size: (scored.append({d.prompts[int(i)] for i in rows}), real_predict(model, d, rows, size))[1])
+    twice = data.subset([*range(len(data)), *range(len(data))])  # every prompt has several pictures
+    scores = out_of_fold_scores(PredictorConfig(kind="clip", hidden=8), twice, vocabulary, tmp_path, QUICK, "cpu")
+    assert torch.isfinite(scores).all() and len(scores) == len(twice)
     assert len(seen) == 2 and all(not (a & b) for a, b in zip(seen, scored, strict=True))
-    assert set.union(*scored) == set(unique.prompts)
+    assert set.union(*scored) == set(twice.prompts)
 
 
 @pytest.mark.parametrize("curriculum", ["prefix", "random"])
@@ -414,6 +426,10 @@ def test_invert_gives_words_retrieval_and_a_prompt(vocabulary, embed):
         assert result.score == pytest.approx(float(embed([result.prompt])[0] @ result.embedding), abs=1e-4)
         json.dumps(result.to_dict())
     assert invert(odd[0], made, readable=False)[0].prompt == ""
+    foreign = replace(made, kinds=[PredictorConfig(kind="clip", model="of/the-hub")])
+    with pytest.raises(InputError, match="names no captioner"):
+        invert(odd[0], foreign, embed=embed)
+    assert invert(odd[0], foreign, embed=embed, captioner=load_captioner())[0].prompt
     with pytest.raises(InputError, match="no image to invert"):
         invert([], made)
     with pytest.raises(InputError, match="nothing to choose from"):

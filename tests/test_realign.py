@@ -1,10 +1,12 @@
 """The fine stage whole: regions, layout, never worse, the pipeline untouched."""
 
+import copy
 import itertools
 
 import numpy as np
 import pytest
 import torch
+from diffusers import PNDMScheduler
 
 from accord.data.prompts import parse
 from accord.diffusion.generate import generate
@@ -207,6 +209,13 @@ def test_before_is_the_plain_picture_of_that_seed(lab):
     plain = generate(lab, "a red star", 5, num_inference_steps=4)[0]
     assert np.array_equal(np.asarray(result.before), np.asarray(plain))
     assert result.before is not None and result.rounds == 0 and result.denoiser_calls == 8
+
+
+def test_the_networks_calls_are_counted_as_the_scheduler_makes_them(tiny):
+    pipe = copy.copy(tiny)
+    pipe.scheduler = PNDMScheduler.from_config(tiny.scheduler.config, skip_prk_steps=True)
+    result = realign(pipe, "a red star", 5, config=RealignConfig(rounds=0), num_inference_steps=4, captions=False)[0]
+    assert result.denoiser_calls == 2 * (4 + 1)  # it takes its second step twice
 
 
 def test_other_pipelines_and_bad_knobs_are_refused():

@@ -89,6 +89,7 @@ def test_swaps_exchange_one_word_or_two_colours():
     assert "a blue star and a red key" in texts and "a red star and a blue key" not in texts
     assert "a green star and a blue key" in texts and any(" egg " in f" {t} " for t in texts)
     assert len(texts) == len(set(texts))
+    assert "an orange star and a red key" in swapped("a red star and an orange key", captioner)  # grammar must not give it away
 
 
 def test_contrast_sees_binding_and_embeddings_do_not(sentence):

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import tiny_pipeline, tiny_sdxl
+from PIL import Image
 from safetensors.torch import load_file
 from test_score import tiny_blip, tiny_blip2
 
@@ -409,6 +410,8 @@ def test_two_processes_learn_what_one_learns(tmp_path):
 def test_a_field_out_of_range_is_named(field, value):
     with pytest.raises(ValueError, match=field):
         replace(TuneConfig(), **{field: value})
+    with pytest.raises(ValueError, match="sft has no other loss"):
+        TuneConfig(strategy="sft", pretrain_weight=0, kl_weight=0)
 
 
 def test_bad_input_is_refused_before_anything_is_made(tmp_path):
@@ -486,3 +489,17 @@ def test_a_failed_run_leaves_the_pipeline_as_it_was(tmp_path):
     assert not pipe.unet.training and not pipe.unet.is_gradient_checkpointing and not hasattr(pipe.unet, "peft_config")
     weights = [*pipe.unet.parameters(), *pipe.vae.parameters()]
     assert all(p.requires_grad and p.grad is None for p in weights)
+
+
+def test_a_run_is_not_resumed_with_other_pairs_or_judges(tmp_path):
+    pictures = [Image.new("RGB", (32, 32), c) for c in ("red", "blue")]
+    short = replace(debug(), steps=1)
+    run(tmp_path, pairs=(pictures, ["a star", "a key"]), config=short)
+    for changed, name in (({"pairs": (pictures, ["a moon", "a key"])}, "pairs"), ({"held_out": ClipReward(load_clip())}, "held_out")):
+        with pytest.raises(InputError, match=f"was begun with {name}"):
+            run(tmp_path, config=short, **{"pairs": (pictures, ["a star", "a key"]), **changed}, resume=True)
+    other = likelihood()
+    with torch.no_grad():
+        next(other.rewards["likelihood"].captioner.model.parameters()).add_(1)
+    with pytest.raises(InputError, match="was begun with judges"):
+        run(tmp_path, config=short, pairs=(pictures, ["a star", "a key"]), reward=other, resume=True)

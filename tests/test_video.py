@@ -83,20 +83,59 @@ def test_a_clip_of_another_program_is_read(tmp_path):
     assert min(psnr(a, b) for a, b in zip(frames, clip.frames, strict=True)) > 20
 
 
-def changing_rate(path: Path) -> None:
+def test_a_rotated_clip_is_upright(tmp_path):
+    import av
+
+    picture = Image.new("RGB", (96, 64), "white")
+    picture.paste("red", (0, 0, 32, 32))  # a corner
+    for degrees, size in ((90, (64, 96)), (-90, (64, 96)), (180, (96, 64))):
+        with av.open(str(tmp_path / "turned.mp4"), "w") as container:
+            stream = container.add_stream("mpeg4", rate=8)
+            stream.width, stream.height, stream.pix_fmt, stream.bit_rate = 96, 64, "yuv420p", 2_000_000
+            stream.set_display_rotation(degrees)
+            for _ in range(3):
+                for packet in stream.encode(av.VideoFrame.from_image(picture)):
+                    container.mux(packet)
+            for packet in stream.encode():
+                container.mux(packet)
+        clip = read_clip(tmp_path / "turned.mp4")
+        assert clip.size == size and psnr(clip.frames[0], picture.rotate(degrees, expand=True)) > 20
+
+
+@pytest.mark.parametrize(("fps", "durations"), [(8, [120, 130]), (15, [70, 60, 70]), (30, [30, 30, 40]), (24, [40, 40, 40, 40, 50, 40])])
+def test_a_gif_of_rounded_times_has_one_rate(tmp_path, fps, durations):
+    frames = moving(0, 12).clip.frames
+    times = [durations[i % len(durations)] for i in range(12)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:], duration=times)
+    clip = read_clip(tmp_path / "a.gif")
+    assert len(clip) == 12 and float(clip.fps) == pytest.approx(fps, rel=0.01)
+    assert len(read_clip(tmp_path / "a.gif", 0, 5)) == 5
+
+
+def changing_rate(path: Path, times: tuple[int, ...] = (0, 1, 2, 9, 10, 30)) -> None:
     import av
 
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=24)
         stream.width = stream.height = 64
         stream.pix_fmt = "yuv420p"
-        for i, at in enumerate([0, 1, 2, 9, 10, 30]):
-            frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 40 * i, np.uint8), format="rgb24")
+        for i, at in enumerate(times):
+            frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 40 * i % 256, np.uint8), format="rgb24")
             frame.pts, frame.time_base = at, Fraction(1, 24)
             for packet in stream.encode(frame):
                 container.mux(packet)
         for packet in stream.encode():
             container.mux(packet)
+
+
+def test_a_range_has_the_rate_of_its_own_frames(tmp_path):
+    changing_rate(tmp_path / "slower.mp4", (*range(16), *range(28, 200, 12)))
+    with pytest.raises(InputError, match="changing frame rate"):
+        read_clip(tmp_path / "slower.mp4")
+    assert [(len(c), float(c.fps)) for c in (read_clip(tmp_path / "slower.mp4", 0, 16), read_clip(tmp_path / "slower.mp4", 16))] == [
+        (16, pytest.approx(24, rel=0.01)),
+        (15, pytest.approx(2, rel=0.01)),
+    ]
 
 
 def sound_only(path: Path) -> None:
@@ -120,6 +159,8 @@ def test_bad_clips_are_named(tmp_path):
     (tmp_path / "cut.mp4").write_bytes(good.read_bytes()[:200])
     (tmp_path / "text.txt").write_text("no clip")
     (tmp_path / "folder").mkdir()
+    (tmp_path / "folder.mp4").mkdir()
+    (tmp_path / "plain").write_text("a file")
     (tmp_path / "noise.gif").write_bytes(b"GIF89a not")
     changing_rate(tmp_path / "changing.mp4")
     sound_only(tmp_path / "sound.mp4")
@@ -153,7 +194,10 @@ def test_bad_clips_are_named(tmp_path):
         ((tmp_path / "x.mp4", frames, 0), "fps must be positive"),
         ((tmp_path / "x.mp4", [frames[0], frames[0].resize((8, 8))], 8), "different sizes"),
         ((good / "x.gif", frames, 8), "cannot be written"),
-        ((tmp_path, frames, 8), "holds other things than frames"),
+        ((tmp_path, frames, 8), "is a folder|holds other things than frames"),
+        ((tmp_path / "plain", frames, 8), "is a file"),
+        ((tmp_path / "folder.mp4", frames, 8), "is a folder"),
+        ((tmp_path / "fast.avi", frames, 120_000), "cannot be written at 120000 frames a second"),
         ((Path(".."), frames, 8), "has no name"),
     ]:
         with pytest.raises(InputError, match=message):
@@ -479,3 +523,26 @@ def test_measures_on_clips_whose_truth_is_known():
         score_clip(frames, "a star", frames[:4])
     with pytest.raises(InputError, match="no frame to score"):
         score_clip([], "a star")
+
+
+def test_an_edit_written_with_even_sides_is_scored_against_its_source(tmp_path):
+    source = [f.resize((63, 45)) for f in moving().clip.frames]
+    written = read_clip(write_clip(tmp_path / "a.mp4", source, 8))
+    assert written.size == (64, 46) and score_clip(written.frames, "a star", source)["background_psnr"] > 20
+
+
+def test_half_precision_products_do_not_overflow():
+    state = VideoAttention(1)
+    state.aligned = torch.tensor([0, 1])
+    query, key = (torch.full((2, 1, 2, 64), 40.0, dtype=torch.float16) for _ in range(2))  # 64 * 40 * 40 is beyond float16
+    assert torch.equal(state.replaced(query, key, torch.ones_like(query)), torch.ones_like(query))
+
+
+def test_what_cannot_be_edited_is_named(tmp_path):
+    pipe, clip = tiny_pipeline(), moving(0, 4).clip
+    VideoEditor(pipe, clip, "a star", replace(QUICK, context=False)).save(tmp_path)
+    with pytest.raises(InputError, match="was tuned without context"):
+        VideoEditor(pipe, clip, "a star", replace(QUICK, context=True)).load(tmp_path)
+    pipe.scheduler.register_to_config(prediction_type="sample")
+    with pytest.raises(InputError, match="predicts the picture itself"):
+        VideoEditor(pipe, clip, "a star", QUICK)

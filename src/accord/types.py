@@ -173,7 +173,7 @@ class Alignment:
 
 @dataclass(frozen=True)
 class Pair:
-    """A picture (a path) and its prompt, as read from a pairs file; `row` is its line or index there."""
+    """A picture (a path) and its prompt, as read from a pairs file; `row` is its line or index there (of a folder of parts, among the parts that are there)."""
 
     image: str
     prompt: str

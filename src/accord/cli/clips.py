@@ -14,6 +14,7 @@ from accord.cli.options import (
     Model,
     checked,
     emit,
+    frame_range,
     judge_of,
     leave_out,
     quiet,
@@ -29,7 +30,7 @@ def edit(
     out: Annotated[Path, typer.Option(help="mp4, webm or gif to write, or a folder for frames.")] = Path("out/edited.mp4"),
     frames: Annotated[str | None, typer.Option(help="START:STOP, a range of the clip's frames.")] = None,
     model: Model = None,
-    context: Annotated[bool, typer.Option("--context/--no-context", help="ContextDiff; without it this is Tune-A-Video.")] = True,
+    context: Annotated[bool, typer.Option("--context/--no-context", help="ContextDiff; without it, and with --injection 0 --hold 0, this is Tune-A-Video.")] = True,
     tune_steps: Annotated[int, typer.Option(help="Steps of one-shot tuning; about 200 for Stable Diffusion.")] = 60,
     learning_rate: Annotated[float, typer.Option(help="Of the tuning; about 3e-5 for Stable Diffusion.")] = 1e-3,
     steps: Annotated[int, typer.Option(min=1, max=1000, help="Denoising steps.")] = 25,
@@ -69,11 +70,14 @@ def edit(
     check_clip_path(out)
     if out.resolve() == clip.resolve():
         raise InputError(f"--out {str(out)!r} is the clip itself; give another name")
-    first, last = _range(frames)
+    if tuned is not None and not out.suffix and out.resolve() in (tuned.resolve(), *tuned.resolve().parents):
+        raise InputError(f"--tuned {str(tuned)!r} is in the folder --out, which is for frames alone; give another")
+    first, last = frame_range(frames)
     taken = read_clip(clip, first, last)
     check_writable(out.parent)
     pipe = accord.load(model, device)
-    check_prompt_length(pipe, target)  # before the tuning
+    check_prompt_length(pipe, target)  # before the tuning, like what measures the edit
+    judge = accord.load_clip(judge_of(similarity, model, HUB_CLIP), str(pipe.device))
     editor = VideoEditor(pipe, taken, source, config)
     with tempfile.TemporaryDirectory() as scratch:
         editor.tune(tuned or scratch, progress=not as_json)
@@ -81,20 +85,7 @@ def edit(
         editor.save(tuned)
     result = editor.edit(target, progress=not as_json, modulate=modulate)
     write_clip(out, result.frames, result.fps)
-    measured = score_clip(result.frames, target, taken.frames, accord.load_clip(judge_of(similarity, model, HUB_CLIP), str(pipe.device)))
+    measured = score_clip(result.frames, target, taken.frames, judge)
     measured |= read_by_the_lab(result.frames, target) if model is None else {}
     text = "\n".join([f"written to {out}", *(f"  {k} {v:.4f}" for k, v in measured.items())])
     emit(as_json, {"out": str(out), "frames": len(result), "fps": float(result.fps), **measured}, text)
-
-
-def _range(text: str | None) -> tuple[int, int | None]:
-    """START:STOP, either may be left out."""
-    if text is None:
-        return 0, None
-    start, colon, stop = text.partition(":")
-    try:
-        if not colon:
-            raise ValueError
-        return int(start or 0), int(stop) if stop else None
-    except ValueError:
-        raise InputError(f"frames {text!r} is not START:STOP; write for example 0:16") from None

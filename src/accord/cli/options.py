@@ -101,13 +101,26 @@ def read_by_the_lab(frames: Any, prompt: str) -> dict[str, float]:
     from accord.lab.scenes.ask import ask_of, check
     from accord.lab.scenes.read import read
 
-    try:
-        ask = ask_of(prompt)
-    except InputError:
-        return {}
     if frames[0].size != (64, 64):
         return {}
-    return {"frames_right": sum(check(read(f), ask).right for f in frames) / len(frames)}
+    try:
+        ask = ask_of(prompt)
+        return {"frames_right": sum(check(read(f), ask).right for f in frames) / len(frames)}
+    except InputError:  # another prompt than the lab's, or the packages that draw its scenes are not installed
+        return {}
+
+
+def frame_range(text: str | None) -> tuple[int, int | None]:
+    """START:STOP, either may be left out."""
+    if text is None:
+        return 0, None
+    start, colon, stop = text.partition(":")
+    try:
+        if not colon:
+            raise ValueError
+        return int(start or 0), int(stop) if stop else None
+    except ValueError:
+        raise InputError(f"frames {text!r} is not START:STOP; write for example 0:16") from None
 
 
 def file_name(index: int, prompt: str, seed: int) -> str:

@@ -25,6 +25,7 @@ from accord.cli.options import (
     checked,
     emit,
     file_name,
+    frame_range,
     judge_of,
     leave_out,
     pick_device,
@@ -91,6 +92,7 @@ def score(
     video: Annotated[Path | None, typer.Option(help="Instead of IMAGE: a clip, with --prompt-of-clip.")] = None,
     clip_prompt: Annotated[str | None, typer.Option("--prompt-of-clip", help="What the clip is to show.")] = None,
     source_clip: Annotated[Path | None, typer.Option(help="With --video: the clip it was edited from.")] = None,
+    frames: Annotated[str | None, typer.Option(help="With --source-clip: START:STOP, the range of it that was edited.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the report, or with --pairs a file to write.")] = None,
     captioner: OwnCaptionerId = None,
     clip: OwnClipId = None,
@@ -107,13 +109,15 @@ def score(
         from accord.data.video import read_clip
         from accord.rewards.video import score_clip
 
-        before = read_clip(source_clip).frames if source_clip is not None else None
+        if source_clip is None:
+            leave_out("without --source-clip", frames=frames)
+        before = read_clip(source_clip, *frame_range(frames)).frames if source_clip is not None else None
         shown = read_clip(video)
         say_lab_only(shown.size, clip, "--clip ID")
         measured = score_clip(shown.frames, clip_prompt, before, accord.load_clip(clip, pick_device(device)))
         measured |= read_by_the_lab(shown.frames, clip_prompt) if clip is None else {}
         return emit(as_json, measured, "\n".join(f"{k} {v:.4f}" for k, v in measured.items()))
-    leave_out("without --video", prompt_of_clip=clip_prompt, source_clip=source_clip)
+    leave_out("without --video", prompt_of_clip=clip_prompt, source_clip=source_clip, frames=frames)
     if pairs is not None:
         if image is not None or prompt is not None:
             raise InputError("both --pairs and an IMAGE were given; give one of them")
@@ -189,11 +193,15 @@ def realign(
     """Generate, find out what is missing and where, and repair it with the same model."""
     quiet()
     import accord
+    from accord.diffusion.pipelines import check_pipeline, check_prompt_length
     from accord.outputs import check_writable, words_text
 
     check_writable(out)
     config = checked(lambda: accord.RealignConfig(rounds=rounds, mode=mode))
     pipe = accord.load(model, device, torch_type(dtype), lora=lora)
+    check_pipeline(pipe)  # before the captioner, which may be large
+    for prompt in prompts:
+        check_prompt_length(pipe, prompt)
     results = accord.realign(
         pipe,
         prompts,
@@ -228,7 +236,7 @@ def invert(
     shard: Annotated[str | None, typer.Option(help="I/N: every N-th picture from the I-th on.")] = None,
     words_only: Annotated[bool, typer.Option("--words-only", help="No readable prompt: faster.")] = False,
     adapt: Annotated[Path | None, typer.Option(help="With --folder or --pairs: labelled pairs that the inverter was not trained on; a second level (DAKL) is fitted on them and the pictures at hand.")] = None,
-    captioner: Annotated[str | None, typer.Option(help="BLIP or BLIP-2 folder or hub id, or lab; if not given the one that the inverter was trained with.")] = None,
+    captioner: Annotated[str | None, typer.Option(help=f"BLIP or BLIP-2 folder or hub id, or lab; if not given the one that the inverter was trained with, or {HUB_CAPTIONER} if it was with none.")] = None,
     device: Device = None,
     out: Annotated[Path | None, typer.Option(help="File for --folder and --pairs: .parquet, .csv or .jsonl.")] = None,
     as_json: AsJson = False,
@@ -267,6 +275,12 @@ def invert(
     shard_path(out, *part)
     unread = PairsFile()
     paths = list_images(folder) if folder is not None else [Path(p.image) for p in stream_pairs(pairs or "", unread)]
+    for path in paths:
+        try:
+            say_lab_only(open_image(path).size, inverter, "--inverter FOLDER, trained on pairs of their pipeline")
+            break
+        except InputError:  # it is listed as skipped later on
+            continue
     reader, embed, shelf = _inverter(inverter, captioner, bank, words_only, where)
     check_writable(out.parent)
     labelled = labelled_by(reader, adapt, embed or accord.load_sentence(device=where), unread, not as_json) if adapt is not None else None
@@ -287,5 +301,6 @@ def _inverter(inverter: Path | None, captioner: str | None, bank: Path | None, w
     embed = accord.load_sentence(device=device) if bank is not None or not words_only else None
     shelf = Bank.from_file(bank, embed) if bank is not None and embed is not None else None
     if captioner is not None or not words_only:
-        reader.captioner = accord.load_captioner(captioner or reader.captioner_id, device)
+        own = reader.captioner_id or (HUB_CAPTIONER if reader.is_foreign else None)
+        reader.captioner = accord.load_captioner(captioner or own, device)
     return reader, embed, shelf

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -139,7 +140,7 @@ def train_reward(
     )
     if holds_run(out) and not resume:
         raise InputError(f"folder {str(out)!r} holds a run; give --resume to go on with it, or another --out")
-    examples = _pictures_of(pairs) if pairs is not None else None
+    examples = _pictures_of(pairs, not as_json) if pairs is not None else None
     pipe = accord.load(model, device)
     where = str(pipe.device)
     judge = accord.load_captioner(judge_of(captioner, model, HUB_CAPTIONER), where) if captions else None
@@ -282,7 +283,7 @@ def train_context_command(
         raise InputError(f"folder {str(out)!r} holds a run; give --resume to go on with it, or another --out")
     pipe = accord.load(model, device)
     if pairs is not None:
-        images, captions = _pictures_of(pairs)
+        images, captions = _pictures_of(pairs, not as_json)
     else:
         from accord.lab.scenes.pairs import rendered_pairs
 
@@ -299,22 +300,25 @@ def train_context_command(
     emit(as_json, {"out": str(out), "steps": steps}, f"relational network: {out / 'relation'}\nuse it: accord generate PROMPT --context {out}")
 
 
-def _pictures_of(pairs: Path) -> tuple[list[Any], list[str]]:
-    """All readable pictures of a pairs file or folder, and their captions."""
-    from accord.data.images import open_image
+def _pictures_of(pairs: Path, progress: bool) -> tuple[Sequence[Any], list[str]]:
+    """All readable pictures of a pairs file or folder, and their captions. They stay on the disk until they are used."""
+    from tqdm.auto import tqdm
+
+    from accord.data.images import Pictures, open_image
     from accord.data.pair_folders import stream_pairs
     from accord.data.pairs import PairsFile
 
-    table, images, captions = PairsFile(), [], []
-    for pair in stream_pairs(pairs, table):
+    table, paths, captions = PairsFile(), [], []
+    for pair in tqdm(stream_pairs(pairs, table), desc="pictures", disable=not progress):
         try:
-            images.append(open_image(pair.image).convert("RGB"))
+            open_image(pair.image)
         except InputError as error:
             table.skip(pair.row, str(error))
             continue
+        paths.append(pair.image)
         captions.append(pair.prompt)
     for row in table.skipped:
         print(f"skipped row {row['row']}: {row['reason']}", file=sys.stderr)
-    if not images:
+    if not paths:
         raise InputError(f"pairs {str(pairs)!r} have no readable picture; check the paths")
-    return images, captions
+    return Pictures(paths), captions

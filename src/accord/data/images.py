@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 import torch
@@ -45,6 +47,27 @@ def open_image(path: str | Path) -> Image.Image:
         ) from error
     except Exception as error:  # decoders and the EXIF reader raise whatever a damaged file leads them to
         raise InputError(f"image {str(path)!r} cannot be read, it is damaged or no picture; save it again") from error
+
+
+class Pictures(Sequence[Image.Image]):
+    """Picture files as a sequence of RGB pictures, each opened when it is asked for: none is held.
+
+    Args:
+        paths: files; what `open_image` raises of one is raised when it is asked for.
+    """
+
+    def __init__(self, paths: Sequence[str | Path]) -> None:
+        self.paths = list(paths)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @overload
+    def __getitem__(self, index: int) -> Image.Image: ...
+    @overload
+    def __getitem__(self, index: slice) -> Pictures: ...
+    def __getitem__(self, index: int | slice) -> Image.Image | Pictures:
+        return Pictures(self.paths[index]) if isinstance(index, slice) else open_image(self.paths[index])
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -1,4 +1,4 @@
-"""Pairs of picture and prompt in folders, streamed: DiffusionDB's layout, folder + JSONL, or a plain pairs file.
+"""Pairs of picture and prompt in folders: DiffusionDB's layout, streamed, a folder with a table, or a plain pairs file (tables are read whole).
 
 DiffusionDB: `part-000001/` holds PNG files and `part-000001.json` ({"name.png": {"p": prompt, "se": seed, ...}});
 `metadata.parquet` has the columns image_name, prompt and part_id. The parts are beside it or, as in the dataset's own repository,
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from accord.data.pairs import PairsFile, need_parquet, read_pairs
+from accord.data.pairs import PairsFile, need_parquet, read_pairs, sayable
 from accord.types import InputError, Pair
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -37,7 +37,7 @@ def stream_pairs(path: str | Path, skipped: PairsFile) -> Iterator[Pair]:
     places = (path, path / "images")
     inside, parts = next(((p, found) for p in places if (found := sorted(d for d in p.glob("part-*") if d.is_dir()))), (path, []))
     if (path / "metadata.parquet").is_file() and parts:
-        rows = _metadata_rows(path / "metadata.parquet", inside)
+        rows = _metadata_rows(path / "metadata.parquet", inside, parts, skipped)
     elif parts:
         rows = _part_rows(parts, skipped)
     elif (path / "metadata.jsonl").is_file():
@@ -54,7 +54,7 @@ def stream_pairs(path: str | Path, skipped: PairsFile) -> Iterator[Pair]:
         elif image is None or not _is_file(image):
             skipped.skip(number, f"no image {image.name if image is not None else ''}".strip())
         else:
-            yield Pair(str(image), prompt.strip(), number)
+            yield Pair(str(image), sayable(prompt.strip()), number)
 
 
 def _is_file(path: Path) -> bool:
@@ -64,10 +64,10 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def _metadata_rows(path: Path, inside: Path) -> Iterator[tuple[Path | None, Any]]:
-    """Rows of the metadata whose part is in the folder `inside`."""
+def _metadata_rows(path: Path, inside: Path, parts: list[Path], skipped: PairsFile) -> Iterator[tuple[Path | None, Any]]:
+    """Rows of the metadata whose part is in the folder `inside`, then those of parts that it does not name."""
     pyarrow, pq = need_parquet()
-    there = {p.name for p in inside.iterdir()}
+    there, named = {p.name for p in parts}, set()
     try:
         file = pq.ParquetFile(path)
         missing = [c for c in ("image_name", "prompt", "part_id") if c not in file.schema_arrow.names]
@@ -80,9 +80,11 @@ def _metadata_rows(path: Path, inside: Path) -> Iterator[tuple[Path | None, Any]
                 if part is None or not isinstance(name, str) or not name:
                     yield None, row["prompt"]
                 elif part in there:
+                    named.add(part)
                     yield inside / part / name, row["prompt"]
     except (OSError, pyarrow.ArrowException) as error:
         raise InputError(f"{str(path)!r} cannot be read ({error}); fetch it again") from error
+    yield from _part_rows([p for p in parts if p.name not in named], skipped)
 
 
 def _part_rows(parts: list[Path], skipped: PairsFile) -> Iterator[tuple[Path | None, Any]]:
@@ -99,10 +101,19 @@ def _part_rows(parts: list[Path], skipped: PairsFile) -> Iterator[tuple[Path | N
             yield part / name, row.get("p") if isinstance(row, dict) else None
 
 
+def read_part(folder: Path, number: int) -> list[dict[str, Any]] | None:
+    """The rows of a part that `write_part` wrote, or None if there is none that can be read."""
+    name = f"part-{number:06d}"
+    try:
+        return list(json.loads((folder / name / f"{name}.json").read_text(encoding="utf8")).values())
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
 def write_part(folder: Path, number: int, images: list[Any], rows: list[dict[str, Any]]) -> None:
     """Write one part of DiffusionDB's layout under another name, then rename it; `rows` have p, se, c, st, sa."""
     final = folder / f"part-{number:06d}"
-    part = folder / f".part-{number:06d}.part"
+    part = folder / f".part-{number:06d}.{os.getpid()}.part"
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     index = {}
@@ -111,7 +122,13 @@ def write_part(folder: Path, number: int, images: list[Any], rows: list[dict[str
         image.save(part / name)
         index[name] = row
     (part / f"{final.name}.json").write_text(json.dumps(index, indent=0), encoding="utf8")
-    os.replace(part, final)
+    shutil.rmtree(final, ignore_errors=True)
+    try:
+        os.replace(part, final)
+    except OSError:
+        if not final.is_dir():
+            raise
+        shutil.rmtree(part, ignore_errors=True)  # another process has just written the same
 
 
 def write_metadata(folder: Path) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,10 +57,10 @@ def read_pairs(path: str | Path) -> PairsFile:
                 out.skip(number, "no image")
             elif not isinstance(prompt, str) or not prompt.strip():
                 out.skip(number, "no prompt")
-            elif "\0" in image:
+            elif not can_be_a_file(image):
                 out.skip(number, "no image")
             else:
-                out.pairs.append(Pair(str((path.parent / image).resolve()), prompt.strip(), number))
+                out.pairs.append(Pair(str((path.parent / image).resolve()), sayable(prompt.strip()), number))
     except (OSError, UnicodeDecodeError, csv.Error, ValueError) as error:
         raise InputError(f"pairs file {str(path)!r} cannot be read ({error}); save it again as UTF-8") from error
     if not out.pairs and not (seen_columns & set(IMAGE_KEYS) and seen_columns & set(PROMPT_KEYS)):
@@ -118,7 +119,7 @@ def table_bytes(rows: list[dict[str, Any]], suffix: str) -> bytes:
 
     if suffix == ".jsonl":
         return "".join(json.dumps(r) + "\n" for r in rows).encode()
-    flat = [{k: json.dumps(v) if isinstance(v, (list, dict)) else _sayable(v) for k, v in r.items()} for r in rows]
+    flat = [{k: json.dumps(v) if isinstance(v, (list, dict)) else sayable(v) for k, v in r.items()} for r in rows]
     if suffix == ".csv":
         text = io.StringIO()
         keys = list(dict.fromkeys(k for r in flat for k in r))
@@ -134,6 +135,14 @@ def table_bytes(rows: list[dict[str, Any]], suffix: str) -> bytes:
     raise InputError(f"output suffix {suffix!r} is none of {', '.join(SUFFIXES)}; choose one of them")
 
 
-def _sayable(value: Any) -> Any:
+def can_be_a_file(name: str) -> bool:
+    """Whether the system could have a file of that name."""
+    try:
+        return b"\0" not in os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
+
+
+def sayable(value: Any) -> Any:
     """A text that UTF-8 can hold, with "?" for lone surrogates: file names of other bytes have them, and JSON may."""
     return value.encode("utf8", "replace").decode("utf8") if isinstance(value, str) else value

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from accord.data.pairs import PROMPT_KEYS
+from accord.data.pairs import PROMPT_KEYS, sayable
 from accord.types import InputError
 
 SUFFIXES = (".txt", ".csv", ".tsv", ".jsonl", ".json")
@@ -50,7 +50,7 @@ def read_prompts(path: str | Path) -> list[str]:
         raise InputError(f"prompts file {str(path)!r} is no valid JSON ({error}); mend it there") from error
     except (OSError, csv.Error, ValueError, RecursionError) as error:
         raise InputError(f"prompts file {str(path)!r} cannot be read ({error}); save it again as UTF-8") from error
-    prompts = [" ".join(p.split()) for p in found if isinstance(p, str) and p.strip()]
+    prompts = [sayable(" ".join(p.split())) for p in found if isinstance(p, str) and p.strip()]
     if not prompts:
         raise InputError(f"prompts file {str(path)!r} holds no prompt; name the column 'prompt' or put one on a line")
     return prompts

@@ -209,6 +209,11 @@ def _count_swaps(text: str, phrase: Phrase, lexicon: Lexicon) -> list[tuple[str,
     return out
 
 
+def exchanged(text: str, first: Word, second: Word) -> str:
+    """`text` with two of its words, in their order, put in each other's place, and their articles made to fit."""
+    return _splice(_splice(text, second.start, second.end, first.text), first.start, first.end, second.text)
+
+
 def _splice(text: str, start: int, end: int, new: str) -> str:
     """`text` with [start:end] replaced, and the article before it or in it made to fit; others stay ("a unicorn")."""
 

@@ -109,6 +109,8 @@ def _from_gif(path: Path, start: int, stop: int | None) -> tuple[list[Image.Imag
     try:
         with Image.open(path) as image:
             for frame in ImageSequence.Iterator(image):
+                if stop is not None and len(frames) >= stop:
+                    break
                 _check_size(path, *frame.size, count=len(frames) + 1)
                 frames.append(to_rgb(frame.copy()))
                 durations.append(int(frame.info.get("duration", 100)) or 100)
@@ -118,19 +120,22 @@ def _from_gif(path: Path, start: int, stop: int | None) -> tuple[list[Image.Imag
         raise InputError(f"clip {str(path)!r} cannot be read, it is damaged, oversized or no gif; save it again") from error
     if not frames:
         return [], Fraction(10)
-    one = min(durations)
-    if any(d % one for d in durations):
+    # writers merge equal frames into one that is shown as many times as long, and round to hundredths of a second
+    shortest = [d for d in durations if d <= 1.5 * min(durations)]
+    one = sum(shortest) / len(shortest)
+    times = [max(1, round(d / one)) for d in durations]
+    if any(abs(d - n * one) > 10 for d, n in zip(durations, times, strict=True)):
         raise _changing_rate(path)
-    # writers merge equal frames into one that is shown as many times as long
-    every = [frame for frame, d in zip(frames, durations, strict=True) for _ in range(d // one)]
+    every = [frame for frame, n in zip(frames, times, strict=True) for _ in range(n)]
     _check_size(path, 1, 1, len(every[start:stop]))
-    return every[start:stop], Fraction(1000, one)
+    return every[start:stop], Fraction(1000 * sum(times), sum(durations))
 
 
 def _from_video(path: Path, start: int, stop: int | None) -> tuple[list[Image.Image], Fraction]:
     av = need("av", "video", "mp4 and webm")
     frames: list[Image.Image] = []
     times: list[Fraction] = []
+    seen = 0
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
@@ -139,25 +144,28 @@ def _from_video(path: Path, start: int, stop: int | None) -> tuple[list[Image.Im
             stream = container.streams.video[0]
             rate = stream.average_rate or stream.guessed_rate
             for i, frame in enumerate(container.decode(stream)):
-                if frame.pts is not None and frame.time_base is not None:
-                    times.append(frame.pts * frame.time_base)
                 if stop is not None and i >= stop:
                     break
-                if i >= start:
-                    _check_size(path, frame.width, frame.height, len(frames) + 1)
-                    frames.append(frame.to_image())
+                seen += 1
+                if i < start:
+                    continue
+                if frame.pts is not None and frame.time_base is not None:
+                    times.append(frame.pts * frame.time_base)
+                _check_size(path, frame.width, frame.height, len(frames) + 1)
+                picture = frame.to_image()
+                frames.append(picture.rotate(frame.rotation, expand=True) if frame.rotation else picture)  # as players show it
     except InputError:
         raise
     except (OSError, ValueError, EOFError, LookupError, av.error.FFmpegError) as error:
         raise InputError(f"clip {str(path)!r} cannot be read, it is empty, damaged or no video ({error}); save it again") from error
-    if not frames and not times:
+    if not seen:
         raise InputError(f"clip {str(path)!r} has no frame; save it again")
     steps = np.diff(np.asarray([float(t) for t in times]))
-    if len(steps) and (steps.min() <= 0 or steps.max() > 1.5 * np.median(steps)):
+    if len(steps) and (steps.min() <= 0 or steps.max() > 1.5 * np.median(steps) or steps.min() < np.median(steps) / 1.5):
         raise _changing_rate(path)
-    if rate is None or rate <= 0:
-        rate = Fraction(1 / float(np.median(steps))).limit_denominator(1001) if len(steps) else FOLDER_FPS
-    return frames, Fraction(rate)
+    if len(steps) and (not rate or abs(float(rate) * steps.mean() - 1) > 0.03):  # the file's rate is not that of the range
+        rate = Fraction(1 / float(steps.mean())).limit_denominator(1001)
+    return frames, Fraction(rate or FOLDER_FPS)
 
 
 def _changing_rate(path: Path) -> InputError:
@@ -168,9 +176,14 @@ def check_clip_path(path: Path) -> None:
     """Refuse a place that `write_clip` could not write to, before hours of work are spent.
 
     Raises:
-        InputError: for an unknown suffix, a codec that is missing, or a folder that holds other things than a clip's frames.
+        InputError: for an unknown suffix, a codec that is missing, a file where a folder is to be or a folder where a file is to
+            be, or a folder that holds other things than a clip's frames.
     """
     suffix = path.suffix.lower()
+    if suffix and path.is_dir():
+        raise InputError(f"output {str(path)!r} is a folder; give a file, or a folder's name without a suffix")
+    if not suffix and path.is_file():
+        raise InputError(f"output {str(path)!r} is a file; give a folder's name, or a file with a suffix")
     if suffix in _CODECS:
         _codec(suffix)
     elif suffix not in (".gif", ""):
@@ -217,6 +230,8 @@ def write_clip(path: str | Path, frames: Sequence[Image.Image], fps: float | Fra
         os.replace(part, path)
     except OSError as error:
         raise InputError(f"clip {str(path)!r} cannot be written ({error.strerror or error}); choose another --out") from error
+    except ValueError as error:  # PyAV's, of a rate or size that the codec does not take
+        raise InputError(f"clip {str(path)!r} cannot be written at {float(fps):g} frames a second ({error}); choose another suffix") from error
     finally:
         if part.is_dir():
             shutil.rmtree(part, ignore_errors=True)

@@ -20,7 +20,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from tqdm.auto import tqdm
 
-from accord.diffusion.pipelines import Condition, Pipeline, condition, sample_size
+from accord.diffusion.pipelines import Condition, Pipeline, condition, device_of, sample_size
 from accord.types import InputError
 
 BeforeStep = Callable[["Step"], None]
@@ -64,7 +64,7 @@ def initial_noise(
     if width is not None:
         w = width // pipe.vae_scale_factor
     shape = (batch, pipe.unet.config.in_channels, h, w)
-    return randn_tensor(shape, generator=generator, device=pipe.device, dtype=dtype or pipe.text_encoder.dtype)
+    return randn_tensor(shape, generator=generator, device=device_of(pipe), dtype=dtype or pipe.text_encoder.dtype)
 
 
 def denoise(
@@ -159,10 +159,10 @@ def sample(
             with torch.no_grad():
                 told = condition(pipe, prompts, negative_prompts, guided, size)
     states = told.states
-    scheduler.set_timesteps(num_inference_steps, device=pipe.device)
+    scheduler.set_timesteps(num_inference_steps, device=device_of(pipe))
     if latents is None:
         latents = initial_noise(pipe, len(prompts), generator, height, width, states.dtype)
-    latents = latents.to(device=pipe.device, dtype=states.dtype)
+    latents = latents.to(device=device_of(pipe), dtype=states.dtype)
     timesteps, latents = _start(scheduler, latents, image_latents, strength)
     extra = _step_kwargs(scheduler, eta, generator) | (step_kwargs or {})
     embedding = _guidance_embedding(pipe, guidance_scale, latents)
@@ -179,6 +179,11 @@ def sample(
             step.latents = scheduler.step(noise_pred, t, latents, **extra, return_dict=False)[0]
         yield step
         latents = step.latents
+    check_finite(latents)
+
+
+def check_finite(latents: torch.Tensor) -> None:
+    """Refuse latents with NaN or infinity in them. Raises InputError."""
     if not torch.isfinite(latents).all():
         raise InputError(
             "the latents are not finite (NaN or infinity) after sampling; "
@@ -294,7 +299,7 @@ def precise_vae(pipe: Pipeline) -> Iterator[Any]:
 def encode(pipe: Pipeline, images: torch.Tensor) -> torch.Tensor:
     """Pictures [B,3,H,W] in 0..1 to scaled clean latents (the posterior's mode)."""
     with precise_vae(pipe) as vae:
-        pixels = (images * 2 - 1).to(device=pipe.device, dtype=vae.dtype)
+        pixels = (images * 2 - 1).to(device=device_of(pipe), dtype=vae.dtype)
         latents = vae.encode(pixels).latent_dist.mode()
         mean, spread = _latent_moments(pipe, latents)
         return latents * vae.config.scaling_factor if mean is None else (latents - mean) * vae.config.scaling_factor / spread

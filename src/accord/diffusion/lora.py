@@ -26,7 +26,7 @@ def add_lora(pipe: Pipeline, rank: int, seed: int = 0) -> None:
     """
     peft = need("peft", "train", "adapters")
     if found := list(getattr(pipe.unet, "peft_config", {})):
-        raise InputError(f"the pipeline has an adapter named {found[0]!r} on, which the new one would switch off; load the pipeline afresh, or fuse it (pipe.fuse_lora)")
+        raise InputError(f"the pipeline has an adapter named {found[0]!r} on, which the new one would switch off; load the pipeline afresh, or fuse it (pipe.fuse_lora(), then pipe.unload_lora_weights())")
     # alpha = rank, a scale of 1: then the weights alone say everything, whatever reads them
     with torch.random.fork_rng():  # the weights must not depend on what was drawn before
         torch.manual_seed(seed)

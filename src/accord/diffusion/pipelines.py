@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
 
+from accord.data.extras import need
 from accord.types import InputError, reason_of
 
 EMBEDDED = Path(__file__).parents[1] / "lab" / "models" / "pipeline"
@@ -76,15 +77,16 @@ def load(
         raise InputError(f"{what}: {model!r} ({reason_of(error)})") from error
     check_latent_unet(pipe)
     if lora is not None:
-        _put_on(pipe, str(lora))
+        put_on(pipe, str(lora))
     for module in pipe.components.values():
         if isinstance(module, torch.nn.Module):
             module.eval().requires_grad_(False)
     return pipe.to(device)
 
 
-def _put_on(pipe: Pipeline, lora: str) -> None:
+def put_on(pipe: Pipeline, lora: str) -> None:
     """Load an adapter, with a clear sentence where that fails."""
+    need("peft", "train", "adapters")
     try:
         pipe.load_lora_weights(str(EMBEDDED_LORA) if lora == "lab" else lora)
     except Exception as error:
@@ -115,11 +117,21 @@ def check_device(device: str) -> None:
         raise InputError(f"device {device!r} is not available here; use --device cpu")
 
 
+def device_of(pipe: Any) -> torch.device:
+    """Where the pipeline computes; `pipe.device` is where its modules wait, with diffusers' offloading another one."""
+    return pipe._execution_device
+
+
 def latent_scheduler(kind: Any, pipe: Any, **settings: Any) -> Any:
     """A scheduler of class `kind` from the pipeline's own, with these settings.
 
     Latents are not clipped to -1..1, which diffusers' DDIM and DDPM do where the pipeline's configuration does not speak of it.
+
+    Raises:
+        InputError: for a pipeline whose process is another one, which has no betas (EDM's).
     """
+    if "beta_schedule" not in pipe.scheduler.config:
+        raise InputError(f"a {type(pipe.scheduler).__name__} has no betas, and its process is not that of {kind.__name__}; use a pipeline that was trained with betas")
     return kind.from_config(pipe.scheduler.config, **{"clip_sample": pipe.scheduler.config.get("clip_sample", False), **settings})
 
 
@@ -141,6 +153,7 @@ def check_pipeline(pipe: Any) -> None:
     """
     if not isinstance(pipe, StableDiffusionPipeline):
         raise InputError(f"a {type(pipe).__name__} is not supported here; use a {SUPPORTED}")
+    _check_no_context(pipe)
 
 
 def check_latent_unet(pipe: Any) -> None:
@@ -151,6 +164,13 @@ def check_latent_unet(pipe: Any) -> None:
     """
     if not isinstance(pipe, (StableDiffusionPipeline, StableDiffusionXLPipeline)):
         raise InputError(f"a {type(pipe).__name__} is not supported here; use a {SUPPORTED} or a StableDiffusionXLPipeline")
+    _check_no_context(pipe)
+
+
+def _check_no_context(pipe: Any) -> None:
+    """Refuse a pipeline with a relational network of its own, which only its own call would use."""
+    if "relation" in pipe.components:
+        raise InputError(f"a {type(pipe).__name__} would be run without its context here; call it itself, or give a pipeline without one")
 
 
 def sample_size(pipe: StableDiffusionPipeline) -> tuple[int, int]:
@@ -187,7 +207,7 @@ def encode_prompts(
     pipe: StableDiffusionPipeline, prompts: list[str], negative_prompts: list[str] | None, guided: bool
 ) -> torch.Tensor:
     """Text states as the U-Net takes them: [2B, T, D], unconditional half first, or [B, T, D] without guidance."""
-    positive, negative = pipe.encode_prompt(prompts, pipe.device, 1, guided, negative_prompts)
+    positive, negative = pipe.encode_prompt(prompts, device_of(pipe), 1, guided, negative_prompts)
     return torch.cat([negative, positive]) if guided else positive
 
 
@@ -212,7 +232,7 @@ def condition(
         return Condition(encode_prompts(pipe, prompts, negative_prompts, guided))
     states, negative, pooled, negative_pooled = pipe.encode_prompt(
         prompt=prompts,
-        device=pipe.device,
+        device=device_of(pipe),
         num_images_per_prompt=1,
         do_classifier_free_guidance=guided,
         negative_prompt=negative_prompts,
@@ -222,13 +242,13 @@ def condition(
         size = (h * pipe.vae_scale_factor, w * pipe.vae_scale_factor)
     width = pooled.shape[-1] if pipe.text_encoder_2 is None else pipe.text_encoder_2.config.projection_dim
     ids = pipe._get_add_time_ids(size, (0, 0), size, dtype=states.dtype, text_encoder_projection_dim=width)
-    ids = ids.to(pipe.device).repeat(len(states), 1)
+    ids = ids.to(device_of(pipe)).repeat(len(states), 1)
     if dropped is not None and pipe.config.force_zeros_for_empty_prompt:
         kept = (~dropped).to(states)
         states, pooled = states * kept[:, None, None], pooled * kept[:, None]
     if guided:
         states, pooled, ids = torch.cat([negative, states]), torch.cat([negative_pooled, pooled]), torch.cat([ids, ids])
-    return Condition(states, {"text_embeds": pooled.to(pipe.device), "time_ids": ids})
+    return Condition(states, {"text_embeds": pooled.to(device_of(pipe)), "time_ids": ids})
 
 
 def token_spans(pipe: StableDiffusionPipeline, prompt: str) -> list[tuple[int, int] | None]:

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import torch
 
-from accord.data.prompts import parse
+from accord.data.prompts import exchanged, parse
 from accord.rewards.captioners import Captioner
 from accord.rewards.clip import ClipScorer
 from accord.rewards.diagnosis import counterfactuals
@@ -169,7 +169,7 @@ def swapped(prompt: str, captioner: Captioner) -> list[str]:
     for i, a in enumerate(colors):
         for b in colors[i + 1 :]:
             if a.text != b.text:
-                texts.append(prompt[: a.start] + b.text + prompt[a.end : b.start] + a.text + prompt[b.end :])
+                texts.append(exchanged(prompt, a, b))
     return list(dict.fromkeys(t for t in texts if t != prompt))
 
 

@@ -69,15 +69,17 @@ def background_psnr(a: Sequence[Image.Image], b: Sequence[Image.Image], ground: 
         ground: bool [H,W] per frame; without it the pixels that are foreground in neither clip, to which a stray thing
             in one of them does not belong.
     """
-    errors = []
+    total, count = 0.0, 0  # the pixels of a long clip are not held
     for i, (x, y) in enumerate(zip(a, b, strict=True)):
-        keep = ground[i] if ground is not None else ~(foreground(x) | foreground(y))
-        difference = (np.asarray(x.convert("RGB"), dtype=np.float64) - np.asarray(y.convert("RGB"), dtype=np.float64)) / 255
-        errors.append(np.square(difference[keep]).ravel())
-    every = np.concatenate(errors)
-    if not len(every):
-        return float("nan")
-    return float(min(MOST_DB, -10 * np.log10(max(every.mean(), 1e-12))))
+        changes = _changes(x, y, ground[i] if ground is not None else ~(foreground(x) | foreground(y)))
+        total, count = total + float(np.square(changes).sum()), count + changes.size
+    return float(min(MOST_DB, -10 * np.log10(max(total / count, 1e-12)))) if count else float("nan")
+
+
+def _changes(x: Image.Image, y: Image.Image, keep: np.ndarray) -> np.ndarray:
+    """Differences in -1..1 of two pictures where `keep` [H,W] is true, [P,3]."""
+    one, other = (np.asarray(i.convert("RGB"))[keep].astype(np.float64) for i in (x, y))
+    return (one - other) / 255
 
 
 def ssim(a: Image.Image, b: Image.Image, keep: np.ndarray | None = None) -> float:
@@ -93,13 +95,18 @@ def ssim(a: Image.Image, b: Image.Image, keep: np.ndarray | None = None) -> floa
 
 def flicker(frames: Sequence[Image.Image]) -> float:
     """Mean change of the ground from frame to frame, in 0..1: of pixels that are foreground in neither."""
-    changes = []
+    total, count = 0.0, 0
     for x, y in pairwise(frames):
-        keep = ~(foreground(x) | foreground(y))
-        difference = np.abs(np.asarray(x.convert("RGB"), dtype=np.float64) - np.asarray(y.convert("RGB"), dtype=np.float64)) / 255
-        changes.append(difference[keep].ravel())
-    every = np.concatenate(changes) if changes else np.zeros(0)
-    return float(every.mean()) if len(every) else 0.0
+        changes = _changes(x, y, ~(foreground(x) | foreground(y)))
+        total, count = total + float(np.abs(changes).sum()), count + changes.size
+    return total / count if count else 0.0
+
+
+def _unpadded(frames: Sequence[Image.Image], size: tuple[int, int]) -> Sequence[Image.Image]:
+    """Frames without the row or column that `write_clip` adds to an odd side, where that is all they differ by from `size`."""
+    if frames[0].size == size or frames[0].size != tuple(s + s % 2 for s in size):
+        return frames
+    return [f.crop((0, 0, *size)) for f in frames]
 
 
 def score_clip(
@@ -126,6 +133,7 @@ def score_clip(
     }
     if source is None:
         return out
+    frames = _unpadded(frames, source[0].size)
     if len(source) != len(frames) or source[0].size != frames[0].size:
         raise InputError(
             f"the clips differ: {len(frames)} frames of {frames[0].size} and {len(source)} of {source[0].size}; give clips of one length and size"

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 def replace_file(path: Path, write: Any) -> None:
     """Call `write(temporary path)`, then rename: a reader never sees half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")  # shards may end at once
     try:
         write(part)
         os.replace(part, path)

@@ -18,7 +18,8 @@ def fingerprint(*parts: Any) -> str:
         modules = [m for m in getattr(part, "components", {}).values() if isinstance(m, nn.Module)]
         modules += [part] if isinstance(part, nn.Module) else []
         if isinstance(part, torch.Tensor):
-            digest.update(f"{part.dtype}{tuple(part.shape)}".encode() + part.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+            digest.update(f"{part.dtype}{tuple(part.shape)}".encode())
+            digest.update(part.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
         elif not modules:
             digest.update(repr(part).encode())
         for tensor in (p for m in modules for p in m.state_dict().values()):

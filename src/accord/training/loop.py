@@ -145,7 +145,8 @@ class Run:
         for prefix, values in (("sums", self.sums), ("numbers", self.numbers), ("counts", counts)):
             tensors |= {f"{prefix}.{k}": torch.tensor(v, dtype=torch.float64) for k, v in values.items()}
         tensors |= {f"tensors.{k}": v for k, v in self.tensors.items()}
-        return {k: v.clone() for k, v in tensors.items()}  # tied weights may not share storage in safetensors
+        # copied, as tied weights may not share storage in safetensors; off the device, which may have no room for two of each
+        return {k: v.detach().to("cpu", copy=True) for k, v in tensors.items()}
 
     def _resume(self) -> None:
         found = checkpoints.load_latest(self.folder / "checkpoints")

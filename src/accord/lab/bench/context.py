@@ -193,6 +193,7 @@ class Judge:
             write_file(strip, png(in_a_row([first[c] for c in dict.fromkeys(p.category for p in prompts)][:SHOWN])))
         right = np.asarray([check(read(i), p.ask).right for i, p in zip(images, prompts, strict=True)], dtype=float)
         low, high = bootstrap(right, lambda v: float(v.mean()))
+        seen, fewer = features(images, self.captioner), set(self.fewer)
         pixels = to_tensor(images)
         said = [c or " " for i in range(0, len(images), 64) for c in self.captioner.caption(pixels[i : i + 64])]
         by_category: dict[str, list[float]] = {}
@@ -202,7 +203,8 @@ class Judge:
             "right": round(float(right.mean()), 4),
             "ci95": [round(low, 4), round(high, 4)],
             "by_category": {k: round(float(np.mean(v)), 4) for k, v in by_category.items()},
-            "frechet": round(frechet_distance(features(images, self.captioner), self.reference), 4),
+            "frechet": round(frechet_distance(seen, self.reference), 4),
+            "frechet_of_fewer": round(frechet_distance(seen[[p in fewer for p in prompts]], self.reference), 4),
             "caption_similarity": round(float((self.embed(said) * self.embed(texts)).sum(-1).mean()), 4),
             "per_prompt": [int(r) for r in right],
         }
@@ -459,6 +461,11 @@ def _differences(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
+def _of_fewer(per_prompt: list[int], data: dict[str, Any]) -> list[int]:
+    """Of a finished model's prompts those that are looked at before the end too."""
+    return per_prompt[:: max(1, data["prompts"] // data["looked_at"])]
+
+
 def table(data: dict[str, Any]) -> str:
     """The results as Markdown."""
     first = _last(data["rows"][0])
@@ -492,9 +499,13 @@ def table(data: dict[str, Any]) -> str:
     if data["sampling"]:
         ways = list(next(iter(data["sampling"].values())))
         text += f"\nSampled in other ways ({data['looked_at']} prompts, training seed 0): right %, Fréchet distance.\n\n"
-        text += "| variant | " + " | ".join(ways) + " |\n" + "|---" * (len(ways) + 1) + "|\n"
-        for name, found in data["sampling"].items():
-            text += f"| {name} | " + " | ".join(f"{100 * found[w]['right']:.0f}, {found[w]['frechet']:.1f}" for w in ways) + " |\n"
+        text += "| variant | DDIM 25, guidance 5 | " + " | ".join(ways) + " |\n" + "|---" * (len(ways) + 2) + "|\n"
+        ends = {r["variant"]: _last(r) for r in data["rows"] if not r["seed"]}
+        judged = {name: found for name, found in data["sampling"].items() if name in ends}
+        for name, found in judged.items():
+            end = ends[name]
+            usual = {"right": np.mean(_of_fewer(end["per_prompt"], data)), "frechet": end.get("frechet_of_fewer", float("nan"))}
+            text += f"| {name} | " + " | ".join(f"{100 * w['right']:.0f}, {w['frechet']:.1f}" for w in (usual, *map(found.get, ways))) + " |\n"
     return text
 
 
@@ -502,21 +513,22 @@ def _plot(data: dict[str, Any]) -> bytes:
     from matplotlib.figure import Figure
 
     rows = data["rows"]
-
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    curve, end = figure.subplots(1, 2)
-    every = max(1, data["prompts"] // data["looked_at"])  # the same prompts at every point
+    figure = Figure(figsize=(13, 4), layout="constrained")
+    curve, distance, end = figure.subplots(1, 3)
     names = list(dict.fromkeys(r["variant"] for r in rows))
     for place, name in enumerate(names):
-        mine = [r for r in rows if r["variant"] == name]
-        steps = sorted(int(k) for k in mine[0]["curve"])
-        looks = [[r["curve"][str(s)]["per_prompt"] for r in mine] for s in steps]
-        looked = [100 * np.mean([v[::every] if s == steps[-1] else v for v in look]) for s, look in zip(steps, looks, strict=True)]
-        color = curve.plot(steps, looked, "o-", label=name)[0].get_color()
-        right = np.mean(looks[-1], 0)
+        mine = [r["curve"] for r in rows if r["variant"] == name]
+        steps = sorted(mine[0], key=int)
+        at = [int(s) for s in steps]
+        looked = [100 * np.mean([c[s]["per_prompt"] if s != steps[-1] else _of_fewer(c[s]["per_prompt"], data) for c in mine]) for s in steps]
+        color = curve.plot(at, looked, "o-", label=name)[0].get_color()
+        away = [np.mean([c[s].get("frechet_of_fewer", np.nan if s == steps[-1] else c[s]["frechet"]) for c in mine]) for s in steps]
+        distance.plot(at, away, "o-", color=color)
+        right = np.mean([c[steps[-1]]["per_prompt"] for c in mine], 0)
         low, high = bootstrap(right, lambda v: float(v.mean()))
         end.errorbar(100 * right.mean(), place, xerr=[[100 * (right.mean() - low)], [100 * (high - right.mean())]], fmt="o", color=color, capsize=3)
     curve.set(xlabel="step", ylabel="prompts right, %", title=f"{data['looked_at']} prompts")
+    distance.set(xlabel="step", ylabel="Fréchet distance", yscale="log", title=f"{data['looked_at']} prompts")
     curve.legend(fontsize=7)
     end.set(xlabel="prompts right, % [95 %]", title=f"{data['prompts']} prompts, at the end", yticks=range(len(names)), yticklabels=names)
     end.invert_yaxis()

@@ -388,7 +388,7 @@ def effects(answers: dict[str, Answers], sets: Sets, plan: Plan) -> list[dict[st
         "vocabulary, over plain": {k: (Trial(k, WORDS).name, Trial(k, PLAIN).name) for k in plan.kinds},
         "curriculum, over vocabulary": {k: (whole[k], Trial(k, WORDS).name) for k in plan.kinds},
         "curriculum, over its random order": {k: (whole[k], Trial(k, RANDOM).name) for k in plan.kinds},
-        "all three and DAKL, over plain": {k: (whole[k] + DAKL, Trial(k, PLAIN).name) for k in plan.kinds},
+        "both and DAKL, over plain": {k: (whole[k] + DAKL, Trial(k, PLAIN).name) for k in plan.kinds},
         "DAKL, over one predictor": {k: (whole[k] + DAKL, whole[k]) for k in plan.kinds},
         "DAKL, over the ensemble": {"all": (FULL_ROW, ENSEMBLE)},
         "ensemble, over the ensemble of plain": {"all": (ENSEMBLE, PLAIN_ENSEMBLE)},
@@ -488,10 +488,11 @@ def table(data: dict[str, Any]) -> str:
         "# Inversion\n\n"
         f"{data['pairs']} pairs rendered by the pipeline in {data['pair_steps']} steps; {split['train']} to train, {split['validation']} "
         f"to validate, {split['test']} to test (no two prompts of two parts with a cosine above {split['similar']}); {data['steps']} steps "
-        f"of {data['batch_size']} a predictor. Mean cosine to the true prompt's embedding; 95 % intervals over the images.\n\n"
+        f"of {data['batch_size']} a predictor. Mean cosine to the true prompt's embedding; 95 % intervals over the images. "
+        "Held out: combinations that no pair has. Renders: drawn scenes instead of generated pictures; their prompts are drawn like those of the pairs, and some are among them.\n\n"
         + "\n".join(lines) + "\n\nWhat each part brings on the test split, mean over the predictors:\n\n" + "\n".join(changes)
         + f"\n\nOf {images} test images, judged by the reader and by the true prompt:\n\n" + "\n".join(words) + "\n\n"
-        f"One image takes {speed['seconds_one_image']:.3f} s with everything; in bulk {speed['images_per_second']:.0f} images a second.\n"
+        f"One image takes {speed['seconds_one_image']:.3f} s with everything; in bulk {speed['images_per_second']:.0f} images a second (the network alone, with pictures in memory).\n"
     )  # fmt: skip
 
 

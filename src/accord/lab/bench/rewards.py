@@ -21,7 +21,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from accord.data.images import to_tensor
-from accord.data.prompts import parse, swaps
+from accord.data.prompts import exchanged, parse, swaps
 from accord.data.shards import share_of
 from accord.diffusion.generate import generate
 from accord.diffusion.lora import remove_lora
@@ -91,8 +91,7 @@ def question(scene: Scene, image: Image.Image, kind: str, rng: np.random.Generat
             return None
         if len({t.noun for t in scene.things}) != 2:
             return None
-        a, b = colors
-        return Question(image, true, true[: a.start] + b.text + true[a.end : b.start] + a.text + true[b.end :])
+        return Question(image, true, exchanged(true, *colors))
     options = [s for w in prompt.words if w.kind == kind for s in swaps(prompt, w, lab_lexicon())]
     if kind == "count" and not options:  # "a star" has no counting word
         return None
@@ -156,10 +155,11 @@ def wilson(share: float, count: int) -> tuple[float, float]:
 
 
 def sensitivity(out: Path, model: str | None = None, quick: bool = False) -> tuple[dict[str, Any], str]:
-    """Rank true prompts against swapped ones with every reward; writes `sensitivity.json` and `.md`."""
+    """Rank true prompts against swapped ones with every reward, and with the held-out score; writes `sensitivity.json` and `.md`."""
     check_writable(out)
     pipe, captioner, clip = load(model), load_captioner(), load_clip()
-    rewards = {n: make_rewards({n: 1.0}, captioner, clip).rewards[n] for n in NAMES}
+    rewards: dict[str, Reward] = {n: make_rewards({n: 1.0}, captioner, clip).rewards[n] for n in NAMES}
+    rewards[GUARD] = InversionScore()
     count = 60 if quick else 400
     rows = []
     pictures = generated(pipe, 120 if quick else 512)

@@ -87,9 +87,9 @@ class Bench:
             began, rounds = time.perf_counter(), self.rounds()
             pairs = [(parse(j.prompt.text), j.noise_seed()) for j in jobs]
             noise = initial_noise(self.pipe, len(jobs), generators([s for _, s in pairs]))
-            images, maps = rounds.denoise([p for p, _ in pairs], noise)
+            images, maps, calls = rounds.denoise([p for p, _ in pairs], noise)
             sampled = time.perf_counter()
-            pictures = rounds.judge(pairs, noise, images, maps)
+            pictures = rounds.judge(pairs, noise, images, maps, calls)
             judged = time.perf_counter()
             self._first = jobs, pictures, (sampled - began) / len(jobs), (judged - began) / len(jobs)
         return self._first[1:]

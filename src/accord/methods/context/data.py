@@ -33,7 +33,7 @@ def encode_images(
 ) -> torch.Tensor:
     """Scaled latents [N,C,h,w] of pictures, float16; kept in the file `cache` if it is given, for these pictures and this VAE.
 
-    Of several `processes` the first one encodes.
+    Of several `processes` the first one encodes where there is a `cache`; without it each encodes for itself.
 
     Raises:
         InputError: if there is no picture.
@@ -56,7 +56,7 @@ def encode_images(
 
 
 def _key(pipe: Pipeline, images: Sequence[Image.Image]) -> str:
-    digest = hashlib.sha256(fingerprint(pipe.vae).encode())
+    digest = hashlib.sha256(f"{fingerprint(pipe.vae)} {sample_size(pipe)}".encode())
     for image in images:
         digest.update(repr(image.size).encode() + image.tobytes())
     return digest.hexdigest()

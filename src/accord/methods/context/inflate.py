@@ -113,9 +113,14 @@ class VideoAttention:
         frames, aligned = self.frames, self.aligned
         assert aligned is not None
         found = scaled_dot_product_attention(query[:-frames], key[:-frames], value[:-frames])
-        there, own = (((query[s] @ key[s].transpose(-2, -1)) * query.shape[-1] ** -0.5).softmax(-1) for s in (slice(frames), slice(-frames, None)))
+        # in float32: in half precision a product that is not yet scaled may overflow
+        there, own = (
+            ((query[s].float() @ key[s].float().transpose(-2, -1)) * query.shape[-1] ** -0.5).softmax(-1)
+            for s in (slice(frames), slice(-frames, None))
+        )
         weights = torch.where(aligned >= 0, there[..., aligned.clamp(min=0)], own)
-        return torch.cat([found, weights / weights.sum(-1, keepdim=True) @ value[-frames:]])
+        weights = (weights / weights.sum(-1, keepdim=True)).to(value)
+        return torch.cat([found, weights @ value[-frames:]])
 
 
 def first_and_previous(x: torch.Tensor) -> torch.Tensor:

@@ -22,7 +22,9 @@ from accord.diffusion.pipelines import (
     check_latent_unet,
     check_prompt_length,
     condition,
+    device_of,
     latent_scheduler,
+    put_on,
     sample_size,
 )
 from accord.methods.context.network import RelationalNetwork
@@ -33,7 +35,7 @@ from accord.types import InputError
 
 
 class ContextDiffPipeline(StableDiffusionPipeline):
-    """Prompts to pictures, DDPM or DDIM, with the context in every step. Saved and loaded like any pipeline.
+    """Prompts to pictures, DDPM or DDIM, with the context in every step. Saved and loaded like any pipeline (an adapter is fused first).
 
     Args:
         relation: r_phi.
@@ -83,14 +85,24 @@ class ContextDiffPipeline(StableDiffusionPipeline):
         if relation.config.pixel_width:
             from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-            clip = clip or load_clip(device=str(pipe.device))
+            clip = clip or load_clip(device=str(device_of(pipe)))
             side, mean, std = clip.model.config.vision_config.image_size, clip.mean.flatten().tolist(), clip.std.flatten().tolist()
             size = {"height": side, "width": side}
             eyes = {
                 "image_encoder": vision_tower(clip),
                 "feature_extractor": CLIPImageProcessorPil(size=size, crop_size=size, image_mean=mean, image_std=std),
             }
-        return cls(pipe.vae, pipe.text_encoder, pipe.tokenizer, pipe.unet, scheduler, relation.to(pipe.device), **eyes)
+        return cls(pipe.vae, pipe.text_encoder, pipe.tokenizer, pipe.unet, scheduler, relation.to(device_of(pipe)), **eyes)
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+        """As diffusers' own.
+
+        Raises:
+            InputError: with an adapter on, under whose names the denoiser could not be loaded.
+        """
+        if getattr(self.unet, "peft_config", None):
+            raise InputError("the pipeline has an adapter on; fuse it before it is saved (pipe.fuse_lora(), then pipe.unload_lora_weights())")
+        super().save_pretrained(*args, **kwargs)
 
     @torch.no_grad()
     def __call__(  # type: ignore[override]
@@ -234,7 +246,7 @@ def load_context(pipe: Pipeline, folder: str | Path, clip: ClipScorer | None = N
     if not (folder / "relation" / "config.json").is_file():
         raise InputError(f"folder {str(folder)!r} holds no relational network; give one that accord train context wrote")
     try:
-        network = RelationalNetwork.from_pretrained(folder / "relation").to(pipe.device).eval().requires_grad_(False)
+        network = RelationalNetwork.from_pretrained(folder / "relation").to(device_of(pipe)).eval().requires_grad_(False)
         shift = str(json.loads((folder / "config.json").read_text(encoding="utf8"))["shift"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"context {str(folder)!r} cannot be read ({error}); train it again") from error
@@ -243,14 +255,16 @@ def load_context(pipe: Pipeline, folder: str | Path, clip: ClipScorer | None = N
     if wants != has:
         raise InputError(f"context {str(folder)!r} is for latents and text of width {has}, this pipeline has {wants}; give its own")
     if network.config.pixel_width:
-        network.pixel_encoder = PixelEncoder.of(pipe, clip or load_clip(device=str(pipe.device)))
+        network.pixel_encoder = PixelEncoder.of(pipe, clip or load_clip(device=str(device_of(pipe))))
         if network.pixel_encoder.width != network.config.pixel_width:
             raise InputError(
                 f"context {str(folder)!r} looks at pixels through a CLIP of width {network.config.pixel_width}, "
                 f"this one's is {network.pixel_encoder.width}; give the CLIP that it was trained with"
             )
     if (folder / "pytorch_lora_weights.safetensors").is_file():
-        pipe.load_lora_weights(str(folder))
+        if found := list(getattr(pipe.unet, "peft_config", {})):
+            raise InputError(f"the pipeline has an adapter named {found[0]!r} on, which that of the context would switch off; load the pipeline afresh")
+        put_on(pipe, str(folder))
     elif (folder / "pipeline" / "unet").is_dir():
         unet = type(pipe.unet).from_pretrained(folder / "pipeline" / "unet").to(pipe.device, pipe.unet.dtype)
         pipe.register_modules(unet=unet.eval().requires_grad_(False))

@@ -6,7 +6,7 @@ import torch
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from accord.diffusion.loop import decode_with_grad
-from accord.diffusion.pipelines import Pipeline
+from accord.diffusion.pipelines import Pipeline, device_of
 from accord.rewards.clip import ClipScorer, resized
 
 
@@ -22,8 +22,8 @@ class PixelEncoder:
     def __init__(
         self, pipe: Pipeline, tower: CLIPVisionModelWithProjection, image_mean: list[float], image_std: list[float]
     ) -> None:
-        self.pipe, self.tower = pipe, tower.eval().requires_grad_(False).to(pipe.device)
-        self.mean, self.std = (torch.tensor(v, device=pipe.device).view(1, 3, 1, 1) for v in (image_mean, image_std))
+        self.pipe, self.tower = pipe, tower.eval().requires_grad_(False).to(device_of(pipe))
+        self.mean, self.std = (torch.tensor(v, device=device_of(pipe)).view(1, 3, 1, 1) for v in (image_mean, image_std))
 
     @classmethod
     def of(cls, pipe: Pipeline, clip: ClipScorer) -> PixelEncoder:

@@ -134,9 +134,10 @@ class ContextDDIMScheduler(_Shifted, DDIMScheduler):
         if relation is not None:
             t = int(timestep)
             s = t - self.config.num_train_timesteps // self.num_inference_steps
+            last = t == int(self.timesteps[-1])  # with trailing timesteps it may lead to step 0, which is then the clean end
             r_t, r_s = relation(out.pred_original_sample, t, s)
             ab_t, ab_s = self.ab_at(t, sample), self.ab_at(s, sample)
-            b_t, b_s = self.shift_at(t, sample) * r_t, self.shift_at(s, sample) * r_s
+            b_t, b_s = self.shift_at(t, sample) * r_t, self.shift_at(-1 if last else s, sample) * r_s
             correction = ddim_correction(b_t, b_s, ab_t, ab_s, posterior_sigma(ab_t, ab_s, eta))
             out.prev_sample = out.prev_sample + correction.to(out.prev_sample)
         return out if return_dict else (out.prev_sample, out.pred_original_sample)

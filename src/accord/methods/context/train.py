@@ -40,6 +40,7 @@ from accord.training.claim import claim
 from accord.training.fingerprint import fingerprint
 from accord.training.loop import LoopConfig, Run
 from accord.training.processes import Processes
+from accord.types import InputError
 
 # (generator of the step, size, share of the steps that is done) -> clean scaled latents [B,C,h,w] and B captions
 Draw = Callable[[np.random.Generator, int, float], tuple[torch.Tensor, list[str]]]
@@ -69,13 +70,15 @@ def train_context(
     check_latent_unet(pipe)
     if config.denoiser == "full":
         check_trainable(pipe)
+        if found := list(getattr(pipe.unet, "peft_config", {})):
+            raise InputError(f"the pipeline has an adapter named {found[0]!r} on; fuse it (pipe.fuse_lora(), then pipe.unload_lora_weights()) to train the whole denoiser")
     folder = Path(out)
     processes = processes or Processes(pipe.device)
     clip = (clip or load_clip(device=str(pipe.device))) if config.pixels else None
     relation = new_relation(
         pipe, config.share, config.seed, clip, gain=config.gain, use_image=config.use_image, use_text=config.use_text
     ).to(pipe.device)
-    claim(folder, {**asdict(config), "model": fingerprint(pipe.unet), "data": data}, resume, processes)
+    claim(folder, {**asdict(config), "model": fingerprint(pipe.unet), "data": data, "clip": clip and fingerprint(clip.model)}, resume, processes)
     with frozen(pipe):
         modules: dict[str, nn.Module] = {"relation": relation}
         if config.denoiser == "lora":
@@ -90,14 +93,7 @@ def train_context(
                 objective = Objective(pipe, relation, config)
 
                 def loss_fn(number: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
-                    rng = np.random.default_rng((config.seed, 17, number))
-                    latents, captions = draw(rng, config.batch_size, number / config.steps)
-                    mine = list(processes.mine(len(captions)))
-                    noise, timesteps, kept, estimated = objective.chance(latents.shape, generator)
-                    index = torch.tensor(mine)
-                    return objective(
-                        latents[index], [captions[i] for i in mine], noise[index], timesteps[index], kept[index], estimated[index]
-                    )
+                    return objective.of_step(draw, number, generator, processes)
 
                 def after_step(step: int) -> bool:
                     if look is not None and (step % config.save_every == 0 or step == config.steps):
@@ -109,19 +105,24 @@ def train_context(
                 run.use_ema()
             relation.requires_grad_(False).eval()
             if processes.first:
-                relation.save_pretrained(folder / "relation")
-                if config.denoiser == "lora":
-                    save_lora(pipe, folder)
-                elif config.denoiser == "full" and isinstance(pipe, StableDiffusionPipeline):
-                    ContextDiffPipeline.from_pipeline(pipe, relation, config.shift, clip=clip).save_pretrained(folder / "pipeline")
-                elif config.denoiser == "full":  # there is no pipeline class with context for XL
-                    pipe.unet.save_pretrained(folder / "pipeline" / "unet")
+                _save(pipe, relation, config, folder, clip)
             processes.wait()
             return relation
         except BaseException:
             if config.denoiser == "lora":
                 remove_lora(pipe)
             raise
+
+
+def _save(pipe: Pipeline, relation: RelationalNetwork, config: ContextTrainConfig, folder: Path, clip: ClipScorer | None) -> None:
+    """The relational network, and what else was trained, into `folder`."""
+    relation.save_pretrained(folder / "relation")
+    if config.denoiser == "lora":
+        save_lora(pipe, folder)
+    elif config.denoiser == "full" and isinstance(pipe, StableDiffusionPipeline):
+        ContextDiffPipeline.from_pipeline(pipe, relation, config.shift, clip=clip).save_pretrained(folder / "pipeline")
+    elif config.denoiser == "full":  # there is no pipeline class with context for XL
+        pipe.unet.save_pretrained(folder / "pipeline" / "unet")
 
 
 def guess_x0(
@@ -149,6 +150,16 @@ class Objective:
         kept = torch.rand(shape[0], generator=generator) >= self.config.caption_dropout
         estimated = torch.rand(shape[0], generator=generator) < self.config.estimated_share
         return noise, timesteps, kept, estimated
+
+    def of_step(
+        self, draw: Draw, number: int, generator: torch.Generator, processes: Processes
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        """The loss of this process's share of step `number`'s batch, and scalars to log."""
+        rng = np.random.default_rng((self.config.seed, 17, number))
+        latents, captions = draw(rng, self.config.batch_size, number / self.config.steps)
+        mine = list(processes.mine(len(captions)))
+        chance = self.chance(latents.shape, generator)
+        return self(latents[mine], [captions[i] for i in mine], *(c[mine] for c in chance))
 
     def __call__(
         self,

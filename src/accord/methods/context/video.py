@@ -28,13 +28,14 @@ from tqdm.auto import tqdm
 from accord.data.images import fit, to_tensor
 from accord.data.video import Clip
 from accord.diffusion.attention import AttentionMaps, attention_hook, plain_attention
-from accord.diffusion.loop import Step, decode, encode
+from accord.diffusion.loop import Step, check_finite, decode, encode
 from accord.diffusion.pipelines import (
     Condition,
     check_pipeline,
     check_prompt_length,
     check_trainable,
     condition,
+    device_of,
     latent_scheduler,
     sample_size,
 )
@@ -57,7 +58,7 @@ class EditConfig:
 
     tune_steps: int = 60  # of one-shot tuning on the source clip
     learning_rate: float = 1e-3
-    context: bool = True  # False is Tune-A-Video
+    context: bool = True  # False, with injection and hold 0 as well, is Tune-A-Video
     shift: str = "quadratic"
     share: float = 0.15  # size of the relational network
     estimated: bool = True  # tuning: r of the network's own x0^, as in sampling; False: of the clip itself, as in the paper
@@ -129,7 +130,7 @@ class VideoEditor:
         config: the knobs.
 
     Raises:
-        InputError: for a pipeline of another class, or a prompt that is empty or too long.
+        InputError: for a pipeline of another class or one that predicts x0, or a prompt that is empty or too long.
     """
 
     def __init__(self, pipe: StableDiffusionPipeline, clip: Clip, prompt: str, config: EditConfig) -> None:
@@ -137,14 +138,15 @@ class VideoEditor:
         check_prompt_length(pipe, prompt)
         self.pipe, self.clip, self.prompt, self.config = pipe, clip, prompt, config
         self.scheduler = latent_scheduler(ContextDDIMScheduler, pipe, shift=config.shift)
-        self.temporal = TemporalLayers.of(pipe.unet, seed=config.seed)
+        if self.scheduler.config.prediction_type == "sample":  # its last step forgets x_t, and so has no inverse
+            raise InputError("a denoiser that predicts the picture itself cannot be inverted; use one that predicts epsilon or v")
+        self.temporal = TemporalLayers.of(pipe.unet, seed=config.seed).to(device_of(pipe))
         self.relation: RelationalNetwork | None = None
         if config.context:
-            self.relation = new_relation(pipe, config.share, config.seed).to(pipe.device)
+            self.relation = new_relation(pipe, config.share, config.seed).to(device_of(pipe))
         self.queries = {k: v.detach().clone() for k, v in pipe.unet.named_parameters() if "attn" in k and k.endswith(("to_q.weight", "to_q.base_layer.weight"))}
         side = sample_size(pipe)[0] * pipe.vae_scale_factor
-        pixels = [fit(to_tensor(f), side) for f in clip.frames]
-        self.latents = torch.cat([encode(pipe, p) for p in pixels])  # [F,C,h,w]
+        self.latents = torch.cat([encode(pipe, fit(to_tensor(f), side)) for f in clip.frames])  # [F,C,h,w]
 
     # --- one-shot tuning -----------------------------------------------------------------------------------------
     def tune(self, folder: str | Path, progress: bool = True) -> None:
@@ -233,18 +235,20 @@ class VideoEditor:
         """Read what `save` wrote.
 
         Raises:
-            InputError: if it is not there.
+            InputError: if it is not there, or was tuned with another network or without the context that is wanted.
         """
         folder = Path(folder)
         if not (folder / "queries.safetensors").is_file():
             raise InputError(f"folder {str(folder)!r} holds no tuned clip; tune one first")
-        self.temporal = TemporalLayers.from_pretrained(folder / "temporal").to(self.pipe.device)
-        queries = {k: v.to(self.pipe.device) for k, v in load_file(folder / "queries.safetensors").items()}
+        self.temporal = TemporalLayers.from_pretrained(folder / "temporal").to(device_of(self.pipe))
+        queries = {k: v.to(device_of(self.pipe)) for k, v in load_file(folder / "queries.safetensors").items()}
         if queries.keys() != self.queries.keys():
             raise InputError(f"the tuned clip in {str(folder)!r} is of another network; use the pipeline it was tuned with, with or without an adapter as then")
         self.queries = queries
         if self.relation is not None:
-            self.relation = RelationalNetwork.from_pretrained(folder / "relation").to(self.pipe.device)
+            if not (folder / "relation" / "config.json").is_file():
+                raise InputError(f"the clip in {str(folder)!r} was tuned without context; use EditConfig(context=False), or tune it again")
+            self.relation = RelationalNetwork.from_pretrained(folder / "relation").to(device_of(self.pipe))
 
     # --- inversion and editing -----------------------------------------------------------------------------------
     @torch.no_grad()
@@ -323,6 +327,7 @@ class VideoEditor:
                 x = a * x + b * output + self._correction(output, x, t, s, wanted)
                 if change is not None and i < config.hold * len(times):
                     x = torch.lerp(path[-i - 2], x, change)
+        check_finite(x)
         return x
 
     @torch.no_grad()
@@ -430,7 +435,7 @@ def aligned_tokens(pipe: StableDiffusionPipeline, source: str, target: str) -> t
         if kind in ("equal", "replace"):
             for j in range(b0, b1):
                 out[j] = a0 + (j - b0) * (a1 - a0) // (b1 - b0)
-    return out.to(pipe.device)
+    return out.to(device_of(pipe))
 
 
 def windows(count: int, size: int, overlap: int) -> list[list[int]]:

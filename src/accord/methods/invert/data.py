@@ -82,15 +82,16 @@ def load_pairs(pairs: Sequence[Pair], side: int, embed: Embed, skipped: PairsFil
     Raises:
         InputError: if not one can be read.
     """
-    images, prompts = [], []
+    images = torch.empty(len(pairs), 3, side, side, dtype=torch.uint8)
+    prompts: list[str] = []
     for pair in tqdm(pairs, desc="read", disable=not progress):
         try:
             picture = fit(to_tensor(open_image(pair.image)), side)
         except InputError as error:
             skipped.skip(pair.row, str(error))
             continue
-        images.append((picture * 255).round().byte())
+        images[len(prompts)] = (picture[0] * 255).round().byte()
         prompts.append(pair.prompt)
-    if not images:
+    if not prompts:
         raise InputError(f"none of {len(pairs)} pictures can be read; check the paths in the pairs")
-    return PairSet(torch.cat(images), prompts, embed(prompts).cpu())
+    return PairSet(images[: len(prompts)], prompts, embed(prompts).cpu())

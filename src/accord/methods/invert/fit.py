@@ -71,26 +71,27 @@ def train_inverter(
         raise InputError(f"of {len(rows)} pairs only {len(data)} have a readable picture; give at least 10")
     if told is not None:
         data.add_captions(told, progress=progress)
-    split = safe_split(data.targets.cpu(), similar)
+    split, count = safe_split(data.targets.cpu(), similar), len(data)
     train, validation, test = (data.subset(r) for r in (split.train, split.validation, split.test))
+    del data  # the parts are copies
     vocabulary = Vocabulary.build(train.prompts, config.vocabulary_size)
     predictors, answers = [], []
     report: dict[str, Any] = {
-        "pairs": len(data),
+        "pairs": count,
         "skipped": len(skipped.skipped),
         "split": {"train": len(train), "validation": len(validation), "test": len(test)},
         "vocabulary": len(vocabulary),
         "predictors": [],
     }
     for i, kind in enumerate(kinds):
-        predictor = train_predictor(kind, train, vocabulary, folder / "runs" / f"{i}-{kind.kind}", config, device)
-        predictors.append(predictor)
-        answers.append({name: predict(predictor, part) for name, part in (("validation", validation), ("test", test))})
+        predictors.append(train_predictor(kind, train, vocabulary, folder / "runs" / f"{i}-{kind.kind}", config, device))
+    inverter = Inverter(predictors, list(kinds), vocabulary, list(weights) if weights is not None else None, told)
+    inverter.save_pretrained(folder / "inverter")
+    for kind, predictor in zip(kinds, predictors, strict=True):
+        answers.append({name: predict(predictor, part, batch_size=config.batch_size) for name, part in (("validation", validation), ("test", test))})
         report["predictors"].append(
             {"kind": kind.kind, **{name: measure(part, *answers[-1][name], vocabulary) for name, part in (("validation", validation), ("test", test))}}
         )
-    inverter = Inverter(predictors, list(kinds), vocabulary, list(weights) if weights is not None else None, told)
-    inverter.save_pretrained(folder / "inverter")
     if len(kinds) > 1:
         report["ensemble"] = {
             name: measure(part, ensemble([a[name][0] for a in answers], weights), None, vocabulary)
@@ -130,7 +131,7 @@ def cosine_of(predicted: torch.Tensor, targets: torch.Tensor) -> dict[str, Any]:
 def interval(values: np.ndarray, draws: int = 1000) -> dict[str, Any]:
     """Mean of values [N] and its bootstrapped 95 % interval."""
     rng = np.random.default_rng(0)
-    means = values[rng.integers(len(values), size=(draws, len(values)))].mean(1) if len(values) else np.zeros(1)
+    means = np.asarray([values[rng.integers(len(values), size=len(values))].mean() for _ in range(draws)]) if len(values) else np.zeros(1)
     low, high = np.percentile(means, [2.5, 97.5])
     return {"mean": round(float(values.mean()), 4), "ci95": [round(float(low), 4), round(float(high), 4)]}
 

@@ -123,12 +123,13 @@ def invert(
         images: one PIL image or several, of any size and mode.
         inverter: the embedded one if None.
         bank: prompts to retrieve from.
-        captioner: gives candidates for the readable prompt; the embedded one if None.
+        captioner: gives candidates for the readable prompt; the one that the inverter was trained with if None.
         embed: the sentence embedder; the packaged all-MiniLM-L6-v2 if None.
         readable: whether to make a readable prompt; without it `prompt` is the nearest of the bank, or empty.
 
     Raises:
-        InputError: if there is no image, or embedder and inverter do not fit.
+        InputError: if there is no image, embedder and inverter do not fit, or a readable prompt of larger pictures than the lab's is
+            wanted of an inverter that names no captioner.
     """
     pictures = [images] if isinstance(images, Image.Image) else list(images)
     if any(not isinstance(p, Image.Image) for p in pictures):
@@ -145,7 +146,9 @@ def invert(
         assert embed is not None
         bank = Bank(bank, embed)
     if readable and captioner is None:
-        captioner = inverter.captioner or load_captioner(inverter.captioner_id)
+        if inverter.captioner is None and inverter.captioner_id is None and inverter.is_foreign:
+            raise InputError("this inverter names no captioner, and the embedded one knows the lab's scenes alone; give captioner=load_captioner(ID), or readable=False")
+        captioner = inverter.captioner or load_captioner(inverter.captioner_id, inverter.device)
     out: list[Inverted] = []
     for start in tqdm(range(0, len(pictures), batch_size), desc="invert", disable=not progress):
         part = pictures[start : start + batch_size]

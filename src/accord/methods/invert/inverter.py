@@ -74,6 +74,15 @@ class Inverter:
         """Whether a predictor was trained on the vocabulary; without one all probabilities are 1/2."""
         return any(p.words is not None for p in self.predictors)
 
+    @property
+    def is_foreign(self) -> bool:
+        """Whether its towers are all of other pictures than the lab's and none is told a caption."""
+        return all(k.model is not None for k in self.kinds) and not any(p.needs_captions for p in self.predictors)
+
+    @property
+    def device(self) -> str:
+        return str(next(self.predictors[0].parameters()).device)
+
     @torch.no_grad()
     def __call__(self, images: Sequence[Image.Image], batch_size: int = 128) -> tuple[torch.Tensor, torch.Tensor]:
         """PIL images of any size and mode to unit vectors [B,E] and word probabilities [B,V]."""
@@ -87,7 +96,7 @@ class Inverter:
     def _batch(self, images: list[Image.Image]) -> tuple[torch.Tensor, torch.Tensor]:
         captions = None
         if any(p.needs_captions for p in self.predictors):
-            self.captioner = self.captioner or load_captioner(self.captioner_id, str(next(self.predictors[0].parameters()).device))
+            self.captioner = self.captioner or load_captioner(self.captioner_id, self.device)
             captions = self.captioner.caption(pixels_of(images, self.captioner.image_size))
         vectors, words = [], []
         for predictor in self.predictors:

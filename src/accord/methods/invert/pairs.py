@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm.auto import tqdm
 
-from accord.data.pair_folders import write_metadata, write_part
+from accord.data.pair_folders import read_part, write_metadata, write_part
 from accord.data.pairs import need_parquet
 from accord.data.shards import share_of
 from accord.diffusion.pipelines import Pipeline, check_prompt_length
 from accord.outputs import check_writable
+from accord.types import InputError
 
 
 def make_pairs(
@@ -28,7 +30,8 @@ def make_pairs(
     shard: tuple[int, int] | None = None,
     progress: bool = False,
 ) -> int:
-    """Render one picture a prompt into `out/part-000001/...` and `out/metadata.parquet`; finished parts are kept.
+    """Render one picture a prompt into `out/part-000001/...` and `out/metadata.parquet`; finished parts are kept, and more prompts
+    may be added at the end.
 
     The picture's own seed is a function of `seed` and its row, so that a run that was stopped goes on as if it had not.
 
@@ -39,28 +42,31 @@ def make_pairs(
         the number of pairs in the folder so far.
 
     Raises:
-        InputError: for a prompt that is too long, or a folder that cannot be written.
+        InputError: for a prompt that is too long, or a folder that cannot be written or holds other pairs.
     """
     folder = check_writable(Path(out))
     need_parquet()  # for the metadata at the end
     for text in prompts:
         check_prompt_length(pipe, text)
     seeds = np.random.default_rng((seed, 3)).integers(2**31, size=len(prompts)).tolist()
+
+    def row_of(i: int) -> dict[str, Any]:
+        return {"p": prompts[i], "se": seeds[i], "c": guidance_scale, "st": num_inference_steps, "sa": type(pipe.scheduler).__name__}
+
     starts = list(enumerate(range(0, len(prompts), part_size), start=1))
     for number, start in tqdm(share_of(starts, shard), desc="parts", disable=not progress):
-        if (folder / f"part-{number:06d}").is_dir():
+        there, due = read_part(folder, number), [row_of(i) for i in range(start, min(len(prompts), start + part_size))]
+        if there == due:
             continue
-        images, rows = [], []
+        if there is not None and there != due[: len(there)]:
+            raise InputError(f"part {number} of folder {str(out)!r} is of other prompts, another seed or other settings; give another --out")
+        images = []
         for i in tqdm(range(start, min(len(prompts), start + part_size), batch_size), desc="pairs", leave=False, disable=not progress):
             texts = list(prompts[i : min(i + batch_size, start + part_size)])
             own = seeds[i : i + len(texts)]
             made = generate_each(pipe, texts, own, num_inference_steps, guidance_scale)
             images += made
-            name = type(pipe.scheduler).__name__
-            rows += [
-                {"p": t, "se": s, "c": guidance_scale, "st": num_inference_steps, "sa": name} for t, s in zip(texts, own, strict=True)
-            ]
-        write_part(folder, number, images, rows)
+        write_part(folder, number, images, due)
     return write_metadata(folder)
 
 

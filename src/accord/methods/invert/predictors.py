@@ -16,6 +16,7 @@ from accord.methods.invert.config import PredictorConfig
 from accord.types import InputError, reason_of
 
 LAB_SIDE = 64
+ENCODED = 8 * 512 * 512  # pixels that a VAE encodes at once
 
 
 class Tower(nn.Module):
@@ -90,7 +91,8 @@ class UNetTower(Tower):
 
     def forward(self, images: torch.Tensor, captions: Sequence[str] | None = None) -> torch.Tensor:
         with torch.no_grad():
-            latents = self.vae.encode(images * 2 - 1).latent_dist.mode() * self.scaling
+            parts = images.split(max(1, ENCODED // self.side**2))
+            latents = torch.cat([self.vae.encode(p * 2 - 1).latent_dist.mode() for p in parts]) * self.scaling
             texts = list(captions) if captions is not None and self.needs_captions else [""] * len(images)
             ids = self.tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
             states = self.text_encoder(ids.to(images.device)).last_hidden_state

@@ -30,6 +30,7 @@ def group_near_duplicates(embeddings: torch.Tensor, threshold: float = SIMILAR, 
 
     unique, inverse = torch.unique(embeddings, dim=0, return_inverse=True)
     rows, columns = [], []
+    chunk = max(1, min(chunk, 2**28 // max(1, len(unique))))  # a gigabyte of cosines at most
     for start in range(0, len(unique), chunk):
         similar = unique[start : start + chunk] @ unique.T > threshold
         i, j = similar.nonzero(as_tuple=True)

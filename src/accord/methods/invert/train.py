@@ -90,19 +90,22 @@ def _order(
 def out_of_fold_scores(
     kind: PredictorConfig, data: PairSet, vocabulary: Vocabulary, folder: Path, config: InvertTrainConfig, device: str
 ) -> torch.Tensor:
-    """Cosine of each pair's prediction and target [N], by a model that has not seen the pair: low is noise in the label.
+    """Cosine of each pair's prediction and target [N], by a model that has seen neither: low is noise in the label.
 
     In-sample scores would call memorised pairs clean.
     """
     generator = torch.Generator().manual_seed(config.seed)
-    fold_of = torch.randperm(len(data), generator=generator) % config.folds
+    # all pictures of one prompt are in one fold: else the target of a pair would have been trained on
+    number = {p: i for i, p in enumerate(dict.fromkeys(data.prompts))}
+    fold_of_prompt = torch.randperm(len(number), generator=generator) % config.folds
+    fold_of = fold_of_prompt[[number[p] for p in data.prompts]]
     scores = torch.empty(len(data))
     for fold in range(config.folds):
         rows = (fold_of != fold).nonzero()[:, 0].numpy()
         short = replace(config, curriculum="none", steps=max(1, int(config.fold_share * config.steps)), seed=config.seed + 1 + fold)
         model = train_predictor(kind, data.subset(rows), vocabulary, folder / str(fold), short, device)
         rest = (fold_of == fold).nonzero()[:, 0]
-        predicted = predict(model, data, rest)[0]
+        predicted = predict(model, data, rest, config.batch_size)[0]
         scores[rest] = F.cosine_similarity(predicted, data.targets[rest], dim=-1)
     return scores
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from accord.data.prompts import parse
-from accord.diffusion.pipelines import sample_size, token_spans, tokens_of
+from accord.diffusion.pipelines import device_of, sample_size, token_spans, tokens_of
 from accord.methods.realign.config import RealignConfig
 from accord.methods.realign.modulation import Modulation, Segments
 from accord.methods.realign.regions import find_regions, phrase_maps
@@ -40,7 +40,7 @@ def modulate_clip(weight: float) -> Callable[[Any, str, Sequence[torch.Tensor]],
         out = {}
         for rows in editor.windows:
             segments = Segments(masks[rows], tokens.expand(len(rows), -1, -1), torch.ones(len(rows), masks.shape[1]))
-            out[rows[0]] = Modulation(segments.to(pipe.device, pipe.unet.dtype), config, sample_size(pipe))
+            out[rows[0]] = Modulation(segments.to(device_of(pipe), pipe.unet.dtype), config, sample_size(pipe))
         return out
 
     return modulate

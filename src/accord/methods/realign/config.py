@@ -112,6 +112,8 @@ class TuneConfig:
             raise ValueError(f"stop_until must be in (stop_from, 1], not {self.stop_until}")
         if self.learning_rate <= 0:
             raise ValueError(f"learning_rate must be positive, not {self.learning_rate}")
+        if self.strategy == "sft" and not self.pretrain_weight and not self.kl_weight:
+            raise ValueError("pretrain_weight and kl_weight are both 0, and sft has no other loss; give one of them")
         if self.batch_size % self.gradient_accumulation:
             raise ValueError(f"batch_size {self.batch_size} must be a multiple of gradient_accumulation {self.gradient_accumulation}")
 

@@ -18,7 +18,14 @@ from accord.data.images import to_pil
 from accord.data.prompts import parse
 from accord.diffusion.attention import AttentionMaps, attention_hook
 from accord.diffusion.loop import Step, decode, encode, generators, initial_noise, run, sample
-from accord.diffusion.pipelines import check_pipeline, check_prompt_length, sample_size, token_spans, tokens_of
+from accord.diffusion.pipelines import (
+    check_pipeline,
+    check_prompt_length,
+    device_of,
+    sample_size,
+    token_spans,
+    tokens_of,
+)
 from accord.methods.realign.config import RealignConfig
 from accord.methods.realign.layout import plan
 from accord.methods.realign.modulation import Segments, modulated
@@ -85,7 +92,7 @@ def realign(
     check_pipeline(pipe)
     config = config or RealignConfig()
     if captioner is None:
-        captioner = load_captioner(device=str(pipe.device))
+        captioner = load_captioner(device=str(device_of(pipe)))
         side = sample_size(pipe)[0] * pipe.vae_scale_factor
         if side > captioner.image_size:
             raise InputError(f"the embedded captioner knows the lab's small scenes alone, not pictures of {side} pixels; give captioner=load_captioner(ID)")
@@ -148,10 +155,9 @@ class Rounds:
         return self.judge(jobs, noise, *self.denoise([p for p, _ in jobs], noise))
 
     def judge(
-        self, jobs: list[tuple[Prompt, int]], noise: torch.Tensor, images: torch.Tensor, maps: list[np.ndarray]
+        self, jobs: list[tuple[Prompt, int]], noise: torch.Tensor, images: torch.Tensor, maps: list[np.ndarray], calls: int
     ) -> list[Picture]:
         alignments = align(images, [p for p, _ in jobs], self.captioner, self.clip, self.captions)
-        calls = 2 * self.num_inference_steps if self.guidance_scale > 1 else self.num_inference_steps
         return [
             Picture(p, s, z, x, a, m, calls=calls)
             for (p, s), z, x, a, m in zip(jobs, noise, images, alignments, maps, strict=True)
@@ -163,16 +169,18 @@ class Rounds:
         noise: torch.Tensor,
         segments: Segments | None = None,
         image_latents: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, list[np.ndarray]]:
-        """Pictures [B,3,H,W] in 0..1 and the phrases' attention maps, with or without modulation.
+    ) -> tuple[torch.Tensor, list[np.ndarray], int]:
+        """Pictures [B,3,H,W] in 0..1, the phrases' attention maps, and the network's evaluations a picture, with or without modulation.
 
         Attention is recorded where it is not modulated; no maps are returned if there was no such step in the middle.
         """
         pipe, guided = self.pipe, self.guidance_scale > 1
         recorder, window = AttentionMaps(sample_size(pipe), guided), _Window(*RECORDED)
-        state = None
+        state, taken = None, 0
 
         def before_step(step: Step) -> None:
+            nonlocal taken
+            taken += 1  # some schedulers take more steps than they were asked for
             window(step)
             if state is not None:
                 state.before_step(step)
@@ -200,7 +208,7 @@ class Rounds:
                     latents = steps()
         recorded = zip(prompts, recorder.mean(), strict=True) if recorder.count or segments is None else ()
         maps = [phrase_maps(p, m, token_spans(pipe, p.text)) for p, m in recorded]
-        return torch.as_tensor(decode(pipe, latents, "pt")).float(), maps
+        return torch.as_tensor(decode(pipe, latents, "pt")).float(), maps, taken * (2 if guided else 1)
 
     # 2. to 5. find, describe, place, redo, keep the better ----------------------------------------------------------
     def redo(self, items: list[Picture], number: int) -> None:
@@ -220,13 +228,12 @@ class Rounds:
         elif mode == "renoise":
             latents = encode(self.pipe, torch.stack([i.image for i in items]))
         prompts = [i.prompt for i in items]
-        images, maps = self.denoise(prompts, noise, segments, latents)
+        images, maps, calls = self.denoise(prompts, noise, segments, latents)
         maps = maps or [i.maps for i in items]  # all of it was modulated
         alignments = align(images, prompts, self.captioner, self.clip, self.captions)
-        share = self.config.strength if latents is not None else 1.0
         for k, (item, layout) in enumerate(zip(items, layouts, strict=True)):
             item.rounds += 1
-            item.calls += int(share * self.num_inference_steps) * (2 if self.guidance_scale > 1 else 1)
+            item.calls += calls
             if alignments[k].overall > item.alignment.overall:
                 item.image, item.alignment, item.maps, item.regions = images[k], alignments[k], maps[k], layout
                 item.tried = []

@@ -12,6 +12,7 @@ from diffusers.models.attention_processor import Attention
 
 from accord.diffusion.attention import attention_hook, grid_of
 from accord.diffusion.loop import Step
+from accord.diffusion.pipelines import device_of
 from accord.methods.realign.config import RealignConfig
 from accord.methods.realign.equations import attend, augment, modulation_strength, time_gain
 
@@ -106,7 +107,7 @@ def modulated(pipe: StableDiffusionPipeline, segments: Segments, config: Realign
     Give the yielded object's `before_step` to `accord.diffusion.loop.sample`.
     """
     size = (segments.masks.shape[-2], segments.masks.shape[-1])
-    state = Modulation(segments.to(pipe.device, pipe.unet.dtype), config, size)
+    state = Modulation(segments.to(device_of(pipe), pipe.unet.dtype), config, size)
     state.top = float(pipe.scheduler.config.num_train_timesteps)
     with attention_hook(pipe.unet, state, lambda: state.active):
         yield state

@@ -22,6 +22,7 @@ from diffusers import DDIMScheduler
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from accord.data.images import fit, to_tensor
 from accord.diffusion.attention import plain_attention
@@ -126,6 +127,8 @@ def tune(
             settings = {
                 **asdict(config), "prompts": len(texts), "prompts_digest": fingerprint(texts), "rewards": reward.weights,
                 "held_out": None if held_out is None else type(held_out).__name__, "model": fingerprint(pipe.unet),
+                "judges": fingerprint(*(m for r in (*reward.rewards.values(), held_out) for m in _models(r))),
+                "pairs": None if pairs is None else fingerprint(list(pairs[1])),
             }  # fmt: skip
             if claim(folder, settings, resume, processes) and processes.first:
                 for name in PREPARED:
@@ -140,6 +143,12 @@ def tune(
             if isinstance(error, (OSError, SafetensorError)):
                 raise InputError(f"{str(folder)!r} cannot be written ({error}); make room and resume") from error
             raise
+
+
+def _models(reward: Any) -> list[nn.Module]:
+    """The networks that a reward judges by, as far as its attributes show them."""
+    held = [getattr(v, "model", v) for v in getattr(reward, "__dict__", {}).values()]
+    return [m for m in held if isinstance(m, nn.Module)]
 
 
 class Tuner:
