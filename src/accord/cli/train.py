@@ -309,7 +309,7 @@ def _pictures_of(pairs: Path, progress: bool) -> tuple[Sequence[Any], list[str]]
     from accord.data.pairs import PairsFile
 
     table, paths, captions = PairsFile(), [], []
-    for pair in tqdm(stream_pairs(pairs, table), desc="pictures", disable=not progress):
+    for pair in tqdm(list(stream_pairs(pairs, table)), desc="pictures", disable=not progress):
         try:
             open_image(pair.image)
         except InputError as error:
