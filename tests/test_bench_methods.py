@@ -159,7 +159,7 @@ def test_effects_are_differences_of_the_rows():
     found = {e["change"]: e for e in bench_invert.effects(answers, sets, plan)}
     expected = {
         "vocabulary, over plain": 0.1, "curriculum, over vocabulary": 0.2, "curriculum, over its random order": 0.1,
-        "all three and DAKL, over plain": 0.35, "DAKL, over one predictor": 0.05, "DAKL, over the ensemble": 0.05,
+        "both and DAKL, over plain": 0.35, "DAKL, over one predictor": 0.05, "DAKL, over the ensemble": 0.05,
         "ensemble, over the ensemble of plain": 0.3,
     }  # fmt: skip
     assert {k: v["mean"] for k, v in found.items()} == pytest.approx(expected, abs=1e-4)
