@@ -402,14 +402,14 @@ def main(
 
 
 def _write(out: Path, stem: str, data: dict[str, Any], cache: Path) -> tuple[dict[str, Any], str]:
-    """The table of these rows, in all forms, and the pictures of those whose runs are in the cache."""
-    of = {v.name: v for v in VARIANTS}
-    strips = {r["variant"]: _folder(cache, of[r["variant"]], 0) / "pictures.png" for r in data["rows"] if not r["seed"]}
-    shown = [n for n, path in strips.items() if path.is_file()]
+    """The table of these rows, in all forms, and their pictures: from the cache, or else from the sheet that is there."""
+    sheet, strips = out / f"{stem}-pictures.png", _strips_of(out, stem)
+    for variant in VARIANTS:
+        if (path := _folder(cache, variant, 0) / "pictures.png").is_file():
+            strips[variant.name] = Image.open(path)
+    shown = [r["variant"] for r in data["rows"] if not r["seed"] and r["variant"] in strips]
     if shown:
-        write_file(out / f"{stem}-pictures.png", png(in_a_row([Image.open(strips[n]) for n in shown], across=False)))
-    elif (out / f"{stem}.json").is_file():
-        shown = _read(out / f"{stem}.json").get("shown", [])
+        write_file(sheet, png(in_a_row([strips[n] for n in shown], across=False)))
     data = {**data, "differences": _differences(data["rows"]), "shown": shown}
     text = table(data)
     if shown:
@@ -418,6 +418,15 @@ def _write(out: Path, stem: str, data: dict[str, Any], cache: Path) -> tuple[dic
     write_file(out / f"{stem}.md", text.encode())
     write_file(out / f"{stem}.png", _plot(data))
     return data, text
+
+
+def _strips_of(out: Path, stem: str) -> dict[str, Image.Image]:
+    """The strips of the sheet that is there, by variant."""
+    if not all((out / name).is_file() for name in (f"{stem}.json", f"{stem}-pictures.png")):
+        return {}
+    names, sheet = _read(out / f"{stem}.json").get("shown", []), Image.open(out / f"{stem}-pictures.png")
+    high = sheet.height // max(1, len(names))
+    return {n: sheet.crop((0, i * high, sheet.width, (i + 1) * high)) for i, n in enumerate(names)}
 
 
 def _last(row: dict[str, Any]) -> dict[str, Any]:
@@ -528,7 +537,7 @@ def _plot(data: dict[str, Any]) -> bytes:
         low, high = bootstrap(right, lambda v: float(v.mean()))
         end.errorbar(100 * right.mean(), place, xerr=[[100 * (right.mean() - low)], [100 * (high - right.mean())]], fmt="o", color=color, capsize=3)
     curve.set(xlabel="step", ylabel="prompts right, %", title=f"{data['looked_at']} prompts")
-    distance.set(xlabel="step", ylabel="Fréchet distance", yscale="log", title=f"{data['looked_at']} prompts")
+    distance.set(xlabel="step", ylabel="Fréchet distance", title=f"{data['looked_at']} prompts")
     curve.legend(fontsize=7)
     end.set(xlabel="prompts right, % [95 %]", title=f"{data['prompts']} prompts, at the end", yticks=range(len(names)), yticklabels=names)
     end.invert_yaxis()
