@@ -255,6 +255,7 @@ def test_made_pairs_do_not_depend_on_parts_and_stopping(tmp_path):
     assert make_pairs(pipe, [*prompts, "a moon"], tmp_path / "a", part_size=2, **kwargs) == 4  # the last part was not full
     longer = [p for p in stream_pairs(tmp_path / "a", PairsFile())]
     assert [p.prompt for p in longer] == [*prompts, "a moon"] and all(Path(p.image).read_bytes() == made[Path(p.image).name] for p in longer[:3])
+    assert make_pairs(pipe, prompts, tmp_path / "a", part_size=2, **kwargs) == 4  # fewer than are there: they stay
     for changed in ({"seed": 5}, {"num_inference_steps": 3}):
         with pytest.raises(InputError, match="is of other prompts, another seed or other settings"):
             make_pairs(pipe, prompts, tmp_path / "a", part_size=2, **{**kwargs, **changed})

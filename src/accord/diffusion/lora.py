@@ -25,8 +25,7 @@ def add_lora(pipe: Pipeline, rank: int, seed: int = 0) -> None:
         InputError: if peft is missing or the U-Net has an adapter already.
     """
     peft = need("peft", "train", "adapters")
-    if found := list(getattr(pipe.unet, "peft_config", {})):
-        raise InputError(f"the pipeline has an adapter named {found[0]!r} on, which the new one would switch off; load the pipeline afresh, or fuse it (pipe.fuse_lora(), then pipe.unload_lora_weights())")
+    check_no_lora(pipe, "which the new one would switch off")
     # alpha = rank, a scale of 1: then the weights alone say everything, whatever reads them
     with torch.random.fork_rng():  # the weights must not depend on what was drawn before
         torch.manual_seed(seed)
@@ -35,6 +34,16 @@ def add_lora(pipe: Pipeline, rank: int, seed: int = 0) -> None:
     for parameter in pipe.unet.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
+
+
+def check_no_lora(pipe: Pipeline, why: str) -> None:
+    """Refuse a pipeline with an adapter on.
+
+    Raises:
+        InputError: naming it, with what it would lead to (`why`) and how it is fused.
+    """
+    if found := list(getattr(pipe.unet, "peft_config", {})):
+        raise InputError(f"the pipeline has an adapter named {found[0]!r} on, {why}; load the pipeline afresh, or fuse it (pipe.fuse_lora(), then pipe.unload_lora_weights())")
 
 
 def remove_lora(pipe: Pipeline) -> None:

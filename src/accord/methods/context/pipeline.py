@@ -17,6 +17,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from accord.diffusion.loop import decode, generators, initial_noise, run, sample
+from accord.diffusion.lora import check_no_lora
 from accord.diffusion.pipelines import (
     Pipeline,
     check_latent_unet,
@@ -100,8 +101,7 @@ class ContextDiffPipeline(StableDiffusionPipeline):
         Raises:
             InputError: with an adapter on, under whose names the denoiser could not be loaded.
         """
-        if getattr(self.unet, "peft_config", None):
-            raise InputError("the pipeline has an adapter on; fuse it before it is saved (pipe.fuse_lora(), then pipe.unload_lora_weights())")
+        check_no_lora(self, "with which its denoiser could not be loaded again")
         super().save_pretrained(*args, **kwargs)
 
     @torch.no_grad()
@@ -262,8 +262,7 @@ def load_context(pipe: Pipeline, folder: str | Path, clip: ClipScorer | None = N
                 f"this one's is {network.pixel_encoder.width}; give the CLIP that it was trained with"
             )
     if (folder / "pytorch_lora_weights.safetensors").is_file():
-        if found := list(getattr(pipe.unet, "peft_config", {})):
-            raise InputError(f"the pipeline has an adapter named {found[0]!r} on, which that of the context would switch off; load the pipeline afresh")
+        check_no_lora(pipe, "which that of the context would switch off")
         put_on(pipe, str(folder))
     elif (folder / "pipeline" / "unet").is_dir():
         unet = type(pipe.unet).from_pretrained(folder / "pipeline" / "unet").to(pipe.device, pipe.unet.dtype)

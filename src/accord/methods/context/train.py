@@ -20,7 +20,7 @@ from torch import nn
 
 from accord.diffusion.attention import plain_attention
 from accord.diffusion.loop import denoise
-from accord.diffusion.lora import add_lora, remove_lora, save_lora
+from accord.diffusion.lora import add_lora, check_no_lora, remove_lora, save_lora
 from accord.diffusion.pipelines import (
     Condition,
     Pipeline,
@@ -40,7 +40,6 @@ from accord.training.claim import claim
 from accord.training.fingerprint import fingerprint
 from accord.training.loop import LoopConfig, Run
 from accord.training.processes import Processes
-from accord.types import InputError
 
 # (generator of the step, size, share of the steps that is done) -> clean scaled latents [B,C,h,w] and B captions
 Draw = Callable[[np.random.Generator, int, float], tuple[torch.Tensor, list[str]]]
@@ -70,8 +69,7 @@ def train_context(
     check_latent_unet(pipe)
     if config.denoiser == "full":
         check_trainable(pipe)
-        if found := list(getattr(pipe.unet, "peft_config", {})):
-            raise InputError(f"the pipeline has an adapter named {found[0]!r} on; fuse it (pipe.fuse_lora(), then pipe.unload_lora_weights()) to train the whole denoiser")
+        check_no_lora(pipe, "with which a denoiser that is trained whole could not be loaded again")
     folder = Path(out)
     processes = processes or Processes(pipe.device)
     clip = (clip or load_clip(device=str(pipe.device))) if config.pixels else None

@@ -71,31 +71,30 @@ def train_inverter(
         raise InputError(f"of {len(rows)} pairs only {len(data)} have a readable picture; give at least 10")
     if told is not None:
         data.add_captions(told, progress=progress)
-    split, count = safe_split(data.targets.cpu(), similar), len(data)
+    split = safe_split(data.targets.cpu(), similar)
     train, validation, test = (data.subset(r) for r in (split.train, split.validation, split.test))
     del data  # the parts are copies
+    parts = {"validation": validation, "test": test}
     vocabulary = Vocabulary.build(train.prompts, config.vocabulary_size)
-    predictors, answers = [], []
-    report: dict[str, Any] = {
-        "pairs": count,
-        "skipped": len(skipped.skipped),
-        "split": {"train": len(train), "validation": len(validation), "test": len(test)},
-        "vocabulary": len(vocabulary),
-        "predictors": [],
-    }
-    for i, kind in enumerate(kinds):
-        predictors.append(train_predictor(kind, train, vocabulary, folder / "runs" / f"{i}-{kind.kind}", config, device))
+    predictors = [
+        train_predictor(kind, train, vocabulary, folder / "runs" / f"{i}-{kind.kind}", config, device) for i, kind in enumerate(kinds)
+    ]
     inverter = Inverter(predictors, list(kinds), vocabulary, list(weights) if weights is not None else None, told)
     inverter.save_pretrained(folder / "inverter")
-    for kind, predictor in zip(kinds, predictors, strict=True):
-        answers.append({name: predict(predictor, part, batch_size=config.batch_size) for name, part in (("validation", validation), ("test", test))})
-        report["predictors"].append(
-            {"kind": kind.kind, **{name: measure(part, *answers[-1][name], vocabulary) for name, part in (("validation", validation), ("test", test))}}
-        )
+    answers = [{name: predict(p, part, batch_size=config.batch_size) for name, part in parts.items()} for p in predictors]
+    report: dict[str, Any] = {
+        "pairs": len(train) + len(validation) + len(test),
+        "skipped": len(skipped.skipped),
+        "split": {"train": len(train), **{name: len(part) for name, part in parts.items()}},
+        "vocabulary": len(vocabulary),
+        "predictors": [
+            {"kind": kind.kind, **{name: measure(part, *answer[name], vocabulary) for name, part in parts.items()}}
+            for kind, answer in zip(kinds, answers, strict=True)
+        ],
+    }
     if len(kinds) > 1:
         report["ensemble"] = {
-            name: measure(part, ensemble([a[name][0] for a in answers], weights), None, vocabulary)
-            for name, part in (("validation", validation), ("test", test))
+            name: measure(part, ensemble([a[name][0] for a in answers], weights), None, vocabulary) for name, part in parts.items()
         }
     report["mean embedding"] = {"test": cosine_of(F.normalize(train.targets.mean(0, keepdim=True), dim=-1).expand(len(test), -1), test.targets)}
     write_file(folder / "report.json", (json.dumps(report, indent=1) + "\n").encode())

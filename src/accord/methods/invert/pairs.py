@@ -56,7 +56,7 @@ def make_pairs(
     starts = list(enumerate(range(0, len(prompts), part_size), start=1))
     for number, start in tqdm(share_of(starts, shard), desc="parts", disable=not progress):
         there, due = read_part(folder, number), [row_of(i) for i in range(start, min(len(prompts), start + part_size))]
-        if there == due:
+        if there is not None and there[: len(due)] == due:
             continue
         if there is not None and there != due[: len(there)]:
             raise InputError(f"part {number} of folder {str(out)!r} is of other prompts, another seed or other settings; give another --out")
