@@ -9,11 +9,24 @@ from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
     EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5TokenizerFast,
+)
 
 torch.set_num_threads(min(2, torch.get_num_threads()))
 MODELS = Path(__file__).parents[1] / "src" / "accord" / "lab" / "models"
@@ -24,6 +37,15 @@ def tiny_tokenizer() -> CLIPTokenizer:
     tokenizer = CLIPTokenizer.from_pretrained(MODELS / "clip")
     tokenizer.model_max_length = 77
     return tokenizer
+
+
+def at_rest(pipe):
+    """As a pipeline is that was loaded: no dropout, nothing to train."""
+    for module in pipe.components.values():
+        if isinstance(module, torch.nn.Module):
+            module.eval().requires_grad_(False)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
 
 
 def tiny_pipeline(kind: str = "sd1") -> StableDiffusionPipeline:
@@ -81,31 +103,28 @@ def tiny_pipeline(kind: str = "sd1") -> StableDiffusionPipeline:
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    for module in (pipe.unet, pipe.vae, pipe.text_encoder):
-        module.eval().requires_grad_(False)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
+    return at_rest(pipe)
+
+
+def text_config(tokenizer: CLIPTokenizer) -> CLIPTextConfig:
+    return CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        max_position_embeddings=77,
+        projection_dim=32,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
 
 
 def tiny_sdxl() -> StableDiffusionXLPipeline:
     """SDXL's classes: two text encoders, pooled text and time ids beside the states."""
     torch.manual_seed(0)
     tokenizer = tiny_tokenizer()
-
-    def text_config(**more):
-        return CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=3,
-            num_attention_heads=4,
-            max_position_embeddings=77,
-            projection_dim=32,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-            **more,
-        )
 
     unet = UNet2DConditionModel(
         sample_size=16,
@@ -124,18 +143,96 @@ def tiny_sdxl() -> StableDiffusionXLPipeline:
     )
     pipe = StableDiffusionXLPipeline(
         vae=tiny_pipeline().vae,
-        text_encoder=CLIPTextModel(text_config()),
-        text_encoder_2=CLIPTextModelWithProjection(text_config()),
+        text_encoder=CLIPTextModel(text_config(tokenizer)),
+        text_encoder_2=CLIPTextModelWithProjection(text_config(tokenizer)),
         tokenizer=tokenizer,
         tokenizer_2=tiny_tokenizer(),
         unet=unet,
         scheduler=EulerDiscreteScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, steps_offset=1),
         add_watermarker=False,
     )
-    for module in (pipe.unet, pipe.vae, pipe.text_encoder, pipe.text_encoder_2):
-        module.eval().requires_grad_(False)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
+    return at_rest(pipe)
+
+
+def tiny_vae(latent_channels: int) -> AutoencoderKL:
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(16, 32),
+        norm_num_groups=8,
+        sample_size=32,
+        latent_channels=latent_channels,
+        shift_factor=0.1,
+    )
+
+
+T5_PIECES = ("<pad>", "</s>", "<unk>", "▁a", "▁red", "▁blue", "▁star", "▁key", "▁and")
+
+
+def t5_tokenizer() -> T5TokenizerFast:
+    return T5TokenizerFast(vocab=[(piece, -1.0) for piece in T5_PIECES], extra_ids=0, model_max_length=256)
+
+
+def tiny_t5(width: int) -> T5EncoderModel:
+    return T5EncoderModel(T5Config(vocab_size=len(T5_PIECES), d_model=width, d_kv=8, d_ff=32, num_layers=1, num_heads=4))
+
+
+def tiny_sd3() -> StableDiffusion3Pipeline:
+    """Stable Diffusion 3's classes: a joint transformer, flow matching, two CLIPs and a T5."""
+    torch.manual_seed(0)
+    tokenizer = tiny_tokenizer()
+    transformer = SD3Transformer2DModel(
+        sample_size=16,
+        in_channels=4,
+        num_layers=2,
+        attention_head_dim=8,
+        num_attention_heads=4,
+        caption_projection_dim=32,
+        joint_attention_dim=64,
+        pooled_projection_dim=64,
+        out_channels=4,
+        pos_embed_max_size=16,
+    )
+    pipe = StableDiffusion3Pipeline(
+        transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=tiny_vae(4),
+        text_encoder=CLIPTextModelWithProjection(text_config(tokenizer)),
+        tokenizer=tokenizer,
+        text_encoder_2=CLIPTextModelWithProjection(text_config(tokenizer)),
+        tokenizer_2=tiny_tokenizer(),
+        text_encoder_3=tiny_t5(64),
+        tokenizer_3=t5_tokenizer(),
+    )
+    return at_rest(pipe)
+
+
+def tiny_flux() -> FluxPipeline:
+    """Flux's classes: packed latents, rotary positions, guidance as an input, CLIP's pooled text and T5's states."""
+    torch.manual_seed(0)
+    tokenizer = tiny_tokenizer()
+    transformer = FluxTransformer2DModel(
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        pooled_projection_dim=32,
+        axes_dims_rope=(4, 4, 8),
+        guidance_embeds=True,
+    )
+    pipe = FluxPipeline(
+        transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+        vae=tiny_vae(4),
+        text_encoder=CLIPTextModel(text_config(tokenizer)),
+        tokenizer=tokenizer,
+        text_encoder_2=tiny_t5(32),
+        tokenizer_2=t5_tokenizer(),
+    )
+    pipe.default_sample_size = 16
+    return at_rest(pipe)
 
 
 @pytest.fixture(scope="session", params=["sd1", "sd2"])

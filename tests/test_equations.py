@@ -4,8 +4,10 @@ import pytest
 import torch
 
 from accord.methods.realign.equations import (
+    Block,
     attend,
     augment,
+    augment_blocks,
     logit_range,
     modulated_logits,
     modulation_strength,
@@ -152,3 +154,32 @@ def test_half_precision_does_not_overflow(exempt):
         for t in (torch.float64, torch.float16)
     )
     assert torch.isfinite(half).all() and (half.double() - exact).abs().median() < 1e-2
+
+
+@pytest.mark.parametrize("text_first", [True, False])
+@pytest.mark.parametrize("extras", [False, True])
+def test_joint_form_equals_the_direct_formula_block_by_block(text_first, extras):
+    q, text, text_value, m, e, alpha = setting(4)
+    _, image, image_value, _, _, weaker = setting(5, keys=L)
+    weaker = weaker * m.amax(-1)
+    exempt, bias = None, None
+    if extras:
+        exempt = torch.zeros(B, S, dtype=torch.float64)
+        exempt[:, 0] = exempt[:, -2:] = 1
+        e = e * (1 - exempt)[..., None]
+        bias = torch.randn(B, N, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    logits = {}
+    for name, k, related, a in (("text", text, e, alpha), ("image", image, m, weaker)):
+        plain = q @ k.transpose(-1, -2) * D**-0.5
+        logits[name] = modulated_logits(plain, (m @ related.transpose(1, 2))[:, None], a[:, None, :, None])
+        if extras and name == "text":
+            logits[name] = logits[name] + (m @ (e * bias[:, None]).transpose(1, 2))[:, None]
+            logits[name] = torch.where(exempt[:, None, None].bool(), plain, logits[name])
+    order = ("text", "image") if text_first else ("image", "text")
+    keys, values = {"text": text, "image": image}, {"text": text_value, "image": image_value}
+    k, v = (torch.cat([x[n] for n in order], 2) for x in (keys, values))
+    wanted = torch.cat([logits[n] for n in order], -1).softmax(-1) @ v
+    places = {"text": slice(S) if text_first else slice(L, None), "image": slice(S, None) if text_first else slice(L)}
+    blocks = {"text": Block(places["text"], alpha, e, bias, exempt), "image": Block(places["image"], weaker, m)}
+    out = attend(*augment_blocks(q, k, m, [blocks[n] for n in order]), v, D)
+    assert torch.allclose(out, wanted, atol=1e-11, rtol=0)

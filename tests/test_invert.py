@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_pipeline
+from conftest import tiny_pipeline, tiny_sd3
 from PIL import Image
 from torch.nn import functional as F
 
@@ -18,6 +18,7 @@ from accord.data.images import to_tensor
 from accord.data.pair_folders import list_images, stream_pairs, write_metadata, write_part
 from accord.data.pairs import PairsFile
 from accord.data.shards import parse_shard
+from accord.diffusion.loop import generators
 from accord.lab.scenes.ask import ask_of, check
 from accord.lab.scenes.grammar import caption
 from accord.lab.scenes.render import render
@@ -236,6 +237,16 @@ def test_other_folders_and_their_faults(tmp_path):
     ]:
         with pytest.raises(InputError, match=message):
             call()
+
+
+def test_pairs_of_a_pipeline_with_a_call_of_its_own(tmp_path):
+    pipe = tiny_sd3()
+    assert make_pairs(pipe, ["a red star", "a blue key"], tmp_path / "a", num_inference_steps=2) == 2
+    (first, second) = stream_pairs(tmp_path / "a", PairsFile())
+    seeds = [json.loads((tmp_path / "a" / "part-000001" / "part-000001.json").read_text())[Path(p.image).name]["se"] for p in (first, second)]
+    expected = pipe(prompt=[first.prompt, second.prompt], num_inference_steps=2, guidance_scale=5.0, generator=generators(seeds)).images
+    for pair, image in zip((first, second), expected, strict=True):
+        assert np.array_equal(np.asarray(Image.open(pair.image)), np.asarray(image))
 
 
 def test_made_pairs_do_not_depend_on_parts_and_stopping(tmp_path):

@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_sdxl
+from conftest import tiny_flux, tiny_sd3, tiny_sdxl
 from diffusers import (
     DDIMScheduler,
     DDPMScheduler,
@@ -19,6 +19,7 @@ from diffusers import (
 from accord.diffusion.attention import AttentionMaps, attention_hook
 from accord.diffusion.generate import generate
 from accord.diffusion.loop import _start, decode, encode, generators, initial_noise, predicted_x0, run, sample
+from accord.diffusion.pipelines import UNETS, check_prompt_length, load
 from accord.methods.realign.config import RealignConfig
 from accord.methods.realign.modulation import Segments, modulated
 from accord.types import InputError
@@ -86,6 +87,34 @@ def test_generate_asks_xl_for_nothing_as_the_pipeline_does():
     expected = pipe(PROMPTS[0], generator=generators([3]), output_type="latent", num_inference_steps=2, guidance_scale=6.0).images
     assert torch.equal(generate(pipe, PROMPTS[0], 3, num_inference_steps=2, guidance_scale=6.0, output_type="latent"), expected)
     assert not torch.equal(generate(pipe, PROMPTS[0], 3, negative_prompt="a", num_inference_steps=2, guidance_scale=6.0, output_type="latent"), expected)
+
+
+@pytest.mark.parametrize("make", [tiny_sd3, tiny_flux])
+def test_other_classes_make_pictures_by_their_own_call(make, tmp_path):
+    pipe = make()
+    size = {"num_inference_steps": 2, "height": 32, "width": 32}
+    expected = pipe(prompt=PROMPTS, generator=generators([3, 3]), guidance_scale=5.0, output_type="pt", **size).images
+    assert torch.equal(generate(pipe, PROMPTS, 3, output_type="pt", **size), expected)
+    told = generate(pipe, PROMPTS, 3, output_type="pt", max_sequence_length=8, **size)
+    assert not torch.equal(told, expected)  # an argument of the call
+    with pytest.raises(InputError, match="takes no eta"):
+        generate(pipe, PROMPTS, eta=1.0, **size)
+    with pytest.raises(InputError, match="empty"):
+        generate(pipe, " ", **size)
+    pipe.save_pretrained(tmp_path / "pipe")
+    with pytest.raises(InputError, match="which is not supported here; use a StableDiffusionPipeline"):
+        load(str(tmp_path / "pipe"), "cpu", classes=UNETS[:1])
+    again = load(str(tmp_path / "pipe"), "cpu")
+    assert torch.equal(generate(again, PROMPTS, 3, output_type="pt", **size), expected)
+
+
+def test_a_prompt_may_be_as_long_as_the_longest_text_encoder_takes():
+    words = " ".join(["star"] * 100)
+    check_prompt_length(tiny_sd3(), words)
+    with pytest.raises(InputError, match="longer than the 77 tokens"):
+        check_prompt_length(tiny_sdxl(), words)
+    with pytest.raises(InputError, match="longer than the 256 tokens"):
+        check_prompt_length(tiny_sd3(), " ".join(["star"] * 300))
 
 
 def test_latents_that_an_xl_vae_normalises():

@@ -6,6 +6,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from conftest import tiny_pipeline, tiny_sdxl
 from diffusers import PNDMScheduler
 
 from accord.data.prompts import parse
@@ -19,6 +20,11 @@ from accord.methods.realign.regions import find_regions, local_prompt, phrase_ma
 from accord.types import InputError, Region
 
 PROMPT = parse("a red star to the left of two blue keys")
+
+
+@pytest.fixture(scope="session", params=["sd1", "sd2", "sdxl"])
+def tiny(request):
+    return tiny_sdxl() if request.param == "sdxl" else tiny_pipeline(request.param)
 
 
 def blob(cx: float, cy: float, size: int = 16, width: float = 2.0) -> np.ndarray:
@@ -117,7 +123,7 @@ def test_a_round_in_vain_is_not_repeated(tiny, monkeypatch):
 
     monkeypatch.setattr(Rounds, "denoise", spy)
     config = RealignConfig(mode="same_seed")
-    results = realign(tiny, "a red star to the left of a blue key", range(6), config=config, num_inference_steps=3, captions=False)
+    results = realign(tiny, "a red star to the left of a blue key", range(12), config=config, num_inference_steps=3, captions=False)
     plain, first, second = (m[0] for m in made)
     vain = [i for i, r in enumerate(results) if not r.improved]
     assert vain and all(not torch.equal(first[i], second[i]) for i in vain)
@@ -209,6 +215,13 @@ def test_before_is_the_plain_picture_of_that_seed(lab):
     plain = generate(lab, "a red star", 5, num_inference_steps=4)[0]
     assert np.array_equal(np.asarray(result.before), np.asarray(plain))
     assert result.before is not None and result.rounds == 0 and result.denoiser_calls == 8
+
+
+@pytest.mark.parametrize("negative", [None, "a moon"])
+def test_before_is_what_the_pipeline_itself_makes(tiny, negative):
+    result = realign(tiny, "a red star", 5, config=RealignConfig(rounds=0), num_inference_steps=2, negative_prompt=negative or "", captions=False)[0]
+    plain = tiny("a red star", negative_prompt=negative, generator=generators([5]), num_inference_steps=2, guidance_scale=5.0).images[0]
+    assert np.array_equal(np.asarray(result.before), np.asarray(plain))
 
 
 def test_the_networks_calls_are_counted_as_the_scheduler_makes_them(tiny):

@@ -55,7 +55,7 @@ def pairs_make(
         from accord.lab.recipes.tokenizers import corpus
 
         texts = corpus(count or 20_000, seed + 100)
-    pipe = accord.load(model, device, torch_type(dtype), lora=lora)
+    pipe = accord.load(model, device, torch_type(dtype), lora)
     share = parse_shard(shard) if shard else None
     made = make_pairs(
         pipe, texts, out, seed=seed, num_inference_steps=steps, guidance_scale=guidance, shard=share, progress=not as_json

@@ -62,14 +62,20 @@ def generate(
     if lora is not None and context is not None:
         raise InputError("--context brings its own adapter; give it or --lora")
     check_writable(out)
-    pipe = accord.load(model, device, torch_type(dtype), lora=lora)
     if context is None:
         images = accord.generate(
-            pipe, prompts, seed, num_inference_steps=steps, guidance_scale=guidance, progress=not as_json
+            accord.load(model, device, torch_type(dtype), lora),
+            prompts,
+            seed,
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            progress=not as_json,
         )
     else:
+        from accord.diffusion.pipelines import UNETS
         from accord.methods.context.pipeline import generate_with_context, load_context
 
+        pipe = accord.load(model, device, torch_type(dtype), classes=UNETS)
         network, shift = load_context(pipe, context, accord.load_clip(clip, str(pipe.device)) if clip else None)
         if network.from_pixels is None:
             leave_out("with a context that looks at no pixels", clip=clip)
@@ -181,7 +187,7 @@ def realign(
     lora: Lora = None,
     seed: Seeds = [0],  # noqa: B006
     rounds: Annotated[int, typer.Option(help="How often a picture is redone at most.")] = 2,
-    mode: Annotated[str, typer.Option(help="Where a round starts: new_seed (another noise), same_seed (the same noise), renoise (the picture, noised part-way).")] = "new_seed",
+    mode: Annotated[str, typer.Option(help="Where a round starts: new_seed (another noise), same_seed (the same noise), renoise (the picture, noised part-way; not with SD 3 and Flux).")] = "new_seed",
     steps: Steps = 25,
     guidance: Guidance = 5.0,
     captioner: CaptionerId = None,
@@ -193,13 +199,14 @@ def realign(
     """Generate, find out what is missing and where, and repair it with the same model."""
     quiet()
     import accord
-    from accord.diffusion.pipelines import check_pipeline, check_prompt_length
+    from accord.diffusion.pipelines import JOINT, UNETS, check_prompt_length
+    from accord.methods.realign.fine import check_repairable
     from accord.outputs import check_writable, words_text
 
     check_writable(out)
     config = checked(lambda: accord.RealignConfig(rounds=rounds, mode=mode))
-    pipe = accord.load(model, device, torch_type(dtype), lora=lora)
-    check_pipeline(pipe)  # before the captioner, which may be large
+    pipe = accord.load(model, device, torch_type(dtype), lora, UNETS + JOINT)
+    check_repairable(pipe, config)  # before the captioner, which may be large
     for prompt in prompts:
         check_prompt_length(pipe, prompt)
     results = accord.realign(

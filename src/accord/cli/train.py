@@ -91,6 +91,7 @@ def train_reward(
     quiet()
     import accord
     from accord.data.prompt_files import read_prompts
+    from accord.diffusion.pipelines import UNETS
     from accord.lab.settings import TUNING
     from accord.rewards.rewards import NAMES
     from accord.training.claim import holds_run
@@ -141,7 +142,7 @@ def train_reward(
     if holds_run(out) and not resume:
         raise InputError(f"folder {str(out)!r} holds a run; give --resume to go on with it, or another --out")
     examples = _pictures_of(pairs, not as_json) if pairs is not None else None
-    pipe = accord.load(model, device)
+    pipe = accord.load(model, device, classes=UNETS)
     where = str(pipe.device)
     judge = accord.load_captioner(judge_of(captioner, model, HUB_CAPTIONER), where) if captions else None
     similarity = accord.load_clip(judge_of(clip, model, HUB_CLIP), where) if similarities else None
@@ -252,6 +253,7 @@ def train_context_command(
     """Train a relational network (ContextDiff) on a pipeline, as an adapter or from scratch."""
     quiet()
     import accord
+    from accord.diffusion.pipelines import UNETS
     from accord.methods.context.config import ContextTrainConfig
     from accord.methods.context.data import draw_from, encode_images
     from accord.methods.context.train import train_context
@@ -281,7 +283,7 @@ def train_context_command(
         raise InputError(f"scenes must be at least 1, not {scenes}")
     if holds_run(out) and not resume:
         raise InputError(f"folder {str(out)!r} holds a run; give --resume to go on with it, or another --out")
-    pipe = accord.load(model, device)
+    pipe = accord.load(model, device, classes=UNETS)
     if pairs is not None:
         images, captions = _pictures_of(pairs, not as_json)
     else:

@@ -111,7 +111,7 @@ class AttentionMaps:
         self.count = 0
 
     def __call__(
-        self, attn: Attention, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cross: bool
+        self, attn: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cross: bool
     ) -> torch.Tensor | None:
         shape = grid_of(query.shape[2], self.size)
         if not cross or min(shape) < min(self.smallest, *self.size):
@@ -126,6 +126,10 @@ class AttentionMaps:
         self.total = maps if self.total is None else self.total + maps
         self.count += 1
         return None
+
+    def joint(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, image: slice, text: slice) -> None:
+        """The same in a joint attention: where the image's queries look, as far as they look at the text."""
+        self(None, query[:, :, image], key[:, :, text], value, True)
 
     def mean(self) -> torch.Tensor:
         """[B, T, h, w] in 0..1."""

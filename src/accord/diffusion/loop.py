@@ -20,7 +20,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from tqdm.auto import tqdm
 
-from accord.diffusion.pipelines import Condition, Pipeline, condition, device_of, sample_size
+from accord.diffusion.pipelines import Condition, Pipeline, condition, device_of, latent_channels, sample_size
 from accord.types import InputError
 
 BeforeStep = Callable[["Step"], None]
@@ -50,7 +50,7 @@ def generators(seeds: Sequence[int]) -> list[torch.Generator]:
 
 
 def initial_noise(
-    pipe: Pipeline,
+    pipe: Any,
     batch: int,
     generator: torch.Generator | list[torch.Generator] | None,
     height: int | None = None,
@@ -63,7 +63,7 @@ def initial_noise(
         h = height // pipe.vae_scale_factor
     if width is not None:
         w = width // pipe.vae_scale_factor
-    shape = (batch, pipe.unet.config.in_channels, h, w)
+    shape = (batch, latent_channels(pipe), h, w)
     return randn_tensor(shape, generator=generator, device=device_of(pipe), dtype=dtype or pipe.text_encoder.dtype)
 
 

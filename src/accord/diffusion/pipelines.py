@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import warnings
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
-from diffusers import DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import (
+    DiffusionPipeline,
+    FluxPipeline,
+    StableDiffusion3Pipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+)
 
 from accord.data.extras import need
 from accord.types import InputError, reason_of
@@ -18,7 +26,8 @@ EMBEDDED = Path(__file__).parents[1] / "lab" / "models" / "pipeline"
 EMBEDDED_LORA = EMBEDDED.with_name("tuned")  # what reward tuning made of the lab
 SUPPORTED = "StableDiffusionPipeline (the classes of Stable Diffusion 1 and 2)"
 
-CLASSES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
+UNETS = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
+JOINT = ("StableDiffusion3Pipeline", "FluxPipeline")  # transformers in which image and text attend to each other
 
 Pipeline: TypeAlias = StableDiffusionPipeline | StableDiffusionXLPipeline
 
@@ -41,15 +50,20 @@ class Condition:
 
 
 def load(
-    model: str | None = None, device: str | None = None, dtype: torch.dtype | None = None, lora: str | Path | None = None
-) -> Pipeline:
-    """A Stable Diffusion 1, 2 or XL pipeline, in eval mode.
+    model: str | None = None,
+    device: str | None = None,
+    dtype: torch.dtype | None = None,
+    lora: str | Path | None = None,
+    classes: Collection[str] | None = None,
+) -> Any:
+    """A text-to-image pipeline of diffusers, in eval mode. What each method takes is in README; `generate` takes all.
 
     Args:
         model: the embedded lab if None; else a folder written by `save_pretrained`, or a hub id.
         device: where to put it; a CUDA device if there is one, else the CPU, if None.
         dtype: float32 if None, which training needs; torch.float16 or torch.bfloat16 halve memory for sampling on CUDA.
         lora: an adapter to put on, as `tune` leaves it: folder, file or hub id; "lab" is the embedded one, of the lab.
+        classes: names of classes; others are refused before their weights are fetched.
 
     Raises:
         InputError: for a model or an adapter that is not there, cannot be read, or is of another class.
@@ -57,7 +71,7 @@ def load(
     device = default_device() if device in (None, "cuda") and torch.cuda.is_available() else device or "cpu"
     check_device(device)
     # the type is said aloud: left out, the text encoders would take the saved one and the U-Net float32
-    kwargs: dict[str, Any] = {"safety_checker": None, "requires_safety_checker": False, "dtype": dtype or torch.float32}
+    kwargs: dict[str, Any] = {"dtype": dtype or torch.float32}
     model = model or str(EMBEDDED)
     local = Path(model).is_dir()
     if local and not (Path(model) / "model_index.json").is_file():
@@ -69,13 +83,16 @@ def load(
             kind = DiffusionPipeline.load_config(model).get("_class_name")
     except Exception as error:
         raise InputError(f"{what}: {model!r} ({reason_of(error)})") from error
-    if kind not in CLASSES:  # before gigabytes are fetched
-        raise InputError(f"{model!r} is a {kind}, which is not supported here; use a {' or a '.join(CLASSES)}")
+    if kind not in (classes or text_to_image_classes()):
+        raise InputError(f"{model!r} is a {kind}, which is not supported here; use a {' or a '.join(classes or (*UNETS, *JOINT))}")
+    if kind == "StableDiffusionPipeline":
+        kwargs |= {"safety_checker": None, "requires_safety_checker": False}
     try:
         pipe = DiffusionPipeline.from_pretrained(model, **kwargs)
     except Exception as error:
         raise InputError(f"{what}: {model!r} ({reason_of(error)})") from error
-    check_latent_unet(pipe)
+    if kind in UNETS:
+        check_latent_unet(pipe)
     if lora is not None:
         put_on(pipe, str(lora))
     for module in pipe.components.values():
@@ -84,7 +101,16 @@ def load(
     return pipe.to(device)
 
 
-def put_on(pipe: Pipeline, lora: str) -> None:
+def text_to_image_classes() -> set[str]:
+    """Classes of diffusers that make pictures of a prompt alone, by their own call."""
+    from diffusers.pipelines.auto_pipeline import AUTO_TEXT2IMAGE_PIPELINES_MAPPING
+
+    needed = {"prompt", "num_inference_steps", "guidance_scale", "generator", "output_type"}
+    kinds = [k for k in AUTO_TEXT2IMAGE_PIPELINES_MAPPING.values() if "Control" not in k.__name__]
+    return {k.__name__ for k in kinds if needed <= inspect.signature(k.__call__).parameters.keys()}
+
+
+def put_on(pipe: Any, lora: str) -> None:
     """Load an adapter, with a clear sentence where that fails."""
     need("peft", "train", "adapters")
     try:
@@ -173,21 +199,24 @@ def _check_no_context(pipe: Any) -> None:
         raise InputError(f"a {type(pipe).__name__} would be run without its context here; call it itself, or give a pipeline without one")
 
 
-def sample_size(pipe: StableDiffusionPipeline) -> tuple[int, int]:
+def sample_size(pipe: Any) -> tuple[int, int]:
     """Height and width of the latents."""
-    size = pipe.unet.config.sample_size
+    size = pipe.default_sample_size if isinstance(pipe, StableDiffusion3Pipeline | FluxPipeline) else pipe.unet.config.sample_size
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
-def check_prompt_length(pipe: StableDiffusionPipeline, prompt: str) -> None:
-    """Refuse a prompt whose last words the text encoder would never see.
+def check_prompt_length(pipe: Any, prompt: str) -> None:
+    """Refuse a prompt whose last words the text encoder (the longest of them) would never see.
 
     Raises:
         InputError: naming the words that fall off.
     """
     if not prompt.strip():
         raise InputError("the prompt is empty; give it at least one word")
-    tokenizer = pipe.tokenizer
+    tokenizers = [t for t in (getattr(pipe, name, None) for name in ("tokenizer", "tokenizer_2", "tokenizer_3")) if t is not None]
+    if not tokenizers:
+        return
+    tokenizer: Any = max(tokenizers, key=lambda t: t.model_max_length)  # XL's two are of one length
     room = tokenizer.model_max_length - 2
     if len(tokenizer(prompt, add_special_tokens=False).input_ids) <= room:
         return
@@ -251,14 +280,38 @@ def condition(
     return Condition(states, {"text_embeds": pooled.to(device_of(pipe)), "time_ids": ids})
 
 
-def token_spans(pipe: StableDiffusionPipeline, prompt: str) -> list[tuple[int, int] | None]:
-    """Per token of the padded prompt its character span, or None for BOS, EOS and padding.
+def latent_channels(pipe: Any) -> int:
+    """C of the latents."""
+    if isinstance(pipe, FluxPipeline):
+        return pipe.transformer.config.in_channels // 4  # packed: four neighbours are one token
+    return (pipe.transformer if isinstance(pipe, StableDiffusion3Pipeline) else pipe.unet).config.in_channels
 
-    Spans come from the tokenizer's offsets; a slow tokenizer without offsets is aligned by its pieces.
-    """
-    tokenizer = pipe.tokenizer
-    length = tokenizer.model_max_length
+
+def joint_length(pipe: StableDiffusion3Pipeline | FluxPipeline) -> int:
+    """How many tokens of text the network of Stable Diffusion 3 or Flux is told, padding included."""
+    return sum(length for _, length in _told(pipe))
+
+
+def token_spans(pipe: Any, prompt: str) -> list[tuple[int, int] | None]:
+    """Per token of the text states that the network is told its character span in the prompt, or None for BOS, EOS and padding."""
+    return [span for tokenizer, length in _told(pipe) for span in _spans(tokenizer, prompt, length)]
+
+
+def _told(pipe: Any) -> list[tuple[Any, int]]:
+    """Whose tokens the text states are of, one after the other, and how many of each. XL's two encoders share theirs."""
+    if isinstance(pipe, FluxPipeline | StableDiffusion3Pipeline):
+        of_t5 = inspect.signature(pipe.__call__).parameters["max_sequence_length"].default
+        if isinstance(pipe, FluxPipeline):
+            return [(pipe.tokenizer_2, of_t5)]
+        return [(pipe.tokenizer, pipe.tokenizer_max_length), (pipe.tokenizer_3, of_t5)]  # without T5 its part is zeros
+    return [(pipe.tokenizer, pipe.tokenizer.model_max_length)]
+
+
+def _spans(tokenizer: Any, prompt: str, length: int) -> list[tuple[int, int] | None]:
+    """Of one tokenizer, from its offsets; a slow one without offsets is aligned by its pieces."""
     spans: list[tuple[int, int] | None]
+    if tokenizer is None:
+        return [None] * length
     if getattr(tokenizer, "is_fast", False):
         encoded = tokenizer(
             prompt, padding="max_length", max_length=length, truncation=True, return_offsets_mapping=True

@@ -7,18 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from diffusers import DiffusionPipeline
+from PIL import Image
 from tqdm.auto import tqdm
 
 from accord.data.pair_folders import read_part, write_metadata, write_part
 from accord.data.pairs import need_parquet
 from accord.data.shards import share_of
-from accord.diffusion.pipelines import Pipeline, check_prompt_length
+from accord.diffusion.generate import check_generates, generate_each
+from accord.diffusion.pipelines import check_prompt_length
 from accord.outputs import check_writable
 from accord.types import InputError
 
 
 def make_pairs(
-    pipe: Pipeline,
+    pipe: DiffusionPipeline,
     prompts: Sequence[str],
     out: str | Path,
     *,
@@ -36,6 +39,7 @@ def make_pairs(
     The picture's own seed is a function of `seed` and its row, so that a run that was stopped goes on as if it had not.
 
     Args:
+        pipe: any pipeline that `accord.generate` runs.
         shard: (i, n): only every n-th part from the i-th on; a run without it then finds them finished.
 
     Returns:
@@ -44,6 +48,7 @@ def make_pairs(
     Raises:
         InputError: for a prompt that is too long, or a folder that cannot be written or holds other pairs.
     """
+    check_generates(pipe)
     folder = check_writable(Path(out))
     need_parquet()  # for the metadata at the end
     for text in prompts:
@@ -60,21 +65,10 @@ def make_pairs(
             continue
         if there is not None and there != due[: len(there)]:
             raise InputError(f"part {number} of folder {str(out)!r} is of other prompts, another seed or other settings; give another --out")
-        images = []
+        images: list[Image.Image] = []
         for i in tqdm(range(start, min(len(prompts), start + part_size), batch_size), desc="pairs", leave=False, disable=not progress):
             texts = list(prompts[i : min(i + batch_size, start + part_size)])
             own = seeds[i : i + len(texts)]
-            made = generate_each(pipe, texts, own, num_inference_steps, guidance_scale)
-            images += made
+            images += generate_each(pipe, texts, own, num_inference_steps, guidance_scale)
         write_part(folder, number, images, due)
     return write_metadata(folder)
-
-
-def generate_each(pipe: Pipeline, texts: list[str], seeds: list[int], num_inference_steps: int, guidance_scale: float) -> list:
-    """One picture a (prompt, seed), in one batch."""
-    from accord.diffusion.loop import decode, generators, run, sample
-
-    steps = sample(
-        pipe, texts, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, generator=generators(seeds)
-    )
-    return decode(pipe, run(steps))

@@ -6,10 +6,15 @@ Letters in shapes: ... batch and heads, L queries, S keys, d channels of a head,
     (2) softmax(s') = softmax((1 - a_i) s_ij + a_i rho_i R_ij),  rho_i = max_j s_ij - min_j s_ij
     (3) q~_i = [(1 - a_i) q_i ; sqrt(d) a_i rho_i m_1(i) ; ... ; sqrt(d) a_i rho_i m_N(i)],
         k~_j = [k_j ; e_1(j) ; ... ; e_N(j)],   R_ij = sum_n m_n(i) e_n(j)
+    (3') joint attention, whose keys are blocks b (text, image): (1) in each block by itself, then one softmax over all,
+        q~_i = [(1 - a_bi) q_i ; sqrt(d) a_bi rho_bi m(i) ; sqrt(d) a_bi min_bi ]_b,  k~_j = [k_j ; e(j) ; 1] in j's own block, 0 in others
     (4) a_i = clip(g_i w tau omega_n, 0, 1), g_i = 1 - share of pixels in the segment of i, tau = (t / 1000)^power
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch.nn import functional as F
@@ -90,6 +95,66 @@ def augment(
     q = torch.cat([(1 - a) * query, own, a * query, (-a * low * on_query).to(query.dtype)], -1)
     k = torch.cat([key, e * (1 - x) * on_key, x * key, x * on_key], -1)
     return q, k
+
+
+@dataclass
+class Block:
+    """Keys of one kind in a joint attention.
+
+    Attributes:
+        keys: where they are among all keys.
+        alpha: a, [B, L].
+        segments: e, [B, S_b, N].
+        bias: log omega, [B, N], or None.
+        exempt: [B, S_b] in {0, 1}, or None.
+    """
+
+    keys: slice
+    alpha: torch.Tensor
+    segments: torch.Tensor
+    bias: torch.Tensor | None = None
+    exempt: torch.Tensor | None = None
+
+
+def augment_blocks(
+    query: torch.Tensor, key: torch.Tensor, pixel_segments: torch.Tensor, blocks: Sequence[Block], chunk: int = 128
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Equation (3'): as `augment`, exact, with the keys in blocks that are each modulated by themselves. An extension of this project.
+
+    What drops out of one block's softmax, a_i min_i, differs between blocks, so it rides on a channel of its own.
+
+    Args:
+        query: of the image, [B, heads, L, d].
+        key: [B, heads, S, d].
+        pixel_segments: m, [B, L, N], one-hot or zero.
+        blocks: in the keys' order; together all keys.
+
+    Returns:
+        q~ [B, heads, L, d'] and k~ [B, heads, S, d'], to be used with the scale 1/sqrt(d) of the original d.
+    """
+    d, heads, kind = query.shape[-1], query.shape[1], query.dtype
+    on_query, on_key = (1.0, d**0.5) if kind in HALF else (d**0.5, 1.0)
+    m = pixel_segments[:, None].to(kind)
+    queries, keys = [], []
+    for block in blocks:
+        own = key[:, :, block.keys]
+        low, high = logit_range(query, own, d**-0.5, chunk)
+        a = block.alpha[:, None, :, None].to(kind)
+        to_segment = a * (high - low) * m
+        if block.bias is not None:
+            to_segment = to_segment + m * block.bias[:, None, None, :].to(kind)
+        e = block.segments[:, None].expand(-1, heads, -1, -1).to(kind)
+        one = e.new_ones(*e.shape[:-1], 1)
+        queries += [(1 - a) * query, (to_segment * on_query).to(kind), (a * low * on_query).to(kind)]
+        if block.exempt is None:
+            keys.append(torch.cat([own, e * on_key, one * on_key], -1))
+        else:
+            x = block.exempt[:, None, :, None].expand_as(one).to(kind)
+            queries.append(a * query)
+            keys.append(torch.cat([own, e * (1 - x) * on_key, (1 - x) * on_key, x * own], -1))
+    widths = [part.shape[-1] for part in keys]
+    padded = [F.pad(part, (sum(widths[:i]), sum(widths[i + 1 :]))) for i, part in enumerate(keys)]
+    return torch.cat(queries, -1), torch.cat(padded, -2)
 
 
 def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, head_dim: int) -> torch.Tensor:

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import DiffusionPipeline
 from tqdm.auto import tqdm
 
 from accord.data.images import to_pil
 from accord.data.prompts import parse
-from accord.diffusion.attention import AttentionMaps, attention_hook
-from accord.diffusion.loop import Step, decode, encode, generators, initial_noise, run, sample
+from accord.diffusion.attention import AttentionMaps
+from accord.diffusion.engines import JointEngine, engine_of
+from accord.diffusion.loop import Step, encode, generators, initial_noise
 from accord.diffusion.pipelines import (
-    check_pipeline,
     check_prompt_length,
     device_of,
     sample_size,
@@ -58,7 +59,7 @@ class Picture:
 
 
 def realign(
-    pipe: StableDiffusionPipeline,
+    pipe: DiffusionPipeline,
     prompts: str | Sequence[str],
     seeds: int | Sequence[int] = 0,
     *,
@@ -75,7 +76,7 @@ def realign(
     """Generate, find out what is missing and where, and repair it.
 
     Args:
-        pipe: a Stable Diffusion 1 or 2 pipeline; afterwards it is bit for bit what it was.
+        pipe: a Stable Diffusion 1, 2, XL or 3 or a Flux pipeline; afterwards it is bit for bit what it was.
         prompts: one prompt or several.
         seeds: one seed or several; every prompt is made with every seed.
         captioner: judge of words and regions; the embedded one, for the lab's pipeline alone, if None.
@@ -89,8 +90,8 @@ def realign(
     Raises:
         InputError: for a pipeline of another class, a prompt that is empty or too long, or larger pictures without a captioner.
     """
-    check_pipeline(pipe)
     config = config or RealignConfig()
+    check_repairable(pipe, config)
     if captioner is None:
         captioner = load_captioner(device=str(device_of(pipe)))
         side = sample_size(pipe)[0] * pipe.vae_scale_factor
@@ -109,11 +110,21 @@ def realign(
     return results
 
 
+def check_repairable(pipe: Any, config: RealignConfig) -> None:
+    """Refuse a pipeline of another class, or a mode that it has not.
+
+    Raises:
+        InputError: naming the class or the mode.
+    """
+    if isinstance(engine_of(pipe), JointEngine) and config.mode == "renoise":
+        raise InputError(f"a {type(pipe).__name__} is not started from part-way here; use the mode new_seed or same_seed, not renoise")
+
+
 @dataclass
 class Rounds:
     """`realign` for one batch of (prompt, seed): `generate`, then `repair`."""
 
-    pipe: StableDiffusionPipeline
+    pipe: Any
     config: RealignConfig
     captioner: Captioner
     clip: ClipScorer | None
@@ -174,7 +185,8 @@ class Rounds:
 
         Attention is recorded where it is not modulated; no maps are returned if there was no such step in the middle.
         """
-        pipe, guided = self.pipe, self.guidance_scale > 1
+        pipe, engine = self.pipe, engine_of(self.pipe)
+        guided = engine.guided(self.guidance_scale)
         recorder, window = AttentionMaps(sample_size(pipe), guided), _Window(*RECORDED)
         state, taken = None, 0
 
@@ -185,30 +197,27 @@ class Rounds:
             if state is not None:
                 state.before_step(step)
 
-        def steps() -> torch.Tensor:
-            return run(
-                sample(
-                    pipe,
-                    [p.text for p in prompts],
-                    negative_prompts=[self.negative_prompt] * len(prompts),
-                    num_inference_steps=self.num_inference_steps,
-                    guidance_scale=self.guidance_scale,
-                    latents=noise,
-                    image_latents=image_latents,
-                    strength=self.config.strength if image_latents is not None else 1.0,
-                    before_step=before_step,
-                )
+        def pictures() -> torch.Tensor:
+            return engine.pictures(
+                [p.text for p in prompts],
+                noise,
+                self.negative_prompt,
+                self.num_inference_steps,
+                self.guidance_scale,
+                before_step,
+                image_latents,
+                self.config.strength if image_latents is not None else 1.0,
             )
 
-        with attention_hook(pipe.unet, recorder, lambda: window.open):
+        with engine.hook(recorder, lambda: window.open):
             if segments is None:
-                latents = steps()
+                images = pictures()
             else:
                 with modulated(pipe, segments, self.config) as state:
-                    latents = steps()
+                    images = pictures()
         recorded = zip(prompts, recorder.mean(), strict=True) if recorder.count or segments is None else ()
         maps = [phrase_maps(p, m, token_spans(pipe, p.text)) for p, m in recorded]
-        return torch.as_tensor(decode(pipe, latents, "pt")).float(), maps, taken * (2 if guided else 1)
+        return images, maps, taken * (2 if guided else 1)
 
     # 2. to 5. find, describe, place, redo, keep the better ----------------------------------------------------------
     def redo(self, items: list[Picture], number: int) -> None:
@@ -254,18 +263,18 @@ class _Window:
 
 
 def build_segments(
-    pipe: StableDiffusionPipeline, prompts: list[Prompt], layouts: list[list[Region]], config: RealignConfig
+    pipe: Any, prompts: list[Prompt], layouts: list[list[Region]], config: RealignConfig
 ) -> Segments:
     """Masks, tokens and weights of a batch of layouts, padded to the largest number of regions; the ground comes last."""
     n = max(1, max(len(x) for x in layouts)) + (config.ground > 0)
     h, w = sample_size(pipe)
-    length = pipe.tokenizer.model_max_length
+    spans_of = [token_spans(pipe, p.text) for p in prompts]
+    length = len(spans_of[0])
     masks = torch.zeros(len(prompts), n, h, w)
     tokens = torch.zeros(len(prompts), n, length)
     omega = torch.ones(len(prompts), n)
     exempt = torch.zeros(len(prompts), length)
-    for b, (prompt, layout) in enumerate(zip(prompts, layouts, strict=True)):
-        spans = token_spans(pipe, prompt.text)
+    for b, (prompt, layout, spans) in enumerate(zip(prompts, layouts, spans_of, strict=True)):
         for k, region in enumerate(layout):
             phrase = prompt.phrases[region.phrase]
             masks[b, k] = torch.from_numpy(region.mask)

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from diffusers import StableDiffusionPipeline
 from diffusers.models.attention_processor import Attention
 
-from accord.diffusion.attention import attention_hook, grid_of
+from accord.diffusion.attention import grid_of
+from accord.diffusion.engines import engine_of
 from accord.diffusion.loop import Step
 from accord.diffusion.pipelines import device_of
 from accord.methods.realign.config import RealignConfig
-from accord.methods.realign.equations import attend, augment, modulation_strength, time_gain
+from accord.methods.realign.equations import Block, attend, augment, augment_blocks, modulation_strength, time_gain
 
 
 @dataclass
@@ -91,9 +92,33 @@ class Modulation:
         pixels = segments.at(grid_of(q.shape[2], self.size))
         alpha = modulation_strength(pixels, segments.omega, weight, self.tau)
         keys = segments.tokens.transpose(1, 2) if cross else pixels
-        bias = segments.omega.clamp_min(1e-3).log() * self.tau if cross and config.log_omega else None
-        q_aug, k_aug = augment(q, k, alpha, pixels, keys, bias, segments.exempt if cross else None)
-        out = attend(q_aug, k_aug, v, q.shape[-1])
+        q_aug, k_aug = augment(q, k, alpha, pixels, keys, self._bias() if cross else None, segments.exempt if cross else None)
+        return self._with_the_free(attend(q_aug, k_aug, v, q.shape[-1]), query, key, value)
+
+    def joint(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, image: slice, text: slice) -> torch.Tensor:
+        """The image's queries in a joint attention; the text's are left alone."""
+        config, segments = self.config, self.segments
+        told = len(segments.masks)
+        q, k, v = query[-told:], key[-told:], value[-told:]
+        pixels = segments.at(grid_of(q[:, :, image].shape[2], self.size))
+        strength = {w: modulation_strength(pixels, segments.omega, w, self.tau) for w in (config.cross_weight, config.self_weight)}
+        to_text = Block(text, strength[config.cross_weight], segments.tokens.transpose(1, 2), self._bias(), segments.exempt)
+        to_image = Block(image, strength[config.self_weight], pixels)
+        blocks = [to_image, to_text] if text.start else [to_text, to_image]
+        q_aug, k_aug = augment_blocks(q[:, :, image], k, pixels, blocks)
+        seen = attend(q_aug, k_aug, v, q.shape[-1])
+        read = torch.nn.functional.scaled_dot_product_attention(q[:, :, text], k, v)
+        out = torch.cat([seen, read] if text.start else [read, seen], 2)
+        return self._with_the_free(out, query, key, value)
+
+    def _bias(self) -> torch.Tensor | None:
+        """log omega for the segments' tokens, [B, N]."""
+        return self.segments.omega.clamp_min(1e-3).log() * self.tau if self.config.log_omega else None
+
+    @staticmethod
+    def _with_the_free(out: torch.Tensor, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        """The batch's unconditional half, plain, before the modulated half."""
+        told = len(out)
         if len(query) == told:
             return out
         free = torch.nn.functional.scaled_dot_product_attention(query[:-told], key[:-told], value[:-told])
@@ -101,13 +126,14 @@ class Modulation:
 
 
 @contextmanager
-def modulated(pipe: StableDiffusionPipeline, segments: Segments, config: RealignConfig) -> Iterator[Modulation]:
-    """Modulate the attention of `pipe.unet` for the time of the block; afterwards the pipeline is what it was.
+def modulated(pipe: Any, segments: Segments, config: RealignConfig) -> Iterator[Modulation]:
+    """Modulate the attention of the pipeline's network for the time of the block; afterwards the pipeline is what it was.
 
-    Give the yielded object's `before_step` to `accord.diffusion.loop.sample`.
+    Give the yielded object's `before_step` to `accord.diffusion.loop.sample`, or to an engine's `pictures`.
     """
+    engine = engine_of(pipe)
     size = (segments.masks.shape[-2], segments.masks.shape[-1])
-    state = Modulation(segments.to(device_of(pipe), pipe.unet.dtype), config, size)
+    state = Modulation(segments.to(device_of(pipe), engine.dtype), config, size)
     state.top = float(pipe.scheduler.config.num_train_timesteps)
-    with attention_hook(pipe.unet, state, lambda: state.active):
+    with engine.hook(state, lambda: state.active):
         yield state

@@ -1,0 +1,156 @@
+"""What a method at inference needs of a pipeline, whatever its network: noise, tokens, hooks in its attention, pictures.
+
+`UNetEngine` runs the open loop; `JointEngine` runs the own call of Stable Diffusion 3 and Flux, which is open through hooks.
+
+Letters in shapes: B prompts, C H W of the latents, T text tokens.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+import torch
+from diffusers import FluxPipeline, StableDiffusion3Pipeline
+
+from accord.diffusion.attention import attention_hook
+from accord.diffusion.joint import joint_hook
+from accord.diffusion.loop import BeforeStep, Step, check_finite, decode, run, sample
+from accord.diffusion.pipelines import Pipeline, check_latent_unet, joint_length
+from accord.types import InputError
+
+
+class AttentionObserver(Protocol):
+    """What looks at attention, or changes it: in a U-Net's layers by its call, in joint ones by `joint`."""
+
+    def __call__(self, attn: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cross: bool) -> torch.Tensor | None: ...
+
+    def joint(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, image: slice, text: slice
+    ) -> torch.Tensor | None: ...
+
+
+class UNetEngine:
+    """Stable Diffusion 1, 2 and XL."""
+
+    def __init__(self, pipe: Pipeline) -> None:
+        check_latent_unet(pipe)
+        self.pipe = pipe
+        self.dtype: torch.dtype = pipe.unet.dtype
+
+    def guided(self, guidance_scale: float) -> bool:
+        """Whether the network's batch holds an unconditional half, first."""
+        return guidance_scale > 1 and self.pipe.unet.config.time_cond_proj_dim is None
+
+    def hook(self, observer: AttentionObserver, active: Callable[[], bool]) -> AbstractContextManager[None]:
+        return attention_hook(self.pipe.unet, observer, active)
+
+    def pictures(
+        self,
+        prompts: list[str],
+        noise: torch.Tensor,
+        negative_prompt: str,
+        num_inference_steps: int,
+        guidance_scale: float,
+        before_step: BeforeStep,
+        image_latents: torch.Tensor | None = None,
+        strength: float = 1.0,
+    ) -> torch.Tensor:
+        """[B,3,H,W] in 0..1 from `noise` [B,C,H,W], or from pictures' latents noised part-way."""
+        steps = sample(
+            self.pipe,
+            prompts,
+            negative_prompts=[negative_prompt] * len(prompts) if negative_prompt else None,  # XL has zeros for none
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            latents=noise,
+            image_latents=image_latents,
+            strength=strength,
+            before_step=before_step,
+        )
+        return torch.as_tensor(decode(self.pipe, run(steps), "pt")).float()
+
+
+class JointEngine:
+    """Stable Diffusion 3 and Flux."""
+
+    def __init__(self, pipe: StableDiffusion3Pipeline | FluxPipeline) -> None:
+        self.pipe: Any = pipe
+        self.dtype: torch.dtype = pipe.transformer.dtype
+
+    def guided(self, guidance_scale: float) -> bool:
+        """Flux is told the guidance and makes no second half of the batch."""
+        return isinstance(self.pipe, StableDiffusion3Pipeline) and guidance_scale > 1
+
+    def hook(self, observer: AttentionObserver, active: Callable[[], bool]) -> AbstractContextManager[None]:
+        return joint_hook(self.pipe.transformer, observer.joint, joint_length(self.pipe), active)
+
+    @torch.no_grad()
+    def pictures(
+        self,
+        prompts: list[str],
+        noise: torch.Tensor,
+        negative_prompt: str,
+        num_inference_steps: int,
+        guidance_scale: float,
+        before_step: BeforeStep,
+        image_latents: torch.Tensor | None = None,
+        strength: float = 1.0,
+    ) -> torch.Tensor:
+        """[B,3,H,W] in 0..1 from `noise` [B,C,H,W], by the pipeline's own call.
+
+        Raises:
+            InputError: for a start from part-way, or a negative prompt that the pipeline has no place for.
+        """
+        pipe = self.pipe
+        if image_latents is not None:
+            raise InputError(f"a {type(pipe).__name__} is not started from part-way here; use the mode new_seed or same_seed")
+        height, width = (side * pipe.vae_scale_factor for side in noise.shape[-2:])
+        more: dict[str, Any] = {}
+        if isinstance(pipe, FluxPipeline):
+            if negative_prompt:
+                raise InputError("a FluxPipeline is told no negative prompt; leave it out")
+            noise = pipe._pack_latents(noise, *noise.shape)
+        elif negative_prompt:
+            more = {"negative_prompt": [negative_prompt] * len(prompts)}
+        own, calls = pipe.scheduler, itertools.count()
+
+        def watch(network: Any, args: Any, kwargs: dict[str, Any]) -> None:
+            i, times = next(calls), pipe.scheduler.timesteps
+            before_step(Step(i, len(times), times[i], kwargs["hidden_states"]))
+
+        handle = pipe.transformer.register_forward_pre_hook(watch, with_kwargs=True)
+        try:
+            pipe.scheduler = copy.deepcopy(own)
+            images = pipe(
+                prompt=prompts,
+                latents=noise,
+                height=height,
+                width=width,
+                num_inference_steps=num_inference_steps,
+                guidance_scale=guidance_scale,
+                output_type="pt",
+                **more,
+            ).images
+        finally:
+            handle.remove()
+            pipe.scheduler = own
+        check_finite(images)
+        return images.float()
+
+
+Engine = UNetEngine | JointEngine
+
+
+def engine_of(pipe: Any) -> Engine:
+    """The engine for a pipeline.
+
+    Raises:
+        InputError: for a pipeline of another class.
+    """
+    if isinstance(pipe, (StableDiffusion3Pipeline, FluxPipeline)):
+        return JointEngine(pipe)
+    return UNetEngine(pipe)
