@@ -11,13 +11,13 @@ import torch
 from PIL import Image
 
 from accord.lab.bench import context as bench_context
+from accord.lab.bench import context_cost, video_memory
 from accord.lab.bench import hacking as bench_hacking
 from accord.lab.bench import invert as bench_invert
 from accord.lab.bench import kernel as bench_kernel
 from accord.lab.bench import reuse as bench_reuse
 from accord.lab.bench import rewards as bench_rewards
 from accord.lab.bench import video as bench_video
-from accord.lab.bench import video_memory
 from accord.lab.bench.prompts import scenebench
 from accord.lab.scenes.ask import ask_of, check
 from accord.lab.scenes.edits import KINDS
@@ -181,6 +181,24 @@ def test_the_kernel_bench_runs(tmp_path):
     row = data["rows"][0]
     assert row["ours"]["seconds"] > 0 < row["direct"]["seconds"] and "2,000" in text
     assert {p.name for p in tmp_path.iterdir()} == {"kernel-quick.json", "kernel-quick.md"}
+
+
+def test_cost_of_context_is_of_the_same_loop_with_and_without(tmp_path, monkeypatch):
+    calls, new_relation = [], context_cost.new_relation
+
+    def counted(pipe):
+        relation = new_relation(pipe)
+        relation.register_forward_hook(lambda *a: calls.append(1))
+        return relation
+
+    monkeypatch.setattr(context_cost, "new_relation", counted)
+    monkeypatch.setattr(context_cost, "SIZES", [replace(s, pictures=1, steps=1) for s in context_cost.SIZES[:2]])
+    data, text = context_cost.main(tmp_path, quick=True, progress=False)
+    assert [r["name"] for r in data["rows"]] == ["the lab's denoiser", "the reduced one of the runs from nothing"]
+    assert len(calls) == 2 * 3  # one a step, in the runs with context alone
+    for row in data["rows"]:
+        assert row["relation_parameters"] <= 0.15 * row["parameters"] and row["ratio_range"][0] <= row["ratio"] <= row["ratio_range"][1]
+        assert f"{row['ratio']:.3f}" in text and text == (tmp_path / "context-cost-quick.md").read_text()
 
 
 def test_pair_sets_are_kept_as_they_were(tmp_path):

@@ -19,7 +19,7 @@ from diffusers import (
 from accord.diffusion.attention import AttentionMaps, attention_hook
 from accord.diffusion.generate import generate
 from accord.diffusion.loop import _start, decode, encode, generators, initial_noise, predicted_x0, run, sample
-from accord.diffusion.pipelines import UNETS, check_prompt_length, load
+from accord.diffusion.pipelines import SD, check_prompt_length, load
 from accord.methods.realign.config import RealignConfig
 from accord.methods.realign.modulation import Segments, modulated
 from accord.types import InputError
@@ -103,7 +103,7 @@ def test_other_classes_make_pictures_by_their_own_call(make, tmp_path):
         generate(pipe, " ", **size)
     pipe.save_pretrained(tmp_path / "pipe")
     with pytest.raises(InputError, match="which is not supported here; use a StableDiffusionPipeline"):
-        load(str(tmp_path / "pipe"), "cpu", classes=UNETS[:1])
+        load(str(tmp_path / "pipe"), "cpu", classes=SD)
     again = load(str(tmp_path / "pipe"), "cpu")
     assert torch.equal(generate(again, PROMPTS, 3, output_type="pt", **size), expected)
 

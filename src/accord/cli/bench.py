@@ -119,6 +119,7 @@ def bench_context(
     seeds: Annotated[int, typer.Option(help="Training seeds of the main variants; finished runs are kept, so more can be added.")] = 3,
     shard: Annotated[str | None, typer.Option(help="I/N: only a share of the runs; after all N, run without it for the table.")] = None,
     so_far: Annotated[bool, typer.Option("--so-far", help="Train nothing; the table of what is finished.")] = False,
+    cost: Annotated[bool, typer.Option("--cost", help="Instead: the time of sampling with context beside plain sampling.")] = False,
     model: Model = None,
     out: Out = Path("docs/bench"),
     as_json: AsJson = False,
@@ -127,7 +128,12 @@ def bench_context(
     quiet()
     from accord.data.shards import parse_shard
     from accord.lab.bench.context import main
+    from accord.lab.bench.context_cost import main as cost_main
 
+    if cost:
+        leave_out("with --cost", shard=shard, so_far=so_far, model=model)
+        data, text = cost_main(out, quick=quick, progress=not as_json)
+        return emit(as_json, data, text)
     part = parse_shard(shard) if shard else None
     data, text = main(out, quick=quick, model=model, progress=not as_json, seeds=seeds, shard=part, so_far=so_far)
     emit(as_json, data, text)

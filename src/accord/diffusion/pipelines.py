@@ -26,7 +26,8 @@ EMBEDDED = Path(__file__).parents[1] / "lab" / "models" / "pipeline"
 EMBEDDED_LORA = EMBEDDED.with_name("tuned")  # what reward tuning made of the lab
 SUPPORTED = "StableDiffusionPipeline (the classes of Stable Diffusion 1 and 2)"
 
-UNETS = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
+SD = ("StableDiffusionPipeline",)  # names of classes, for `load`
+UNETS = (*SD, "StableDiffusionXLPipeline")
 JOINT = ("StableDiffusion3Pipeline", "FluxPipeline")  # transformers in which image and text attend to each other
 
 Pipeline: TypeAlias = StableDiffusionPipeline | StableDiffusionXLPipeline

@@ -26,7 +26,7 @@ from tqdm.auto import tqdm
 
 from accord.data.images import to_tensor
 from accord.data.shards import share_of
-from accord.diffusion.pipelines import load
+from accord.diffusion.pipelines import SD, load
 from accord.lab.bench.cache import cache_folder, known_rows, slug
 from accord.lab.bench.prompts import BenchPrompt, scenebench
 from accord.lab.bench.scenes import bootstrap
@@ -369,7 +369,7 @@ def main(
     check_writable(out)
     plan = plan or (QUICK if quick else FULL)
     stem = "context-quick" if quick else "context"
-    pipe, captioner = load(model), load_captioner()
+    pipe, captioner = load(model, classes=SD), load_captioner()
     cache = cache_folder(out, stem, pipe, captioner, plan, ContextTrainConfig(), JUDGED)
     table_file = out / f"{stem}.json"
     known = {(r["variant"], r["seed"]): r for r in known_rows(table_file, *(made_with(cache, v) for v in VARIANTS))}

@@ -20,7 +20,7 @@ from PIL import Image
 
 from accord.diffusion.generate import generate
 from accord.diffusion.lora import NAME
-from accord.diffusion.pipelines import Pipeline, load
+from accord.diffusion.pipelines import SD, Pipeline, load
 from accord.lab.bench.rewards import REWARD, training_prompts
 from accord.lab.bench.scenes import bootstrap
 from accord.lab.scenes.ask import ask_of, check
@@ -51,7 +51,7 @@ def config(quick: bool) -> TuneConfig:
 def main(out: Path, model: str | None = None, quick: bool = False, progress: bool = True) -> tuple[dict[str, Any], str]:
     """Tune to hack; writes `hacking.json`, `.md` and `.png` (`hacking-quick.*` with `quick`)."""
     check_writable(out)
-    pipe, knobs = load(model), config(quick)
+    pipe, knobs = load(model, classes=SD), config(quick)
     prompts = training_prompts(32 if quick else 512)
     judged = prompts[:: max(1, len(prompts) // (4 if quick else 96))]
     found = {"untuned": _pictures(pipe, judged)}

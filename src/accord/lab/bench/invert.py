@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from accord.data.pair_folders import stream_pairs
 from accord.data.pairs import PairsFile
 from accord.data.shards import share_of
-from accord.diffusion.pipelines import load
+from accord.diffusion.pipelines import SD, load
 from accord.lab.bench.cache import cache_folder, slug
 from accord.lab.scenes.ask import ask_of, check
 from accord.lab.scenes.grammar import caption
@@ -110,7 +110,7 @@ class Sets:
             ("pairs", scene_prompts(self.plan.pairs, 200, False)),
             ("held-out", scene_prompts(self.plan.extra, 201, True)),
         ):
-            make_pairs(load(self.model), prompts, self.folder / name, num_inference_steps=PAIR_STEPS, shard=shard, progress=self.progress)
+            make_pairs(load(self.model, classes=SD), prompts, self.folder / name, num_inference_steps=PAIR_STEPS, shard=shard, progress=self.progress)
 
     @functools.cached_property
     def all(self) -> dict[str, PairSet]:
@@ -239,7 +239,7 @@ def main(
     if wrong or (seeds is not None and seeds < 1):
         raise InputError(f"kind must be one of {', '.join(KINDS)}, not {wrong[0]!r}" if wrong else f"seeds must be at least 1, not {seeds}")
     plan = replace(plan, kinds=tuple(kinds or plan.kinds), seeds=plan.seeds if seeds is None else seeds)
-    pipe, embed, captioner, clip = load(model), load_sentence(), load_captioner(), load_clip()
+    pipe, embed, captioner, clip = load(model, classes=SD), load_sentence(), load_captioner(), load_clip()
     sets = Sets(plan, cache_folder(out, "pairs", pipe, captioner, plan.pairs, plan.extra, PAIR_STEPS), model, progress)
     if only_pairs:
         sets.render(shard)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from accord.diffusion.generate import GUIDANCE, STEPS
-from accord.diffusion.pipelines import load
+from accord.diffusion.pipelines import SD, load
 from accord.lab.bench.cache import cache_folder
 from accord.lab.bench.scenes import (
     Bench,
@@ -51,7 +51,7 @@ def main(
     if inverter is None:
         raise InputError("reuse needs an inverter; give --inverter FOLDER, from accord train inverter --kind unet")
     predictor = _unet_of(Inverter.from_pretrained(inverter), inverter)
-    captioner, pipe = load_captioner(), load(model)
+    captioner, pipe = load_captioner(), load(model, classes=SD)
     if jobs is None:
         jobs = make_jobs(True, 1) if quick else make_jobs(False, 1)
     cache = cache_folder(out, "reuse", pipe, predictor, STEPS, GUIDANCE)

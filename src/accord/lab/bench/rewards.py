@@ -25,7 +25,7 @@ from accord.data.prompts import exchanged, parse, swaps
 from accord.data.shards import share_of
 from accord.diffusion.generate import generate
 from accord.diffusion.lora import remove_lora
-from accord.diffusion.pipelines import Pipeline, load
+from accord.diffusion.pipelines import SD, Pipeline, load
 from accord.lab.bench.cache import cache_folder, known_rows, slug
 from accord.lab.bench.prompts import draw, scenebench
 from accord.lab.bench.scenes import (
@@ -157,7 +157,7 @@ def wilson(share: float, count: int) -> tuple[float, float]:
 def sensitivity(out: Path, model: str | None = None, quick: bool = False) -> tuple[dict[str, Any], str]:
     """Rank true prompts against swapped ones with every reward, and with the held-out score; writes `sensitivity.json` and `.md`."""
     check_writable(out)
-    pipe, captioner, clip = load(model), load_captioner(), load_clip()
+    pipe, captioner, clip = load(model, classes=SD), load_captioner(), load_clip()
     rewards: dict[str, Reward] = {n: make_rewards({n: 1.0}, captioner, clip).rewards[n] for n in NAMES}
     rewards[GUARD] = InversionScore()
     count = 60 if quick else 400
@@ -256,11 +256,11 @@ class Tunings:
 
     def plain(self, name: str, method: Callable[[Bench], Method], cache: Path, pipe: Pipeline | None = None) -> dict[str, Any]:
         """What a method makes of SceneBench."""
-        records = run_method(name, method(self.bench(pipe or load(self.model))), self.jobs, cache / f"{slug(name)}.jsonl", self.progress)
+        records = run_method(name, method(self.bench(pipe or load(self.model, classes=SD))), self.jobs, cache / f"{slug(name)}.jsonl", self.progress)
         return row_of(name, records, self.jobs)
 
     def base(self) -> list[dict[str, Any]]:
-        make = lambda: {**self.plain("base", lambda b: b.base, self.cache), "diversity": diversity(load(self.model), self.quick)}  # noqa: E731
+        make = lambda: {**self.plain("base", lambda b: b.base, self.cache), "diversity": diversity(load(self.model, classes=SD), self.quick)}  # noqa: E731
         return [self.row("base", make, self.cache)]
 
     def best_of_four(self) -> list[dict[str, Any]]:
@@ -271,7 +271,7 @@ class Tunings:
 
         @functools.cache  # tuned at most once, and only if a row is missing
         def trained() -> tuple[Pipeline, dict[str, Any]]:
-            pipe = load(self.model)
+            pipe = load(self.model, classes=SD)
             return pipe, self.train(pipe, tuning)
 
         def alone() -> dict[str, Any]:
@@ -357,7 +357,7 @@ def main(
     check_writable(out)
     stem = "rewards-quick" if quick else "rewards"
     jobs = make_jobs(quick, seeds)
-    models = load(model), load_captioner(), load_clip()
+    models = load(model, classes=SD), load_captioner(), load_clip()
     cache = cache_folder(out, stem, *models, RealignConfig())
     tuned_caches = {s: _tuned_cache(out, stem, s, minutes, *models) for s in STRATEGIES}
     known = {r["method"]: r for r in known_rows(out / f"{stem}.json", *(c.name for c in (cache, *tuned_caches.values()))) if r["pictures"] == len(jobs)}

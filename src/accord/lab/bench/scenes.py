@@ -24,7 +24,7 @@ from accord.data.prompts import parse
 from accord.data.shards import share_of
 from accord.diffusion.generate import GUIDANCE, STEPS
 from accord.diffusion.loop import decode, generators, initial_noise, run, sample
-from accord.diffusion.pipelines import load, token_spans, tokens_of
+from accord.diffusion.pipelines import SD, load, token_spans, tokens_of
 from accord.lab.bench.cache import cache_folder
 from accord.lab.bench.prompts import BenchPrompt, scenebench
 from accord.lab.scenes.ask import check
@@ -291,7 +291,7 @@ def main(
     """
     check_writable(out)
     jobs = make_jobs(quick, seeds)
-    pipe = load(model, device)
+    pipe = load(model, device, classes=SD)
     bench = Bench(pipe, load_captioner(device=str(pipe.device)), RealignConfig())
     cache = cache_folder(out, "scenes", pipe, bench.captioner, bench.config, STEPS, GUIDANCE)
     methods = {name: method(bench) for name, method in METHODS.items()}

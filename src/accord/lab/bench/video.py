@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from accord.data.shards import share_of
 from accord.data.video import Clip, read_clip, write_clip
 from accord.diffusion.loop import decode
-from accord.diffusion.pipelines import Pipeline, load
+from accord.diffusion.pipelines import SD, Pipeline, load
 from accord.lab.bench.cache import cache_folder, slug
 from accord.lab.bench.scenes import bootstrap
 from accord.lab.scenes.ask import ask_of, check
@@ -189,7 +189,7 @@ def main(
             raise InputError(f"{name} must be at least 1, not {number}")
     check_writable(out)
     stem = "video-quick" if quick else "video"
-    pipe, clip = load(model), load_clip()
+    pipe, clip = load(model, classes=SD), load_clip()
     cache = cache_folder(out, stem, pipe, METHODS, JUDGED)
     measured = out / f"{stem}-edits.jsonl"
     put_back(measured, cache)

@@ -153,9 +153,9 @@ class Predictor(nn.Module):
 
 # --- making towers ----------------------------------------------------------------------------------------------------
 def _unet(config: PredictorConfig) -> Tower:
-    from accord.diffusion.pipelines import UNETS, check_pipeline, load
+    from accord.diffusion.pipelines import SD, check_pipeline, load
 
-    pipe = load(config.model, device="cpu", classes=UNETS[:1])
+    pipe = load(config.model, device="cpu", classes=SD)
     check_pipeline(pipe)
     for block in (pipe.unet.down_blocks, pipe.unet.mid_block, pipe.unet.conv_in, pipe.unet.time_embedding):
         block.requires_grad_(True)
