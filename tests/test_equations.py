@@ -183,3 +183,17 @@ def test_joint_form_equals_the_direct_formula_block_by_block(text_first, extras)
     blocks = {"text": Block(places["text"], alpha, e, bias, exempt), "image": Block(places["image"], weaker, m)}
     out = attend(*augment_blocks(q, k, m, [blocks[n] for n in order]), v, D)
     assert torch.allclose(out, wanted, atol=1e-11, rtol=0)
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_joint_form_in_half_precision(kind):
+    q, text, text_value, m, e, alpha = setting(4)
+    _, image, image_value, *_ = setting(5, keys=L)
+    q, k, v = 80 * q if kind == torch.float16 else q, 80 * torch.cat([text, image], 2), torch.cat([text_value, image_value], 2)
+    k = k if kind == torch.float16 else k / 80
+    results = []
+    for t in (torch.float64, kind):
+        blocks = [Block(slice(S), alpha.to(t), e.to(t)), Block(slice(S, None), 0.3 * alpha.to(t), m.to(t))]
+        results.append(attend(*augment_blocks(q.to(t), k.to(t), m.to(t), blocks), v.to(t), D))
+    exact, half = results
+    assert half.dtype == kind and torch.isfinite(half).all() and (half.double() - exact).abs().median() < 1e-2

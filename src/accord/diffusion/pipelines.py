@@ -214,11 +214,11 @@ def check_prompt_length(pipe: Any, prompt: str) -> None:
     """
     if not prompt.strip():
         raise InputError("the prompt is empty; give it at least one word")
-    tokenizers = [t for t in (getattr(pipe, name, None) for name in ("tokenizer", "tokenizer_2", "tokenizer_3")) if t is not None]
-    if not tokenizers:
+    told = [(tokenizer, length) for tokenizer, length in _told(pipe) if tokenizer is not None]
+    if not told:
         return
-    tokenizer: Any = max(tokenizers, key=lambda t: t.model_max_length)  # XL's two are of one length
-    room = tokenizer.model_max_length - 2
+    tokenizer, length = max(told, key=lambda pair: pair[1])
+    room = length - tokenizer.num_special_tokens_to_add()
     if len(tokenizer(prompt, add_special_tokens=False).input_ids) <= room:
         return
     words = prompt.split()
@@ -228,7 +228,7 @@ def check_prompt_length(pipe: Any, prompt: str) -> None:
     lost = " ".join(words[kept:])
     lost = lost if len(lost) <= 80 else lost[:77] + "..."
     raise InputError(
-        f"the prompt is longer than the {tokenizer.model_max_length} tokens of this model's text encoder, "
+        f"the prompt is longer than the {length} tokens of this model's text encoder, "
         f"these words would fall off: {lost!r}; shorten it"
     )
 
@@ -299,13 +299,18 @@ def token_spans(pipe: Any, prompt: str) -> list[tuple[int, int] | None]:
 
 
 def _told(pipe: Any) -> list[tuple[Any, int]]:
-    """Whose tokens the text states are of, one after the other, and how many of each. XL's two encoders share theirs."""
+    """Whose tokens the text states are of, one after the other, and how many of each.
+
+    XL's two encoders share theirs. Of pipelines that are only run by their own call, every tokenizer there is.
+    """
     if isinstance(pipe, FluxPipeline | StableDiffusion3Pipeline):
         of_t5 = inspect.signature(pipe.__call__).parameters["max_sequence_length"].default
         if isinstance(pipe, FluxPipeline):
             return [(pipe.tokenizer_2, of_t5)]
         return [(pipe.tokenizer, pipe.tokenizer_max_length), (pipe.tokenizer_3, of_t5)]  # without T5 its part is zeros
-    return [(pipe.tokenizer, pipe.tokenizer.model_max_length)]
+    names = ["tokenizer"] if isinstance(pipe, StableDiffusionPipeline | StableDiffusionXLPipeline) else ["tokenizer", "tokenizer_2", "tokenizer_3"]
+    found = [getattr(pipe, name, None) for name in names]
+    return [(t, t.model_max_length) for t in found if hasattr(t, "model_max_length")]  # some of the newest have a processor instead
 
 
 def _spans(tokenizer: Any, prompt: str, length: int) -> list[tuple[int, int] | None]:
