@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_pipeline, tiny_sd3
+from conftest import tiny_pipeline, tiny_sd3, tiny_sdxl
 from PIL import Image
+from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from accord.data.images import to_tensor
@@ -308,27 +309,51 @@ def test_each_predictor_has_one_interface_and_learns(kind, data, vocabulary, tmp
     assert predict(trained, data)[0].shape == (48, 384) and (rows == [] or rows[-1]["loss"] < 2)
 
 
-def test_unet_tower_is_the_networks_own_encoder(data):
+@pytest.mark.parametrize("kind", ["lab", "sdxl"])
+def test_unet_tower_is_the_networks_own_encoder(data, kind):
     """Against hooks on a whole forward pass of the U-Net."""
     import accord
 
-    pipe = accord.load(device="cpu")
+    pipe = accord.load(device="cpu") if kind == "lab" else tiny_sdxl()
     seen = {}
     hooks = [b.register_forward_hook(lambda m, a, out, i=i: seen.__setitem__(i, out[0])) for i, b in enumerate(pipe.unet.down_blocks)]
     hooks.append(pipe.unet.mid_block.register_forward_hook(lambda m, a, out: seen.__setitem__("mid", out)))
     images = data.pixels([0, 1])
     with torch.no_grad():
         latents = pipe.vae.encode(images * 2 - 1).latent_dist.mode() * pipe.vae.config.scaling_factor
-        states, _ = pipe.encode_prompt(data.prompts[:2], "cpu", 1, False)
-        pipe.unet(latents, 0, states)
+        added = None
+        if kind == "lab":
+            states, _ = pipe.encode_prompt(data.prompts[:2], "cpu", 1, False)
+        else:
+            states, _, pooled, _ = pipe.encode_prompt(data.prompts[:2], device="cpu", do_classifier_free_guidance=False)
+            added = {"text_embeds": pooled, "time_ids": torch.tensor([[32.0, 32, 0, 0, 32, 32]] * 2)}
+        pipe.unet(latents, 0, states, added_cond_kwargs=added)
         for hook in hooks:
             hook.remove()
         tower = UNetTower(pipe)
         assert torch.allclose(tower(images, data.prompts[:2]), seen["mid"].mean((2, 3)), atol=1e-5)
         levels = UNetTower(pipe, all_levels=True)
-        parts = [seen[i].mean((2, 3)) for i in range(3)] + [seen["mid"].mean((2, 3))]
+        parts = [seen[i].mean((2, 3)) for i in range(len(pipe.unet.down_blocks))] + [seen["mid"].mean((2, 3))]
         assert torch.allclose(levels(images, data.prompts[:2]), torch.cat(parts, -1), atol=1e-5)
         assert not torch.allclose(UNetTower(pipe, caption_conditioned=False)(images, data.prompts[:2]), tower(images, data.prompts[:2]))
+
+
+def test_a_predictor_on_xl_trains_and_is_saved_without_what_is_not_trained(data, vocabulary, tmp_path):
+    tiny_sdxl().save_pretrained(tmp_path / "xl")
+    config = PredictorConfig(kind="unet", model=str(tmp_path / "xl"), hidden=8)
+    trained = train_predictor(config, data, vocabulary, tmp_path / "run", replace(QUICK, steps=2))
+    own = tiny_sdxl().unet.state_dict()
+    assert not torch.equal(trained.tower.add_embedding.state_dict()["linear_1.weight"], own["add_embedding.linear_1.weight"])
+    inverter = Inverter([trained], [config], vocabulary, captioner=load_captioner())
+    inverter.save_pretrained(tmp_path / "inverter")
+    saved = load_file(tmp_path / "inverter" / "predictor-0.safetensors")
+    assert not [k for k in saved if "text_encoder" in k or "vae" in k or "up_blocks" in k]
+    again = Inverter.from_pretrained(tmp_path / "inverter")
+    assert torch.allclose(again([picture()])[0], inverter([picture()])[0], atol=1e-2)
+    pipe = tiny_sdxl()
+    with reused(pipe, trained, 1.0):
+        assert torch.equal(pipe.unet.state_dict()["add_embedding.linear_1.weight"], trained.tower.add_embedding.linear_1.weight)
+    assert all(torch.equal(v, own[k]) for k, v in pipe.unet.state_dict().items())
 
 
 def test_frozen_towers_stay(data, vocabulary, tmp_path):

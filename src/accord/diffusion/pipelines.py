@@ -309,7 +309,7 @@ def _told(pipe: Any) -> list[tuple[Any, int]]:
             return [(pipe.tokenizer_2, of_t5)]
         return [(pipe.tokenizer, pipe.tokenizer_max_length), (pipe.tokenizer_3, of_t5)]  # without T5 its part is zeros
     names = ["tokenizer"] if isinstance(pipe, StableDiffusionPipeline | StableDiffusionXLPipeline) else ["tokenizer", "tokenizer_2", "tokenizer_3"]
-    found = [getattr(pipe, name, None) for name in names]
+    found: list[Any] = [getattr(pipe, name, None) for name in names]
     return [(t, t.model_max_length) for t in found if hasattr(t, "model_max_length")]  # some of the newest have a processor instead
 
 

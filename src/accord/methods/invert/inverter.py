@@ -31,7 +31,7 @@ from accord.training.checkpoints import replace_file
 from accord.types import InputError
 
 EMBEDDED = Path(__file__).parents[2] / "lab" / "models" / "inverter"
-_OUTSIDE = ("tower.vae.", "tower.text_encoder.")  # parts of a pipeline that are not trained
+_OUTSIDE = ("tower.vae.", "tower.text_encoder.", "tower.text_encoder_2.")  # parts of a pipeline that are not trained
 
 
 @dataclass

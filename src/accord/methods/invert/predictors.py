@@ -12,6 +12,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from accord.diffusion.loop import encode
+from accord.diffusion.pipelines import UNETS, condition, load
 from accord.methods.invert.config import PredictorConfig
 from accord.types import InputError, reason_of
 
@@ -65,39 +67,43 @@ class UNetTower(Tower):
     Source: Reverse Stable Diffusion, section 3; pooling every level too (`all_levels`) is an option of this project.
 
     Args:
-        pipe: a Stable Diffusion 1 or 2 pipeline; its VAE and text encoder are used as they are and not trained.
+        pipe: a Stable Diffusion 1, 2 or XL pipeline; its VAE and text encoders are used as they are and not trained.
     """
 
     def __init__(self, pipe: Any, caption_conditioned: bool = True, all_levels: bool = False) -> None:
         super().__init__()
         unet = pipe.unet
+        self.pipe = pipe  # encodes texts and pictures; no module, so what is not named below is neither moved nor saved
         self.conv_in, self.time_proj, self.time_embedding = unet.conv_in, unet.time_proj, unet.time_embedding
         self.down_blocks, self.mid_block = unet.down_blocks, unet.mid_block
-        self.vae, self.text_encoder, self.tokenizer = pipe.vae, pipe.text_encoder, pipe.tokenizer
-        for module in (self.vae, self.text_encoder):
-            module.requires_grad_(False)
+        self.add_embedding = getattr(unet, "add_embedding", None)  # of XL: the pooled text and the sizes
+        self.vae, self.text_encoder, self.text_encoder_2 = pipe.vae, pipe.text_encoder, getattr(pipe, "text_encoder_2", None)
+        self._frozen().requires_grad_(False)
         self.needs_captions, self.all_levels = caption_conditioned, all_levels
         channels = unet.config.block_out_channels
         self.width = sum(channels) + channels[-1] if all_levels else channels[-1]
         size = unet.config.sample_size
         self.side = int(size) * pipe.vae_scale_factor
-        self.scaling = pipe.vae.config.scaling_factor
+
+    def _frozen(self) -> nn.ModuleList:
+        """What is not trained."""
+        return nn.ModuleList(m for m in (self.vae, self.text_encoder, self.text_encoder_2) if m is not None)
 
     def train(self, mode: bool = True) -> UNetTower:
         super().train(mode)
-        self.vae.eval()
-        self.text_encoder.eval()
+        self._frozen().eval()
         return self
 
     def forward(self, images: torch.Tensor, captions: Sequence[str] | None = None) -> torch.Tensor:
         with torch.no_grad():
-            parts = images.split(max(1, ENCODED // self.side**2))
-            latents = torch.cat([self.vae.encode(p * 2 - 1).latent_dist.mode() for p in parts]) * self.scaling
+            latents = torch.cat([encode(self.pipe, p) for p in images.split(max(1, ENCODED // self.side**2))])
             texts = list(captions) if captions is not None and self.needs_captions else [""] * len(images)
-            ids = self.tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
-            states = self.text_encoder(ids.to(images.device)).last_hidden_state
+            told = condition(self.pipe, texts, guided=False)
+        states = told.states
         zero = torch.zeros(len(images), dtype=torch.long, device=images.device)
         time = self.time_embedding(self.time_proj(zero).to(latents.dtype))
+        added = self.pipe.unet.get_aug_embed(time, states, told.added)
+        time = time if added is None else time + added
         x = self.conv_in(latents)
         levels = []
         for block in self.down_blocks:
@@ -153,13 +159,12 @@ class Predictor(nn.Module):
 
 # --- making towers ----------------------------------------------------------------------------------------------------
 def _unet(config: PredictorConfig) -> Tower:
-    from accord.diffusion.pipelines import SD, check_pipeline, load
-
-    pipe = load(config.model, device="cpu", classes=SD)
-    check_pipeline(pipe)
-    for block in (pipe.unet.down_blocks, pipe.unet.mid_block, pipe.unet.conv_in, pipe.unet.time_embedding):
-        block.requires_grad_(True)
-    return UNetTower(pipe, config.caption_conditioned, config.all_levels)
+    pipe = load(config.model, device="cpu", classes=UNETS)
+    tower = UNetTower(pipe, config.caption_conditioned, config.all_levels)
+    for block in (tower.down_blocks, tower.mid_block, tower.conv_in, tower.time_embedding, tower.add_embedding):
+        if block is not None:
+            block.requires_grad_(True)
+    return tower
 
 
 def _clip(config: PredictorConfig) -> Tower:

@@ -15,7 +15,7 @@ from torch import nn
 from accord.methods.invert.predictors import Predictor, UNetTower
 from accord.types import InputError
 
-PARTS = ("conv_in", "time_embedding", "down_blocks", "mid_block")
+PARTS = ("conv_in", "time_embedding", "add_embedding", "down_blocks", "mid_block")
 
 
 @contextmanager
@@ -25,29 +25,31 @@ def reused(pipe: Any, predictor: Predictor, weight: float) -> Iterator[None]:
     Raises:
         InputError: for a predictor of another kind or architecture, or a weight out of 0..1.
     """
-    if not isinstance(predictor.tower, UNetTower):
-        raise InputError("only a unet predictor can be put back into a denoiser; train one with --kind unet")
-    learned = {f"{part}.{k}": v for part in PARTS for k, v in getattr(predictor.tower, part).state_dict().items()}
-    with _mixed(pipe.unet, learned, weight):
+    with _mixed(pipe.unet, _encoder(predictor), weight):
         yield
 
 
 @contextmanager
 def perturbed(pipe: Any, predictor: Predictor, weight: float, seed: int = 0) -> Iterator[None]:
     """The control: the encoder moved as far in each tensor as `reused` moves it, in a random direction."""
-    if not isinstance(predictor.tower, UNetTower):
-        raise InputError("only a unet predictor can be put back into a denoiser; train one with --kind unet")
     own = pipe.unet.state_dict()
     generator = torch.Generator().manual_seed(seed)
     moved = {}
-    for part in PARTS:
-        for k, v in getattr(predictor.tower, part).state_dict().items():
-            name = f"{part}.{k}"
-            distance = (v.to(own[name]) - own[name]).norm()
-            noise = torch.randn(v.shape, generator=generator).to(own[name])
-            moved[name] = own[name] + noise * distance / noise.norm().clamp(min=1e-12)
+    for name, v in _encoder(predictor).items():
+        distance = (v.to(own[name]) - own[name]).norm()
+        noise = torch.randn(v.shape, generator=generator).to(own[name])
+        moved[name] = own[name] + noise * distance / noise.norm().clamp(min=1e-12)
     with _mixed(pipe.unet, moved, weight):
         yield
+
+
+def _encoder(predictor: Predictor) -> dict[str, torch.Tensor]:
+    """The learned encoder, by its names in a U-Net."""
+    tower = predictor.tower
+    if not isinstance(tower, UNetTower):
+        raise InputError("only a unet predictor can be put back into a denoiser; train one with --kind unet")
+    parts = {part: getattr(tower, part) for part in PARTS}
+    return {f"{part}.{k}": v for part, module in parts.items() if module is not None for k, v in module.state_dict().items()}
 
 
 @contextmanager
