@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_pipeline
+from conftest import tiny_pipeline, tiny_sdxl
 from PIL import Image
 
 import accord
@@ -261,13 +261,14 @@ def test_moving_scenes_are_exact_and_their_edits_keep_the_motion():
 # --- inflation -----------------------------------------------------------------------------------------------------
 def run_unet(pipe, x, states):
     with torch.no_grad():
-        return pipe.unet(x, 500, states).sample
+        added = {"text_embeds": torch.ones(len(x), 32), "time_ids": torch.ones(len(x), 6)} if pipe.unet.config.addition_embed_type else None
+        return pipe.unet(x, 500, states, added_cond_kwargs=added).sample
 
 
-@pytest.mark.parametrize("kind", ["sd1", "sd2"])
+@pytest.mark.parametrize("kind", ["sd1", "sd2", "sdxl"])
 def test_an_inflated_network_on_one_frame_is_the_image_network_exactly(kind):
-    pipe = tiny_pipeline(kind)
-    x, states = torch.randn(2, 4, 16, 16), torch.randn(2, 77, 32)
+    pipe = tiny_sdxl() if kind == "sdxl" else tiny_pipeline(kind)
+    x, states = torch.randn(2, 4, 16, 16), torch.randn(2, 77, pipe.unet.config.cross_attention_dim)
     plain = run_unet(pipe, x, states)
     layers = TemporalLayers.of(pipe.unet)
     with inflated(pipe.unet, layers, 1):
@@ -338,7 +339,7 @@ QUICK = EditConfig(tune_steps=3, num_inference_steps=8, guidance_scale=3.0, wind
 
 
 def editor(tmp_path, config=QUICK, kind="sd2", frames=4) -> VideoEditor:
-    pipe = tiny_pipeline(kind)
+    pipe = tiny_sdxl() if kind == "sdxl" else tiny_pipeline(kind)
     made = VideoEditor(pipe, moving(1, frames).clip, "a red star", config)
     made.tune(tmp_path / "run", progress=False)
     return made
@@ -355,7 +356,7 @@ def test_a_pipeline_with_an_adapter_has_its_queries_tuned_too(tmp_path):
         adapted.load(tmp_path / "plain")
 
 
-@pytest.mark.parametrize(("context", "kind"), [(True, "sd2"), (False, "sd1")])
+@pytest.mark.parametrize(("context", "kind"), [(True, "sd2"), (False, "sd1"), (True, "sdxl")])
 def test_inversion_then_sampling_with_the_source_prompt_returns_the_clip(tmp_path, context, kind):
     config = EditConfig(tune_steps=3, num_inference_steps=20, window=2, overlap=0, context=context, inversion_iterations=15)
     made = editor(tmp_path, config, kind, frames=2)
@@ -365,6 +366,31 @@ def test_inversion_then_sampling_with_the_source_prompt_returns_the_clip(tmp_pat
     back = made.sample("a red star", 1.0, path)
     assert (path[-1] - made.latents).abs().max() > 0.3
     assert torch.allclose(back, made.latents, atol=2e-2)
+
+
+def test_xl_is_told_what_its_pipeline_tells_it():
+    """Pooled text and sizes beside the states; of no prompt zeros, as the pipeline has it."""
+    made = VideoEditor(tiny_sdxl(), moving(1, 2).clip, "a red star", QUICK)
+    states, empty, pooled, no_pooled = made.pipe.encode_prompt("a blue star", device="cpu")
+    told, nothing = made._told("a blue star"), made._told(None)
+    assert torch.equal(told.states, states) and torch.equal(nothing.states, empty)
+    assert torch.equal(told.added["text_embeds"], pooled) and torch.equal(nothing.added["text_embeds"], no_pooled)
+    assert told.added["time_ids"].tolist() == [[32, 32, 0, 0, 32, 32]]
+    x = made.latents.float()
+    with torch.no_grad():
+        made.temporal.layers.requires_grad_(False)
+        first, second = made._predict(x, 500, [nothing, told])
+        with inflated(made.pipe.unet, made.temporal, 2):
+            alone = made.pipe.unet(x, 500, told.states.expand(2, -1, -1), added_cond_kwargs=told.repeated(2).added).sample
+    assert torch.allclose(second, alone, atol=1e-5) and not torch.allclose(first, second, atol=1e-3)
+
+
+def test_an_edit_with_xl_whole(tmp_path):
+    made = editor(tmp_path, replace(QUICK, injection=0.5, hold=0.5), "sdxl", frames=6)
+    plain = made.edit("a blue star")
+    assert len(plain.frames) == 6 and plain.frames[0].size == made.clip.size
+    other = made.edit("a blue star", modulate=clips.modulate_clip(1.0))
+    assert any(np.any(np.asarray(a) != np.asarray(b)) for a, b in zip(plain.frames, other.frames, strict=True))
 
 
 def test_tuning_learns_and_leaves_the_pipeline_alone(tmp_path):

@@ -52,7 +52,7 @@ def edit(
 
     import accord
     from accord.data.video import check_clip_path, read_clip, write_clip
-    from accord.diffusion.pipelines import SD, check_prompt_length
+    from accord.diffusion.pipelines import UNETS, check_prompt_length
     from accord.methods.context.video import EditConfig, VideoEditor
     from accord.methods.realign.clips import modulate_clip
     from accord.outputs import check_writable
@@ -75,7 +75,7 @@ def edit(
     first, last = frame_range(frames)
     taken = read_clip(clip, first, last)
     check_writable(out.parent)
-    pipe = accord.load(model, device, classes=SD)
+    pipe = accord.load(model, device, classes=UNETS)
     check_prompt_length(pipe, target)  # before the tuning, like what measures the edit
     judge = accord.load_clip(judge_of(similarity, model, HUB_CLIP), str(pipe.device))
     editor = VideoEditor(pipe, taken, source, config)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -48,6 +48,16 @@ class Condition:
     def rows(self, index: torch.Tensor) -> Condition:
         """These rows of it, in this order."""
         return Condition(self.states[index], self.added and {k: v[index] for k, v in self.added.items()})
+
+    def repeated(self, count: int) -> Condition:
+        """What is told of one prompt, told `count` times."""
+        return self.rows(torch.zeros(count, dtype=torch.long))
+
+    @staticmethod
+    def joined(parts: Sequence[Condition]) -> Condition:
+        """One after the other."""
+        added = [p.added for p in parts if p.added is not None]
+        return Condition(torch.cat([p.states for p in parts]), {k: torch.cat([a[k] for a in added]) for k in added[0]} if added else None)
 
 
 def load(
@@ -170,17 +180,6 @@ def check_trainable(pipe: Any) -> None:
     """
     if pipe.unet.dtype in (torch.float16, torch.bfloat16):
         raise InputError(f"the denoiser's weights are {str(pipe.unet.dtype).removeprefix('torch.')}, too coarse to be trained; load it with dtype=torch.float32")
-
-
-def check_pipeline(pipe: Any) -> None:
-    """Refuse a pipeline of another class.
-
-    Raises:
-        InputError: unless `pipe` is a StableDiffusionPipeline with a UNet and one text encoder.
-    """
-    if not isinstance(pipe, StableDiffusionPipeline):
-        raise InputError(f"a {type(pipe).__name__} is not supported here; use a {SUPPORTED}")
-    _check_no_context(pipe)
 
 
 def check_latent_unet(pipe: Any) -> None:

@@ -75,7 +75,7 @@ def blocks_of(unet: UNet2DConditionModel) -> list[Any]:
     """
     blocks = [m for m in unet.modules() if isinstance(m, BasicTransformerBlock)]
     if not blocks:
-        raise InputError("this U-Net has no transformer blocks to inflate; use a Stable Diffusion 1 or 2 pipeline")
+        raise InputError("this U-Net has no transformer blocks to inflate; use a Stable Diffusion 1, 2 or XL pipeline")
     return blocks
 
 

@@ -17,7 +17,6 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from diffusers import StableDiffusionPipeline
 from diffusers.models.attention_processor import Attention
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -31,7 +30,8 @@ from accord.diffusion.attention import AttentionMaps, attention_hook, plain_atte
 from accord.diffusion.loop import Step, check_finite, decode, encode
 from accord.diffusion.pipelines import (
     Condition,
-    check_pipeline,
+    Pipeline,
+    check_latent_unet,
     check_prompt_length,
     check_trainable,
     condition,
@@ -124,7 +124,7 @@ class VideoEditor:
     """A pipeline tuned to one clip.
 
     Args:
-        pipe: a Stable Diffusion 1 or 2 pipeline; outside of the editor's calls it is what it was, bit for bit.
+        pipe: a Stable Diffusion 1, 2 or XL pipeline; outside of the editor's calls it is what it was, bit for bit.
         clip: the source.
         prompt: what it shows.
         config: the knobs.
@@ -133,8 +133,8 @@ class VideoEditor:
         InputError: for a pipeline of another class or one that predicts x0, or a prompt that is empty or too long.
     """
 
-    def __init__(self, pipe: StableDiffusionPipeline, clip: Clip, prompt: str, config: EditConfig) -> None:
-        check_pipeline(pipe)
+    def __init__(self, pipe: Pipeline, clip: Clip, prompt: str, config: EditConfig) -> None:
+        check_latent_unet(pipe)
         check_prompt_length(pipe, prompt)
         self.pipe, self.clip, self.prompt, self.config = pipe, clip, prompt, config
         self.scheduler = latent_scheduler(ContextDDIMScheduler, pipe, shift=config.shift)
@@ -169,7 +169,7 @@ class VideoEditor:
             steps=config.tune_steps, learning_rate=config.learning_rate, warmup_steps=min(20, config.tune_steps // 5),
             weight_decay=0.0, seed=config.seed, save_every=50, log_every=10,
         )  # fmt: skip
-        told = condition(pipe, [self.prompt], guided=False).states.detach()
+        told = self._told(self.prompt)
         with self._own_queries(train=True), plain_attention(pipe.unet):
             run = Run(modules, loop, folder, save_frozen=False)
 
@@ -178,17 +178,17 @@ class VideoEditor:
                 x0 = self.latents[rows].float()
                 noise = torch.randn(x0.shape, generator=generator).to(x0.device)
                 t = torch.randint(self.scheduler.config.num_train_timesteps, (1,), generator=generator).to(x0.device).expand(len(x0))
-                states = told.expand(len(x0), -1, -1)
+                heard = told.repeated(len(x0))
                 with inflated(pipe.unet, self.temporal, len(x0)):
                     r = None
                     if self.relation is not None:
                         shown = x0
                         if config.estimated:
                             with torch.no_grad():
-                                shown = guess_x0(pipe, self.scheduler, self.scheduler.add_noise(x0, noise, t), t, Condition(states))
-                        r = self.relation(shown, states, t)
+                                shown = guess_x0(pipe, self.scheduler, self.scheduler.add_noise(x0, noise, t), t, heard)
+                        r = self.relation(shown, heard.states, t)
                     noisy = self.scheduler.add_noise(x0, noise, t, relation=r)
-                    output = pipe.unet(noisy.to(pipe.unet.dtype), t, states).sample.float()
+                    output = pipe.unet(noisy.to(pipe.unet.dtype), t, heard.states, added_cond_kwargs=heard.added).sample.float()
                 target = network_target(noisy, x0, self.scheduler.ab_at(t, noisy), self.scheduler.config.prediction_type)
                 return (output - target).square().mean(), {}
 
@@ -259,7 +259,7 @@ class VideoEditor:
         """
         config, scheduler = self.config, self.scheduler
         times = self._times()
-        states = condition(self.pipe, [self.prompt], guided=False).states
+        told = self._told(self.prompt)
         path = [self.latents.float()]
         with self._own_queries():
             for s, t in tqdm(list(zip([-1, *times], times, strict=False)), desc="invert", disable=not progress):
@@ -268,8 +268,8 @@ class VideoEditor:
                 a, b = ddim_affine(ab_t, ab_s, scheduler.config.prediction_type)
                 x = x_s
                 for _ in range(config.inversion_iterations):
-                    output = self._predict(x, t, [states])[0]
-                    x = (x_s - b * output - self._correction(output, x, t, s, states)) / a
+                    output = self._predict(x, t, [told])[0]
+                    x = (x_s - b * output - self._correction(output, x, t, s, told.states)) / a
                 path.append(x)
         return path
 
@@ -305,7 +305,7 @@ class VideoEditor:
         config, scheduler = self.config, self.scheduler
         path = list(path) if path is not None else self.invert(progress)
         times = self._times()
-        empty, wanted, source = (condition(self.pipe, [p], guided=False).states for p in ("", target, self.prompt))
+        empty, wanted, source = (self._told(p) for p in (None, target, self.prompt))
         guided = guidance_scale > 1
         x = path[-1]
         acts = modulate(self, target, path) if modulate is not None else {}
@@ -324,7 +324,7 @@ class VideoEditor:
                     output = outputs[-2] + guidance_scale * (output - outputs[-2])
                 ab_t, ab_s = scheduler.ab_at(t, x), scheduler.ab_at(s, x)
                 a, b = ddim_affine(ab_t, ab_s, scheduler.config.prediction_type)
-                x = a * x + b * output + self._correction(output, x, t, s, wanted)
+                x = a * x + b * output + self._correction(output, x, t, s, wanted.states)
                 if change is not None and i < config.hold * len(times):
                     x = torch.lerp(path[-i - 2], x, change)
         check_finite(x)
@@ -337,7 +337,7 @@ class VideoEditor:
         DiffEdit (arXiv 2210.11427), section 3.2: where the two prompts' outputs differ, on the inverted clip itself.
         """
         times = self._times()
-        source, wanted = (condition(self.pipe, [p], guided=False).states for p in (self.prompt, target))
+        source, wanted = (self._told(p) for p in (self.prompt, target))
         total = torch.zeros_like(path[0][:, :1])
         with self._own_queries():
             for i in middle_steps(len(times)):
@@ -350,7 +350,7 @@ class VideoEditor:
     def token_maps(self, path: Sequence[torch.Tensor]) -> torch.Tensor:
         """Where each token of the source prompt looks in each frame, by cross-attention on the inverted clip: [F,T,h,w]."""
         times = self._times()
-        states = condition(self.pipe, [self.prompt], guided=False).states
+        told = self._told(self.prompt)
         found: list[torch.Tensor] = [torch.zeros(0)] * len(self.latents)
         with torch.no_grad(), self._own_queries():
             for rows in self.windows:
@@ -358,7 +358,8 @@ class VideoEditor:
                 with inflated(self.pipe.unet, self.temporal, len(rows)), attention_hook(self.pipe.unet, recorder):
                     for i in middle_steps(len(times)):
                         x = path[i + 1][rows].to(self.pipe.unet.dtype)
-                        self.pipe.unet(x, times[i], states.expand(len(rows), -1, -1))
+                        heard = told.repeated(len(rows))
+                        self.pipe.unet(x, times[i], heard.states, added_cond_kwargs=heard.added)
                 for row, maps in zip(rows, recorder.mean(), strict=True):
                     found[row] = maps
         return torch.stack(found)
@@ -367,6 +368,11 @@ class VideoEditor:
     def windows(self) -> list[list[int]]:
         """The frames that the network sees at once, window by window."""
         return windows(len(self.latents), self.config.window, self.config.overlap)
+
+    @torch.no_grad()
+    def _told(self, prompt: str | None) -> Condition:
+        """What the network is told of one prompt, or of none."""
+        return condition(self.pipe, [prompt or ""], guided=False, dropped=torch.tensor([prompt is None], device=device_of(self.pipe)))
 
     def _times(self) -> list[int]:
         """Timesteps from the clean end on, the first share `strength` of the schedule."""
@@ -378,7 +384,7 @@ class VideoEditor:
         self,
         x: torch.Tensor,
         t: int,
-        told: Sequence[torch.Tensor],
+        told: Sequence[Condition],
         layout: Layout | None = None,
         acts: Mapping[int, Act] | None = None,
     ) -> list[torch.Tensor]:
@@ -393,12 +399,12 @@ class VideoEditor:
         counts = torch.zeros(len(x), 1, 1, 1, device=x.device)
         for rows in self.windows:
             parts = [x[rows] if i or layout is None else layout.latents[rows] for i in range(len(told))]
-            states = torch.cat([c.expand(len(rows), -1, -1) for c in told])
+            heard = Condition.joined([c.repeated(len(rows)) for c in told])
             act = (acts or {}).get(rows[0])
             hook = attention_hook(unet, act, lambda act=act: act.active) if act is not None else nullcontext()  # type: ignore[misc]
             with inflated(unet, self.temporal, len(rows)) as state, hook:
                 state.inject, state.aligned = layout is not None, layout.aligned if layout is not None else None
-                out = unet(torch.cat(parts).to(unet.dtype), t, states).sample.float()
+                out = unet(torch.cat(parts).to(unet.dtype), t, heard.states, added_cond_kwargs=heard.added).sample.float()
             for total, part in zip(totals, out.chunk(len(told)), strict=True):
                 total[rows] += part
             counts[rows] += 1
@@ -424,7 +430,7 @@ def middle_steps(count: int) -> list[int]:
     return sorted({round(v) for v in np.linspace(first, last, MAPPED_STEPS)})
 
 
-def aligned_tokens(pipe: StableDiffusionPipeline, source: str, target: str) -> torch.Tensor:
+def aligned_tokens(pipe: Pipeline, source: str, target: str) -> torch.Tensor:
     """For each token of the target prompt that of the source prompt that is the same or that it replaces, [T]; -1 if none.
 
     A run of words that is replaced by one of another length is stretched over it.
