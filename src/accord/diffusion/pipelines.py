@@ -94,8 +94,9 @@ def load(
             kind = DiffusionPipeline.load_config(model).get("_class_name")
     except Exception as error:
         raise InputError(f"{what}: {model!r} ({reason_of(error)})") from error
-    if kind not in (classes or text_to_image_classes()):
-        raise InputError(f"{model!r} is a {kind}, which is not supported here; use a {' or a '.join(classes or (*UNETS, *JOINT))}")
+    known = classes or (*UNETS, *JOINT)
+    if kind not in known and (classes or kind not in text_to_image_classes()):
+        raise InputError(f"{model!r} is a {kind}, which is not supported here; use a {' or a '.join(known)}")
     if kind == "StableDiffusionPipeline":
         kwargs |= {"safety_checker": None, "requires_safety_checker": False}
     try:
@@ -113,7 +114,7 @@ def load(
 
 
 def text_to_image_classes() -> set[str]:
-    """Classes of diffusers that make pictures of a prompt alone, by their own call."""
+    """Classes of diffusers that make pictures of a prompt alone, by their own call. (Slow: it imports every pipeline there is.)"""
     from diffusers.pipelines.auto_pipeline import AUTO_TEXT2IMAGE_PIPELINES_MAPPING
 
     needed = {"prompt", "num_inference_steps", "guidance_scale", "generator", "output_type"}
