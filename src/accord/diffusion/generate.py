@@ -79,7 +79,10 @@ def generate_each(
     unknown = sorted(given.keys() - inspect.signature(pipe.__call__).parameters.keys())
     if unknown:
         raise InputError(f"a {type(pipe).__name__} takes no {unknown[0]}; leave it out")
-    return pipe(**given).images
+    made = pipe(**given)
+    if not hasattr(made, "images"):
+        raise InputError(f"a {type(pipe).__name__} makes no pictures; give a text-to-image pipeline")
+    return made.images
 
 
 def check_generates(pipe: Any) -> None:
