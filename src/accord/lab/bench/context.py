@@ -525,17 +525,20 @@ def _plot(data: dict[str, Any]) -> bytes:
     figure = Figure(figsize=(13, 4), layout="constrained")
     curve, distance, end = figure.subplots(1, 3)
     names = list(dict.fromkeys(r["variant"] for r in rows))
+    adapters = [v.name for v in VARIANTS if v.adapter]
     for place, name in enumerate(names):
+        tuned = name in adapters
+        color, style = f"C{adapters.index(name) if tuned else place}", "s--" if tuned else "o-"
         mine = [r["curve"] for r in rows if r["variant"] == name]
         steps = sorted(mine[0], key=int)
         at = [int(s) for s in steps]
         looked = [100 * np.mean([c[s]["per_prompt"] if s != steps[-1] else _of_fewer(c[s]["per_prompt"], data) for c in mine]) for s in steps]
-        color = curve.plot(at, looked, "o-", label=name)[0].get_color()
+        curve.plot(at, looked, style, color=color, label=name)
         away = [np.mean([c[s].get("frechet_of_fewer", np.nan if s == steps[-1] else c[s]["frechet"]) for c in mine]) for s in steps]
-        distance.plot(at, away, "o-", color=color)
+        distance.plot(at, away, style, color=color)
         right = np.mean([c[steps[-1]]["per_prompt"] for c in mine], 0)
         low, high = bootstrap(right, lambda v: float(v.mean()))
-        end.errorbar(100 * right.mean(), place, xerr=[[100 * (right.mean() - low)], [100 * (high - right.mean())]], fmt="o", color=color, capsize=3)
+        end.errorbar(100 * right.mean(), place, xerr=[[100 * (right.mean() - low)], [100 * (high - right.mean())]], fmt=style[0], color=color, capsize=3)
     curve.set(xlabel="step", ylabel="prompts right, %", title=f"{data['looked_at']} prompts")
     distance.set(xlabel="step", ylabel="Fréchet distance", title=f"{data['looked_at']} prompts")
     curve.legend(fontsize=7)
