@@ -5,6 +5,7 @@ Guidance has one rule: x0^ is the guided one, and r is that of the conditional t
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -16,9 +17,10 @@ from diffusers.pipelines.stable_diffusion import StableDiffusionPipelineOutput
 from torch import nn
 from tqdm.auto import tqdm
 
-from accord.diffusion.loop import decode, generators, initial_noise, run, sample
+from accord.diffusion.loop import decode, denoise, generators, initial_noise, network_x0, run, sample
 from accord.diffusion.lora import check_no_lora
 from accord.diffusion.pipelines import (
+    Condition,
     Pipeline,
     check_latent_unet,
     check_prompt_length,
@@ -142,6 +144,10 @@ class ContextDiffPipeline(StableDiffusionPipeline):
             if len(negative) != len(prompts):
                 raise InputError(f"{len(negative)} negative prompts were given for {len(prompts)} pictures; give one for each")
         told = condition(self, prompts, negative, guidance_scale > 1)
+        relation = relation_of(self.relation, told.states[-len(prompts) :], context_scale)
+        if context_scale and self.scheduler.config.shift == "prior":
+            drawn = initial_noise(self, len(prompts), generator, height, width, told.states.dtype) if latents is None else latents
+            latents = moved_start(self, self.scheduler, drawn.to(told.states), told, relation, num_inference_steps)
         steps = sample(
             self,
             prompts,
@@ -153,7 +159,7 @@ class ContextDiffPipeline(StableDiffusionPipeline):
             height=height,
             width=width,
             told=told,
-            step_kwargs={"relation": relation_of(self.relation, told.states[-len(prompts) :], context_scale)},
+            step_kwargs={"relation": relation},
         )
         for step in steps:
             if callback_on_step_end is not None:
@@ -176,6 +182,22 @@ def relation_of(network: nn.Module, states: torch.Tensor, scale: float = 1.0) ->
         return r_t, r_s
 
     return relation
+
+
+@torch.no_grad()
+def moved_start(pipe: Any, scheduler: Any, noise: torch.Tensor, told: Condition, relation: Relation, num_inference_steps: int) -> torch.Tensor:
+    """z_T [B,C,h,w] around the mean at which the shift `prior` ends, k_T r: one more call of the denoiser.
+
+    As in training, r is that of the network's guess from x_T without a shift, which is z_T itself.
+    """
+    scheduler = copy.deepcopy(scheduler)
+    scheduler.set_timesteps(num_inference_steps, device=noise.device)
+    t, count = scheduler.timesteps[0], len(noise)
+    heard = told.rows(torch.arange(len(told.states) - count, len(told.states)))
+    output = denoise(pipe, scheduler, noise, t, heard).float()
+    ab, k = scheduler.ab_at(t, noise), scheduler.shift_at(t, noise)
+    r, _ = relation(network_x0(output, noise.float(), ab, scheduler.config.prediction_type), int(t), int(t))
+    return (noise + k * r).to(noise.dtype)
 
 
 @torch.no_grad()
@@ -217,6 +239,9 @@ def generate_with_context(
         texts, makers = [t for t, _ in part], generators([s for _, s in part])
         told = condition(pipe, texts, guided=guidance_scale > 1)
         noise = initial_noise(pipe, len(part), makers, dtype=told.states.dtype)
+        relation = relation_of(network, told.states[-len(part) :], context_scale)
+        if context_scale and shift == "prior":
+            noise = moved_start(pipe, scheduler, noise, told, relation, num_inference_steps)
         steps = sample(
             pipe,
             texts,
@@ -227,7 +252,7 @@ def generate_with_context(
             latents=noise,
             told=told,
             scheduler=scheduler,
-            step_kwargs={"relation": relation_of(network, told.states[-len(part) :], context_scale)},
+            step_kwargs={"relation": relation},
         )
         out.extend(decode(pipe, run(steps), output_type))
     return out if output_type == "pil" else torch.stack(out)
