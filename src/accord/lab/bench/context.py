@@ -288,6 +288,7 @@ class Trainings:
             return own, relation
         source = self.draw.finished if variant.adapter else self.draw
         relation = train_context(own, source, folder, config, resume=(folder / "config.json").is_file(), look=look)
+        look(config.steps, relation)  # of a run that was killed after its last step
         return own, relation
 
     def row(self, variant: Variant, seed: int) -> dict[str, Any]:
