@@ -48,6 +48,17 @@ def at_rest(pipe):
     return pipe
 
 
+def tiny_vae(shift_factor: float | None = None) -> AutoencoderKL:
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(16, 32),
+        norm_num_groups=8,
+        sample_size=32,
+        shift_factor=shift_factor,
+    )
+
+
 def tiny_pipeline(kind: str = "sd1") -> StableDiffusionPipeline:
     """SD1 (epsilon, number of heads) or SD2 (v-prediction, linear projections, head width), a few thousand weights."""
     torch.manual_seed(0)
@@ -64,13 +75,7 @@ def tiny_pipeline(kind: str = "sd1") -> StableDiffusionPipeline:
         use_linear_projection=sd2,
         norm_num_groups=8,
     )
-    vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        block_out_channels=(16, 32),
-        norm_num_groups=8,
-        sample_size=32,
-    )
+    vae = tiny_vae()
     text = CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
@@ -154,18 +159,6 @@ def tiny_sdxl() -> StableDiffusionXLPipeline:
     return at_rest(pipe)
 
 
-def tiny_vae(latent_channels: int) -> AutoencoderKL:
-    return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        block_out_channels=(16, 32),
-        norm_num_groups=8,
-        sample_size=32,
-        latent_channels=latent_channels,
-        shift_factor=0.1,
-    )
-
-
 T5_PIECES = ("<pad>", "</s>", "<unk>", "▁a", "▁red", "▁blue", "▁star", "▁key", "▁and")
 
 
@@ -196,7 +189,7 @@ def tiny_sd3() -> StableDiffusion3Pipeline:
     pipe = StableDiffusion3Pipeline(
         transformer=transformer,
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
-        vae=tiny_vae(4),
+        vae=tiny_vae(shift_factor=0.1),
         text_encoder=CLIPTextModelWithProjection(text_config(tokenizer)),
         tokenizer=tokenizer,
         text_encoder_2=CLIPTextModelWithProjection(text_config(tokenizer)),
@@ -225,7 +218,7 @@ def tiny_flux() -> FluxPipeline:
     pipe = FluxPipeline(
         transformer=transformer,
         scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
-        vae=tiny_vae(4),
+        vae=tiny_vae(shift_factor=0.1),
         text_encoder=CLIPTextModel(text_config(tokenizer)),
         tokenizer=tokenizer,
         text_encoder_2=tiny_t5(32),

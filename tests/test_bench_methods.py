@@ -327,7 +327,7 @@ def test_frechet_distance_of_known_gaussians():
 def test_the_control_has_the_parameters_of_the_relational_network(lab):
     count = lambda m: sum(p.numel() for p in m.parameters())  # noqa: E731
     small, wider = bench_context.reduced_unet(lab), bench_context.reduced_unet(lab, wider=True)
-    relation = bench_context.new_relation(bench_context._with(lab, small))
+    relation = bench_context.new_relation(bench_context.with_unet(lab, small))
     assert 2e6 < count(small) < 3.3e6 and count(relation) <= 0.15 * count(small)
     assert abs(count(wider) - count(small) - count(relation)) < 0.05 * count(small)
 

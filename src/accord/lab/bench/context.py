@@ -118,13 +118,13 @@ def reduced_unet(pipe: StableDiffusionPipeline, wider: bool = False, seed: int =
     if not wider:
         return small
     base = sum(p.numel() for p in small.parameters())
-    pipe_small = _with(pipe, small)
+    pipe_small = with_unet(pipe, small)
     wanted = base + sum(p.numel() for p in new_relation(pipe_small).parameters())
     options = [made(tuple(w + 16 * (i == k) for i, w in enumerate(WIDTHS))) for k in range(3)]  # one level wider
     return min(options, key=lambda u: abs(sum(p.numel() for p in u.parameters()) - wanted))
 
 
-def _with(pipe: StableDiffusionPipeline, unet: UNet2DConditionModel) -> StableDiffusionPipeline:
+def with_unet(pipe: StableDiffusionPipeline, unet: UNet2DConditionModel) -> StableDiffusionPipeline:
     """A pipeline with the same other parts."""
     parts = {**pipe.components, "unet": unet.to(pipe.device)}
     return StableDiffusionPipeline(**parts, requires_safety_checker=False)
@@ -272,7 +272,7 @@ class Trainings:
     def trained(self, variant: Variant, seed: int) -> tuple[StableDiffusionPipeline, RelationalNetwork]:
         """The finished run's models; what is missing of the run is made."""
         config, folder = self.config(variant, seed), self.folder(variant, seed)
-        own = _with(self.pipe, copy.deepcopy(self.pipe.unet) if variant.adapter else reduced_unet(self.pipe, variant.wider, seed))
+        own = with_unet(self.pipe, copy.deepcopy(self.pipe.unet) if variant.adapter else reduced_unet(self.pipe, variant.wider, seed))
 
         def look(step: int, relation: RelationalNetwork) -> None:
             if 0 < config.steps - step < config.save_every:

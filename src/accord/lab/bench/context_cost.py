@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from accord.diffusion.loop import run, sample
 from accord.diffusion.pipelines import Condition, latent_scheduler, sample_size
-from accord.lab.bench.context import _with, reduced_unet
+from accord.lab.bench.context import reduced_unet, with_unet
 from accord.lab.bench.speed import network
 from accord.methods.context.pipeline import new_relation, relation_of
 from accord.methods.context.schedulers import ContextDDIMScheduler
@@ -72,7 +72,7 @@ def measured(size: Size, repeats: int, progress: bool) -> dict[str, Any]:
     """Seconds a step of both ways, in turn, and the ratio of each turn."""
     pipe = network(size.of, "cpu")
     if size.reduced:
-        pipe = _with(pipe, reduced_unet(pipe).eval().requires_grad_(False))
+        pipe = with_unet(pipe, reduced_unet(pipe).eval().requires_grad_(False))
     relation = new_relation(pipe).eval().requires_grad_(False)
     g, side, width = torch.Generator().manual_seed(0), sample_size(pipe)[0], pipe.unet.config.cross_attention_dim
     noise = torch.randn(size.pictures, pipe.unet.config.in_channels, side, side, generator=g)

@@ -101,10 +101,10 @@ class Modulation:
         told = len(segments.masks)
         q, k, v = query[-told:], key[-told:], value[-told:]
         pixels = segments.at(grid_of(q[:, :, image].shape[2], self.size))
-        strength = {w: modulation_strength(pixels, segments.omega, w, self.tau) for w in (config.cross_weight, config.self_weight)}
-        to_text = Block(text, strength[config.cross_weight], segments.tokens.transpose(1, 2), self._bias(), segments.exempt)
-        to_image = Block(image, strength[config.self_weight], pixels)
-        blocks = [to_image, to_text] if text.start else [to_text, to_image]
+        to_text, to_image = (modulation_strength(pixels, segments.omega, w, self.tau) for w in (config.cross_weight, config.self_weight))
+        text_block = Block(text, to_text, segments.tokens.transpose(1, 2), self._bias(), segments.exempt)
+        image_block = Block(image, to_image, pixels)
+        blocks = [image_block, text_block] if text.start else [text_block, image_block]
         q_aug, k_aug = augment_blocks(q[:, :, image], k, pixels, blocks)
         seen = attend(q_aug, k_aug, v, q.shape[-1])
         read = torch.nn.functional.scaled_dot_product_attention(q[:, :, text], k, v)
