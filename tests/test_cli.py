@@ -324,6 +324,26 @@ def test_tuning_from_the_command_line(accord_cli, tmp_path):
     assert not Path("z").exists()
 
 
+def test_each_batch_is_written_before_the_next(accord_cli, monkeypatch):
+    from accord.diffusion import generate as module
+    from accord.types import InputError
+
+    real, calls = module.generate_each, []
+
+    def once(*arguments, **options):
+        calls.append(1)
+        if len(calls) == 3:
+            raise InputError("no memory is left")
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(module, "generate_each", once)
+    result = accord_cli("generate", "a red star", "a key", "--seed", 0, "--seed", 1, "--steps", 1, "--batch-size", 1, "--out", "o")
+    assert result[0] == 2 and "no memory is left" in result[2]
+    assert sorted(p.name for p in Path("o").iterdir()) == ["000-a-red-star-s0.png", "001-a-red-star-s1.png"]
+    code, out, _ = accord_cli("realign", "a red star", "a key", "--steps", 1, "--rounds", 0, "--batch-size", 1, "--out", "r", "--json")
+    assert code == 0 and [Path(r["folder"]).name for r in json.loads(out)["results"]] == ["000-a-red-star-s0", "001-a-key-s0"]
+
+
 def test_context_from_the_command_line(accord_cli, tmp_path):
     small = "--scenes 8 --steps 2 --batch-size 2 --save-every 1".split()
     code, out, _ = accord_cli("train", "context", "--out", "run", "--json", *small)

@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny_pipeline, tiny_sdxl
-from diffusers import DDIMInverseScheduler, DDIMScheduler, DDPMScheduler, EDMEulerScheduler, StableDiffusionPipeline
+from diffusers import (
+    DDIMInverseScheduler,
+    DDIMScheduler,
+    DDPMScheduler,
+    EDMEulerScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from safetensors.torch import load_file
 
 from accord.diffusion.generate import generate
@@ -145,6 +152,29 @@ def test_noise_is_added_at_the_shifted_place_and_the_target_leads_back():
 
 
 @pytest.mark.parametrize("kind", [ContextDDIMScheduler, ContextDDPMScheduler, ContextDDIMInverseScheduler])
+def test_all_three_add_the_same_noise(kind):
+    x0, noise, r, t = normal(2, 4, 8, 8), normal(2, 4, 8, 8, seed=1), normal(2, 4, 8, 8, seed=2), torch.tensor([3, 700])
+    ab = kind(**BETAS).alphas_cumprod[t].view(-1, 1, 1, 1)
+    plain = ab.sqrt() * x0 + (1 - ab).sqrt() * noise
+    assert torch.allclose(kind(**BETAS).add_noise(x0, noise, t), plain, atol=1e-6)
+    assert torch.allclose(kind(**BETAS, shift="prior").add_noise(x0, noise, t, relation=r), plain + (1 - ab.sqrt()) * r, atol=1e-6)
+
+
+@pytest.mark.parametrize(("count", "spacing"), [(7, "trailing"), (13, "trailing"), (10, "trailing"), (7, "leading")])
+@pytest.mark.parametrize("shift", ["quadratic", "prior", "data"])
+def test_inversions_first_step_begins_at_x0_itself(count, spacing, shift):
+    """A picture has no shift yet: with the network's noise e it goes to sqrt(ab_t) x0^ + k_t r + sqrt(1 - ab_t) e."""
+    scheduler = ContextDDIMInverseScheduler(**BETAS, shift=shift, timestep_spacing=spacing)
+    scheduler.set_timesteps(count)
+    x, e, r, t = torch.full((1, 4, 8, 8), 5.0), normal(1, 4, 8, 8), normal(1, 4, 8, 8, seed=1), int(scheduler.timesteps[0])
+    found = scheduler.step(e, t, x, relation=lambda x0, a, b: (r, r)).prev_sample
+    ab_s, ab_t = scheduler.ab_at(t - 1000 // count, x), scheduler.ab_at(t, x)
+    x0 = (x - (1 - ab_s).sqrt() * e) / ab_s.sqrt()
+    expected = ab_t.sqrt() * x0 + scheduler.shift_at(t, x) * r + (1 - ab_t).sqrt() * e
+    assert torch.allclose(found, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", [ContextDDIMScheduler, ContextDDPMScheduler, ContextDDIMInverseScheduler])
 def test_settings_survive_from_one_scheduler_to_the_next(kind):
     settings = {**BETAS, "prediction_type": "v_prediction", "timestep_spacing": "trailing", "clip_sample": False, "shift": "prior"}
     again = kind.from_config(kind.from_config(kind(**settings).config).config)
@@ -248,10 +278,18 @@ def test_without_context_it_is_the_plain_pipeline_bit_for_bit(kind, ancestral):
 def test_guidance_uses_the_conditional_r_in_one_batch():
     pipe = tiny_pipeline()
     context = ContextDiffPipeline.from_pipeline(pipe, awake(new_relation(pipe, 1.0)))
-    calls = []
-    hook = context.relation.register_forward_pre_hook(lambda m, args: calls.append(args))
-    context(PROMPTS, negative_prompt="a moon", num_inference_steps=3, output_type="latent")
-    hook.remove()
+    calls, outputs = [], []
+    hooks = [
+        context.relation.register_forward_pre_hook(lambda m, args: calls.append(args)),
+        context.unet.register_forward_hook(lambda m, args, out: outputs.append((args[0], int(args[1]), out[0]))),
+    ]
+    context(PROMPTS, negative_prompt="a moon", num_inference_steps=3, guidance_scale=4.0, output_type="latent")
+    for hook in hooks:
+        hook.remove()
+    for (shown, *_), (x, t, (output)) in zip(calls, outputs, strict=True):  # what r is shown is the guided x0^
+        without, told = output.chunk(2)
+        guided = network_x0(without + 4 * (told - without), x[:2], context.scheduler.alphas_cumprod[t], "epsilon")
+        assert torch.allclose(shown[:2], guided, atol=1e-4) and torch.equal(shown[:2], shown[2:])
     assert len(calls) == 3 and all(len(c[0]) == 4 for c in calls)  # two pictures at two steps each
     states, _ = context.encode_prompt(PROMPTS, "cpu", 1, False)
     assert all(torch.equal(c[1], torch.cat([states, states])) for c in calls)
@@ -298,6 +336,39 @@ def test_callbacks_several_pictures_and_bad_input():
         context(" ")
     with pytest.raises(InputError, match="knows no context"):
         ContextDiffPipeline(pipe.vae, pipe.text_encoder, pipe.tokenizer, pipe.unet, pipe.scheduler, context.relation)
+    assert len(context("a red star", num_inference_steps=2, callback_on_step_end=lambda *a: None).images) == 1
+    for kwargs, message in (
+        ({"prompt": []}, "there is no prompt"),
+        ({"generator": generators([0, 1, 2])}, "3 generators were given for 2 pictures"),
+        ({"latents": normal(1, 4, 16, 16)}, "1 latents were given for 2 pictures"),
+        ({"negative_prompt": "a star " * 99}, "tokens"),
+        ({"num_inference_steps": 1000}, "cannot take 1000 steps .it would begin at step 1000 of 1000"),
+        ({"num_inference_steps": 1001}, "cannot take 1001 steps"),
+    ):
+        with pytest.raises(InputError, match=message):
+            context(**{"prompt": PROMPTS, **kwargs})
+    with pytest.raises(InputError, match="has no pipeline class with context"):
+        ContextDiffPipeline.from_pipeline(tiny_sdxl(), context.relation)
+    with pytest.raises(InputError, match="is for latents and text of width"):
+        ContextDiffPipeline.from_pipeline(pipe, RelationalNetwork(4, 48, width=16))
+    context.scheduler = pipe.scheduler
+    with pytest.raises(InputError, match="knows no context"):
+        context("a red star")
+
+
+def test_a_denoiser_distilled_with_guidance_is_told_its_scale():
+    """As LCM's: no unconditional half, and zero context is the plain pipeline there too."""
+    pipe = tiny_pipeline()
+    torch.manual_seed(1)
+    unet = UNet2DConditionModel.from_config(pipe.unet.config, time_cond_proj_dim=8).eval().requires_grad_(False)
+    pipe.register_modules(unet=unet)
+    context = ContextDiffPipeline.from_pipeline(pipe, awake(new_relation(pipe, 1.0)), shift="prior")
+    kwargs = {"num_inference_steps": 2, "guidance_scale": 4.0, "output_type": "latent"}
+    expected = pipe(PROMPTS, generator=generators([0, 1]), **kwargs).images
+    assert torch.equal(context(PROMPTS, generator=generators([0, 1]), context_scale=0.0, **kwargs).images, expected)
+    moved = context(PROMPTS, generator=generators([0, 1]), **kwargs).images
+    assert not torch.equal(moved, expected)
+    assert torch.allclose(generate_with_context(pipe, context.relation, PROMPTS, [0, 1], shift="prior", each=True, **kwargs), moved, atol=1e-5)
 
 
 FRESH = """
@@ -435,10 +506,46 @@ def test_estimated_pictures_take_r_of_the_networks_own_guess():
     assert torch.allclose(seen[0][1:], expected, atol=1e-5)
 
 
+def test_dropped_captions_are_dropped_for_the_denoiser_alone():
+    pipe = tiny_pipeline()
+    objective, told, heard = objective_of(pipe), [], []
+    objective.relation.register_forward_pre_hook(lambda m, args: told.append(args[1]))
+    hook = pipe.unet.register_forward_pre_hook(lambda m, args, kwargs: heard.append(kwargs["encoder_hidden_states"]), with_kwargs=True)
+    latents, captions = draw(np.random.default_rng(0), 2)
+    objective(latents, captions, normal(2, 4, 16, 16), torch.tensor([500, 500]), torch.tensor([True, False]), torch.tensor([True, True]))
+    hook.remove()
+    states, empty = pipe.encode_prompt(captions, "cpu", 1, True)
+    assert len(heard) == 2 and all(torch.equal(h, torch.stack([states[0], empty[1]])) for h in heard)  # for its guess too
+    assert len(told) == 1 and torch.equal(told[0], states)
+
+
+def test_a_context_that_cannot_be_read_or_does_not_fit_is_named(tmp_path):
+    clip = load_clip()
+    train_context(tiny_pipeline(), draw, tmp_path / "a", replace(QUICK, denoiser="full", pixels=True))
+    with torch.no_grad():
+        next(clip.model.vision_model.parameters()).add_(1)
+    with pytest.raises(InputError, match="through another CLIP than this one"):
+        load_context(tiny_pipeline(), tmp_path / "a", clip)
+    config = tmp_path / "a" / "config.json"
+    text = config.read_text()
+    config.write_text(text.replace("quadratic", "cubic"))
+    with pytest.raises(InputError, match="has the shift 'cubic'"):
+        load_context(tiny_pipeline(), tmp_path / "a")
+    config.write_text(text)
+    weights = next((tmp_path / "a" / "pipeline" / "unet").glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(InputError, match="cannot be read"):
+        load_context(tiny_pipeline(), tmp_path / "a")
+    shape = tmp_path / "a" / "relation" / "config.json"
+    shape.write_text(shape.read_text().replace('"layers": 2', '"layers": 3'))
+    with pytest.raises(InputError, match="cannot be read"):
+        load_context(tiny_pipeline(), tmp_path / "a")
+
+
 def test_training_goes_on_where_it_was_and_refuses_other_settings(tmp_path, monkeypatch):
     from accord.training.loop import Run
 
-    config = replace(QUICK, steps=4)
+    config = replace(QUICK, steps=4, ema_decay=0.5)
     whole = train_context(tiny_pipeline(), draw, tmp_path / "a", config)
     real = Run._step
 
@@ -461,7 +568,7 @@ def test_training_goes_on_where_it_was_and_refuses_other_settings(tmp_path, monk
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("denoiser", "half"), ("shift", "cubic"), ("loss", "l1"), ("estimated_share", 2.0), ("share", 0.0), ("gain", -1.0), ("steps", 0), ("learning_rate", 0.0)],
+    [("denoiser", "half"), ("shift", "cubic"), ("loss", "l1"), ("estimated_share", 2.0), ("share", 0.0), ("gain", -1.0), ("steps", 0), ("learning_rate", 0.0), ("learning_rate", float("nan")), ("gain", float("nan")), ("ema_decay", 1.0)],
 )  # fmt: skip
 def test_a_field_out_of_range_is_named(field, value):
     with pytest.raises(ValueError, match=f"{field} must"):

@@ -324,7 +324,7 @@ def test_an_absolute_image_path_is_kept(tmp_path):
         ("p.csv", b"", "no image and prompt columns"),
         ("p.jsonl", b"{nonsense\n", "no image and prompt columns"),
         ("p.csv", b"image,prompt\na.png,\xff\xfe\n", "cannot be read"),
-        ("p.jsonl", b'{"image": "a.png", "prompt": "\xff"}\n', "cannot be read"),
+        ("p.jsonl", b'{"image": "a.png", "prompt": "\xff"}\n', "no image and prompt columns.*in UTF-8"),
         ("p.parquet", b"PAR1 and no more", "cannot be read"),
         ("p.parquet", b"", "cannot be read"),
     ],
@@ -334,6 +334,21 @@ def test_an_unusable_pairs_file_is_refused_by_name(tmp_path, name, data, message
     with pytest.raises(InputError, match=message) as caught:
         read_pairs(tmp_path / name)
     assert name in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_row_that_is_no_utf8_is_skipped_and_the_others_are_read(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    good = json.dumps({"image": "a.png", "prompt": "a star"}).encode()
+    (tmp_path / "p.jsonl").write_bytes(b"\xef\xbb\xbf" + good + b'\n{"image": "b.png", "prompt": "\xff"}\n' + good + b"\n")
+    texts = pa.array([b"a star", b"\xff", b"a star"]).cast(pa.binary()).view(pa.string())
+    pq.write_table(pa.table({"image": ["a.png", "b.png", "a.png"], "prompt": texts, "other": [1, 2, 3]}), tmp_path / "p.parquet")
+    for name, reason in (("p.jsonl", "not a JSON object"), ("p.parquet", "no prompt")):
+        found = read_pairs(tmp_path / name)
+        assert [(p.prompt, p.row) for p in found.pairs] == [("a star", 1), ("a star", 3)] and found.skipped == [{"row": 2, "reason": reason}]
+    pq.write_table(pa.table({"image": [{"bytes": b"PNG", "path": "a.png"}], "text": ["a star"]}), tmp_path / "hub.parquet")
+    assert "its picture is within the table" in read_pairs(tmp_path / "hub.parquet").skipped[0]["reason"]
 
 
 def test_a_missing_pairs_file_and_a_folder_are_refused(tmp_path):

@@ -20,12 +20,13 @@ from accord.data.pair_folders import list_images, stream_pairs, write_metadata, 
 from accord.data.pairs import PairsFile
 from accord.data.shards import parse_shard
 from accord.diffusion.loop import generators
+from accord.diffusion.lora import add_lora
 from accord.lab.scenes.ask import ask_of, check
 from accord.lab.scenes.grammar import caption
 from accord.lab.scenes.render import render
 from accord.lab.scenes.scene import Scene, Thing, sample_scene
 from accord.methods.invert.alignment import InversionScore
-from accord.methods.invert.bulk import invert_files, labelled_by
+from accord.methods.invert.bulk import invert_files, labelled_by, second_level
 from accord.methods.invert.config import InvertTrainConfig, PredictorConfig
 from accord.methods.invert.data import PairSet, load_pairs
 from accord.methods.invert.equations import (
@@ -38,14 +39,14 @@ from accord.methods.invert.equations import (
     spherical_kmeans,
 )
 from accord.methods.invert.fit import train_inverter
-from accord.methods.invert.invert import Bank, _seen, invert, readable_prompt
+from accord.methods.invert.invert import Bank, _seen, invert, is_foreign, readable_prompt
 from accord.methods.invert.inverter import Inverter
 from accord.methods.invert.kernel import DomainKernel
 from accord.methods.invert.pairs import make_pairs
 from accord.methods.invert.predictors import UNetTower, build
 from accord.methods.invert.reuse import perturbed, reused
 from accord.methods.invert.split import group_near_duplicates, split_groups
-from accord.methods.invert.train import out_of_fold_scores, predict, train_predictor
+from accord.methods.invert.train import _folds, out_of_fold_scores, predict, train_predictor
 from accord.methods.invert.vocabulary import Vocabulary, words_of
 from accord.rewards.captioners import load_captioner
 from accord.rewards.sentence import load_sentence
@@ -216,6 +217,11 @@ def test_diffusiondb_layout_is_read_with_and_without_metadata(tmp_path):
     (tmp_path / "metadata.parquet").unlink()
     broken = PairsFile()
     assert len(list(stream_pairs(tmp_path, broken))) == 2 and broken.skipped[-1]["reason"] == "part-000002.json cannot be read"
+    unfetched = tmp_path / "unfetched"
+    unfetched.mkdir()
+    shutil.copy(hub / "metadata.parquet", unfetched)
+    with pytest.raises(InputError, match="none of its parts; fetch and unpack one"):
+        list(stream_pairs(unfetched, PairsFile()))
     (tmp_path / "metadata.parquet").write_bytes(b"no parquet")
     with pytest.raises(InputError, match="cannot be read"):
         list(stream_pairs(tmp_path, PairsFile()))
@@ -269,8 +275,12 @@ def test_made_pairs_do_not_depend_on_parts_and_stopping(tmp_path):
     assert [p.prompt for p in longer] == [*prompts, "a moon"] and all(Path(p.image).read_bytes() == made[Path(p.image).name] for p in longer[:3])
     assert make_pairs(pipe, prompts, tmp_path / "a", part_size=2, **kwargs) == 4  # fewer than are there: they stay
     for changed in ({"seed": 5}, {"num_inference_steps": 3}):
-        with pytest.raises(InputError, match="is of other prompts, another seed or other settings"):
+        with pytest.raises(InputError, match="another seed or other settings"):
             make_pairs(pipe, prompts, tmp_path / "a", part_size=2, **{**kwargs, **changed})
+    other = tiny_pipeline()
+    add_lora(other, 2)
+    with pytest.raises(InputError, match="is of other prompts, another model or adapter"):
+        make_pairs(other, prompts, tmp_path / "a", part_size=2, **kwargs)
     shares = [make_pairs(pipe, prompts, tmp_path / "c", part_size=2, shard=(i, 2), **kwargs) for i in (2, 1)]
     assert shares == [1, 3]  # in the folder so far
     shared = [p.image for p in stream_pairs(tmp_path / "c", PairsFile())]
@@ -387,6 +397,15 @@ def test_scores_are_out_of_fold(data, vocabulary, tmp_path, monkeypatch):
     assert set.union(*scored) == set(twice.prompts)
 
 
+def test_near_duplicates_share_a_fold(embed):
+    prompts = [f"{p}{end}" for p in ("a red star", "two blue keys", "a green tree", "a yellow egg") for end in ("", ".", "!")]
+    data = PairSet(torch.zeros(12, 3, 64, 64, dtype=torch.uint8), prompts, embed(prompts))
+    fold = _folds(data, replace(QUICK, fold_similar=0.9)).reshape(4, 3)
+    assert (fold == fold[:, :1]).all() and fold[:, 0].bincount().tolist() == [2, 2]
+    with pytest.raises(InputError, match="none can be scored by a model that has not seen it"):
+        _folds(data, replace(QUICK, fold_similar=1e-3))
+
+
 @pytest.mark.parametrize("curriculum", ["prefix", "random"])
 def test_training_resumes_where_it_was(data, vocabulary, tmp_path, monkeypatch, curriculum):
     from accord.training.loop import Run
@@ -467,6 +486,12 @@ def test_invert_gives_words_retrieval_and_a_prompt(vocabulary, embed):
     with pytest.raises(InputError, match="names no captioner"):
         invert(odd[0], foreign, embed=embed)
     assert invert(odd[0], foreign, embed=embed, captioner=load_captioner())[0].prompt
+    for lab, foreign in ((True, False), (False, True)):  # what it was trained on, where that is known
+        assert replace(made, lab=lab).is_foreign is foreign
+    for prompts in (["ein roter Stern auf einem Tisch", "der Mond und ein Haus"], ["une clé bleue", "la lune dans le ciel"], ["赤い星", "青い鍵"]):
+        with pytest.raises(InputError, match="in a language that the sentence embedder cannot read"):
+            Bank(prompts, embed)
+    assert not any(is_foreign(p) for p in ("a castle", "portrait of guillermo del toro, by moebius", "octane render, 8k"))
     with pytest.raises(InputError, match="no image to invert"):
         invert([], made)
     with pytest.raises(InputError, match="nothing to choose from"):
@@ -515,26 +540,62 @@ def test_bulk_shards_are_whole_and_done_once(vocabulary, tmp_path):
     assert sorted(names) == ["0.png", "1.png", "2.png", "4.png"]
     again = [invert_files(paths, tmp_path / "o.jsonl", (i, 2), made) for i in (1, 2)]
     assert all(a["done_before"] for a in again) and [a["skipped"] for a in again] == [[], two["skipped"]]
-    # a second level that is fitted on labelled pictures and those at hand moves the embeddings, and nothing else
-    (tmp_path / "labelled.jsonl").write_text("".join(json.dumps({"image": str(folder / f"{i}.png"), "prompt": f"a star {i}"}) + "\n" for i in range(5)))
-    skipped = PairsFile()
-    labelled = labelled_by(made, tmp_path / "labelled.jsonl", lambda texts: torch.eye(len(texts), 384), skipped)
-    assert labelled[0].shape == labelled[1].shape == (4, 384) and len(skipped.skipped) == 1
-    invert_files(paths, tmp_path / "adapted.jsonl", (1, 1), made, labelled=labelled)
-    rows = {Path(r["image"]).name: r for r in map(json.loads, (tmp_path / "adapted.jsonl").read_text().splitlines())}
-    before = json.loads(files[0].read_text().splitlines()[0])
-    after = rows[Path(before["image"]).name]
-    assert {w["word"]: w["probability"] for w in after["words"]} == pytest.approx({w["word"]: w["probability"] for w in before["words"]}, abs=1e-5)
-    assert np.abs(np.subtract(after["embedding"], before["embedding"])).max() > 1e-3
-    level = DomainKernel.fit(*labelled, made([Image.open(folder / f"{i}.png") for i in (0, 1, 2, 4)])[0], 8)
-    own = level(made([Image.open(folder / "0.png")])[0])[0]
-    assert np.allclose(rows["0.png"]["embedding"], own.numpy(), atol=1e-5) and made.kernel is None
+    for changed, what in (({"paths": paths[1:]}, "pictures"), ({"inverter": inverter(vocabulary, "vit")}, "inverter"), ({"readable": True}, "readable")):
+        with pytest.raises(InputError, match=f"there already, and was made with other '{what}'"):
+            invert_files(**{"paths": paths, "out": tmp_path / "o.jsonl", "shard": (1, 2), "inverter": made, **changed})
+    nothing = invert_files(paths[:2], tmp_path / "few.parquet", (3, 3), made)  # a share without a picture is a part too
+    assert nothing["images"] == 0 and Path(nothing["out"]).is_file()
     assert parse_shard("3/8") == (3, 8)
     for bad in ("0/2", "3/2", "x", "1/0"):
         with pytest.raises(InputError, match="is not I/N"):
             parse_shard(bad)
     with pytest.raises(InputError, match=r"is none of \.csv"):
         invert_files(paths, tmp_path / "o.txt", (1, 1), made)
+
+
+def test_a_second_level_moves_the_embeddings_alone_and_never_harms(vocabulary, tmp_path):
+    made, rng = inverter(vocabulary, "clip"), np.random.default_rng(0)
+    for i in range(40):
+        Image.new("RGB", (64, 64), tuple(int(v) for v in rng.integers(256, size=3))).save(tmp_path / f"{i:02d}.png")
+    paths = list_images(tmp_path)
+    table = tmp_path / "labelled.jsonl"
+    table.write_text("".join(json.dumps({"image": str(p), "prompt": f"a star {i}"}) + "\n" for i, p in enumerate(paths)))
+    turn = torch.linalg.qr(torch.randn(384, 384, generator=torch.Generator().manual_seed(0)))[0]
+    vectors = made([Image.open(p) for p in paths])[0]
+    skipped = PairsFile()
+    labelled = labelled_by(made, table, lambda texts: vectors @ turn, skipped)  # what the first level says, turned: it can be learnt
+    assert labelled[0].shape == labelled[1].shape == (40, 384) and not skipped.skipped
+    plain, adapted = (invert_files(paths, tmp_path / f"{n}.jsonl", inverter=made, labelled=x)["out"] for n, x in (("plain", None), ("adapted", labelled)))
+    before, after = ([json.loads(s) for s in Path(p).read_text().splitlines()] for p in (plain, adapted))
+    own = DomainKernel.fit(*labelled, vectors, 80)(vectors)
+    for a, b, vector in zip(before, after, own, strict=True):
+        assert {w["word"]: w["probability"] for w in b["words"]} == pytest.approx({w["word"]: w["probability"] for w in a["words"]}, abs=1e-5)
+        assert np.abs(np.subtract(b["embedding"], a["embedding"])).max() > 1e-3 and np.allclose(b["embedding"], vector.numpy(), atol=1e-4)
+    assert made.kernel is None
+    with pytest.raises(InputError, match="too few to adapt with"):
+        second_level((labelled[0][:1], labelled[1][:1]), vectors)
+    with pytest.raises(InputError, match=r"the second level would harm .cosine 0.*1\.000 before"):
+        second_level((vectors, vectors), vectors)
+
+
+def test_words_are_weighted_like_the_embeddings(vocabulary):
+    both, pictures = inverter(vocabulary, "clip", "vit"), [picture(0), picture(1)]
+    each = [inverter(vocabulary, k) for k in ("clip", "vit")]
+    for one, predictor in zip(each, both.predictors, strict=True):
+        one.predictors[0].load_state_dict(predictor.state_dict())
+    first, second = (o(pictures)[1] for o in each)
+    assert torch.allclose(replace(both, weights=[1.0, 0.0])(pictures)[1], first, atol=1e-5)
+    assert torch.allclose(replace(both, weights=[1.0, 3.0])(pictures)[1], (first + 3 * second) / 4, atol=1e-5)
+
+
+def test_huge_pictures_are_not_held_many_at_once(tmp_path, monkeypatch):
+    from accord.methods.invert import bulk
+
+    paths = [tmp_path / f"{i}.png" for i in range(5)]
+    for path in paths:
+        picture().save(path)
+    monkeypatch.setattr(bulk, "CHUNK_PIXELS", 64 * 64)
+    assert [len(names) for names, _ in bulk._chunks(paths, [])] == [2, 2, 1]
 
 
 def test_the_embedded_inverter_reads_a_scene(embed):
@@ -611,6 +672,7 @@ def test_reuse_mixes_and_restores_the_encoder(lab):
         (lambda: InvertTrainConfig(curriculum="hard"), "curriculum"),
         (lambda: InvertTrainConfig(folds=1), "folds"),
         (lambda: InvertTrainConfig(fold_share=0), "fold_share"),
+        (lambda: InvertTrainConfig(fold_similar=0), "fold_similar"),
     ],
 )
 def test_a_field_out_of_range_is_named(make, field):

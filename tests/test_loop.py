@@ -19,7 +19,7 @@ from diffusers import (
 from accord.diffusion.attention import AttentionMaps, attention_hook
 from accord.diffusion.generate import generate
 from accord.diffusion.loop import _start, decode, encode, generators, initial_noise, predicted_x0, run, sample
-from accord.diffusion.pipelines import SD, check_prompt_length, load
+from accord.diffusion.pipelines import SD, check_device, check_prompt_length, load
 from accord.methods.realign.config import RealignConfig
 from accord.methods.realign.modulation import Segments, modulated
 from accord.types import InputError
@@ -145,6 +145,15 @@ def test_pndm_from_part_way_takes_its_second_step_twice():
     assert errors[DDIMScheduler] < 1e-5 and errors[PNDMScheduler] < 0.03  # a step behind: 0.16
 
 
+@pytest.mark.parametrize("cls", [DDIMScheduler, EulerDiscreteScheduler, DPMSolverMultistepScheduler])
+def test_others_made_from_pndms_configuration_take_each_step_once(cls):
+    """They carry its `skip_prk_steps` too."""
+    scheduler = cls.from_config(PNDMScheduler(skip_prk_steps=True).config)
+    scheduler.set_timesteps(5)
+    times, _ = _start(scheduler, torch.zeros(1, 4, 8, 8), torch.zeros(1, 4, 8, 8), 0.8)
+    assert scheduler.config.skip_prk_steps and torch.equal(times, scheduler.timesteps[1:])
+
+
 def test_only_the_last_steps_keep_their_graph(tiny):
     pipe = copy.deepcopy(tiny)
     pipe.unet.requires_grad_(True)
@@ -234,6 +243,10 @@ def test_bad_numbers_and_nan_are_named(tiny):
         run(sample(tiny, PROMPTS, strength=0.0))
     with pytest.raises(InputError, match="not finite"):
         run(sample(tiny, PROMPTS[:1], num_inference_steps=2, latents=torch.full((1, 4, 16, 16), float("nan"))))
+    with pytest.raises(InputError, match="not finite"):  # a VAE's, though the latents were
+        decode(tiny, torch.full((1, 4, 16, 16), float("inf")))
+    with pytest.raises(InputError, match="guidance_scale must be a finite number"):
+        run(sample(tiny, PROMPTS, guidance_scale=float("nan")))
 
 
 def test_too_long_prompts_say_which_words_fall_off(tiny):
@@ -241,6 +254,14 @@ def test_too_long_prompts_say_which_words_fall_off(tiny):
         generate(tiny, "star " * 75 + "moon", num_inference_steps=1)
     with pytest.raises(InputError, match="empty"):
         generate(tiny, "  ", num_inference_steps=1)
+    with pytest.raises(InputError, match="is no UTF-8"):
+        generate(tiny, "a star \udcff", num_inference_steps=1)
+
+
+@pytest.mark.parametrize("device", ["meta", "mps", "xpu", "cuda:77", "toaster"])
+def test_devices_that_are_not_here_are_named(device):
+    with pytest.raises(InputError, match=f"device '{device}' is (not available here|unknown)"):
+        check_device(device)
 
 
 # --- attention ---------------------------------------------------------------------------------------------------------

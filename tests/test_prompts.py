@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from accord.data.lexicon import DEFAULT, Lexicon, plural_of
-from accord.data.prompts import parse, singular_of, swaps
+from accord.data.prompts import parse, singular_of, spelled, swaps
 from accord.lab.scenes.ask import ask_of, lab_lexicon
 from accord.lab.scenes.grammar import caption
 from accord.lab.scenes.scene import sample_scene
@@ -56,7 +56,13 @@ def random_captions(count: int, seed: int = 0) -> list[str]:
         ("a star a key", [("a star", "star", 1), ("a key", "key", 1)]),
         ("a key on a house", [("a key", "key", 1), ("a house", "house", 1)]),
         ("a picture frame", [("a picture frame", "frame", 1)]),
-        ("a picture", []),
+        ("a picture", [("a picture", "picture", 1)]),
+        ("red star and blue key", [("red star", "star", 1), ("blue key", "key", 1)]),
+        ("the dogs", [("the dogs", "dogs", None)]),
+        ("some red stars near the octopus", [("some red stars", "stars", None), ("the octopus", "octopus", 1)]),
+        ("children", [("children", "children", None)]),
+        ("'a red star' and \"a key\"", [("a red star", "star", 1), ("a key", "key", 1)]),
+        ("the dog's ball", [("the dog's ball", "ball", 1)]),
         ("a ² star", [("a ² star", "star", 1)]),
     ],
 )
@@ -79,6 +85,16 @@ def test_phrases(text, expected):
             "Photo of four yellow taxis between two skyscrapers",
             [("four yellow taxis", "taxis", 4), ("two skyscrapers", "skyscrapers", 2)],
         ),
+        ("a black and white cat", [("a black and white cat", "cat", 1)]),
+        ("a big, red star", [("a big, red star", "star", 1)]),
+        ("a red and a blue key", [("a red", "red", 1), ("a blue key", "key", 1)]),
+        ("a man walking a dog", [("a man", "man", 1), ("a dog", "dog", 1)]),
+        ("a wedding ring in a red building", [("a wedding ring", "ring", 1), ("a red building", "building", 1)]),
+        ("a dog without a hat", [("a dog", "dog", 1)]),
+        ("a street with no cars above a dog", [("a street", "street", 1), ("a dog", "dog", 1)]),
+        ("A cat is not on the table", [("A cat", "cat", 1)]),
+        ("a sofa below a painting", [("a sofa", "sofa", 1), ("a painting", "painting", 1)]),
+        ("a castle, oil painting", [("a castle", "castle", 1)]),
     ],
 )
 def test_phrases_of_general_english(text, expected):
@@ -296,13 +312,33 @@ def test_lexicon_survives_saving(tmp_path):
     ("text", "counts"),
     [
         ("a 1990 ford mustang", [1]),
-        ("1990 ford mustang", [None]),
+        ("1990 ford mustang", [1]),
         ("a 4 door car", [1]),
         ("a 90 year old man", [1]),
-        ("35 mm lens", [None]),
+        ("35 mm lens", [None]),  # by its look a plural
         ("0 dogs", [None]),
         ("the 3 dogs and 8 cats", [3, 8]),
     ],
 )
 def test_digits_that_cannot_be_a_count_are_none(text, counts):
     assert [p.count for p in parse(text).phrases] == counts
+
+
+def test_what_is_not_to_be_seen_has_no_relation_either():
+    assert not parse("a street with no cars above a dog").relations and not parse("a cat is not on top of the table").relations
+    assert [r.name for r in parse("a sofa below a painting").relations] == ["below"]
+
+
+def test_counterfactuals_of_a_count_behind_an_article():
+    prompt = parse("the two eggs")
+    assert swaps(prompt, prompt.words[0], LAB)[0][1] == "the one egg"
+
+
+def test_counts_are_spelled():
+    assert spelled(parse("2 red stars and 1 cat")).text == "two red stars and one cat"
+    assert spelled(parse("a 4 door car")).text == "a 4 door car"
+
+
+def test_other_bytes_than_utf8_are_named():
+    with pytest.raises(InputError, match="is no UTF-8"):
+        parse("a star \udcff")

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny_pipeline, tiny_sdxl
-from diffusers import PNDMScheduler
+from diffusers import EDMEulerScheduler, EulerAncestralDiscreteScheduler, PNDMScheduler
+from diffusers.models.attention_processor import CustomDiffusionAttnProcessor
 
 from accord.data.prompts import parse
 from accord.diffusion.generate import generate
@@ -224,6 +225,25 @@ def test_before_is_what_the_pipeline_itself_makes(tiny, negative):
     assert np.array_equal(np.asarray(result.before), np.asarray(plain))
 
 
+def test_the_seed_holds_with_a_scheduler_that_draws_on_the_way(tiny):
+    pipe = copy.copy(tiny)
+    pipe.scheduler = EulerAncestralDiscreteScheduler.from_config(tiny.scheduler.config)
+    kwargs = {"num_inference_steps": 3, "captions": False}
+    plain = generate(pipe, ["a red star", "a key"], 5, num_inference_steps=3)
+    found = realign(pipe, ["a red star", "a key"], 5, config=RealignConfig(rounds=1, mode="same_seed"), **kwargs)
+    assert all(np.array_equal(np.asarray(r.before), np.asarray(p)) for r, p in zip(found, plain, strict=True))
+    again = realign(pipe, ["a red star", "a key"], 5, config=RealignConfig(rounds=1, mode="same_seed"), **kwargs)
+    assert all(np.array_equal(np.asarray(a.after), np.asarray(b.after)) for a, b in zip(found, again, strict=True))
+
+
+def test_each_prompt_may_have_its_own_seed(tiny):
+    config = RealignConfig(rounds=0)
+    own = realign(tiny, ["a red star", "a key"], [3, 4], each=True, config=config, num_inference_steps=2, captions=False)
+    every = realign(tiny, ["a red star", "a key"], [3, 4], config=config, num_inference_steps=2, captions=False)
+    assert [(r.prompt.text, r.seed) for r in own] == [("a red star", 3), ("a key", 4)]
+    assert np.abs(np.asarray(own[1].before, dtype=int) - np.asarray(every[3].before, dtype=int)).max() <= 1
+
+
 def test_the_networks_calls_are_counted_as_the_scheduler_makes_them(tiny):
     pipe = copy.copy(tiny)
     pipe.scheduler = PNDMScheduler.from_config(tiny.scheduler.config, skip_prk_steps=True)
@@ -234,6 +254,15 @@ def test_the_networks_calls_are_counted_as_the_scheduler_makes_them(tiny):
 def test_other_pipelines_and_bad_knobs_are_refused():
     with pytest.raises(InputError, match="is not supported"):
         realign(object(), "a star")
+    pipe = tiny_sdxl()
+    pipe.unet.set_attn_processor(CustomDiffusionAttnProcessor(train_kv=False, train_q_out=False))
+    with pytest.raises(InputError, match="a CustomDiffusionAttnProcessor is in the way"):
+        realign(pipe, "a star")
+    pipe.scheduler = EDMEulerScheduler()
+    with pytest.raises(InputError, match="a EDMEulerScheduler has no betas"):
+        realign(pipe, "a star")
+    with pytest.raises(InputError, match="longer than the 32 tokens that the captioner reads, these words would fall off: 'star'"):
+        realign(tiny_pipeline(), "star " * 31, num_inference_steps=1)
     for field, value in (("rounds", -1), ("mode", "x"), ("strength", 0), ("modulated_share", 2), ("exempt_tokens", "y"), ("escalation", -1), ("ground", -1)):
         with pytest.raises(ValueError, match=field):
             RealignConfig(**{field: value})

@@ -1,5 +1,7 @@
 """The lab's recipes: what their dense tasks teach is what the scenes show."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from transformers import CLIPTokenizer
 
 from accord.diffusion.attention import attention_hook
+from accord.lab import recipes
 from accord.lab.recipes import denoiser
 from accord.lab.recipes.denoiser import (
     LAYOUT_TIMESTEPS,
@@ -32,6 +35,7 @@ from accord.lab.recipes.views import (
 from accord.lab.scenes.grammar import FULL, Saying
 from accord.lab.scenes.lexicon import NOUNS
 from accord.lab.scenes.scene import Scene, Thing
+from accord.types import InputError
 
 STAR = Thing("star", "red", "big", (2, 20, 30, 47))
 KEY = Thing("key", "blue", "big", (34, 22, 62, 50))
@@ -135,3 +139,11 @@ def test_going_on_things_of_many_details_come_often(monkeypatch):
         assert all(len(things[i]) == 1 for i in single) and cars
         assert len(cars) == len(set(cars)) * (denoiser.DETAILED["car"] if going_on else 1)
         assert set(rest) == ({i for i in range(300) if len(things[i]) > 1} if going_on else set(range(300)))
+
+
+def test_a_run_is_not_resumed_with_another_seed_or_start(tmp_path):
+    (tmp_path / "runs" / "vae" / "checkpoints" / "step-00000001").mkdir(parents=True)
+    begun = {"part": "vae", "steps": 2, "seed": 0, "start": None}
+    (tmp_path / "runs" / "vae" / "config.json").write_text(json.dumps(begun))
+    with pytest.raises(InputError, match="was begun with seed=0, not 1"):
+        recipes.train("vae", tmp_path, steps=2, seed=1)

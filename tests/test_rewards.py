@@ -151,3 +151,11 @@ def test_rewards_by_name():
         make_rewards({})
     with pytest.raises(ValueError, match="must have the same names"):
         Composed({"clip": ClipReward(load_clip())}, {"caption": 1.0})
+
+
+def test_a_reward_that_never_varies_is_refused():
+    both = Composed({"clip": ClipReward(load_clip())}, {"clip": 1.0})
+    with pytest.raises(InputError, match="reward 'clip' is the same on 8 pictures"):
+        both.calibrate({"clip": torch.zeros(8)})
+    both.calibrate({"clip": torch.linspace(0, 1e-5, 8)})  # however little it varies
+    assert both.combine({"clip": torch.linspace(0, 1e-5, 8)}).std() == pytest.approx(1, abs=1e-3)

@@ -133,6 +133,33 @@ def test_lab_captioner_sees_right_and_wrong_words():
     assert "star" in right.alignment.caption and "key" in right.alignment.caption
 
 
+def test_digits_count_as_words_do():
+    two = [Thing("star", "red", "big", (3, 20, 31, 47)), Thing("star", "red", "big", (34, 18, 62, 45))]
+    digits, words = score([picture(*two)] * 2, ["2 red stars", "two red stars"])
+    assert digits.alignment.overall == pytest.approx(words.alignment.overall, abs=1e-5) and words.alignment.overall > 0.8
+    assert digits.alignment.words[0].word.text == "2"
+
+
+def test_pictures_of_every_mode_are_scored_as_they_look():
+    image = picture(STAR, KEY)
+    clear = image.convert("RGBA")
+    clear.putdata([(0, 0, 0, 0) if p == image.getpixel((0, 0)) else (*p, 255) for p in image.getdata()])  # black underneath
+    grounded = Image.new("RGB", image.size, "white")
+    grounded.paste(clear, mask=clear)
+    text = "a red star to the left of a blue key"
+    a, b = score([clear, grounded], text)
+    assert a.alignment.overall == pytest.approx(b.alignment.overall, abs=1e-5)
+    assert a.alignment.clip == pytest.approx(b.alignment.clip, abs=1e-5)
+
+
+def test_scores_do_not_depend_on_the_batch_and_long_prompts_are_named():
+    pictures, texts = [picture(STAR), picture(KEY), picture(STAR, KEY)], ["a red star", "a blue star", "a red star and a blue key"]
+    whole, single = score(pictures, texts), score(pictures, texts, batch_size=1)
+    assert [s.alignment.overall for s in whole] == pytest.approx([s.alignment.overall for s in single], abs=1e-5)
+    with pytest.raises(InputError, match="longer than the 32 tokens that the captioner reads, these words would fall off: 'blue key'"):
+        score(pictures[0], "a star " * 14 + "and a blue key")
+
+
 def test_clip_and_caption_reward_are_cosines():
     found = score(picture(STAR), "a red star")[0].alignment
     assert -1 <= found.clip <= 1 and -1 <= found.caption_reward <= 1

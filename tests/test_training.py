@@ -15,6 +15,7 @@ from torch import nn
 
 from accord.training import checkpoints
 from accord.training.loop import LoopConfig, Run, step_generator
+from accord.types import InputError
 
 STEPS = 24
 TRUE_WEIGHT = torch.linspace(-1, 1, 6).view(2, 3)
@@ -100,6 +101,20 @@ def test_the_curve_holds_means_over_its_window(tmp_path):
     ]
     for i, row in enumerate(rows):
         assert row["loss"] == pytest.approx((single[2 * i]["loss"] + single[2 * i + 1]["loss"]) / 2)
+
+
+def test_a_row_is_of_what_was_finite_and_the_last_one_may_be_short(tmp_path):
+    run = Run({"model": (model := linear())}, config(steps=5, log_every=3, save_every=2), tmp_path)
+    real = loss_fn_of(model)
+
+    def loss_fn(step, generator):
+        loss, logs = real(step, generator)
+        return (loss * float("nan") if step == 1 else loss), logs | {"own": float("nan") if step == 1 else 1.0 + step, "never": float("nan")}
+
+    run.train(loss_fn, progress=False)
+    rows = [json.loads(s) for s in (tmp_path / "curve.jsonl").read_text().splitlines()]
+    assert [(r["step"], r["own"]) for r in rows] == [(3, 2.0), (5, 4.5)] and all("never" not in r for r in rows)
+    assert rows[0]["skipped"] == 1 and rows[0]["loss"] > 0
 
 
 def test_the_average_follows_its_equation(tmp_path):
@@ -277,7 +292,7 @@ def test_replace_file_is_all_or_nothing(tmp_path):
         part.write_text("half")
         raise OSError("disk full")
 
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(InputError, match=r"x.txt' cannot be written .disk full.; make room"):
         checkpoints.replace_file(path, fail)
     assert path.read_text() == "one" and [p.name for p in tmp_path.iterdir()] == ["x.txt"]
 

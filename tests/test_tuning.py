@@ -9,9 +9,11 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import tiny_pipeline, tiny_sdxl
+from diffusers import UNet2DConditionModel
 from PIL import Image
 from safetensors.torch import load_file
 from test_score import tiny_blip, tiny_blip2
@@ -20,6 +22,8 @@ from accord.diffusion.generate import generate
 from accord.diffusion.loop import sample
 from accord.diffusion.lora import add_lora, remove_lora, without_lora
 from accord.diffusion.pipelines import load
+from accord.methods.context.config import ContextTrainConfig
+from accord.methods.context.train import train_context
 from accord.methods.realign.config import TuneConfig, debug
 from accord.methods.realign.strategies import GRPO_ETA, Batch, ddim_moments, gaussian_log_p, group_advantages, refl
 from accord.methods.realign.tuning import Tuner, tune
@@ -195,6 +199,21 @@ def test_raft_keeps_the_best_of_each_prompt(tmp_path):
         assert float(tuner.run.tensors["raft.rewards"][i]) == pytest.approx(scores[best], abs=1e-3)
 
 
+def test_raft_does_not_learn_from_what_could_not_be_judged(tmp_path):
+    from accord.methods.realign.strategies import raft
+
+    tuner = tuner_of(tmp_path, "raft", batch_size=2, raft_refresh=9)
+    raft(tuner, tuner.batch(0))
+    batch = tuner.batch(1)
+    loss = lambda: float(raft(tuner, batch)[0].detach())  # noqa: E731
+    tuner.run.tensors["raft.rewards"][0] = -torch.inf
+    kept, numbers = (tuner.run.tensors[f"raft.{k}"] for k in ("latents", "numbers"))
+    expected = tuner.denoising_loss(kept[1:], [tuner.prompts[int(numbers[1])]], batch.generators(salt=3)[1:])[0]
+    assert loss() == pytest.approx(float(expected.detach()), abs=1e-6)
+    tuner.run.tensors["raft.rewards"][1] = -torch.inf
+    assert not np.isfinite(loss())  # such a step is skipped and counted
+
+
 def test_grpo_gradient_raises_what_was_better(tmp_path):
     """A small step along -gradient raises the mean log-probability of good trajectories against bad ones."""
     tuner = tuner_of(tmp_path, "grpo", batch_size=1, group_size=4, pretrain_weight=0.0, kl_weight=0.0)
@@ -265,6 +284,15 @@ def test_a_run_made_to_hack_is_stopped_and_says_so(tmp_path):
     assert report["steps_taken"] < 60 and report["parted_ways_at"] is not None
     assert report["kept_step"] < report["parted_ways_at"]
     assert "reward hacking" in report["verdict"] and "reward hacking" in (tmp_path / "README.md").read_text()
+
+
+def test_the_guard_leaves_out_what_has_no_score():
+    guard = Guard(GuardConfig(z=1.0, patience=1), {}, {})
+    flat = torch.zeros(4)
+    assert guard.look(0, flat, torch.tensor([1.0, 1.0, 1.0, 1.0]))
+    assert not guard.look(1, flat, torch.full((4,), torch.nan)) and not guard.stopped
+    assert guard.look(2, flat, torch.tensor([torch.nan, 2.0, 2.0, 2.0]))
+    assert not guard.look(3, flat + 1, torch.tensor([9.0, 1.0, 1.1, 1.0])) and guard.parted_at == 3
 
 
 # --- faults --------------------------------------------------------------------------------------------------------
@@ -372,7 +400,19 @@ from pathlib import Path
 torch.set_num_threads(1)  # two threads each on two cores spend their time waiting for each other
 for strategy in t.SPREAD:
     t.run(Path(sys.argv[2]) / strategy, reward=t.clip_reward(), config=t.SHARED, strategy=strategy)
+t.context(Path(sys.argv[2]) / "context")
 """
+
+
+def context(folder: Path) -> None:
+    """A relational network and an adapter, with averaged weights."""
+    pipe = tiny_pipeline()
+    config = ContextTrainConfig(steps=4, batch_size=4, save_every=2, warmup_steps=0, learning_rate=1e-2, ema_decay=0.5, share=1.0, bf16=False)
+
+    def draw(rng: np.random.Generator, size: int, done: float) -> tuple[torch.Tensor, list[str]]:
+        return torch.from_numpy(rng.standard_normal((size, 4, 16, 16)).astype(np.float32)), ["a red star"] * size
+
+    train_context(pipe, draw, folder, config, processes=Processes(pipe.device))
 
 
 def test_two_processes_learn_what_one_learns(tmp_path):
@@ -391,6 +431,10 @@ def test_two_processes_learn_what_one_learns(tmp_path):
     ]
     errors = [p.communicate(timeout=240)[1].decode() for p in both]
     assert [p.returncode for p in both] == [0, 0], errors
+    context(tmp_path / "one" / "context")
+    for name in ("relation/diffusion_pytorch_model.safetensors", "pytorch_lora_weights.safetensors"):
+        one, two = (load_file(tmp_path / n / "context" / name) for n in ("one", "two"))
+        assert one.keys() == two.keys() and max(float((one[k] - two[k]).abs().max()) for k in one) < 1e-4
     for strategy in SPREAD:
         run(tmp_path / "one" / strategy, reward=clip_reward(), config=SHARED, strategy=strategy)
         folders = [tmp_path / n / strategy for n in ("one", "two")]
@@ -405,7 +449,7 @@ def test_two_processes_learn_what_one_learns(tmp_path):
 # --- bad input -----------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("strategy", "ppo"), ("steps", 0), ("group_size", 1), ("stop_from", 1.0), ("stop_until", 0.7), ("learning_rate", 0.0), ("kl_weight", -1.0), ("gradient_accumulation", 3)],
+    [("strategy", "ppo"), ("steps", 0), ("group_size", 1), ("stop_from", 1.0), ("stop_until", 0.7), ("learning_rate", 0.0), ("kl_weight", -1.0), ("gradient_accumulation", 3), ("learning_rate", float("nan")), ("kl_weight", float("inf")), ("seed", 2**40)],
 )  # fmt: skip
 def test_a_field_out_of_range_is_named(field, value):
     with pytest.raises(ValueError, match=field):
@@ -421,6 +465,9 @@ def test_bad_input_is_refused_before_anything_is_made(tmp_path):
     cases = [
         ({"prompts": ["a star"]}, "too few"),
         ({"held_out": clip}, "one of the rewards"),
+        ({"held_out": ClipReward(load_clip())}, "one of the rewards"),  # the same network, loaded again
+        ({"held_out": Composed({"x": clip}, {"x": 1.0})}, "one of the rewards"),
+        ({"prompts": ["a star", "-----"]}, "the prompt '-----' is empty"),
         ({"strategy": "ppo"}, "strategy must be one of"),
     ]
     for kwargs, message in cases:
@@ -431,6 +478,13 @@ def test_bad_input_is_refused_before_anything_is_made(tmp_path):
     exact = Composed({"caption": CaptionReward(tiny_blip(), load_clip().text_features)}, {"caption": 1.0})
     with pytest.raises(InputError, match="use the strategy raft or grpo"):
         run(tmp_path / "x", pipe, exact, strategy="refl")
+    half, distilled = tiny_pipeline(), tiny_pipeline()
+    half.unet.half()
+    distilled.register_modules(unet=UNet2DConditionModel.from_config(distilled.unet.config, time_cond_proj_dim=8))
+    with pytest.raises(InputError, match="gradients through float16 weights are lost"):
+        run(tmp_path / "x", half, config=replace(debug(), bf16=False))
+    with pytest.raises(InputError, match="distilled with guidance"):
+        run(tmp_path / "x", distilled)
     assert not (tmp_path / "x").exists()
 
     class Cut:

@@ -83,6 +83,24 @@ def test_a_clip_of_another_program_is_read(tmp_path):
     assert min(psnr(a, b) for a, b in zip(frames, clip.frames, strict=True)) > 20
 
 
+@pytest.mark.parametrize("fps", [8, 12, 15, 24, 30])
+def test_a_gif_keeps_up_with_its_rate(tmp_path, fps):
+    clip = read_clip(write_clip(tmp_path / "a.gif", moving(0, 24).clip.frames, fps))
+    assert len(clip) == 24 and float(clip.fps) == pytest.approx(fps, rel=0.01)
+
+
+def test_pixels_that_are_not_square_are_shown_as_players_do(tmp_path):
+    import av
+
+    with av.open(str(tmp_path / "wide.mp4"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=8)
+        stream.width, stream.height, stream.pix_fmt = 48, 64, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = Fraction(2)
+        for packet in [*stream.encode(av.VideoFrame.from_image(Image.new("RGB", (48, 64), "red"))), *stream.encode()]:
+            container.mux(packet)
+    assert read_clip(tmp_path / "wide.mp4").size == (96, 64)
+
+
 def test_a_rotated_clip_is_upright(tmp_path):
     import av
 
@@ -153,6 +171,49 @@ def sound_only(path: Path) -> None:
             container.mux(packet)
 
 
+def song_with_a_cover(path: Path) -> None:
+    import av
+
+    with av.open(str(path), "w") as container:
+        sound = container.add_stream("aac", rate=16000)
+        sound.layout = "mono"
+        cover = container.add_stream("mjpeg", rate=1)
+        cover.width, cover.height, cover.pix_fmt = 64, 64, "yuvj420p"
+        cover.disposition = av.stream.Disposition.attached_pic
+        for packet in [*cover.encode(av.VideoFrame.from_image(Image.new("RGB", (64, 64)))), *cover.encode()]:
+            container.mux(packet)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.sample_rate, frame.pts = 16000, 0
+        for packet in [*sound.encode(frame), *sound.encode()]:
+            container.mux(packet)
+
+
+@pytest.mark.parametrize(  # zeros within VP9's own data show as a wrong picture, and nobody is told
+    ("suffix", "damage"), [(s, d) for s in (".webm", ".avi", ".mp4", ".mkv") for d in ("cut", "zeroed") if (s, d) != (".webm", "zeroed")]
+)
+def test_a_damaged_clip_is_not_taken_for_a_shorter_one(tmp_path, suffix, damage):
+    path = write_clip(tmp_path / f"a{suffix}", [f.resize((128, 128)) for f in moving(0, 32).clip.frames], 8)
+    data = bytearray(path.read_bytes())
+    if damage == "cut":
+        data = data[: len(data) // 2]
+    else:
+        data[len(data) // 2 : len(data) * 5 // 8] = bytes(len(data) // 8)
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=r"cannot be read|frames are missing"):
+        read_clip(path)
+
+
+def test_frames_of_another_program_are_never_replaced(tmp_path):
+    frames = moving().clip.frames
+    (tmp_path / "bear").mkdir()
+    frames[0].save(tmp_path / "bear" / "00000.png")  # as DAVIS names them
+    with pytest.raises(InputError, match="holds other things than frames that accord wrote"):
+        write_clip(tmp_path / "bear", frames, 8)
+    (tmp_path / "link").symlink_to(write_clip(tmp_path / "own", frames, 8), target_is_directory=True)
+    write_clip(tmp_path / "link", frames[:3], 8)
+    assert len(read_clip(tmp_path / "own")) == 3 and (tmp_path / "link").is_symlink()
+
+
 def test_bad_clips_are_named(tmp_path):
     good = write_clip(tmp_path / "good.mp4", moving().clip.frames, 8)
     (tmp_path / "empty.mp4").write_bytes(b"")
@@ -164,6 +225,7 @@ def test_bad_clips_are_named(tmp_path):
     (tmp_path / "noise.gif").write_bytes(b"GIF89a not")
     changing_rate(tmp_path / "changing.mp4")
     sound_only(tmp_path / "sound.mp4")
+    song_with_a_cover(tmp_path / "song.mp4")
     frames = moving().clip.frames
     frames[0].save(tmp_path / "odd.gif", save_all=True, append_images=frames[1:3], duration=[100, 250, 100])
     (tmp_path / "sizes").mkdir()
@@ -179,6 +241,7 @@ def test_bad_clips_are_named(tmp_path):
         "changing.mp4": "changing frame rate",
         "odd.gif": "changing frame rate",
         "sound.mp4": "sound only",
+        "song.mp4": "sound only",
         "sizes": "different sizes",
     }
     for name, message in cases.items():
@@ -198,6 +261,7 @@ def test_bad_clips_are_named(tmp_path):
         ((tmp_path / "plain", frames, 8), "is a file"),
         ((tmp_path / "folder.mp4", frames, 8), "is a folder"),
         ((tmp_path / "fast.avi", frames, 120_000), "cannot be written at 120000 frames a second"),
+        ((tmp_path / "wide.mp4", [Image.new("RGB", (17000, 16))], 8), "frames a second of 17000x16"),
         ((Path(".."), frames, 8), "has no name"),
     ]:
         with pytest.raises(InputError, match=message):
@@ -228,6 +292,12 @@ def test_too_large_clips_are_refused(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="more than 4 frames"):
         read_clip(good)
     assert len(read_clip(good, 0, 4)) == 4
+    monkeypatch.setattr(video, "MAX_PIXELS", 3 * 64 * 64)
+    folder = write_clip(tmp_path / "folder", moving().clip.frames, 8)
+    for path in (good, folder):
+        with pytest.raises(InputError, match="more than 3 frames of 64x64"):
+            read_clip(path, 0, 4)
+        assert len(read_clip(path, 0, 3)) == 3
     monkeypatch.setattr(video, "MAX_FRAME_PIXELS", 100)
     with pytest.raises(InputError, match="scale it down"):
         read_clip(good, 0, 2)
@@ -271,6 +341,8 @@ def test_an_inflated_network_on_one_frame_is_the_image_network_exactly(kind):
     x, states = torch.randn(2, 4, 16, 16), torch.randn(2, 77, pipe.unet.config.cross_attention_dim)
     plain = run_unet(pipe, x, states)
     layers = TemporalLayers.of(pipe.unet)
+    for layer in layers.layers:  # as if they had been tuned
+        torch.nn.init.normal_(layer.to_out.weight)
     with inflated(pipe.unet, layers, 1):
         assert torch.equal(run_unet(pipe, x, states), plain)
     with inflated(pipe.unet, layers, 2):
@@ -352,7 +424,7 @@ def test_a_pipeline_with_an_adapter_has_its_queries_tuned_too(tmp_path):
     add_lora(pipe, 2)
     adapted = VideoEditor(pipe, moving(1, 2).clip, "a red star", QUICK)
     assert len(adapted.queries) == len(plain.queries) > 0
-    with pytest.raises(InputError, match="is of another network"):
+    with pytest.raises(InputError, match="was tuned with network="):
         adapted.load(tmp_path / "plain")
 
 
@@ -425,6 +497,17 @@ def test_tuning_learns_and_leaves_the_pipeline_alone(tmp_path):
         VideoEditor(pipe, moving(1, 4).clip, "a red star", QUICK).tune(tmp_path / "half")
     with pytest.raises(InputError, match="holds no tuned clip"):
         other.load(tmp_path)
+    pipe.unet.float()
+    longer = VideoEditor(pipe, moving(1, 4).clip, "a red star", replace(QUICK, tune_steps=2, shift="prior"))
+    with pytest.raises(InputError, match="was tuned with tune_steps=3, not 2"):
+        longer.load(tmp_path / "saved")
+
+
+def test_an_editor_that_is_tuned_again_is_tuned_whole(tmp_path):
+    made = editor(tmp_path)
+    before = copy.deepcopy(made.temporal.state_dict())
+    made.tune(tmp_path / "again", progress=False)
+    assert any(not torch.equal(v, before[k]) for k, v in made.temporal.state_dict().items())
 
 
 def test_injection_and_windows_change_the_result_and_run(tmp_path):
@@ -545,10 +628,28 @@ def test_measures_on_clips_whose_truth_is_known():
     assert mask[y0:y1, x0:x1].mean() > 0.3 and not mask[:y0].any() and not mask[y1:].any()
     found = score_clip(noisy, scene.image_prompt, frames)
     assert set(found) == {"text_alignment", "temporal_consistency", "flicker", "track_error", "background_psnr", "background_ssim"}
+    assert set(score_clip(frames, scene.image_prompt)) == {"text_alignment", "temporal_consistency", "flicker"}
     with pytest.raises(InputError, match="the clips differ"):
         score_clip(frames, "a star", frames[:4])
     with pytest.raises(InputError, match="no frame to score"):
         score_clip([], "a star")
+
+
+def test_damage_is_never_better_than_none():
+    scene = moving(2)
+    frames, prompt = scene.clip.frames, scene.image_prompt
+    empty = [Image.new("RGB", f.size, f.getpixel((0, 0))) for f in frames]
+    shifted = [Image.fromarray(np.roll(np.asarray(f), 8, axis=1)) for f in frames]
+    stray, flashing = [f.copy() for f in frames], [f.copy() for f in frames]
+    for i, (a, b) in enumerate(zip(stray, flashing, strict=True)):
+        a.paste("black", (0, 0, 12, 12))
+        if i % 2:
+            b.paste("black", (0, 0, 12, 12))
+    own, moved, lost, spoilt, flickers = (score_clip(f, prompt, frames) for f in (frames, shifted, empty, stray, flashing))
+    assert own["track_error"] == 0 < moved["track_error"] < lost["track_error"] == pytest.approx(0.5**0.5)
+    assert own["background_psnr"] == 100 and spoilt["background_psnr"] < 25 and spoilt["background_ssim"] < own["background_ssim"]
+    assert flickers["flicker"] > 10 * own["flicker"]
+    assert "track_error" not in score_clip(frames, prompt, empty)  # there is no motion to keep
 
 
 def test_an_edit_written_with_even_sides_is_scored_against_its_source(tmp_path):
@@ -567,7 +668,7 @@ def test_half_precision_products_do_not_overflow():
 def test_what_cannot_be_edited_is_named(tmp_path):
     pipe, clip = tiny_pipeline(), moving(0, 4).clip
     VideoEditor(pipe, clip, "a star", replace(QUICK, context=False)).save(tmp_path)
-    with pytest.raises(InputError, match="was tuned without context"):
+    with pytest.raises(InputError, match="was tuned with context=False, not True"):
         VideoEditor(pipe, clip, "a star", replace(QUICK, context=True)).load(tmp_path)
     pipe.scheduler.register_to_config(prediction_type="sample")
     with pytest.raises(InputError, match="predicts the picture itself"):

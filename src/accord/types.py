@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,14 @@ def reason_of(error: BaseException) -> str:
     """The first line of a library's message, short enough to stand in a sentence."""
     lines = str(error).strip().splitlines()
     return lines[0][:160] if lines else type(error).__name__
+
+
+def check_numbers(config: Any) -> None:
+    """Refuse a config with a number that is none. Raises ValueError naming the field."""
+    for one in fields(config):
+        value = getattr(config, one.name)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{one.name} must be a finite number, not {value}")
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,9 @@ def bench_invert(
 
     if reuse or kernel:
         other = "--reuse" if reuse else "--kernel"
-        leave_out(f"with {other}", kind=kind, seeds=seeds, only_pairs=only_pairs, shard=shard, kernel=reuse and kernel)
+        leave_out(f"with {other}", kind=kind, seeds=seeds, only_pairs=only_pairs, shard=shard, kernel=reuse and kernel, model=model if kernel else None)
+    if only_pairs:
+        leave_out("with --only-pairs", kind=kind, seeds=seeds)
     if not reuse:
         leave_out("without --reuse", inverter=inverter)
     if not kernel:
@@ -116,7 +118,7 @@ def bench_invert(
 @app.command("context")
 def bench_context(
     quick: Annotated[bool, typer.Option("--quick", help="A small share of it.")] = False,
-    seeds: Annotated[int, typer.Option(help="Training seeds of the main variants; finished runs are kept, so more can be added.")] = 3,
+    seeds: Annotated[int | None, typer.Option(help="Training seeds of the main variants, 3 if not given; finished runs are kept, so more can be added.")] = None,
     shard: Annotated[str | None, typer.Option(help="I/N: only a share of the runs; after all N, run without it for the table.")] = None,
     so_far: Annotated[bool, typer.Option("--so-far", help="Train nothing; the table of what is finished.")] = False,
     cost: Annotated[bool, typer.Option("--cost", help="Instead: the time of sampling with context beside plain sampling.")] = False,
@@ -131,11 +133,11 @@ def bench_context(
     from accord.lab.bench.context_cost import main as cost_main
 
     if cost:
-        leave_out("with --cost", shard=shard, so_far=so_far, model=model)
+        leave_out("with --cost", seeds=seeds, shard=shard, so_far=so_far, model=model)
         data, text = cost_main(out, quick=quick, progress=not as_json)
         return emit(as_json, data, text)
     part = parse_shard(shard) if shard else None
-    data, text = main(out, quick=quick, model=model, progress=not as_json, seeds=seeds, shard=part, so_far=so_far)
+    data, text = main(out, quick=quick, model=model, progress=not as_json, seeds=3 if seeds is None else seeds, shard=part, so_far=so_far)
     emit(as_json, data, text)
 
 

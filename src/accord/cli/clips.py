@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -19,8 +19,12 @@ from accord.cli.options import (
     leave_out,
     quiet,
     read_by_the_lab,
+    say_lab_only,
 )
 from accord.types import InputError
+
+# of Tune-A-Video and ContextDiff, with a rate that suits the few weights tuned; EditConfig's own are the lab's
+STABLE_DIFFUSION: dict[str, Any] = {"tune_steps": 200, "learning_rate": 3e-5, "num_inference_steps": 50, "guidance_scale": 7.5}
 
 
 def edit(
@@ -31,10 +35,10 @@ def edit(
     frames: Annotated[str | None, typer.Option(help="START:STOP, a range of the clip's frames.")] = None,
     model: Model = None,
     context: Annotated[bool, typer.Option("--context/--no-context", help="ContextDiff; without it, and with --injection 0 --hold 0, this is Tune-A-Video.")] = True,
-    tune_steps: Annotated[int, typer.Option(help="Steps of one-shot tuning; about 200 for Stable Diffusion.")] = 60,
-    learning_rate: Annotated[float, typer.Option(help="Of the tuning; about 3e-5 for Stable Diffusion.")] = 1e-3,
-    steps: Annotated[int, typer.Option(min=1, max=1000, help="Denoising steps.")] = 25,
-    guidance: Annotated[float, typer.Option(help="Guidance scale.")] = 5.0,
+    tune_steps: Annotated[int | None, typer.Option(help="Steps of one-shot tuning; if not given 60, with --model 200.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Of the tuning; if not given 1e-3, with --model 3e-5.")] = None,
+    steps: Annotated[int | None, typer.Option(min=2, max=1000, help="Denoising steps; if not given 25, with --model 50.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Guidance scale; if not given 5, with --model 7.5.")] = None,
     strength: Annotated[float, typer.Option(help="Share of the steps that is inverted and sampled again.")] = 1.0,
     injection: Annotated[float, typer.Option(help="First share of the steps in which the source's attention holds the layout.")] = 0.5,
     hold: Annotated[float, typer.Option(help="First share of the steps in which the source is put back wherever the two prompts agree.")] = 0.7,
@@ -53,20 +57,23 @@ def edit(
     import accord
     from accord.data.video import check_clip_path, read_clip, write_clip
     from accord.diffusion.pipelines import UNETS, check_prompt_length
+    from accord.lab.scenes.ask import still
     from accord.methods.context.video import EditConfig, VideoEditor
     from accord.methods.realign.clips import modulate_clip
     from accord.outputs import check_writable
     from accord.rewards.video import score_clip
 
+    given = {"tune_steps": tune_steps, "learning_rate": learning_rate, "num_inference_steps": steps, "guidance_scale": guidance}
+    usual = {} if model is None else STABLE_DIFFUSION
     config = checked(
         lambda: EditConfig(
-            tune_steps=tune_steps, learning_rate=learning_rate, context=context, num_inference_steps=steps, guidance_scale=guidance, strength=strength,
-            injection=injection, hold=hold, window=window, overlap=min(4, window - 1), seed=seed,
+            **usual | {k: v for k, v in given.items() if v is not None}, context=context, strength=strength, injection=injection, hold=hold,
+            window=window, overlap=min(4, window - 1), seed=seed,
         )
     )
     modulate = checked(lambda: modulate_clip(modulation)) if modulation else None
-    if not tune_steps:
-        leave_out("with --tune-steps 0, which makes nothing to keep", tuned=tuned)
+    if not config.tune_steps:
+        leave_out("with --tune-steps 0, which makes nothing to keep", tuned=tuned, learning_rate=learning_rate)
     check_clip_path(out)
     if out.resolve() == clip.resolve():
         raise InputError(f"--out {str(out)!r} is the clip itself; give another name")
@@ -74,6 +81,9 @@ def edit(
         raise InputError(f"--tuned {str(tuned)!r} is in the folder --out, which is for frames alone; give another")
     first, last = frame_range(frames)
     taken = read_clip(clip, first, last)
+    say_lab_only(taken.size, model, "--model")
+    if model is None:  # its text encoder knows no motion
+        source, target = still(source), still(target)
     check_writable(out.parent)
     pipe = accord.load(model, device, classes=UNETS)
     check_prompt_length(pipe, target)  # before the tuning, like what measures the edit

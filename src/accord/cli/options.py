@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import warnings
@@ -25,12 +26,13 @@ OwnCaptionerId = Annotated[str | None, typer.Option("--captioner", help="BLIP or
 OwnClipId = Annotated[str | None, typer.Option("--clip", help="CLIP folder or hub id; the embedded one, which knows the lab's scenes alone, if not given.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N; CUDA if there is one by default.")]
 Dtype = Annotated[str, typer.Option(help="float32, float16 or bfloat16, of the pipeline's weights; half precision is for CUDA.")]
-Seeds = Annotated[list[int], typer.Option("--seed", min=0, help="Seed; repeat for several pictures a prompt.")]
+Seeds = Annotated[list[int], typer.Option("--seed", min=0, max=2**63 - 1, help="Seed; repeat for several pictures a prompt.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout and nothing else there.")]
 Out = Annotated[Path, typer.Option(help="Folder for the results.")]
 Prompts = Annotated[list[str], typer.Argument(help="One or more prompts, each in quotes.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Pictures at once; each batch is written before the next.")]
 Steps = Annotated[int, typer.Option(min=1, max=1000, help="Denoising steps.")]
-Guidance = Annotated[float, typer.Option(help="Guidance scale.")]
+Guidance = Annotated[float, typer.Option(min=0, help="Guidance scale; at 1 or less the prompt alone is followed, unguided.")]
 
 
 def quiet() -> None:
@@ -39,6 +41,7 @@ def quiet() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of each try to reach the hub
     import diffusers.utils.logging as diffusers_logging
     import transformers.utils.logging as transformers_logging
 
@@ -97,16 +100,17 @@ def say_lab_only(size: tuple[int, int], named: Any, what: str) -> None:
 
 
 def read_by_the_lab(frames: Any, prompt: str) -> dict[str, float]:
-    """On clips of the lab, the share of frames that the reader finds right; nothing of others."""
-    from accord.lab.scenes.ask import ask_of, check
+    """On clips of the lab, the share of frames that the reader finds right; nothing of others, and a note on stderr why."""
+    from accord.lab.scenes.ask import ask_of, check, still
     from accord.lab.scenes.read import read
 
     if frames[0].size != (64, 64):
         return {}
     try:
-        ask = ask_of(prompt)
+        ask = ask_of(still(prompt))
         return {"frames_right": sum(check(read(f), ask).right for f in frames) / len(frames)}
-    except InputError:  # another prompt than the lab's, or the packages that draw its scenes are not installed
+    except InputError as error:  # another prompt than the lab's, or the packages that draw its scenes are not installed
+        print(f"note: the frames are not read: {error}", file=sys.stderr)
         return {}
 
 
@@ -118,9 +122,12 @@ def frame_range(text: str | None) -> tuple[int, int | None]:
     try:
         if not colon:
             raise ValueError
-        return int(start or 0), int(stop) if stop else None
+        first, last = int(start or 0), int(stop) if stop else None
+        if first < 0 or (last or 0) < 0:
+            raise ValueError
+        return first, last
     except ValueError:
-        raise InputError(f"frames {text!r} is not START:STOP; write for example 0:16") from None
+        raise InputError(f"frames {text!r} is not START:STOP, counted from 0; write for example 0:16") from None
 
 
 def file_name(index: int, prompt: str, seed: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +11,7 @@ import typer
 from accord.cli.options import (
     HUB_CAPTIONER,
     AsJson,
+    BatchSize,
     CaptionerId,
     Device,
     Dtype,
@@ -37,6 +39,17 @@ from accord.cli.options import (
 from accord.types import InputError
 
 
+def batches(jobs: list[tuple[str, int]], size: int, what: str, quietly: bool) -> Iterator[list[tuple[str, int]]]:
+    """Jobs in parts, with a bar that counts them."""
+    from tqdm.auto import tqdm
+
+    with tqdm(total=len(jobs), desc=what, disable=quietly) as bar:
+        for start in range(0, len(jobs), size):
+            part = jobs[start : start + size]
+            yield part
+            bar.update(len(part))
+
+
 def generate(
     prompts: Prompts,
     model: Model = None,
@@ -47,6 +60,7 @@ def generate(
     context: Annotated[Path | None, typer.Option(help="Folder of accord train context: its relational network (and adapter) shifts the process.")] = None,
     ancestral: Annotated[bool, typer.Option("--ancestral", help="With --context: DDPM instead of DDIM.")] = False,
     clip: Annotated[str | None, typer.Option(help="CLIP of a context that was trained with --pixels; the embedded one if not given.")] = None,
+    batch_size: BatchSize = 16,
     device: Device = None,
     dtype: Dtype = "float32",
     out: Out = Path("out/generate"),
@@ -55,6 +69,9 @@ def generate(
     """Generate pictures from prompts."""
     quiet()
     import accord
+    from accord.diffusion.generate import check_generates, generate_each
+    from accord.diffusion.pipelines import UNETS, check_prompt_length
+    from accord.methods.context.pipeline import generate_with_context, load_context
     from accord.outputs import check_writable, png, write_file
 
     if context is None:
@@ -62,32 +79,27 @@ def generate(
     if lora is not None and context is not None:
         raise InputError("--context brings its own adapter; give it or --lora")
     check_writable(out)
+    draw: Callable[[list[str], list[int]], Any]
     if context is None:
-        images = accord.generate(
-            accord.load(model, device, torch_type(dtype), lora),
-            prompts,
-            seed,
-            num_inference_steps=steps,
-            guidance_scale=guidance,
-            progress=not as_json,
-        )
+        pipe = accord.load(model, device, torch_type(dtype), lora)
+        check_generates(pipe)
+        draw = lambda texts, numbers: generate_each(pipe, texts, numbers, steps, guidance)  # noqa: E731
     else:
-        from accord.diffusion.pipelines import UNETS
-        from accord.methods.context.pipeline import generate_with_context, load_context
-
         pipe = accord.load(model, device, torch_type(dtype), classes=UNETS)
         network, shift = load_context(pipe, context, accord.load_clip(clip, str(pipe.device)) if clip else None)
         if network.from_pixels is None:
             leave_out("with a context that looks at no pixels", clip=clip)
-        images = generate_with_context(
-            pipe, network, prompts, seed, shift=shift, ancestral=ancestral, num_inference_steps=steps, guidance_scale=guidance, progress=not as_json
-        )
+        told: dict[str, Any] = {"shift": shift, "ancestral": ancestral, "num_inference_steps": steps, "guidance_scale": guidance}
+        draw = lambda texts, numbers: generate_with_context(pipe, network, texts, numbers, each=True, batch_size=batch_size, **told)  # noqa: E731
+    for prompt in prompts:
+        check_prompt_length(pipe, prompt)
     rows: list[dict[str, Any]] = []
-    jobs = [(p, s) for p in prompts for s in seed]
-    for i, ((prompt, number), image) in enumerate(zip(jobs, images, strict=True)):
-        path = out / f"{file_name(i, prompt, number)}.png"
-        write_file(path, png(image))
-        rows.append({"prompt": prompt, "seed": number, "image": str(path)})
+    for jobs in batches([(p, s) for p in prompts for s in seed], batch_size, "generate", as_json):
+        texts, numbers = map(list, zip(*jobs, strict=True))
+        for prompt, number, image in zip(texts, numbers, draw(texts, numbers), strict=True):
+            path = out / f"{file_name(len(rows), prompt, number)}.png"
+            write_file(path, png(image))
+            rows.append({"prompt": prompt, "seed": number, "image": str(path)})
     emit(as_json, {"images": rows}, "\n".join(str(r["image"]) for r in rows))
 
 
@@ -150,6 +162,8 @@ def score(
 def _score_pairs(
     pairs: Path, out: Path | None, captioner: str | None, clip: str | None, device: str | None, as_json: bool
 ) -> None:
+    from tqdm.auto import tqdm
+
     import accord
     from accord.data.images import open_image
     from accord.data.pairs import check_table_path, read_pairs, table_bytes
@@ -158,22 +172,27 @@ def _score_pairs(
     if out is None:
         raise InputError("--pairs needs --out FILE.csv, .jsonl or .parquet to write the scores to")
     check_table_path(out)
+    if out.resolve() == pairs.resolve():
+        raise InputError(f"--out {str(out)!r} is the pairs file itself, and would be replaced; give another name")
     table = read_pairs(pairs)
     check_writable(out.parent)
     where = pick_device(device)
     judge, similarity = accord.load_captioner(captioner, where), accord.load_clip(clip, where)
-    rows = []
-    for pair in table.pairs:
-        try:
-            found = accord.score(open_image(pair.image), pair.prompt, judge, similarity)[0].alignment
-        except InputError as error:
-            table.skip(pair.row, str(error))
-            continue
-        rows.append({"row": pair.row, "image": pair.image, **found.to_dict()})
+    rows: list[dict[str, Any]] = []
+    try:
+        for pair in tqdm(table.pairs, desc="score", disable=as_json):
+            try:
+                found = accord.score(open_image(pair.image), pair.prompt, judge, similarity)[0].alignment
+            except InputError as error:
+                table.skip(pair.row, str(error))
+                continue
+            rows.append({"row": pair.row, "image": pair.image, **found.to_dict()})
+    finally:  # what was scored is not lost when the rest is stopped
+        if rows:
+            write_file(out, table_bytes(rows, out.suffix.lower()))
     if not rows:
         why = f" (row {table.skipped[0]['row']}: {table.skipped[0]['reason']})" if table.skipped else ""
         raise InputError(f"no row of {str(pairs)!r} could be scored{why}; mend it there")
-    write_file(out, table_bytes(rows, out.suffix.lower()))
     mean = sum(r["overall"] for r in rows) / len(rows) if rows else None
     data = {"scored": len(rows), "mean": mean, "skipped": table.skipped, "out": str(out)}
     lines = [f"scored {len(rows)}" + (f", mean alignment {mean:.3f}" if rows else "") + f", written to {out}"]
@@ -191,6 +210,7 @@ def realign(
     steps: Steps = 25,
     guidance: Guidance = 5.0,
     captioner: CaptionerId = None,
+    batch_size: BatchSize = 16,
     device: Device = None,
     dtype: Dtype = "float32",
     out: Out = Path("out/realign"),
@@ -209,28 +229,25 @@ def realign(
     check_repairable(pipe, config)  # before the captioner, which may be large
     for prompt in prompts:
         check_prompt_length(pipe, prompt)
-    results = accord.realign(
-        pipe,
-        prompts,
-        seed,
-        config=config,
-        captioner=accord.load_captioner(judge_of(captioner, model, HUB_CAPTIONER), str(pipe.device)),
-        num_inference_steps=steps,
-        guidance_scale=guidance,
-        progress=not as_json,
-    )
-    rows, lines = [], []
-    for i, result in enumerate(results):
-        folder = result.save(out / file_name(i, result.prompt.text, result.seed))
-        rows.append({**result.to_dict(), "folder": str(folder)})
-        before, after = result.alignment_before, result.alignment_after
-        lines += [
-            f"{result.prompt.text!r}, seed {result.seed}: alignment {before.overall:.3f} -> {after.overall:.3f}"
-            + (f", from the noise of seed {result.seed_after}" if result.seed_after is not None else ""),
-            *("  before  " + line for line in words_text(before).splitlines()),
-            *("  after   " + line for line in words_text(after).splitlines() if result.improved),
-            f"  pictures and report: {folder / 'index.html'}",
-        ]
+    judge = accord.load_captioner(judge_of(captioner, model, HUB_CAPTIONER), str(pipe.device))
+    for prompt in prompts:
+        judge.check_length(prompt)
+    rows: list[dict[str, Any]] = []
+    lines: list[str] = []
+    for jobs in batches([(p, s) for p in prompts for s in seed], batch_size, "realign", as_json):
+        texts, numbers = map(list, zip(*jobs, strict=True))
+        told: dict[str, Any] = {"num_inference_steps": steps, "guidance_scale": guidance, "batch_size": batch_size, "each": True}
+        for result in accord.realign(pipe, texts, numbers, config=config, captioner=judge, **told):
+            folder = result.save(out / file_name(len(rows), result.prompt.text, result.seed))
+            rows.append({**result.to_dict(), "folder": str(folder)})
+            before, after = result.alignment_before, result.alignment_after
+            lines += [
+                f"{result.prompt.text!r}, seed {result.seed}: alignment {before.overall:.3f} -> {after.overall:.3f}"
+                + (f", from the noise of seed {result.seed_after}" if result.seed_after is not None else ""),
+                *("  before  " + line for line in words_text(before).splitlines()),
+                *("  after   " + line for line in words_text(after).splitlines() if result.improved),
+                f"  pictures and report: {folder / 'index.html'}",
+            ]
     emit(as_json, {"results": rows}, "\n".join(lines))
 
 
@@ -279,6 +296,8 @@ def invert(
     if out is None:
         raise InputError("--folder and --pairs need --out FILE.parquet, .csv or .jsonl to write to")
     part = parse_shard(shard or "1/1")
+    if pairs is not None and shard_path(out, *part).resolve() == pairs.resolve():
+        raise InputError(f"--out {str(out)!r} is the pairs file itself; give another name")
     shard_path(out, *part)
     unread = PairsFile()
     paths = list_images(folder) if folder is not None else [Path(p.image) for p in stream_pairs(pairs or "", unread)]

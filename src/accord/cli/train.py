@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -100,7 +101,10 @@ def train_reward(
         raise InputError(f"the embedded inverter reads pictures of the lab alone, not of {model!r}; choose another --held-out")
     held_out = held_out or ("inversion" if model is None else "clip")
     texts = read_prompts(prompts)
-    weights = dict(_weight(r) for r in reward)
+    named = [_weight(r) for r in reward]
+    weights = dict(named)
+    if len(weights) < len(named):
+        raise InputError(f"reward {max((n for n, _ in named), key=[n for n, _ in named].count)!r} was given twice; give it once, with its weight")
     if held_out in weights:
         raise InputError(f"the held-out score {held_out!r} is trained on; choose another --held-out")
     unknown = {*weights, held_out} - {*NAMES, "inversion", "none"}
@@ -174,7 +178,9 @@ def _weight(text: str) -> tuple[str, float]:
     """NAME or NAME=WEIGHT."""
     name, _, number = text.partition("=")
     try:
-        return name, float(number or 1)
+        if not math.isfinite(value := float(number or 1)) or not value:
+            raise ValueError
+        return name, value
     except ValueError:
         raise InputError(f"reward {text!r} is not NAME or NAME=WEIGHT; write for example contrast=1.0") from None
 
@@ -190,8 +196,10 @@ def train_inverter_command(
     curriculum: Annotated[str, typer.Option(help="none, prefix (the paper's: easy pairs first; it harmed on the lab), or random (its control).")] = "none",
     vocabulary_weight: Annotated[float, typer.Option(help="Of the word classification; 0 switches it off.")] = 0.1,
     vocabulary_size: Annotated[int, typer.Option(help="Words at most.")] = 1000,
-    similar: Annotated[float, typer.Option(help="Cosine above which two prompts stay in one part of the split.")] = 0.9,
-    limit: Annotated[int | None, typer.Option(help="Read at most so many pairs.")] = None,
+    similar: Annotated[float, typer.Option(min=-1, max=1, help="Cosine above which two prompts stay in one part of the split.")] = 0.9,
+    limit: Annotated[int | None, typer.Option(min=1, help="Read at most so many pairs.")] = None,
+    out_of_domain: Annotated[Path | None, typer.Option(help="Other pairs, to measure on.")] = None,
+    caption: Annotated[bool, typer.Option("--caption/--no-caption", help="For unet: tell it a caption of the picture; --no-caption is the ablation, empty text.")] = True,
     captioner: Annotated[str | None, typer.Option(help="For unet: BLIP or BLIP-2 folder or hub id; the embedded one for the lab's U-Net.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed.")] = 0,
     device: Device = None,
@@ -205,7 +213,7 @@ def train_inverter_command(
     from accord.rewards.captioners import load_captioner
 
     where = pick_device(device)
-    kinds = [checked(lambda k=k: PredictorConfig(kind=k.partition("=")[0], model=k.partition("=")[2] or None)) for k in kind]
+    kinds = [checked(lambda k=k: PredictorConfig(kind=k.partition("=")[0], model=k.partition("=")[2] or None, caption_conditioned=caption)) for k in kind]
     config = checked(
         lambda: InvertTrainConfig(
             steps=steps, batch_size=batch_size, learning_rate=learning_rate, curriculum=curriculum,
@@ -214,11 +222,13 @@ def train_inverter_command(
     )
     whites = [k for k in kinds if k.kind == "unet"]
     if not whites:
-        leave_out("without --kind unet", captioner=captioner)
+        leave_out("without --kind unet", captioner=captioner, no_caption=not caption)
+    if not caption:
+        leave_out("with --no-caption", captioner=captioner)
     captioner = captioner or (HUB_CAPTIONER if any(k.model for k in whites) else None)
     report = train_inverter(
-        pairs, out, kinds, config, weights=weight or None, similar=similar, limit=limit, device=where, progress=not as_json,
-        captioner=load_captioner(captioner, where) if whites else None,
+        pairs, out, kinds, config, weights=weight or None, similar=similar, limit=limit, other=out_of_domain, device=where,
+        progress=not as_json, captioner=load_captioner(captioner, where) if whites and caption else None,
     )  # fmt: skip
     lines = [f"{p['kind']}: cosine {p['test']['cosine']:.4f} on {report['split']['test']} test images" for p in report["predictors"]]
     emit(as_json, {**report, "out": str(out)}, "\n".join([*lines, f"inverter: {out / 'inverter'}"]))

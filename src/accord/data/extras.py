@@ -13,7 +13,7 @@ def need(module: str, extra: str, what: str) -> Any:
 
     Args:
         module: its dotted name.
-        extra: the extra of `accord-diffusion` that installs it.
+        extra: the extra that installs it.
         what: what needs it, as the sentence begins.
 
     Raises:
@@ -23,4 +23,4 @@ def need(module: str, extra: str, what: str) -> Any:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         package = module.partition(".")[0]
-        raise InputError(f"{what} need the package {package!r}; pip install 'accord-diffusion[{extra}]'") from error
+        raise InputError(f"{what} need the package {package!r}; pip install -e '.[{extra}]' in Accord's folder") from error

@@ -102,7 +102,7 @@ def to_pil(images: torch.Tensor) -> list[Image.Image]:
 
 
 def fit(images: torch.Tensor, side: int) -> torch.Tensor:
-    """[B,3,H,W] in 0..1 scaled to side x side, as BLIP and CLIP see a picture (aspect not kept)."""
+    """[B,3,H,W] in 0..1 scaled to side x side, as BLIP sees a picture: aspect not kept, nothing cut off (CLIP's own processor crops)."""
     if images.shape[-2:] == (side, side):
         return images
     return F.interpolate(images, (side, side), mode="bicubic", antialias=True).clamp(0, 1)

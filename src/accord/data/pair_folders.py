@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from accord.data.pairs import PairsFile, need_parquet, read_pairs, sayable
+from accord.data.pairs import PairsFile, need_parquet, parquet_columns, parquet_rows, read_pairs, sayable
 from accord.types import InputError, Pair
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -44,6 +44,8 @@ def stream_pairs(path: str | Path, skipped: PairsFile) -> Iterator[Pair]:
         yield from stream_pairs(path / "metadata.jsonl", skipped)
         return
     elif (path / "metadata.parquet").is_file():
+        if "part_id" in parquet_columns(path / "metadata.parquet"):
+            raise InputError(f"folder {str(path)!r} has DiffusionDB's metadata and none of its parts; fetch and unpack one (part-000001/)")
         yield from stream_pairs(path / "metadata.parquet", skipped)
         return
     else:
@@ -73,15 +75,14 @@ def _metadata_rows(path: Path, inside: Path, parts: list[Path], skipped: PairsFi
         missing = [c for c in ("image_name", "prompt", "part_id") if c not in file.schema_arrow.names]
         if missing:
             raise InputError(f"{str(path)!r} has no column {missing[0]!r}; DiffusionDB's has")
-        for batch in file.iter_batches(batch_size=4096, columns=["image_name", "prompt", "part_id"]):
-            for row in batch.to_pylist():
-                name, number = row["image_name"], row["part_id"]
-                part = f"part-{int(number):06d}" if str(number).isdigit() else None
-                if part is None or not isinstance(name, str) or not name:
-                    yield None, row["prompt"]
-                elif part in there:
-                    named.add(part)
-                    yield inside / part / name, row["prompt"]
+        for row in parquet_rows(file, ["image_name", "prompt", "part_id"]):
+            name, number = row["image_name"], row["part_id"]
+            part = f"part-{int(number):06d}" if str(number).isdigit() else None
+            if part is None or not isinstance(name, str) or not name:
+                yield None, row["prompt"]
+            elif part in there:
+                named.add(part)
+                yield inside / part / name, row["prompt"]
     except (OSError, pyarrow.ArrowException) as error:
         raise InputError(f"{str(path)!r} cannot be read ({error}); fetch it again") from error
     yield from _part_rows([p for p in parts if p.name not in named], skipped)

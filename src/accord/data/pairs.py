@@ -53,7 +53,9 @@ def read_pairs(path: str | Path) -> PairsFile:
             seen_columns |= set(row)
             image = next((row[k] for k in IMAGE_KEYS if row.get(k)), None)
             prompt = next((row[k] for k in PROMPT_KEYS if row.get(k)), None)
-            if not isinstance(image, str) or not image.strip():
+            if isinstance(image, dict) and image.get("bytes"):  # as the hub's own tables hold pictures
+                out.skip(number, "its picture is within the table; save it as a file, and name that")
+            elif not isinstance(image, str) or not image.strip():
                 out.skip(number, "no image")
             elif not isinstance(prompt, str) or not prompt.strip():
                 out.skip(number, "no prompt")
@@ -62,10 +64,10 @@ def read_pairs(path: str | Path) -> PairsFile:
             else:
                 out.pairs.append(Pair(str((path.parent / image).resolve()), sayable(prompt.strip()), number))
     except (OSError, UnicodeDecodeError, csv.Error, ValueError) as error:
-        raise InputError(f"pairs file {str(path)!r} cannot be read ({error}); save it again as UTF-8") from error
+        raise InputError(f"pairs file {str(path)!r} cannot be read ({error}); save it again" + ("" if path.suffix.lower() == ".parquet" else " as UTF-8")) from error
     if not out.pairs and not (seen_columns & set(IMAGE_KEYS) and seen_columns & set(PROMPT_KEYS)):
         raise InputError(
-            f"pairs file {str(path)!r} has no image and prompt columns; name them 'image' and 'prompt'"
+            f"pairs file {str(path)!r} has no image and prompt columns; name them 'image' and 'prompt', in UTF-8"
         )
     return out
 
@@ -76,17 +78,51 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
         with open(path, newline="", encoding="utf-8-sig") as file:
             yield from enumerate(csv.DictReader(file), start=1)
     elif path.suffix.lower() == ".jsonl":
-        with open(path, encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, start=1):
+        with open(path, "rb") as lines:
+            for number, line in enumerate(lines, start=1):
                 if line.strip():
                     try:
-                        row = json.loads(line)
-                    except json.JSONDecodeError:
+                        row = json.loads(line.decode("utf-8-sig"))
+                    except ValueError:  # no JSON, or no UTF-8
                         row = None
                     yield number, row if isinstance(row, dict) else None
     else:
         _, pq = need_parquet()
-        yield from enumerate(pq.read_table(path).to_pylist(), start=1)
+        table = pq.ParquetFile(path)
+        wanted = [n for n in table.schema_arrow.names if n in (*IMAGE_KEYS, *PROMPT_KEYS)]
+        yield from enumerate(parquet_rows(table, wanted), start=1)
+
+
+def parquet_columns(path: Path) -> list[str]:
+    """Names of a Parquet file's columns; none of one that cannot be read."""
+    pa, pq = need_parquet()
+    try:
+        return list(pq.read_schema(path).names)
+    except (OSError, pa.ArrowException):
+        return []
+
+
+def parquet_rows(file: Any, columns: list[str]) -> Iterator[dict[str, Any]]:
+    """Rows of an open Parquet file, some thousand at once; a text that is no UTF-8 is None."""
+    for batch in file.iter_batches(batch_size=1024, columns=columns):
+        values = [_texts(column) for column in batch.columns]
+        yield from (dict(zip(batch.schema.names, row, strict=True)) for row in zip(*values, strict=True))
+
+
+def _texts(column: Any) -> list[Any]:
+    """The values of a column."""
+    try:
+        values: list[Any] = column.to_pylist()
+        return values
+    except UnicodeDecodeError:
+        pass
+    out: list[Any] = []
+    for value in column:
+        try:
+            out.append(value.as_py())
+        except UnicodeDecodeError:
+            out.append(None)
+    return out
 
 
 def need_parquet() -> tuple[Any, Any]:

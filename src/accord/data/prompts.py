@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from accord.data.lexicon import COLORS, NUMBERS, OPPOSITES, RELATIONS, SIZES, Lexicon, plural_of
+from accord.data.lexicon import COLORS, DEFAULT, NUMBERS, OPPOSITES, RELATIONS, SIZES, Lexicon, plural_of
 from accord.types import InputError, Phrase, Prompt, Relation, Word
 
 _ARTICLES = {"a", "an", "the", "some", "this", "that", "its", "his", "her", "their"}
@@ -18,6 +18,10 @@ _STOPS = set(
     "be being been has have having wearing holding riding sitting standing lying eating looking flying running "
     "showing featuring there here we you it see together during between among".split()
 )
+_NEGATIONS = {"no", "not", "without"}
+_STOPS |= _NEGATIONS
+_JOINTS = {"and", ","}
+_PLURALS = {"people", "men", "women", "children", "feet", "teeth", "mice", "geese"}
 _MEDIA = set(
     "picture image photo photograph drawing illustration sketch painting scene view render rendering portrait closeup "
     "shot snapshot".split()
@@ -39,40 +43,66 @@ class _Token:
         return self.text.lower()
 
 
-def parse(text: str) -> Prompt:
-    """Phrases, words and relations of a prompt.
+def check_sayable(text: str) -> None:
+    """Refuse a text that UTF-8 cannot hold: an argument of other bytes.
 
     Raises:
-        InputError: for a prompt with no letters in it.
+        InputError: naming it.
+    """
+    try:
+        text.encode("utf8")
+    except UnicodeEncodeError:
+        shown = text.encode("utf8", "replace").decode("utf8")
+        raise InputError(f"the prompt {shown!r} is no UTF-8; write it in UTF-8") from None
+
+
+def parse(text: str) -> Prompt:
+    """Phrases, words and relations of a prompt. What it says is not there ("no", "not", "without") is left out.
+
+    Raises:
+        InputError: for a prompt with no letters in it, or that is no UTF-8.
     """
     if not re.search(r"\w", text):
         raise InputError(f"the prompt {text!r} is empty; give it at least one word")
-    tokens = [_Token(m.group(), m.start(), m.end()) for m in re.finditer(r"[\w'-]+|[^\w\s]", text)]
+    check_sayable(text)
+    tokens = [_Token(m.group(), m.start(), m.end()) for m in re.finditer(r"\w+(?:['’-]\w+)*|[^\w\s]", text)]
     phrases: list[Phrase] = []
+    media: list[Phrase] = []
     relations: list[tuple[int, str, Word]] = []  # (number of phrases before it, name, word)
+    negated = left_out = False  # the next phrase is what is not to be seen; the last one was
     i = 0
     while i < len(tokens):
         match = _relation_at(tokens, i)
         if match:
             length, name = match
             start, end = tokens[i].start, tokens[i + length - 1].end
-            relations.append((len(phrases), name, Word(text[start:end], start, end, "relation")))
+            if not left_out:
+                relations.append((len(phrases), name, Word(text[start:end], start, end, "relation")))
             i += length
             continue
-        if tokens[i].low in _STOPS or not tokens[i].text[0].isalnum():
+        if tokens[i].low in _STOPS or not tokens[i].text[0].isalnum() or _is_verb(tokens, i):
+            negated = negated or tokens[i].low in _NEGATIONS
             i += 1
             continue
         stop = _chunk_end(tokens, i)
+        while _only_tints(tokens[i:stop]) and _goes_on(tokens, stop):  # "a black and white cat", "a big, red star"
+            stop = _chunk_end(tokens, stop + 1)
         before = tokens[i - 1].low if i else ""
         following = tokens[stop].low if stop < len(tokens) else ""
         collective = following == "of" and tokens[stop - 1].low in _COLLECTIVES
         if collective:  # "a pair of stars" is one chunk
             stop = _chunk_end(tokens, stop + 1)
-        medium = not collective and tokens[stop - 1].low in _MEDIA and following in _AFTER_MEDIA
-        phrase = None if medium else _phrase(text, tokens[i:stop], before)
-        if phrase is not None:
-            phrases.append(phrase)
+        related = any(at == len(phrases) for at, _, _ in relations)  # "a sofa below a painting"
+        medium = not collective and not related and tokens[stop - 1].low in _MEDIA and following in _AFTER_MEDIA
+        phrase = _phrase(text, tokens[i:stop], before)
+        if negated:
+            relations = [r for r in relations if r[0] != len(phrases)]
+            negated, left_out = False, True
+        elif phrase is not None:
+            (media if medium else phrases).append(phrase)
+            left_out = False
         i = max(stop, i + 1)
+    phrases = phrases or media  # a painting of nothing is a thing itself
     links = tuple(
         Relation(at - 1, name, at, word)
         for at, name, word in relations
@@ -92,7 +122,29 @@ def _ends(tokens: list[_Token], j: int, start: int) -> bool:
     """Whether token j ends the chunk that began at `start`."""
     if j > start and (tokens[j].low in _ARTICLES or tokens[j].low in NUMBERS):
         return True
-    return tokens[j].low in _STOPS or _relation_at(tokens, j) is not None
+    return tokens[j].low in _STOPS or _relation_at(tokens, j) is not None or (j > start and _is_verb(tokens, j))
+
+
+def _is_verb(tokens: list[_Token], j: int) -> bool:
+    """Whether token j is what a thing does to the next one: "a man walking a dog"."""
+    if not (0 < j < len(tokens) - 1 and tokens[j].low.endswith("ing") and len(tokens[j].text) > 5):
+        return False
+    before, following = tokens[j - 1].low, tokens[j + 1].low
+    content = before[0].isalnum() and before not in {*_STOPS, *_ARTICLES, *COLORS, *SIZES, *NUMBERS}
+    return content and (following in _ARTICLES or following in NUMBERS)
+
+
+def _only_tints(chunk: list[_Token]) -> bool:
+    """Whether a chunk has colours or sizes and nothing that has them."""
+    content = [t.low for t in chunk if t.low not in _ARTICLES and t.low not in NUMBERS]
+    return bool(content) and all(t in COLORS or t in SIZES or t in _JOINTS for t in content)
+
+
+def _goes_on(tokens: list[_Token], stop: int) -> bool:
+    """Whether a chunk of colours that ends here is told on behind "and" or a comma, without an article of its own."""
+    if stop + 1 >= len(tokens) or tokens[stop].low not in _JOINTS or not tokens[stop + 1].text[0].isalnum():
+        return False
+    return not _ends(tokens, stop + 1, -1) and _chunk_end(tokens, stop + 1) > stop + 1
 
 
 def _chunk_end(tokens: list[_Token], start: int) -> int:
@@ -128,7 +180,7 @@ def _phrase(text: str, chunk: list[_Token], before: str) -> Phrase | None:
             one = one or token.low in {"a", "an"}
             if token.low in {"a", "an"} and collective is None:
                 words.append(Word(token.text, token.start, token.end, "count"))
-        elif token.low != "of":
+        elif token.low != "of" and token.low not in _JOINTS:
             content.append(token)
     if len(content) > 1 and content[-1].low.endswith("ed") and len(content[-1].text) > 5:
         content.pop()  # "a red car parked": the participle is not the head
@@ -136,6 +188,10 @@ def _phrase(text: str, chunk: list[_Token], before: str) -> Phrase | None:
         return None
     start, end = chunk[0].start, max(content[-1].end, *(w.end for w in words), 0)
     *modifiers, head = content
+    if not any(w.kind == "count" for w in words):
+        plural = _is_plural(head.low)
+        # "red star" is one as much as "a red star"; "the dogs" are as many as "dogs"
+        count = None if plural else 1
     # "on white": a lone colour after "on" is the ground
     if head.low in _GROUNDS or (before == "on" and len(chunk) == 1 and head.low in COLORS):
         tints = [t for t in content if t.low in COLORS]
@@ -146,6 +202,10 @@ def _phrase(text: str, chunk: list[_Token], before: str) -> Phrase | None:
         words.append(Word(token.text, token.start, token.end, kind))
     noun = Word(head.text, head.start, head.end, "noun")
     return Phrase(text[start:end], start, end, noun, tuple(sorted([*words, noun], key=lambda w: w.start)), count)
+
+
+def _is_plural(word: str) -> bool:
+    return word in _PLURALS or (singular_of(word, DEFAULT)[1] and not re.search("(us|is|ss)$", word))
 
 
 def singular_of(word: str, lexicon: Lexicon) -> tuple[str, bool]:
@@ -203,10 +263,19 @@ def _count_swaps(text: str, phrase: Phrase, lexicon: Lexicon) -> list[tuple[str,
     for n in range(1, lexicon.max_count + 1):
         if n == (phrase.count or 0):
             continue
-        lead = "a" if n == 1 else names[n]
+        alone = text[: phrase.start].rstrip().rpartition(" ")[2].lower() not in _ARTICLES  # not "the a dog"
+        lead = ("a" if alone else "one") if n == 1 else names[n]
         body = " ".join(w for w in (lead, middle, singular if n == 1 else plural) if w)
         out.append((names[n], _splice(text, phrase.start, phrase.end, body)))
     return out
+
+
+def spelled(prompt: Prompt) -> Prompt:
+    """The prompt with its counts in words, as their counterfactuals are: "2 red stars" is "two red stars"."""
+    names, text = {v: k for k, v in NUMBERS.items()}, prompt.text
+    for word in sorted((w for w in prompt.words if w.kind == "count" and w.text.isdecimal()), key=lambda w: -w.start):
+        text = text[: word.start] + names[int(word.text)] + text[word.end :]
+    return parse(text) if text != prompt.text else prompt
 
 
 def exchanged(text: str, first: Word, second: Word) -> str:

@@ -8,10 +8,13 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageSequence
+from PIL.PngImagePlugin import PngInfo
 
 from accord.data.extras import need
 from accord.data.images import open_image, to_rgb
@@ -21,6 +24,9 @@ VIDEO_SUFFIXES = (".mp4", ".webm", ".mkv", ".mov", ".avi", ".gif")
 FRAME_SUFFIXES = (".jpg", ".jpeg", ".png")
 MAX_FRAME_PIXELS = 4096 * 4096
 MAX_FRAMES = 2000
+MAX_PIXELS = 2**30  # of all frames together, which PIL holds in 4 bytes each
+WHOLE = 0.9  # share of the frames or seconds a file announces that it must hold
+WRITER = "accord"  # what a folder of frames says wrote it, so that nothing else is ever replaced
 FOLDER_FPS = Fraction(24)  # DAVIS's rate; a folder of frames does not say its own
 # (container's suffix -> codecs in order of preference, pixel format)
 _CODECS = {
@@ -82,19 +88,19 @@ def read_clip(path: str | Path, start: int = 0, stop: int | None = None, fps: fl
 def _check_size(path: Path, width: int, height: int, count: int) -> None:
     if width * height > MAX_FRAME_PIXELS:
         raise InputError(f"clip {str(path)!r} has frames of {width}x{height}, more than {MAX_FRAME_PIXELS // 2**20} megapixels; scale it down")
-    if count > MAX_FRAMES:
-        raise InputError(f"clip {str(path)!r} has more than {MAX_FRAMES} frames in the range; give a shorter one (--frames START:STOP)")
+    most = min(MAX_FRAMES, MAX_PIXELS // (width * height))
+    if count > most:
+        raise InputError(f"clip {str(path)!r} has more than {most} frames of {width}x{height} in the range; give a shorter one (--frames START:STOP) or scale it down")
 
 
 def _from_folder(path: Path, start: int, stop: int | None) -> list[Image.Image]:
     names = sorted((p for p in path.iterdir() if p.suffix.lower() in FRAME_SUFFIXES), key=_by_number)
     if not names:
         raise InputError(f"folder {str(path)!r} holds no frame ({', '.join(FRAME_SUFFIXES)}); check the path")
-    chosen = names[start:stop]
-    _check_size(path, 1, 1, len(chosen))  # before they are all read
-    frames = [open_image(p) for p in chosen]
-    if frames:
-        _check_size(path, *frames[0].size, count=len(frames))
+    frames: list[Image.Image] = []
+    for name in (chosen := names[start:stop]):
+        frames.append(open_image(name))
+        _check_size(path, *frames[-1].size, count=len(chosen))  # at the first, before they are all read
     return frames
 
 
@@ -124,10 +130,11 @@ def _from_gif(path: Path, start: int, stop: int | None) -> tuple[list[Image.Imag
     shortest = [d for d in durations if d <= 1.5 * min(durations)]
     one = sum(shortest) / len(shortest)
     times = [max(1, round(d / one)) for d in durations]
+    one = sum(durations) / sum(times)  # of all of them, so that a frame that stands for many is not off by as many roundings
     if any(abs(d - n * one) > 10 for d, n in zip(durations, times, strict=True)):
         raise _changing_rate(path)
     every = [frame for frame, n in zip(frames, times, strict=True) for _ in range(n)]
-    _check_size(path, 1, 1, len(every[start:stop]))
+    _check_size(path, *every[0].size, count=len(every[start:stop]))
     return every[start:stop], Fraction(1000 * sum(times), sum(durations))
 
 
@@ -138,22 +145,28 @@ def _from_video(path: Path, start: int, stop: int | None) -> tuple[list[Image.Im
     seen = 0
     try:
         with av.open(str(path)) as container:
-            if not container.streams.video:
+            streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]  # a song's cover
+            if not streams:
                 kind = "sound only" if container.streams.audio else "no pictures"
                 raise InputError(f"clip {str(path)!r} holds {kind}; give a video")
-            stream = container.streams.video[0]
+            stream = streams[0]
             rate = stream.average_rate or stream.guessed_rate
+            announced = announced_frames(container, stream)
             for i, frame in enumerate(container.decode(stream)):
                 if stop is not None and i >= stop:
+                    announced = 0
                     break
+                if frame.is_corrupt:
+                    raise ValueError(f"frame {i} is broken")
                 seen += 1
                 if i < start:
                     continue
                 if frame.pts is not None and frame.time_base is not None:
                     times.append(frame.pts * frame.time_base)
                 _check_size(path, frame.width, frame.height, len(frames) + 1)
-                picture = frame.to_image()
-                frames.append(picture.rotate(frame.rotation, expand=True) if frame.rotation else picture)  # as players show it
+                frames.append(as_shown(frame, stream.sample_aspect_ratio))
+            if seen < WHOLE * announced:
+                raise ValueError(f"{seen} of {announced:.0f} frames are there")
     except InputError:
         raise
     except (OSError, ValueError, EOFError, LookupError, av.error.FFmpegError) as error:
@@ -168,8 +181,26 @@ def _from_video(path: Path, start: int, stop: int | None) -> tuple[list[Image.Im
     return frames, Fraction(rate or FOLDER_FPS)
 
 
+def announced_frames(container: Any, stream: Any) -> float:
+    """How many frames a video file says it has, by its own count or by its length; 0 if it says neither."""
+    if stream.frames:
+        return float(stream.frames)
+    seconds = stream.duration * stream.time_base if stream.duration and stream.time_base else None
+    if seconds is None and container.duration and not container.streams.audio:  # in microseconds; sound may be longer than pictures
+        seconds = container.duration / 1e6
+    return float(seconds * (stream.average_rate or 0)) if seconds else 0.0
+
+
+def as_shown(frame: Any, aspect: Fraction | None) -> Image.Image:
+    """A decoded frame as players show it: its pixels square (`aspect` is width by height of one), its right side up."""
+    picture: Image.Image = frame.to_image()
+    if aspect and aspect != 1 and 1 / 4 <= aspect <= 4:  # beyond, the file is not to be believed
+        picture = picture.resize((max(1, round(picture.width * aspect)), picture.height), Image.Resampling.BICUBIC)
+    return picture.rotate(frame.rotation, expand=True) if frame.rotation else picture
+
+
 def _changing_rate(path: Path) -> InputError:
-    return InputError(f"clip {str(path)!r} has a changing frame rate; make it constant (ffmpeg -i IN -vf fps=8 OUT.mp4)")
+    return InputError(f"clip {str(path)!r} has a changing frame rate, or frames are missing; make it constant (ffmpeg -i IN -vf fps=8 OUT.mp4)")
 
 
 def check_clip_path(path: Path) -> None:
@@ -190,14 +221,26 @@ def check_clip_path(path: Path) -> None:
         raise InputError(f"output {str(path)!r} is none of {', '.join((*_CODECS, '.gif'))} and no folder; choose one of them")
     elif not suffix and path.name in ("", ".", ".."):
         raise InputError(f"output {str(path)!r} has no name; give a folder of its own, or a file")
-    elif not suffix and path.is_dir() and any(not re.fullmatch(r"\d{5}\.png", p.name) for p in path.iterdir()):
+    elif not suffix and path.is_dir() and not _is_ours(path):
         raise InputError(f"folder {str(path)!r} holds other things than frames that accord wrote, and would be replaced; choose another --out")
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether a folder is empty or holds the frames of one clip that `write_clip` wrote, and nothing else."""
+    names = sorted(p.name for p in folder.iterdir())
+    if not names or names != [f"{i:05d}.png" for i in range(len(names))]:
+        return not names
+    try:
+        with Image.open(folder / names[0]) as first:
+            return first.info.get("Software") == WRITER
+    except OSError:
+        return False
 
 
 def write_clip(path: str | Path, frames: Sequence[Image.Image], fps: float | Fraction) -> Path:
     """Write frames of one size as mp4, webm, gif, or (no suffix) a folder of PNG; under another name first, then renamed.
 
-    A gif counts in hundredths of a second, so that 8 frames a second become 8.33.
+    A gif counts in hundredths of a second, so that its frames' times differ by one; it shows 50 frames a second at most.
 
     A side of odd length is kept by repeating the last row or column if the codec wants it even; nothing is scaled.
 
@@ -205,6 +248,8 @@ def write_clip(path: str | Path, frames: Sequence[Image.Image], fps: float | Fra
         InputError: for no frames, frames of different sizes, an unknown suffix, or a place that cannot be written.
     """
     path = Path(path)
+    if path.is_symlink():  # what it stands for is replaced, and the link stays
+        path = path.resolve()
     if not frames:
         raise InputError(f"there is no frame to write to {str(path)!r}; give at least one")
     if len({f.size for f in frames}) > 1:
@@ -219,25 +264,34 @@ def write_clip(path: str | Path, frames: Sequence[Image.Image], fps: float | Fra
         if suffix == "":
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir()
+            signed = PngInfo()
+            signed.add_text("Software", WRITER)
             for i, frame in enumerate(frames):
-                frame.convert("RGB").save(part / f"{i:05d}.png")
+                frame.convert("RGB").save(part / f"{i:05d}.png", pnginfo=signed)
             shutil.rmtree(path, ignore_errors=True)
         elif suffix == ".gif":
             first, *rest = [f.convert("RGB") for f in frames]
-            first.save(part, save_all=True, append_images=rest, duration=max(20, 10 * round(100 / float(fps))), loop=0, disposal=2)
+            first.save(part, save_all=True, append_images=rest, duration=gif_times(len(frames), float(fps)), loop=0, disposal=2)
         else:
             _encode(part, frames, Fraction(fps).limit_denominator(1001), suffix)
         os.replace(part, path)
     except OSError as error:
         raise InputError(f"clip {str(path)!r} cannot be written ({error.strerror or error}); choose another --out") from error
-    except ValueError as error:  # PyAV's, of a rate or size that the codec does not take
-        raise InputError(f"clip {str(path)!r} cannot be written at {float(fps):g} frames a second ({error}); choose another suffix") from error
+    except ValueError as error:  # a rate or size that the codec does not take
+        size = "x".join(str(s) for s in frames[0].size)
+        raise InputError(f"clip {str(path)!r} cannot be written at {float(fps):g} frames a second of {size} ({error}); choose another suffix") from error
     finally:
         if part.is_dir():
             shutil.rmtree(part, ignore_errors=True)
         elif part.exists():
             part.unlink()
     return path
+
+
+def gif_times(count: int, fps: float) -> list[int]:
+    """Milliseconds that each frame of a gif is shown: whole hundredths of a second that keep up with `fps`, 20 at least."""
+    ends = [round(100 * i / fps) for i in range(count + 1)]
+    return [max(20, 10 * (b - a)) for a, b in pairwise(ends)]
 
 
 def _codec(suffix: str) -> str:
@@ -251,23 +305,29 @@ def _codec(suffix: str) -> str:
 
 
 def _encode(part: Path, frames: Sequence[Image.Image], fps: Fraction, suffix: str) -> None:
+    """Raises OSError, or ValueError for what the codec refuses."""
     av = need("av", "video", "mp4 and webm")
     codec, pixel_format = _codec(suffix), _CODECS[suffix][1]
     width, height = frames[0].size
     even = (width + width % 2, height + height % 2)
-    with av.open(str(part), "w") as container:
-        stream = container.add_stream(codec, rate=fps)
-        stream.width, stream.height, stream.pix_fmt = even[0], even[1], pixel_format
-        if codec == "libx264":
-            stream.options = {"crf": "12"}
-        elif codec == "libvpx-vp9":
-            stream.options = {"crf": "12", "b:v": "0"}
-        else:
-            stream.bit_rate = 8_000_000
-        for frame in frames:
-            array = np.asarray(frame.convert("RGB"))
-            array = np.pad(array, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-            for packet in stream.encode(av.VideoFrame.from_ndarray(array, format="rgb24")):
+    try:
+        with av.open(str(part), "w") as container:
+            stream = container.add_stream(codec, rate=fps)
+            stream.width, stream.height, stream.pix_fmt = even[0], even[1], pixel_format
+            if codec == "libx264":
+                stream.options = {"crf": "12"}
+            elif codec == "libvpx-vp9":
+                stream.options = {"crf": "12", "b:v": "0"}
+            else:
+                stream.bit_rate = 8_000_000
+            for frame in frames:
+                array = np.asarray(frame.convert("RGB"))
+                array = np.pad(array, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+                for packet in stream.encode(av.VideoFrame.from_ndarray(array, format="rgb24")):
+                    container.mux(packet)
+            for packet in stream.encode():
                 container.mux(packet)
-        for packet in stream.encode():
-            container.mux(packet)
+    except av.error.FFmpegError as error:
+        if isinstance(error, OSError):
+            raise
+        raise ValueError(str(error)) from error

@@ -18,7 +18,7 @@ from diffusers import FluxPipeline, StableDiffusion3Pipeline
 
 from accord.diffusion.attention import attention_hook
 from accord.diffusion.joint import joint_hook
-from accord.diffusion.loop import BeforeStep, Step, check_finite, decode, run, sample
+from accord.diffusion.loop import BeforeStep, Step, check_finite, decode, is_guided, run, sample
 from accord.diffusion.pipelines import Pipeline, check_latent_unet, joint_length
 from accord.types import InputError
 
@@ -43,7 +43,7 @@ class UNetEngine:
 
     def guided(self, guidance_scale: float) -> bool:
         """Whether the network's batch holds an unconditional half, first."""
-        return guidance_scale > 1 and self.pipe.unet.config.time_cond_proj_dim is None
+        return is_guided(self.pipe, guidance_scale)
 
     def hook(self, observer: AttentionObserver, active: Callable[[], bool]) -> AbstractContextManager[None]:
         return attention_hook(self.pipe.unet, observer, active)
@@ -58,8 +58,12 @@ class UNetEngine:
         before_step: BeforeStep,
         image_latents: torch.Tensor | None = None,
         strength: float = 1.0,
+        makers: list[torch.Generator] | None = None,
     ) -> torch.Tensor:
-        """[B,3,H,W] in 0..1 from `noise` [B,C,H,W], or from pictures' latents noised part-way."""
+        """[B,3,H,W] in 0..1 from `noise` [B,C,H,W], or from pictures' latents noised part-way.
+
+        `makers`, those that drew the noise, draw what an ancestral scheduler adds on the way.
+        """
         steps = sample(
             self.pipe,
             prompts,
@@ -67,6 +71,7 @@ class UNetEngine:
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
             latents=noise,
+            generator=makers,
             image_latents=image_latents,
             strength=strength,
             before_step=before_step,
@@ -99,6 +104,7 @@ class JointEngine:
         before_step: BeforeStep,
         image_latents: torch.Tensor | None = None,
         strength: float = 1.0,
+        makers: list[torch.Generator] | None = None,
     ) -> torch.Tensor:
         """[B,3,H,W] in 0..1 from `noise` [B,C,H,W], by the pipeline's own call.
 
@@ -128,6 +134,7 @@ class JointEngine:
             images = pipe(
                 prompt=prompts,
                 latents=noise,
+                generator=makers,
                 height=height,
                 width=width,
                 num_inference_steps=num_inference_steps,

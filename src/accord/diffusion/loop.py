@@ -9,19 +9,20 @@ import collections
 import contextlib
 import copy
 import inspect
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionXLPipeline
+from diffusers import PNDMScheduler, StableDiffusionXLPipeline
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from tqdm.auto import tqdm
 
 from accord.diffusion.pipelines import Condition, Pipeline, condition, device_of, latent_channels, sample_size
-from accord.types import InputError
+from accord.types import InputError, reason_of
 
 BeforeStep = Callable[["Step"], None]
 
@@ -149,8 +150,10 @@ def sample(
         raise InputError(f"num_inference_steps must be at least 1, not {num_inference_steps}")
     if not 0 < strength <= 1:
         raise InputError(f"strength must be in (0, 1], not {strength}")
+    if not math.isfinite(guidance_scale):
+        raise InputError(f"guidance_scale must be a finite number, not {guidance_scale}")
     scheduler = copy.deepcopy(scheduler or pipe.scheduler)
-    guided = guidance_scale > 1 and pipe.unet.config.time_cond_proj_dim is None
+    guided = is_guided(pipe, guidance_scale)
     if told is None:
         if encoder_hidden_states is not None:
             told = Condition(encoder_hidden_states)
@@ -159,13 +162,13 @@ def sample(
             with torch.no_grad():
                 told = condition(pipe, prompts, negative_prompts, guided, size)
     states = told.states
-    scheduler.set_timesteps(num_inference_steps, device=device_of(pipe))
+    set_timesteps(scheduler, num_inference_steps, device_of(pipe))
     if latents is None:
         latents = initial_noise(pipe, len(prompts), generator, height, width, states.dtype)
     latents = latents.to(device=device_of(pipe), dtype=states.dtype)
     timesteps, latents = _start(scheduler, latents, image_latents, strength)
     extra = _step_kwargs(scheduler, eta, generator) | (step_kwargs or {})
-    embedding = _guidance_embedding(pipe, guidance_scale, latents)
+    embedding = guidance_embedding(pipe, guidance_scale, latents)
 
     for i, t in enumerate(tqdm(timesteps, desc="denoise", disable=not progress, leave=False)):
         step = Step(i, len(timesteps), t, latents)
@@ -182,11 +185,30 @@ def sample(
     check_finite(latents)
 
 
+def set_timesteps(scheduler: Any, num_inference_steps: int, device: Any = None) -> None:
+    """As the scheduler's own.
+
+    Raises:
+        InputError: for more steps than it can take.
+    """
+    count, reason = scheduler.config.num_train_timesteps, ""
+    try:
+        scheduler.set_timesteps(num_inference_steps, device=device)
+    except (ValueError, IndexError) as error:
+        reason = reason_of(error)
+    else:
+        # a leading grid with an offset (Stable Diffusion 1's) may lead beyond the last step; those with sigmas interpolate there
+        if float(scheduler.timesteps.max()) >= count and not hasattr(scheduler, "sigmas"):
+            reason = f"it would begin at step {int(scheduler.timesteps.max())} of {count}"
+    if reason:
+        raise InputError(f"a {type(scheduler).__name__} cannot take {num_inference_steps} steps ({reason}); give fewer")
+
+
 def check_finite(latents: torch.Tensor) -> None:
-    """Refuse latents with NaN or infinity in them. Raises InputError."""
+    """Refuse latents or pictures with NaN or infinity in them. Raises InputError."""
     if not torch.isfinite(latents).all():
         raise InputError(
-            "the latents are not finite (NaN or infinity) after sampling; "
+            "the latents or pictures are not finite (NaN or infinity) after sampling; "
             "the model overflows in this precision or its weights are broken: try dtype float32"
         )
 
@@ -232,7 +254,8 @@ def _start(
     first = len(timesteps) - max(scheduler.order, int(len(timesteps) * strength))
     first -= first % scheduler.order
     timesteps = timesteps[first:]
-    if getattr(scheduler.config, "skip_prk_steps", False):  # PNDM takes its second step twice, wherever it begins
+    # the key alone does not tell: other schedulers made from PNDM's configuration carry it too
+    if isinstance(scheduler, PNDMScheduler) and scheduler.config.skip_prk_steps:  # it takes its second step twice, wherever it begins
         once = timesteps.unique_consecutive()
         timesteps = torch.cat([once[:2], once[1:2], once[2:]])
     if hasattr(scheduler, "set_begin_index"):
@@ -245,7 +268,12 @@ def _step_kwargs(scheduler: Any, eta: float, generator: Any) -> dict[str, Any]:
     return {k: v for k, v in (("eta", eta), ("generator", generator)) if k in accepted}
 
 
-def _guidance_embedding(pipe: Pipeline, guidance_scale: float, latents: torch.Tensor) -> Any:
+def is_guided(pipe: Pipeline, guidance_scale: float) -> bool:
+    """Whether the network's batch holds an unconditional half; one that was distilled with guidance (LCM) is told its scale instead."""
+    return guidance_scale > 1 and pipe.unet.config.time_cond_proj_dim is None
+
+
+def guidance_embedding(pipe: Pipeline, guidance_scale: float, latents: torch.Tensor) -> Any:
     """The guidance input of distilled networks (LCM); None for all others."""
     dim = pipe.unet.config.time_cond_proj_dim
     if dim is None:
@@ -262,10 +290,15 @@ def run(steps: Iterator[Step]) -> torch.Tensor:
 
 @torch.no_grad()
 def decode(pipe: Pipeline, latents: torch.Tensor, output_type: str = "pil") -> list[Image.Image] | Any:
-    """Latents [B,C,H,W] to pictures: "pil", "np" [B,H,W,3] in 0..1, "pt" [B,3,H,W] in 0..1, or "latent"."""
+    """Latents [B,C,H,W] to pictures: "pil", "np" [B,H,W,3] in 0..1, "pt" [B,3,H,W] in 0..1, or "latent".
+
+    Raises:
+        InputError: if the pictures are not finite, as a VAE's in half precision may not be.
+    """
     if output_type == "latent":
         return latents
     images = _decoded(pipe, latents)
+    check_finite(images)
     return pipe.image_processor.postprocess(images, output_type=output_type, do_denormalize=[True] * len(images))
 
 

@@ -20,6 +20,7 @@ from diffusers import (
 )
 
 from accord.data.extras import need
+from accord.data.prompts import check_sayable
 from accord.types import InputError, reason_of
 
 EMBEDDED = Path(__file__).parents[1] / "lab" / "models" / "pipeline"
@@ -93,10 +94,10 @@ def load(
             warnings.simplefilter("ignore")  # diffusers calls the hub's library with an argument that it no longer knows
             kind = DiffusionPipeline.load_config(model).get("_class_name")
     except Exception as error:
-        raise InputError(f"{what}: {model!r} ({reason_of(error)})") from error
+        raise InputError(f"{what}: {model!r} ({reason_of(error)}); check the name" + ("" if local else " and the network")) from error
     known = classes or (*UNETS, *JOINT)
     if kind not in known and (classes or kind not in text_to_image_classes()):
-        raise InputError(f"{model!r} is a {kind}, which is not supported here; use a {' or a '.join(known)}")
+        raise InputError(f"{model!r} is {f'a {kind}, which' if kind else 'of no named class, which'} is not supported here; use a {' or a '.join(known)}")
     if kind == "StableDiffusionPipeline":
         kwargs |= {"safety_checker": None, "requires_safety_checker": False}
     try:
@@ -151,7 +152,12 @@ def check_device(device: str) -> None:
         index = torch.device(device).index or 0
     except RuntimeError as error:
         raise InputError(f"device {device!r} is unknown; use cpu, cuda or cuda:N") from error
-    if device.startswith("cuda") and index >= torch.cuda.device_count():
+    try:
+        there = not (device.startswith("cuda") and index >= torch.cuda.device_count())
+        torch.zeros(1, device=device if there else "cpu").item()
+    except Exception:  # each backend has its own way to say that it is not here; "meta" holds no numbers
+        there = False
+    if not there:
         raise InputError(f"device {device!r} is not available here; use --device cpu")
 
 
@@ -214,6 +220,7 @@ def check_prompt_length(pipe: Any, prompt: str) -> None:
     """
     if not prompt.strip():
         raise InputError("the prompt is empty; give it at least one word")
+    check_sayable(prompt)
     told = [(tokenizer, length) for tokenizer, length in _told(pipe) if tokenizer is not None]
     if not told:
         return

@@ -84,6 +84,22 @@ class Captioner(nn.Module):
         source = None if model == str(EMBEDDED) else model
         return cls(network, tokenizer, size, processor.image_mean, processor.image_std, lexicon, source).to(device)
 
+    def check_length(self, text: str) -> None:
+        """Refuse a text whose last words would not be read, and so not be judged.
+
+        Raises:
+            InputError: naming the words that fall off.
+        """
+        most = min(self.tokenizer.model_max_length, int(self.model.config.text_config.max_position_embeddings))
+        if len(self.tokenizer(text).input_ids) <= most:
+            return
+        words = text.split()
+        kept = len(words)
+        while kept and len(self.tokenizer(" ".join(words[:kept])).input_ids) > most:
+            kept -= 1
+        lost = " ".join(words[kept:])[:80]
+        raise InputError(f"the prompt is longer than the {most} tokens that the captioner reads, these words would fall off: {lost!r}; shorten it")
+
     @property
     def device(self) -> torch.device:
         return self.mean.device

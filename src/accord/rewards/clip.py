@@ -49,10 +49,14 @@ class ClipScorer(nn.Module):
 
     def image_features(self, images: torch.Tensor) -> torch.Tensor:
         """Pictures [I,3,H,W] in 0..1 to unit vectors [I, D], differentiably."""
-        side = self.model.config.vision_config.image_size
-        pixels = resized(images.to(self.mean), side)
+        pixels = resized(images.to(self.mean), self.image_size)
         features = self.model.get_image_features(pixel_values=(pixels - self.mean) / self.std).pooler_output
         return F.normalize(features, dim=-1)
+
+    @property
+    def image_size(self) -> int:
+        """Side of the pictures that it sees."""
+        return int(self.model.config.vision_config.image_size)
 
     def text_features(self, texts: list[str]) -> torch.Tensor:
         """Texts to unit vectors [B, D]; what exceeds the tower's tokens is cut off."""

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from accord.data.images import fit, to_tensor
+from accord.data.images import fit, to_rgb, to_tensor
 from accord.data.lexicon import Lexicon
-from accord.data.prompts import parse, swaps
+from accord.data.prompts import parse, spelled, swaps
 from accord.outputs import Scored
 from accord.rewards.captioners import Captioner, load_captioner
 from accord.rewards.clip import ClipScorer, load_clip
@@ -34,25 +34,35 @@ def align(
     captioner: Captioner,
     clip: ClipScorer | None = None,
     captions: bool = True,
+    clip_images: torch.Tensor | None = None,
 ) -> list[Alignment]:
     """An Alignment per (picture, prompt).
 
     Args:
         images: [B,3,H,W] in 0..1.
+        clip_images: the same pictures at another size, for CLIP.
         prompts: B prompts, raw or parsed.
         captioner: judges the words.
         clip: adds the CLIP similarity and the caption reward, if given.
         captions: whether to caption the pictures too (costs a generation each).
+
+    Raises:
+        InputError: for a prompt that is longer than the captioner reads.
     """
     parsed = [p if isinstance(p, Prompt) else parse(p) for p in prompts]
+    for text in dict.fromkeys(p.text for p in parsed):
+        captioner.check_length(text)
     states = captioner.encode(images)
     texts: list[str] = []
     owner: list[int] = []
     plans = []
     for i, prompt in enumerate(parsed):
         plan = []
-        texts.append(prompt.text)
-        for word, options in counterfactuals(prompt, captioner.lexicon):
+        told = spelled(prompt)  # digits in words, as in their counterfactuals
+        own = dict(zip(told.words, prompt.words, strict=True)) if len(told.words) == len(prompt.words) else {w: w for w in told.words}
+        texts.append(told.text)
+        for spelt, options in counterfactuals(told, captioner.lexicon):
+            word = own[spelt]
             plan.append((word, [name for name, _ in options], len(texts) + np.arange(len(options))))
             texts += [text for _, text in options]
         plans.append((len(texts) - 1 - sum(len(p[1]) for p in plan), plan))
@@ -60,7 +70,7 @@ def align(
     scores = captioner.log_likelihood(states, texts, owner).double().cpu().numpy()
 
     said = captioner.caption(images) if captions else [""] * len(parsed)
-    similarity, reward = _similarities(images, parsed, said if captions else None, clip)
+    similarity, reward = _similarities(images if clip_images is None else clip_images, parsed, said if captions else None, clip)
     out = []
     for i, (prompt, (base, plan)) in enumerate(zip(parsed, plans, strict=True)):
         words = tuple(_word_score(word, names, scores[base], scores[rows]) for word, names, rows in plan)
@@ -75,18 +85,20 @@ def score(
     prompts: str | Sequence[str],
     captioner: Captioner | None = None,
     clip: ClipScorer | None = None,
+    batch_size: int = 16,
 ) -> list[Scored]:
     """How well each picture says its prompt, and which words it misses.
 
     Args:
-        images: one PIL picture or several.
+        images: one PIL picture or several, of any size and mode.
         prompts: one prompt for all pictures, or one each.
         captioner, clip: the embedded ones if None.
+        batch_size: pictures that are judged at once.
 
     Raises:
-        InputError: if there are several prompts but not one for each picture, or a prompt is empty.
+        InputError: if there are several prompts but not one for each picture, or a prompt is empty or too long.
     """
-    pictures = [images] if isinstance(images, Image.Image) else list(images)
+    pictures = [to_rgb(p) for p in ([images] if isinstance(images, Image.Image) else images)]
     texts = [prompts] * len(pictures) if isinstance(prompts, str) else list(prompts)
     if len(texts) != len(pictures):
         raise InputError(f"{len(pictures)} images were given with {len(texts)} prompts; give one prompt for each image")
@@ -94,10 +106,13 @@ def score(
         return []
     captioner = captioner or load_captioner()
     clip = clip or load_clip()
-    side = captioner.image_size
-    fitted = torch.cat([fit(to_tensor(p), side) for p in pictures])
-    found = align(fitted, texts, captioner, clip)
-    return [Scored(p.convert("RGB"), a) for p, a in zip(pictures, found, strict=True)]
+    out = []
+    for start in range(0, len(pictures), batch_size):
+        part = pictures[start : start + batch_size]
+        seen = [torch.cat([fit(to_tensor(p), side) for p in part]) for side in (captioner.image_size, clip.image_size)]
+        found = align(seen[0], texts[start : start + batch_size], captioner, clip, clip_images=seen[1])
+        out += [Scored(p, a) for p, a in zip(part, found, strict=True)]
+    return out
 
 
 def _word_score(word: Word, names: list[str], own: float, others: np.ndarray) -> WordScore:

@@ -152,13 +152,15 @@ class Composed:
         """Take each reward's mean and spread from these values [N] of `parts` (on pictures of the untuned pipeline).
 
         Raises:
-            InputError: for a reward that is not finite on one of them.
+            InputError: for a reward that is not finite on one of them, or the same on all of several.
         """
         for name, values in parts.items():
             if not torch.isfinite(values).all():
                 raise InputError(f"reward {name!r} is not finite on a picture of the untuned pipeline; use another reward")
-            spread = float(values.std()) if len(values) > 1 else 1.0
-            self.scales[name] = (float(values.mean()), max(spread, 1e-4))
+            mean, spread = float(values.mean()), float(values.std()) if len(values) > 1 else 1.0
+            if spread <= 1e-6 * max(1.0, abs(mean)):
+                raise InputError(f"reward {name!r} is the same on {len(values)} pictures of the untuned pipeline; give more anchors, or another reward")
+            self.scales[name] = (mean, spread)
 
 
 def swapped(prompt: str, captioner: Captioner) -> list[str]:

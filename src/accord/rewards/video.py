@@ -11,7 +11,7 @@ from itertools import pairwise
 import numpy as np
 import torch
 from PIL import Image
-from scipy.ndimage import uniform_filter
+from scipy.ndimage import label, uniform_filter
 
 from accord.data.images import to_tensor
 from accord.rewards.clip import ClipScorer, load_clip
@@ -45,33 +45,43 @@ def foreground(frame: Image.Image, tolerance: float = 0.12) -> np.ndarray:
 
 
 def track(frames: Sequence[Image.Image]) -> np.ndarray:
-    """Centre of the foreground per frame, [F,2] as shares of width and height; the middle where there is none."""
+    """Centre of the foreground per frame, [F,2] as shares of width and height; NaN where there is none."""
     out = []
     for frame in frames:
         rows, columns = np.nonzero(foreground(frame))
         h, w = frame.height, frame.width
-        out.append(((columns.mean() + 0.5) / w, (rows.mean() + 0.5) / h) if len(rows) else (0.5, 0.5))
+        out.append(((columns.mean() + 0.5) / w, (rows.mean() + 0.5) / h) if len(rows) else (np.nan, np.nan))
     return np.asarray(out)
 
 
+LOST = 0.5**0.5  # the error of a thing that is not there: half the picture's diagonal, as shares of width and height
+
+
 def track_error(a: np.ndarray, b: np.ndarray) -> float:
-    """Mean distance of two tracks [F,2]."""
-    return float(np.linalg.norm(a - b, axis=1).mean())
+    """Mean distance of a track [F,2] from the true one `b`, LOST where only `b` has a thing; NaN if `b` has none in any frame."""
+    wanted = ~np.isnan(b).any(1)
+    return float(np.nan_to_num(np.linalg.norm(a - b, axis=1)[wanted], nan=LOST).mean()) if wanted.any() else float("nan")
+
+
+def ground_of(frame: Image.Image, source: Image.Image) -> np.ndarray:
+    """Bool [H,W]: where neither the source's foreground is nor what touches it in the edited frame. A stray thing is on the ground."""
+    own, edited = foreground(source), foreground(frame)
+    parts, _ = label(edited | own)
+    return ~np.isin(parts, np.unique(parts[own]))
 
 
 MOST_DB = 100.0  # what PSNR says of equal pixels
 
 
-def background_psnr(a: Sequence[Image.Image], b: Sequence[Image.Image], ground: Sequence[np.ndarray] | None = None) -> float:
+def background_psnr(frames: Sequence[Image.Image], source: Sequence[Image.Image], ground: Sequence[np.ndarray] | None = None) -> float:
     """PSNR in dB over the ground, at most MOST_DB; NaN if there is none.
 
     Args:
-        ground: bool [H,W] per frame; without it the pixels that are foreground in neither clip, to which a stray thing
-            in one of them does not belong.
+        ground: bool [H,W] per frame; `ground_of` if None.
     """
     total, count = 0.0, 0  # the pixels of a long clip are not held
-    for i, (x, y) in enumerate(zip(a, b, strict=True)):
-        changes = _changes(x, y, ground[i] if ground is not None else ~(foreground(x) | foreground(y)))
+    for i, (x, y) in enumerate(zip(frames, source, strict=True)):
+        changes = _changes(x, y, ground[i] if ground is not None else ground_of(x, y))
         total, count = total + float(np.square(changes).sum()), count + changes.size
     return float(min(MOST_DB, -10 * np.log10(max(total / count, 1e-12)))) if count else float("nan")
 
@@ -83,21 +93,27 @@ def _changes(x: Image.Image, y: Image.Image, keep: np.ndarray) -> np.ndarray:
 
 
 def ssim(a: Image.Image, b: Image.Image, keep: np.ndarray | None = None) -> float:
-    """Mean structural similarity of two pictures in grey (7x7 windows, constants of Wang et al. 2004), over `keep` [H,W]."""
+    """Mean structural similarity of two pictures in grey (7x7 windows, constants of Wang et al. 2004), over `keep` [H,W], not empty."""
     x, y = (np.asarray(i.convert("L"), dtype=np.float64) / 255 for i in (a, b))
     mean_x, mean_y = uniform_filter(x, 7), uniform_filter(y, 7)
     var_x, var_y = uniform_filter(x * x, 7) - mean_x**2, uniform_filter(y * y, 7) - mean_y**2
     cov = uniform_filter(x * y, 7) - mean_x * mean_y
     c1, c2 = 0.01**2, 0.03**2
     values = (2 * mean_x * mean_y + c1) * (2 * cov + c2) / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))
-    return float(values[keep].mean() if keep is not None and keep.any() else values.mean())
+    return float(values[keep].mean() if keep is not None else values.mean())
 
 
-def flicker(frames: Sequence[Image.Image]) -> float:
-    """Mean change of the ground from frame to frame, in 0..1: of pixels that are foreground in neither."""
+def flicker(frames: Sequence[Image.Image], ground: Sequence[np.ndarray] | None = None) -> float:
+    """Mean change of the ground from frame to frame, in 0..1; 0 if there is none.
+
+    Args:
+        ground: bool [H,W] per frame, of which both frames' is taken; without it the pixels that are foreground in neither
+            frame, to which a thing that comes and goes does not belong.
+    """
     total, count = 0.0, 0
-    for x, y in pairwise(frames):
-        changes = _changes(x, y, ~(foreground(x) | foreground(y)))
+    for i, (x, y) in enumerate(pairwise(frames)):
+        keep = ground[i] & ground[i + 1] if ground is not None else ~(foreground(x) | foreground(y))
+        changes = _changes(x, y, keep)
         total, count = total + float(np.abs(changes).sum()), count + changes.size
     return total / count if count else 0.0
 
@@ -118,7 +134,8 @@ def score_clip(
     """All measures of a clip; those against `source` only where it is given, those of the ground only where there is one.
 
     Thing and ground are told apart by the border's median colour (`foreground`), so track, ground and flicker mean something
-    on clips with a plain ground. Higher is better for text_alignment, temporal_consistency and background_*, lower for the others.
+    on clips with a plain ground. A stray thing in the edit is damage to the ground, a lost one an error of the track. Higher
+    is better for text_alignment, temporal_consistency and background_*, lower for the others.
 
     Raises:
         InputError: if there is no frame, or the clips differ in length or size.
@@ -126,21 +143,20 @@ def score_clip(
     if not frames:
         raise InputError("there is no frame to score; give a clip")
     clip = clip or load_clip()
-    out = {
-        "text_alignment": text_alignment(frames, prompt, clip),
-        "temporal_consistency": temporal_consistency(frames, clip),
-        "flicker": flicker(frames),
-    }
+    out = {"text_alignment": text_alignment(frames, prompt, clip), "temporal_consistency": temporal_consistency(frames, clip)}
     if source is None:
-        return out
+        return out | {"flicker": flicker(frames)}
     frames = _unpadded(frames, source[0].size)
     if len(source) != len(frames) or source[0].size != frames[0].size:
         raise InputError(
             f"the clips differ: {len(frames)} frames of {frames[0].size} and {len(source)} of {source[0].size}; give clips of one length and size"
         )
-    grounds = [~(foreground(a) | foreground(b)) for a, b in zip(frames, source, strict=True)]
-    similar = [ssim(a, b, g) for a, b, g in zip(frames, source, grounds, strict=True)]
-    out["track_error"] = track_error(track(frames), track(source))
-    if any(g.any() for g in grounds):  # on a clip without a plain ground there is nothing to compare
-        out |= {"background_psnr": background_psnr(frames, source), "background_ssim": float(np.mean(similar))}
+    grounds = [ground_of(a, b) for a, b in zip(frames, source, strict=True)]
+    out["flicker"] = flicker(frames, grounds)
+    found = track(source)
+    if not np.isnan(found).all():  # else there is no motion to keep
+        out["track_error"] = track_error(track(frames), found)
+    similar = [ssim(a, b, g) for a, b, g in zip(frames, source, grounds, strict=True) if g.any()]
+    if similar:  # on a clip without a plain ground there is nothing to compare
+        out |= {"background_psnr": background_psnr(frames, source, grounds), "background_ssim": float(np.mean(similar))}
     return out

@@ -22,7 +22,7 @@ class Board:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             return
-        self.writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+        self.writer = SummaryWriter(str(folder), purge_step=step + 1 if step else 0)
 
     def scalars(self, values: Mapping[str, float]) -> None:
         """A row with its `step`."""

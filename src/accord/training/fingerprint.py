@@ -12,7 +12,7 @@ SAMPLED = 64  # numbers of each tensor of a module that are looked at; training 
 
 
 def fingerprint(*parts: Any) -> str:
-    """12 hexadecimal digits of modules' weights (and those of a pipeline's modules), of tensors, and of the `repr` of all else."""
+    """12 hexadecimal digits of modules' weights (and those of a pipeline's modules), of tensors, of bytes, and of the `repr` of all else."""
     digest = hashlib.sha256()
     for part in parts:
         modules = [m for m in getattr(part, "components", {}).values() if isinstance(m, nn.Module)]
@@ -20,6 +20,8 @@ def fingerprint(*parts: Any) -> str:
         if isinstance(part, torch.Tensor):
             digest.update(f"{part.dtype}{tuple(part.shape)}".encode())
             digest.update(part.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        elif isinstance(part, bytes):
+            digest.update(part)
         elif not modules:
             digest.update(repr(part).encode())
         for tensor in (p for m in modules for p in m.state_dict().values()):

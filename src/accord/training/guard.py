@@ -48,16 +48,21 @@ class Guard:
         return self.numbers.get("guard.bad", 0) >= self.config.patience
 
     def look(self, step: int, reward: torch.Tensor, held_out: torch.Tensor) -> bool:
-        """Take in scores [N] each; True if this is the best look so far."""
+        """Take in scores [N] each; True if this is the best look so far. Pictures without a finite score are left out."""
         reward, held_out = reward.double().cpu(), held_out.double().cpu()
         best = self.tensors.get("guard.held_out")
-        if best is None or held_out.mean() > best.mean():
+        if best is not None:
+            before = self.tensors["guard.reward"]
+            kept = torch.isfinite(torch.stack([reward, held_out, before, best])).all(0)
+            if not kept.any():
+                return False
+        if best is None or held_out[kept].mean() > best[kept].mean():
             self.tensors["guard.held_out"], self.tensors["guard.reward"] = held_out, reward
             self.numbers |= {"guard.best_step": float(step), "guard.bad": 0.0}
             return True
-        fallen = held_out - best
+        fallen = (held_out - best)[kept]
         error = fallen.std() / len(fallen) ** 0.5 if len(fallen) > 1 else torch.tensor(0.0)
-        rose = bool(reward.mean() > self.tensors["guard.reward"].mean())
+        rose = bool(reward[kept].mean() > before[kept].mean())
         if rose and float(fallen.mean()) < -self.config.z * float(error):
             if not self.numbers.get("guard.bad"):
                 self.numbers["guard.parted_at"] = float(step)

@@ -125,7 +125,8 @@ class Run:
         )
         self.ema = {k: p.detach().clone() for k, p in self.named.items()} if config.ema_decay else {}
         self.step = self.skipped = self.skipped_in_a_row = 0
-        self.sums: dict[str, float] = {}  # scalars since the last row of the curve
+        self.sums: dict[str, float] = {}  # scalars since the last row of the curve, and how many of them were finite
+        self.counts: dict[str, float] = {}
         self.numbers: dict[str, float] = {}
         self.tensors: dict[str, torch.Tensor] = {}
         self.on_row: list[Callable[[dict[str, float]], None]] = []  # called with each row of the curve
@@ -142,7 +143,7 @@ class Run:
             for name, value in self.optimizer.state.get(parameter, {}).items():
                 tensors[f"optim.{name}.{key}"] = torch.as_tensor(value)
         counts = {"skipped": self.skipped, "skipped_in_a_row": self.skipped_in_a_row}
-        for prefix, values in (("sums", self.sums), ("numbers", self.numbers), ("counts", counts)):
+        for prefix, values in (("sums", self.sums), ("finite", self.counts), ("numbers", self.numbers), ("counts", counts)):
             tensors |= {f"{prefix}.{k}": torch.tensor(v, dtype=torch.float64) for k, v in values.items()}
         tensors |= {f"tensors.{k}": v for k, v in self.tensors.items()}
         # copied, as tied weights may not share storage in safetensors; off the device, which may have no room for two of each
@@ -171,7 +172,8 @@ class Run:
             names = [n for n in ("step", "exp_avg", "exp_avg_sq") if f"optim.{n}.{key}" in tensors]
             state = {n: tensors[f"optim.{n}.{key}"] for n in names}
             self.optimizer.state[parameter] = {n: v if n == "step" else v.to(device) for n, v in state.items()}
-        self.sums = {k: float(v) for k, v in under("sums.").items()}
+        self.sums, self.counts = ({k: float(v) for k, v in under(f"{name}.").items()} for name in ("sums", "finite"))
+        self.sums = self.sums if self.counts else {}  # of a checkpoint that did not count yet
         self.numbers = {k: float(v) for k, v in under("numbers.").items()}
         counts = under("counts.")
         self.skipped, self.skipped_in_a_row = (int(counts.get(k, 0)) for k in ("skipped", "skipped_in_a_row"))
@@ -195,6 +197,7 @@ class Run:
         Raises:
             InputError: if it cannot be written, naming the last good one.
         """
+        self._share_sums()
         if self.processes.first:
             folder = self.folder / "checkpoints"
             try:
@@ -240,17 +243,20 @@ class Run:
                 logs = self._step(loss_fn, device, bf16)
                 self.step += 1
                 for key, value in logs.items():
-                    self.sums[key] = self.sums.get(key, 0.0) + (value if math.isfinite(value) else 0.0)
+                    finite = math.isfinite(value)
+                    self.sums[key] = self.sums.get(key, 0.0) + (value if finite else 0.0)
+                    self.counts[key] = self.counts.get(key, 0.0) + finite
                 if after_step is not None and after_step(self.step):
                     self.numbers["stopped"] = 1.0
-                if self.step % config.log_every == 0:
+                last = self.step == config.steps or self.numbers.get("stopped")
+                if self.step % config.log_every == 0 or last:
                     row = self._row()
                     bar.set_postfix({k: f"{v:.4f}" for k, v in row.items() if k != "step"})
                     if curve is not None:
                         self._append(curve, row)
                     for report in self.on_row:
                         report(row)
-                if self.step % config.save_every == 0 or self.step == config.steps or self.numbers.get("stopped"):
+                if self.step % config.save_every == 0 or last:
                     self.save()
                 bar.update()
                 if self.skipped_in_a_row >= config.max_skipped:
@@ -298,16 +304,21 @@ class Run:
         return logs
 
     def _row(self) -> dict[str, float]:
-        """The row of the curve: means since the last one, over all processes."""
-        keys = sorted(self.sums)
-        values = torch.tensor([self.sums[k] / self.config.log_every for k in keys], dtype=torch.float64)
-        if self.processes.world > 1:
-            device = next(iter(self.named.values())).device
-            values = values.to(device)
-            self.processes.mean_([values])
-        self.sums = {}
-        row: dict[str, float] = {"step": self.step, **dict(zip(keys, values.tolist(), strict=True))}
+        """The row of the curve: means of what was finite since the last one, over all processes."""
+        self._share_sums()
+        row: dict[str, float] = {"step": self.step}
+        row |= {key: self.sums[key] / self.counts[key] for key in sorted(self.sums) if self.counts.get(key)}
+        self.sums, self.counts = {}, {}
         return row | ({"skipped": self.skipped} if self.skipped else {})
+
+    def _share_sums(self) -> None:
+        """Replace what the processes have summed up by its mean over them, which is all that a row or a checkpoint needs."""
+        if self.processes.world > 1:
+            keys = sorted(self.sums)
+            values = torch.tensor([[d.get(k, 0.0) for k in keys] for d in (self.sums, self.counts)], dtype=torch.float64)
+            values = values.to(next(iter(self.named.values())).device)
+            self.processes.mean_([values])
+            self.sums, self.counts = (dict(zip(keys, row, strict=True)) for row in values.tolist())
 
     def _average(self) -> None:
         if not self.ema:
@@ -346,6 +357,7 @@ class Run:
         except ImportError:
             return  # as without TensorBoard: the numbers are in the file
         rows = [json.loads(s) for s in (self.folder / "curve.jsonl").read_text(encoding="utf8").splitlines()]
+        rows = [r for r in rows if "loss" in r]  # all but those of which no step was finite
         if not rows:
             return
         figure = Figure(figsize=(6, 3.5), layout="constrained")

@@ -1,4 +1,4 @@
-"""SceneBench: 8 categories of 64 prompts, fixed in `scenebench.json`, a quarter of them on held-out combinations."""
+"""SceneBench: 8 categories of 64 prompts, fixed in `scenebench.json`, in seven of them a quarter on held-out combinations."""
 
 from __future__ import annotations
 

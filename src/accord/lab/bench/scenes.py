@@ -86,10 +86,11 @@ class Bench:
         if self._first is None or self._first[0] != jobs:
             began, rounds = time.perf_counter(), self.rounds()
             pairs = [(parse(j.prompt.text), j.noise_seed()) for j in jobs]
-            noise = initial_noise(self.pipe, len(jobs), generators([s for _, s in pairs]))
-            images, maps, calls = rounds.denoise([p for p, _ in pairs], noise)
+            makers = generators([s for _, s in pairs])
+            noise = initial_noise(self.pipe, len(jobs), makers)
+            images, maps, calls = rounds.denoise([p for p, _ in pairs], noise, makers)
             sampled = time.perf_counter()
-            pictures = rounds.judge(pairs, noise, images, maps, calls)
+            pictures = rounds.judge(pairs, images, maps, calls)
             judged = time.perf_counter()
             self._first = jobs, pictures, (sampled - began) / len(jobs), (judged - began) / len(jobs)
         return self._first[1:]

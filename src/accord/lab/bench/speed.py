@@ -28,7 +28,6 @@ from typing import Any
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
-from matplotlib.figure import Figure
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils._python_dispatch import TorchDispatchMode
 from tqdm.auto import tqdm
@@ -490,6 +489,8 @@ def report(data: dict[str, Any]) -> str:
 
 def plot(data: dict[str, Any]) -> bytes:
     """PNG: time and largest tensor against resolution, time against the number of regions."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(12, 3.6), layout="constrained")
     axes = figure.subplots(1, 3)
     by_side, by_regions = data["attention"]["resolution"], data["attention"]["regions"]

@@ -29,7 +29,7 @@ from accord.lab.scenes.read import read
 from accord.methods.context.video import EditConfig, VideoEditor
 from accord.outputs import check_writable, write_file
 from accord.rewards.clip import ClipScorer, load_clip
-from accord.rewards.video import background_psnr, flicker, temporal_consistency, track
+from accord.rewards.video import LOST, background_psnr, flicker, temporal_consistency, track
 from accord.types import InputError
 
 TUNED = EditConfig(tune_steps=60, learning_rate=1e-3, num_inference_steps=25, guidance_scale=5.0, injection=0.0, hold=0.0)
@@ -49,7 +49,7 @@ AGAINST = (
     ("Tune-A-Video + injection + hold", "Tune-A-Video"),
     ("context + injection + hold", "context"),
 )
-JUDGED = "ground from the boxes of the scenes"  # rows that were measured otherwise are not taken over
+JUDGED = "ground from the boxes of the scenes, a lost thing half a diagonal off"  # edits that were measured otherwise are measured again
 MEASURES = ("right", "track_error", "consistency", "background_psnr", "flicker", "seconds")
 
 
@@ -74,10 +74,8 @@ def tasks(count: int) -> list[Task]:
     return out
 
 
-def run_task(
-    pipe: Pipeline, task: Task, config: EditConfig, ways: dict[str, dict[str, float]], clip: ClipScorer
-) -> Iterator[tuple[str, dict[str, Any], Clip]]:
-    """Name, measures and edited clip of each way of sampling; the clip is tuned to and inverted once for all of them."""
+def run_task(pipe: Pipeline, task: Task, config: EditConfig, ways: dict[str, dict[str, float]]) -> Iterator[tuple[str, dict[str, float], Clip]]:
+    """Name, cost and edited clip of each way of sampling; the clip is tuned to and inverted once for all of them."""
     began = time.perf_counter()
     source = task.source.clip
     editor = VideoEditor(pipe, source, task.source.image_prompt, config)
@@ -85,26 +83,28 @@ def run_task(
         editor.tune(Path(scratch) / "run", progress=False)
     path = editor.invert()
     shared = time.perf_counter() - began
-    back = editor.sample(task.source.image_prompt, 1.0, path)
-    ask = ask_of(task.target.image_prompt)
+    back = reconstruction(pipe, editor.latents, editor.sample(task.source.image_prompt, 1.0, path))
     for name, changes in ways.items():
         began = time.perf_counter()
         editor.config = replace(config, **changes)  # type: ignore[arg-type]
         result = editor.edit(task.target.image_prompt, path)
-        seconds = shared + time.perf_counter() - began
-        row = {
-            "number": task.number,
-            "kind": task.kind,
-            "frames": len(result),
-            "right": float(np.mean([check(read(f), ask).right for f in result.frames])),
-            "track_error": reader_track_error(result.frames, task.target),
-            "consistency": temporal_consistency(result.frames, clip),
-            "background_psnr": min(60.0, background_psnr(result.frames, source.frames, ground(task))) if task.kind != "background" else None,
-            "flicker": flicker(result.frames),
-            "seconds": seconds,
-            "reconstruction_psnr": reconstruction(pipe, editor.latents, back),
-        }
-        yield name, row, result
+        yield name, {"seconds": shared + time.perf_counter() - began, "reconstruction_psnr": back}, result
+
+
+def measures(task: Task, frames: tuple[Image.Image, ...], clip: ClipScorer) -> dict[str, Any]:
+    """What is measured of an edited clip."""
+    ask, keep = ask_of(task.target.image_prompt), ground(task)
+    return {
+        "number": task.number,
+        "kind": task.kind,
+        "frames": len(frames),
+        "right": float(np.mean([check(read(f), ask).right for f in frames])),
+        "track_error": reader_track_error(frames, task.target),
+        "consistency": temporal_consistency(frames, clip),
+        "background_psnr": min(60.0, background_psnr(frames, task.source.clip.frames, keep)) if task.kind != "background" else None,
+        "flicker": flicker(frames, keep),
+        "judged": JUDGED,
+    }
 
 
 def ground(task: Task) -> list[np.ndarray]:
@@ -119,12 +119,15 @@ def ground(task: Task) -> list[np.ndarray]:
 
 
 def reader_track_error(frames: tuple[Image.Image, ...], truth: MovingScene) -> float:
-    """Mean distance, in pixels, of the thing from where it should be; where the reader sees not one thing, of the foreground."""
+    """Mean distance, in pixels, of the thing from where it should be; where the reader sees not one thing, of the foreground.
+
+    Where nothing is seen at all it is half the picture's diagonal.
+    """
     out = []
     for frame, scene in zip(frames, truth.frames, strict=True):
         things = read(frame).things
         place = np.asarray(things[0].center) if len(things) == 1 else track([frame])[0] * frame.width
-        out.append(float(np.linalg.norm(place - np.asarray(scene.things[0].center))))
+        out.append(float(np.nan_to_num(np.linalg.norm(place - np.asarray(scene.things[0].center)), nan=LOST * frame.width)))
     return float(np.mean(out))
 
 
@@ -149,15 +152,19 @@ class Run:
         return {name: cache / f"{slug(name)}-{self.task.number}-{self.seed}.json" for name in self.ways}
 
     def finished(self, cache: Path) -> bool:
-        return all(p.is_file() for p in self.saved(cache).values())
+        return all(p.is_file() and _row(p).get("judged") == JUDGED for p in self.saved(cache).values())
 
     def make(self, pipe: Pipeline, clip: ClipScorer, cache: Path) -> None:
-        if self.finished(cache):
-            return
+        """Edit and measure; edits that are there are measured alone."""
         saved = self.saved(cache)
-        for name, row, result in run_task(pipe, self.task, replace(self.config, seed=self.seed), self.ways, clip):
-            write_clip(saved[name].with_suffix(""), result.frames, result.fps)
-            write_file(saved[name], json.dumps(row).encode())
+        if not all(p.is_file() and (p.with_suffix("").is_dir() or self.finished(cache)) for p in saved.values()):
+            for name, cost, result in run_task(pipe, self.task, replace(self.config, seed=self.seed), self.ways):
+                write_clip(saved[name].with_suffix(""), result.frames, result.fps)
+                write_file(saved[name], json.dumps(cost | measures(self.task, result.frames, clip)).encode())
+        elif not self.finished(cache):
+            for path in saved.values():
+                frames = read_clip(path.with_suffix("")).frames
+                write_file(path, json.dumps(_row(path) | measures(self.task, frames, clip)).encode())
 
 
 def main(
@@ -170,7 +177,8 @@ def main(
     shard: tuple[int, int] | None = None,
     so_far: bool = False,
 ) -> tuple[dict[str, Any], str]:
-    """All methods on the same edits; writes `video.json`, `.md`, `.png` and the measures of each edit, `video-edits.jsonl` (`video-quick*`).
+    """All methods on the same edits; writes `video.json`, `.md`, `.png`, clips of the first edits with the source and each method side by
+    side, and the measures of each edit, `video-edits.jsonl` (`video-quick*`).
 
     Edits whose measures are there already are taken over if they were made with the same models and knobs.
 
@@ -190,7 +198,7 @@ def main(
     check_writable(out)
     stem = "video-quick" if quick else "video"
     pipe, clip = load(model, classes=SD), load_clip()
-    cache = cache_folder(out, stem, pipe, METHODS, JUDGED)
+    cache = cache_folder(out, stem, pipe, METHODS)
     measured = out / f"{stem}-edits.jsonl"
     put_back(measured, cache)
     asked = [(task, seed) for seed in range(seeds) for task in tasks(count)]
@@ -207,15 +215,14 @@ def main(
     records: dict[str, list[dict[str, Any]]] = {name: [] for name in NAMES}
     for run in (r for runs in edits for r in runs):
         for name, path in run.saved(cache).items():
-            records[name].append(json.loads(path.read_text(encoding="utf8")))
-    first: dict[int, list[Run]] = {}  # of each edit the first seed that is there
+            records[name].append(_row(path))
+    first: dict[int, list[Path]] = {}  # of each edit the first seed whose clips are there (of what was put back they are not)
     for runs in edits:
-        first.setdefault(runs[0].task.number, runs)
-    strips = [
-        [runs[0].task.source.clip, *(read_clip(p.with_suffix(""), fps=8) for r in runs for p in r.saved(cache).values())]
-        for runs in list(first.values())[:4]
-        if all(p.with_suffix("").is_dir() for r in runs for p in r.saved(cache).values())  # not those that were put back
-    ]
+        clips = [p.with_suffix("") for r in runs for p in r.saved(cache).values()]
+        if all(c.is_dir() for c in clips):
+            first.setdefault(runs[0].task.number, clips)
+    shown = [task for task in tasks(count) if task.number in first][:4]
+    strips = [[t.source.clip, *(read_clip(c, fps=float(t.source.clip.fps)) for c in first[t.number])] for t in shown]
     data = {
         "bench": "video",
         "quick": quick,
@@ -233,13 +240,21 @@ def main(
     write_file(measured, "".join(kept_measures(cache)).encode())
     if strips:
         write_file(out / f"{stem}.png", sheet(strips))
+        for i, strip in enumerate(strips):
+            write_clip(out / f"{stem}-{i}.mp4", side_by_side(strip), strip[0].fps)
     return data, text
 
 
 def kept_measures(cache: Path) -> list[str]:
     """A line of JSON for each way of each edit that is finished."""
     paths = sorted(cache.glob("*.json"))
-    return [json.dumps({"edit": p.stem, "made_with": cache.name, **json.loads(p.read_text(encoding="utf8"))}) + "\n" for p in paths]
+    return [json.dumps({"edit": p.stem, "made_with": cache.name, **_row(p)}) + "\n" for p in paths]
+
+
+def _row(path: Path) -> dict[str, Any]:
+    """The cost and the measures of an edit."""
+    row: dict[str, Any] = json.loads(path.read_text(encoding="utf8"))
+    return row
 
 
 def put_back(measured: Path, cache: Path) -> None:
@@ -295,6 +310,11 @@ def table(data: dict[str, Any]) -> str:
         said = [f"{m} {d[m]['mean']:+.3g} [{d[m]['ci95'][0]:+.3g}, {d[m]['ci95'][1]:+.3g}]" for m in MEASURES]
         text += f"- {d['of']} less {d['over']}: {', '.join(said)}\n"
     return text
+
+
+def side_by_side(strip: list[Clip]) -> list[Image.Image]:
+    """Frames of several clips next to each other."""
+    return [Image.fromarray(np.concatenate([np.asarray(f.convert("RGB")) for f in row], axis=1)) for row in zip(*(c.frames for c in strip), strict=True)]
 
 
 def sheet(strips: list[list[Clip]], side: int = 64) -> bytes:

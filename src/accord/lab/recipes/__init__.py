@@ -6,6 +6,7 @@ import importlib
 from pathlib import Path
 from typing import Any
 
+from accord.training.claim import claim
 from accord.types import InputError
 
 PARTS = {"vae": (), "clip": (), "captioner": (), "denoiser": ("vae", "clip")}
@@ -23,7 +24,8 @@ def train(
     """Train one part of the lab into `folder`, from nothing, or from the finished part in the lab folder `start`.
 
     Raises:
-        InputError: for an unknown part, if a part that it builds on or starts from is not there yet, or if `start` is `folder`.
+        InputError: for an unknown part, if a part that it builds on or starts from is not there yet, if `start` is `folder`, or if a run
+            found there was begun otherwise.
     """
     if part not in PARTS:
         raise InputError(f"the lab has no part {part!r}; choose one of {', '.join(PARTS)}")
@@ -42,4 +44,6 @@ def train(
         raise InputError(f"{str(folder)!r} holds the run to start from, which would be resumed instead; train into another folder")
     else:
         options["start"] = Path(start)
+    begun = {"part": part, "steps": steps, "seed": seed, "start": None if start is None else str(Path(start).resolve())}
+    claim(Path(folder) / "runs" / part, begun)
     importlib.import_module(f"accord.lab.recipes.{part}").train(folder, **options)

@@ -30,6 +30,7 @@ from accord.lab.scenes.lexicon import IMAGE_SIZE, SIZES
 from accord.lab.scenes.render import render, silhouette
 from accord.lab.scenes.scene import Scene, sample_scene
 from accord.training.checkpoints import replace_file
+from accord.training.fingerprint import fingerprint
 from accord.training.loop import LoopConfig, Run, computes_bf16
 
 SCENES = 60_000
@@ -210,7 +211,7 @@ def train(
         loop = replace(loop, learning_rate=loop.learning_rate * CONTINUE_RATE)
         pipe = StableDiffusionPipeline.from_pretrained(start / "pipeline", torch_dtype=torch.float32)
         vae, tokenizer, tower, unet = pipe.vae, pipe.tokenizer, pipe.text_encoder, pipe.unet
-    encoded = encode_scenes(vae, folder / "runs" / "denoiser" / f"latents-{seed}.safetensors", count, seed, device)
+    encoded = encode_scenes(vae, folder / "runs" / "denoiser" / f"latents-{seed}-{fingerprint(vae)}.safetensors", count, seed, device)
     tower.to(device).set_attn_implementation("eager")  # for the same reason as the U-Net's processor below
     # float32 convolutions this narrow are faster as they are (1.15 against 1.30 s a step on two cores)
     layout = torch.channels_last if computes_bf16(device) else torch.contiguous_format

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from dataclasses import dataclass
 
 from accord.data.lexicon import DEFAULT, Lexicon
@@ -41,6 +42,11 @@ def lab_lexicon() -> Lexicon:
         same=tuple(g for g in groups if len(g) > 1),
         max_count=4,
     )
+
+
+def still(prompt: str) -> str:
+    """What a prompt of a clip says of a single frame: `a red car moving right` shows a red car."""
+    return re.sub(r"\s+moving(\s+(to the\s+)?(left|right|up|down))?\b", "", prompt)
 
 
 @dataclass(frozen=True)

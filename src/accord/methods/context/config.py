@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from accord.methods.context.equations import SHIFTS
+from accord.types import check_numbers
 
 DENOISERS = ("frozen", "lora", "full")
 LOSSES = ("mse", "kl")
@@ -36,6 +37,7 @@ class ContextTrainConfig:
     save_every: int = 500
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         for name in ("steps", "batch_size", "rank", "save_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
@@ -51,3 +53,5 @@ class ContextTrainConfig:
             raise ValueError(f"share must be in (0, 1], not {self.share}")
         if self.gain < 0:
             raise ValueError(f"gain must not be negative, not {self.gain}")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay must be in [0, 1), not {self.ema_decay}")

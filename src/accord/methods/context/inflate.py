@@ -38,7 +38,9 @@ class TemporalAttention(nn.Module):
         nn.init.zeros_(self.to_out.bias)
 
     def forward(self, hidden: torch.Tensor, frames: int) -> torch.Tensor:
-        """[G*F,L,D] to the same."""
+        """[G*F,L,D] to the same; a single frame has no other to look at, and is left as it is."""
+        if frames == 1:
+            return hidden
         x = self.norm(hidden.to(self.to_qkv.weight.dtype)).unflatten(0, (-1, frames)).transpose(1, 2)  # [G,L,F,D]
         q, k, v = (p.unflatten(-1, (self.heads, -1)).transpose(-2, -3) for p in self.to_qkv(x).chunk(3, -1))
         out = self.to_out(scaled_dot_product_attention(q, k, v).transpose(-2, -3).flatten(-2))

@@ -44,7 +44,7 @@ class RelationalNetwork(ModelMixin, ConfigMixin):
 
     Source: ContextDiff, section 3.1 (multi-head cross-attention of image and text features with residuals). Design of this
     project: a small convolutional encoder of the latents, zero-initialised output (so that training starts from the plain
-    process), tanh (an unbounded r could carry x0 itself).
+    process), tanh (which limits what of x0 itself r can carry).
 
     Args:
         channels: C.

@@ -14,10 +14,22 @@ from typing import Any
 import torch
 from diffusers import StableDiffusionPipeline
 from diffusers.pipelines.stable_diffusion import StableDiffusionPipelineOutput
+from safetensors import SafetensorError
 from torch import nn
 from tqdm.auto import tqdm
 
-from accord.diffusion.loop import decode, denoise, generators, initial_noise, network_x0, run, sample
+from accord.diffusion.loop import (
+    decode,
+    denoise,
+    generators,
+    guidance_embedding,
+    initial_noise,
+    is_guided,
+    network_x0,
+    run,
+    sample,
+    set_timesteps,
+)
 from accord.diffusion.lora import check_no_lora
 from accord.diffusion.pipelines import (
     Condition,
@@ -30,11 +42,13 @@ from accord.diffusion.pipelines import (
     put_on,
     sample_size,
 )
+from accord.methods.context.equations import SHIFTS
 from accord.methods.context.network import RelationalNetwork
 from accord.methods.context.pixels import PixelEncoder, vision_tower
 from accord.methods.context.schedulers import ContextDDIMScheduler, ContextDDPMScheduler, Relation
 from accord.rewards.clip import ClipScorer, load_clip
-from accord.types import InputError
+from accord.training.fingerprint import fingerprint
+from accord.types import InputError, reason_of
 
 
 class ContextDiffPipeline(StableDiffusionPipeline):
@@ -61,8 +75,7 @@ class ContextDiffPipeline(StableDiffusionPipeline):
         image_encoder: Any = None,
         requires_safety_checker: bool = False,
     ) -> None:
-        if not isinstance(scheduler, (ContextDDIMScheduler, ContextDDPMScheduler)):
-            raise InputError(f"a {type(scheduler).__name__} knows no context; use ContextDDIMScheduler or ContextDDPMScheduler")
+        _check_scheduler(scheduler)
         super().__init__(
             vae, text_encoder, tokenizer, unet, scheduler, safety_checker, feature_extractor, image_encoder, requires_safety_checker
         )
@@ -71,6 +84,7 @@ class ContextDiffPipeline(StableDiffusionPipeline):
             if image_encoder is None or feature_extractor is None:
                 raise InputError("this relational network looks at pixels; give image_encoder and feature_extractor")
             relation.pixel_encoder = PixelEncoder(self, image_encoder, feature_extractor.image_mean, feature_extractor.image_std)
+        check_fits(relation, self, "this relational network")
 
     @classmethod
     def from_pipeline(
@@ -81,7 +95,13 @@ class ContextDiffPipeline(StableDiffusionPipeline):
         ancestral: bool = False,
         clip: ClipScorer | None = None,
     ) -> ContextDiffPipeline:
-        """The parts of a Stable Diffusion pipeline with a relational network put beside them; `clip` if it looks at pixels."""
+        """The parts of a Stable Diffusion 1 or 2 pipeline with a relational network put beside them; `clip` if it looks at pixels.
+
+        Raises:
+            InputError: for a pipeline of another class, or a network that does not fit it.
+        """
+        if not isinstance(pipe, StableDiffusionPipeline):
+            raise InputError(f"a {type(pipe).__name__} has no pipeline class with context; use generate_with_context")
         kind = ContextDDPMScheduler if ancestral else ContextDDIMScheduler
         scheduler = latent_scheduler(kind, pipe, shift=shift)
         eyes: dict[str, Any] = {}
@@ -121,33 +141,40 @@ class ContextDiffPipeline(StableDiffusionPipeline):
         latents: torch.Tensor | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
-        callback_on_step_end: Callable[..., dict[str, Any]] | None = None,
+        callback_on_step_end: Callable[..., dict[str, Any] | None] | None = None,
         context_scale: float = 1.0,
     ) -> StableDiffusionPipelineOutput | tuple:
-        """Generate pictures.
+        """Generate pictures. What is not here of the plain pipeline's arguments (prompt embeddings, IP adapters, clip_skip) is not taken.
 
         Args:
+            generator: one for all pictures, or one for each.
+            latents: z_T [B,C,h,w] without the scheduler's scale, one for each picture.
             context_scale: multiplies r; 0 is exactly the plain pipeline.
             callback_on_step_end: called as callback(pipe, index, timestep, {"latents": ...}); may return new latents.
 
         Raises:
-            InputError: for an empty or too long prompt, or another number of negative prompts.
+            InputError: for no prompt, one that is empty or too long, or another number of negative prompts, generators or
+                latents than of pictures.
         """
+        _check_scheduler(self.scheduler)
         prompts = [p for p in ([prompt] if isinstance(prompt, str) else prompt) for _ in range(num_images_per_prompt)]
-        for text in prompts:
-            check_prompt_length(self, text)
+        if not prompts:
+            raise InputError("there is no prompt to make a picture of; give at least one")
         negative = negative_prompt
         if isinstance(negative, str):
             negative = [negative] * len(prompts)
         elif negative is not None:
             negative = [n for n in negative for _ in range(num_images_per_prompt)]
-            if len(negative) != len(prompts):
-                raise InputError(f"{len(negative)} negative prompts were given for {len(prompts)} pictures; give one for each")
-        told = condition(self, prompts, negative, guidance_scale > 1)
+        for text in [*prompts, *(n for n in negative or () if n)]:
+            check_prompt_length(self, text)
+        for what, many in (("negative prompts", negative), ("generators", generator if isinstance(generator, list) else None), ("latents", latents)):
+            if many is not None and len(many) != len(prompts):
+                raise InputError(f"{len(many)} {what} were given for {len(prompts)} pictures; give one for each")
+        told = condition(self, prompts, negative, is_guided(self, guidance_scale))
         relation = relation_of(self.relation, told.states[-len(prompts) :], context_scale)
         if context_scale and self.scheduler.config.shift == "prior":
             drawn = initial_noise(self, len(prompts), generator, height, width, told.states.dtype) if latents is None else latents
-            latents = moved_start(self, self.scheduler, drawn.to(told.states), told, relation, num_inference_steps)
+            latents = moved_start(self, self.scheduler, drawn.to(told.states), told, relation, num_inference_steps, guidance_scale)
         steps = sample(
             self,
             prompts,
@@ -163,11 +190,34 @@ class ContextDiffPipeline(StableDiffusionPipeline):
         )
         for step in steps:
             if callback_on_step_end is not None:
-                changed = callback_on_step_end(self, step.index, step.timestep, {"latents": step.latents})
-                step.latents = changed.pop("latents", step.latents)
+                changed = callback_on_step_end(self, step.index, step.timestep, {"latents": step.latents}) or {}
+                step.latents = changed.get("latents", step.latents)
             last = step.latents
         images = decode(self, last, output_type)
         return StableDiffusionPipelineOutput(images=images, nsfw_content_detected=None) if return_dict else (images, None)
+
+
+def _check_scheduler(scheduler: Any) -> None:
+    if not isinstance(scheduler, (ContextDDIMScheduler, ContextDDPMScheduler)):
+        raise InputError(f"a {type(scheduler).__name__} knows no context; use ContextDDIMScheduler or ContextDDPMScheduler")
+
+
+def check_fits(network: RelationalNetwork, pipe: Any, name: str) -> None:
+    """Refuse a network for other latents, text or pixels than this pipeline's.
+
+    Raises:
+        InputError: naming it.
+    """
+    wants = pipe.unet.config.in_channels, pipe.unet.config.cross_attention_dim
+    has = network.config.channels, network.config.text_width
+    if wants != has:
+        raise InputError(f"{name} is for latents and text of width {has}, this pipeline has {wants}; give its own")
+    width = getattr(network.pixel_encoder, "width", network.config.pixel_width)
+    if width != network.config.pixel_width:
+        raise InputError(
+            f"{name} looks at pixels through a CLIP of width {network.config.pixel_width}, "
+            f"this one's is {width}; give the CLIP that it was trained with"
+        )
 
 
 def relation_of(network: nn.Module, states: torch.Tensor, scale: float = 1.0) -> Relation:
@@ -185,16 +235,18 @@ def relation_of(network: nn.Module, states: torch.Tensor, scale: float = 1.0) ->
 
 
 @torch.no_grad()
-def moved_start(pipe: Any, scheduler: Any, noise: torch.Tensor, told: Condition, relation: Relation, num_inference_steps: int) -> torch.Tensor:
+def moved_start(
+    pipe: Any, scheduler: Any, noise: torch.Tensor, told: Condition, relation: Relation, num_inference_steps: int, guidance_scale: float = 1.0
+) -> torch.Tensor:
     """z_T [B,C,h,w] around the mean at which the shift `prior` ends, k_T r: one more call of the denoiser.
 
     As in training, r is that of the network's guess from x_T without a shift, which is z_T itself.
     """
     scheduler = copy.deepcopy(scheduler)
-    scheduler.set_timesteps(num_inference_steps, device=noise.device)
+    set_timesteps(scheduler, num_inference_steps, noise.device)
     t, count = scheduler.timesteps[0], len(noise)
     heard = told.rows(torch.arange(len(told.states) - count, len(told.states)))
-    output = denoise(pipe, scheduler, noise, t, heard).float()
+    output = denoise(pipe, scheduler, noise, t, heard, timestep_cond=guidance_embedding(pipe, guidance_scale, noise)).float()
     ab, k = scheduler.ab_at(t, noise), scheduler.shift_at(t, noise)
     r, _ = relation(network_x0(output, noise.float(), ab, scheduler.config.prediction_type), int(t), int(t))
     return (noise + k * r).to(noise.dtype)
@@ -204,8 +256,8 @@ def moved_start(pipe: Any, scheduler: Any, noise: torch.Tensor, told: Condition,
 def generate_with_context(
     pipe: Pipeline,
     network: RelationalNetwork,
-    prompts: list[str],
-    seeds: list[int],
+    prompts: str | list[str],
+    seeds: int | list[int],
     *,
     shift: str = "quadratic",
     ancestral: bool = False,
@@ -228,6 +280,7 @@ def generate_with_context(
         InputError: for a pipeline of another class, or a prompt that is empty or too long.
     """
     check_latent_unet(pipe)
+    prompts, seeds = ([prompts] if isinstance(prompts, str) else prompts), ([seeds] if isinstance(seeds, int) else seeds)
     for text in prompts:
         check_prompt_length(pipe, text)
     kind = ContextDDPMScheduler if ancestral else ContextDDIMScheduler
@@ -237,11 +290,11 @@ def generate_with_context(
     for start in tqdm(range(0, len(jobs), batch_size), desc="generate", disable=not progress):
         part = jobs[start : start + batch_size]
         texts, makers = [t for t, _ in part], generators([s for _, s in part])
-        told = condition(pipe, texts, guided=guidance_scale > 1)
+        told = condition(pipe, texts, guided=is_guided(pipe, guidance_scale))
         noise = initial_noise(pipe, len(part), makers, dtype=told.states.dtype)
         relation = relation_of(network, told.states[-len(part) :], context_scale)
         if context_scale and shift == "prior":
-            noise = moved_start(pipe, scheduler, noise, told, relation, num_inference_steps)
+            noise = moved_start(pipe, scheduler, noise, told, relation, num_inference_steps, guidance_scale)
         steps = sample(
             pipe,
             texts,
@@ -270,27 +323,26 @@ def load_context(pipe: Pipeline, folder: str | Path, clip: ClipScorer | None = N
     folder = Path(folder)
     if not (folder / "relation" / "config.json").is_file():
         raise InputError(f"folder {str(folder)!r} holds no relational network; give one that accord train context wrote")
+    whole = folder / "pipeline" / "unet"
     try:
         network = RelationalNetwork.from_pretrained(folder / "relation").to(device_of(pipe)).eval().requires_grad_(False)
-        shift = str(json.loads((folder / "config.json").read_text(encoding="utf8"))["shift"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"context {str(folder)!r} cannot be read ({error}); train it again") from error
-    wants = pipe.unet.config.in_channels, pipe.unet.config.cross_attention_dim
-    has = network.config.channels, network.config.text_width
-    if wants != has:
-        raise InputError(f"context {str(folder)!r} is for latents and text of width {has}, this pipeline has {wants}; give its own")
+        begun = json.loads((folder / "config.json").read_text(encoding="utf8"))
+        shift = str(begun["shift"])
+        unet = type(pipe.unet).from_pretrained(whole).to(pipe.device, pipe.unet.dtype) if whole.is_dir() else None
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise InputError(f"context {str(folder)!r} cannot be read ({reason_of(error)}); train it again") from error
+    if shift not in SHIFTS:
+        raise InputError(f"context {str(folder)!r} has the shift {shift!r}, none of {', '.join(SHIFTS)}; train it again")
     if network.config.pixel_width:
-        network.pixel_encoder = PixelEncoder.of(pipe, clip or load_clip(device=str(device_of(pipe))))
-        if network.pixel_encoder.width != network.config.pixel_width:
-            raise InputError(
-                f"context {str(folder)!r} looks at pixels through a CLIP of width {network.config.pixel_width}, "
-                f"this one's is {network.pixel_encoder.width}; give the CLIP that it was trained with"
-            )
+        clip = clip or load_clip(device=str(device_of(pipe)))
+        network.pixel_encoder = PixelEncoder.of(pipe, clip)
+    check_fits(network, pipe, f"context {str(folder)!r}")
+    if network.config.pixel_width and clip is not None and begun.get("clip") not in (None, fingerprint(clip.model)):
+        raise InputError(f"context {str(folder)!r} was trained to look through another CLIP than this one; give that one (--clip)")
     if (folder / "pytorch_lora_weights.safetensors").is_file():
         check_no_lora(pipe, "which that of the context would switch off")
         put_on(pipe, str(folder))
-    elif (folder / "pipeline" / "unet").is_dir():
-        unet = type(pipe.unet).from_pretrained(folder / "pipeline" / "unet").to(pipe.device, pipe.unet.dtype)
+    elif unet is not None:
         pipe.register_modules(unet=unet.eval().requires_grad_(False))
     return network, shift
 

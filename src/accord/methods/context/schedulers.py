@@ -72,7 +72,8 @@ class _Shifted:
         relation: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """x_t ~ q(x_t | x0, c): diffusers' own plus k_t r, r = `relation` [B,C,H,W]; timesteps int64 [B]."""
-        noisy = super().add_noise(original_samples, noise, timesteps)  # type: ignore[misc]
+        # diffusers has one add_noise for all three, which its inverse scheduler lacks
+        noisy = DDIMScheduler.add_noise(self, original_samples, noise, timesteps)  # type: ignore[arg-type]
         if relation is None:
             return noisy
         return noisy + (self.shift_at(timesteps.reshape(-1), noisy) * relation.to(noisy)).to(noisy)
@@ -238,9 +239,10 @@ class ContextDDIMInverseScheduler(_Shifted, DDIMInverseScheduler):
         if relation is not None:
             t, count = int(timestep), self.config.num_train_timesteps
             s = min(t - count // self.num_inference_steps, count - 1)
+            first = t == int(self.timesteps[0])  # as the last step of sampling: it may come from step 0, which is then the clean end
             r_s, r_t = relation(out.pred_original_sample, s, t)
             ab_s, ab_t = self.ab_at(s, sample), self.ab_at(t, sample)
-            b_s, b_t = self.shift_at(s, sample) * r_s, self.shift_at(t, sample) * r_t
+            b_s, b_t = self.shift_at(-1 if first else s, sample) * r_s, self.shift_at(t, sample) * r_t
             correction = ddim_correction(b_s, b_t, ab_s, ab_t, torch.zeros_like(ab_s))
             out.prev_sample = out.prev_sample + correction.to(out.prev_sample)
         return out if return_dict else (out.prev_sample, out.pred_original_sample)

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import StableDiffusionPipeline
+from safetensors import SafetensorError
 from torch import nn
 
 from accord.diffusion.attention import plain_attention
@@ -36,10 +37,12 @@ from accord.methods.context.network import RelationalNetwork
 from accord.methods.context.pipeline import ContextDiffPipeline, new_relation
 from accord.methods.context.schedulers import ContextDDIMScheduler
 from accord.rewards.clip import ClipScorer, load_clip
+from accord.training.board import Board
 from accord.training.claim import claim
 from accord.training.fingerprint import fingerprint
 from accord.training.loop import LoopConfig, Run
 from accord.training.processes import Processes
+from accord.types import InputError, reason_of
 
 # (generator of the step, size, share of the steps that is done) -> clean scaled latents [B,C,h,w] and B captions
 Draw = Callable[[np.random.Generator, int, float], tuple[torch.Tensor, list[str]]]
@@ -62,6 +65,7 @@ def train_context(
     `denoiser="full"` also saves the whole pipeline into `out/pipeline` (of XL the U-Net alone), `lora` an adapter
     that stays on `pipe.unet`. With `config.pixels`, `clip` is what r looks through (the embedded one if None). `look(step, relation)` is
     called every `save_every` steps with the averaged weights in. `data` names what is drawn from: a run is not resumed with another.
+    A run that is stopped takes its adapter off again; with `full` the denoiser is left half-trained, and is to be loaded afresh to go on.
 
     Raises:
         InputError: for a pipeline, a number or a folder that cannot be used.
@@ -88,6 +92,8 @@ def train_context(
         try:
             with plain_attention(pipe.unet):
                 run = Run(modules, LoopConfig.of(config), folder, save_frozen=False, processes=processes)
+                if processes.first:
+                    run.on_row.append(Board(folder / "tensorboard", run.step).scalars)
                 objective = Objective(pipe, relation, config)
 
                 def loss_fn(number: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
@@ -113,14 +119,17 @@ def train_context(
 
 
 def _save(pipe: Pipeline, relation: RelationalNetwork, config: ContextTrainConfig, folder: Path, clip: ClipScorer | None) -> None:
-    """The relational network, and what else was trained, into `folder`."""
-    relation.save_pretrained(folder / "relation")
-    if config.denoiser == "lora":
-        save_lora(pipe, folder)
-    elif config.denoiser == "full" and isinstance(pipe, StableDiffusionPipeline):
-        ContextDiffPipeline.from_pipeline(pipe, relation, config.shift, clip=clip).save_pretrained(folder / "pipeline")
-    elif config.denoiser == "full":  # there is no pipeline class with context for XL
-        pipe.unet.save_pretrained(folder / "pipeline" / "unet")
+    """The relational network, and what else was trained, into `folder`. Raises InputError if it cannot be written."""
+    try:
+        relation.save_pretrained(folder / "relation")
+        if config.denoiser == "lora":
+            save_lora(pipe, folder)
+        elif config.denoiser == "full" and isinstance(pipe, StableDiffusionPipeline):
+            ContextDiffPipeline.from_pipeline(pipe, relation, config.shift, clip=clip).save_pretrained(folder / "pipeline")
+        elif config.denoiser == "full":  # there is no pipeline class with context for XL
+            pipe.unet.save_pretrained(folder / "pipeline" / "unet")
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"what was trained cannot be written to {str(folder)!r} ({reason_of(error)}); make room and resume") from error
 
 
 def guess_x0(

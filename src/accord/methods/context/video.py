@@ -8,12 +8,13 @@ Letters in shapes: F frames, C h w of the latents, W frames of a window.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from difflib import SequenceMatcher
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ from tqdm.auto import tqdm
 from accord.data.images import fit, to_tensor
 from accord.data.video import Clip
 from accord.diffusion.attention import AttentionMaps, attention_hook, plain_attention
-from accord.diffusion.loop import Step, check_finite, decode, encode
+from accord.diffusion.loop import Step, check_finite, decode, encode, is_guided, set_timesteps
 from accord.diffusion.pipelines import (
     Condition,
     Pipeline,
@@ -45,11 +46,12 @@ from accord.methods.context.network import RelationalNetwork
 from accord.methods.context.pipeline import new_relation, relation_of
 from accord.methods.context.schedulers import ContextDDIMScheduler
 from accord.methods.context.train import guess_x0
+from accord.outputs import write_file
 from accord.training.checkpoints import replace_file
 from accord.training.claim import claim
 from accord.training.fingerprint import fingerprint
 from accord.training.loop import LoopConfig, Run
-from accord.types import InputError
+from accord.types import InputError, check_numbers
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ class EditConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         for name in ("num_inference_steps", "inversion_iterations", "window"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
@@ -159,12 +162,11 @@ class VideoEditor:
         if not config.tune_steps:
             return
         check_trainable(pipe)
-        # what only sampling asks for may differ from one edit of a tuned clip to the next
-        knobs = {k: v for k, v in asdict(config).items() if k in TUNING}
-        claim(folder, {**knobs, "prompt": self.prompt, "clip": fingerprint(self.latents.float()), "model": fingerprint(pipe.unet)})
-        modules: dict[str, nn.Module] = {"temporal": self.temporal, "unet": pipe.unet}
+        clip = fingerprint(*(f.tobytes() for f in self.clip.frames), self.clip.size)
+        claim(folder, {**self._knobs(), "prompt": self.prompt, "clip": clip, "model": fingerprint(pipe)})
+        modules: dict[str, nn.Module] = {"temporal": self.temporal.requires_grad_(True), "unet": pipe.unet}
         if self.relation is not None:
-            modules["relation"] = self.relation
+            modules["relation"] = self.relation.requires_grad_(True)
         loop = LoopConfig(
             steps=config.tune_steps, learning_rate=config.learning_rate, warmup_steps=min(20, config.tune_steps // 5),
             weight_decay=0.0, seed=config.seed, save_every=50, log_every=10,
@@ -198,6 +200,15 @@ class VideoEditor:
         if self.relation is not None:
             self.relation.requires_grad_(False).eval()
 
+    def _knobs(self) -> dict[str, Any]:
+        """What tuning depends on; what only sampling asks for may differ from one edit of a tuned clip to the next."""
+        return {k: v for k, v in asdict(self.config).items() if k in TUNING}
+
+    def _tuned(self) -> dict[str, Any]:
+        """What is said of a tuned clip. The network by its shapes: it may be tuned in float32 and used in half precision."""
+        shapes = [(name, tuple(p.shape)) for name, p in self.pipe.unet.named_parameters()]
+        return {**self._knobs(), "prompt": self.prompt, "network": fingerprint(shapes)}
+
     @contextmanager
     def _own_queries(self, train: bool = False) -> Iterator[None]:
         """The clip's query projections in the U-Net; afterwards its own again."""
@@ -230,47 +241,48 @@ class VideoEditor:
         replace_file(folder / "queries.safetensors", lambda p: save_file({k: v.cpu().contiguous() for k, v in self.queries.items()}, p))
         if self.relation is not None:
             self.relation.save_pretrained(folder / "relation")
+        write_file(folder / "tuned.json", (json.dumps(self._tuned(), indent=1) + "\n").encode())
 
     def load(self, folder: str | Path) -> None:
         """Read what `save` wrote.
 
         Raises:
-            InputError: if it is not there, or was tuned with another network or without the context that is wanted.
+            InputError: if it is not there, or was tuned for another network, prompt or knobs.
         """
         folder = Path(folder)
-        if not (folder / "queries.safetensors").is_file():
+        if not (folder / "tuned.json").is_file():
             raise InputError(f"folder {str(folder)!r} holds no tuned clip; tune one first")
+        tuned = json.loads((folder / "tuned.json").read_text(encoding="utf8"))
+        for name, wanted in self._tuned().items():
+            if tuned.get(name) != wanted:
+                mend = "use the pipeline it was tuned with, with or without an adapter as then" if name == "network" else "give the same, or tune it again"
+                raise InputError(f"the clip in {str(folder)!r} was tuned with {name}={tuned.get(name)!r}, not {wanted!r}; {mend}")
         self.temporal = TemporalLayers.from_pretrained(folder / "temporal").to(device_of(self.pipe))
-        queries = {k: v.to(device_of(self.pipe)) for k, v in load_file(folder / "queries.safetensors").items()}
-        if queries.keys() != self.queries.keys():
-            raise InputError(f"the tuned clip in {str(folder)!r} is of another network; use the pipeline it was tuned with, with or without an adapter as then")
-        self.queries = queries
+        self.queries = {k: v.to(device_of(self.pipe)) for k, v in load_file(folder / "queries.safetensors").items()}
         if self.relation is not None:
-            if not (folder / "relation" / "config.json").is_file():
-                raise InputError(f"the clip in {str(folder)!r} was tuned without context; use EditConfig(context=False), or tune it again")
             self.relation = RelationalNetwork.from_pretrained(folder / "relation").to(device_of(self.pipe))
 
     # --- inversion and editing -----------------------------------------------------------------------------------
     @torch.no_grad()
     def invert(self, progress: bool = False) -> list[torch.Tensor]:
-        """From the clip towards noise with the source prompt: latents [F,C,h,w] at each step, the clip's own first.
+        """From the clip towards noise with the source prompt: latents [F,C,h,w] on the CPU at each step, the clip's own first.
 
         Each step is the inverse of the sampling step, found as a fixed point (`inversion_iterations` rounds): x_t = (x_s - B output(x_t) - correction) / A.
         """
         config, scheduler = self.config, self.scheduler
         times = self._times()
         told = self._told(self.prompt)
-        path = [self.latents.float()]
+        x = self.latents.float()
+        path = [x.cpu()]  # of a long clip more than a GPU would hold beside the network
         with self._own_queries():
             for s, t in tqdm(list(zip([-1, *times], times, strict=False)), desc="invert", disable=not progress):
-                x_s = path[-1]
+                x_s = x
                 ab_t, ab_s = scheduler.ab_at(t, x_s), scheduler.ab_at(s, x_s)
                 a, b = ddim_affine(ab_t, ab_s, scheduler.config.prediction_type)
-                x = x_s
                 for _ in range(config.inversion_iterations):
                     output = self._predict(x, t, [told])[0]
                     x = (x_s - b * output - self._correction(output, x, t, s, told.states)) / a
-                path.append(x)
+                path.append(x.cpu())
         return path
 
     @torch.no_grad()
@@ -306,8 +318,8 @@ class VideoEditor:
         path = list(path) if path is not None else self.invert(progress)
         times = self._times()
         empty, wanted, source = (self._told(p) for p in (None, target, self.prompt))
-        guided = guidance_scale > 1
-        x = path[-1]
+        guided = is_guided(self.pipe, guidance_scale)
+        x = path[-1].to(device_of(self.pipe))
         acts = modulate(self, target, path) if modulate is not None else {}
         aligned = aligned_tokens(self.pipe, self.prompt, target)
         change = self.change_mask(target, path) if config.hold and target != self.prompt else None
@@ -316,7 +328,7 @@ class VideoEditor:
                 s = times[-i - 2] if i + 1 < len(times) else -1
                 for act in acts.values():
                     act.before_step(Step(i, len(times), torch.tensor(t), x))
-                layout = Layout(path[-i - 1], aligned) if i < config.injection * len(times) else None
+                layout = Layout(path[-i - 1].to(x), aligned) if i < config.injection * len(times) else None
                 told = ([source] if layout else []) + ([empty] if guided else []) + [wanted]
                 outputs = self._predict(x, t, told, layout, acts)
                 output = outputs[-1]
@@ -326,7 +338,7 @@ class VideoEditor:
                 a, b = ddim_affine(ab_t, ab_s, scheduler.config.prediction_type)
                 x = a * x + b * output + self._correction(output, x, t, s, wanted.states)
                 if change is not None and i < config.hold * len(times):
-                    x = torch.lerp(path[-i - 2], x, change)
+                    x = torch.lerp(path[-i - 2].to(x), x, change)
         check_finite(x)
         return x
 
@@ -338,10 +350,10 @@ class VideoEditor:
         """
         times = self._times()
         source, wanted = (self._told(p) for p in (self.prompt, target))
-        total = torch.zeros_like(path[0][:, :1])
+        total = torch.zeros_like(self.latents[:, :1], dtype=torch.float32)
         with self._own_queries():
             for i in middle_steps(len(times)):
-                a, b = self._predict(path[i + 1], times[i], [source, wanted])
+                a, b = self._predict(path[i + 1].to(total), times[i], [source, wanted])
                 differ = (a - b).square().mean(1, keepdim=True).sqrt()
                 total += differ / differ.amax().clamp(min=1e-12)
         smooth = F.avg_pool2d(total, 3, 1, 1, count_include_pad=False)
@@ -357,7 +369,7 @@ class VideoEditor:
                 recorder = AttentionMaps(sample_size(self.pipe), guided=False)
                 with inflated(self.pipe.unet, self.temporal, len(rows)), attention_hook(self.pipe.unet, recorder):
                     for i in middle_steps(len(times)):
-                        x = path[i + 1][rows].to(self.pipe.unet.dtype)
+                        x = path[i + 1][rows].to(device_of(self.pipe), self.pipe.unet.dtype)
                         heard = told.repeated(len(rows))
                         self.pipe.unet(x, times[i], heard.states, added_cond_kwargs=heard.added)
                 for row, maps in zip(rows, recorder.mean(), strict=True):
@@ -376,7 +388,7 @@ class VideoEditor:
 
     def _times(self) -> list[int]:
         """Timesteps from the clean end on, the first share `strength` of the schedule."""
-        self.scheduler.set_timesteps(self.config.num_inference_steps)
+        set_timesteps(self.scheduler, self.config.num_inference_steps)
         times = sorted(int(t) for t in self.scheduler.timesteps)
         return times[: max(1, round(self.config.strength * len(times)))]
 

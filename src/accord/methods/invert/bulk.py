@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from PIL import Image
+from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from accord.data.images import open_image
@@ -21,10 +22,12 @@ from accord.methods.invert.invert import Bank, invert
 from accord.methods.invert.inverter import Inverter
 from accord.methods.invert.kernel import DomainKernel
 from accord.outputs import write_file
+from accord.training.fingerprint import fingerprint
 from accord.types import InputError
 
-CHUNK = 64  # pictures that are held at once, each at its full size
+CHUNK, CHUNK_PIXELS = 64, 100_000_000  # pictures that are held at once, each at its full size
 CENTROIDS = 256
+HELD_BACK = 5  # every fifth labelled pair shows whether a second level helps
 
 Labelled = tuple[torch.Tensor, torch.Tensor]  # predictions [N,E] and true embeddings [N,E] of images that were not trained on
 
@@ -75,24 +78,36 @@ def invert_files(
         labelled: what the second level (DAKL) is fitted on, beside this shard's images; none without it.
 
     Returns:
-        {"out", "images", "skipped": [{"image", "reason"}], "done_before"}; a finished shard is left as it is. What was skipped is
-        also kept beside the table, in a file that ends in .skipped.json.
+        {"out", "images", "skipped": [{"image", "reason"}], "done_before"}; a finished shard is left as it is. What was skipped, and
+        of what the table was made, is kept beside it, in files that end in .skipped.json and .made.json.
+
+    Raises:
+        InputError: if the finished shard is of other pictures or was made otherwise, or a second level would harm.
     """
     index, count = shard
     target = shard_path(Path(out), index, count)
-    left_out = target.with_suffix(".skipped.json")
+    left_out, kept = target.with_suffix(".skipped.json"), target.with_suffix(".made.json")
+    inverter = inverter or Inverter.from_pretrained()
+    made = {
+        "pictures": fingerprint([str(p) for p in paths]),
+        "inverter": fingerprint(*inverter.predictors, inverter.weights),
+        "bank": bank and fingerprint(bank.prompts),
+        "readable": readable,
+        "adapted": labelled and fingerprint(*labelled),
+    }
     if target.is_file():
+        before = json.loads(kept.read_text(encoding="utf8")) if kept.is_file() else made
+        other = [k for k in made if before.get(k) != made[k]]
+        if other:
+            raise InputError(f"{str(target)!r} is there already, and was made with other {other[0]!r}; remove it, or give another --out")
         before = json.loads(left_out.read_text(encoding="utf8")) if left_out.is_file() else []
         return {"out": str(target), "images": 0, "skipped": before, "done_before": True}
-    inverter = inverter or Inverter.from_pretrained()
     mine = share_of(list(paths), shard)
-    if labelled is not None:
+    if labelled is not None and mine:
         found = [inverter(images)[0] for _, images in tqdm(_chunks(mine, []), desc="look", disable=not progress)]
         if not found:
             raise InputError("no picture can be read, so there is nothing to adapt to; check the paths")
-        own = torch.cat(found)
-        centroids = min(CENTROIDS, 2 * min(len(labelled[0]), len(own)))
-        inverter = replace(inverter, kernel=DomainKernel.fit(*labelled, own, centroids))
+        inverter = replace(inverter, kernel=second_level(labelled, torch.cat(found)))
     rows: list[dict[str, Any]] = []
     skipped: list[dict[str, str]] = []
     with tqdm(total=len(mine), desc="invert", disable=not progress) as bar:
@@ -104,19 +119,48 @@ def invert_files(
         write_file(left_out, json.dumps(skipped, indent=1).encode())
     else:
         left_out.unlink(missing_ok=True)
+    write_file(kept, (json.dumps(made, indent=1) + "\n").encode())
     write_file(target, table_bytes(rows, target.suffix.lower()))
     return {"out": str(target), "images": len(rows), "skipped": skipped, "done_before": False}
 
 
+def second_level(labelled: Labelled, own: torch.Tensor) -> DomainKernel:
+    """DAKL fitted on labelled predictions and the pictures' own [M,E].
+
+    Raises:
+        InputError: if it would harm: fitted without every fifth labelled pair, it is worse on those than no second level.
+    """
+    predictions, answers = labelled
+    back = torch.arange(len(predictions)) % HELD_BACK == 0
+    fewer = predictions[~back], answers[~back]
+    if len(fewer[0]) < 2 or len(own) < 2:
+        raise InputError(f"{len(predictions)} labelled pairs and {len(own)} pictures are too few to adapt with; give more, or leave --adapt out")
+
+    def fit(predictions: torch.Tensor, answers: torch.Tensor) -> DomainKernel:
+        return DomainKernel.fit(predictions, answers, own, min(CENTROIDS, 2 * min(len(predictions), len(own))))
+
+    first = float(F.cosine_similarity(predictions[back], answers[back]).mean())
+    second = float(F.cosine_similarity(fit(*fewer)(predictions[back]), answers[back]).mean())
+    if second < first:
+        raise InputError(
+            f"with {len(predictions)} labelled pairs the second level would harm (cosine {second:.3f} after it, {first:.3f} before, on every fifth "
+            "of them kept back); give more, or leave --adapt out"
+        )
+    return fit(predictions, answers)
+
+
 def _chunks(paths: Sequence[Path], skipped: list[dict[str, str]]) -> Iterator[tuple[list[Path], list[Image.Image]]]:
-    for start in range(0, len(paths), CHUNK):
-        names, images = [], []
-        for path in paths[start : start + CHUNK]:
-            try:
-                images.append(open_image(path))
-            except InputError as error:
-                skipped.append({"image": str(path), "reason": str(error)})
-                continue
-            names.append(path)
-        if names:
+    names: list[Path] = []
+    images: list[Image.Image] = []
+    for path in paths:
+        try:
+            images.append(open_image(path))
+        except InputError as error:
+            skipped.append({"image": str(path), "reason": str(error)})
+            continue
+        names.append(path)
+        if len(names) == CHUNK or sum(i.width * i.height for i in images) > CHUNK_PIXELS:
             yield names, images
+            names, images = [], []
+    if names:
+        yield names, images

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from accord.types import check_numbers
+
 KINDS = ("unet", "clip", "vit", "swin", "blip")
 CURRICULA = ("none", "prefix", "random")
 
@@ -39,12 +41,14 @@ class InvertTrainConfig:
     curriculum: str = "none"  # prefix: easy pairs first, as in the paper (it harmed on the lab); random: the control, prefixes of a random order
     folds: int = 2  # out-of-fold scores of the curriculum
     fold_share: float = 0.3  # steps of one fold's model, as a share of `steps`
+    fold_similar: float = 0.98  # cosine above which two prompts are in one fold
     ema_decay: float = 0.99
     seed: int = 0
     bf16: bool | None = None
     save_every: int = 500
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         for name in ("steps", "batch_size", "vocabulary_size", "save_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
@@ -56,5 +60,7 @@ class InvertTrainConfig:
             raise ValueError(f"curriculum must be one of {', '.join(CURRICULA)}, not {self.curriculum!r}")
         if self.folds < 2:
             raise ValueError(f"folds must be at least 2, not {self.folds}")
+        if not 0 < self.fold_similar <= 1:
+            raise ValueError(f"fold_similar must be in (0, 1], not {self.fold_similar}")
         if not 0 < self.fold_share <= 1:
             raise ValueError(f"fold_share must be in (0, 1], not {self.fold_share}")

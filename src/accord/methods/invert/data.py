@@ -30,12 +30,14 @@ class PairSet:
         prompts: N prompts.
         targets: unit vectors [N,E] of the prompts.
         captions: N captions of the images; empty where no predictor reads them.
+        sizes: N widths and heights of the pictures before they were scaled; empty where that is not known.
     """
 
     images: torch.Tensor
     prompts: list[str]
     targets: torch.Tensor
     captions: list[str] = field(default_factory=list)
+    sizes: list[tuple[int, int]] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -84,14 +86,17 @@ def load_pairs(pairs: Sequence[Pair], side: int, embed: Embed, skipped: PairsFil
     """
     images = torch.empty(len(pairs), 3, side, side, dtype=torch.uint8)
     prompts: list[str] = []
+    sizes: list[tuple[int, int]] = []
     for pair in tqdm(pairs, desc="read", disable=not progress):
         try:
-            picture = fit(to_tensor(open_image(pair.image)), side)
+            opened = open_image(pair.image)
+            picture = fit(to_tensor(opened), side)
         except InputError as error:
             skipped.skip(pair.row, str(error))
             continue
         images[len(prompts)] = (picture[0] * 255).round().byte()
         prompts.append(pair.prompt)
+        sizes.append(opened.size)
     if not prompts:
         raise InputError(f"none of {len(pairs)} pictures can be read; check the paths in the pairs")
-    return PairSet(images[: len(prompts)], prompts, embed(prompts).cpu())
+    return PairSet(images[: len(prompts)], prompts, embed(prompts).cpu(), sizes=sizes)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +19,14 @@ from accord.methods.invert.config import InvertTrainConfig, PredictorConfig
 from accord.methods.invert.data import Embed, PairSet, load_pairs
 from accord.methods.invert.equations import ensemble
 from accord.methods.invert.inverter import Inverter, check_weights
-from accord.methods.invert.predictors import tower_side
+from accord.methods.invert.predictors import LAB_SIDE, tower_side
 from accord.methods.invert.split import SIMILAR, Split, group_near_duplicates, split_groups
 from accord.methods.invert.train import predict, train_predictor
 from accord.methods.invert.vocabulary import Vocabulary, words_of
 from accord.outputs import check_writable, write_file
 from accord.rewards.captioners import Captioner, load_captioner
 from accord.rewards.sentence import load_sentence
+from accord.training.fingerprint import fingerprint
 from accord.types import InputError
 
 
@@ -36,6 +39,7 @@ def train_inverter(
     weights: Sequence[float] | None = None,
     similar: float = SIMILAR,
     limit: int | None = None,
+    other: str | Path | None = None,
     embed: Embed | None = None,
     captioner: Captioner | None = None,
     device: str = "cpu",
@@ -49,6 +53,7 @@ def train_inverter(
         weights: of the ensemble; equal if None.
         similar: cosine above which two prompts may not be in two parts of the split.
         limit: read at most so many pairs.
+        other: pairs of another domain, on which the report measures too.
 
     Raises:
         InputError: for pairs, settings or a folder that cannot be used.
@@ -57,33 +62,34 @@ def train_inverter(
     folder = check_writable(Path(out))
     embed = embed or load_sentence(device=device)
     skipped = PairsFile()
-    rows = []
-    for pair in stream_pairs(pairs, skipped):
-        rows.append(pair)
-        if limit is not None and len(rows) >= limit:
-            break
+    rows = list(islice(stream_pairs(pairs, skipped), limit))
     if len(rows) < 10:
         raise InputError(f"{len(rows)} pairs in {str(pairs)!r} are too few to split and train on; give at least 10")
     told = (captioner or load_captioner(device=device)) if any(k.kind == "unet" and k.caption_conditioned for k in kinds) else None
     sides = [tower_side(k) for k in kinds] + ([told.image_size] if told is not None else [])
     data = load_pairs(rows, max(sides), embed, skipped, progress)
+    lab = max(Counter(data.sizes).items(), key=lambda kv: kv[1])[0] == (LAB_SIDE, LAB_SIDE)
     if len(data) < 10:
         raise InputError(f"of {len(rows)} pairs only {len(data)} have a readable picture; give at least 10")
-    if told is not None:
-        data.add_captions(told, progress=progress)
     split = safe_split(data.targets.cpu(), similar)
+    parts = {}
+    if other is not None:
+        parts["out of domain"] = load_pairs(list(stream_pairs(other, skipped)), max(sides), embed, skipped, progress)
+    if told is not None:
+        for name, part in (("captions", data), *((f"{n} captions", p) for n, p in parts.items())):
+            kept_captions(part, told, folder / f"{name.replace(' ', '-')}.json", progress)
     train, validation, test = (data.subset(r) for r in (split.train, split.validation, split.test))
     del data  # the parts are copies
-    parts = {"validation": validation, "test": test}
+    parts = {"validation": validation, "test": test, **parts}
     vocabulary = Vocabulary.build(train.prompts, config.vocabulary_size)
     predictors = [
         train_predictor(kind, train, vocabulary, folder / "runs" / f"{i}-{kind.kind}", config, device) for i, kind in enumerate(kinds)
     ]
-    inverter = Inverter(predictors, list(kinds), vocabulary, list(weights) if weights is not None else None, told)
+    inverter = Inverter(predictors, list(kinds), vocabulary, list(weights) if weights is not None else None, told, lab=lab)
     inverter.save_pretrained(folder / "inverter")
     answers = [{name: predict(p, part, batch_size=config.batch_size) for name, part in parts.items()} for p in predictors]
     report: dict[str, Any] = {
-        "pairs": len(train) + len(validation) + len(test),
+        "pairs": len(split.train) + len(split.validation) + len(split.test),
         "skipped": len(skipped.skipped),
         "split": {"train": len(train), **{name: len(part) for name, part in parts.items()}},
         "vocabulary": len(vocabulary),
@@ -99,6 +105,17 @@ def train_inverter(
     report["mean embedding"] = {"test": cosine_of(F.normalize(train.targets.mean(0, keepdim=True), dim=-1).expand(len(test), -1), test.targets)}
     write_file(folder / "report.json", (json.dumps(report, indent=1) + "\n").encode())
     return report
+
+
+def kept_captions(part: PairSet, captioner: Captioner, path: Path, progress: bool = False) -> None:
+    """Caption every image; the captions are kept in a file, as a run that is resumed must have the same."""
+    of = fingerprint(part.images, captioner.source)
+    if path.is_file():
+        kept = json.loads(path.read_text(encoding="utf8"))
+        if kept["of"] == of:
+            part.captions = kept["captions"]
+    part.add_captions(captioner, progress=progress)
+    write_file(path, json.dumps({"of": of, "captions": part.captions}).encode())
 
 
 def safe_split(targets: torch.Tensor, similar: float = SIMILAR, seed: int = 0) -> Split:

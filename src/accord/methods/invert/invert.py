@@ -28,6 +28,13 @@ WORD_WEIGHT = 0.02  # of the words' log-likelihood beside the cosine, in the cho
 CAPTION_WEIGHT = 0.01  # of log P(text | image), in nats, under the captioner
 EDIT_ROUNDS = 2
 
+# small words of German, French, Spanish, Italian, Portuguese and Dutch that are no English words, and English ones
+_FOREIGN = set(
+    "der das und mit ein eine einem einen einer auf im von zu ist le la les une des du avec sur dans et est el los las una unos con del por en y "
+    "il lo gli di che della nel sul e um uma com na da het een voor".split()
+)
+_ENGLISH = set("a an the of and with in on at to from by for is are above below over under left right next beside behind its his her".split())
+
 Likelihood = Callable[[Sequence[str]], torch.Tensor]  # texts to log P(text | image) [T], in nats
 
 
@@ -64,13 +71,16 @@ class Bank:
     """Prompts to retrieve from, with their embeddings.
 
     Raises:
-        InputError: for fewer than two prompts.
+        InputError: for fewer than two prompts, or prompts most of which are not in English, which the embedder cannot read.
     """
 
     def __init__(self, prompts: Sequence[str], embed: Embed) -> None:
         self.prompts = list(dict.fromkeys(prompts))
         if len(self.prompts) < 2:
             raise InputError(f"a bank of {len(self.prompts)} prompt has nothing to choose from; give at least 2")
+        foreign = [p for p in self.prompts if is_foreign(p)]
+        if 2 * len(foreign) > len(self.prompts):
+            raise InputError(f"most prompts of the bank are in a language that the sentence embedder cannot read ({foreign[0][:40]!r}); give prompts in English")
         self.vectors = embed(self.prompts).cpu()
 
     @classmethod
@@ -78,13 +88,9 @@ class Bank:
         """A bank from any file that `read_prompts` reads.
 
         Raises:
-            InputError: for a file that cannot be used, or most of whose prompts are in no Latin script.
+            InputError: for a file that cannot be used.
         """
-        prompts = read_prompts(path)
-        foreign = [p for p in prompts if not re.search("[a-zA-Z]{2}", p)]
-        if 2 * len(foreign) > len(prompts):
-            raise InputError(f"bank {str(path)!r} is in a script that the sentence embedder cannot read ({foreign[0][:40]!r}); give prompts in English")
-        return cls(prompts, embed)
+        return cls(read_prompts(path), embed)
 
     def nearest(self, vectors: torch.Tensor, count: int) -> list[tuple[tuple[str, float], ...]]:
         """For each unit vector [B,E] the `count` nearest prompts with their cosines.
@@ -102,6 +108,12 @@ class Bank:
             tuple((self.prompts[int(i)], float(c)) for i, c in zip(r, cs, strict=True))
             for r, cs in zip(rows, cosines, strict=True)
         ]
+
+
+def is_foreign(prompt: str) -> bool:
+    """Whether a prompt has no word in Latin letters, or more of another language's small words than of English ones."""
+    words = re.findall(r"[^\W\d_]+", prompt.lower())
+    return not re.search("[a-zA-Z]", prompt) or sum(w in _FOREIGN for w in words) > sum(w in _ENGLISH for w in words)
 
 
 def invert(

@@ -28,7 +28,7 @@ from accord.methods.invert.predictors import Predictor, VisionTower, build
 from accord.methods.invert.vocabulary import Vocabulary
 from accord.rewards.captioners import Captioner, load_captioner
 from accord.training.checkpoints import replace_file
-from accord.types import InputError
+from accord.types import InputError, reason_of
 
 EMBEDDED = Path(__file__).parents[2] / "lab" / "models" / "inverter"
 _OUTSIDE = ("tower.vae.", "tower.text_encoder.", "tower.text_encoder_2.")  # parts of a pipeline that are not trained
@@ -45,6 +45,8 @@ class Inverter:
         weights: of the ensemble, one for each; equal if None.
         captioner: for predictors that are told a caption; that of `captioner_id` if None.
         captioner_id: folder or hub id of the captioner that they were trained with; the embedded one if None.
+        lab: whether they were trained on pictures of the lab's size; None if that is not known.
+        kernel: a second level over the predicted vectors, fitted to the images at hand; not saved.
     """
 
     predictors: list[Predictor]
@@ -53,7 +55,8 @@ class Inverter:
     weights: list[float] | None = None
     captioner: Captioner | None = None
     captioner_id: str | None = None
-    kernel: DomainKernel | None = None  # a second level over the predicted vectors, fitted to the images at hand; not saved
+    lab: bool | None = None
+    kernel: DomainKernel | None = None
 
     def __post_init__(self) -> None:
         if not self.predictors or len(self.predictors) != len(self.kinds):
@@ -76,7 +79,9 @@ class Inverter:
 
     @property
     def is_foreign(self) -> bool:
-        """Whether its towers are all of other pictures than the lab's and none is told a caption."""
+        """Whether it is of other pictures than the lab's and none of its towers is told a caption."""
+        if self.lab is not None:
+            return not self.lab and not any(p.needs_captions for p in self.predictors)
         return all(k.model is not None for k in self.kinds) and not any(p.needs_captions for p in self.predictors)
 
     @property
@@ -98,15 +103,18 @@ class Inverter:
         if any(p.needs_captions for p in self.predictors):
             self.captioner = self.captioner or load_captioner(self.captioner_id, self.device)
             captions = self.captioner.caption(pixels_of(images, self.captioner.image_size))
-        vectors, words = [], []
-        for predictor in self.predictors:
+        vectors, words, shares = [], [], []
+        sides = [p.side for p in self.predictors] + ([self.captioner.image_size] if captions is not None and self.captioner is not None else [])
+        pixels = pixels_of(images, max(sides))  # scaled first to the largest side, as in training
+        for predictor, weight in zip(self.predictors, self.weights or [1.0] * len(self.predictors), strict=True):
             device = next(predictor.parameters()).device
-            vector, logits = predictor(pixels_of(images, predictor.side).to(device), captions if predictor.needs_captions else None)
+            vector, logits = predictor(fit(pixels, predictor.side).to(device), captions if predictor.needs_captions else None)
             vectors.append(vector.float().cpu())
-            if logits is not None:
-                words.append(logits.float().cpu().sigmoid())
+            if logits is not None and weight:
+                words.append(weight * logits.float().cpu().sigmoid())
+                shares.append(weight)
         empty = torch.full((len(images), len(self.vocabulary)), 0.5)
-        return ensemble(vectors, self.weights), torch.stack(words).mean(0) if words else empty
+        return ensemble(vectors, self.weights), torch.stack(words).sum(0) / sum(shares) if words else empty
 
     # --- standard form -------------------------------------------------------------------------------------------
     def save_pretrained(self, folder: str | Path) -> None:
@@ -117,7 +125,7 @@ class Inverter:
             state = {k: v.half().cpu().contiguous() for k, v in predictor.state_dict().items() if not k.startswith(_OUTSIDE)}
             replace_file(folder / f"predictor-{i}.safetensors", lambda p, s=state: save_file(s, p))
             rows.append({**asdict(kind), "architecture": _architecture(predictor), "vocabulary": predictor.words is not None})
-        config = {"embedding": self.embedding, "predictors": rows, "weights": self.weights, "captioner": self.captioner_id}
+        config = {"embedding": self.embedding, "predictors": rows, "weights": self.weights, "captioner": self.captioner_id, "lab": self.lab}
         replace_file(folder / "vocabulary.txt", lambda p: p.write_text("\n".join(self.vocabulary.words) + "\n", encoding="utf8"))
         replace_file(folder / "config.json", lambda p: p.write_text(json.dumps(config, indent=1) + "\n", encoding="utf8"))
 
@@ -147,11 +155,11 @@ class Inverter:
                     raise InputError(f"predictor-{i} in {str(folder)!r} does not fit its config ({(lost + unexpected)[0]}); save it again")
                 predictors.append(predictor.to(device))
                 kinds.append(kind)
-            return cls(predictors, kinds, Vocabulary(tuple(words)), config["weights"], captioner_id=config.get("captioner"))
+            return cls(predictors, kinds, Vocabulary(tuple(words)), config["weights"], captioner_id=config.get("captioner"), lab=config.get("lab"))
         except InputError:
             raise
         except (OSError, KeyError, TypeError, ValueError, AttributeError, ImportError, RuntimeError, SafetensorError) as error:
-            raise InputError(f"inverter {str(folder)!r} cannot be read ({error}); save it again") from error
+            raise InputError(f"inverter {str(folder)!r} cannot be read ({reason_of(error)}); save it again") from error
 
 
 def check_weights(weights: Sequence[float] | None, count: int) -> None:

@@ -17,6 +17,7 @@ from accord.data.shards import share_of
 from accord.diffusion.generate import check_generates, generate_each
 from accord.diffusion.pipelines import check_prompt_length
 from accord.outputs import check_writable
+from accord.training.fingerprint import fingerprint
 from accord.types import InputError
 
 
@@ -55,8 +56,11 @@ def make_pairs(
         check_prompt_length(pipe, text)
     seeds = np.random.default_rng((seed, 3)).integers(2**31, size=len(prompts)).tolist()
 
+    model = fingerprint(pipe)
+
     def row_of(i: int) -> dict[str, Any]:
-        return {"p": prompts[i], "se": seeds[i], "c": guidance_scale, "st": num_inference_steps, "sa": type(pipe.scheduler).__name__}
+        sampler = type(pipe.scheduler).__name__
+        return {"p": prompts[i], "se": seeds[i], "c": guidance_scale, "st": num_inference_steps, "sa": sampler, "model": model}
 
     starts = list(enumerate(range(0, len(prompts), part_size), start=1))
     for number, start in tqdm(share_of(starts, shard), desc="parts", disable=not progress):
@@ -64,7 +68,7 @@ def make_pairs(
         if there is not None and there[: len(due)] == due:
             continue
         if there is not None and there != due[: len(there)]:
-            raise InputError(f"part {number} of folder {str(out)!r} is of other prompts, another seed or other settings; give another --out")
+            raise InputError(f"part {number} of folder {str(out)!r} is of other prompts, another model or adapter, another seed or other settings; give another --out")
         images: list[Image.Image] = []
         for i in tqdm(range(start, min(len(prompts), start + part_size), batch_size), desc="pairs", leave=False, disable=not progress):
             texts = list(prompts[i : min(i + batch_size, start + part_size)])

@@ -225,7 +225,7 @@ def tower_side(config: PredictorConfig) -> int:
     Raises:
         InputError: for a model that cannot be read.
     """
-    from diffusers import UNet2DConditionModel
+    from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import AutoConfig
 
     if config.model is None:
@@ -233,7 +233,8 @@ def tower_side(config: PredictorConfig) -> int:
     try:
         if config.kind == "unet":
             side = UNet2DConditionModel.load_config(config.model, subfolder="unet")["sample_size"]
-            return 8 * int(side if isinstance(side, int) else side[0])
+            blocks = AutoencoderKL.load_config(config.model, subfolder="vae")["block_out_channels"]
+            return 2 ** (len(blocks) - 1) * int(side if isinstance(side, int) else side[0])
         found = AutoConfig.from_pretrained(config.model)
         side = getattr(found, "vision_config", found).image_size
         return int(side if isinstance(side, int) else side[0])

@@ -14,6 +14,7 @@ from accord.methods.invert.config import InvertTrainConfig, PredictorConfig
 from accord.methods.invert.data import PairSet
 from accord.methods.invert.equations import curriculum_prefix, joint_loss
 from accord.methods.invert.predictors import Predictor, build
+from accord.methods.invert.split import group_near_duplicates
 from accord.methods.invert.vocabulary import Vocabulary
 from accord.training.checkpoints import replace_file
 from accord.training.claim import claim
@@ -94,11 +95,7 @@ def out_of_fold_scores(
 
     In-sample scores would call memorised pairs clean.
     """
-    generator = torch.Generator().manual_seed(config.seed)
-    # all pictures of one prompt are in one fold: else the target of a pair would have been trained on
-    number = {p: i for i, p in enumerate(dict.fromkeys(data.prompts))}
-    fold_of_prompt = torch.randperm(len(number), generator=generator) % config.folds
-    fold_of = fold_of_prompt[[number[p] for p in data.prompts]]
+    fold_of = _folds(data, config)
     scores = torch.empty(len(data))
     for fold in range(config.folds):
         rows = (fold_of != fold).nonzero()[:, 0].numpy()
@@ -108,6 +105,23 @@ def out_of_fold_scores(
         predicted = predict(model, data, rest, config.batch_size)[0]
         scores[rest] = F.cosine_similarity(predicted, data.targets[rest], dim=-1)
     return scores
+
+
+def _folds(data: PairSet, config: InvertTrainConfig) -> torch.Tensor:
+    """Fold of each pair [N]. Near-duplicates of one prompt are in one fold: else the target of a pair would have been trained on.
+
+    Raises:
+        InputError: if nearly all prompts hang together.
+    """
+    _, group, sizes = np.unique(group_near_duplicates(data.targets.cpu(), config.fold_similar), return_inverse=True, return_counts=True)
+    fold_of_group, filled = np.zeros(len(sizes), dtype=np.int64), np.zeros(config.folds)
+    order = np.random.default_rng(config.seed).permutation(len(sizes))
+    for k in order[np.argsort(-sizes[order], kind="stable")]:  # the largest first, each to the fold that has least
+        fold_of_group[k] = filled.argmin()
+        filled[fold_of_group[k]] += sizes[k]
+    if filled.min() < len(data) / (4 * config.folds):
+        raise InputError("nearly all prompts are near-duplicates of each other, so none can be scored by a model that has not seen it; use the curriculum none")
+    return torch.from_numpy(fold_of_group[group])
 
 
 @torch.no_grad()

@@ -19,10 +19,11 @@ def report_of(tuner: Tuner) -> dict[str, Any]:
     state, guard = tuner.run.tensors, tuner.guard
     steps = sorted({int(k.split(".")[1]) for k in state if k.startswith("look.")})
     names = ["reward"] + (["held_out"] if tuner.held_out is not None else [])
-    looks = [{"step": s, **{n: float(state[f"look.{s}.{n}"].mean()) for n in names}} for s in steps]
+    scores = {(s, n): state[f"look.{s}.{n}"] for s in steps for n in names}
+    looks = [{"step": s, **{n: float(v[torch.isfinite(v)].mean()) for n in names for v in [scores[s, n]]}} for s in steps]
     parted = tuner.parted
     kept = guard.best_step if parted else steps[-1]
-    gains = {n: _gain(state[f"look.{kept}.{n}"] - state[f"look.0.{n}"]) for n in names}
+    gains = {n: _gain(scores[kept, n] - scores[0, n]) for n in names}
     return {
         "strategy": tuner.config.strategy,
         "rewards": tuner.reward.weights,
@@ -38,6 +39,7 @@ def report_of(tuner: Tuner) -> dict[str, Any]:
 
 
 def _gain(difference: torch.Tensor) -> dict[str, float]:
+    difference = difference[torch.isfinite(difference)]
     error = float(difference.std()) / len(difference) ** 0.5 if len(difference) > 1 else 0.0
     mean = float(difference.mean())
     return {"mean": round(mean, 4), "low": round(mean - 1.96 * error, 4), "high": round(mean + 1.96 * error, 4)}

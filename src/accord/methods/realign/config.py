@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from accord.types import check_numbers
+
 MODES = ("new_seed", "same_seed", "renoise")
 EXEMPT = ("none", "special", "unassigned")
 
@@ -92,6 +94,9 @@ class TuneConfig:
     save_every: int = 50
 
     def __post_init__(self) -> None:
+        check_numbers(self)
+        if not 0 <= self.seed < 2**40:
+            raise ValueError(f"seed must be in [0, 2**40), not {self.seed}")
         if self.strategy not in STRATEGIES:
             raise ValueError(f"strategy must be one of {', '.join(STRATEGIES)}, not {self.strategy!r}")
         for name in (

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from accord.data.images import to_pil
 from accord.data.prompts import parse
-from accord.diffusion.attention import AttentionMaps
+from accord.diffusion.attention import AttentionMaps, check_processors
 from accord.diffusion.engines import JointEngine, engine_of
 from accord.diffusion.loop import Step, encode, generators, initial_noise
 from accord.diffusion.pipelines import (
@@ -47,7 +47,6 @@ class Picture:
 
     prompt: Prompt
     seed: int
-    noise: torch.Tensor  # z_T of the first picture, [C,H,W]
     image: torch.Tensor  # best so far, [3,H,W]
     alignment: Alignment
     maps: np.ndarray  # [P,h,w] of the best picture
@@ -71,6 +70,7 @@ def realign(
     negative_prompt: str = "",
     batch_size: int = 16,
     captions: bool = True,
+    each: bool = False,
     progress: bool = False,
 ) -> list[Realigned]:
     """Generate, find out what is missing and where, and repair it.
@@ -83,9 +83,10 @@ def realign(
         clip: if given, CLIP similarity and caption reward are in the alignments too.
         batch_size: pictures that are denoised together.
         captions: whether pictures and regions are put into words for the report; the repair needs none.
+        each: one picture a prompt, each with its own of as many seeds.
 
     Returns:
-        a Realigned per (prompt, seed), seeds varying fastest. `after` is never worse than `before` by the alignment.
+        a Realigned per (prompt, seed), in order, seeds varying fastest. `after` is never worse than `before` by the alignment.
 
     Raises:
         InputError: for a pipeline of another class, a prompt that is empty or too long, or larger pictures without a captioner.
@@ -101,7 +102,9 @@ def realign(
     numbers = [seeds] if isinstance(seeds, int) else list(seeds)
     for text in names:
         check_prompt_length(pipe, text)
-    jobs = [(parse(text), seed) for text in names for seed in numbers]
+        captioner.check_length(text)
+    pairs = zip(names, numbers, strict=True) if each else ((text, seed) for text in names for seed in numbers)
+    jobs = [(parse(text), seed) for text, seed in pairs]
     results: list[Realigned] = []
     starts = range(0, len(jobs), batch_size)
     for start in tqdm(starts, desc="realign", disable=not progress):
@@ -111,13 +114,18 @@ def realign(
 
 
 def check_repairable(pipe: Any, config: RealignConfig) -> None:
-    """Refuse a pipeline of another class, or a mode that it has not.
+    """Refuse a pipeline of another class, a mode that it has not, or what a modulation does not fit.
 
     Raises:
         InputError: naming the class or the mode.
     """
-    if isinstance(engine_of(pipe), JointEngine) and config.mode == "renoise":
-        raise InputError(f"a {type(pipe).__name__} is not started from part-way here; use the mode new_seed or same_seed, not renoise")
+    if isinstance(engine_of(pipe), JointEngine):
+        if config.mode == "renoise":
+            raise InputError(f"a {type(pipe).__name__} is not started from part-way here; use the mode new_seed or same_seed, not renoise")
+        return
+    if "beta_schedule" not in pipe.scheduler.config:  # EDM's timesteps are no share of a whole, as tau takes them
+        raise InputError(f"a {type(pipe.scheduler).__name__} has no betas, and the modulation no time to follow; use a pipeline that was trained with betas")
+    check_processors(pipe.unet)
 
 
 @dataclass
@@ -162,22 +170,23 @@ class Rounds:
 
     # 1. generate ---------------------------------------------------------------------------------------------------
     def generate(self, jobs: list[tuple[Prompt, int]]) -> list[Picture]:
-        noise = initial_noise(self.pipe, len(jobs), generators([s for _, s in jobs]))
-        return self.judge(jobs, noise, *self.denoise([p for p, _ in jobs], noise))
+        makers = generators([s for _, s in jobs])
+        noise = initial_noise(self.pipe, len(jobs), makers)
+        return self.judge(jobs, *self.denoise([p for p, _ in jobs], noise, makers))
 
     def judge(
-        self, jobs: list[tuple[Prompt, int]], noise: torch.Tensor, images: torch.Tensor, maps: list[np.ndarray], calls: int
+        self, jobs: list[tuple[Prompt, int]], images: torch.Tensor, maps: list[np.ndarray], calls: int
     ) -> list[Picture]:
         alignments = align(images, [p for p, _ in jobs], self.captioner, self.clip, self.captions)
         return [
-            Picture(p, s, z, x, a, m, calls=calls)
-            for (p, s), z, x, a, m in zip(jobs, noise, images, alignments, maps, strict=True)
+            Picture(p, s, x, a, m, calls=calls) for (p, s), x, a, m in zip(jobs, images, alignments, maps, strict=True)
         ]
 
     def denoise(
         self,
         prompts: list[Prompt],
         noise: torch.Tensor,
+        makers: list[torch.Generator],
         segments: Segments | None = None,
         image_latents: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, list[np.ndarray], int]:
@@ -207,6 +216,7 @@ class Rounds:
                 before_step,
                 image_latents,
                 self.config.strength if image_latents is not None else 1.0,
+                makers,
             )
 
         with engine.hook(recorder, lambda: window.open):
@@ -222,7 +232,7 @@ class Rounds:
     # 2. to 5. find, describe, place, redo, keep the better ----------------------------------------------------------
     def redo(self, items: list[Picture], number: int) -> None:
         """Round `number` (from 0) for these pictures: each keeps what comes of it if its alignment rises."""
-        mode, seeds = self.config.mode, [i.seed + (number + 1) * NEW_SEED for i in items]
+        mode, seeds = self.config.mode, [(i.seed + (number + 1) * NEW_SEED) % 2**63 for i in items]
         # from the same noise the same layout would give the same picture again: another place, and more weight
         tried = [[] if mode == "new_seed" else i.tried for i in items]
         layouts = []
@@ -231,13 +241,11 @@ class Rounds:
             layouts.append(plan(item.prompt, slots(item.prompt), found, item.maps, tried=vain))
         segments = build_segments(self.pipe, [i.prompt for i in items], layouts, self.config)
         segments.omega *= 1 + self.config.escalation * torch.tensor([[float(len(v))] for v in tried])
-        noise, latents = torch.stack([i.noise for i in items]), None
-        if mode == "new_seed":
-            noise = initial_noise(self.pipe, len(items), generators(seeds))
-        elif mode == "renoise":
-            latents = encode(self.pipe, torch.stack([i.image for i in items]))
+        makers = generators(seeds if mode == "new_seed" else [i.seed for i in items])
+        noise = initial_noise(self.pipe, len(items), makers)
+        latents = encode(self.pipe, torch.stack([i.image for i in items])) if mode == "renoise" else None
         prompts = [i.prompt for i in items]
-        images, maps, calls = self.denoise(prompts, noise, segments, latents)
+        images, maps, calls = self.denoise(prompts, noise, makers, segments, latents)
         maps = maps or [i.maps for i in items]  # all of it was modulated
         alignments = align(images, prompts, self.captioner, self.clip, self.captions)
         for k, (item, layout) in enumerate(zip(items, layouts, strict=True)):

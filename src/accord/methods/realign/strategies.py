@@ -10,6 +10,7 @@ Letters in shapes: B pictures, C H W of the latents.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -98,9 +99,11 @@ def raft(tuner: Tuner, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
     if batch.step % tuner.config.raft_refresh == 0:
         _collect(tuner, batch)
     kept, numbers, rewards = (tuner.run.tensors[f"raft.{k}"][batch.places] for k in ("latents", "numbers", "rewards"))
-    prompts = [tuner.prompts[int(i)] for i in numbers]
-    loss = tuner.denoising_loss(kept.to(tuner.pipe.device), prompts, batch.generators(salt=3))[0]
-    return loss, {"kept_reward": float(rewards.mean())}
+    judged = [i for i, r in enumerate(rewards.tolist()) if math.isfinite(r)] or list(range(len(rewards)))
+    prompts, makers = [tuner.prompts[int(i)] for i in numbers], batch.generators(salt=3)
+    loss = tuner.denoising_loss(kept[judged].to(tuner.pipe.device), [prompts[i] for i in judged], [makers[i] for i in judged])[0]
+    # where none of a prompt's pictures could be judged there is nothing to learn from; where none at all, the step is skipped
+    return loss + 0 * rewards[judged].max().to(loss), {"kept_reward": float(rewards[judged].mean())}
 
 
 @torch.no_grad()

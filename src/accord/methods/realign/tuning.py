@@ -25,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from accord.data.images import fit, to_tensor
+from accord.data.prompts import parse
 from accord.diffusion.attention import plain_attention
 from accord.diffusion.loop import decode_with_grad, denoise, encode, initial_noise, precise_vae, run, sample
 from accord.diffusion.lora import add_lora, remove_lora, save_lora, without_lora
@@ -48,9 +49,9 @@ from accord.training.checkpoints import replace_file
 from accord.training.claim import claim
 from accord.training.fingerprint import fingerprint
 from accord.training.guard import Guard, GuardConfig
-from accord.training.loop import LoopConfig, Run
+from accord.training.loop import LoopConfig, Run, computes_bf16
 from accord.training.processes import Processes
-from accord.types import InputError
+from accord.types import InputError, reason_of
 
 CAPTION_DROPOUT = 0.1  # of the denoising term, which keeps guidance alive
 LOOK_SEED = 1_000_000
@@ -112,8 +113,13 @@ def tune(
         raise InputError(f"{len(texts)} different prompts are too few to train on and look at; give at least 2")
     for text in texts:
         check_prompt_length(pipe, text)
-    if held_out is not None and any(r is held_out for r in reward.rewards.values()):
+        parse(text)  # refuses what says nothing, which a reward would do in the middle of the run
+    if any(same_score(a, b) for a in scores_of(reward) for b in scores_of(held_out)):
         raise InputError("the held-out score is one of the rewards that are trained on; give another one")
+    if pipe.unet.config.time_cond_proj_dim is not None:
+        raise InputError("a denoiser that was distilled with guidance (LCM) cannot be tuned here; tune the model it was made from")
+    if pipe.unet.dtype == torch.float16 and not (computes_bf16(pipe.device) if config.bf16 is None else config.bf16):
+        raise InputError("gradients through float16 weights are lost in rounding; load the pipeline in float32, or in bfloat16 where the device computes in it")
     if config.strategy in NEEDS_GRADIENT:
         for name, part in reward.rewards.items():
             if not part.differentiable:
@@ -138,16 +144,28 @@ def tune(
                 tuner = Tuner(pipe, texts, reward, folder, config, held_out, pairs, processes, progress)
                 tuner.train()
             return tuner.finish()
-        except BaseException as error:
+        except BaseException:
             remove_lora(pipe)
-            if isinstance(error, (OSError, SafetensorError)):
-                raise InputError(f"{str(folder)!r} cannot be written ({error}); make room and resume") from error
             raise
 
 
+def scores_of(reward: Any) -> list[Any]:
+    """A reward's parts; itself if it is none of several; nothing for None."""
+    if isinstance(reward, Composed):
+        return [part for r in reward.rewards.values() for part in scores_of(r)]
+    return [] if reward is None else [reward]
+
+
+def same_score(a: Any, b: Any) -> bool:
+    """Whether two scores judge in one way: of one class, with networks of the same weights."""
+    networks = _models(a)
+    return a is b or (type(a) is type(b) and bool(networks) and fingerprint(*networks) == fingerprint(*_models(b)))
+
+
 def _models(reward: Any) -> list[nn.Module]:
-    """The networks that a reward judges by, as far as its attributes show them."""
-    held = [getattr(v, "model", v) for v in getattr(reward, "__dict__", {}).values()]
+    """The networks that a reward judges by, as far as its attributes (or those whose methods they are) show them."""
+    held = [getattr(v, "__self__", v) for r in scores_of(reward) for v in getattr(r, "__dict__", {}).values()]
+    held = [getattr(v, "model", v) for v in held]
     return [m for m in held if isinstance(m, nn.Module)]
 
 
@@ -336,13 +354,13 @@ class Tuner:
         for name, values in scores.items():
             state[f"look.{step}.{name}"] = values.float().cpu()
         for name, values in scores.items():
-            if not torch.isfinite(values).all():
+            if not torch.isfinite(values).any() or (step == 0 and not torch.isfinite(values).all()):  # later on, a few are left out
                 raise InputError(f"the {name.replace('_', '-')} score is not finite at step {step}; use another")
         if self.guard.look(step, reward, scores.get("held_out", reward)):
             for key, parameter in self.run.named.items():
                 state[f"best.{key}"] = self.run.ema.get(key, parameter.detach()).clone().cpu()
         if self.board is not None:
-            self.board.scalars({"step": step} | {f"look/{k}": float(v.mean()) for k, v in scores.items()})
+            self.board.scalars({"step": step} | {f"look/{k}": float(v[torch.isfinite(v)].mean()) for k, v in scores.items()})
             self.board.images("look", pictures, step)
 
     def finish(self) -> Tuned:
@@ -355,7 +373,10 @@ class Tuner:
         self.pipe.unet.eval()
         report = report_of(self)
         if self.run.processes.first:
-            save_lora(self.pipe, self.folder)
+            try:
+                save_lora(self.pipe, self.folder)
+            except (OSError, SafetensorError) as error:
+                raise InputError(f"{str(self.folder)!r} cannot be written ({reason_of(error)}); make room and resume") from error
             write_file(self.folder / "report.json", (json.dumps(report, indent=1) + "\n").encode())
             write_card(self, report)
         if self.board is not None:
