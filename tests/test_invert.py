@@ -39,7 +39,7 @@ from accord.methods.invert.equations import (
     spherical_kmeans,
 )
 from accord.methods.invert.fit import train_inverter
-from accord.methods.invert.invert import Bank, _seen, invert, is_foreign, readable_prompt
+from accord.methods.invert.invert import Bank, _seen, invert, not_english, readable_prompt
 from accord.methods.invert.inverter import Inverter
 from accord.methods.invert.kernel import DomainKernel
 from accord.methods.invert.pairs import make_pairs
@@ -491,7 +491,7 @@ def test_invert_gives_words_retrieval_and_a_prompt(vocabulary, embed):
     for prompts in (["ein roter Stern auf einem Tisch", "der Mond und ein Haus"], ["une clé bleue", "la lune dans le ciel"], ["赤い星", "青い鍵"]):
         with pytest.raises(InputError, match="in a language that the sentence embedder cannot read"):
             Bank(prompts, embed)
-    assert not any(is_foreign(p) for p in ("a castle", "portrait of guillermo del toro, by moebius", "octane render, 8k"))
+    assert not any(not_english(p) for p in ("a castle", "portrait of guillermo del toro, by moebius", "octane render, 8k"))
     with pytest.raises(InputError, match="no image to invert"):
         invert([], made)
     with pytest.raises(InputError, match="nothing to choose from"):

@@ -296,9 +296,9 @@ def invert(
     if out is None:
         raise InputError("--folder and --pairs need --out FILE.parquet, .csv or .jsonl to write to")
     part = parse_shard(shard or "1/1")
-    if pairs is not None and shard_path(out, *part).resolve() == pairs.resolve():
+    target = shard_path(out, *part)
+    if pairs is not None and target.resolve() == pairs.resolve():
         raise InputError(f"--out {str(out)!r} is the pairs file itself; give another name")
-    shard_path(out, *part)
     unread = PairsFile()
     paths = list_images(folder) if folder is not None else [Path(p.image) for p in stream_pairs(pairs or "", unread)]
     for path in paths:

@@ -92,8 +92,9 @@ def train_context(
         try:
             with plain_attention(pipe.unet):
                 run = Run(modules, LoopConfig.of(config), folder, save_frozen=False, processes=processes)
-                if processes.first:
-                    run.on_row.append(Board(folder / "tensorboard", run.step).scalars)
+                board = Board(folder / "tensorboard", run.step) if processes.first else None
+                if board is not None:
+                    run.on_row.append(board.scalars)
                 objective = Objective(pipe, relation, config)
 
                 def loss_fn(number: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
@@ -105,7 +106,11 @@ def train_context(
                             look(step, relation)
                     return False
 
-                run.train(loss_fn, "context", after_step)
+                try:
+                    run.train(loss_fn, "context", after_step)
+                finally:
+                    if board is not None:
+                        board.close()
                 run.use_ema()
             relation.requires_grad_(False).eval()
             if processes.first:

@@ -76,8 +76,8 @@ def train_inverter(
     if other is not None:
         parts["out of domain"] = load_pairs(list(stream_pairs(other, skipped)), max(sides), embed, skipped, progress)
     if told is not None:
-        for name, part in (("captions", data), *((f"{n} captions", p) for n, p in parts.items())):
-            kept_captions(part, told, folder / f"{name.replace(' ', '-')}.json", progress)
+        for name, part in {"pairs": data, **parts}.items():
+            kept_captions(part, told, folder / f"captions of {name}.json", progress)
     train, validation, test = (data.subset(r) for r in (split.train, split.validation, split.test))
     del data  # the parts are copies
     parts = {"validation": validation, "test": test, **parts}

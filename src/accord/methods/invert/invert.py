@@ -78,7 +78,7 @@ class Bank:
         self.prompts = list(dict.fromkeys(prompts))
         if len(self.prompts) < 2:
             raise InputError(f"a bank of {len(self.prompts)} prompt has nothing to choose from; give at least 2")
-        foreign = [p for p in self.prompts if is_foreign(p)]
+        foreign = [p for p in self.prompts if not_english(p)]
         if 2 * len(foreign) > len(self.prompts):
             raise InputError(f"most prompts of the bank are in a language that the sentence embedder cannot read ({foreign[0][:40]!r}); give prompts in English")
         self.vectors = embed(self.prompts).cpu()
@@ -110,7 +110,7 @@ class Bank:
         ]
 
 
-def is_foreign(prompt: str) -> bool:
+def not_english(prompt: str) -> bool:
     """Whether a prompt has no word in Latin letters, or more of another language's small words than of English ones."""
     words = re.findall(r"[^\W\d_]+", prompt.lower())
     return not re.search("[a-zA-Z]", prompt) or sum(w in _FOREIGN for w in words) > sum(w in _ENGLISH for w in words)
