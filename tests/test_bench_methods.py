@@ -15,6 +15,7 @@ from accord.lab.bench import context as bench_context
 from accord.lab.bench import context_cost, video_memory
 from accord.lab.bench import hacking as bench_hacking
 from accord.lab.bench import invert as bench_invert
+from accord.lab.bench import invert_speed as bench_invert_speed
 from accord.lab.bench import kernel as bench_kernel
 from accord.lab.bench import reuse as bench_reuse
 from accord.lab.bench import rewards as bench_rewards
@@ -111,6 +112,14 @@ def test_the_hacking_bench_runs_whole(tmp_path):
 
 # --- inversion -----------------------------------------------------------------------------------------------------
 @pytest.mark.slow
+def test_the_speed_bench_of_inversion_runs_whole(tmp_path):
+    data, text = bench_invert_speed.main(tmp_path, device="cpu", quick=True)
+    assert {p.name for p in tmp_path.iterdir()} == {"invert-speed-quick.json", "invert-speed-quick.md"}
+    assert data["one_image"]["median"] <= data["one_image"]["slowest"] and "embedded (blip), cpu" in text
+    assert data["images_per_second"]["files to a table"] < data["images_per_second"]["network alone"]
+
+
+@pytest.mark.slow
 def test_the_inversion_bench_runs_whole(tmp_path, monkeypatch):
     plan = bench_invert.Plan(pairs=60, extra=8, steps=2, batch_size=8, kinds=("unet", "vit"), seeds=2, readable=3)
     monkeypatch.setattr(bench_invert, "make_pairs", lambda pipe, prompts, out, **k: _drawn_pairs(prompts, out))
@@ -128,10 +137,11 @@ def test_the_inversion_bench_runs_whole(tmp_path, monkeypatch):
     assert len(trained) == 12  # the two of the inverter are read again; the rest is known by its answers
     names = [r["method"] for r in data["rows"]]
     assert names[:3] == ["mean embedding", "caption -> embedding", "CLIP nearest neighbour"]
-    assert {"vit, plain", "unet, + vocabulary", "vit, + curriculum + DAKL", "vit, random order", "ensemble", "ensemble, seed 1 + DAKL"} <= set(names)
+    assert {"vit, plain", "unet, + vocabulary", "vit, + curriculum + DAKL", "vit, random order", "ensemble", "weighted ensemble, seed 1 + DAKL"} <= set(names)
+    assert all(sum(w.values()) == pytest.approx(1, abs=2e-3) for w in data["weights"].values()) and data["chosen"].keys() == {"unet", "vit"}
     assert all(r["test"]["ci95"][0] <= r["test"]["cosine"] <= r["test"]["ci95"][1] for r in data["rows"])
     assert next(r for r in data["rows"] if r["method"] == data["full"])["full_system_over_it"]["mean"] == 0
-    assert data["speed"]["images_per_second"] > 0 and "Of 3 test images" in text
+    assert data["device"] == "cpu" and "Of 3 test images" in text
     assert {p.name for p in tmp_path.iterdir()} == {".cache", "invert.json", "invert.md", "invert.png"}
     inverter = next((tmp_path / ".cache").glob("invert-*/inverter"))
     job = bench_reuse.make_jobs(True, 1)[:2]
@@ -156,12 +166,12 @@ def test_effects_are_differences_of_the_rows():
     cosines = {bench_invert.PLAIN: 0.5, bench_invert.WORDS: 0.6, bench_invert.WHOLE: 0.8, bench_invert.RANDOM: 0.7}
     answers = {bench_invert.Trial(k, v).name: with_cosine(c + 0.1 * (k == "vit")) for k in plan.kinds for v, c in cosines.items()}
     answers |= {bench_invert.Trial(k, bench_invert.WHOLE).name + bench_invert.DAKL: with_cosine(0.9) for k in plan.kinds}
-    answers |= {n: with_cosine(c) for n, c in (("ensemble", 0.9), ("ensemble of plain", 0.6), ("ensemble + DAKL", 0.95))}
+    answers |= {n: with_cosine(c) for n, c in (("ensemble", 0.8), ("weighted ensemble", 0.9), ("weighted ensemble of plain", 0.6), (bench_invert.FULL_ROW, 0.95))}
     found = {e["change"]: e for e in bench_invert.effects(answers, sets, plan)}
     expected = {
         "vocabulary, over plain": 0.1, "curriculum, over vocabulary": 0.2, "curriculum, over its random order": 0.1,
-        "both and DAKL, over plain": 0.35, "DAKL, over one predictor": 0.05, "DAKL, over the ensemble": 0.05,
-        "ensemble, over the ensemble of plain": 0.3,
+        "both and DAKL, over plain": 0.35, "DAKL, over one predictor": 0.05, "DAKL, over the weighted ensemble": 0.05,
+        "weighted ensemble, over that of plain": 0.3, "fitted weights, over equal ones": 0.1,
     }  # fmt: skip
     assert {k: v["mean"] for k, v in found.items()} == pytest.approx(expected, abs=1e-4)
     assert found["DAKL, over one predictor"]["kinds"]["clip"]["mean"] == pytest.approx(0.1, abs=1e-4)
@@ -282,6 +292,13 @@ def test_edits_are_told_apart_by_kind_and_length():
     parts = bench_video._parts({name: rows for name in bench_video.NAMES})
     found = {part: [r["right"] for r in of["context"]] for part, of in parts.items()}
     assert found == {"noun": [0, 2], "color": [1], "8 frames": [0, 1], "16 frames": [2]}
+
+
+def test_time_is_of_one_machine():
+    rows = [{"device": "A100", "seconds": 1.0}, {"seconds": 9.0}, {"device": "cpu", "seconds": 11.0}]
+    assert bench_video.timed_on({"one": rows[:1], "other": rows[1:]}) == "cpu"
+    assert [r["seconds"] for r in rows] == [None, 9.0, 11.0]
+    assert bench_video.timed_on({"one": [{"device": "A100", "seconds": 1.0}]}) == "A100"
 
 
 def test_memory_of_an_edit_is_told_beside_that_of_the_window(tmp_path, monkeypatch):

@@ -26,12 +26,13 @@ from accord.lab.scenes.grammar import caption
 from accord.lab.scenes.render import render
 from accord.lab.scenes.scene import Scene, Thing, sample_scene
 from accord.methods.invert.alignment import InversionScore
-from accord.methods.invert.bulk import invert_files, labelled_by, second_level
+from accord.methods.invert.bulk import invert_files, labelled_by
 from accord.methods.invert.config import InvertTrainConfig, PredictorConfig
 from accord.methods.invert.data import PairSet, load_pairs
 from accord.methods.invert.equations import (
     curriculum_prefix,
     ensemble,
+    ensemble_weights,
     joint_loss,
     kernel_rows,
     kernel_spread,
@@ -103,6 +104,25 @@ def test_ensemble_is_the_normalised_mean_and_refuses_wrong_weights():
         ensemble([a, b], [1.0])
     with pytest.raises(ValueError, match="must not be negative"):
         ensemble([a, b], [0.0, 0.0])
+
+
+def test_fitted_weights_are_the_least_squares_ones_that_are_not_negative():
+    a, b = torch.eye(4)[:2].repeat_interleave(3, 0), torch.eye(4)[2:].repeat_interleave(3, 0)
+    assert ensemble_weights([a, b], 0.8 * a + 0.6 * b) == pytest.approx([4 / 7, 3 / 7], abs=1e-4)
+    assert ensemble_weights([a, b], 0.8 * a - 0.6 * b) == pytest.approx([1, 0], abs=1e-4)
+    assert ensemble_weights([a, a, b], a) == pytest.approx([0.5, 0.5, 0], abs=1e-3)
+    assert ensemble_weights([a, b], -a - b) == [0.5, 0.5]
+    generator = torch.Generator().manual_seed(0)
+    y = F.normalize(torch.randn(60, 8, generator=generator), dim=-1)
+    found = [F.normalize(y + noise * torch.randn(60, 8, generator=generator), dim=-1) for noise in (0.2, 0.4, 0.4)]
+    weights = ensemble_weights(found, y)
+
+    def least(w):  # squared error of the mean at its best length
+        mean = sum(x * v for x, v in zip(w, found, strict=True))
+        return float((mean * ((mean * y).sum() / mean.square().sum()) - y).square().sum())
+
+    assert weights[0] > max(weights[1:]) and min(weights) >= 0 and sum(weights) == pytest.approx(1)
+    assert all(least(w) > least(weights) - 1e-4 for w in np.random.default_rng(0).dirichlet([1, 1, 1], 200).tolist())
 
 
 def test_kernel_against_brute_force():
@@ -567,15 +587,38 @@ def test_a_second_level_moves_the_embeddings_alone_and_never_harms(vocabulary, t
     assert labelled[0].shape == labelled[1].shape == (40, 384) and not skipped.skipped
     plain, adapted = (invert_files(paths, tmp_path / f"{n}.jsonl", inverter=made, labelled=x)["out"] for n, x in (("plain", None), ("adapted", labelled)))
     before, after = ([json.loads(s) for s in Path(p).read_text().splitlines()] for p in (plain, adapted))
-    own = DomainKernel.fit(*labelled, vectors, 80)(vectors)
+    own = DomainKernel.best(*labelled, vectors)(vectors)
     for a, b, vector in zip(before, after, own, strict=True):
         assert {w["word"]: w["probability"] for w in b["words"]} == pytest.approx({w["word"]: w["probability"] for w in a["words"]}, abs=1e-5)
         assert np.abs(np.subtract(b["embedding"], a["embedding"])).max() > 1e-3 and np.allclose(b["embedding"], vector.numpy(), atol=1e-4)
     assert made.kernel is None
     with pytest.raises(InputError, match="too few to adapt with"):
-        second_level((labelled[0][:1], labelled[1][:1]), vectors)
-    with pytest.raises(InputError, match=r"the second level would harm .cosine 0.*1\.000 before"):
-        second_level((vectors, vectors), vectors)
+        DomainKernel.best(labelled[0][:1], labelled[1][:1], vectors)
+
+
+def test_a_second_level_that_has_learnt_prompts_by_heart_is_refused():
+    """Four pictures of each prompt, read with an error that is the same for all four: it can be told again, not foretold."""
+    generator = torch.Generator().manual_seed(0)
+    truth = F.normalize(torch.randn(60, 16, generator=generator), dim=-1)
+    read = F.normalize(truth + 0.15 * torch.randn(60, 16, generator=generator), dim=-1)
+    answers, source = truth.repeat_interleave(4, 0), read.repeat_interleave(4, 0)
+    source = F.normalize(source + 0.02 * torch.randn(240, 16, generator=generator), dim=-1)
+    half = torch.arange(240) % 2 == 0  # every prompt in both halves
+    level = DomainKernel.fit(source[half], answers[half], source, 100, 10.0, 1e-4)
+    gain = F.cosine_similarity(level(source[~half]), answers[~half]).mean() - F.cosine_similarity(source[~half], answers[~half]).mean()
+    assert gain > 0.005
+    with pytest.raises(InputError, match="the second level would harm"):
+        DomainKernel.best(source, answers, source, 100)
+
+
+def test_a_second_level_with_a_heavy_penalty_is_the_first():
+    generator = torch.Generator().manual_seed(0)
+    source, answers = (F.normalize(torch.randn(80, 8, generator=generator), dim=-1) for _ in range(2))
+    level = DomainKernel.fit(source, answers, source, 10, 10.0, 1e6)
+    shift = (answers - source).mean(0)  # the intercept has no penalty
+    assert torch.allclose(level(source), F.normalize(source + shift, dim=-1), atol=1e-4)
+    with pytest.raises(InputError, match=r"answers of shape \(80, 4\)"):
+        DomainKernel.fit(source, answers[:, :4], source, 10)
 
 
 def test_words_are_weighted_like_the_embeddings(vocabulary):
@@ -633,7 +676,8 @@ def test_train_inverter_end_to_end(tmp_path, embed):
     report = train_inverter(tmp_path / "pairs", tmp_path / "out", kinds, QUICK, similar=0.999, embed=embed, progress=False)
     assert sum(report["split"].values()) == 40 and len(report["predictors"]) == 2
     assert report["ensemble"]["test"]["ci95"][0] <= report["ensemble"]["test"]["cosine"] <= report["ensemble"]["test"]["ci95"][1]
-    assert Inverter.from_pretrained(tmp_path / "out" / "inverter")([picture()])[0].shape == (1, 384)
+    saved = Inverter.from_pretrained(tmp_path / "out" / "inverter")
+    assert saved([picture()])[0].shape == (1, 384) and saved.weights == report["weights"] and sum(saved.weights) == pytest.approx(1, abs=1e-3)
     with pytest.raises(InputError, match="2 weights were given for 1 predictors"):
         train_inverter(tmp_path / "pairs", tmp_path / "x", kinds[:1], QUICK, weights=[1, 2], embed=embed)
     with pytest.raises(InputError, match="too few to split"):

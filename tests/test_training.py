@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 
+from accord import outputs
 from accord.training import checkpoints
 from accord.training.loop import LoopConfig, Run, step_generator
 from accord.types import InputError
@@ -286,14 +287,14 @@ def test_no_checkpoint_is_none(tmp_path):
 
 def test_replace_file_is_all_or_nothing(tmp_path):
     path = tmp_path / "x.txt"
-    checkpoints.replace_file(path, lambda p: p.write_text("one"))
+    outputs.replace_file(path, lambda p: p.write_text("one"))
 
     def fail(part: Path) -> None:
         part.write_text("half")
         raise OSError("disk full")
 
     with pytest.raises(InputError, match=r"x.txt' cannot be written .disk full.; make room"):
-        checkpoints.replace_file(path, fail)
+        outputs.replace_file(path, fail)
     assert path.read_text() == "one" and [p.name for p in tmp_path.iterdir()] == ["x.txt"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import html
 import io
 import json
@@ -14,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw
+from safetensors import SafetensorError
 
-from accord.types import Alignment, InputError, Prompt, Region
+from accord.types import Alignment, InputError, Prompt, Region, reason_of
 
 _SHOWN = 384  # side of a picture on a page
 _PALETTE = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf")
@@ -26,21 +28,27 @@ small{color:#666}table{border-collapse:collapse}td,th{padding:2px 10px;text-alig
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write then rename, so that no half file is ever left.
+    """`replace_file` with what is at hand already."""
+    replace_file(path, lambda part: part.write_bytes(data))
+
+
+def replace_file(path: Path, write: Callable[[Path], object]) -> None:
+    """Call `write(temporary path)`, then rename: a reader never sees half a file.
 
     Raises:
         InputError: if the place cannot be written to.
     """
-    part = path.with_name(f".{path.name}.part")
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")  # several processes may end at once
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(data)
+        write(part)
         os.replace(part, path)
-    except OSError as error:
-        raise InputError(f"output {str(path)!r} cannot be written ({error.strerror}); choose another --out") from error
+    except (OSError, SafetensorError) as error:
+        reason = (isinstance(error, OSError) and error.strerror) or reason_of(error)
+        raise InputError(f"{str(path)!r} cannot be written ({reason}); make room, or choose another folder") from error
     finally:
-        if part.exists():
-            part.unlink()
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
 
 
 def check_writable(folder: Path) -> Path:

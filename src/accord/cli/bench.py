@@ -14,8 +14,10 @@ from accord.cli.options import (
     Out,
     emit,
     leave_out,
+    pick_device,
     quiet,
 )
+from accord.types import InputError
 
 app = typer.Typer(help="Measure, and write the tables under docs/bench.", no_args_is_help=True)
 
@@ -82,10 +84,13 @@ def bench_invert(
     only_pairs: Annotated[bool, typer.Option("--only-pairs", help="Make the pairs and stop.")] = False,
     shard: Annotated[str | None, typer.Option(help="I/N: only a share of the pairs or predictors; after all N, run without it.")] = None,
     reuse: Annotated[bool, typer.Option("--reuse", help="Instead: the trained encoder put back into the denoiser, on SceneBench.")] = False,
-    inverter: Annotated[Path | None, typer.Option(help="With --reuse: inverter with a unet predictor.")] = None,
+    inverter: Annotated[Path | None, typer.Option(help="With --reuse: inverter with a unet predictor; with --speed: another than the embedded one.")] = None,
     kernel: Annotated[bool, typer.Option("--kernel", help="Instead: time and memory of DAKL's second level.")] = False,
     large: Annotated[bool, typer.Option("--large", help="With --kernel: a million rows and 10,000 centroids too, an hour or more.")] = False,
+    speed: Annotated[bool, typer.Option("--speed", help="Instead: time of one image and images a second in bulk.")] = False,
+    steps: Annotated[int | None, typer.Option(help="Of each predictor; 600 if not given.")] = None,
     model: Model = None,
+    device: Device = None,
     out: Out = Path("docs/bench"),
     as_json: AsJson = False,
 ) -> None:
@@ -93,25 +98,34 @@ def bench_invert(
     quiet()
     from accord.data.shards import parse_shard
     from accord.lab.bench.invert import main
+    from accord.lab.bench.invert_speed import main as speed_main
     from accord.lab.bench.kernel import main as kernel_main
     from accord.lab.bench.reuse import main as reuse_main
 
-    if reuse or kernel:
-        other = "--reuse" if reuse else "--kernel"
-        leave_out(f"with {other}", kind=kind, seeds=seeds, only_pairs=only_pairs, shard=shard, kernel=reuse and kernel, model=model if kernel else None)
+    other = [name for name, asked in (("--reuse", reuse), ("--kernel", kernel), ("--speed", speed)) if asked]
+    if len(other) > 1:
+        raise InputError(f"{other[0]} and {other[1]} are two tables; ask for one at a time")
+    if other:
+        leave_out(f"with {other[0]}", kind=kind, seeds=seeds, steps=steps, only_pairs=only_pairs, shard=shard, model=None if reuse else model)
     if only_pairs:
-        leave_out("with --only-pairs", kind=kind, seeds=seeds)
-    if not reuse:
-        leave_out("without --reuse", inverter=inverter)
+        leave_out("with --only-pairs", kind=kind, seeds=seeds, steps=steps)
+    if not reuse and not speed:
+        leave_out("without --reuse or --speed", inverter=inverter)
     if not kernel:
         leave_out("without --kernel", large=large)
+    if reuse or kernel:
+        leave_out(f"with {other[0]}", device=device)
     if reuse:
         data, text = reuse_main(out, inverter, model=model, quick=quick, progress=not as_json)
     elif kernel:
         data, text = kernel_main(out, quick=quick, large=large, progress=not as_json)
+    elif speed:
+        data, text = speed_main(out, inverter, pick_device(device), quick)
     else:
         part = parse_shard(shard) if shard else None
-        data, text = main(out, quick, model, not as_json, kinds=kind or None, seeds=seeds, shard=part, only_pairs=only_pairs)
+        data, text = main(
+            out, quick, model, pick_device(device), not as_json, steps=steps, kinds=kind or None, seeds=seeds, shard=part, only_pairs=only_pairs
+        )
     emit(as_json, data, text)
 
 
@@ -150,6 +164,7 @@ def bench_video(
     so_far: Annotated[bool, typer.Option("--so-far", help="Make nothing; the table of what is finished.")] = False,
     memory: Annotated[bool, typer.Option("--memory", help="Instead: peak memory and time as the clip grows beyond the window.")] = False,
     model: Model = None,
+    device: Device = None,
     out: Out = Path("docs/bench"),
     as_json: AsJson = False,
 ) -> None:
@@ -160,12 +175,12 @@ def bench_video(
     from accord.lab.bench.video_memory import main as memory_main
 
     if memory:
-        leave_out("with --memory", edits=edits, seeds=seeds, shard=shard, so_far=so_far, model=model)
+        leave_out("with --memory", edits=edits, seeds=seeds, shard=shard, so_far=so_far, model=model, device=device)
         data, text = memory_main(out, quick=quick, progress=not as_json)
         return emit(as_json, data, text)
 
     part = parse_shard(shard) if shard else None
-    data, text = main(out, quick, model, not as_json, count=edits, seeds=seeds, shard=part, so_far=so_far)
+    data, text = main(out, quick, model, pick_device(device), not as_json, count=edits, seeds=seeds, shard=part, so_far=so_far)
     emit(as_json, data, text)
 
 

@@ -44,7 +44,7 @@ def edit(
     hold: Annotated[float, typer.Option(help="First share of the steps in which the source is put back wherever the two prompts agree.")] = 0.7,
     modulation: Annotated[float, typer.Option(help="Weight of realign's modulation in every frame; 0 leaves it out.")] = 0.0,
     window: Annotated[int, typer.Option(help="Frames that the network sees at once.")] = 16,
-    similarity: Annotated[str | None, typer.Option("--clip-model", help=f"CLIP that measures the edit, folder or hub id; if not given lab, and with --model {HUB_CLIP}.")] = None,
+    similarity: Annotated[str | None, typer.Option("--clip", help=f"CLIP that measures the edit, folder or hub id; if not given lab, and with --model {HUB_CLIP}.")] = None,
     tuned: Annotated[Path | None, typer.Option(help="Folder for the tuned parts; a tuning found there is used or resumed.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed.")] = 0,
     device: Device = None,

@@ -189,7 +189,7 @@ def _weight(text: str) -> tuple[str, float]:
 def train_inverter_command(
     pairs: Annotated[Path, typer.Option(help="Pairs: DiffusionDB folder, folder with metadata.jsonl, or CSV, JSONL, Parquet.")],
     kind: Annotated[list[str], typer.Option(help="unet, clip, vit, swin or blip, as KIND or KIND=MODEL; repeat for an ensemble.")] = ["clip"],  # noqa: B006
-    weight: Annotated[list[float] | None, typer.Option(help="Weight in the ensemble, one for each --kind.")] = None,
+    weight: Annotated[list[float] | None, typer.Option(help="Weight in the ensemble, one for each --kind; fitted on the validation split if not given.")] = None,
     steps: Annotated[int, typer.Option(help="Steps of each predictor.")] = 2000,
     batch_size: Annotated[int, typer.Option(help="Images a step.")] = 64,
     learning_rate: Annotated[float, typer.Option(help="Learning rate.")] = 5e-4,

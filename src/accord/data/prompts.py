@@ -7,6 +7,7 @@ conjunction, verb or punctuation mark. The counterfactuals of a word are in `swa
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from accord.data.lexicon import COLORS, DEFAULT, NUMBERS, OPPOSITES, RELATIONS, SIZES, Lexicon, plural_of
@@ -54,6 +55,18 @@ def check_sayable(text: str) -> None:
     except UnicodeEncodeError:
         shown = text.encode("utf8", "replace").decode("utf8")
         raise InputError(f"the prompt {shown!r} is no UTF-8; write it in UTF-8") from None
+
+
+def words_beyond(text: str, tokens: Callable[[str], int], room: int) -> str:
+    """The last words of a text, those that do not fit into `room` tokens, cut to 80 letters; empty if all fit."""
+    if tokens(text) <= room:
+        return ""
+    words = text.split()
+    kept = len(words)
+    while kept and tokens(" ".join(words[:kept])) > room:
+        kept -= 1
+    lost = " ".join(words[kept:])
+    return lost if len(lost) <= 80 else lost[:77] + "..."
 
 
 def parse(text: str) -> Prompt:

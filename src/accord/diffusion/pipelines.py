@@ -20,7 +20,7 @@ from diffusers import (
 )
 
 from accord.data.extras import need
-from accord.data.prompts import check_sayable
+from accord.data.prompts import check_sayable, words_beyond
 from accord.types import InputError, reason_of
 
 EMBEDDED = Path(__file__).parents[1] / "lab" / "models" / "pipeline"
@@ -142,6 +142,11 @@ def default_device() -> str:
     return "cuda" if local is None else f"cuda:{local}"
 
 
+def device_name(device: str) -> str:
+    """What a table says of where it was made: the card's name, or `cpu`."""
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else device
+
+
 def check_device(device: str) -> None:
     """Refuse a device that is not here.
 
@@ -226,18 +231,12 @@ def check_prompt_length(pipe: Any, prompt: str) -> None:
         return
     tokenizer, length = max(told, key=lambda pair: pair[1])
     room = length - tokenizer.num_special_tokens_to_add()
-    if len(tokenizer(prompt, add_special_tokens=False).input_ids) <= room:
-        return
-    words = prompt.split()
-    kept = len(words)
-    while kept and len(tokenizer(" ".join(words[:kept]), add_special_tokens=False).input_ids) > room:
-        kept -= 1
-    lost = " ".join(words[kept:])
-    lost = lost if len(lost) <= 80 else lost[:77] + "..."
-    raise InputError(
-        f"the prompt is longer than the {length} tokens of this model's text encoder, "
-        f"these words would fall off: {lost!r}; shorten it"
-    )
+    lost = words_beyond(prompt, lambda text: len(tokenizer(text, add_special_tokens=False).input_ids), room)
+    if lost:
+        raise InputError(
+            f"the prompt is longer than the {length} tokens of this model's text encoder, "
+            f"these words would fall off: {lost!r}; shorten it"
+        )
 
 
 def encode_prompts(

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoTokenizer
 
 from accord.data.lexicon import DEFAULT, Lexicon
+from accord.data.prompts import words_beyond
 from accord.types import InputError, reason_of
 
 
@@ -91,14 +92,9 @@ class Captioner(nn.Module):
             InputError: naming the words that fall off.
         """
         most = min(self.tokenizer.model_max_length, int(self.model.config.text_config.max_position_embeddings))
-        if len(self.tokenizer(text).input_ids) <= most:
-            return
-        words = text.split()
-        kept = len(words)
-        while kept and len(self.tokenizer(" ".join(words[:kept])).input_ids) > most:
-            kept -= 1
-        lost = " ".join(words[kept:])[:80]
-        raise InputError(f"the prompt is longer than the {most} tokens that the captioner reads, these words would fall off: {lost!r}; shorten it")
+        lost = words_beyond(text, lambda part: len(self.tokenizer(part).input_ids), most)
+        if lost:
+            raise InputError(f"the prompt is longer than the {most} tokens that the captioner reads, these words would fall off: {lost!r}; shorten it")
 
     @property
     def device(self) -> torch.device:

@@ -6,30 +6,10 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-
-from accord.types import InputError, reason_of
-
-
-def replace_file(path: Path, write: Any) -> None:
-    """Call `write(temporary path)`, then rename: a reader never sees half a file.
-
-    Raises:
-        InputError: if the place cannot be written to.
-    """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")  # shards may end at once
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(part)
-        os.replace(part, path)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{str(path)!r} cannot be written ({reason_of(error)}); make room, or choose another folder") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def save(folder: Path, step: int, tensors: dict[str, torch.Tensor], keep: int = 2) -> None:

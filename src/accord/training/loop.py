@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from torch import nn
 from tqdm.auto import tqdm
 
+from accord.outputs import replace_file
 from accord.training import checkpoints
 from accord.training.processes import Processes
 from accord.types import InputError
@@ -189,7 +190,7 @@ class Run:
                 with contextlib.suppress(ValueError):  # a line cut short by a crash
                     if json.loads(line)["step"] <= self.step:
                         lines.append(line)
-            checkpoints.replace_file(path, lambda p: p.write_text("".join(s + "\n" for s in lines), encoding="utf8"))
+            replace_file(path, lambda p: p.write_text("".join(s + "\n" for s in lines), encoding="utf8"))
 
     def save(self) -> None:
         """Write a checkpoint.
@@ -364,4 +365,4 @@ class Run:
         axis = figure.subplots()
         axis.semilogy([r["step"] for r in rows], [r["loss"] for r in rows])
         axis.set(xlabel="step", ylabel="loss")
-        checkpoints.replace_file(self.folder / "curve.png", lambda p: figure.savefig(p, dpi=110, format="png"))
+        replace_file(self.folder / "curve.png", lambda p: figure.savefig(p, dpi=110, format="png"))

@@ -9,8 +9,7 @@ from __future__ import annotations
 import functools
 import io
 import json
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from torch.nn import functional as F
 from accord.data.pair_folders import stream_pairs
 from accord.data.pairs import PairsFile
 from accord.data.shards import share_of
-from accord.diffusion.pipelines import SD, load
+from accord.diffusion.pipelines import SD, device_name, load
 from accord.lab.bench.cache import cache_folder, slug
 from accord.lab.scenes.ask import ask_of, check
 from accord.lab.scenes.grammar import caption
@@ -34,7 +33,7 @@ from accord.lab.scenes.render import render
 from accord.lab.scenes.scene import Scene, sample_scene
 from accord.methods.invert.config import KINDS, InvertTrainConfig, PredictorConfig
 from accord.methods.invert.data import PairSet, load_pairs
-from accord.methods.invert.equations import ensemble
+from accord.methods.invert.equations import ensemble, ensemble_weights
 from accord.methods.invert.fit import cosine_of, interval, safe_split, text_f1, word_f1
 from accord.methods.invert.invert import invert
 from accord.methods.invert.inverter import EMBEDDED, Inverter
@@ -43,19 +42,19 @@ from accord.methods.invert.pairs import make_pairs
 from accord.methods.invert.predictors import Predictor, build
 from accord.methods.invert.train import predict, train_predictor
 from accord.methods.invert.vocabulary import Vocabulary
-from accord.outputs import check_writable, write_file
+from accord.outputs import check_writable, replace_file, write_file
 from accord.rewards.captioners import load_captioner
 from accord.rewards.clip import load_clip
 from accord.rewards.sentence import load_sentence
-from accord.training.checkpoints import replace_file
 from accord.types import InputError
 
 SIMILAR = 0.98  # the grammar's prompts are alike: at 0.9 nearly all of them hang together
 PAIR_STEPS = 8  # denoising steps of the pairs' pictures: 62 % of 64 are right, 66 % with 12
 DOMAINS = ("test", "held out", "renders")
 PARTS = (*DOMAINS, "validation")
-ENSEMBLE, PLAIN_ENSEMBLE, DAKL = "ensemble", "ensemble of plain", " + DAKL"
-FULL_ROW, EMBEDDED_ROW = ENSEMBLE + DAKL, "embedded inverter"
+ENSEMBLE, PLAIN_ENSEMBLE, WEIGHTED, DAKL = "ensemble", "ensemble of plain", "weighted ", " + DAKL"
+CHOSEN = "weighted ensemble of the best on validation"
+FULL_ROW, EMBEDDED_ROW = WEIGHTED + ENSEMBLE + DAKL, "embedded inverter"
 PLAIN, WORDS, WHOLE, RANDOM = "plain", "+ vocabulary", "+ curriculum", "random order"
 PROBED = ("clip", "blip")  # towers whose frozen features the linear probes read
 
@@ -95,14 +94,15 @@ def rendered_set(count: int, seed: int, embed: Any) -> PairSet:
     scenes = [sample_scene(rng) for _ in range(count)]
     images = torch.from_numpy(np.stack([render(s) for s in scenes])).permute(0, 3, 1, 2).contiguous()
     prompts = [caption(s, rng) for s in scenes]
-    return PairSet(images, prompts, embed(prompts))
+    return PairSet(images, prompts, embed(prompts).cpu())
 
 
 class Sets:
     """The data of one plan. Made once, kept in `folder`."""
 
-    def __init__(self, plan: Plan, folder: Path, model: str | None, progress: bool) -> None:
-        self.plan, self.folder, self.model, self.progress = plan, folder, model, progress
+    def __init__(self, plan: Plan, folder: Path, pipe: Any, progress: bool) -> None:
+        self.plan, self.folder, self.pipe, self.progress = plan, folder, pipe, progress
+        self.device = str(pipe.device)
 
     def render(self, shard: tuple[int, int] | None = None) -> None:
         """Make the pairs' pictures, or only a shard's share of them."""
@@ -110,7 +110,7 @@ class Sets:
             ("pairs", scene_prompts(self.plan.pairs, 200, False)),
             ("held-out", scene_prompts(self.plan.extra, 201, True)),
         ):
-            make_pairs(load(self.model, classes=SD), prompts, self.folder / name, num_inference_steps=PAIR_STEPS, shard=shard, progress=self.progress)
+            make_pairs(self.pipe, prompts, self.folder / name, num_inference_steps=PAIR_STEPS, shard=shard, progress=self.progress)
 
     @functools.cached_property
     def all(self) -> dict[str, PairSet]:
@@ -118,8 +118,9 @@ class Sets:
         kept = {n: self.folder / f"{n}.safetensors" for n in ("pairs", "held-out", "renders")}
         missing = {n: p for n, p in kept.items() if not p.is_file()}
         if missing:
-            self.render()
-            embed, captioner = load_sentence(), load_captioner()
+            if missing.keys() - {"renders"}:
+                self.render()
+            embed, captioner = load_sentence(device=self.device), load_captioner(device=self.device)
         for name, path in missing.items():
             if name == "renders":
                 part = rendered_set(self.plan.extra, 202, embed)
@@ -192,7 +193,7 @@ Answers = dict[str, torch.Tensor]  # unit vectors [N,E] of each part, and "words
 def trained(trial: Trial, sets: Sets, cache: Path) -> Predictor:
     """The predictor of a trial, trained or resumed."""
     folder = cache / "runs" / _slug(trial.name)
-    return train_predictor(trial.settings, sets.train, sets.vocabulary, folder, trial.config(sets.plan))
+    return train_predictor(trial.settings, sets.train, sets.vocabulary, folder, trial.config(sets.plan), sets.device)
 
 
 def answers_of(trial: Trial, sets: Sets, cache: Path) -> Answers:
@@ -215,8 +216,10 @@ def main(
     out: Path,
     quick: bool = False,
     model: str | None = None,
+    device: str | None = None,
     progress: bool = True,
     plan: Plan | None = None,
+    steps: int | None = None,
     kinds: Sequence[str] | None = None,
     seeds: int | None = None,
     shard: tuple[int, int] | None = None,
@@ -225,45 +228,53 @@ def main(
     """Make pairs, train, measure; writes `invert.json`, `.md` and `.png` (`invert-quick.*` with `quick`).
 
     Args:
+        device: of pictures and training; CUDA if there is one, if None.
+        steps: of each predictor; the plan's if None.
         kinds: of predictors; the plan's if None.
         seeds: of the full system; the plan's if None.
         shard: (i, n): only every n-th predictor from the i-th on; a run without it then finds them trained.
         only_pairs: make the pairs (with `shard`, a share of them) and stop.
 
     Raises:
-        InputError: for a kind that there is not, or a number of seeds below 1.
+        InputError: for a kind that there is not, or a number of seeds or steps below 1.
     """
     check_writable(out)
     plan = plan or (QUICK if quick else FULL)
     wrong = [k for k in kinds or () if k not in KINDS]
-    if wrong or (seeds is not None and seeds < 1):
-        raise InputError(f"kind must be one of {', '.join(KINDS)}, not {wrong[0]!r}" if wrong else f"seeds must be at least 1, not {seeds}")
-    plan = replace(plan, kinds=tuple(kinds or plan.kinds), seeds=plan.seeds if seeds is None else seeds)
-    pipe, embed, captioner, clip = load(model, classes=SD), load_sentence(), load_captioner(), load_clip()
-    sets = Sets(plan, cache_folder(out, "pairs", pipe, captioner, plan.pairs, plan.extra, PAIR_STEPS), model, progress)
+    if wrong:
+        raise InputError(f"kind must be one of {', '.join(KINDS)}, not {wrong[0]!r}")
+    for name, number in (("seeds", seeds), ("steps", steps)):
+        if number is not None and number < 1:
+            raise InputError(f"{name} must be at least 1, not {number}")
+    plan = replace(plan, kinds=tuple(kinds or plan.kinds), seeds=seeds or plan.seeds, steps=steps or plan.steps)
+    pipe = load(model, device, classes=SD)
+    where = str(pipe.device)
+    captioner = load_captioner(device=where)
+    sets = Sets(plan, cache_folder(out, "pairs", pipe, captioner, plan.pairs, plan.extra, PAIR_STEPS), pipe, progress)
     if only_pairs:
         sets.render(shard)
         return {"bench": "invert", "pairs": str(sets.folder)}, f"pairs are in {sets.folder}"
+    embed, clip = load_sentence(device=where), load_clip(device=where)
     cache = cache_folder(out, "invert", pipe, captioner, clip, replace(plan, kinds=(), seeds=0))
     if shard is not None:
         for trial in share_of(trials(plan), shard):
             answers_of(trial, sets, cache)
         return {"bench": "invert", "shard": list(shard)}, f"every {shard[1]}. predictor is in {cache}"
     answers = _baselines(sets, embed, clip) | {t.name: answers_of(t, sets, cache) for t in trials(plan)}
-    refused = _combine(answers, sets, plan)
+    refused, weights, chosen = _combine(answers, sets, plan)
     whole = [Trial(k, WHOLE) for k in plan.kinds]
-    inverter = Inverter([trained(t, sets, cache) for t in whole], [t.settings for t in whole], sets.vocabulary, captioner=captioner)
+    inverter = Inverter([trained(t, sets, cache) for t in whole], [t.settings for t in whole], sets.vocabulary, weights[WEIGHTED + ENSEMBLE], captioner)
     inverter.save_pretrained(cache / "inverter")
     readers = {"full system": inverter}
     if model is None and EMBEDDED.is_dir():
-        readers[EMBEDDED_ROW] = shipped = Inverter.from_pretrained()
+        readers[EMBEDDED_ROW] = shipped = Inverter.from_pretrained(device=where)
         answers[EMBEDDED_ROW] = {
             name: ensemble([predict(p, part)[0] for p in shipped.predictors], shipped.weights) for name, part in sets.parts.items()
         }
-    fast = readers.get(EMBEDDED_ROW) or Inverter([inverter.predictors[-1]], [inverter.kinds[-1]], sets.vocabulary)
     data = {
         "bench": "invert",
         "quick": quick,
+        "device": device_name(where),
         "pairs": len(sets.all["pairs"]),
         "pair_steps": PAIR_STEPS,
         "split": {"train": len(sets.train), "validation": len(sets.parts["validation"]), "test": len(sets.parts["test"]), "similar": SIMILAR},
@@ -271,10 +282,11 @@ def main(
         "steps": plan.steps,
         "batch_size": plan.batch_size,
         "full": FULL_ROW,
+        "weights": {name: dict(zip(plan.kinds, (round(w, 3) for w in found), strict=True)) for name, found in weights.items()},
+        "chosen": chosen,
         "rows": [_row(name, found, sets, refused.get(name), answers[FULL_ROW]) for name, found in answers.items()],
         "effects": effects(answers, sets, plan),
         "readable": {n: _readable(i, sets.parts["test"], plan.readable, captioner, embed) for n, i in readers.items()},
-        "speed": _speed(fast, sets.parts["renders"], captioner, embed),
     }
     return _write(out, "invert-quick" if quick else "invert", data)
 
@@ -293,7 +305,7 @@ def _baselines(sets: Sets, embed: Any, clip: Any) -> dict[str, Answers]:
 
     @torch.no_grad()
     def features(part: PairSet) -> torch.Tensor:
-        return torch.cat([clip.image_features(part.pixels(range(i, min(len(part), i + 256)))) for i in range(0, len(part), 256)])
+        return torch.cat([clip.image_features(p.to(sets.device)).cpu() for p in _pixels(part)])
 
     known = features(sets.train)
     nearest = {}
@@ -303,19 +315,24 @@ def _baselines(sets: Sets, embed: Any, clip: Any) -> dict[str, Answers]:
         nearest[name] = sets.train.targets[index]
     return {
         "mean embedding": {d: mean.expand(len(sets.parts[d]), -1) for d in DOMAINS},
-        "caption -> embedding": {d: embed([c or " " for c in sets.parts[d].captions]) for d in DOMAINS},
+        "caption -> embedding": {d: embed([c or " " for c in sets.parts[d].captions]).cpu() for d in DOMAINS},
         "CLIP nearest neighbour": nearest,
         **{f"linear probe, {kind}": _probe(kind, sets) for kind in PROBED},
     }
 
 
+def _pixels(part: PairSet, size: int = 256) -> Iterator[torch.Tensor]:
+    """All pictures, a batch [B,3,S,S] at a time."""
+    return (part.pixels(range(i, min(len(part), i + size))) for i in range(0, len(part), size))
+
+
 @torch.no_grad()
 def _probe(kind: str, sets: Sets) -> Answers:
     """Ridge regression from a tower's features as they are, its penalty chosen on the validation split."""
-    tower = build(PredictorConfig(kind=kind), 0).tower.eval()
+    tower = build(PredictorConfig(kind=kind), 0).tower.eval().to(sets.device)
 
     def features(part: PairSet) -> torch.Tensor:
-        return torch.cat([tower(part.pixels(range(i, min(len(part), i + 256)))) for i in range(0, len(part), 256)])
+        return torch.cat([tower(p.to(sets.device)).cpu() for p in _pixels(part)])
 
     known, own = features(sets.train), {name: features(part) for name, part in sets.parts.items()}
     truth = sets.parts["validation"].targets
@@ -332,21 +349,35 @@ def ridge(known: torch.Tensor, targets: torch.Tensor, own: dict[str, torch.Tenso
     return {name: F.normalize(((v - mean) / spread).double() @ weights + bias, dim=-1).float() for name, v in own.items()}
 
 
-def _combine(answers: dict[str, Answers], sets: Sets, plan: Plan) -> dict[str, dict[str, str]]:
-    """Add the ensembles and the second levels to `answers`; for each second level the domains where it refused, and why."""
+def _combine(answers: dict[str, Answers], sets: Sets, plan: Plan) -> tuple[dict[str, dict[str, str]], dict[str, list[float]], dict[str, str]]:
+    """Add the ensembles and the second levels to `answers`.
+
+    Returns:
+        for each second level the domains where it refused, and why; the fitted weights of each ensemble, one for each kind; of each kind
+        the variant that is best on the validation split.
+    """
     refused: dict[str, dict[str, str]] = {}
+    weights: dict[str, list[float]] = {}
+    truth = sets.parts["validation"].targets
 
     def second(name: str) -> None:
         answers[name + DAKL], refused[name + DAKL] = _second_level(answers[name], sets)
+
+    def weighted(name: str, members: Sequence[Answers]) -> None:
+        weights[name] = ensemble_weights([m["validation"] for m in members], truth)
+        answers[name] = {part: ensemble([m[part] for m in members], weights[name]) for part in PARTS}
 
     for kind in plan.kinds:
         second(Trial(kind, WHOLE).name)
     for name, variant, seed in ((PLAIN_ENSEMBLE, PLAIN, 0), *((_of_seed(ENSEMBLE, s), WHOLE, s) for s in range(plan.seeds))):
         members = [answers[Trial(k, variant, seed).name] for k in plan.kinds]
         answers[name] = {part: ensemble([m[part] for m in members]) for part in PARTS}
+        weighted(WEIGHTED + name, members)
         if variant == WHOLE:
-            second(name)
-    return refused
+            second(WEIGHTED + name)
+    best = {k: max((PLAIN, WORDS, WHOLE), key=lambda v: cosine_of(answers[Trial(k, v).name]["validation"], truth)["cosine"]) for k in plan.kinds}
+    weighted(CHOSEN, [answers[Trial(k, v).name] for k, v in best.items()])
+    return refused, weights, best
 
 
 def _of_seed(name: str, seed: int) -> str:
@@ -358,10 +389,8 @@ def _second_level(answers: Answers, sets: Sets) -> tuple[Answers, dict[str, str]
     out, refused = {}, {}
     validation = sets.parts["validation"]
     for domain in DOMAINS:
-        count = min(256, 2 * (min(len(validation), len(answers[domain])) // 4))
         try:
-            level = DomainKernel.fit(answers["validation"], validation.targets, answers[domain], centroids=count)
-            out[domain] = level(answers[domain])
+            out[domain] = DomainKernel.best(answers["validation"], validation.targets, answers[domain])(answers[domain])
         except InputError as error:
             out[domain], refused[domain] = answers[domain], str(error)
     return out, refused
@@ -390,8 +419,9 @@ def effects(answers: dict[str, Answers], sets: Sets, plan: Plan) -> list[dict[st
         "curriculum, over its random order": {k: (whole[k], Trial(k, RANDOM).name) for k in plan.kinds},
         "both and DAKL, over plain": {k: (whole[k] + DAKL, Trial(k, PLAIN).name) for k in plan.kinds},
         "DAKL, over one predictor": {k: (whole[k] + DAKL, whole[k]) for k in plan.kinds},
-        "DAKL, over the ensemble": {"all": (FULL_ROW, ENSEMBLE)},
-        "ensemble, over the ensemble of plain": {"all": (ENSEMBLE, PLAIN_ENSEMBLE)},
+        "fitted weights, over equal ones": {"all": (WEIGHTED + ENSEMBLE, ENSEMBLE)},
+        "DAKL, over the weighted ensemble": {"all": (FULL_ROW, WEIGHTED + ENSEMBLE)},
+        "weighted ensemble, over that of plain": {"all": (WEIGHTED + ENSEMBLE, WEIGHTED + PLAIN_ENSEMBLE)},
     }
     test = sets.parts["test"]
     rows = []
@@ -440,20 +470,6 @@ def _asks_the_same(said: str, true: str) -> bool:
     return a == b
 
 
-def _speed(inverter: Inverter, part: PairSet, captioner: Any, embed: Any) -> dict[str, float]:
-    """Seconds for one image with everything, and images a second in bulk with embedding and words."""
-    images = [Image.fromarray(i.permute(1, 2, 0).numpy()) for i in part.images]
-    invert(images[:2], inverter, captioner=captioner, embed=embed)  # the warm-up
-    began = time.perf_counter()
-    for image in images[:5]:
-        invert(image, inverter, captioner=captioner, embed=embed)
-    one = (time.perf_counter() - began) / len(images[:5])
-    many: Sequence[Image.Image] = (images * (1 + 1000 // len(images)))[:1000]
-    began = time.perf_counter()
-    inverter(many)
-    return {"seconds_one_image": round(one, 4), "images_per_second": round(len(many) / (time.perf_counter() - began), 1)}
-
-
 def _signed(found: dict[str, Any]) -> str:
     return f"{found['mean']:+.4f} [{found['ci95'][0]:+.4f}, {found['ci95'][1]:+.4f}]"
 
@@ -469,7 +485,7 @@ def table(data: dict[str, Any]) -> str:
             f"| {name} | {test['cosine']:.4f} | {test['ci95'][0]:.4f}-{test['ci95'][1]:.4f} | {row['held out']['cosine']:.4f} "
             f"| {row['renders']['cosine']:.4f} | {f1} | {'-' if row['method'] == data['full'] else _signed(row['full_system_over_it'])} |"
         )
-    split, speed = data["split"], data["speed"]
+    split = data["split"]
     changes = ["| part of the method | brings | predictor by predictor |", "|---|---|---|"]
     changes += [
         f"| {e['change']} | {_signed(e)} | " + ", ".join(f"{k} {v['mean']:+.4f}" for k, v in e["kinds"].items()) + " |"
@@ -488,11 +504,12 @@ def table(data: dict[str, Any]) -> str:
         "# Inversion\n\n"
         f"{data['pairs']} pairs rendered by the pipeline in {data['pair_steps']} steps; {split['train']} to train, {split['validation']} "
         f"to validate, {split['test']} to test (no two prompts of two parts with a cosine above {split['similar']}); {data['steps']} steps "
-        f"of {data['batch_size']} a predictor. Mean cosine to the true prompt's embedding; 95 % intervals over the images. "
+        f"of {data['batch_size']} a predictor, on {data['device']}. Mean cosine to the true prompt's embedding; 95 % intervals over the images. "
         "Held out: combinations that no pair has. Renders: drawn scenes instead of generated pictures; their prompts are drawn like those of the pairs, and some are among them.\n\n"
-        + "\n".join(lines) + "\n\nWhat each part brings on the test split, mean over the predictors:\n\n" + "\n".join(changes)
-        + f"\n\nOf {images} test images, judged by the reader and by the true prompt:\n\n" + "\n".join(words) + "\n\n"
-        f"One image takes {speed['seconds_one_image']:.3f} s with everything; in bulk {speed['images_per_second']:.0f} images a second (the network alone, with pictures in memory).\n"
+        + "\n".join(lines) + "\n\nWeights of the ensembles, fitted on the validation split: "
+        + "; ".join(f"{name}: {', '.join(f'{k} {w:g}' for k, w in found.items())}" for name, found in data["weights"].items())
+        + f". Best on validation: {', '.join(f'{k} {v}' for k, v in data['chosen'].items())}.\n\nWhat each part brings on the test split, mean over the predictors:\n\n" + "\n".join(changes)
+        + f"\n\nOf {images} test images, judged by the reader and by the true prompt:\n\n" + "\n".join(words) + "\n"
     )  # fmt: skip
 
 

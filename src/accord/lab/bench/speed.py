@@ -34,7 +34,7 @@ from tqdm.auto import tqdm
 
 from accord.diffusion.attention import attention_hook, grid_of
 from accord.diffusion.loop import BeforeStep, run, sample
-from accord.diffusion.pipelines import EMBEDDED, sample_size
+from accord.diffusion.pipelines import EMBEDDED, device_name, sample_size
 from accord.lab.recipes.denoiser import build, scheduler
 from accord.methods.realign.config import RealignConfig
 from accord.methods.realign.equations import attend, augment, modulated_logits, modulation_strength
@@ -536,7 +536,7 @@ def main(
     device, out, todo = _device(device), check_writable(Path(out)), QUICK if quick else FULL
     data = {
         "torch": torch.__version__,
-        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
+        "device": device_name(device),
         "threads": torch.get_num_threads(),
         "quick": quick,
         "networks": [network_row(size, device, progress) for size in todo.networks],

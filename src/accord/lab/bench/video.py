@@ -6,6 +6,7 @@ import io
 import json
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from tqdm.auto import tqdm
 from accord.data.shards import share_of
 from accord.data.video import Clip, read_clip, write_clip
 from accord.diffusion.loop import decode
-from accord.diffusion.pipelines import SD, Pipeline, load
+from accord.diffusion.pipelines import SD, Pipeline, device_name, load
 from accord.lab.bench.cache import cache_folder, slug
 from accord.lab.bench.scenes import bootstrap
 from accord.lab.scenes.ask import ask_of, check
@@ -160,7 +161,7 @@ class Run:
         if not all(p.is_file() and (p.with_suffix("").is_dir() or self.finished(cache)) for p in saved.values()):
             for name, cost, result in run_task(pipe, self.task, replace(self.config, seed=self.seed), self.ways):
                 write_clip(saved[name].with_suffix(""), result.frames, result.fps)
-                write_file(saved[name], json.dumps(cost | measures(self.task, result.frames, clip)).encode())
+                write_file(saved[name], json.dumps({"device": device_name(str(pipe.device))} | cost | measures(self.task, result.frames, clip)).encode())
         elif not self.finished(cache):
             for path in saved.values():
                 frames = read_clip(path.with_suffix("")).frames
@@ -171,6 +172,7 @@ def main(
     out: Path,
     quick: bool = False,
     model: str | None = None,
+    device: str | None = None,
     progress: bool = True,
     count: int | None = None,
     seeds: int | None = None,
@@ -183,6 +185,7 @@ def main(
     Edits whose measures are there already are taken over if they were made with the same models and knobs.
 
     Args:
+        device: CUDA if there is one, if None. The column of time is of the device that made most edits.
         count: edits; 40 if None (4 with `quick`).
         seeds: of tuning and sampling; 3 if None (1 with `quick`).
         shard: (i, n): only every n-th edit from the i-th on, into the cache alone; a call without takes them from there.
@@ -197,7 +200,8 @@ def main(
             raise InputError(f"{name} must be at least 1, not {number}")
     check_writable(out)
     stem = "video-quick" if quick else "video"
-    pipe, clip = load(model, classes=SD), load_clip()
+    pipe = load(model, device, classes=SD)
+    clip = load_clip(device=str(pipe.device))
     cache = cache_folder(out, stem, pipe, METHODS)
     measured = out / f"{stem}-edits.jsonl"
     put_back(measured, cache)
@@ -216,6 +220,7 @@ def main(
     for run in (r for runs in edits for r in runs):
         for name, path in run.saved(cache).items():
             records[name].append(_row(path))
+    device = timed_on(records)
     first: dict[int, list[Path]] = {}  # of each edit the first seed whose clips are there (of what was put back they are not)
     for runs in edits:
         clips = [p.with_suffix("") for r in runs for p in r.saved(cache).values()]
@@ -228,6 +233,7 @@ def main(
         "quick": quick,
         "edits": len({runs[0].task.number for runs in edits}),
         "seeds": sorted({runs[0].seed for runs in edits}),
+        "device": device,
         "rows": [{"method": n, **{m: _mean(records[n], m) for m in (*MEASURES, "reconstruction_psnr")}} for n in NAMES],
         "parts": {part: {n: {m: _mean(rows, m) for m in ("right", "track_error")} for n, rows in of.items()} for part, of in _parts(records).items()},
         "differences": [
@@ -266,6 +272,15 @@ def put_back(measured: Path, cache: Path) -> None:
             write_file(path, json.dumps(row).encode())
 
 
+def timed_on(records: dict[str, list[dict[str, Any]]]) -> str:
+    """The device that made most edits; the time of those made elsewhere is taken out. Rows that name none are of the CPU."""
+    every = [r for rows in records.values() for r in rows]
+    device: str = Counter(r.get("device", "cpu") for r in every).most_common(1)[0][0]
+    for row in every:
+        row["seconds"] = row["seconds"] if row.get("device", "cpu") == device else None
+    return device
+
+
 def _less(rows: list[dict[str, Any]], others: list[dict[str, Any]], measure: str) -> list[dict[str, Any]]:
     """What one method has more than another, edit by edit; both made the same edits in the same order."""
     return [
@@ -300,7 +315,7 @@ def table(data: dict[str, Any]) -> str:
     for row in data["rows"]:
         cells = [f"{row[m]['mean']:.3g} [{row[m]['ci95'][0]:.3g}, {row[m]['ci95'][1]:.3g}]" for m in (*MEASURES, "reconstruction_psnr")]
         lines.append(f"| {row['method']} | " + " | ".join(cells) + " |")
-    text = f"# Editing lab clips\n\n{data['edits']} edits, seeds {data['seeds']}, judged by the reader; mean [95 %]. The ground's PSNR is of edits that leave it; PSNRs are capped at 60 dB.\n\n" + "\n".join(lines) + "\n\n"
+    text = f"# Editing lab clips\n\n{data['edits']} edits, seeds {data['seeds']}, judged by the reader; mean [95 %]; time on {data['device']}. The ground's PSNR is of edits that leave it; PSNRs are capped at 60 dB.\n\n" + "\n".join(lines) + "\n\n"
     parts = data["parts"]
     text += "Frames right and track error in px, by what is changed and by length:\n\n| method | " + " | ".join(parts) + " |\n" + "|---" * (1 + len(parts)) + "|\n"
     for name in NAMES:

@@ -29,7 +29,7 @@ from accord.lab.scenes.grammar import FULL, Saying, caption
 from accord.lab.scenes.lexicon import IMAGE_SIZE, SIZES
 from accord.lab.scenes.render import render, silhouette
 from accord.lab.scenes.scene import Scene, sample_scene
-from accord.training.checkpoints import replace_file
+from accord.outputs import replace_file
 from accord.training.fingerprint import fingerprint
 from accord.training.loop import LoopConfig, Run, computes_bf16
 

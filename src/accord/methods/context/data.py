@@ -17,7 +17,7 @@ from accord.data.images import fit, to_tensor
 from accord.diffusion.loop import encode
 from accord.diffusion.pipelines import Pipeline, sample_size
 from accord.methods.context.train import Draw
-from accord.training.checkpoints import replace_file
+from accord.outputs import replace_file
 from accord.training.fingerprint import fingerprint
 from accord.training.processes import Processes
 from accord.types import InputError

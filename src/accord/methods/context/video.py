@@ -46,8 +46,7 @@ from accord.methods.context.network import RelationalNetwork
 from accord.methods.context.pipeline import new_relation, relation_of
 from accord.methods.context.schedulers import ContextDDIMScheduler
 from accord.methods.context.train import guess_x0
-from accord.outputs import write_file
-from accord.training.checkpoints import replace_file
+from accord.outputs import replace_file, write_file
 from accord.training.claim import claim
 from accord.training.fingerprint import fingerprint
 from accord.training.loop import LoopConfig, Run

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from accord.data.images import open_image
@@ -26,8 +25,6 @@ from accord.training.fingerprint import fingerprint
 from accord.types import InputError
 
 CHUNK, CHUNK_PIXELS = 64, 100_000_000  # pictures that are held at once, each at its full size
-CENTROIDS = 256
-HELD_BACK = 5  # every fifth labelled pair shows whether a second level helps
 
 Labelled = tuple[torch.Tensor, torch.Tensor]  # predictions [N,E] and true embeddings [N,E] of images that were not trained on
 
@@ -107,7 +104,7 @@ def invert_files(
         found = [inverter(images)[0] for _, images in tqdm(_chunks(mine, []), desc="look", disable=not progress)]
         if not found:
             raise InputError("no picture can be read, so there is nothing to adapt to; check the paths")
-        inverter = replace(inverter, kernel=second_level(labelled, torch.cat(found)))
+        inverter = replace(inverter, kernel=DomainKernel.best(*labelled, torch.cat(found)))
     rows: list[dict[str, Any]] = []
     skipped: list[dict[str, str]] = []
     with tqdm(total=len(mine), desc="invert", disable=not progress) as bar:
@@ -122,31 +119,6 @@ def invert_files(
     write_file(kept, (json.dumps(made, indent=1) + "\n").encode())
     write_file(target, table_bytes(rows, target.suffix.lower()))
     return {"out": str(target), "images": len(rows), "skipped": skipped, "done_before": False}
-
-
-def second_level(labelled: Labelled, own: torch.Tensor) -> DomainKernel:
-    """DAKL fitted on labelled predictions and the pictures' own [M,E].
-
-    Raises:
-        InputError: if it would harm: fitted without every fifth labelled pair, it is worse on those than no second level.
-    """
-    predictions, answers = labelled
-    back = torch.arange(len(predictions)) % HELD_BACK == 0
-    fewer = predictions[~back], answers[~back]
-    if len(fewer[0]) < 2 or len(own) < 2:
-        raise InputError(f"{len(predictions)} labelled pairs and {len(own)} pictures are too few to adapt with; give more, or leave --adapt out")
-
-    def fit(predictions: torch.Tensor, answers: torch.Tensor) -> DomainKernel:
-        return DomainKernel.fit(predictions, answers, own, min(CENTROIDS, 2 * min(len(predictions), len(own))))
-
-    first = float(F.cosine_similarity(predictions[back], answers[back]).mean())
-    second = float(F.cosine_similarity(fit(*fewer)(predictions[back]), answers[back]).mean())
-    if second < first:
-        raise InputError(
-            f"with {len(predictions)} labelled pairs the second level would harm (cosine {second:.3f} after it, {first:.3f} before, on every fifth "
-            "of them kept back); give more, or leave --adapt out"
-        )
-    return fit(predictions, answers)
 
 
 def _chunks(paths: Sequence[Path], skipped: list[dict[str, str]]) -> Iterator[tuple[list[Path], list[Image.Image]]]:

@@ -14,8 +14,8 @@ from tqdm.auto import tqdm
 
 from accord.data.images import fit, open_image, to_tensor
 from accord.data.pairs import PairsFile
+from accord.outputs import replace_file
 from accord.rewards.captioners import Captioner
-from accord.training.checkpoints import replace_file
 from accord.types import InputError, Pair
 
 Embed = Callable[[list[str]], torch.Tensor]

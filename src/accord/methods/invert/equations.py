@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import torch
+from scipy.optimize import nnls
 from torch.nn import functional as F
 
 BLOCK = 512  # rows of a symmetric matrix that are made at once
@@ -58,6 +59,21 @@ def ensemble(predictions: Sequence[torch.Tensor], weights: Sequence[float] | Non
         raise ValueError(f"weights {weights} must not be negative and must not all be zero")
     total = sum(w * F.normalize(p.float(), dim=-1) for w, p in zip(weights, predictions, strict=True))
     return F.normalize(torch.as_tensor(total), dim=-1)
+
+
+def ensemble_weights(predictions: Sequence[torch.Tensor], target: torch.Tensor) -> list[float]:
+    """Weights of `ensemble`, fitted on predictions [N,D] of pairs that no predictor was trained on: the w >= 0 of least
+    mean |sum_k w_k y^_k - y|^2, scaled to sum to 1 (of this project; the paper averages). Equal ones if none is above zero.
+    """
+    unit = torch.stack([F.normalize(p, dim=-1) for p in predictions]).double().cpu()  # [K,N,D]
+    gram = torch.einsum("knd,lnd->kl", unit, unit) / unit.shape[1]
+    gram += 1e-6 * torch.eye(len(unit))  # twins share their weight
+    known = torch.einsum("knd,nd->k", unit, F.normalize(target, dim=-1).double().cpu()) / unit.shape[1]
+    # |L^T w - L^-1 known|^2 has the same least w, as a system of K rows instead of N D
+    lower = torch.linalg.cholesky(gram)
+    found, _ = nnls(lower.T.numpy(), torch.linalg.solve_triangular(lower, known[:, None], upper=False)[:, 0].numpy())
+    total = float(found.sum())
+    return [float(w) / total for w in found] if total > 0 else [1 / len(unit)] * len(unit)
 
 
 # --- domain-adaptive kernel learning ----------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from accord.data.pair_folders import stream_pairs
 from accord.data.pairs import PairsFile
 from accord.methods.invert.config import InvertTrainConfig, PredictorConfig
 from accord.methods.invert.data import Embed, PairSet, load_pairs
-from accord.methods.invert.equations import ensemble
+from accord.methods.invert.equations import ensemble, ensemble_weights
 from accord.methods.invert.inverter import Inverter, check_weights
 from accord.methods.invert.predictors import LAB_SIDE, tower_side
 from accord.methods.invert.split import SIMILAR, Split, group_near_duplicates, split_groups
@@ -50,7 +50,7 @@ def train_inverter(
     Args:
         pairs: folder or file, see `stream_pairs`.
         kinds: one config a predictor.
-        weights: of the ensemble; equal if None.
+        weights: of the ensemble; fitted on the validation split if None.
         similar: cosine above which two prompts may not be in two parts of the split.
         limit: read at most so many pairs.
         other: pairs of another domain, on which the report measures too.
@@ -85,9 +85,11 @@ def train_inverter(
     predictors = [
         train_predictor(kind, train, vocabulary, folder / "runs" / f"{i}-{kind.kind}", config, device) for i, kind in enumerate(kinds)
     ]
+    answers = [{name: predict(p, part, batch_size=config.batch_size) for name, part in parts.items()} for p in predictors]
+    if weights is None and len(kinds) > 1:
+        weights = [round(w, 4) for w in ensemble_weights([a["validation"][0] for a in answers], validation.targets)]
     inverter = Inverter(predictors, list(kinds), vocabulary, list(weights) if weights is not None else None, told, lab=lab)
     inverter.save_pretrained(folder / "inverter")
-    answers = [{name: predict(p, part, batch_size=config.batch_size) for name, part in parts.items()} for p in predictors]
     report: dict[str, Any] = {
         "pairs": len(split.train) + len(split.validation) + len(split.test),
         "skipped": len(skipped.skipped),
@@ -99,6 +101,7 @@ def train_inverter(
         ],
     }
     if len(kinds) > 1:
+        report["weights"] = inverter.weights
         report["ensemble"] = {
             name: measure(part, ensemble([a[name][0] for a in answers], weights), None, vocabulary) for name, part in parts.items()
         }

@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,8 @@ from accord.methods.invert.equations import ensemble
 from accord.methods.invert.kernel import DomainKernel
 from accord.methods.invert.predictors import Predictor, VisionTower, build
 from accord.methods.invert.vocabulary import Vocabulary
+from accord.outputs import replace_file
 from accord.rewards.captioners import Captioner, load_captioner
-from accord.training.checkpoints import replace_file
 from accord.types import InputError, reason_of
 
 EMBEDDED = Path(__file__).parents[2] / "lab" / "models" / "inverter"
@@ -123,7 +124,7 @@ class Inverter:
         rows = []
         for i, (predictor, kind) in enumerate(zip(self.predictors, self.kinds, strict=True)):
             state = {k: v.half().cpu().contiguous() for k, v in predictor.state_dict().items() if not k.startswith(_OUTSIDE)}
-            replace_file(folder / f"predictor-{i}.safetensors", lambda p, s=state: save_file(s, p))
+            replace_file(folder / f"predictor-{i}.safetensors", partial(save_file, state))
             rows.append({**asdict(kind), "architecture": _architecture(predictor), "vocabulary": predictor.words is not None})
         config = {"embedding": self.embedding, "predictors": rows, "weights": self.weights, "captioner": self.captioner_id, "lab": self.lab}
         replace_file(folder / "vocabulary.txt", lambda p: p.write_text("\n".join(self.vocabulary.words) + "\n", encoding="utf8"))

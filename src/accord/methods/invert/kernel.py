@@ -11,24 +11,30 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 
 from accord.methods.invert.equations import kernel_rows, kernel_spread, ridge, spherical_kmeans
+from accord.methods.invert.split import group_near_duplicates
 from accord.types import InputError
 
 CHUNK = 8192
 LEAST_SPREAD = 1e-3
+GAMMAS, PENALTIES = (1.0, 10.0), (1e-4, 1e-3, 1e-2, 1e-1)  # tried by `best`
+NEAR = 0.98  # cosine above which answers are of near-duplicate prompts, which are kept back together or not at all
+KEPT_BACK = 5  # every fifth group of them
+MOST = 10_000  # labelled rows that `best` looks at
 
 
 @dataclass(frozen=True)
 class DomainKernel:
-    """A fitted second level."""
+    """A fitted second level: y^ + W [y^, kernel row of y^] + b, normalised. It corrects, so that a heavy penalty leaves the first level."""
 
     centroids: torch.Tensor  # [K,D]
     gamma: float
-    weights: torch.Tensor  # [D+K,E]
-    intercept: torch.Tensor  # [E]
+    weights: torch.Tensor  # [D+K,D]
+    intercept: torch.Tensor  # [D]
 
     @classmethod
     def fit(
@@ -45,15 +51,18 @@ class DomainKernel:
 
         Args:
             source: predictions [N,D] of the labelled set.
-            answers: true embeddings [N,E].
+            answers: true embeddings [N,D].
             target: predictions [M,D] of the target set.
             centroids: how many in all, half from each domain.
             gamma: of the kernel exp(-gamma (1 - cos) / 2).
             penalty: of the ridge.
 
         Raises:
-            InputError: if there are too few rows, or the kernel is degenerate (its off-diagonal entries do not differ).
+            InputError: if there are too few rows, answers of another size, or the kernel is degenerate (its off-diagonal entries do
+                not differ).
         """
+        if source.shape != answers.shape:
+            raise InputError(f"predictions of shape {tuple(source.shape)} cannot be corrected to answers of shape {tuple(answers.shape)}; give those of one embedder")
         half = centroids // 2
         if half < 1 or half > min(len(source), len(target)):
             raise InputError(f"{centroids} centroids need {half} rows in each domain; there are {len(source)} and {len(target)}")
@@ -68,17 +77,48 @@ class DomainKernel:
         def chunks() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
             for start in range(0, len(source), CHUNK):
                 rows = slice(start, start + CHUNK)
-                yield features(source[rows], found, gamma), answers[rows]
+                yield features(source[rows], found, gamma), answers[rows] - F.normalize(source[rows].float(), dim=-1)
 
         weights, intercept = ridge(chunks(), penalty)
         return cls(found, gamma, weights, intercept)
 
+    @classmethod
+    def best(cls, source: torch.Tensor, answers: torch.Tensor, target: torch.Tensor, centroids: int = 256, seed: int = 0) -> DomainKernel:
+        """`fit` with that gamma and penalty which serve best on every fifth group of near-duplicate answers, kept back.
+
+        Kept back pair by pair, prompts would be in both halves, and a level that has learnt them by heart would look like one that helps.
+
+        Raises:
+            InputError: as `fit`, and if with none of them it is better there than no second level.
+        """
+        looked, told = source[:MOST], answers[:MOST]
+        _, group = np.unique(group_near_duplicates(told, NEAR), return_inverse=True)
+        order = np.random.default_rng(seed).permutation(group.max() + 1)
+        back = torch.from_numpy(np.isin(group, order[: max(1, len(order) // KEPT_BACK)]))
+        if min(int((~back).sum()), len(target)) < 2:
+            raise InputError(f"{len(source)} labelled pairs and {len(target)} pictures are too few to adapt with; give more, or do without a second level")
+        few = min(centroids, 2 * min(int((~back).sum()), len(target)))
+        first = float(F.cosine_similarity(looked[back], told[back]).mean())
+        found: dict[tuple[float, float], float] = {}
+        for gamma in GAMMAS:
+            for penalty in PENALTIES:
+                level = cls.fit(looked[~back], told[~back], target, few, gamma, penalty, seed)
+                found[gamma, penalty] = float(F.cosine_similarity(level(looked[back]), told[back]).mean())
+        knobs = max(found, key=lambda k: found[k])
+        if found[knobs] <= first:
+            raise InputError(
+                f"with {len(source)} labelled pairs the second level would harm (cosine {found[knobs]:.4f} after it, {first:.4f} before, on those "
+                "of every fifth prompt, kept back); give more, or do without it"
+            )
+        return cls.fit(source, answers, target, min(centroids, 2 * min(len(source), len(target))), *knobs, seed)
+
     def __call__(self, predictions: torch.Tensor) -> torch.Tensor:
-        """Predictions [N,D] to better ones, unit vectors [N,E]."""
+        """Predictions [N,D] to better ones, unit vectors [N,D]."""
         out = torch.empty(len(predictions), self.weights.shape[1])  # filled in place: a million rows of 384 are 1.4 GiB
         for i in range(0, len(predictions), CHUNK):
-            part = features(predictions[i : i + CHUNK], self.centroids, self.gamma) @ self.weights + self.intercept
-            out[i : i + CHUNK] = F.normalize(part, dim=-1)
+            part = predictions[i : i + CHUNK].float()
+            seen = features(part, self.centroids, self.gamma)
+            out[i : i + CHUNK] = F.normalize(F.normalize(part, dim=-1) + seen @ self.weights + self.intercept, dim=-1)
         return out
 
 

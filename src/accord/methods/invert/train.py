@@ -16,7 +16,7 @@ from accord.methods.invert.equations import curriculum_prefix, joint_loss
 from accord.methods.invert.predictors import Predictor, build
 from accord.methods.invert.split import group_near_duplicates
 from accord.methods.invert.vocabulary import Vocabulary
-from accord.training.checkpoints import replace_file
+from accord.outputs import replace_file
 from accord.training.claim import claim
 from accord.training.fingerprint import fingerprint
 from accord.training.loop import LoopConfig, Run

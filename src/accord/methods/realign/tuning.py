@@ -42,10 +42,9 @@ from accord.diffusion.state import frozen
 from accord.methods.realign.card import report_of, write_card
 from accord.methods.realign.config import TuneConfig
 from accord.methods.realign.strategies import NEEDS_GRADIENT, STRATEGIES, Batch
-from accord.outputs import write_file
+from accord.outputs import replace_file, write_file
 from accord.rewards.rewards import Composed, Reward, check_gradient
 from accord.training.board import Board
-from accord.training.checkpoints import replace_file
 from accord.training.claim import claim
 from accord.training.fingerprint import fingerprint
 from accord.training.guard import Guard, GuardConfig
