@@ -524,7 +524,7 @@ def _plot(data: dict[str, Any]) -> bytes:
     high = [r["test"]["ci95"][1] - r["test"]["cosine"] for r in rows]
     axis.barh(range(len(rows)), values, xerr=[low, high], color="#4c78a8", ecolor="black", capsize=2)
     axis.set_yticks(range(len(rows)), [r["method"] for r in rows], fontsize=7)
-    axis.invert_yaxis()
+    axis.set_ylim(len(rows) - 0.4, -0.6)
     axis.set(xlabel="mean cosine on the test split", xlim=(max(0.0, min(values) - 0.05), 1))
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
