@@ -231,6 +231,9 @@ def train_inverter_command(
         progress=not as_json, captioner=load_captioner(captioner, where) if whites and caption else None,
     )  # fmt: skip
     lines = [f"{p['kind']}: cosine {p['test']['cosine']:.4f} on {report['split']['test']} test images" for p in report["predictors"]]
+    if "ensemble" in report:
+        shares = ", ".join(f"{k.kind} {w:g}" for k, w in zip(kinds, report["weights"], strict=True))
+        lines.append(f"ensemble: cosine {report['ensemble']['test']['cosine']:.4f}, weights {shares}")
     emit(as_json, {**report, "out": str(out)}, "\n".join([*lines, f"inverter: {out / 'inverter'}"]))
 
 
