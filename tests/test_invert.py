@@ -611,6 +611,17 @@ def test_a_second_level_that_has_learnt_prompts_by_heart_is_refused():
         DomainKernel.best(source, answers, source, 100)
 
 
+def test_a_second_level_passes_over_a_degenerate_gamma(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    answers = F.normalize(torch.randn(100, 16, generator=generator), dim=-1)
+    turned = answers @ torch.linalg.qr(torch.randn(16, 16, generator=generator))[0]  # a turn can be learnt
+    monkeypatch.setattr("accord.methods.invert.kernel.GAMMAS", (1e-6, 10.0))
+    assert DomainKernel.best(turned, answers, turned).gamma == 10.0
+    monkeypatch.setattr("accord.methods.invert.kernel.GAMMAS", (1e-6,))
+    with pytest.raises(InputError, match="the kernel is degenerate"):
+        DomainKernel.best(turned, answers, turned)
+
+
 def test_a_second_level_with_a_heavy_penalty_is_the_first():
     generator = torch.Generator().manual_seed(0)
     source, answers = (F.normalize(torch.randn(80, 8, generator=generator), dim=-1) for _ in range(2))

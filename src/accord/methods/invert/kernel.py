@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import torch
@@ -100,10 +101,16 @@ class DomainKernel:
         few = min(centroids, 2 * min(int((~back).sum()), len(target)))
         first = float(F.cosine_similarity(looked[back], told[back]).mean())
         found: dict[tuple[float, float], float] = {}
-        for gamma in GAMMAS:
-            for penalty in PENALTIES:
+        refused: InputError | None = None
+        for gamma, penalty in product(GAMMAS, PENALTIES):
+            try:
                 level = cls.fit(looked[~back], told[~back], target, few, gamma, penalty, seed)
-                found[gamma, penalty] = float(F.cosine_similarity(level(looked[back]), told[back]).mean())
+            except InputError as error:  # a kernel may be degenerate with one gamma and not with another
+                refused = error
+                continue
+            found[gamma, penalty] = float(F.cosine_similarity(level(looked[back]), told[back]).mean())
+        if not found and refused is not None:
+            raise refused
         knobs = max(found, key=lambda k: found[k])
         if found[knobs] <= first:
             raise InputError(
