@@ -115,8 +115,8 @@ def test_the_hacking_bench_runs_whole(tmp_path):
 def test_the_speed_bench_of_inversion_runs_whole(tmp_path):
     data, text = bench_invert_speed.main(tmp_path, device="cpu", quick=True)
     assert {p.name for p in tmp_path.iterdir()} == {"invert-speed-quick.json", "invert-speed-quick.md"}
-    assert data["one_image"]["median"] <= data["one_image"]["slowest"] and "embedded (blip), cpu" in text
-    assert data["images_per_second"]["files to a table"] < data["images_per_second"]["network alone"]
+    assert json.loads((tmp_path / "invert-speed-quick.json").read_text()) == data and "embedded (blip), cpu" in text
+    assert all(f"| {v:.0f} images a second |" in text for v in data["images_per_second"].values()) and "| 64 PNG files" in text
 
 
 @pytest.mark.slow

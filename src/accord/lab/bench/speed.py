@@ -34,7 +34,7 @@ from tqdm.auto import tqdm
 
 from accord.diffusion.attention import attention_hook, grid_of
 from accord.diffusion.loop import BeforeStep, run, sample
-from accord.diffusion.pipelines import EMBEDDED, device_name, sample_size
+from accord.diffusion.pipelines import EMBEDDED, check_device, default_device, device_name, sample_size
 from accord.lab.recipes.denoiser import build, scheduler
 from accord.methods.realign.config import RealignConfig
 from accord.methods.realign.equations import attend, augment, modulated_logits, modulation_strength
@@ -515,16 +515,6 @@ def plot(data: dict[str, Any]) -> bytes:
     return buffer.getvalue()
 
 
-def _device(device: str | None) -> str:
-    """Raises InputError for a device that is not there."""
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
-        raise InputError(f"device {device!r} is not available here; use --device cpu") from error
-    return device
-
-
 def main(
     device: str | None = None, out: Path = Path("docs/bench"), quick: bool = False, progress: bool = True
 ) -> tuple[dict[str, Any], str]:
@@ -533,7 +523,9 @@ def main(
     Raises:
         InputError: for a device or a folder that cannot be used, or if the memory is not enough.
     """
-    device, out, todo = _device(device), check_writable(Path(out)), QUICK if quick else FULL
+    device = device or default_device()
+    check_device(device)
+    out, todo = check_writable(Path(out)), QUICK if quick else FULL
     data = {
         "torch": torch.__version__,
         "device": device_name(device),

@@ -64,10 +64,11 @@ class DomainKernel:
         """
         if source.shape != answers.shape:
             raise InputError(f"predictions of shape {tuple(source.shape)} cannot be corrected to answers of shape {tuple(answers.shape)}; give those of one embedder")
-        half = centroids // 2
-        if half < 1 or half > min(len(source), len(target)):
-            raise InputError(f"{centroids} centroids need {half} rows in each domain; there are {len(source)} and {len(target)}")
-        found = torch.cat([spherical_kmeans(source, half, seed=seed), spherical_kmeans(target, half, seed=seed + 1)])
+        return cls._fit(_centroids(source, target, centroids, seed), source, answers, gamma, penalty)
+
+    @classmethod
+    def _fit(cls, found: torch.Tensor, source: torch.Tensor, answers: torch.Tensor, gamma: float, penalty: float) -> DomainKernel:
+        """`fit` with the centroids [K,D] at hand."""
         spread = kernel_spread(found, gamma)
         if spread < LEAST_SPREAD:
             raise InputError(
@@ -78,7 +79,8 @@ class DomainKernel:
         def chunks() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
             for start in range(0, len(source), CHUNK):
                 rows = slice(start, start + CHUNK)
-                yield features(source[rows], found, gamma), answers[rows] - F.normalize(source[rows].float(), dim=-1)
+                seen = features(source[rows], found, gamma)
+                yield seen, answers[rows] - seen[:, : source.shape[1]]
 
         weights, intercept = ridge(chunks(), penalty)
         return cls(found, gamma, weights, intercept)
@@ -100,11 +102,12 @@ class DomainKernel:
             raise InputError(f"{len(source)} labelled pairs and {len(target)} pictures are too few to adapt with; give more, or do without a second level")
         few = min(centroids, 2 * min(int((~back).sum()), len(target)))
         first = float(F.cosine_similarity(looked[back], told[back]).mean())
+        centres = _centroids(looked[~back], target, few, seed)  # the same for all knobs
         found: dict[tuple[float, float], float] = {}
         refused: InputError | None = None
         for gamma, penalty in product(GAMMAS, PENALTIES):
             try:
-                level = cls.fit(looked[~back], told[~back], target, few, gamma, penalty, seed)
+                level = cls._fit(centres, looked[~back], told[~back], gamma, penalty)
             except InputError as error:  # a kernel may be degenerate with one gamma and not with another
                 refused = error
                 continue
@@ -123,10 +126,17 @@ class DomainKernel:
         """Predictions [N,D] to better ones, unit vectors [N,D]."""
         out = torch.empty(len(predictions), self.weights.shape[1])  # filled in place: a million rows of 384 are 1.4 GiB
         for i in range(0, len(predictions), CHUNK):
-            part = predictions[i : i + CHUNK].float()
-            seen = features(part, self.centroids, self.gamma)
-            out[i : i + CHUNK] = F.normalize(F.normalize(part, dim=-1) + seen @ self.weights + self.intercept, dim=-1)
+            seen = features(predictions[i : i + CHUNK], self.centroids, self.gamma)
+            out[i : i + CHUNK] = F.normalize(seen[:, : out.shape[1]] + seen @ self.weights + self.intercept, dim=-1)
         return out
+
+
+def _centroids(source: torch.Tensor, target: torch.Tensor, count: int, seed: int) -> torch.Tensor:
+    """`count` centroids [K,D], half from each domain."""
+    half = count // 2
+    if half < 1 or half > min(len(source), len(target)):
+        raise InputError(f"{count} centroids need {half} rows in each domain; there are {len(source)} and {len(target)}")
+    return torch.cat([spherical_kmeans(source, half, seed=seed), spherical_kmeans(target, half, seed=seed + 1)])
 
 
 def features(predictions: torch.Tensor, centroids: torch.Tensor, gamma: float) -> torch.Tensor:
