@@ -501,6 +501,10 @@ def test_tuning_learns_and_leaves_the_pipeline_alone(tmp_path):
     longer = VideoEditor(pipe, moving(1, 4).clip, "a red star", replace(QUICK, tune_steps=2, shift="prior"))
     with pytest.raises(InputError, match="was tuned with tune_steps=3, not 2"):
         longer.load(tmp_path / "saved")
+    for name in ("queries.safetensors", "tuned.json"):
+        (tmp_path / "saved" / name).write_bytes(b"[1")
+        with pytest.raises(InputError, match=r"tuned clip in .*saved' cannot be read .*tune it again"):
+            other.load(tmp_path / "saved")
 
 
 def test_an_editor_that_is_tuned_again_is_tuned_whole(tmp_path):

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from diffusers.models.attention_processor import Attention
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
@@ -50,7 +51,7 @@ from accord.outputs import replace_file, write_file
 from accord.training.claim import claim
 from accord.training.fingerprint import fingerprint
 from accord.training.loop import LoopConfig, Run
-from accord.types import InputError, check_numbers
+from accord.types import InputError, check_numbers, reason_of
 
 
 @dataclass(frozen=True)
@@ -246,20 +247,25 @@ class VideoEditor:
         """Read what `save` wrote.
 
         Raises:
-            InputError: if it is not there, or was tuned for another network, prompt or knobs.
+            InputError: if it is not there or damaged, or was tuned for another network, prompt or knobs.
         """
-        folder = Path(folder)
+        folder, device = Path(folder), device_of(self.pipe)
         if not (folder / "tuned.json").is_file():
             raise InputError(f"folder {str(folder)!r} holds no tuned clip; tune one first")
-        tuned = json.loads((folder / "tuned.json").read_text(encoding="utf8"))
-        for name, wanted in self._tuned().items():
-            if tuned.get(name) != wanted:
-                mend = "use the pipeline it was tuned with, with or without an adapter as then" if name == "network" else "give the same, or tune it again"
-                raise InputError(f"the clip in {str(folder)!r} was tuned with {name}={tuned.get(name)!r}, not {wanted!r}; {mend}")
-        self.temporal = TemporalLayers.from_pretrained(folder / "temporal").to(device_of(self.pipe))
-        self.queries = {k: v.to(device_of(self.pipe)) for k, v in load_file(folder / "queries.safetensors").items()}
-        if self.relation is not None:
-            self.relation = RelationalNetwork.from_pretrained(folder / "relation").to(device_of(self.pipe))
+        try:
+            tuned = dict(json.loads((folder / "tuned.json").read_text(encoding="utf8")))
+            for name, wanted in self._tuned().items():
+                if tuned.get(name) != wanted:
+                    mend = "use the pipeline it was tuned with, with or without an adapter as then" if name == "network" else "give the same, or tune it again"
+                    raise InputError(f"the clip in {str(folder)!r} was tuned with {name}={tuned.get(name)!r}, not {wanted!r}; {mend}")
+            temporal = TemporalLayers.from_pretrained(folder / "temporal").to(device)
+            queries = {k: v.to(device) for k, v in load_file(folder / "queries.safetensors").items()}
+            relation = None if self.relation is None else RelationalNetwork.from_pretrained(folder / "relation").to(device)
+        except InputError:
+            raise
+        except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
+            raise InputError(f"the tuned clip in {str(folder)!r} cannot be read ({reason_of(error)}); tune it again") from error
+        self.temporal, self.queries, self.relation = temporal, queries, relation
 
     # --- inversion and editing -----------------------------------------------------------------------------------
     @torch.no_grad()
