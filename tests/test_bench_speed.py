@@ -1,11 +1,13 @@
 """The pieces of `accord bench speed`; nothing here looks at a clock."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from conftest import tiny_pipeline
 
 from accord.diffusion.lora import add_lora
-from accord.lab.bench import speed, speed_tuning
+from accord.lab.bench import speed, speed_large, speed_tuning
 from accord.methods.realign.config import TuneConfig
 from accord.rewards.captioners import load_captioner
 from accord.rewards.rewards import make_rewards
@@ -103,6 +105,41 @@ def test_results_are_written_with_short_numbers(tmp_path, monkeypatch):
 def test_an_unknown_device_is_refused_before_anything_is_measured(tmp_path):
     with pytest.raises(InputError, match=r"device 'nonsense' is unknown; use cpu, cuda or cuda:N"):
         speed.main(device="nonsense", out=tmp_path)
+
+
+# --- real sizes ----------------------------------------------------------------------------------------------------
+SMALL = (
+    {"block_out_channels": (32,) * 4, "attention_head_dim": 2, "cross_attention_dim": 32},
+    {"block_out_channels": (32,) * 3, "attention_head_dim": (2, 4, 4), "cross_attention_dim": 32, "transformer_layers_per_block": 1},
+    {"num_layers": 2, "attention_head_dim": 8, "num_attention_heads": 4, "joint_attention_dim": 32, "caption_projection_dim": 32, "pooled_projection_dim": 16},
+    {"num_layers": 1, "num_single_layers": 1, "num_attention_heads": 2, "joint_attention_dim": 32, "pooled_projection_dim": 16},
+)
+
+
+def test_networks_of_every_class_are_measured_plain_and_modulated(tmp_path):
+    """The published configurations with fewer channels and layers, in float32."""
+    networks = tuple(
+        replace(n, config=n.config | less, side=16, tokens=12, dtype=torch.float32) for n, less in zip(speed_large.NETWORKS, SMALL, strict=True)
+    )
+    data, text = speed_large.main(tmp_path, "cpu", progress=False, networks=networks, repeats=1)
+    assert {p.name for p in tmp_path.iterdir()} == {"speed-large.json", "speed-large.md"}
+    for r in data["rows"]:
+        assert r["finite"] and r["relative_change"] > 1e-3 and r["plain"]["ratio"] == 1 and r["plain"]["peak_mib"] is None
+        assert r["run_ratio"] == pytest.approx(1 + 0.4 * (r["modulated"]["ratio"] - 1), abs=2e-3 * r["modulated"]["ratio"]) and r["name"] in text
+
+
+def test_the_real_sizes_are_the_published_ones():
+    counts = []
+    for n in speed_large.NETWORKS:
+        with torch.device("meta"):
+            counts.append(sum(p.numel() for p in n.kind(**n.config).parameters()))
+    assert counts == [859_520_964, 2_567_463_684, 2_028_328_000, 11_901_408_320]
+
+
+def test_real_sizes_want_a_gpu(tmp_path):
+    with pytest.raises(InputError, match="measured on a GPU"):
+        speed_large.main(tmp_path, "cpu")
+    assert not list(tmp_path.iterdir())
 
 
 # --- tuning --------------------------------------------------------------------------------------------------------

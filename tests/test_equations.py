@@ -135,6 +135,20 @@ def test_logit_range_in_chunks_equals_the_whole():
     assert torch.allclose(high, logits.amax(-1, keepdim=True))
 
 
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_what_all_keys_share_does_not_blur_the_range_in_half_precision(kind):
+    """Logits of about 300 that differ by a few: bfloat16 has only every second number there."""
+    q, k, *_ = setting()
+    q, k = (x.to(kind) for x in (q + 8, k + 12))
+    logits = q.double() @ k.double().transpose(-1, -2) * D**-0.5
+    low, high = logit_range(q, k, D**-0.5)
+    true = logits.amax(-1, keepdim=True) - logits.amin(-1, keepdim=True)
+    assert logits.mean() > 200 and true.mean() < 40
+    assert low.dtype == high.dtype == torch.float32
+    assert ((high - low - true).abs() / true).max() < (0.02 if kind == torch.bfloat16 else 0.003)
+    assert torch.allclose(high.double(), logits.amax(-1, keepdim=True), atol=0.5)
+
+
 def test_gains():
     m = torch.zeros(1, 4, 2)
     m[0, 0, 0] = m[0, 1, 1] = m[0, 2, 1] = 1

@@ -188,12 +188,19 @@ def bench_video(
 def bench_speed(
     quick: Annotated[bool, typer.Option("--quick", help="Fewer repeats and no SD 1.5 size.")] = False,
     tuning: Annotated[bool, typer.Option("--tuning", help="Instead: the cost of reward tuning, strategy by strategy.")] = False,
+    large: Annotated[bool, typer.Option("--large", help="Instead: networks of real size, SD 1.5 to Flux, on a GPU.")] = False,
     device: Device = None,
     out: Out = Path("docs/bench"),
     as_json: AsJson = False,
 ) -> None:
     """Cost of modulated attention beside plain and materialised attention, as ratios of one run."""
     quiet()
+    if large:
+        leave_out("with --large", quick=quick, tuning=tuning)
+        from accord.lab.bench.speed_large import main as large_main
+
+        data, text = large_main(out, device=device, progress=not as_json)
+        return emit(as_json, data, text)
     if tuning:
         leave_out("with --tuning, which is of the CPU", device=device)
         from accord.lab.bench.speed_tuning import main as tuning_main

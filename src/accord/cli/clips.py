@@ -66,12 +66,11 @@ def edit(
     given = {"tune_steps": tune_steps, "learning_rate": learning_rate, "num_inference_steps": steps, "guidance_scale": guidance}
     usual = {} if model is None else STABLE_DIFFUSION
     config = checked(
-        lambda: EditConfig(
-            **usual | {k: v for k, v in given.items() if v is not None}, context=context, strength=strength, injection=injection, hold=hold,
-            window=window, overlap=min(4, window - 1), seed=seed,
-        )
-    )
-    modulate = checked(lambda: modulate_clip(modulation)) if modulation else None
+        EditConfig, {"num_inference_steps": "steps", "guidance_scale": "guidance"},
+        **usual | {k: v for k, v in given.items() if v is not None}, context=context, strength=strength, injection=injection, hold=hold,
+        window=window, overlap=min(4, window - 1), seed=seed,
+    )  # fmt: skip
+    modulate = checked(modulate_clip, weight=modulation) if modulation else None
     if not config.tune_steps:
         leave_out("with --tune-steps 0, which makes nothing to keep", tuned=tuned, learning_rate=learning_rate)
     check_clip_path(out)

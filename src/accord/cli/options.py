@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import sys
 import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 
 from accord.types import InputError
 
+T = TypeVar("T")
 # who judges pictures of a pipeline that is not the lab's, if nobody is named
 HUB_CAPTIONER = "Salesforce/blip2-opt-2.7b"
 HUB_CLIP = "openai/clip-vit-large-patch14"
@@ -78,12 +81,20 @@ def judge_of(named: str | None, model: str | None, hub: str) -> str | None:
     return named or (None if model is None else hub)
 
 
-def checked(make: Any) -> Any:
-    """A config object; its ValueError becomes a clear sentence."""
+def checked(make: Callable[..., T], renamed: Mapping[str, str] | None = None, /, **given: Any) -> T:
+    """What `make(**given)` is, a config as a rule; its ValueError becomes a sentence that names options and not fields.
+
+    Args:
+        renamed: field -> option, where they are called otherwise.
+    """
     try:
-        return make()
+        return make(**given)
     except ValueError as error:
-        raise InputError(str(error)) from error
+        text, renamed = str(error), renamed or {}
+        for name in given:
+            if name in renamed or "_" in name:  # a field of one word is called as its option is
+                text = re.sub(rf"\b{name}\b", "--" + renamed.get(name, name).replace("_", "-"), text)
+        raise InputError(text) from error
 
 
 def leave_out(why: str, **given: Any) -> None:

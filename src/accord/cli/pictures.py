@@ -224,7 +224,7 @@ def realign(
     from accord.outputs import check_writable, words_text
 
     check_writable(out)
-    config = checked(lambda: accord.RealignConfig(rounds=rounds, mode=mode))
+    config = checked(accord.RealignConfig, rounds=rounds, mode=mode)
     pipe = accord.load(model, device, torch_type(dtype), lora, UNETS + JOINT)
     check_repairable(pipe, config)  # before the captioner, which may be large
     for prompt in prompts:

@@ -126,22 +126,22 @@ def train_reward(
     usual: dict[str, Any] = TUNING.get(strategy, {}) if model is None else {"reward_weight": 1.0} if strategy in ("raft", "grpo") else {}
     knobs = {**usual, **{k: v for k, v in given.items() if v is not None}}
     config = checked(
-        lambda: accord.TuneConfig(
-            strategy=strategy,
-            steps=steps,
-            batch_size=batch_size,
-            gradient_accumulation=accumulate,
-            rank=rank,
-            guidance_scale=guidance,
-            pretrain_weight=pretrain_weight,
-            kl_weight=kl_weight,
-            anchors=anchors,
-            eval_every=eval_every,
-            save_every=save_every,
-            gradient_checkpointing=gradient_checkpointing,
-            seed=seed,
-            **knobs,
-        )
+        accord.TuneConfig,
+        {"gradient_accumulation": "accumulate", "guidance_scale": "guidance", "num_inference_steps": "inference_steps"},
+        strategy=strategy,
+        steps=steps,
+        batch_size=batch_size,
+        gradient_accumulation=accumulate,
+        rank=rank,
+        guidance_scale=guidance,
+        pretrain_weight=pretrain_weight,
+        kl_weight=kl_weight,
+        anchors=anchors,
+        eval_every=eval_every,
+        save_every=save_every,
+        gradient_checkpointing=gradient_checkpointing,
+        seed=seed,
+        **knobs,
     )
     if holds_run(out) and not resume:
         raise InputError(f"folder {str(out)!r} holds a run; give --resume to go on with it, or another --out")
@@ -213,13 +213,11 @@ def train_inverter_command(
     from accord.rewards.captioners import load_captioner
 
     where = pick_device(device)
-    kinds = [checked(lambda k=k: PredictorConfig(kind=k.partition("=")[0], model=k.partition("=")[2] or None, caption_conditioned=caption)) for k in kind]
+    kinds = [checked(PredictorConfig, kind=k.partition("=")[0], model=k.partition("=")[2] or None, caption_conditioned=caption) for k in kind]
     config = checked(
-        lambda: InvertTrainConfig(
-            steps=steps, batch_size=batch_size, learning_rate=learning_rate, curriculum=curriculum,
-            vocabulary_weight=vocabulary_weight, vocabulary_size=vocabulary_size, seed=seed,
-        )
-    )
+        InvertTrainConfig, steps=steps, batch_size=batch_size, learning_rate=learning_rate, curriculum=curriculum,
+        vocabulary_weight=vocabulary_weight, vocabulary_size=vocabulary_size, seed=seed,
+    )  # fmt: skip
     whites = [k for k in kinds if k.kind == "unet"]
     if not whites:
         leave_out("without --kind unet", captioner=captioner, no_caption=not caption)
@@ -285,11 +283,9 @@ def train_context_command(
         leave_out("without --pixels", clip=clip)
     given: dict[str, Any] = {k: v for k, v in (("rank", rank), ("estimated_share", estimated_share)) if v is not None}
     config = checked(
-        lambda: ContextTrainConfig(
-            steps=steps, batch_size=batch_size, learning_rate=learning_rate, denoiser=denoiser, shift=shift,
-            gain=gain, share=share, use_image=not text_only, loss=loss, pixels=pixels, save_every=save_every, seed=seed, **given,
-        )
-    )
+        ContextTrainConfig, steps=steps, batch_size=batch_size, learning_rate=learning_rate, denoiser=denoiser, shift=shift,
+        gain=gain, share=share, use_image=not text_only, loss=loss, pixels=pixels, save_every=save_every, seed=seed, **given,
+    )  # fmt: skip
     if fresh and denoiser != "full":
         raise InputError(f"--fresh starts from random weights, which a {denoiser} denoiser never leaves; add --denoiser full")
     if scenes is not None and scenes < 1:

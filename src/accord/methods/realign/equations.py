@@ -20,6 +20,7 @@ import torch
 from torch.nn import functional as F
 
 HALF = (torch.float16, torch.bfloat16)
+ROOM = 2**26  # logits at once on a GPU: 128 MiB in half precision
 
 
 def modulated_logits(logits: torch.Tensor, related: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
@@ -35,21 +36,34 @@ def modulated_logits(logits: torch.Tensor, related: torch.Tensor, alpha: torch.T
 
 
 def logit_range(
-    query: torch.Tensor, key: torch.Tensor, scale: float, chunk: int = 128
+    query: torch.Tensor, key: torch.Tensor, scale: float, chunk: int | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Smallest and largest scaled logit of each query, [..., L, 1] each; never more than [..., chunk, S] at once."""
+    """Smallest and largest scaled logit of each query, [..., L, 1] each; never more than [..., chunk, S] at once.
+
+    Args:
+        chunk: queries at once; if None 128, and on a GPU, where many small kernels would wait for each other, as many as
+            ROOM logits allow.
+    """
+    on_gpu = query.device.type != "cpu"
+    if chunk is None:
+        chunk = max(128, ROOM // max(1, query.shape[:-2].numel() * key.shape[-2])) if on_gpu else 128
+    shift = None
+    if query.dtype in HALF:
+        # in half precision too, as in float32 a GPU takes several times as long. The keys less their mean: a logit that all keys
+        # share does not change which is smallest, and would take the digits of those by which they differ
+        mean = key.float().mean(-2, keepdim=True)
+        shift = (query.float() @ mean.transpose(-1, -2)) * scale
+        query, key, scale = query * scale, (key - mean).to(key.dtype), 1.0
     low, high = [], []
-    transposed = _wide(key).transpose(-1, -2)
+    transposed = key.transpose(-1, -2)
     for part in query.split(chunk, dim=-2):
-        logits = _wide(part) @ transposed
-        low.append(logits.amin(-1, keepdim=True))  # on a CPU amin and amax are four times as fast as aminmax
-        high.append(logits.amax(-1, keepdim=True))
-    return torch.cat(low, -2) * scale, torch.cat(high, -2) * scale
-
-
-def _wide(x: torch.Tensor) -> torch.Tensor:
-    """In float32 what is in half precision, where raw products of queries and keys overflow."""
-    return x.float() if x.dtype in HALF else x
+        logits = part @ transposed
+        # on a CPU amin and amax are four times as fast as aminmax
+        pair = logits.aminmax(dim=-1, keepdim=True) if on_gpu else (logits.amin(-1, keepdim=True), logits.amax(-1, keepdim=True))
+        low.append(pair[0])
+        high.append(pair[1])
+    bottom, top = torch.cat(low, -2) * scale, torch.cat(high, -2) * scale
+    return (bottom, top) if shift is None else (bottom.float() + shift, top.float() + shift)
 
 
 def augment(
@@ -60,7 +74,7 @@ def augment(
     key_segments: torch.Tensor,
     key_bias: torch.Tensor | None = None,
     exempt: torch.Tensor | None = None,
-    chunk: int = 128,
+    chunk: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Equation (3): queries and keys whose plain scaled dot product is the modulated logit, up to a constant in j.
 
@@ -117,7 +131,7 @@ class Block:
 
 
 def augment_blocks(
-    query: torch.Tensor, key: torch.Tensor, pixel_segments: torch.Tensor, blocks: Sequence[Block], chunk: int = 128
+    query: torch.Tensor, key: torch.Tensor, pixel_segments: torch.Tensor, blocks: Sequence[Block], chunk: int | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Equation (3'): as `augment`, exact, with the keys in blocks that are each modulated by themselves. An extension of this project.
 
