@@ -106,7 +106,7 @@ class Network:
             return torch.randn(*shape, generator=g).to(device, self.dtype)
 
         batch, side = self.batch, self.side
-        width = self.config.get("joint_attention_dim", self.config.get("cross_attention_dim"))
+        width: int = self.config["joint_attention_dim" if "joint_attention_dim" in self.config else "cross_attention_dim"]
         told = {"encoder_hidden_states": random(batch, self.tokens, width), "timestep": torch.full((batch,), 500.0, device=device)}
         if issubclass(self.kind, UNet2DConditionModel):
             pooled = self.config.get("projection_class_embeddings_input_dim", 0) - 6 * self.config.get("addition_time_embed_dim", 0)
