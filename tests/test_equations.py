@@ -149,6 +149,14 @@ def test_what_all_keys_share_does_not_blur_the_range_in_half_precision(kind):
     assert torch.allclose(high.double(), logits.amax(-1, keepdim=True), atol=0.5)
 
 
+@pytest.mark.parametrize("kind", [torch.float16, torch.float32])
+def test_logit_range_on_another_device_has_the_same_shape_and_type(kind):
+    """There in few chunks and with other operators; a device without numbers goes that way too."""
+    q, k, *_ = (x.to(kind) for x in setting())
+    here, there = logit_range(q, k, D**-0.5), logit_range(q.to("meta"), k.to("meta"), D**-0.5)
+    assert [(x.shape, x.dtype) for x in there] == [(x.shape, x.dtype) for x in here]
+
+
 def test_gains():
     m = torch.zeros(1, 4, 2)
     m[0, 0, 0] = m[0, 1, 1] = m[0, 2, 1] = 1

@@ -276,13 +276,18 @@ def peak_memory(size: Size, variant: str, device: str, work: Work | None = None)
     On a CPU a fresh process is asked, as an allocator does not give back all that other variants made it take.
     """
     if device.startswith("cuda") and work is not None:
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        work.denoise(variant, 1)
-        return (torch.cuda.max_memory_allocated(device) - before) / MIB
+        return cuda_peak(partial(work.denoise, variant, 1), device)
     peak: float = alone(f"the {variant} step of {size.name}", _peak_here, size, variant, device)
     return peak
+
+
+def cuda_peak(function: Callable[[], Any], device: str) -> float:
+    """MiB of the GPU that `function` needs at its peak, over what there was before."""
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    function()
+    return (torch.cuda.max_memory_allocated(device) - before) / MIB
 
 
 def _peak_here(size: Size, variant: str, device: str) -> float:
@@ -346,7 +351,7 @@ def network_row(size: Size, device: str, progress: bool = False) -> dict[str, An
         peaks = {v: peak_memory(size, v, device, work) for v in VARIANTS}
     one = {v: partial(work.denoise, v, 1) for v in VARIANTS}
     step = interleaved(one, size.step_repeats, device, f"{size.name}, step", progress)
-    share = math.ceil(RealignConfig().modulated_share * size.steps) / size.steps
+    share = share_of_steps(size.steps)
     if size.run_repeats:
         runs = {v: partial(work.denoise, v, size.steps) for v in VARIANTS}
         whole = interleaved(runs, size.run_repeats, device, f"{size.name}, run", progress)
@@ -368,6 +373,11 @@ def network_row(size: Size, device: str, progress: bool = False) -> dict[str, An
         "run_is": "measured" if size.run_repeats else "projected from the step",
         **differences(outputs),
     }
+
+
+def share_of_steps(steps: int) -> float:
+    """Share of a run's steps that is modulated by default."""
+    return math.ceil(RealignConfig().modulated_share * steps) / steps
 
 
 def differences(outputs: dict[str, torch.Tensor]) -> dict[str, float]:

@@ -6,7 +6,6 @@ One call of the network at its own picture size, plain and modulated, in turns. 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from tqdm.auto import tqdm
 from accord.diffusion.attention import attention_hook
 from accord.diffusion.joint import joint_hook
 from accord.diffusion.pipelines import check_device, default_device, device_name
-from accord.lab.bench.speed import MIB, REGIONS, SD15, bands, interleaved, rounded
+from accord.lab.bench.speed import REGIONS, SD15, bands, cuda_peak, interleaved, rounded, share_of_steps
 from accord.methods.realign.config import RealignConfig
 from accord.methods.realign.modulation import Modulation
 from accord.outputs import check_writable, write_file
@@ -153,9 +152,8 @@ def row(size: Network, device: str, repeats: int, progress: bool = False) -> dic
 
     work = {"plain": partial(call, nullcontext), "modulated": partial(call, partial(size.hooked, network, state))}
     outputs = {name: function().float() for name, function in work.items()}  # the warm-up
-    peaks = {name: peak(function, device) for name, function in work.items()}
+    peaks = {name: cuda_peak(function, device) if device.startswith("cuda") else None for name, function in work.items()}
     cells = interleaved(work, repeats, device, size.name, progress)
-    share = math.ceil(RealignConfig().modulated_share * STEPS) / STEPS
     return {
         "name": size.name,
         "parameters": sum(p.numel() for p in network.parameters()),
@@ -165,21 +163,10 @@ def row(size: Network, device: str, repeats: int, progress: bool = False) -> dic
         "regions": REGIONS,
         "dtype": str(size.dtype).removeprefix("torch."),
         **{name: {**cells[name], "peak_mib": peaks[name]} for name in work},
-        "run_ratio": 1 + share * (cells["modulated"]["ratio"] - 1),
+        "run_ratio": 1 + share_of_steps(STEPS) * (cells["modulated"]["ratio"] - 1),
         "finite": all(bool(x.isfinite().all()) for x in outputs.values()),
         "relative_change": float((outputs["modulated"] - outputs["plain"]).norm() / outputs["plain"].norm()),
     }
-
-
-def peak(function: Callable[[], torch.Tensor], device: str) -> float | None:
-    """MiB that a call needs at its peak over what was there; None where it cannot be told (not on CUDA)."""
-    if not device.startswith("cuda"):
-        return None
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats(device)
-    before = torch.cuda.memory_allocated(device)
-    function()
-    return (torch.cuda.max_memory_allocated(device) - before) / MIB
 
 
 def table(data: dict[str, Any]) -> str:
