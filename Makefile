@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow fuzz kill lint clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -28,6 +28,13 @@ test: lint
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
+
+# 10,000 damaged inputs and all bad command lines; 100 kills over all that can be resumed; docs/bench/robustness.md
+fuzz: $(STAMP)
+	$(BIN)/python tests/robustness/fuzz.py --count 10000 --out docs/bench
+
+kill: $(STAMP)
+	$(BIN)/python tests/robustness/kill.py --count 100 --out docs/bench
 
 clean:
 	rm -rf $(VENV) out build *.egg-info src/*.egg-info

@@ -134,7 +134,7 @@ def test_score_refuses_an_unknown_captioner_and_clip(accord_cli, tmp_path):
     assert_refused(
         accord_cli("score", image, "a star", "--captioner", nothing), f"captioner '{nothing}' cannot be loaded"
     )
-    assert_refused(accord_cli("score", image, "a star", "--clip", nothing), f"{nothing} cannot be loaded")
+    assert_refused(accord_cli("score", image, "a star", "--clip", nothing), f"CLIP '{nothing}' cannot be loaded")
 
 
 @pytest.mark.parametrize("command", ["generate", "realign"])

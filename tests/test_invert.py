@@ -478,12 +478,12 @@ def test_damaged_inverters_are_named(vocabulary, tmp_path):
         Inverter.from_pretrained(tmp_path)
     (tmp_path / "vocabulary.txt").write_text(words)
     config = json.loads((tmp_path / "config.json").read_text())
-    config["predictors"][0]["architecture"]["module"] = "os"
+    config["predictors"][0]["architecture"]["class"] = "system"
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(InputError, match="refuse to load it"):
+    with pytest.raises(InputError, match="no other class is called"):
         Inverter.from_pretrained(tmp_path)
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="no valid JSON"):
         Inverter.from_pretrained(tmp_path)
     for weights, message in (([0.0, 0.0], "not all 0"), ([1.0, -1.0], "0 or more"), ([1.0, float("nan")], "0 or more")):
         with pytest.raises(InputError, match=message):

@@ -12,18 +12,8 @@ import pytest
 from PIL import Image
 
 from accord.data.prompts import parse
-from accord.outputs import (
-    Realigned,
-    Scored,
-    check_writable,
-    draw_regions,
-    enlarge,
-    page,
-    save_folder,
-    words_html,
-    words_text,
-    write_file,
-)
+from accord.files import check_writable, save_folder, write_file
+from accord.outputs import Realigned, Scored, draw_regions, enlarge, page, words_html, words_text
 from accord.types import Alignment, InputError, Region, WordScore
 
 PROMPT = parse("a red star to the left of a blue key")
@@ -153,9 +143,10 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
     assert names(tmp_path) == {"file"} and (tmp_path / "file").read_text() == "no folder"
 
 
-def test_check_writable_makes_the_folder_and_leaves_it_empty(tmp_path):
+def test_check_writable_makes_nothing(tmp_path):
     assert check_writable(tmp_path / "a" / "b") == tmp_path / "a" / "b"
-    assert names(tmp_path) == {"a", "a/b"}
+    assert check_writable(tmp_path) == tmp_path
+    assert names(tmp_path) == set()
 
 
 def test_write_file_replaces_and_leaves_no_part(tmp_path):
@@ -166,7 +157,7 @@ def test_write_file_replaces_and_leaves_no_part(tmp_path):
 
 def test_write_file_onto_a_folder_is_refused_and_leaves_no_part(tmp_path):
     (tmp_path / "x.csv").mkdir()
-    with pytest.raises(InputError, match=r"x\.csv' cannot be written"):
+    with pytest.raises(InputError, match=r"x\.csv' is a folder"):
         write_file(tmp_path / "x.csv", b"one")
     assert names(tmp_path) == {"x.csv"}
 

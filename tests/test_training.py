@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from accord import outputs
+from accord import files
 from accord.training import checkpoints
 from accord.training.loop import LoopConfig, Run, step_generator
 from accord.types import InputError
@@ -266,7 +266,7 @@ def test_a_killed_process_is_resumed_bit_for_bit(tmp_path, undisturbed):
 
 # --- checkpoints ---------------------------------------------------------------------------------------------------
 def test_save_keeps_two_and_leaves_no_part(tmp_path):
-    (tmp_path / ".step-00000030.part").mkdir()  # what a killed save leaves
+    (tmp_path / f"{files.part_of(tmp_path / 'x').name.rpartition('-')[0]}-1.0.part").mkdir()  # what a killed save leaves
     for step in (10, 20, 30, 30):
         checkpoints.save(tmp_path, step, {"x": torch.full((2,), float(step))})
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00000020", "step-00000030"]
@@ -287,14 +287,14 @@ def test_no_checkpoint_is_none(tmp_path):
 
 def test_replace_file_is_all_or_nothing(tmp_path):
     path = tmp_path / "x.txt"
-    outputs.replace_file(path, lambda p: p.write_text("one"))
+    files.replace_file(path, lambda p: p.write_text("one"))
 
     def fail(part: Path) -> None:
         part.write_text("half")
         raise OSError("disk full")
 
     with pytest.raises(InputError, match=r"x.txt' cannot be written .disk full.; make room"):
-        outputs.replace_file(path, fail)
+        files.replace_file(path, fail)
     assert path.read_text() == "one" and [p.name for p in tmp_path.iterdir()] == ["x.txt"]
 
 

@@ -1,6 +1,8 @@
 """Clips in and out, inflation, one-shot tuning, inversion and editing, measures."""
 
 import copy
+import subprocess
+import sys
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -269,6 +271,30 @@ def test_bad_clips_are_named(tmp_path):
     assert (tmp_path / "sound.mp4").is_file()  # a folder that is not a clip's is left alone
 
 
+FULL = """
+import os, resource, sys
+from pathlib import Path
+import numpy as np
+from PIL import Image
+from accord.data.video import write_clip
+from accord.types import InputError
+frames = [Image.fromarray(p) for p in np.random.default_rng(0).integers(0, 256, (8, 128, 128, 3), dtype=np.uint8)]
+resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
+for name in ("x.gif", "x.mp4", "frames"):
+    try:
+        write_clip(Path(sys.argv[1]) / name, frames, 8)
+    except InputError as error:
+        print(error)
+print(os.listdir(sys.argv[1]))
+"""
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path):
+    done = subprocess.run([sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, timeout=60, check=True)
+    *told, left = done.stdout.splitlines()
+    assert len(told) == 3 and all("cannot be written" in line for line in told) and left == "[]"
+
+
 def test_frames_that_a_gif_has_merged_come_apart_again(tmp_path):
     a, b = moving().clip.frames[:2]
     frames = [a, a, a, b, b, a]
@@ -292,7 +318,7 @@ def test_too_large_clips_are_refused(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="more than 4 frames"):
         read_clip(good)
     assert len(read_clip(good, 0, 4)) == 4
-    monkeypatch.setattr(video, "MAX_PIXELS", 3 * 64 * 64)
+    monkeypatch.setattr(video, "budget", lambda kind: 3 * 64 * 64 * 4)
     folder = write_clip(tmp_path / "folder", moving().clip.frames, 8)
     for path in (good, folder):
         with pytest.raises(InputError, match="more than 3 frames of 64x64"):

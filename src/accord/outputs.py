@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import html
 import io
 import json
-import os
-import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw
-from safetensors import SafetensorError
 
-from accord.types import Alignment, InputError, Prompt, Region, reason_of
+from accord.files import save_folder
+from accord.types import Alignment, Prompt, Region
 
 _SHOWN = 384  # side of a picture on a page
 _PALETTE = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf")
@@ -25,46 +21,6 @@ _STYLE = """body{font:15px/1.5 system-ui,sans-serif;margin:2em;color:#222;backgr
 figure{display:inline-block;margin:0 1.2em 1em 0;vertical-align:top}figcaption{max-width:384px}
 img{image-rendering:pixelated;width:384px;border:1px solid #ccc}.w{padding:1px 4px;border-radius:4px}
 small{color:#666}table{border-collapse:collapse}td,th{padding:2px 10px;text-align:left;border-bottom:1px solid #ddd}"""
-
-
-def write_file(path: Path, data: bytes) -> None:
-    """`replace_file` with what is at hand already."""
-    replace_file(path, lambda part: part.write_bytes(data))
-
-
-def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Call `write(temporary path)`, then rename: a reader never sees half a file.
-
-    Raises:
-        InputError: if the place cannot be written to.
-    """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")  # several processes may end at once
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(part)
-        os.replace(part, path)
-    except (OSError, SafetensorError) as error:
-        reason = (isinstance(error, OSError) and error.strerror) or reason_of(error)
-        raise InputError(f"{str(path)!r} cannot be written ({reason}); make room, or choose another folder") from error
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
-
-
-def check_writable(folder: Path) -> Path:
-    """Make `folder` and prove that it can be written to, before hours of work are spent.
-
-    Raises:
-        InputError: naming the folder.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".accord-probe-{os.getpid()}"  # several processes may look at once
-        probe.write_bytes(b"")
-        probe.unlink()
-    except OSError as error:
-        raise InputError(f"output folder {str(folder)!r} cannot be written ({error.strerror}); choose another --out") from error
-    return folder
 
 
 def png(image: Image.Image) -> bytes:
@@ -161,27 +117,6 @@ def page(title: str, body: str) -> str:
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
         f"<style>{_STYLE}</style></head><body>{body}</body></html>"
     )
-
-
-def save_folder(folder: str | Path, fill: Callable[[Path], None]) -> Path:
-    """Let `fill` write into a fresh folder beside `folder`, then move its files there: all or nothing.
-
-    Raises:
-        InputError: if the place cannot be written to.
-    """
-    folder = check_writable(Path(folder))
-    part = folder / ".part"
-    shutil.rmtree(part, ignore_errors=True)
-    try:
-        part.mkdir()
-        fill(part)
-        for path in sorted(part.iterdir()):
-            os.replace(path, folder / path.name)
-    except OSError as error:
-        raise InputError(f"output folder {str(folder)!r} cannot be written ({error.strerror}); choose another --out") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-    return folder
 
 
 @dataclass(frozen=True)

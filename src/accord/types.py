@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
 
+_BREAKS = re.compile("[\r\n\x0b\x0c\x1c-\x1e\x85\u2028\u2029]+")
+_LONGEST = 2000  # letters of a sentence
+
 
 class InputError(ValueError):
-    """Input that Accord cannot use. Its text is one sentence that names the input and the mend."""
+    """Input that Accord cannot use. Its text is one sentence, on one line, that names the input and the mend."""
+
+    def __init__(self, text: str) -> None:
+        text = _BREAKS.sub(" ", text)
+        if len(text) > _LONGEST:  # it quotes what was given; the mend is at its end
+            text = f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
+        super().__init__(text)
 
 
 def reason_of(error: BaseException) -> str:
-    """The first line of a library's message, short enough to stand in a sentence."""
-    lines = str(error).strip().splitlines()
-    return lines[0][:160] if lines else type(error).__name__
+    """The first line of a library's message that says something, short enough to stand in a sentence."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if len(lines) > 1 and lines[0].endswith(":"):  # what follows says it
+        lines[0] += f" {lines[1]}"
+    return lines[0][:200] if lines else type(error).__name__
 
 
 def check_numbers(config: Any) -> None:
@@ -182,8 +194,15 @@ class Alignment:
 
 @dataclass(frozen=True)
 class Pair:
-    """A picture (a path) and its prompt, as read from a pairs file; `row` is its line or index there (of a folder of parts, among the parts that are there)."""
+    """A picture and its prompt, as read from a pairs file or folder.
+
+    Attributes:
+        image: a path that can be opened.
+        row: its line or index in the table (of a folder of parts, among the parts that are there).
+        name: the picture as the table names it, or from the folder of parts on: what a report shows.
+    """
 
     image: str
     prompt: str
     row: int = 0
+    name: str = field(default="", compare=False)

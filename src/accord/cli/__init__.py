@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import sys
+import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from accord.cli import bench, clips, pairs, pictures, train
-from accord.cli.options import AsJson, emit
+from accord.cli.options import App, AsJson, emit
+from accord.files import reason, speak_any_language
 from accord.types import InputError
 
-app = typer.Typer(
+STOPPED = 130  # exit code of a command that Ctrl-C has stopped
+USAGE: Any = typer.BadParameter.__mro__[1]  # what typer raises for words that are no command; where it is kept depends on its version
+# what a machine, and no mistake in this code, makes of a file
+MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENAMETOOLONG, errno.ELOOP, errno.EMFILE, errno.ENFILE)
+
+app = App(
     help="Make a text-to-image diffusion model do what its prompt says: measure, explain, repair.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -66,9 +74,39 @@ for name, group in (("train", train.app), ("pairs", pairs.app), ("bench", bench.
 
 
 def main() -> None:
-    """Entry point: bad input is one sentence and exit code 2."""
+    """Entry point: bad input is one line on stderr and exit code 2."""
+    speak_any_language()
+    if not sys.warnoptions:  # python -W asks for them
+        warnings.simplefilter("ignore")
     try:
-        app()
+        code = app(standalone_mode=False, prog_name="accord")
+    except USAGE as error:
+        _refuse_usage(error)
     except (InputError, ImportError) as error:
-        print(f"accord: {error}", file=sys.stderr)
+        _refuse(str(error))
+    except OSError as error:
+        if error.errno not in MACHINE:
+            raise
+        _refuse(f"{str(error.filename or 'a file')!r} cannot be read or written ({reason(error)}); make room, or check its rights")
+    except (KeyboardInterrupt, typer.Abort):
+        code = STOPPED
+    if code == STOPPED:
+        print("accord: stopped", file=sys.stderr)
+    raise SystemExit(code or 0)
+
+
+def _refuse(sentence: str) -> NoReturn:
+    print(f"accord: {InputError(sentence)}", file=sys.stderr)
+    raise SystemExit(2) from None
+
+
+def _refuse_usage(error: Any) -> NoReturn:
+    """Words that are no command, in one line like all else that is refused; no words at all are answered with the help."""
+    said = error.format_message()
+    if type(error).__name__ == "NoArgsIsHelpError":
+        if said.strip():  # with rich it has been printed
+            print(said)
         raise SystemExit(2) from None
+    said = " ".join(said.split()).rstrip(".")
+    command = error.ctx.command_path if error.ctx is not None else "accord"
+    _refuse(f"{said[:1].lower()}{said[1:]}; see {command} --help")

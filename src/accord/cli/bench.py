@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from accord.cli.options import (
+    App,
     AsJson,
     Device,
     Model,
@@ -16,10 +19,36 @@ from accord.cli.options import (
     leave_out,
     pick_device,
     quiet,
+    said,
 )
 from accord.types import InputError
 
-app = typer.Typer(help="Measure, and write the tables under docs/bench.", no_args_is_help=True)
+app = App(help="Measure, and write the tables under docs/bench.", no_args_is_help=True)
+
+
+@contextlib.contextmanager
+def _writing(out: Path, table: str, shard: str | None = None) -> Iterator[tuple[int, int] | None]:
+    """The only one who makes a table in `out`, or a share of it. A bench that is refused leaves no empty folder of results behind.
+
+    Yields:
+        the shard as (i, n), or None.
+    """
+    from accord.data.shards import parse_shard
+    from accord.files import check_writable, only_writer
+
+    part = parse_shard(shard) if shard else None
+    share = f"-shard-{part[0]}-of-{part[1]}" if part else ""
+    with only_writer(check_writable(out), table + share):
+        cache = out / ".cache"
+        before = {cache, *cache.glob("*")} if cache.exists() else set()
+        try:
+            yield part
+        except InputError:
+            for folder in (*cache.glob("*"), cache):
+                if folder not in before:
+                    with contextlib.suppress(OSError):
+                        folder.rmdir()
+            raise
 
 
 @app.command("scenes")
@@ -34,11 +63,12 @@ def bench_scenes(
 ) -> None:
     """SceneBench: base, best-of-N, Attend-and-Excite and realign, same prompts and seeds, judged by the reader."""
     quiet()
-    from accord.data.shards import parse_shard
+    _check_quick_seeds(quick)
+    pick_device(device)
     from accord.lab.bench.scenes import main
 
-    part = parse_shard(shard) if shard else None
-    data, text = main(model=model, device=device, out=out, quick=quick, progress=not as_json, seeds=seeds, shard=part)
+    with _writing(out, "scenes", shard) as part:
+        data, text = main(model=model, device=device, out=out, quick=quick, progress=not as_json, seeds=seeds, shard=part)
     emit(as_json, data, text)
 
 
@@ -60,19 +90,21 @@ def bench_rewards(
     if hacking or only_sensitivity:
         other = "--hacking" if hacking else "--sensitivity"
         leave_out(f"with {other}", minutes=minutes, seeds=seeds, shard=shard, so_far=so_far, sensitivity=hacking and only_sensitivity)
-    from accord.data.shards import parse_shard
+    if so_far:
+        leave_out("with --so-far", shard=shard)
+    _check_quick_seeds(quick)
     from accord.lab.bench.hacking import main as hacking_main
     from accord.lab.bench.rewards import main, sensitivity
 
-    if hacking:
-        data, text = hacking_main(out, model=model, quick=quick, progress=not as_json)
-    elif only_sensitivity:
-        data, text = sensitivity(out, model=model, quick=quick)
-    else:
-        part = parse_shard(shard) if shard else None
-        data, text = main(
-            out, 12.0 if minutes is None else minutes, model, quick, progress=not as_json, seeds=4 if seeds is None else seeds, shard=part, so_far=so_far,
-        )  # fmt: skip
+    with _writing(out, "hacking" if hacking else "sensitivity" if only_sensitivity else "rewards", shard) as part:
+        if hacking:
+            data, text = hacking_main(out, model=model, quick=quick, progress=not as_json)
+        elif only_sensitivity:
+            data, text = sensitivity(out, model=model, quick=quick)
+        else:
+            data, text = main(
+                out, 12.0 if minutes is None else minutes, model, quick, progress=not as_json, seeds=4 if seeds is None else seeds, shard=part, so_far=so_far,
+            )  # fmt: skip
     emit(as_json, data, text)
 
 
@@ -96,7 +128,6 @@ def bench_invert(
 ) -> None:
     """Inversion: every predictor, plain and with each part of the method, beside plain baselines."""
     quiet()
-    from accord.data.shards import parse_shard
     from accord.lab.bench.invert import main
     from accord.lab.bench.invert_speed import main as speed_main
     from accord.lab.bench.kernel import main as kernel_main
@@ -113,19 +144,20 @@ def bench_invert(
         leave_out("without --reuse or --speed", inverter=inverter)
     if not kernel:
         leave_out("without --kernel", large=large)
+    if quick:
+        leave_out("with --quick", large=large)
     if reuse or kernel:
         leave_out(f"with {other[0]}", device=device)
-    if reuse:
-        data, text = reuse_main(out, inverter, model=model, quick=quick, progress=not as_json)
-    elif kernel:
-        data, text = kernel_main(out, quick=quick, large=large, progress=not as_json)
-    elif speed:
-        data, text = speed_main(out, inverter, pick_device(device), quick)
-    else:
-        part = parse_shard(shard) if shard else None
-        data, text = main(
-            out, quick, model, pick_device(device), not as_json, steps=steps, kinds=kind or None, seeds=seeds, shard=part, only_pairs=only_pairs
-        )
+    where = None if reuse or kernel else pick_device(device)
+    with _writing(out, f"invert{other[0]}" if other else "invert", shard) as part:
+        if reuse:
+            data, text = reuse_main(out, inverter, model=model, quick=quick, progress=not as_json)
+        elif kernel:
+            data, text = kernel_main(out, quick=quick, large=large, progress=not as_json)
+        elif speed:
+            data, text = speed_main(out, inverter, where, quick)
+        else:
+            data, text = main(out, quick, model, where, not as_json, steps=steps, kinds=kind or None, seeds=seeds, shard=part, only_pairs=only_pairs)
     emit(as_json, data, text)
 
 
@@ -142,16 +174,18 @@ def bench_context(
 ) -> None:
     """ContextDiff from scratch and as an adapter, beside plain diffusion and a control of the same size."""
     quiet()
-    from accord.data.shards import parse_shard
     from accord.lab.bench.context import main
     from accord.lab.bench.context_cost import main as cost_main
 
     if cost:
         leave_out("with --cost", seeds=seeds, shard=shard, so_far=so_far, model=model)
-        data, text = cost_main(out, quick=quick, progress=not as_json)
+        with _writing(out, "context-cost"):
+            data, text = cost_main(out, quick=quick, progress=not as_json)
         return emit(as_json, data, text)
-    part = parse_shard(shard) if shard else None
-    data, text = main(out, quick=quick, model=model, progress=not as_json, seeds=3 if seeds is None else seeds, shard=part, so_far=so_far)
+    if so_far:
+        leave_out("with --so-far", shard=shard)
+    with _writing(out, "context", shard) as part:
+        data, text = main(out, quick=quick, model=model, progress=not as_json, seeds=3 if seeds is None else seeds, shard=part, so_far=so_far)
     emit(as_json, data, text)
 
 
@@ -170,17 +204,19 @@ def bench_video(
 ) -> None:
     """Edits of lab clips: frame by frame, Tune-A-Video, with context, with attention injection."""
     quiet()
-    from accord.data.shards import parse_shard
     from accord.lab.bench.video import main
     from accord.lab.bench.video_memory import main as memory_main
 
     if memory:
         leave_out("with --memory", edits=edits, seeds=seeds, shard=shard, so_far=so_far, model=model, device=device)
-        data, text = memory_main(out, quick=quick, progress=not as_json)
+        with _writing(out, "video-memory"):
+            data, text = memory_main(out, quick=quick, progress=not as_json)
         return emit(as_json, data, text)
-
-    part = parse_shard(shard) if shard else None
-    data, text = main(out, quick, model, pick_device(device), not as_json, count=edits, seeds=seeds, shard=part, so_far=so_far)
+    if so_far:
+        leave_out("with --so-far", shard=shard)
+    where = pick_device(device)
+    with _writing(out, "video", shard) as part:
+        data, text = main(out, quick, model, where, not as_json, count=edits, seeds=seeds, shard=part, so_far=so_far)
     emit(as_json, data, text)
 
 
@@ -199,15 +235,26 @@ def bench_speed(
         leave_out("with --large", quick=quick, tuning=tuning)
         from accord.lab.bench.speed_large import main as large_main
 
-        data, text = large_main(out, device=device, progress=not as_json)
+        where = pick_device(device)
+        with _writing(out, "speed-large"):
+            data, text = large_main(out, device=where, progress=not as_json)
         return emit(as_json, data, text)
     if tuning:
         leave_out("with --tuning, which is of the CPU", device=device)
         from accord.lab.bench.speed_tuning import main as tuning_main
 
-        data, text = tuning_main(out, quick=quick, progress=not as_json)
+        with _writing(out, "speed-tuning"):
+            data, text = tuning_main(out, quick=quick, progress=not as_json)
         return emit(as_json, data, text)
     from accord.lab.bench.speed import main
 
-    data, text = main(device=device, out=out, quick=quick, progress=not as_json)
+    where = pick_device(device)
+    with _writing(out, "speed"):
+        data, text = main(device=where, out=out, quick=quick, progress=not as_json)
     emit(as_json, data, text)
+
+
+def _check_quick_seeds(quick: bool) -> None:
+    """Refuse more seeds than a quick table has."""
+    if quick and (said("seeds").get("seeds") or 0) > 2:
+        raise InputError("--quick takes two seeds at most; give --seeds 1 or 2, or leave --quick out")

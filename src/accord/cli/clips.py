@@ -12,13 +12,19 @@ from accord.cli.options import (
     AsJson,
     Device,
     Model,
+    Seed,
+    check_file,
+    check_said,
     checked,
     emit,
     frame_range,
+    is_same,
     judge_of,
     leave_out,
+    pick_device,
     quiet,
     read_by_the_lab,
+    said,
     say_lab_only,
 )
 from accord.types import InputError
@@ -46,7 +52,7 @@ def edit(
     window: Annotated[int, typer.Option(help="Frames that the network sees at once.")] = 16,
     similarity: Annotated[str | None, typer.Option("--clip", help=f"CLIP that measures the edit, folder or hub id; if not given lab, and with --model {HUB_CLIP}.")] = None,
     tuned: Annotated[Path | None, typer.Option(help="Folder for the tuned parts; a tuning found there is used or resumed.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed.")] = 0,
+    seed: Seed = 0,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
@@ -56,11 +62,11 @@ def edit(
 
     import accord
     from accord.data.video import check_clip_path, read_clip, write_clip
-    from accord.diffusion.pipelines import UNETS, check_prompt_length
+    from accord.diffusion.pipelines import UNETS, check_prompts
+    from accord.files import check_writable, only_writer
     from accord.lab.scenes.ask import still
     from accord.methods.context.video import EditConfig, VideoEditor
     from accord.methods.realign.clips import modulate_clip
-    from accord.outputs import check_writable
     from accord.rewards.video import score_clip
 
     given = {"tune_steps": tune_steps, "learning_rate": learning_rate, "num_inference_steps": steps, "guidance_scale": guidance}
@@ -73,27 +79,35 @@ def edit(
     modulate = checked(modulate_clip, weight=modulation) if modulation else None
     if not config.tune_steps:
         leave_out("with --tune-steps 0, which makes nothing to keep", tuned=tuned, learning_rate=learning_rate)
-    check_clip_path(out)
-    if out.resolve() == clip.resolve():
-        raise InputError(f"--out {str(out)!r} is the clip itself; give another name")
-    if tuned is not None and not out.suffix and out.resolve() in (tuned.resolve(), *tuned.resolve().parents):
-        raise InputError(f"--tuned {str(tuned)!r} is in the folder --out, which is for frames alone; give another")
-    first, last = frame_range(frames)
-    taken = read_clip(clip, first, last)
-    say_lab_only(taken.size, model, "--model")
+        leave_out("with --tune-steps 0", **said("context", "seed"))  # what is not tuned adds nothing
     if model is None:  # its text encoder knows no motion
         source, target = still(source), still(target)
+    check_said(source, target)
+    pick_device(device)
+    check_clip_path(out)
+    if out.suffix:
+        check_file(out)
+    if is_same(out, clip):
+        raise InputError(f"--out {str(out)!r} is the clip itself; give another name")
+    if tuned is not None and not out.suffix and any(is_same(out, place) for place in (tuned, *tuned.absolute().parents)):
+        raise InputError(f"--tuned {str(tuned)!r} is in the folder --out, which is for frames alone; give another")
     check_writable(out.parent)
-    pipe = accord.load(model, device, classes=UNETS)
-    check_prompt_length(pipe, target)  # before the tuning, like what measures the edit
-    judge = accord.load_clip(judge_of(similarity, model, HUB_CLIP), str(pipe.device))
-    editor = VideoEditor(pipe, taken, source, config)
-    with tempfile.TemporaryDirectory() as scratch:
-        editor.tune(tuned or scratch, progress=not as_json)
     if tuned is not None:
-        editor.save(tuned)
-    result = editor.edit(target, progress=not as_json, modulate=modulate)
-    write_clip(out, result.frames, result.fps)
+        check_writable(tuned)
+    first, last = frame_range(frames)
+    taken = read_clip(clip, first, last)
+    with only_writer(out.parent, out.name):
+        pipe = accord.load(model, device, classes=UNETS)
+        check_prompts(pipe, [source, target])  # before the tuning, like what measures the edit
+        judge = accord.load_clip(judge_of(similarity, model, HUB_CLIP), str(pipe.device))
+        editor = VideoEditor(pipe, taken, source, config)
+        say_lab_only(taken.size, model, "--model")
+        with tempfile.TemporaryDirectory() as scratch:
+            editor.tune(tuned or scratch, progress=not as_json)
+        if tuned is not None:
+            editor.save(tuned)
+        result = editor.edit(target, progress=not as_json, modulate=modulate)
+        write_clip(out, result.frames, result.fps)
     measured = score_clip(result.frames, target, taken.frames, judge)
     measured |= read_by_the_lab(result.frames, target) if model is None else {}
     text = "\n".join([f"written to {out}", *(f"  {k} {v:.4f}" for k, v in measured.items())])

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import math
 import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
+from typer.core import TyperCommand
 
+from accord.files import reason
 from accord.types import InputError
 
 T = TypeVar("T")
@@ -29,6 +34,7 @@ OwnCaptionerId = Annotated[str | None, typer.Option("--captioner", help="BLIP or
 OwnClipId = Annotated[str | None, typer.Option("--clip", help="CLIP folder or hub id; the embedded one, which knows the lab's scenes alone, if not given.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N; CUDA if there is one by default.")]
 Dtype = Annotated[str, typer.Option(help="float32, float16 or bfloat16, of the pipeline's weights; half precision is for CUDA.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed.")]
 Seeds = Annotated[list[int], typer.Option("--seed", min=0, max=2**63 - 1, help="Seed; repeat for several pictures a prompt.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout and nothing else there.")]
 Out = Annotated[Path, typer.Option(help="Folder for the results.")]
@@ -38,9 +44,45 @@ Steps = Annotated[int, typer.Option(min=1, max=1000, help="Denoising steps.")]
 Guidance = Annotated[float, typer.Option(min=0, help="Guidance scale; at 1 or less the prompt alone is followed, unguided.")]
 
 
+_context: ContextVar[typer.Context | None] = ContextVar("context", default=None)
+
+
+class Command(TyperCommand):
+    """A command that takes no number which is none, whatever the option, and lets `said` ask what was given."""
+
+    def invoke(self, ctx: Any) -> Any:
+        for parameter in self.params:
+            value = ctx.params.get(parameter.name)
+            for number in value if isinstance(value, (list, tuple)) else [value]:
+                if isinstance(number, float) and not math.isfinite(number):
+                    raise InputError(f"{parameter.opts[0]} must be a finite number, not {number}; give one")
+                if isinstance(number, int) and abs(number) >= 2**63:
+                    raise InputError(f"{parameter.opts[0]} must be below 2**63; give a smaller number")
+        token = _context.set(ctx)
+        try:
+            return super().invoke(ctx)
+        finally:
+            _context.reset(token)
+
+
+class App(typer.Typer):
+    """Commands of the kind `Command`."""
+
+    def command(self, name: str | None = None, **settings: Any) -> Any:
+        return super().command(name, cls=Command, **settings)
+
+
+def said(*names: str) -> dict[str, Any]:
+    """Those of the running command's options that were given, be it with the value that they have by default; for `leave_out`."""
+    ctx = _context.get()
+    sources = {} if ctx is None else {n: ctx.get_parameter_source(n) for n in names}
+    return {n: ctx.params[n] for n, source in sources.items() if ctx is not None and source is not None and source.name == "COMMANDLINE"}
+
+
 def quiet() -> None:
     """Keep libraries' notices off the terminal; errors are still raised."""
-    warnings.filterwarnings("ignore", category=FutureWarning)
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -48,14 +90,83 @@ def quiet() -> None:
     import diffusers.utils.logging as diffusers_logging
     import transformers.utils.logging as transformers_logging
 
-    diffusers_logging.disable_progress_bar()
-    transformers_logging.disable_progress_bar()
+    for module, name in ((diffusers_logging, "DIFFUSERS_VERBOSITY"), (transformers_logging, "TRANSFORMERS_VERBOSITY")):
+        module.disable_progress_bar()
+        if os.environ[name] == "error":  # where they were imported before
+            module.set_verbosity_error()
 
 
 def emit(as_json: bool, data: dict[str, Any], text: str) -> None:
-    """Print a result, as JSON or as text."""
-    if os.environ.get("RANK", "0") == "0":  # of several processes the first one speaks
-        print(json.dumps(data) if as_json else text)
+    """Print a result, as JSON or as text.
+
+    Raises:
+        InputError: for a number that is not finite, which JSON cannot say, or if what reads the output takes no more.
+    """
+    if os.environ.get("RANK", "0") != "0":  # of several processes the first one speaks
+        return
+    try:
+        shown = json.dumps(data, allow_nan=False) if as_json else text
+    except ValueError as error:
+        raise InputError("the result holds a number that is not finite, which JSON cannot say; leave --json out to see it") from error
+    try:
+        print(shown, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise InputError(f"the result cannot be printed ({reason(error)}); make room, or let it be printed elsewhere") from error
+
+
+def tell_skipped(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Rows that are left out, one a line on stderr."""
+    if os.environ.get("RANK", "0") == "0":
+        for row in sorted(rows, key=lambda r: r["row"]):
+            print(f"skipped row {row['row']}: {row['reason']}", file=sys.stderr)
+
+
+def counted(found: Iterable[T], what: str, total: int, quietly: bool) -> Iterator[T]:
+    """These with a bar, which is not there before the first of them is: what is refused as a whole shows none."""
+    from tqdm.auto import tqdm
+
+    with contextlib.ExitStack() as open_bars:
+        bar: Any = None
+        for one in found:
+            if bar is None:
+                bar = open_bars.enter_context(tqdm(total=total, desc=what, disable=quietly))
+            bar.update()
+            yield one
+
+
+def check_said(*prompts: str, parsed: bool = False) -> None:
+    """Refuse a prompt that says nothing, before any model is loaded.
+
+    Args:
+        parsed: whether it must have words that can be checked.
+    """
+    from accord.data.prompts import check_sayable, parse
+
+    for prompt in prompts:
+        if not prompt.strip():
+            raise InputError("the prompt is empty; give it at least one word")
+        check_sayable(prompt)
+        if parsed:
+            parse(prompt)
+
+
+def check_file(out: Path) -> None:
+    """Refuse to write a file where something is that is none: a folder, a pipe, a device."""
+    if out.exists() and not out.is_file():
+        raise InputError(f"output {str(out)!r} is no file, and none can be put in its place; choose another name")
+
+
+def is_same(one: Path, other: Path) -> bool:
+    """Whether two paths are one place, whatever links lead there."""
+    return os.path.realpath(one) == os.path.realpath(other)
+
+
+def check_pairs(path: Path | None) -> None:
+    """Refuse pairs that are not there, before any model is loaded; what they hold is looked at when they are read."""
+    if path is not None and not path.exists():
+        raise InputError(f"pairs {str(path)!r} do not exist; check the path")
 
 
 def pick_device(named: str | None) -> str:
@@ -142,5 +253,8 @@ def frame_range(text: str | None) -> tuple[int, int | None]:
 
 
 def file_name(index: int, prompt: str, seed: int) -> str:
-    words = "-".join("".join(c if c.isalnum() else " " for c in prompt.lower()).split())[:60].strip("-")
+    """A name that this machine's files can have: what its letters do not hold is left out."""
+    letters = prompt.lower().encode(sys.getfilesystemencoding(), "ignore").decode(sys.getfilesystemencoding())
+    words = "-".join("".join(c if c.isalnum() else " " for c in letters).split())[:60]
+    words = words.encode("utf8")[:180].decode("utf8", "ignore").strip("-")  # a name has 255 bytes at most
     return f"{index:03d}-{words}-s{seed}"

@@ -8,20 +8,24 @@ from typing import Annotated
 import typer
 
 from accord.cli.options import (
+    App,
     AsJson,
     Device,
     Dtype,
     Guidance,
     Lora,
     Model,
+    Seed,
     emit,
     leave_out,
+    pick_device,
     quiet,
+    tell_skipped,
     torch_type,
 )
 from accord.types import InputError
 
-app = typer.Typer(help="Make pairs of picture and prompt.", no_args_is_help=True)
+app = App(help="Make pairs of picture and prompt.", no_args_is_help=True)
 
 
 @app.command("make")
@@ -33,7 +37,7 @@ def pairs_make(
     lora: Lora = None,
     steps: Annotated[int, typer.Option(min=1, max=1000, help="Denoising steps.")] = 12,
     guidance: Guidance = 5.0,
-    seed: Annotated[int, typer.Option(min=0, help="Seed.")] = 0,
+    seed: Seed = 0,
     shard: Annotated[str | None, typer.Option(help="I/N: only a share of the parts; after all N, run without it.")] = None,
     device: Device = None,
     dtype: Dtype = "float32",
@@ -42,25 +46,35 @@ def pairs_make(
     """Render prompts with a pipeline into pairs to train an inverter on."""
     quiet()
     import accord
+    from accord.data.pairs import PairsFile, need_parquet
     from accord.data.prompt_files import read_prompts
     from accord.data.shards import parse_shard
+    from accord.files import check_writable, only_writer
     from accord.methods.invert.pairs import make_pairs
 
     if count is not None and count < 1:
         raise InputError(f"count must be at least 1, not {count}")
     if prompts is not None:
         leave_out("with --prompts", count=count)
-        texts = read_prompts(prompts)
-    else:
-        from accord.lab.recipes.tokenizers import corpus
-
-        texts = corpus(count or 20_000, seed + 100)
-    pipe = accord.load(model, device, torch_type(dtype), lora)
     share = parse_shard(shard) if shard else None
-    made = make_pairs(
-        pipe, texts, out, seed=seed, num_inference_steps=steps, guidance_scale=guidance, shard=share, progress=not as_json
-    )
-    emit(as_json, {"pairs": made, "out": str(out)}, f"{made} pairs in {out}")
+    kind = torch_type(dtype)
+    pick_device(device)
+    need_parquet()  # for the metadata at the end
+    check_writable(out)
+    broken = PairsFile()  # rows of the prompts file that are left out
+    texts = read_prompts(prompts, broken) if prompts is not None else None
+    part, parts = share or (1, 1)
+    with only_writer(out, f"shard-{part}-of-{parts}"):  # shards are made at once, each by one process
+        if texts is None:
+            from accord.lab.recipes.tokenizers import corpus
+
+            texts = corpus(count or 20_000, seed + 100)
+        pipe = accord.load(model, device, kind, lora)
+        tell_skipped(broken.skipped)
+        made = make_pairs(
+            pipe, texts, out, seed=seed, num_inference_steps=steps, guidance_scale=guidance, shard=share, progress=not as_json
+        )
+    emit(as_json, {"pairs": made, "out": str(out), "skipped": broken.skipped}, f"{made} pairs in {out}")
 
 
 @app.command("clips")
@@ -68,13 +82,14 @@ def pairs_clips(
     out: Annotated[Path, typer.Option(help="Folder for the clips, and truth.jsonl: prompt and boxes, frame by frame.")],
     count: Annotated[int, typer.Option(min=1, help="How many clips.")] = 8,
     frames: Annotated[int, typer.Option(min=2, help="Frames of each.")] = 8,
-    seed: Annotated[int, typer.Option(min=0, help="Seed.")] = 0,
+    seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
     """Write clips of the lab: a thing that moves, to be edited and scored."""
     quiet()
+    from accord.files import check_writable, only_writer
     from accord.lab.scenes.clips import write_clips
-    from accord.outputs import check_writable
 
-    rows = write_clips(check_writable(out), count, frames, seed)
+    with only_writer(check_writable(out)):
+        rows = write_clips(out, count, frames, seed)
     emit(as_json, {"clips": rows, "out": str(out)}, "\n".join(f"{out / r['clip']}: {r['prompt']}" for r in rows))

@@ -24,16 +24,23 @@ from accord.cli.options import (
     Prompts,
     Seeds,
     Steps,
+    check_file,
+    check_pairs,
+    check_said,
     checked,
+    counted,
     emit,
     file_name,
     frame_range,
+    is_same,
     judge_of,
     leave_out,
     pick_device,
     quiet,
     read_by_the_lab,
+    said,
     say_lab_only,
+    tell_skipped,
     torch_type,
 )
 from accord.types import InputError
@@ -70,36 +77,41 @@ def generate(
     quiet()
     import accord
     from accord.diffusion.generate import check_generates, generate_each
-    from accord.diffusion.pipelines import UNETS, check_prompt_length
+    from accord.diffusion.pipelines import UNETS, check_prompts
+    from accord.files import check_writable, only_writer, write_file
     from accord.methods.context.pipeline import generate_with_context, load_context
-    from accord.outputs import check_writable, png, write_file
+    from accord.outputs import png
 
     if context is None:
         leave_out("without --context", clip=clip, ancestral=ancestral)
     if lora is not None and context is not None:
         raise InputError("--context brings its own adapter; give it or --lora")
-    check_writable(out)
-    draw: Callable[[list[str], list[int]], Any]
-    if context is None:
-        pipe = accord.load(model, device, torch_type(dtype), lora)
-        check_generates(pipe)
-        draw = lambda texts, numbers: generate_each(pipe, texts, numbers, steps, guidance)  # noqa: E731
-    else:
-        pipe = accord.load(model, device, torch_type(dtype), classes=UNETS)
-        network, shift = load_context(pipe, context, accord.load_clip(clip, str(pipe.device)) if clip else None)
-        if network.from_pixels is None:
-            leave_out("with a context that looks at no pixels", clip=clip)
-        told: dict[str, Any] = {"shift": shift, "ancestral": ancestral, "num_inference_steps": steps, "guidance_scale": guidance}
-        draw = lambda texts, numbers: generate_with_context(pipe, network, texts, numbers, each=True, batch_size=batch_size, **told)  # noqa: E731
-    for prompt in prompts:
-        check_prompt_length(pipe, prompt)
-    rows: list[dict[str, Any]] = []
-    for jobs in batches([(p, s) for p in prompts for s in seed], batch_size, "generate", as_json):
-        texts, numbers = map(list, zip(*jobs, strict=True))
-        for prompt, number, image in zip(texts, numbers, draw(texts, numbers), strict=True):
-            path = out / f"{file_name(len(rows), prompt, number)}.png"
-            write_file(path, png(image))
-            rows.append({"prompt": prompt, "seed": number, "image": str(path)})
+    check_said(*prompts)
+    kind = torch_type(dtype)
+    pick_device(device)
+    if context is not None and not (context / "relation" / "config.json").is_file():
+        raise InputError(f"folder {str(context)!r} holds no relational network; give one that accord train context wrote")
+    with only_writer(check_writable(out)):
+        draw: Callable[[list[str], list[int]], Any]
+        if context is None:
+            pipe = accord.load(model, device, kind, lora)
+            check_generates(pipe)
+            draw = lambda texts, numbers: generate_each(pipe, texts, numbers, steps, guidance)  # noqa: E731
+        else:
+            pipe = accord.load(model, device, kind, classes=UNETS)
+            network, shift = load_context(pipe, context, accord.load_clip(clip, str(pipe.device)) if clip else None)
+            if network.from_pixels is None:
+                leave_out("with a context that looks at no pixels", clip=clip)
+            told: dict[str, Any] = {"shift": shift, "ancestral": ancestral, "num_inference_steps": steps, "guidance_scale": guidance}
+            draw = lambda texts, numbers: generate_with_context(pipe, network, texts, numbers, each=True, batch_size=batch_size, **told)  # noqa: E731
+        check_prompts(pipe, prompts)
+        rows: list[dict[str, Any]] = []
+        for jobs in batches([(p, s) for p in prompts for s in seed], batch_size, "generate", as_json):
+            texts, numbers = map(list, zip(*jobs, strict=True))
+            for prompt, number, image in zip(texts, numbers, draw(texts, numbers), strict=True):
+                path = out / f"{file_name(len(rows), prompt, number)}.png"
+                write_file(path, png(image))
+                rows.append({"prompt": prompt, "seed": number, "image": str(path)})
     emit(as_json, {"images": rows}, "\n".join(str(r["image"]) for r in rows))
 
 
@@ -129,10 +141,13 @@ def score(
 
         if source_clip is None:
             leave_out("without --source-clip", frames=frames)
+        check_said(clip_prompt)
+        where = pick_device(device)
         before = read_clip(source_clip, *frame_range(frames)).frames if source_clip is not None else None
         shown = read_clip(video)
+        similarity = accord.load_clip(clip, where)
+        measured = score_clip(shown.frames, clip_prompt, before, similarity)
         say_lab_only(shown.size, clip, "--clip ID")
-        measured = score_clip(shown.frames, clip_prompt, before, accord.load_clip(clip, pick_device(device)))
         measured |= read_by_the_lab(shown.frames, clip_prompt) if clip is None else {}
         return emit(as_json, measured, "\n".join(f"{k} {v:.4f}" for k, v in measured.items()))
     leave_out("without --video", prompt_of_clip=clip_prompt, source_clip=source_clip, frames=frames)
@@ -144,14 +159,16 @@ def score(
         raise InputError("nothing to score; give IMAGE and PROMPT, or --pairs FILE")
     import accord
     from accord.data.images import open_image
-    from accord.outputs import check_writable, words_text
+    from accord.files import check_writable
+    from accord.outputs import words_text
 
+    check_said(prompt, parsed=True)
     picture = open_image(image)
     if out is not None:
         check_writable(out)
     where = pick_device(device)
-    say_lab_only(picture.size, captioner, "--captioner ID and --clip ID")
     result = accord.score(picture, prompt, accord.load_captioner(captioner, where), accord.load_clip(clip, where))[0]
+    say_lab_only(picture.size, captioner, "--captioner ID and --clip ID")
     text = f"alignment {result.alignment.overall:.3f}, reads as: {result.alignment.caption}\n{words_text(result.alignment)}"
     if out is not None:
         result.save(out)
@@ -162,40 +179,46 @@ def score(
 def _score_pairs(
     pairs: Path, out: Path | None, captioner: str | None, clip: str | None, device: str | None, as_json: bool
 ) -> None:
-    from tqdm.auto import tqdm
-
     import accord
     from accord.data.images import open_image
     from accord.data.pairs import check_table_path, read_pairs, table_bytes
-    from accord.outputs import check_writable, write_file
+    from accord.files import check_writable, only_writer, write_file
+    from accord.methods.invert.bulk import reason_as_named
 
     if out is None:
         raise InputError("--pairs needs --out FILE.csv, .jsonl or .parquet to write the scores to")
     check_table_path(out)
-    if out.resolve() == pairs.resolve():
+    if is_same(out, pairs):
         raise InputError(f"--out {str(out)!r} is the pairs file itself, and would be replaced; give another name")
-    table = read_pairs(pairs)
-    check_writable(out.parent)
     where = pick_device(device)
-    judge, similarity = accord.load_captioner(captioner, where), accord.load_clip(clip, where)
-    rows: list[dict[str, Any]] = []
-    try:
-        for pair in tqdm(table.pairs, desc="score", disable=as_json):
+    table = read_pairs(pairs)
+    check_file(out)
+    check_writable(out.parent)
+
+    def scored() -> Iterator[dict[str, Any]]:
+        for pair in table.pairs:
             try:
                 found = accord.score(open_image(pair.image), pair.prompt, judge, similarity)[0].alignment
             except InputError as error:
-                table.skip(pair.row, str(error))
+                table.skip(pair.row, reason_as_named(error, pair.image, pair.name))
                 continue
-            rows.append({"row": pair.row, "image": pair.image, **found.to_dict()})
-    finally:  # what was scored is not lost when the rest is stopped
-        if rows:
-            write_file(out, table_bytes(rows, out.suffix.lower()))
+            yield {"row": pair.row, "image": pair.name, **found.to_dict()}
+
+    with only_writer(out.parent, out.name):
+        judge, similarity = accord.load_captioner(captioner, where), accord.load_clip(clip, where)
+        rows: list[dict[str, Any]] = []
+        try:
+            for row in counted(scored(), "score", len(table.pairs), as_json):
+                rows.append(row)
+        finally:  # what was scored is not lost when the rest is stopped
+            if rows:
+                write_file(out, table_bytes(rows, out.suffix.lower()))
     if not rows:
         why = f" (row {table.skipped[0]['row']}: {table.skipped[0]['reason']})" if table.skipped else ""
         raise InputError(f"no row of {str(pairs)!r} could be scored{why}; mend it there")
-    mean = sum(r["overall"] for r in rows) / len(rows) if rows else None
+    mean = sum(r["overall"] for r in rows) / len(rows)
     data = {"scored": len(rows), "mean": mean, "skipped": table.skipped, "out": str(out)}
-    lines = [f"scored {len(rows)}" + (f", mean alignment {mean:.3f}" if rows else "") + f", written to {out}"]
+    lines = [f"scored {len(rows)}, mean alignment {mean:.3f}, written to {out}"]
     lines += [f"skipped row {s['row']}: {s['reason']}" for s in sorted(table.skipped, key=lambda s: s["row"])]
     emit(as_json, data, "\n".join(lines))
 
@@ -219,35 +242,40 @@ def realign(
     """Generate, find out what is missing and where, and repair it with the same model."""
     quiet()
     import accord
-    from accord.diffusion.pipelines import JOINT, UNETS, check_prompt_length
+    from accord.diffusion.pipelines import JOINT, UNETS, check_prompts
+    from accord.files import check_writable, only_writer
     from accord.methods.realign.fine import check_repairable
-    from accord.outputs import check_writable, words_text
+    from accord.outputs import words_text
 
-    check_writable(out)
     config = checked(accord.RealignConfig, rounds=rounds, mode=mode)
-    pipe = accord.load(model, device, torch_type(dtype), lora, UNETS + JOINT)
-    check_repairable(pipe, config)  # before the captioner, which may be large
-    for prompt in prompts:
-        check_prompt_length(pipe, prompt)
-    judge = accord.load_captioner(judge_of(captioner, model, HUB_CAPTIONER), str(pipe.device))
-    for prompt in prompts:
-        judge.check_length(prompt)
-    rows: list[dict[str, Any]] = []
-    lines: list[str] = []
-    for jobs in batches([(p, s) for p in prompts for s in seed], batch_size, "realign", as_json):
-        texts, numbers = map(list, zip(*jobs, strict=True))
-        told: dict[str, Any] = {"num_inference_steps": steps, "guidance_scale": guidance, "batch_size": batch_size, "each": True}
-        for result in accord.realign(pipe, texts, numbers, config=config, captioner=judge, **told):
-            folder = result.save(out / file_name(len(rows), result.prompt.text, result.seed))
-            rows.append({**result.to_dict(), "folder": str(folder)})
-            before, after = result.alignment_before, result.alignment_after
-            lines += [
-                f"{result.prompt.text!r}, seed {result.seed}: alignment {before.overall:.3f} -> {after.overall:.3f}"
-                + (f", from the noise of seed {result.seed_after}" if result.seed_after is not None else ""),
-                *("  before  " + line for line in words_text(before).splitlines()),
-                *("  after   " + line for line in words_text(after).splitlines() if result.improved),
-                f"  pictures and report: {folder / 'index.html'}",
-            ]
+    if not rounds:
+        leave_out("with --rounds 0", **said("mode"))
+    check_said(*prompts, parsed=True)
+    kind = torch_type(dtype)
+    pick_device(device)
+    with only_writer(check_writable(out)):
+        pipe = accord.load(model, device, kind, lora, UNETS + JOINT)
+        check_repairable(pipe, config)  # before the captioner, which may be large
+        check_prompts(pipe, prompts)
+        judge = accord.load_captioner(judge_of(captioner, model, HUB_CAPTIONER), str(pipe.device))
+        for prompt in prompts:
+            judge.check_length(prompt)
+        rows: list[dict[str, Any]] = []
+        lines: list[str] = []
+        for jobs in batches([(p, s) for p in prompts for s in seed], batch_size, "realign", as_json):
+            texts, numbers = map(list, zip(*jobs, strict=True))
+            told: dict[str, Any] = {"num_inference_steps": steps, "guidance_scale": guidance, "batch_size": batch_size, "each": True}
+            for result in accord.realign(pipe, texts, numbers, config=config, captioner=judge, **told):
+                folder = result.save(out / file_name(len(rows), result.prompt.text, result.seed))
+                rows.append({**result.to_dict(), "folder": str(folder)})
+                before, after = result.alignment_before, result.alignment_after
+                lines += [
+                    f"{result.prompt.text!r}, seed {result.seed}: alignment {before.overall:.3f} -> {after.overall:.3f}"
+                    + (f", from the noise of seed {result.seed_after}" if result.seed_after is not None else ""),
+                    *("  before  " + line for line in words_text(before).splitlines()),
+                    *("  after   " + line for line in words_text(after).splitlines() if result.improved),
+                    f"  pictures and report: {folder / 'index.html'}",
+                ]
     emit(as_json, {"results": rows}, "\n".join(lines))
 
 
@@ -271,9 +299,10 @@ def invert(
     from accord.data.images import open_image
     from accord.data.pair_folders import list_images, stream_pairs
     from accord.data.pairs import PairsFile
-    from accord.data.shards import parse_shard
-    from accord.methods.invert.bulk import invert_files, labelled_by, shard_path
-    from accord.outputs import check_writable
+    from accord.data.prompt_files import read_prompts
+    from accord.data.shards import parse_shard, share_of
+    from accord.files import check_writable, only_writer
+    from accord.methods.invert.bulk import check_target, invert_files, labelled_by, reason_as_named, shard_path
 
     sources = [s for s in (images or None, folder, pairs) if s is not None]
     if len(sources) != 1:
@@ -281,10 +310,13 @@ def invert(
     if images:
         leave_out("without --folder or --pairs", out=out, adapt=adapt, shard=shard)
     where = pick_device(device)
+    broken, texts = PairsFile(), None  # rows of the bank that are left out
     if images:
         pictures = [open_image(p) for p in images]
-        say_lab_only(pictures[0].size, inverter, "--inverter FOLDER, trained on pairs of their pipeline")
-        reader, embed, shelf = _inverter(inverter, captioner, bank, words_only, where)
+        texts = read_prompts(bank, broken) if bank is not None else None
+        reader, embed, shelf = _inverter(inverter, captioner, texts, words_only, where)
+        say_lab_only(pictures[0].size, inverter, _FOREIGN)
+        tell_skipped(broken.skipped)
         results = accord.invert(pictures, reader, shelf, embed=embed, readable=not words_only)
         lines = []
         for path, result in zip(images, results, strict=True):
@@ -292,31 +324,55 @@ def invert(
             lines.append("  words: " + ", ".join(f"{w} {p:.2f}" for w, p in result.words))
             lines += [f"  bank {c:.3f}  {t}" for t, c in result.retrieved]
         rows = [{"image": str(p), **r.to_dict()} for p, r in zip(images, results, strict=True)]
-        return emit(as_json, {"results": rows}, "\n".join(lines))
+        return emit(as_json, {"results": rows, "skipped": broken.skipped}, "\n".join(lines))
     if out is None:
         raise InputError("--folder and --pairs need --out FILE.parquet, .csv or .jsonl to write to")
     part = parse_shard(shard or "1/1")
     target = shard_path(out, *part)
-    if pairs is not None and target.resolve() == pairs.resolve():
+    if pairs is not None and is_same(target, pairs):
         raise InputError(f"--out {str(out)!r} is the pairs file itself; give another name")
-    unread = PairsFile()
-    paths = list_images(folder) if folder is not None else [Path(p.image) for p in stream_pairs(pairs or "", unread)]
-    for path in paths:
-        try:
-            say_lab_only(open_image(path).size, inverter, "--inverter FOLDER, trained on pairs of their pipeline")
-            break
-        except InputError:  # it is listed as skipped later on
-            continue
-    reader, embed, shelf = _inverter(inverter, captioner, bank, words_only, where)
+    check_target(target)
     check_writable(out.parent)
-    labelled = labelled_by(reader, adapt, embed or accord.load_sentence(device=where), unread, not as_json) if adapt is not None else None
-    data = invert_files(paths, out, part, reader, shelf, readable=not words_only, progress=not as_json, embed=embed, labelled=labelled)
+    check_pairs(adapt)
+    unread = PairsFile()
+    if folder is not None:
+        paths = list_images(folder)
+        names = [p.relative_to(folder).as_posix() for p in paths]
+    else:
+        found = list(stream_pairs(pairs or "", unread))
+        paths, names = [Path(p.image) for p in found], [p.name for p in found]
+    texts = read_prompts(bank, broken) if bank is not None else None
+    size, why = None, ""
+    for path, name in zip(share_of(paths, part), share_of(names, part), strict=True):
+        try:
+            size = open_image(path).size
+            break
+        except InputError as error:  # it is listed as skipped later on
+            why = why or reason_as_named(error, path, name)
+    if size is None and (why or not paths):
+        why = why or (f"row {unread.skipped[0]['row']}: {unread.skipped[0]['reason']}" if unread.skipped else "there is none")
+        raise InputError(f"no picture of {str(folder or pairs)!r} can be read ({why.partition(';')[0]}); check the paths")
+    with only_writer(target.parent, target.name):
+        reader, embed, shelf = _inverter(inverter, captioner, texts, words_only, where)
+        labelled = labelled_by(reader, adapt, embed or accord.load_sentence(device=where), unread, not as_json) if adapt is not None else None
+        if size is not None:
+            say_lab_only(size, inverter, _FOREIGN)
+        tell_skipped(broken.skipped)
+        data = invert_files(
+            paths, out, part, reader, shelf, readable=not words_only, progress=not as_json, embed=embed, labelled=labelled, names=names
+        )
     data["skipped"] += [{"image": f"row {r['row']}", "reason": r["reason"]} for r in unread.skipped]
+    data["skipped_prompts"] = broken.skipped
     text = f"{data['out']} is there already" if data["done_before"] else f"inverted {data['images']}, written to {data['out']}"
     emit(as_json, data, "\n".join([text, *(f"skipped {s['image']}: {s['reason']}" for s in data["skipped"])]))
 
 
-def _inverter(inverter: Path | None, captioner: str | None, bank: Path | None, words_only: bool, device: str) -> tuple[Any, Any, Any]:
+_FOREIGN = "--inverter FOLDER, trained on pairs of their pipeline"
+
+
+def _inverter(
+    inverter: Path | None, captioner: str | None, bank: list[str] | None, words_only: bool, device: str
+) -> tuple[Any, Any, Any]:
     """Inverter, sentence embedder and bank; None for what is not needed."""
     import accord
     from accord.methods.invert.invert import Bank
@@ -325,7 +381,7 @@ def _inverter(inverter: Path | None, captioner: str | None, bank: Path | None, w
     if words_only and not any(p.needs_captions for p in reader.predictors):
         leave_out("with --words-only by an inverter that is told no caption", captioner=captioner)
     embed = accord.load_sentence(device=device) if bank is not None or not words_only else None
-    shelf = Bank.from_file(bank, embed) if bank is not None and embed is not None else None
+    shelf = Bank(bank, embed) if bank is not None and embed is not None else None
     if captioner is not None or not words_only:
         own = reader.captioner_id or (HUB_CAPTIONER if reader.is_foreign else None)
         reader.captioner = accord.load_captioner(captioner or own, device)

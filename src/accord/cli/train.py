@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from accord.cli.options import (
     HUB_CAPTIONER,
     HUB_CLIP,
+    App,
     AsJson,
     CaptionerId,
     ClipId,
@@ -20,16 +20,24 @@ from accord.cli.options import (
     Guidance,
     Model,
     Out,
+    Seed,
+    check_pairs,
     checked,
+    counted,
     emit,
     judge_of,
     leave_out,
     pick_device,
     quiet,
+    said,
+    tell_skipped,
 )
-from accord.types import InputError
+from accord.types import InputError, Pair
 
-app = typer.Typer(help="Train models.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from accord.data.pairs import PairsFile
+
+app = App(help="Train models.", no_args_is_help=True)
 
 
 @app.command("lab")
@@ -39,7 +47,7 @@ def train_lab(
         "runs/lab"
     ),
     steps: Annotated[int | None, typer.Option(help="Steps; the recipe's own number by default.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed.")] = 0,
+    seed: Seed = 0,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     go_on: Annotated[bool, typer.Option("--continue", help="Start from the embedded weights, not from nothing.")] = False,
     start: Annotated[Path | None, typer.Option(help="Start from the finished part in this folder of another run, not from nothing.")] = None,
@@ -47,9 +55,11 @@ def train_lab(
     """Train an embedded model of the lab; a killed run goes on where it was."""
     quiet()
     from accord.diffusion.pipelines import EMBEDDED, check_device
+    from accord.files import check_writable
     from accord.lab.recipes import train
 
     check_device(device)
+    check_writable(out)
     if go_on and start is not None:
         raise InputError("--continue and --start are two places to start from; give one of them")
     train(part, out, steps=steps, seed=seed, device=device, start=EMBEDDED.parent if go_on else start)
@@ -82,7 +92,7 @@ def train_reward(
     gradient_checkpointing: Annotated[bool, typer.Option("--gradient-checkpointing", help="Less memory, more time.")] = False,
     captioner: CaptionerId = None,
     clip: ClipId = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed.")] = 0,
+    seed: Seed = 0,
     device: Device = None,
     out: Out = Path("out/tuned"),
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
@@ -91,8 +101,10 @@ def train_reward(
     """Tune a pipeline with a reward; leaves a LoRA that plain diffusers loads. Several processes: accelerate launch -m accord.cli train reward ..."""
     quiet()
     import accord
+    from accord.data.pairs import PairsFile
     from accord.data.prompt_files import read_prompts
     from accord.diffusion.pipelines import UNETS
+    from accord.files import check_writable
     from accord.lab.settings import TUNING
     from accord.rewards.rewards import NAMES
     from accord.training.claim import holds_run
@@ -100,7 +112,6 @@ def train_reward(
     if held_out == "inversion" and model is not None:
         raise InputError(f"the embedded inverter reads pictures of the lab alone, not of {model!r}; choose another --held-out")
     held_out = held_out or ("inversion" if model is None else "clip")
-    texts = read_prompts(prompts)
     named = [_weight(r) for r in reward]
     weights = dict(named)
     if len(weights) < len(named):
@@ -112,6 +123,10 @@ def train_reward(
         raise InputError(f"score {min(unknown)!r} is unknown; choose among {', '.join(NAMES)}, and for --held-out also inversion and none")
     if strategy != "refl":
         leave_out(f"by {strategy}", stop_from=stop_from, stop_until=stop_until)
+    if strategy == "sft":
+        leave_out("by sft", reward_weight=reward_weight)
+    if not pretrain_weight and not kl_weight:
+        leave_out("with --pretrain-weight 0 and --kl-weight 0", pairs=pairs)
     wanted = {*weights, held_out}
     captions, similarities = bool(wanted - {"clip", "inversion", "none"}), bool(wanted & {"clip", "caption-clip"})
     if not captions:
@@ -143,13 +158,20 @@ def train_reward(
         seed=seed,
         **knobs,
     )
+    check_writable(out)
     if holds_run(out) and not resume:
         raise InputError(f"folder {str(out)!r} holds a run; give --resume to go on with it, or another --out")
-    examples = _pictures_of(pairs, not as_json) if pairs is not None else None
+    pick_device(device)
+    broken = PairsFile()  # rows of the prompts file that are left out
+    texts = read_prompts(prompts, broken)
+    unread = PairsFile()
+    examples = _pictures_of(pairs, unread, not as_json) if pairs is not None else None
     pipe = accord.load(model, device, classes=UNETS)
     where = str(pipe.device)
     judge = accord.load_captioner(judge_of(captioner, model, HUB_CAPTIONER), where) if captions else None
     similarity = accord.load_clip(judge_of(clip, model, HUB_CLIP), where) if similarities else None
+    tell_skipped(broken.skipped)
+    tell_skipped(unread.skipped)
     tuned = accord.tune(
         pipe,
         texts,
@@ -162,7 +184,8 @@ def train_reward(
         progress=not as_json,
     )
     gains = "".join(f"{k} {v['mean']:+.4f} [{v['low']:+.4f}, {v['high']:+.4f}]; " for k, v in tuned.report["gains"].items())
-    emit(as_json, {**tuned.report, "folder": str(out)}, f"{gains}{tuned.report['verdict']}\nadapter and report: {out}")
+    skipped = {"skipped": broken.skipped, "skipped_pairs": unread.skipped}
+    emit(as_json, {**tuned.report, "folder": str(out), **skipped}, f"{gains}{tuned.report['verdict']}\nadapter and report: {out}")
 
 
 def _held_out(name: str, judge: Any, similarity: Any) -> Any:
@@ -201,15 +224,17 @@ def train_inverter_command(
     out_of_domain: Annotated[Path | None, typer.Option(help="Other pairs, to measure on.")] = None,
     caption: Annotated[bool, typer.Option("--caption/--no-caption", help="For unet: tell it a caption of the picture; --no-caption is the ablation, empty text.")] = True,
     captioner: Annotated[str | None, typer.Option(help="For unet: BLIP or BLIP-2 folder or hub id; the embedded one for the lab's U-Net.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed.")] = 0,
+    seed: Seed = 0,
     device: Device = None,
     out: Out = Path("out/inverter"),
     as_json: AsJson = False,
 ) -> None:
     """Train an inverter on pairs; a run found in --out is resumed."""
     quiet()
+    from accord.files import check_writable
     from accord.methods.invert.config import InvertTrainConfig, PredictorConfig
     from accord.methods.invert.fit import train_inverter
+    from accord.methods.invert.inverter import check_weights
     from accord.rewards.captioners import load_captioner
 
     where = pick_device(device)
@@ -223,6 +248,14 @@ def train_inverter_command(
         leave_out("without --kind unet", captioner=captioner, no_caption=not caption)
     if not caption:
         leave_out("with --no-caption", captioner=captioner)
+    if len(kinds) == 1:
+        leave_out("with one --kind", weight=weight)
+    if not vocabulary_weight:
+        leave_out("with --vocabulary-weight 0", **said("vocabulary_size"))
+    check_weights(weight or None, len(kinds))
+    check_pairs(pairs)
+    check_pairs(out_of_domain)
+    check_writable(out)
     captioner = captioner or (HUB_CAPTIONER if any(k.model for k in whites) else None)
     report = train_inverter(
         pairs, out, kinds, config, weights=weight or None, similar=similar, limit=limit, other=out_of_domain, device=where,
@@ -255,7 +288,7 @@ def train_context_command(
     pixels: Annotated[bool, typer.Option("--pixels", help="The network also looks at the decoded picture through a CLIP (slow).")] = False,
     clip: Annotated[str | None, typer.Option(help="That CLIP: folder or hub id; the embedded one if not given.")] = None,
     save_every: Annotated[int, typer.Option(help="Steps between two checkpoints.")] = 500,
-    seed: Annotated[int, typer.Option(min=0, help="Seed.")] = 0,
+    seed: Seed = 0,
     device: Device = None,
     out: Out = Path("out/context"),
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
@@ -264,11 +297,12 @@ def train_context_command(
     """Train a relational network (ContextDiff) on a pipeline, as an adapter or from scratch."""
     quiet()
     import accord
+    from accord.data.pairs import PairsFile
     from accord.diffusion.pipelines import UNETS
+    from accord.files import check_writable
     from accord.methods.context.config import ContextTrainConfig
     from accord.methods.context.data import draw_from, encode_images
     from accord.methods.context.train import train_context
-    from accord.outputs import check_writable
     from accord.training.claim import holds_run
     from accord.training.fingerprint import fingerprint
     from accord.training.processes import Processes
@@ -281,6 +315,8 @@ def train_context_command(
         leave_out("with --pairs", scenes=scenes)
     if not pixels:
         leave_out("without --pixels", clip=clip)
+    if not gain:
+        leave_out("with --gain 0, which shifts nothing", pixels=pixels, estimated_share=estimated_share)
     given: dict[str, Any] = {k: v for k, v in (("rank", rank), ("estimated_share", estimated_share)) if v is not None}
     config = checked(
         ContextTrainConfig, steps=steps, batch_size=batch_size, learning_rate=learning_rate, denoiser=denoiser, shift=shift,
@@ -290,46 +326,49 @@ def train_context_command(
         raise InputError(f"--fresh starts from random weights, which a {denoiser} denoiser never leaves; add --denoiser full")
     if scenes is not None and scenes < 1:
         raise InputError(f"scenes must be at least 1, not {scenes}")
+    check_writable(out)
     if holds_run(out) and not resume:
         raise InputError(f"folder {str(out)!r} holds a run; give --resume to go on with it, or another --out")
-    pipe = accord.load(model, device, classes=UNETS)
+    pick_device(device)
+    unread = PairsFile()
     if pairs is not None:
-        images, captions = _pictures_of(pairs, not as_json)
-    else:
+        images, captions = _pictures_of(pairs, unread, not as_json)
+    pipe = accord.load(model, device, classes=UNETS)
+    eyes = accord.load_clip(clip, str(pipe.device)) if pixels else None
+    tell_skipped(unread.skipped)
+    if pairs is None:
         from accord.lab.scenes.pairs import rendered_pairs
 
         images, captions = rendered_pairs(scenes or 8000, seed + 21)
-    check_writable(out)
     latents = encode_images(pipe, images, out / "latents.safetensors", progress=not as_json, processes=Processes(pipe.device))
     if fresh:
         import torch
 
         torch.manual_seed(seed)
         pipe.register_modules(unet=type(pipe.unet).from_config(pipe.unet.config).to(pipe.device))
-    eyes = accord.load_clip(clip, str(pipe.device)) if pixels else None
     train_context(pipe, draw_from(latents, captions), out, config, resume=resume, clip=eyes, data=fingerprint(latents, captions))
-    emit(as_json, {"out": str(out), "steps": steps}, f"relational network: {out / 'relation'}\nuse it: accord generate PROMPT --context {out}")
+    emit(as_json, {"out": str(out), "steps": steps, "skipped": unread.skipped}, f"relational network: {out / 'relation'}\nuse it: accord generate PROMPT --context {out}")
 
 
-def _pictures_of(pairs: Path, progress: bool) -> tuple[Sequence[Any], list[str]]:
-    """All readable pictures of a pairs file or folder, and their captions. They stay on the disk until they are used."""
-    from tqdm.auto import tqdm
-
+def _pictures_of(pairs: Path, unread: PairsFile, progress: bool) -> tuple[Sequence[Any], list[str]]:
+    """All readable pictures of a pairs file or folder, and their captions; `unread` gets the others. They stay on the disk until they are used."""
     from accord.data.images import Pictures, open_image
     from accord.data.pair_folders import stream_pairs
-    from accord.data.pairs import PairsFile
+    from accord.methods.invert.bulk import reason_as_named
 
-    table, paths, captions = PairsFile(), [], []
-    for pair in tqdm(list(stream_pairs(pairs, table)), desc="pictures", disable=not progress):
-        try:
-            open_image(pair.image)
-        except InputError as error:
-            table.skip(pair.row, str(error))
-            continue
-        paths.append(pair.image)
-        captions.append(pair.prompt)
-    for row in table.skipped:
-        print(f"skipped row {row['row']}: {row['reason']}", file=sys.stderr)
-    if not paths:
-        raise InputError(f"pairs {str(pairs)!r} have no readable picture; check the paths")
-    return Pictures(paths), captions
+    rows = list(stream_pairs(pairs, unread))
+
+    def readable() -> Iterator[Pair]:
+        for pair in rows:
+            try:
+                open_image(pair.image)
+            except InputError as error:
+                unread.skip(pair.row, reason_as_named(error, pair.image, pair.name))
+                continue
+            yield pair
+
+    found = list(counted(readable(), "pictures", len(rows), not progress))
+    if not found:
+        why = f" (row {unread.skipped[0]['row']}: {unread.skipped[0]['reason'].partition(';')[0]})" if unread.skipped else ""
+        raise InputError(f"pairs {str(pairs)!r} have no readable picture{why}; check the paths")
+    return Pictures([pair.image for pair in found]), [pair.prompt for pair in found]

@@ -6,6 +6,10 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from accord.files import read_json
+from accord.types import InputError, reason_of
+
+_MEND = "copy it again from where the captioner came from"
 COLORS = (
     "red orange yellow green blue purple pink brown black white gray grey cyan turquoise violet crimson golden gold "
     "silver beige magenta teal emerald navy maroon tan scarlet"
@@ -62,11 +66,27 @@ class Lexicon:
 
     @classmethod
     def load(cls, path: Path) -> Lexicon:
-        raw = json.loads(path.read_text(encoding="utf8"))
-        for key in ("colors", "backgrounds"):
-            raw[key] = tuple(raw[key])
-        raw["same"] = tuple(tuple(g) for g in raw["same"])
-        return cls(**raw)
+        """Read what `save` wrote.
+
+        Raises:
+            InputError: for a file that cannot be read or holds no lexicon.
+        """
+        raw = read_json(path, "lexicon", _MEND)
+        lists, tables = ("colors", "backgrounds"), ("nouns", "sizes", "relations")
+        try:
+            if not all(isinstance(found, list) for found in (*(raw[key] for key in lists), raw["same"], *raw["same"])):
+                raise TypeError("a list is none")
+            for key in lists:
+                raw[key] = tuple(raw[key])
+            raw["same"] = tuple(tuple(group) for group in raw["same"])
+            lexicon = cls(**raw)
+            texts = [*(t for key in lists for t in raw[key]), *(t for group in raw["same"] for t in group)]
+            texts += [t for key in tables for pair in raw[key].items() for t in pair]
+        except (KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"lexicon {str(path)!r} lacks a list or has one of another kind ({reason_of(error)}); {_MEND}") from error
+        if not all(isinstance(t, str) and t.strip() for t in texts) or lexicon.max_count not in tuple(NUMBERS.values()):
+            raise InputError(f"lexicon {str(path)!r} has an entry that is no word, or counts beyond {len(NUMBERS)}; {_MEND}")
+        return lexicon
 
     def save(self, path: Path) -> None:
         path.write_text(json.dumps(asdict(self), indent=1), encoding="utf8")

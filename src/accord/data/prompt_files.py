@@ -2,81 +2,124 @@
 
 from __future__ import annotations
 
-import csv
-import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from accord.data.pairs import PROMPT_KEYS, sayable
-from accord.types import InputError
+from accord.data.pairs import (
+    LONGEST_CELL,
+    NO_UTF8,
+    PROMPT_KEYS,
+    TOO_LONG,
+    Broken,
+    PairsFile,
+    csv_head,
+    csv_records,
+    csv_rows,
+    is_utf8,
+    json_lines,
+    lines_of,
+    sayable,
+)
+from accord.files import budget, check_regular, parse_json, read_text
+from accord.types import InputError, reason_of
 
 SUFFIXES = (".txt", ".csv", ".tsv", ".jsonl", ".json")
 _KEYS = (*PROMPT_KEYS, "prompts", "captions", "sentence", "description")
+_WHAT = "prompts file"
 
 
-def read_prompts(path: str | Path) -> list[str]:
+def read_prompts(path: str | Path, skipped: PairsFile | None = None) -> list[str]:
     """The prompts of a file, in order, blank ones left out and line breaks in them made spaces.
 
     Text: one a line. CSV and TSV (a byte-order mark and quoted fields of several lines are fine): the column named
     prompt, caption or text; the only column if there is one. JSONL: that key, or plain strings. JSON: COCO captions
     (`annotations[].caption`), or a list of either.
 
+    Args:
+        skipped: broken rows are listed there, by the number of their line (text, JSONL) or row, and the others are read.
+
     Raises:
-        InputError: for a file that is missing, of another kind, unreadable, or without a prompt.
+        InputError: for a file that is missing, of another kind, unreadable, too large, or without a prompt; without `skipped` also for
+            broken rows, of which it names the first.
     """
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise InputError(f"prompts file {str(path)!r} is none of {', '.join(SUFFIXES)}; convert it to one of them")
-    if not path.is_file():
-        raise InputError(f"prompts file {str(path)!r} does not exist; check the path")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        if suffix == ".txt":
-            found: list[Any] = text.splitlines()
-        elif suffix in (".csv", ".tsv"):
-            found = _from_table(text, "\t" if suffix == ".tsv" else ",", path)
-        elif suffix == ".jsonl":
-            found = [_from_line(line, i, path) for i, line in enumerate(text.split("\n"), start=1) if line.strip()]
-        else:
-            data = json.loads(text)
-            rows = data.get("annotations") if isinstance(data, dict) else data
-            if not isinstance(rows, list):
-                raise InputError(f"prompts file {str(path)!r} is neither a JSON list nor COCO captions; make it a list of prompts")
-            found = [_from_row(row) for row in rows]
-    except InputError:
-        raise
-    except json.JSONDecodeError as error:
-        raise InputError(f"prompts file {str(path)!r} is no valid JSON ({error}); mend it there") from error
-    except (OSError, csv.Error, ValueError, RecursionError) as error:
-        raise InputError(f"prompts file {str(path)!r} cannot be read ({error}); save it again as UTF-8") from error
-    prompts = [sayable(" ".join(p.split())) for p in found if isinstance(p, str) and p.strip()]
-    if not prompts:
+    check_regular(path, _WHAT)
+    found: list[str] = []
+    broken, held, most = PairsFile(), 0, budget("table")
+    for number, value in _rows(path, suffix):
+        if isinstance(value, Broken):
+            broken.skip(number, value)
+        elif len(value) > LONGEST_CELL:
+            broken.skip(number, TOO_LONG)
+        elif text := sayable(" ".join(value.split())):
+            found.append(text)
+            held += len(text) + 64  # a list of many short ones is large too
+            if held > most:
+                raise InputError(f"prompts file {str(path)!r} holds more than {most // 2**20} MB of prompts; split it, or set ACCORD_MAX_TABLE_MB")
+    if skipped is not None:
+        for row in broken.skipped:
+            skipped.skip(row["row"], row["reason"])
+    elif broken.skipped:
+        first, others = broken.skipped[0], len(broken.skipped) - 1
+        unit = "line" if suffix in (".txt", ".jsonl") else "row"
+        more = f", nor can {others} more" if others else ""
+        raise InputError(f"{unit} {first['row']} of prompts file {str(path)!r} cannot be read ({first['reason']}){more}; mend it there")
+    if not found:
         raise InputError(f"prompts file {str(path)!r} holds no prompt; name the column 'prompt' or put one on a line")
-    return prompts
+    return found
 
 
-def _from_line(line: str, number: int, path: Path) -> Any:
+def _rows(path: Path, suffix: str) -> Iterable[tuple[int, str]]:
+    """(number, text or Broken)."""
+    if suffix == ".txt":
+        return enumerate((line if is_utf8(line) else Broken(NO_UTF8) for line in lines_of(path, _WHAT)), start=1)
+    if suffix in (".csv", ".tsv"):
+        return _from_table(path, ",;\t" if suffix == ".csv" else "\t,;")
+    if suffix == ".jsonl":
+        return ((number, _from_value(value)) for number, value in json_lines(path, _WHAT))
+    text = read_text(path, _WHAT, budget("table") // 8)  # what is parsed takes several times as much
     try:
-        return _from_row(json.loads(line))
-    except json.JSONDecodeError as error:
-        raise InputError(f"line {number} of prompts file {str(path)!r} is no valid JSON ({error.msg}); mend it there") from error
+        data = parse_json(text)
+    except ValueError as error:
+        raise InputError(f"prompts file {str(path)!r} is no valid JSON ({reason_of(error)}); mend it there") from error
+    rows = data.get("annotations") if isinstance(data, dict) else data
+    if not isinstance(rows, list):
+        raise InputError(f"prompts file {str(path)!r} is neither a JSON list nor COCO captions; make it a list of prompts")
+    return enumerate((_from_value(row) for row in rows), start=1)
 
 
-def _from_table(text: str, delimiter: str, path: Path) -> list[Any]:
-    import io
+def _from_table(path: Path, delimiters: str) -> Iterator[tuple[int, str]]:
+    head = csv_head(path, _WHAT, delimiters, (_KEYS,))
+    if head is not None:
+        column = next(k for k in _KEYS if k in head[1])
+        for number, row in csv_rows(path, _WHAT, *head, frozenset((column,))):
+            yield number, row if isinstance(row, Broken) else row[column]
+        return
+    for number, cells in enumerate(csv_records(path, _WHAT, delimiters[0]), start=1):  # one column and no head
+        if isinstance(cells, Broken):
+            yield number, cells
+        elif number == 1 and len(cells) > 1:
+            names = ", ".join(cell.strip().lower() for cell in cells)
+            raise InputError(f"prompts file {str(path)!r} has no prompt column among {sayable(names)}; name it 'prompt'")
+        elif len(cells) > 1 or (delimiters[0] == "," and (";" in cells[0] or "\t" in cells[0])):
+            raise InputError(
+                f"row {number} of prompts file {str(path)!r} may be several cells, and there is no head that tells; name the column 'prompt' "
+                "in a first line and put such prompts in quotes, or save them as .txt"
+            )
+        else:
+            yield number, cells[0] if is_utf8(cells[0]) else Broken(NO_UTF8)
 
-    rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
-    if not rows:
-        return []
-    head = [c.strip().lower() for c in rows[0]]
-    column = next((head.index(k) for k in _KEYS if k in head), None)
-    if column is None:
-        if len(head) > 1:
-            raise InputError(f"prompts file {str(path)!r} has no prompt column among {', '.join(head)}; name it 'prompt'")
-        return [row[0] for row in rows if row]  # one column and no head
-    return [row[column] for row in rows[1:] if len(row) > column]
 
-
-def _from_row(row: Any) -> Any:
-    return next((row[k] for k in _KEYS if row.get(k)), None) if isinstance(row, dict) else row
+def _from_value(value: Any) -> str:
+    """The prompt of a JSON value, "" for a blank one, or Broken."""
+    if isinstance(value, dict):
+        keys = [k for k in _KEYS if k in value]
+        if not keys:
+            return Broken("no prompt")
+        value = next((value[k] for k in keys if value[k]), None) or ""
+        return value if isinstance(value, str) else Broken("its prompt is no text")
+    return value if isinstance(value, str) else Broken("neither a text nor a JSON object")

@@ -30,6 +30,7 @@ _MEDIA = set(
 _AFTER_MEDIA = {"of", "with", "showing", "featuring", ",", ""}  # "a picture of ..." is no thing of the picture
 _COLLECTIVES = {"pair": 2, "couple": 2, "trio": 3}
 _GROUNDS = {"background", "backdrop"}
+MOST_WORDS, MOST_LETTERS = 1000, 20_000  # of a prompt that is taken apart
 _RELATION_LIST = sorted(((tuple(k.split()), v) for k, v in RELATIONS.items()), key=lambda kv: -len(kv[0]))
 
 
@@ -57,16 +58,34 @@ def check_sayable(text: str) -> None:
         raise InputError(f"the prompt {shown!r} is no UTF-8; write it in UTF-8") from None
 
 
+def check_says_something(text: str) -> None:
+    """Refuse a prompt with no letters in it, that is no UTF-8, or longer than any text encoder reads. Raises InputError."""
+    if len(text) > MOST_LETTERS or len(text.split()) > MOST_WORDS:
+        raise InputError(f"the prompt {text[:40]!r}... has {len(text.split())} words; {MOST_WORDS} words and {MOST_LETTERS} letters are read at most: shorten it")
+    if not re.search(r"\w", text):
+        raise InputError(f"the prompt {text!r} is empty; give it at least one word")
+    check_sayable(text)
+
+
 def words_beyond(text: str, tokens: Callable[[str], int], room: int) -> str:
-    """The last words of a text, those that do not fit into `room` tokens, cut to 80 letters; empty if all fit."""
-    if tokens(text) <= room:
-        return ""
+    """The last words of a text, those that do not fit into `room` tokens, cut to 80 letters; empty if all fit.
+
+    Beginnings of the text are counted, each twice as long as the one before, until one does not fit: what is counted in all is a few times
+    what fits, however long the text is.
+    """
     words = text.split()
-    kept = len(words)
-    while kept and tokens(" ".join(words[:kept])) > room:
-        kept -= 1
-    lost = " ".join(words[kept:])
-    return lost if len(lost) <= 80 else lost[:77] + "..."
+    fits, beyond = 0, max(16, room)  # words; more words than tokens never fit
+    while beyond < len(words) and tokens(" ".join(words[:beyond])) <= room:
+        fits, beyond = beyond, 2 * beyond
+    if beyond >= len(words):
+        if tokens(text) <= room:
+            return ""
+        beyond = len(words)
+    while beyond - fits > 1:
+        middle = (fits + beyond) // 2
+        fits, beyond = (middle, beyond) if tokens(" ".join(words[:middle])) <= room else (fits, middle)
+    lost = " ".join(words[fits : fits + 80])
+    return lost if len(lost) <= 80 and fits + 80 >= len(words) else lost[:77] + "..."
 
 
 def parse(text: str) -> Prompt:
@@ -75,9 +94,7 @@ def parse(text: str) -> Prompt:
     Raises:
         InputError: for a prompt with no letters in it, or that is no UTF-8.
     """
-    if not re.search(r"\w", text):
-        raise InputError(f"the prompt {text!r} is empty; give it at least one word")
-    check_sayable(text)
+    check_says_something(text)
     tokens = [_Token(m.group(), m.start(), m.end()) for m in re.finditer(r"\w+(?:['’-]\w+)*|[^\w\s]", text)]
     phrases: list[Phrase] = []
     media: list[Phrase] = []

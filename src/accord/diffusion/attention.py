@@ -6,6 +6,7 @@ the layer's own processor, so the network is bit for bit the one it was.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
 
+from accord.diffusion.state import held
 from accord.types import InputError
 
 # (attention layer, query, key, value: [B, heads, L or S, d], is_cross) -> [B, heads, L, d], or None to stay out of it
@@ -25,6 +27,8 @@ class _Hook:
 
     def __init__(self, inner: Any, function: AttentionFn, active: Callable[[], bool]) -> None:
         self.inner, self.function, self.active = inner, function, active
+        taken = inspect.signature(inner.__call__).parameters.values()  # a SlicedAttnProcessor takes no temb
+        self.takes = None if any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in taken) else {p.name for p in taken}
 
     def __call__(
         self,
@@ -33,7 +37,6 @@ class _Hook:
         encoder_hidden_states: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         temb: torch.Tensor | None = None,
-        *args: Any,
         **kwargs: Any,
     ) -> torch.Tensor:
         plain = attention_mask is None and attn.spatial_norm is None and hidden_states.ndim == 3
@@ -41,7 +44,9 @@ class _Hook:
             out = self._attend(attn, hidden_states, encoder_hidden_states)
             if out is not None:
                 return out
-        return self.inner(attn, hidden_states, encoder_hidden_states, attention_mask, temb, *args, **kwargs)
+        more = {"temb": temb, **kwargs}
+        given = more if self.takes is None else {k: v for k, v in more.items() if k in self.takes}
+        return self.inner(attn, hidden_states, encoder_hidden_states, attention_mask, **given)
 
     def _attend(self, attn: Attention, hidden: torch.Tensor, states: torch.Tensor | None) -> torch.Tensor | None:
         residual = hidden
@@ -94,28 +99,30 @@ def attention_hook(
 ) -> Iterator[None]:
     """Run `function` in every attention layer of `unet` while the block lasts and `active()` is true.
 
-    The processors that were there are put back at the end, whatever happens.
+    The processors that were there are put back at the end, whatever happens. Other threads wait for the network.
     """
-    before = dict(unet.attn_processors)
-    unet.set_attn_processor({name: _Hook(inner, function, active) for name, inner in before.items()})
-    try:
-        yield
-    finally:
-        unet.set_attn_processor(dict(before))
+    with held(unet):
+        before = dict(unet.attn_processors)
+        try:
+            unet.set_attn_processor({name: _Hook(inner, function, active) for name, inner in before.items()})
+            yield
+        finally:
+            unet.set_attn_processor(dict(before))
 
 
 @contextmanager
 def plain_attention(unet: UNet2DConditionModel) -> Iterator[None]:
     """For training on a CPU: the plain processor, as the fused kernel is slow backwards there. Others' processors stay."""
-    before = dict(unet.attn_processors)
-    swap = unet.device.type == "cpu" and all(isinstance(p, AttnProcessor2_0) for p in before.values())
-    if swap:
-        unet.set_attn_processor(AttnProcessor())
-    try:
-        yield
-    finally:
-        if swap:
-            unet.set_attn_processor(before)
+    with held(unet):
+        before = dict(unet.attn_processors)
+        swap = unet.device.type == "cpu" and all(isinstance(p, AttnProcessor2_0) for p in before.values())
+        try:
+            if swap:
+                unet.set_attn_processor(AttnProcessor())
+            yield
+        finally:
+            if swap:
+                unet.set_attn_processor(before)
 
 
 class AttentionMaps:

@@ -7,7 +7,6 @@ Letters in shapes: B prompts, C H W of the latents, T text tokens.
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -20,6 +19,7 @@ from accord.diffusion.attention import attention_hook
 from accord.diffusion.joint import joint_hook
 from accord.diffusion.loop import BeforeStep, Step, check_finite, decode, is_guided, run, sample
 from accord.diffusion.pipelines import Pipeline, check_latent_unet, joint_length
+from accord.diffusion.state import held, own_scheduler
 from accord.types import InputError
 
 
@@ -122,29 +122,28 @@ class JointEngine:
             noise = pipe._pack_latents(noise, *noise.shape)
         elif negative_prompt:
             more = {"negative_prompt": [negative_prompt] * len(prompts)}
-        own, calls = pipe.scheduler, itertools.count()
+        calls = itertools.count()
 
         def watch(network: Any, args: Any, kwargs: dict[str, Any]) -> None:
             i, times = next(calls), pipe.scheduler.timesteps
             before_step(Step(i, len(times), times[i], kwargs["hidden_states"]))
 
-        handle = pipe.transformer.register_forward_pre_hook(watch, with_kwargs=True)
-        try:
-            pipe.scheduler = copy.deepcopy(own)
-            images = pipe(
-                prompt=prompts,
-                latents=noise,
-                generator=makers,
-                height=height,
-                width=width,
-                num_inference_steps=num_inference_steps,
-                guidance_scale=guidance_scale,
-                output_type="pt",
-                **more,
-            ).images
-        finally:
-            handle.remove()
-            pipe.scheduler = own
+        with held(pipe.transformer), own_scheduler(pipe):
+            handle = pipe.transformer.register_forward_pre_hook(watch, with_kwargs=True)
+            try:
+                images = pipe(
+                    prompt=prompts,
+                    latents=noise,
+                    generator=makers,
+                    height=height,
+                    width=width,
+                    num_inference_steps=num_inference_steps,
+                    guidance_scale=guidance_scale,
+                    output_type="pt",
+                    **more,
+                ).images
+            finally:
+                handle.remove()
         check_finite(images)
         return images.float()
 

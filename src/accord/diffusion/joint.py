@@ -14,6 +14,7 @@ from diffusers.models.attention_processor import JointAttnProcessor2_0
 from diffusers.models.embeddings import apply_rotary_emb
 from diffusers.models.transformers.transformer_flux import FluxAttnProcessor
 
+from accord.diffusion.state import held
 from accord.types import InputError
 
 # (query, key, value: [B, heads, S, d], which of them are the image's, which the text's) -> [B, heads, S, d], or None to stay out of it
@@ -121,18 +122,25 @@ def joint_hook(transformer: Any, function: JointFn, tokens: int, active: Callabl
     Raises:
         InputError: if another processor than the class's own is in the way.
     """
-    before = dict(transformer.attn_processors)
+    with held(transformer):
+        before = dict(transformer.attn_processors)
+        hooks = _hooks(transformer, before, function, active, tokens)
+        try:
+            transformer.set_attn_processor(hooks)
+            yield
+        finally:
+            transformer.set_attn_processor(dict(before))
+
+
+def _hooks(transformer: Any, before: dict[str, Any], function: JointFn, active: Callable[[], bool], tokens: int) -> dict[str, _Hook]:
+    """A hook around each processor."""
     hooks = {}
     for name, inner in before.items():
         own, layer = _innermost(inner), transformer.get_submodule(name.removesuffix(".processor"))
         if type(own) not in HOOKS or getattr(layer, "fused_projections", False):
             raise InputError(f"the attention of this {type(transformer).__name__} is changed already ({type(own).__name__}); load the pipeline afresh")
         hooks[name] = HOOKS[type(own)](inner, function, active, tokens)
-    transformer.set_attn_processor(hooks)
-    try:
-        yield
-    finally:
-        transformer.set_attn_processor(dict(before))
+    return hooks
 
 
 def _innermost(processor: Any) -> Any:

@@ -15,13 +15,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers import PNDMScheduler, StableDiffusionXLPipeline
+from diffusers import DDIMScheduler, PNDMScheduler, StableDiffusionXLPipeline
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from tqdm.auto import tqdm
 
 from accord.diffusion.pipelines import Condition, Pipeline, condition, device_of, latent_channels, sample_size
+from accord.diffusion.state import held
 from accord.types import InputError, reason_of
 
 BeforeStep = Callable[["Step"], None]
@@ -85,14 +86,15 @@ def denoise(
     guided = len(told.states) == 2 * len(latents)
     model_input = torch.cat([latents] * 2) if guided else latents
     model_input = scheduler.scale_model_input(model_input, timestep)
-    noise_pred = pipe.unet(
-        model_input,
-        timestep,
-        encoder_hidden_states=told.states,
-        timestep_cond=timestep_cond,
-        added_cond_kwargs=told.added,
-        return_dict=False,
-    )[0]
+    with held(pipe.unet):  # not in the middle of another thread's modulation
+        noise_pred = pipe.unet(
+            model_input,
+            timestep,
+            encoder_hidden_states=told.states,
+            timestep_cond=timestep_cond,
+            added_cond_kwargs=told.added,
+            return_dict=False,
+        )[0]
     if not guided:
         return noise_pred
     uncond, text = noise_pred.chunk(2)
@@ -150,10 +152,23 @@ def sample(
         raise InputError(f"num_inference_steps must be at least 1, not {num_inference_steps}")
     if not 0 < strength <= 1:
         raise InputError(f"strength must be in (0, 1], not {strength}")
-    if not math.isfinite(guidance_scale):
-        raise InputError(f"guidance_scale must be a finite number, not {guidance_scale}")
+    for name, value in (("guidance_scale", guidance_scale), ("guidance_rescale", guidance_rescale)):
+        if not math.isfinite(value):
+            raise InputError(f"{name} must be a finite number, not {value}")
+    if not 0 <= eta <= 1:
+        raise InputError(f"eta must be in [0, 1], not {eta}")
     scheduler = copy.deepcopy(scheduler or pipe.scheduler)
     guided = is_guided(pipe, guidance_scale)
+    if strength < 1 and image_latents is None:
+        raise InputError("strength is the share of the steps from a picture; give image_latents too, or leave it out")
+    if guidance_rescale and not guided:
+        raise InputError("guidance_rescale is not used without guidance; leave it out, or raise guidance_scale above 1")
+    if eta and "eta" not in inspect.signature(scheduler.step).parameters:
+        raise InputError(f"a {type(scheduler).__name__} takes no eta; leave it out, or use DDIM")
+    if any(negative_prompts or ()) and (told is not None or encoder_hidden_states is not None):
+        raise InputError("negative prompts are not used beside text states; put them into the states")
+    if latents is not None and _pixels(pipe, latents, height, width) != _pixels(pipe, latents, None, None):
+        raise InputError(f"height {height} and width {width} are not those of the latents; leave them out")
     if told is None:
         if encoder_hidden_states is not None:
             told = Condition(encoder_hidden_states)
@@ -179,10 +194,28 @@ def sample(
         with torch.set_grad_enabled(i >= len(timesteps) - grad_steps):
             noise_pred = denoise(pipe, scheduler, latents, t, told, guidance_scale, guidance_rescale, embedding)
             step.noise_pred = noise_pred
+            if "eta" in extra:
+                extra["eta"] = rooted_eta(scheduler, t, eta)
             step.latents = scheduler.step(noise_pred, t, latents, **extra, return_dict=False)[0]
         yield step
         latents = step.latents
     check_finite(latents)
+
+
+def rooted_eta(scheduler: Any, timestep: Any, eta: float) -> float:
+    """`eta`, or the little less of it with which DDIM's step is real.
+
+    A step takes the root of 1 - ab_s - sigma^2 (DDIM, arXiv 2010.02502, (12)). At eta 1 from a step without any signal (zero terminal SNR) that
+    is 0, and in float32 -6e-8.
+    """
+    if not eta or not isinstance(scheduler, DDIMScheduler):
+        return eta
+    before = int(timestep) - scheduler.config.num_train_timesteps // scheduler.num_inference_steps
+    ab_s = scheduler.alphas_cumprod[before] if before >= 0 else scheduler.final_alpha_cumprod
+    variance = scheduler._get_variance(int(timestep), before)
+    while eta > 0 and 1 - ab_s - (eta * variance**0.5) ** 2 < 0:
+        eta *= 1 - 1e-6
+    return eta
 
 
 def set_timesteps(scheduler: Any, num_inference_steps: int, device: Any = None) -> None:
@@ -319,13 +352,14 @@ def _decoded(pipe: Pipeline, latents: torch.Tensor) -> torch.Tensor:
 def precise_vae(pipe: Pipeline) -> Iterator[Any]:
     """The VAE; SDXL's overflows in float16 and is in float32 meanwhile."""
     vae = pipe.vae
-    upcast = vae.dtype == torch.float16 and getattr(vae.config, "force_upcast", False)
-    upcast = upcast and isinstance(pipe, StableDiffusionXLPipeline)
-    try:
-        yield vae.to(torch.float32) if upcast else vae
-    finally:
-        if upcast:
-            vae.to(torch.float16)
+    with held(vae):
+        upcast = vae.dtype == torch.float16 and getattr(vae.config, "force_upcast", False)
+        upcast = upcast and isinstance(pipe, StableDiffusionXLPipeline)
+        try:
+            yield vae.to(torch.float32) if upcast else vae
+        finally:
+            if upcast:
+                vae.to(torch.float16)
 
 
 @torch.no_grad()

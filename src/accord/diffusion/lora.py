@@ -8,10 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
-
 from accord.data.extras import need
 from accord.diffusion.pipelines import Pipeline
+from accord.diffusion.state import held, seeded
 from accord.types import InputError
 
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
@@ -27,8 +26,7 @@ def add_lora(pipe: Pipeline, rank: int, seed: int = 0) -> None:
     peft = need("peft", "train", "adapters")
     check_no_lora(pipe, "which the new one would switch off")
     # alpha = rank, a scale of 1: then the weights alone say everything, whatever reads them
-    with torch.random.fork_rng():  # the weights must not depend on what was drawn before
-        torch.manual_seed(seed)
+    with held(pipe.unet), seeded(seed):
         config = peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=list(TARGETS), init_lora_weights="gaussian")
         pipe.unet.add_adapter(config, adapter_name=NAME)
     for parameter in pipe.unet.parameters():
@@ -48,18 +46,20 @@ def check_no_lora(pipe: Pipeline, why: str) -> None:
 
 def remove_lora(pipe: Pipeline) -> None:
     """Take the adapter off; the U-Net is then what it was."""
-    pipe.unet.unload_lora()  # not `delete_adapters`, which leaves peft's wrappers, and their names in what is saved
-    pipe.unet.requires_grad_(False)
+    with held(pipe.unet):
+        pipe.unet.unload_lora()  # not `delete_adapters`, which leaves peft's wrappers, and their names in what is saved
+        pipe.unet.requires_grad_(False)
 
 
 @contextmanager
 def without_lora(pipe: Pipeline) -> Iterator[None]:
     """The U-Net as it was before the adapter, for a reference."""
-    pipe.unet.disable_adapters()
-    try:
-        yield
-    finally:
-        pipe.unet.enable_adapters()
+    with held(pipe.unet):
+        pipe.unet.disable_adapters()
+        try:
+            yield
+        finally:
+            pipe.unet.enable_adapters()
 
 
 def save_lora(pipe: Pipeline, folder: Path) -> Path:

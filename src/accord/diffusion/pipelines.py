@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import os
-import warnings
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,24 +11,26 @@ from typing import Any, TypeAlias
 
 import torch
 from diffusers import (
-    DiffusionPipeline,
     FluxPipeline,
     StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
 )
 
-from accord.data.extras import need
 from accord.data.prompts import check_sayable, words_beyond
-from accord.types import InputError, reason_of
+from accord.diffusion.adapters import put_on
+from accord.diffusion.loading import load_pipeline
+from accord.diffusion.state import held
+from accord.types import InputError
 
 EMBEDDED = Path(__file__).parents[1] / "lab" / "models" / "pipeline"
-EMBEDDED_LORA = EMBEDDED.with_name("tuned")  # what reward tuning made of the lab
 SUPPORTED = "StableDiffusionPipeline (the classes of Stable Diffusion 1 and 2)"
 
 SD = ("StableDiffusionPipeline",)  # names of classes, for `load`
 UNETS = (*SD, "StableDiffusionXLPipeline")
 JOINT = ("StableDiffusion3Pipeline", "FluxPipeline")  # transformers in which image and text attend to each other
+
+_LETTERS = 64  # of a word that is remembered
 
 Pipeline: TypeAlias = StableDiffusionPipeline | StableDiffusionXLPipeline
 
@@ -82,28 +83,19 @@ def load(
     """
     device = default_device() if device in (None, "cuda") and torch.cuda.is_available() else device or "cpu"
     check_device(device)
-    # the type is said aloud: left out, the text encoders would take the saved one and the U-Net float32
-    kwargs: dict[str, Any] = {"dtype": dtype or torch.float32}
-    model = model or str(EMBEDDED)
-    local = Path(model).is_dir()
-    if local and not (Path(model) / "model_index.json").is_file():
-        raise InputError(f"folder {model!r} holds no pipeline (no model_index.json); give a folder written by save_pretrained")
-    what = "folder cannot be read as a pipeline" if local else "model is no folder here and no hub id that can be reached"
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # diffusers calls the hub's library with an argument that it no longer knows
-            kind = DiffusionPipeline.load_config(model).get("_class_name")
-    except Exception as error:
-        raise InputError(f"{what}: {model!r} ({reason_of(error)}); check the name" + ("" if local else " and the network")) from error
     known = classes or (*UNETS, *JOINT)
-    if kind not in known and (classes or kind not in text_to_image_classes()):
-        raise InputError(f"{model!r} is {f'a {kind}, which' if kind else 'of no named class, which'} is not supported here; use a {' or a '.join(known)}")
-    if kind == "StableDiffusionPipeline":
-        kwargs |= {"safety_checker": None, "requires_safety_checker": False}
-    try:
-        pipe = DiffusionPipeline.from_pretrained(model, **kwargs)
-    except Exception as error:
-        raise InputError(f"{what}: {model!r} ({reason_of(error)})") from error
+    kind = ""
+
+    def check_class(named: str | None) -> dict[str, Any]:
+        nonlocal kind
+        kind = named or ""
+        if kind not in known and (classes or kind not in text_to_image_classes()):
+            raise InputError(f"{model!r} is {f'a {kind}, which' if kind else 'of no named class, which'} is not supported here; use a {' or a '.join(known)}")
+        return {"safety_checker": None, "requires_safety_checker": False} if kind == "StableDiffusionPipeline" else {}
+
+    # the type is said aloud: left out, the text encoders would take the saved one and the U-Net float32
+    model = model or str(EMBEDDED)
+    pipe = load_pipeline(model, dtype or torch.float32, check_class)
     if kind in UNETS:
         check_latent_unet(pipe)
     if lora is not None:
@@ -121,17 +113,6 @@ def text_to_image_classes() -> set[str]:
     needed = {"prompt", "num_inference_steps", "guidance_scale", "generator", "output_type"}
     kinds = [k for k in AUTO_TEXT2IMAGE_PIPELINES_MAPPING.values() if "Control" not in k.__name__]
     return {k.__name__ for k in kinds if needed <= inspect.signature(k.__call__).parameters.keys()}
-
-
-def put_on(pipe: Any, lora: str) -> None:
-    """Load an adapter, with a clear sentence where that fails."""
-    need("peft", "train", "adapters")
-    try:
-        pipe.load_lora_weights(str(EMBEDDED_LORA) if lora == "lab" else lora)
-    except Exception as error:
-        there = Path(lora).exists()
-        what = "does not fit this pipeline, or is none" if there else "is no folder or file here and no hub id that can be reached"
-        raise InputError(f"adapter {lora!r} {what} ({reason_of(error)}); give what accord train reward left for this pipeline") from error
 
 
 def default_device() -> str:
@@ -223,27 +204,47 @@ def check_prompt_length(pipe: Any, prompt: str) -> None:
     Raises:
         InputError: naming the words that fall off.
     """
-    if not prompt.strip():
-        raise InputError("the prompt is empty; give it at least one word")
-    check_sayable(prompt)
+    check_prompts(pipe, [prompt])
+
+
+def check_prompts(pipe: Any, prompts: Sequence[str]) -> None:
+    """`check_prompt_length` of many prompts: each of their words is tokenised once, and a prompt whole only where it may be too long.
+
+    Raises:
+        InputError: for the first that is empty, no UTF-8 or too long.
+    """
+    for text in prompts:
+        if not text.strip():
+            raise InputError("the prompt is empty; give it at least one word")
+        check_sayable(text)
     told = [(tokenizer, length) for tokenizer, length in _told(pipe) if tokenizer is not None]
     if not told:
         return
     tokenizer, length = max(told, key=lambda pair: pair[1])
     room = length - tokenizer.num_special_tokens_to_add()
-    lost = words_beyond(prompt, lambda text: len(tokenizer(text, add_special_tokens=False).input_ids), room)
-    if lost:
-        raise InputError(
-            f"the prompt is longer than the {length} tokens of this model's text encoder, "
-            f"these words would fall off: {lost!r}; shorten it"
-        )
+
+    def tokens(text: str) -> int:
+        return len(tokenizer(text, add_special_tokens=False).input_ids)
+
+    with held(tokenizer):
+        words = list(dict.fromkeys(w for text in prompts for w in text.split() if len(w) <= _LETTERS))
+        # with a space before it a word may be other tokens
+        counts = [[len(ids) for ids in tokenizer([s + w for w in words], add_special_tokens=False).input_ids] if words else [] for s in ("", " ")]
+        of = dict(zip(words, map(max, *counts), strict=True))
+        for text in prompts:
+            lost = words_beyond(text, tokens, room) if sum(of.get(w, room + 1) for w in text.split()) > room else ""
+            if lost:
+                raise InputError(
+                    f"the prompt is longer than the {length} tokens of this model's text encoder, these words would fall off: {lost!r}; shorten it"
+                )
 
 
 def encode_prompts(
     pipe: StableDiffusionPipeline, prompts: list[str], negative_prompts: list[str] | None, guided: bool
 ) -> torch.Tensor:
     """Text states as the U-Net takes them: [2B, T, D], unconditional half first, or [B, T, D] without guidance."""
-    positive, negative = pipe.encode_prompt(prompts, device_of(pipe), 1, guided, negative_prompts)
+    with held(pipe.text_encoder, pipe.tokenizer):
+        positive, negative = pipe.encode_prompt(prompts, device_of(pipe), 1, guided, negative_prompts)
     return torch.cat([negative, positive]) if guided else positive
 
 
@@ -262,17 +263,20 @@ def condition(
         dropped: bool [B]: prompts of which the U-Net is told nothing, as the unconditional half of a guided batch is
             (SDXL's is often zeros, and not the states of an empty text). Without guidance only.
     """
+    if any(negative_prompts or ()) and not guided:
+        raise InputError("a negative prompt is not used without guidance; leave it out, or raise guidance_scale above 1")
     if dropped is not None:
         prompts = ["" if gone else p for p, gone in zip(prompts, dropped.tolist(), strict=True)]
     if not isinstance(pipe, StableDiffusionXLPipeline):
         return Condition(encode_prompts(pipe, prompts, negative_prompts, guided))
-    states, negative, pooled, negative_pooled = pipe.encode_prompt(
-        prompt=prompts,
-        device=device_of(pipe),
-        num_images_per_prompt=1,
-        do_classifier_free_guidance=guided,
-        negative_prompt=negative_prompts,
-    )
+    with held(*(p for p in (pipe.text_encoder, pipe.text_encoder_2, pipe.tokenizer, pipe.tokenizer_2) if p is not None)):
+        states, negative, pooled, negative_pooled = pipe.encode_prompt(
+            prompt=prompts,
+            device=device_of(pipe),
+            num_images_per_prompt=1,
+            do_classifier_free_guidance=guided,
+            negative_prompt=negative_prompts,
+        )
     if size is None:
         h, w = sample_size(pipe)
         size = (h * pipe.vae_scale_factor, w * pipe.vae_scale_factor)
@@ -325,9 +329,8 @@ def _spans(tokenizer: Any, prompt: str, length: int) -> list[tuple[int, int] | N
     if tokenizer is None:
         return [None] * length
     if getattr(tokenizer, "is_fast", False):
-        encoded = tokenizer(
-            prompt, padding="max_length", max_length=length, truncation=True, return_offsets_mapping=True
-        )
+        with held(tokenizer):
+            encoded = tokenizer(prompt, padding="max_length", max_length=length, truncation=True, return_offsets_mapping=True)
         special = tokenizer.get_special_tokens_mask(encoded.input_ids, already_has_special_tokens=True)
         spans = [
             None if s or a == b else (a, b) for (a, b), s in zip(encoded.offset_mapping, special, strict=True)

@@ -12,11 +12,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoConfig, AutoTokenizer
 
 from accord.data.lexicon import DEFAULT, Lexicon
 from accord.data.prompts import words_beyond
-from accord.types import InputError, reason_of
+from accord.diffusion.loading import check_moments, kind_of, load_model, load_tokenizer, loading
+from accord.diffusion.state import held
+from accord.types import InputError
 
 
 class Captioner(nn.Module):
@@ -63,25 +64,22 @@ class Captioner(nn.Module):
         from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
         classes = {"blip": BlipForConditionalGeneration, "blip-2": Blip2ForConditionalGeneration}
-        try:
-            kind = AutoConfig.from_pretrained(model).model_type
-            if kind not in classes:
-                raise InputError(f"captioner {model!r} is a {kind} model; use a BLIP or BLIP-2 captioner")
-            network, loading = classes[kind].from_pretrained(model, dtype=dtype or torch.float32, output_loading_info=True)
-            if loading["missing_keys"]:
-                raise InputError(f"captioner {model!r} lacks weights ({min(loading['missing_keys'])}); use one that was trained to write captions")
-            if kind == "blip-2" and not network.config.use_decoder_only_language_model:
-                raise InputError(f"captioner {model!r} has an encoder-decoder language model; use a BLIP-2 with OPT, such as Salesforce/blip2-opt-2.7b")
-            tokenizer = AutoTokenizer.from_pretrained(model)
+        what = f"captioner {model!r}"
+        kind = kind_of(model, what)
+        if kind not in classes:
+            raise InputError(f"{what} is a {kind} model; use a BLIP or BLIP-2 captioner")
+        network = load_model(classes[kind], model, what, dtype=dtype or torch.float32)
+        if kind == "blip-2" and not network.config.use_decoder_only_language_model:
+            raise InputError(f"{what} has an encoder-decoder language model; use a BLIP-2 with OPT, such as Salesforce/blip2-opt-2.7b")
+        if kind == "blip-2" and network.config.image_token_index is None:  # where the picture stands in what the language model reads
+            raise InputError(f"{what} has no image_token_index in its config.json, and could write no caption; use a newer revision of it")
+        tokenizer = load_tokenizer(model, what)
+        with loading(what):
             processor = BlipImageProcessorPil.from_pretrained(model)
-        except InputError:
-            raise
-        except Exception as error:
-            raise InputError(f"captioner {model!r} cannot be loaded ({reason_of(error)})") from error
+            size = int(processor.size["height"])
+        check_moments(processor.image_mean, processor.image_std, what)
         path = Path(model) / "lexicon.json"
         lexicon = Lexicon.load(path) if path.is_file() else DEFAULT
-        network.eval().requires_grad_(False)
-        size = processor.size["height"]
         source = None if model == str(EMBEDDED) else model
         return cls(network, tokenizer, size, processor.image_mean, processor.image_std, lexicon, source).to(device)
 
@@ -92,7 +90,8 @@ class Captioner(nn.Module):
             InputError: naming the words that fall off.
         """
         most = min(self.tokenizer.model_max_length, int(self.model.config.text_config.max_position_embeddings))
-        lost = words_beyond(text, lambda part: len(self.tokenizer(part).input_ids), most)
+        with held(self.tokenizer):
+            lost = words_beyond(text, lambda part: len(self.tokenizer(part).input_ids), most)
         if lost:
             raise InputError(f"the prompt is longer than the {most} tokens that the captioner reads, these words would fall off: {lost!r}; shorten it")
 
@@ -148,7 +147,8 @@ class Captioner(nn.Module):
 
     def _log_likelihood(self, states: torch.Tensor, texts: list[str]) -> torch.Tensor:
         if self.kind == "blip":
-            ids = self.tokenizer(texts, padding=True, truncation=True, return_tensors="pt").to(self.device)
+            with held(self.tokenizer):
+                ids = self.tokenizer(texts, padding=True, truncation=True, return_tensors="pt").to(self.device)
             ids.input_ids[:, 0] = self.model.config.text_config.bos_token_id  # BLIP's decoder starts with [DEC]
             logits = self.model.text_decoder(
                 input_ids=ids.input_ids, attention_mask=ids.attention_mask, encoder_hidden_states=states
@@ -168,10 +168,9 @@ class Captioner(nn.Module):
     def _language_model_ids(self, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """Token ids and mask [B, T] of BLIP-2's language model: start, text, end as its own configuration has them."""
         config = self.model.config.text_config
-        rows = [
-            torch.tensor([config.bos_token_id, *self.tokenizer(t, add_special_tokens=False).input_ids, config.eos_token_id])
-            for t in texts
-        ]
+        with held(self.tokenizer):
+            written = [self.tokenizer(t, add_special_tokens=False).input_ids for t in texts]
+        rows = [torch.tensor([config.bos_token_id, *ids, config.eos_token_id]) for ids in written]
         ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=config.pad_token_id)
         mask = nn.utils.rnn.pad_sequence([torch.ones_like(r) for r in rows], batch_first=True)
         return ids.to(self.device), mask.to(self.device)

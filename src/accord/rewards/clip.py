@@ -7,9 +7,11 @@ from pathlib import Path
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoTokenizer, CLIPModel
+from transformers import CLIPModel
 
-from accord.types import InputError, reason_of
+from accord.diffusion.loading import check_moments, kind_of, load_model, load_tokenizer, loading
+from accord.diffusion.state import held
+from accord.types import InputError
 
 
 class ClipScorer(nn.Module):
@@ -33,18 +35,15 @@ class ClipScorer(nn.Module):
         """
         from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-        try:
-            kind = AutoConfig.from_pretrained(model).model_type
-            if kind != "clip":
-                raise InputError(f"{model!r} is a {kind} model; use a CLIP (PickScore is one too)")
-            network = CLIPModel.from_pretrained(model, dtype=dtype or torch.float32)
-            tokenizer = AutoTokenizer.from_pretrained(model)
+        what = f"CLIP {model!r}"
+        kind = kind_of(model, what)
+        if kind != "clip":
+            raise InputError(f"{model!r} is a {kind} model; use a CLIP (PickScore is one too)")
+        network = load_model(CLIPModel, model, what, dtype=dtype or torch.float32)
+        tokenizer = load_tokenizer(model, what)
+        with loading(what):
             processor = CLIPImageProcessorPil.from_pretrained(model)
-        except InputError:
-            raise
-        except Exception as error:
-            raise InputError(f"CLIP model {Path(model)!s} cannot be loaded ({reason_of(error)})") from error
-        network.eval().requires_grad_(False)
+        check_moments(processor.image_mean, processor.image_std, what)
         return cls(network, tokenizer, processor.image_mean, processor.image_std).to(device)
 
     def image_features(self, images: torch.Tensor) -> torch.Tensor:
@@ -61,7 +60,8 @@ class ClipScorer(nn.Module):
     def text_features(self, texts: list[str]) -> torch.Tensor:
         """Texts to unit vectors [B, D]; what exceeds the tower's tokens is cut off."""
         limit = self.model.config.text_config.max_position_embeddings
-        ids = self.tokenizer(texts, padding=True, truncation=True, max_length=limit, return_tensors="pt")  # type: ignore[operator]
+        with held(self.tokenizer):  # which keeps its padding and its limit: two threads would mix them
+            ids = self.tokenizer(texts, padding=True, truncation=True, max_length=limit, return_tensors="pt")  # type: ignore[operator]
         ids = ids.to(self.mean.device)
         return F.normalize(self.model.get_text_features(**ids).pooler_output, dim=-1)
 

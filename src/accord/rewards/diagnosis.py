@@ -7,6 +7,7 @@ P(word | x) = P(p | x) / (P(p | x) + sum over swaps p' of P(p' | x)).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -69,8 +70,10 @@ def align(
         owner += [i] * (len(texts) - len(owner))
     scores = captioner.log_likelihood(states, texts, owner).double().cpu().numpy()
 
+    check_scores(scores, "captioner")
     said = captioner.caption(images) if captions else [""] * len(parsed)
     similarity, reward = _similarities(images if clip_images is None else clip_images, parsed, said if captions else None, clip)
+    check_scores([s for s in (*similarity, *reward) if s is not None], "CLIP")
     out = []
     for i, (prompt, (base, plan)) in enumerate(zip(parsed, plans, strict=True)):
         words = tuple(_word_score(word, names, scores[base], scores[rows]) for word, names, rows in plan)
@@ -113,6 +116,16 @@ def score(
         found = align(seen[0], texts[start : start + batch_size], captioner, clip, clip_images=seen[1])
         out += [Scored(p, a) for p, a in zip(part, found, strict=True)]
     return out
+
+
+def check_scores(scores: Any, judge: str) -> None:
+    """Refuse scores that are not finite: no order can be made of them, and no JSON.
+
+    Raises:
+        InputError: naming the judge.
+    """
+    if not np.isfinite(np.asarray(scores, dtype=np.float64)).all():
+        raise InputError(f"the scores of the {judge} are not finite (NaN or infinity); it overflows in this precision: load it in float32, or use another")
 
 
 def _word_score(word: Word, names: list[str], own: float, others: np.ndarray) -> WordScore:

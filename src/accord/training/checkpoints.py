@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
+
+from accord.diffusion.loading import load_tensors
+from accord.files import read_json, replace_folder, sweep
+from accord.types import InputError
+
+Tensors = dict[str, torch.Tensor]
+WEIGHTS = ("model.", "ema.", "optim.")  # what must be finite; a look's scores need not be
 
 
-def save(folder: Path, step: int, tensors: dict[str, torch.Tensor], keep: int = 2) -> None:
+def save(folder: Path, step: int, tensors: Tensors, keep: int = 2) -> None:
     """Write `folder/step-00000123` (written under another name, then renamed) and drop all but the last `keep`."""
-    final, part = folder / f"step-{step:08d}", folder / f".step-{step:08d}.part"
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    try:
+
+    def fill(part: Path) -> None:
         save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, part / "state.safetensors")
-        (part / "state.json").write_text(json.dumps({"step": step}), encoding="utf8")
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(part, final)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+        (part / "state.json").write_text(json.dumps({"step": step, "tensors": len(tensors)}), encoding="utf8")
+
+    sweep(folder)
+    replace_folder(folder / f"step-{step:08d}", fill)
     for old in sorted(folder.glob("step-*"))[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
 
@@ -39,13 +42,21 @@ def newest(folder: Path) -> str | None:
     return every[-1] if every else None
 
 
-def load_latest(folder: Path) -> tuple[int, dict[str, torch.Tensor], list[str]] | None:
-    """The newest readable checkpoint as (step, tensors, names of the corrupt ones passed over), or None."""
+def load_latest(folder: Path, fits: Callable[[Tensors], bool] = lambda _: True) -> tuple[int, Tensors, list[str]] | None:
+    """The newest whole checkpoint as (step, tensors, names of the corrupt ones passed over), or None.
+
+    Corrupt is what cannot be read, lacks tensors, holds weights that are not finite, or does not fit the run.
+    """
     corrupt: list[str] = []
     for path in sorted(folder.glob("step-*"), reverse=True):
         try:
-            step = int(json.loads((path / "state.json").read_text(encoding="utf8"))["step"])
-            return step, load_file(path / "state.safetensors"), corrupt
-        except (OSError, ValueError, KeyError, SafetensorError):
-            corrupt.append(path.name)
+            told = read_json(path / "state.json", "checkpoint's")
+            tensors = load_tensors(path / "state.safetensors", "checkpoint's", finite=WEIGHTS)
+            step = told.get("step")
+            whole = isinstance(step, int) and path.name == f"step-{step:08d}" and told.get("tensors", len(tensors)) == len(tensors)
+            if whole and fits(tensors):
+                return int(str(step)), tensors, corrupt
+        except InputError:
+            pass
+        corrupt.append(path.name)
     return None

@@ -1,53 +1,64 @@
-"""A folder holds one run: it is resumed with the settings that it was begun with, or refused."""
+"""A folder holds one run, of one process at a time: it is resumed with the settings that it was begun with, or refused."""
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from accord.outputs import check_writable, write_file
+from accord.files import check_writable, only_writer, read_json, sweep, write_file
 from accord.training.processes import Processes
 from accord.types import InputError
 
 
 def holds_run(folder: Path) -> bool:
-    """Whether a run in `folder` has left something that another would destroy: its settings and a checkpoint."""
-    return (folder / "config.json").is_file() and any((folder / "checkpoints").glob("step-*"))
+    """Whether a run in `folder` has left something that another would destroy: a checkpoint."""
+    return any((folder / "checkpoints").glob("step-*"))
 
 
+@contextlib.contextmanager
 def claim(
     folder: Path, settings: Mapping[str, Any], resume: bool = True, processes: Processes | None = None
-) -> bool:
-    """Take `folder` for a run with these settings, kept in its `config.json`.
+) -> Iterator[bool]:
+    """Take `folder`, for the time of the block, for a run with these settings, kept in its `config.json`.
 
-    Returns:
+    Yields:
         whether the run begins anew; what one that failed before its first checkpoint has left is then of no use.
 
     Raises:
-        InputError: if it holds a run and `resume` is False, or one that was begun with other settings, or cannot be written.
+        InputError: if another process has it; if it holds a run and `resume` is False, one that was begun with other settings, or one
+            whose settings are lost; if it cannot be written.
     """
-    path, now = folder / "config.json", json.loads(json.dumps(dict(settings)))
-    there = holds_run(folder)
-    if processes is not None:
-        processes.wait()  # all have looked before one writes
-    if there:
-        if not resume:
-            raise InputError(f"folder {str(folder)!r} holds a run; give --resume to go on with it, or another --out")
-        try:
-            before = json.loads(path.read_text(encoding="utf8"))
-        except ValueError as error:
-            raise InputError(f"{str(path)!r} is no JSON ({error}); start afresh in another folder") from error
-        changed = [k for k in now if before.get(k) != now[k]]
-        if changed:
-            raise InputError(
-                f"the run in {str(folder)!r} was begun with {changed[0]}={before.get(changed[0])!r}, not {now[changed[0]]!r}; "
-                "go on with the same settings or in another folder"
-            )
-    elif processes is None or processes.first:
-        check_writable(folder)
-        write_file(path, (json.dumps(now, indent=1) + "\n").encode())
-    if processes is not None:
-        processes.wait()
-    return not there
+    first = processes is None or processes.first
+    with only_writer(folder) if first else contextlib.nullcontext():
+        there = holds_run(folder)
+        if processes is not None:
+            processes.wait()  # all have looked before one writes
+        if there:
+            _check(folder, json.loads(json.dumps(dict(settings))), resume)
+        elif first:
+            check_writable(folder)
+            write_file(folder / "config.json", (json.dumps(dict(settings), indent=1) + "\n").encode())
+        if first:
+            sweep(folder / "checkpoints")
+        if processes is not None:
+            processes.wait()
+        yield not there
+
+
+def _check(folder: Path, now: dict[str, Any], resume: bool) -> None:
+    """Refuse to go on with another run than that of these settings."""
+    if not resume:
+        raise InputError(f"folder {str(folder)!r} holds a run; give --resume to go on with it, or another --out")
+    path = folder / "config.json"
+    if not path.exists():
+        raise InputError(f"folder {str(folder)!r} holds checkpoints of a run and no config.json that says with which settings; train in another folder")
+    before = read_json(path, "the run's", "start afresh in another folder")
+    changed = [k for k in now if before.get(k) != now[k]]
+    if changed:
+        raise InputError(
+            f"the run in {str(folder)!r} was begun with {changed[0]}={before.get(changed[0])!r}, not {now[changed[0]]!r}; "
+            "go on with the same settings or in another folder"
+        )

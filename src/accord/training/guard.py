@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
+from accord.types import check_numbers
+
 
 @dataclass(frozen=True)
 class GuardConfig:
@@ -15,6 +17,7 @@ class GuardConfig:
     patience: int = 2  # looks in a row at which it has fallen, before the run is stopped
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         if self.patience < 1:
             raise ValueError(f"patience must be at least 1, not {self.patience}")
         if self.z < 0:

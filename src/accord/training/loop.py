@@ -20,10 +20,10 @@ from safetensors import SafetensorError
 from torch import nn
 from tqdm.auto import tqdm
 
-from accord.outputs import replace_file
+from accord.files import parse_json, reason, replace_file
 from accord.training import checkpoints
 from accord.training.processes import Processes
-from accord.types import InputError
+from accord.types import InputError, check_numbers
 
 # (number of the micro-batch, its generator) -> mean loss over it, scalars to log. With gradient accumulation the
 # number is step * gradient_accumulation + micro, so that every micro-batch has its own
@@ -54,6 +54,7 @@ class LoopConfig:
     log_every: int = 20
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         if self.steps < 1:
             raise ValueError(f"steps must be at least 1, not {self.steps}")
         if self.learning_rate <= 0:
@@ -151,7 +152,7 @@ class Run:
         return {k: v.detach().to("cpu", copy=True) for k, v in tensors.items()}
 
     def _resume(self) -> None:
-        found = checkpoints.load_latest(self.folder / "checkpoints")
+        found = checkpoints.load_latest(self.folder / "checkpoints", self._fits)
         if found is None:
             for name in checkpoints.names(self.folder / "checkpoints"):
                 tqdm.write(f"checkpoint {name} is corrupt, and there is no other; starting afresh", file=sys.stderr)
@@ -182,13 +183,25 @@ class Run:
         if self.processes.first:
             self._truncate_curve()
 
+    def _fits(self, tensors: dict[str, torch.Tensor]) -> bool:
+        """Whether a checkpoint has all weights of this run, in their shapes, and the optimiser's state of what it has any of."""
+        for key, own in self._all_tensors().items():
+            if key.startswith(("model.", "ema.")) and (key not in tensors or tensors[key].shape != own.shape):
+                return False
+        for key, parameter in self.named.items():
+            states = [tensors.get(f"optim.{n}.{key}") for n in ("step", "exp_avg", "exp_avg_sq")]
+            shapes = [torch.Size(), parameter.shape, parameter.shape]
+            if any(s is not None for s in states) and any(s is None or s.shape != wanted for s, wanted in zip(states, shapes, strict=True)):
+                return False
+        return True
+
     def _truncate_curve(self) -> None:
         path = self.folder / "curve.jsonl"
         if path.exists():
             lines = []
-            for line in path.read_text(encoding="utf8").splitlines():
-                with contextlib.suppress(ValueError):  # a line cut short by a crash
-                    if json.loads(line)["step"] <= self.step:
+            for line in path.read_text(encoding="utf8", errors="replace").splitlines():
+                with contextlib.suppress(ValueError, TypeError, KeyError):  # a line cut short by a crash
+                    if parse_json(line)["step"] <= self.step:
                         lines.append(line)
             replace_file(path, lambda p: p.write_text("".join(s + "\n" for s in lines), encoding="utf8"))
 
@@ -207,7 +220,7 @@ class Run:
                 good = checkpoints.newest(folder)
                 last = f"the last good one is {good}" if good else "there is none yet"
                 raise InputError(
-                    f"checkpoint of step {self.step} cannot be written to {str(folder)!r} ({error}); {last}: "
+                    f"checkpoint of step {self.step} cannot be written to {str(folder)!r} ({reason(error)}); {last}: "
                     "make room and resume"
                 ) from error
         self.processes.wait()
@@ -357,8 +370,11 @@ class Run:
             from matplotlib.figure import Figure  # not pyplot, whose backend is the user's
         except ImportError:
             return  # as without TensorBoard: the numbers are in the file
-        rows = [json.loads(s) for s in (self.folder / "curve.jsonl").read_text(encoding="utf8").splitlines()]
-        rows = [r for r in rows if "loss" in r]  # all but those of which no step was finite
+        rows = []
+        for line in (self.folder / "curve.jsonl").read_text(encoding="utf8", errors="replace").splitlines():
+            with contextlib.suppress(ValueError):
+                rows.append(parse_json(line))
+        rows = [r for r in rows if isinstance(r, dict) and {"loss", "step"} <= r.keys()]  # all but those of which no step was finite
         if not rows:
             return
         figure = Figure(figsize=(6, 3.5), layout="constrained")

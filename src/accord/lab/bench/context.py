@@ -27,6 +27,7 @@ from tqdm.auto import tqdm
 from accord.data.images import to_tensor
 from accord.data.shards import share_of
 from accord.diffusion.pipelines import SD, load
+from accord.files import check_writable, write_file
 from accord.lab.bench.cache import cache_folder, known_rows, slug
 from accord.lab.bench.prompts import BenchPrompt, scenebench
 from accord.lab.bench.scenes import bootstrap
@@ -43,7 +44,7 @@ from accord.methods.context.data import encode_images
 from accord.methods.context.network import RelationalNetwork
 from accord.methods.context.pipeline import generate_with_context, new_relation
 from accord.methods.context.train import Objective, train_context
-from accord.outputs import check_writable, in_a_row, png, write_file
+from accord.outputs import in_a_row, png
 from accord.rewards.captioners import Captioner, load_captioner
 from accord.rewards.sentence import load_sentence
 from accord.training.fingerprint import fingerprint

@@ -18,11 +18,11 @@ from tqdm.auto import tqdm
 
 from accord.diffusion.loop import run, sample
 from accord.diffusion.pipelines import Condition, latent_scheduler, sample_size
+from accord.files import check_writable, write_file
 from accord.lab.bench.context import reduced_unet, with_unet
 from accord.lab.bench.speed import network
 from accord.methods.context.pipeline import new_relation, relation_of
 from accord.methods.context.schedulers import ContextDDIMScheduler
-from accord.outputs import check_writable, write_file
 
 TOKENS = 77
 

@@ -21,6 +21,7 @@ from PIL import Image
 from accord.diffusion.generate import generate
 from accord.diffusion.lora import NAME
 from accord.diffusion.pipelines import SD, Pipeline, load
+from accord.files import check_writable, write_file
 from accord.lab.bench.rewards import REWARD, training_prompts
 from accord.lab.bench.scenes import bootstrap
 from accord.lab.scenes.ask import ask_of, check
@@ -29,7 +30,7 @@ from accord.lab.settings import TUNING
 from accord.methods.invert.alignment import InversionScore
 from accord.methods.realign.config import TuneConfig
 from accord.methods.realign.tuning import tune
-from accord.outputs import check_writable, enlarge, write_file
+from accord.outputs import enlarge
 from accord.rewards.captioners import load_captioner
 from accord.rewards.rewards import make_rewards
 from accord.training import checkpoints

@@ -24,6 +24,7 @@ from accord.data.pair_folders import stream_pairs
 from accord.data.pairs import PairsFile
 from accord.data.shards import share_of
 from accord.diffusion.pipelines import SD, device_name, load
+from accord.files import check_writable, replace_file, write_file
 from accord.lab.bench.cache import cache_folder, slug
 from accord.lab.scenes.ask import ask_of, check
 from accord.lab.scenes.grammar import caption
@@ -42,7 +43,6 @@ from accord.methods.invert.pairs import make_pairs
 from accord.methods.invert.predictors import Predictor, build
 from accord.methods.invert.train import predict, train_predictor
 from accord.methods.invert.vocabulary import Vocabulary
-from accord.outputs import check_writable, replace_file, write_file
 from accord.rewards.captioners import load_captioner
 from accord.rewards.clip import load_clip
 from accord.rewards.sentence import load_sentence

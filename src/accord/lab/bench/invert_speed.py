@@ -16,12 +16,12 @@ import torch
 from PIL import Image
 
 from accord.diffusion.pipelines import default_device, device_name
+from accord.files import check_writable, write_file
 from accord.lab.scenes.render import render
 from accord.lab.scenes.scene import sample_scene
 from accord.methods.invert.bulk import invert_files
 from accord.methods.invert.invert import invert
 from accord.methods.invert.inverter import Inverter
-from accord.outputs import check_writable, write_file
 from accord.rewards.captioners import load_captioner
 from accord.rewards.sentence import load_sentence
 

@@ -20,9 +20,9 @@ import torch
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
+from accord.files import check_writable, write_file
 from accord.lab.bench.speed import MIB, peak_rss
 from accord.methods.invert.kernel import DomainKernel
-from accord.outputs import check_writable, write_file
 from accord.types import InputError
 
 WIDTH = 384

@@ -13,6 +13,7 @@ from typing import Any
 
 from accord.diffusion.generate import GUIDANCE, STEPS
 from accord.diffusion.pipelines import SD, load
+from accord.files import check_writable, write_file
 from accord.lab.bench.cache import cache_folder
 from accord.lab.bench.scenes import (
     Bench,
@@ -29,7 +30,6 @@ from accord.methods.invert.inverter import Inverter
 from accord.methods.invert.predictors import Predictor
 from accord.methods.invert.reuse import perturbed, reused
 from accord.methods.realign.config import RealignConfig
-from accord.outputs import check_writable, write_file
 from accord.rewards.captioners import load_captioner
 from accord.types import InputError
 

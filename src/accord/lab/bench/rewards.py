@@ -26,6 +26,7 @@ from accord.data.shards import share_of
 from accord.diffusion.generate import generate
 from accord.diffusion.lora import remove_lora
 from accord.diffusion.pipelines import SD, Pipeline, load
+from accord.files import check_writable, write_file
 from accord.lab.bench.cache import cache_folder, known_rows, slug
 from accord.lab.bench.prompts import draw, scenebench
 from accord.lab.bench.scenes import (
@@ -54,7 +55,7 @@ from accord.lab.settings import TUNING
 from accord.methods.invert.alignment import InversionScore
 from accord.methods.realign.config import RealignConfig, TuneConfig
 from accord.methods.realign.tuning import tune
-from accord.outputs import check_writable, in_a_row, png, write_file
+from accord.outputs import in_a_row, png
 from accord.rewards.captioners import load_captioner
 from accord.rewards.clip import load_clip
 from accord.rewards.rewards import NAMES, Reward, make_rewards

@@ -25,13 +25,13 @@ from accord.data.shards import share_of
 from accord.diffusion.generate import GUIDANCE, STEPS
 from accord.diffusion.loop import decode, generators, initial_noise, run, sample
 from accord.diffusion.pipelines import SD, load, token_spans, tokens_of
+from accord.files import check_writable, write_file
 from accord.lab.bench.cache import cache_folder
 from accord.lab.bench.prompts import BenchPrompt, scenebench
 from accord.lab.scenes.ask import check
 from accord.lab.scenes.read import read
 from accord.methods.realign.config import RealignConfig
 from accord.methods.realign.fine import NEW_SEED, Picture, Rounds
-from accord.outputs import check_writable, write_file
 from accord.rewards.captioners import Captioner, load_captioner
 from accord.rewards.diagnosis import align
 from accord.types import InputError

@@ -35,11 +35,11 @@ from tqdm.auto import tqdm
 from accord.diffusion.attention import attention_hook, grid_of
 from accord.diffusion.loop import BeforeStep, run, sample
 from accord.diffusion.pipelines import EMBEDDED, check_device, default_device, device_name, sample_size
+from accord.files import check_writable, write_file
 from accord.lab.recipes.denoiser import build, scheduler
 from accord.methods.realign.config import RealignConfig
 from accord.methods.realign.equations import attend, augment, modulated_logits, modulation_strength
 from accord.methods.realign.modulation import Modulation, Segments, modulated
-from accord.outputs import check_writable, write_file
 from accord.types import InputError
 
 VARIANTS = ("plain", "modulated", "materialised")

@@ -20,10 +20,10 @@ from tqdm.auto import tqdm
 from accord.diffusion.attention import attention_hook
 from accord.diffusion.joint import joint_hook
 from accord.diffusion.pipelines import check_device, default_device, device_name
+from accord.files import check_writable, write_file
 from accord.lab.bench.speed import REGIONS, SD15, bands, cuda_peak, interleaved, rounded, share_of_steps
 from accord.methods.realign.config import RealignConfig
 from accord.methods.realign.modulation import Modulation
-from accord.outputs import check_writable, write_file
 from accord.types import InputError
 
 STEPS = 25  # of the run that is projected

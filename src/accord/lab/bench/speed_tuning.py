@@ -25,12 +25,12 @@ from accord.diffusion.attention import plain_attention
 from accord.diffusion.loop import decode_with_grad, denoise, initial_noise, predicted_x0, sample
 from accord.diffusion.lora import add_lora
 from accord.diffusion.pipelines import Condition, condition, load
+from accord.files import check_writable, write_file
 from accord.lab.bench.rewards import training_prompts
 from accord.lab.bench.speed import SD15, alone, interleaved, peak_of, rounded
 from accord.methods.realign.config import TuneConfig
 from accord.methods.realign.strategies import STRATEGIES, Batch
 from accord.methods.realign.tuning import Tuner
-from accord.outputs import check_writable, write_file
 from accord.rewards.captioners import load_captioner
 from accord.rewards.rewards import Composed, make_rewards
 from accord.training.processes import Processes

@@ -21,6 +21,7 @@ from accord.data.shards import share_of
 from accord.data.video import Clip, read_clip, write_clip
 from accord.diffusion.loop import decode
 from accord.diffusion.pipelines import SD, Pipeline, device_name, load
+from accord.files import check_writable, write_file
 from accord.lab.bench.cache import cache_folder, slug
 from accord.lab.bench.scenes import bootstrap
 from accord.lab.scenes.ask import ask_of, check
@@ -28,7 +29,6 @@ from accord.lab.scenes.clips import EDITS, MovingScene, edited, moving_scene
 from accord.lab.scenes.lexicon import IMAGE_SIZE
 from accord.lab.scenes.read import read
 from accord.methods.context.video import EditConfig, VideoEditor
-from accord.outputs import check_writable, write_file
 from accord.rewards.clip import ClipScorer, load_clip
 from accord.rewards.video import LOST, background_psnr, flicker, temporal_consistency, track
 from accord.types import InputError

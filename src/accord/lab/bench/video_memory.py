@@ -12,10 +12,10 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from accord.diffusion.pipelines import load
+from accord.files import check_writable, write_file
 from accord.lab.bench.speed import alone, peak_of, rounded
 from accord.lab.scenes.clips import edited, moving_scene
 from accord.methods.context.video import EditConfig, VideoEditor
-from accord.outputs import check_writable, write_file
 
 FRAMES = (8, 16, 32, 64)  # the first is the window
 CONFIG = EditConfig(window=FRAMES[0], overlap=2, tune_steps=10, num_inference_steps=10)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from accord.training.claim import claim
+from accord.training.fingerprint import fingerprint
 from accord.types import InputError
 
 PARTS = {"vae": (), "clip": (), "captioner": (), "denoiser": ("vae", "clip")}
@@ -44,6 +45,11 @@ def train(
         raise InputError(f"{str(folder)!r} holds the run to start from, which would be resumed instead; train into another folder")
     else:
         options["start"] = Path(start)
-    begun = {"part": part, "steps": steps, "seed": seed, "start": None if start is None else str(Path(start).resolve())}
-    claim(Path(folder) / "runs" / part, begun)
-    importlib.import_module(f"accord.lab.recipes.{part}").train(folder, **options)
+    begun = {"part": part, "steps": steps, "seed": seed, "start": None if start is None else _digest(Path(start) / FINISHED.get(part, part).split("/")[0])}
+    with claim(Path(folder) / "runs" / part, begun):
+        importlib.import_module(f"accord.lab.recipes.{part}").train(folder, **options)
+
+
+def _digest(folder: Path) -> str:
+    """Which weights a run started from, wherever they lie."""
+    return fingerprint(*(path.read_bytes() for path in sorted(folder.rglob("*.safetensors"))))

@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 from transformers import CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from accord.diffusion.attention import attention_hook
+from accord.files import replace_file
 from accord.lab.recipes.grounding import Grounding, targets
 from accord.lab.recipes.saving import load_in_float32
 from accord.lab.recipes.vae import to_tensor
@@ -29,7 +30,6 @@ from accord.lab.scenes.grammar import FULL, Saying, caption
 from accord.lab.scenes.lexicon import IMAGE_SIZE, SIZES
 from accord.lab.scenes.render import render, silhouette
 from accord.lab.scenes.scene import Scene, sample_scene
-from accord.outputs import replace_file
 from accord.training.fingerprint import fingerprint
 from accord.training.loop import LoopConfig, Run, computes_bf16
 

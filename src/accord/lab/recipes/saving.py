@@ -7,7 +7,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from accord.outputs import replace_file
+from accord.files import replace_file
 
 
 def save_half(model: PreTrainedModel, folder: Path) -> None:

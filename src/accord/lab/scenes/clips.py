@@ -12,11 +12,11 @@ import numpy as np
 from PIL import Image
 
 from accord.data.video import Clip, write_clip
+from accord.files import write_file
 from accord.lab.scenes.grammar import noun_phrase
 from accord.lab.scenes.lexicon import BACKGROUNDS, COLORS, IMAGE_SIZE, NOUNS, SIZES
 from accord.lab.scenes.render import render, silhouette
 from accord.lab.scenes.scene import Scene, Thing, is_held_out
-from accord.outputs import write_file
 
 FPS = Fraction(8)
 DIRECTIONS = {"right": (1, 0), "left": (-1, 0), "down": (0, 1), "up": (0, -1)}

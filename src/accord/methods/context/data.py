@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
 from accord.data.images import fit, to_tensor
+from accord.diffusion.loading import header_of, load_tensors
 from accord.diffusion.loop import encode
 from accord.diffusion.pipelines import Pipeline, sample_size
+from accord.files import replace_file
 from accord.methods.context.train import Draw
-from accord.outputs import replace_file
 from accord.training.fingerprint import fingerprint
 from accord.training.processes import Processes
 from accord.types import InputError
@@ -46,7 +46,10 @@ def encode_images(
             latents = encode_images(pipe, images, None, batch_size, progress, processes)
             replace_file(cache, lambda p: save_file({"latents": latents}, p, metadata={"of": key}))
         processes.wait()
-        return load_file(cache)["latents"]
+        kept = load_tensors(cache, "kept latents", "remove it, and it is made again").get("latents")
+        if kept is None or len(kept) != len(images):
+            raise InputError(f"kept latents {str(cache)!r} are not of these pictures; remove it, and it is made again")
+        return kept
     side = sample_size(pipe)[0] * pipe.vae_scale_factor
     parts = []
     for start in tqdm(range(0, len(images), batch_size), desc="encode", disable=not progress):
@@ -64,12 +67,11 @@ def _key(pipe: Pipeline, images: Sequence[Image.Image]) -> str:
 
 def _holds(cache: Path, key: str) -> bool:
     """Whether a file is of these pictures."""
-    if not cache.is_file():
+    if not cache.exists():
         return False
     try:
-        with safe_open(cache, "pt") as file:
-            return (file.metadata() or {}).get("of") == key
-    except SafetensorError:
+        return header_of(cache, "kept latents").get("of") == key
+    except InputError:
         return False
 
 

@@ -78,7 +78,7 @@ def ddim(
 ) -> torch.Tensor:
     """(5) x_s = sqrt(ab_s) x0 + b_s + sqrt(1 - ab_s - sigma^2) e + sigma z. (7) With sigma = 0 and s > t, inversion."""
     e = (x_t - ab_t.sqrt() * x0 - b_t) / (1 - ab_t).sqrt()
-    return ab_s.sqrt() * x0 + b_s + (1 - ab_s - sigma**2).sqrt() * e + sigma * noise
+    return ab_s.sqrt() * x0 + b_s + (1 - ab_s - sigma**2).clamp(min=0).sqrt() * e + sigma * noise
 
 
 def ddim_correction(

@@ -22,6 +22,7 @@ from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from accord.diffusion.attention import attention_hook
+from accord.diffusion.state import seeded
 from accord.types import InputError
 
 
@@ -63,8 +64,7 @@ class TemporalLayers(ModelMixin, ConfigMixin):
     @classmethod
     def of(cls, unet: UNet2DConditionModel, heads: int = 2, seed: int = 0) -> TemporalLayers:
         """Fresh layers for a network: they change nothing as yet."""
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
+        with seeded(seed):
             made = cls([b.norm1.normalized_shape[0] for b in blocks_of(unet)], heads)
         return made.to(unet.device)
 
@@ -144,15 +144,14 @@ def inflated(unet: UNet2DConditionModel, layers: TemporalLayers | None, frames: 
     """
     blocks, handles = blocks_of(unet), []
     state = VideoAttention(frames)
-    if layers is not None:
-        widths = [b.norm1.normalized_shape[0] for b in blocks]
-        if list(layers.config.widths) != widths:
-            raise InputError(f"the temporal layers are of widths {list(layers.config.widths)}, this U-Net of {widths}; train its own")
-        for block, layer in zip(blocks, layers.layers, strict=True):
-            handles.append(block.register_forward_hook(lambda m, a, out, layer=layer: layer(out, state.frames)))
-    try:
-        with attention_hook(unet, state):
+    widths = [b.norm1.normalized_shape[0] for b in blocks]
+    if layers is not None and list(layers.config.widths) != widths:
+        raise InputError(f"the temporal layers are of widths {list(layers.config.widths)}, this U-Net of {widths}; train its own")
+    with attention_hook(unet, state):  # other threads wait for the network
+        try:
+            for block, layer in zip(blocks, layers.layers if layers is not None else (), strict=layers is not None):
+                handles.append(block.register_forward_hook(lambda m, a, out, layer=layer: layer(out, state.frames)))
             yield state
-    finally:
-        for handle in handles:
-            handle.remove()
+        finally:
+            for handle in handles:
+                handle.remove()

@@ -6,7 +6,6 @@ Guidance has one rule: x0^ is the guided one, and r is that of the conditional t
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,11 @@ from typing import Any
 import torch
 from diffusers import StableDiffusionPipeline
 from diffusers.pipelines.stable_diffusion import StableDiffusionPipelineOutput
-from safetensors import SafetensorError
 from torch import nn
 from tqdm.auto import tqdm
 
+from accord.diffusion.adapters import put_on
+from accord.diffusion.loading import load_model, nothing_of_this_machine
 from accord.diffusion.loop import (
     decode,
     denoise,
@@ -39,16 +39,17 @@ from accord.diffusion.pipelines import (
     condition,
     device_of,
     latent_scheduler,
-    put_on,
     sample_size,
 )
+from accord.diffusion.state import seeded
+from accord.files import read_json
 from accord.methods.context.equations import SHIFTS
 from accord.methods.context.network import RelationalNetwork
 from accord.methods.context.pixels import PixelEncoder, vision_tower
 from accord.methods.context.schedulers import ContextDDIMScheduler, ContextDDPMScheduler, Relation
 from accord.rewards.clip import ClipScorer, load_clip
 from accord.training.fingerprint import fingerprint
-from accord.types import InputError, reason_of
+from accord.types import InputError
 
 
 class ContextDiffPipeline(StableDiffusionPipeline):
@@ -117,14 +118,15 @@ class ContextDiffPipeline(StableDiffusionPipeline):
             }
         return cls(pipe.vae, pipe.text_encoder, pipe.tokenizer, pipe.unet, scheduler, relation.to(device_of(pipe)), **eyes)
 
-    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
-        """As diffusers' own.
+    def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
+        """As diffusers' own, without the place where its parts were read from.
 
         Raises:
             InputError: with an adapter on, under whose names the denoiser could not be loaded.
         """
         check_no_lora(self, "with which its denoiser could not be loaded again")
-        super().save_pretrained(*args, **kwargs)
+        super().save_pretrained(save_directory, *args, **kwargs)
+        nothing_of_this_machine(Path(save_directory))
 
     @torch.no_grad()
     def __call__(  # type: ignore[override]
@@ -323,14 +325,11 @@ def load_context(pipe: Pipeline, folder: str | Path, clip: ClipScorer | None = N
     folder = Path(folder)
     if not (folder / "relation" / "config.json").is_file():
         raise InputError(f"folder {str(folder)!r} holds no relational network; give one that accord train context wrote")
-    whole = folder / "pipeline" / "unet"
-    try:
-        network = RelationalNetwork.from_pretrained(folder / "relation").to(device_of(pipe)).eval().requires_grad_(False)
-        begun = json.loads((folder / "config.json").read_text(encoding="utf8"))
-        shift = str(begun["shift"])
-        unet = type(pipe.unet).from_pretrained(whole).to(pipe.device, pipe.unet.dtype) if whole.is_dir() else None
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        raise InputError(f"context {str(folder)!r} cannot be read ({reason_of(error)}); train it again") from error
+    whole, what = folder / "pipeline" / "unet", f"context {str(folder)!r}"
+    network = load_model(RelationalNetwork, str(folder / "relation"), what).to(device_of(pipe))
+    begun = read_json(folder / "config.json", f"{what}: its", "train it again")
+    shift = str(begun.get("shift"))
+    unet = load_model(type(pipe.unet), str(whole), what).to(pipe.device, pipe.unet.dtype) if whole.is_dir() else None
     if shift not in SHIFTS:
         raise InputError(f"context {str(folder)!r} has the shift {shift!r}, none of {', '.join(SHIFTS)}; train it again")
     if network.config.pixel_width:
@@ -343,7 +342,7 @@ def load_context(pipe: Pipeline, folder: str | Path, clip: ClipScorer | None = N
         check_no_lora(pipe, "which that of the context would switch off")
         put_on(pipe, str(folder))
     elif unet is not None:
-        pipe.register_modules(unet=unet.eval().requires_grad_(False))
+        pipe.register_modules(unet=unet)
     return network, shift
 
 
@@ -362,8 +361,7 @@ def new_relation(
     encoder = PixelEncoder.of(pipe, clip) if clip is not None else None
     settings["pixel_width"] = encoder.width if encoder is not None else 0
     patch = settings.pop("patch", 2 if sample_size(pipe)[0] <= 32 else 4)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with seeded(seed):
         for width in (256, 192, 128, 96, 64, 48, 32, 16, 8):
             network = RelationalNetwork(channels, text_width, width=width, patch=patch, **settings)
             if sum(p.numel() for p in network.parameters()) <= allowed:

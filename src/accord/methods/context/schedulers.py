@@ -18,6 +18,7 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.schedulers.scheduling_ddim import DDIMSchedulerOutput
 from diffusers.schedulers.scheduling_ddpm import DDPMSchedulerOutput
 
+from accord.diffusion.loop import rooted_eta
 from accord.methods.context.equations import (
     SHIFTS,
     ddim_correction,
@@ -131,6 +132,7 @@ class ContextDDIMScheduler(_Shifted, DDIMScheduler):
         relation: Relation | None = None,
     ) -> DDIMSchedulerOutput | tuple:
         """x_t to x_s. `relation` gives r at both steps from x0^; None is plain DDIM."""
+        eta = rooted_eta(self, timestep, eta)
         out = super().step(model_output, timestep, sample, eta, use_clipped_model_output, generator, variance_noise, True)
         if relation is not None:
             t = int(timestep)

@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from accord.diffusion.attention import plain_attention
+from accord.diffusion.loading import nothing_of_this_machine
 from accord.diffusion.loop import denoise
 from accord.diffusion.lora import add_lora, check_no_lora, remove_lora, save_lora
 from accord.diffusion.pipelines import (
@@ -80,8 +81,7 @@ def train_context(
     relation = new_relation(
         pipe, config.share, config.seed, clip, gain=config.gain, use_image=config.use_image, use_text=config.use_text
     ).to(pipe.device)
-    claim(folder, {**asdict(config), "model": fingerprint(pipe.unet), "data": data, "clip": clip and fingerprint(clip.model)}, resume, processes)
-    with frozen(pipe):
+    with claim(folder, {**asdict(config), "model": fingerprint(pipe.unet), "data": data, "clip": clip and fingerprint(clip.model)}, resume, processes), frozen(pipe):
         modules: dict[str, nn.Module] = {"relation": relation}
         if config.denoiser == "lora":
             add_lora(pipe, config.rank, config.seed)
@@ -133,6 +133,8 @@ def _save(pipe: Pipeline, relation: RelationalNetwork, config: ContextTrainConfi
             ContextDiffPipeline.from_pipeline(pipe, relation, config.shift, clip=clip).save_pretrained(folder / "pipeline")
         elif config.denoiser == "full":  # there is no pipeline class with context for XL
             pipe.unet.save_pretrained(folder / "pipeline" / "unet")
+        nothing_of_this_machine(folder / "relation")
+        nothing_of_this_machine(folder / "pipeline")
     except (OSError, SafetensorError) as error:
         raise InputError(f"what was trained cannot be written to {str(folder)!r} ({reason_of(error)}); make room and resume") from error
 

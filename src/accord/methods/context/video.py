@@ -20,8 +20,7 @@ import numpy as np
 import torch
 from diffusers.models.attention_processor import Attention
 from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
@@ -29,6 +28,7 @@ from tqdm.auto import tqdm
 from accord.data.images import fit, to_tensor
 from accord.data.video import Clip
 from accord.diffusion.attention import AttentionMaps, attention_hook, plain_attention
+from accord.diffusion.loading import load_model, load_tensors, nothing_of_this_machine
 from accord.diffusion.loop import Step, check_finite, decode, encode, is_guided, set_timesteps
 from accord.diffusion.pipelines import (
     Condition,
@@ -41,17 +41,18 @@ from accord.diffusion.pipelines import (
     latent_scheduler,
     sample_size,
 )
+from accord.diffusion.state import held
+from accord.files import read_json, replace_file, write_file
 from accord.methods.context.equations import ddim_affine, ddim_correction, network_target, network_x0
 from accord.methods.context.inflate import TemporalLayers, inflated
 from accord.methods.context.network import RelationalNetwork
 from accord.methods.context.pipeline import new_relation, relation_of
 from accord.methods.context.schedulers import ContextDDIMScheduler
 from accord.methods.context.train import guess_x0
-from accord.outputs import replace_file, write_file
 from accord.training.claim import claim
 from accord.training.fingerprint import fingerprint
 from accord.training.loop import LoopConfig, Run
-from accord.types import InputError, check_numbers, reason_of
+from accord.types import InputError, check_numbers
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,8 @@ class VideoEditor:
         self.relation: RelationalNetwork | None = None
         if config.context:
             self.relation = new_relation(pipe, config.share, config.seed).to(device_of(pipe))
-        self.queries = {k: v.detach().clone() for k, v in pipe.unet.named_parameters() if "attn" in k and k.endswith(("to_q.weight", "to_q.base_layer.weight"))}
+        with held(pipe.unet):
+            self.queries = {k: v.detach().clone() for k, v in pipe.unet.named_parameters() if "attn" in k and k.endswith(("to_q.weight", "to_q.base_layer.weight"))}
         side = sample_size(pipe)[0] * pipe.vae_scale_factor
         self.latents = torch.cat([encode(pipe, fit(to_tensor(f), side)) for f in clip.frames])  # [F,C,h,w]
 
@@ -163,16 +165,17 @@ class VideoEditor:
             return
         check_trainable(pipe)
         clip = fingerprint(*(f.tobytes() for f in self.clip.frames), self.clip.size)
-        claim(folder, {**self._knobs(), "prompt": self.prompt, "clip": clip, "model": fingerprint(pipe)})
-        modules: dict[str, nn.Module] = {"temporal": self.temporal.requires_grad_(True), "unet": pipe.unet}
-        if self.relation is not None:
-            modules["relation"] = self.relation.requires_grad_(True)
+        with held(pipe.unet):
+            settings = {**self._knobs(), "prompt": self.prompt, "clip": clip, "model": fingerprint(pipe)}
         loop = LoopConfig(
             steps=config.tune_steps, learning_rate=config.learning_rate, warmup_steps=min(20, config.tune_steps // 5),
             weight_decay=0.0, seed=config.seed, save_every=50, log_every=10,
         )  # fmt: skip
         told = self._told(self.prompt)
-        with self._own_queries(train=True), plain_attention(pipe.unet):
+        with claim(folder, settings), self._own_queries(train=True), plain_attention(pipe.unet):
+            modules: dict[str, nn.Module] = {"temporal": self.temporal.requires_grad_(True), "unet": pipe.unet}
+            if self.relation is not None:
+                modules["relation"] = self.relation.requires_grad_(True)
             run = Run(modules, loop, folder, save_frozen=False)
 
             def loss_fn(step: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
@@ -212,27 +215,28 @@ class VideoEditor:
     @contextmanager
     def _own_queries(self, train: bool = False) -> Iterator[None]:
         """The clip's query projections in the U-Net; afterwards its own again."""
-        named = dict(self.pipe.unet.named_parameters())
-        before = {k: named[k].detach().clone() for k in self.queries}
-        trained = {k: p.requires_grad for k, p in named.items()}  # a pipeline that diffusers loaded has all of them on
-        mode = self.pipe.unet.training
-        try:
-            self.pipe.unet.requires_grad_(False).train(train)
-            with torch.no_grad():
-                for k, v in self.queries.items():
-                    named[k].copy_(v)
-            for k in self.queries:
-                named[k].requires_grad_(train)
-            yield
-        finally:
-            with torch.no_grad():
-                for k, v in before.items():
-                    named[k].copy_(v)
-            for k, p in named.items():
-                p.requires_grad_(trained[k])
-                if k in self.queries:
-                    p.grad = None
-            self.pipe.unet.train(mode)
+        with held(self.pipe.unet):
+            named = dict(self.pipe.unet.named_parameters())
+            before = {k: named[k].detach().clone() for k in self.queries}
+            trained = {k: p.requires_grad for k, p in named.items()}  # a pipeline that diffusers loaded has all of them on
+            mode = self.pipe.unet.training
+            try:
+                self.pipe.unet.requires_grad_(False).train(train)
+                with torch.no_grad():
+                    for k, v in self.queries.items():
+                        named[k].copy_(v)
+                for k in self.queries:
+                    named[k].requires_grad_(train)
+                yield
+            finally:
+                with torch.no_grad():
+                    for k, v in before.items():
+                        named[k].copy_(v)
+                for k, p in named.items():
+                    p.requires_grad_(trained[k])
+                    if k in self.queries:
+                        p.grad = None
+                self.pipe.unet.train(mode)
 
     def save(self, folder: str | Path) -> None:
         """Write temporal layers, query projections and relational network, each loadable by itself."""
@@ -241,6 +245,7 @@ class VideoEditor:
         replace_file(folder / "queries.safetensors", lambda p: save_file({k: v.cpu().contiguous() for k, v in self.queries.items()}, p))
         if self.relation is not None:
             self.relation.save_pretrained(folder / "relation")
+        nothing_of_this_machine(folder)
         write_file(folder / "tuned.json", (json.dumps(self._tuned(), indent=1) + "\n").encode())
 
     def load(self, folder: str | Path) -> None:
@@ -250,21 +255,20 @@ class VideoEditor:
             InputError: if it is not there or damaged, or was tuned for another network, prompt or knobs.
         """
         folder, device = Path(folder), device_of(self.pipe)
-        if not (folder / "tuned.json").is_file():
+        if not (folder / "tuned.json").exists():
             raise InputError(f"folder {str(folder)!r} holds no tuned clip; tune one first")
-        try:
-            tuned = dict(json.loads((folder / "tuned.json").read_text(encoding="utf8")))
-            for name, wanted in self._tuned().items():
-                if tuned.get(name) != wanted:
-                    mend = "use the pipeline it was tuned with, with or without an adapter as then" if name == "network" else "give the same, or tune it again"
-                    raise InputError(f"the clip in {str(folder)!r} was tuned with {name}={tuned.get(name)!r}, not {wanted!r}; {mend}")
-            temporal = TemporalLayers.from_pretrained(folder / "temporal").to(device)
-            queries = {k: v.to(device) for k, v in load_file(folder / "queries.safetensors").items()}
-            relation = None if self.relation is None else RelationalNetwork.from_pretrained(folder / "relation").to(device)
-        except InputError:
-            raise
-        except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
-            raise InputError(f"the tuned clip in {str(folder)!r} cannot be read ({reason_of(error)}); tune it again") from error
+        what, again = f"the tuned clip in {str(folder)!r}", "tune it again"
+        tuned = read_json(folder / "tuned.json", f"{what}: its", again)
+        for name, wanted in self._tuned().items():
+            if tuned.get(name) != wanted:
+                mend = "use the pipeline it was tuned with, with or without an adapter as then" if name == "network" else "give the same, or tune it again"
+                raise InputError(f"the clip in {str(folder)!r} was tuned with {name}={tuned.get(name)!r}, not {wanted!r}; {mend}")
+        temporal = load_model(TemporalLayers, str(folder / "temporal"), what).to(device)
+        queries = {k: v.to(device) for k, v in load_tensors(folder / "queries.safetensors", f"{what}: its", again).items()}
+        own = dict(self.pipe.unet.named_parameters())
+        if queries.keys() != self.queries.keys() or any(queries[k].shape != own[k].shape for k in queries):
+            raise InputError(f"{what} has other query projections than this network; {again}")
+        relation = None if self.relation is None else load_model(RelationalNetwork, str(folder / "relation"), what).to(device)
         self.temporal, self.queries, self.relation = temporal, queries, relation
 
     # --- inversion and editing -----------------------------------------------------------------------------------

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,16 +17,17 @@ from accord.data.images import open_image
 from accord.data.pair_folders import stream_pairs
 from accord.data.pairs import PairsFile, check_table_path, table_bytes
 from accord.data.shards import share_of
+from accord.files import parse_json, read_json, read_text, write_file
 from accord.methods.invert.data import Embed
 from accord.methods.invert.invert import Bank, invert
 from accord.methods.invert.inverter import Inverter
 from accord.methods.invert.kernel import DomainKernel
-from accord.outputs import write_file
 from accord.training.fingerprint import fingerprint
-from accord.types import InputError
+from accord.types import InputError, reason_of
 
 CHUNK, CHUNK_PIXELS = 64, 100_000_000  # pictures that are held at once, each at its full size
 
+Chunk = tuple[list[str], list[Image.Image]]  # what pictures are called, and the pictures
 Labelled = tuple[torch.Tensor, torch.Tensor]  # predictions [N,E] and true embeddings [N,E] of images that were not trained on
 
 
@@ -35,14 +37,15 @@ def labelled_by(inverter: Inverter, pairs: str | Path, embed: Embed, skipped: Pa
     Raises:
         InputError: if none can be read.
     """
-    prompts = {pair.image: pair.prompt for pair in stream_pairs(pairs, skipped)}
+    rows = {str(Path(pair.image)): pair for pair in stream_pairs(pairs, skipped)}
     unread: list[dict[str, str]] = []
     vectors, said = [], []
-    for names, images in tqdm(_chunks([Path(p) for p in prompts], unread), desc="labelled", disable=not progress):
+    for places, images in _shown(_chunks([Path(p) for p in rows], unread), "labelled", len(rows), progress):
         vectors.append(inverter(images)[0])
-        said += [prompts[str(n)] for n in names]
+        said += [rows[p].prompt for p in places]
     for row in unread:
-        skipped.skip(0, row["reason"])
+        pair = rows[row["image"]]
+        skipped.skip(pair.row, row["reason"].replace(*_shown_as(pair.image, pair.name)))
     if not vectors:
         raise InputError(f"pairs {str(pairs)!r} have no readable picture to adapt with; check the paths")
     return torch.cat(vectors), embed(said).cpu()
@@ -58,6 +61,42 @@ def shard_path(out: Path, index: int, count: int) -> Path:
     return out if count == 1 else out.with_name(f"{out.stem}-{index:05d}-of-{count:05d}{out.suffix}")
 
 
+def check_target(target: Path) -> None:
+    """Refuse to take a file for a finished table that nothing says was made here.
+
+    Raises:
+        InputError: if the file is there without a readable record of what it was made of, or its place cannot be a file.
+    """
+    if target.exists():
+        _record(target)
+
+
+def _record(target: Path) -> dict[str, Any]:
+    """What a finished table was made of."""
+    kept = target.with_suffix(".made.json")
+    if not target.is_file():
+        raise InputError(f"output {str(target)!r} is no file, and no table can be put in its place; choose another name")
+    if not kept.exists():
+        raise InputError(f"{str(target)!r} is there already, and nothing says that accord made it ({kept.name} is missing); remove it, or give another --out")
+    return read_json(kept, "record of the table", f"remove it and {target.name}, and invert again")
+
+
+def _skipped_before(path: Path) -> list[dict[str, str]]:
+    """The pictures that a finished table was made without."""
+    if not path.exists():
+        return []
+    mend = "remove it, and the table, and invert again"
+    try:
+        found = parse_json(read_text(path, "list of skipped pictures"))
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(f"list of skipped pictures {str(path)!r} is no valid JSON ({reason_of(error)}); {mend}") from error
+    if not isinstance(found, list) or any(not isinstance(row, dict) or {"image", "reason"} - row.keys() for row in found):
+        raise InputError(f"list of skipped pictures {str(path)!r} is no list of pictures and reasons; {mend}")
+    return found
+
+
 def invert_files(
     paths: Sequence[Path],
     out: Path,
@@ -67,22 +106,26 @@ def invert_files(
     readable: bool = False,
     progress: bool = False,
     labelled: Labelled | None = None,
+    names: Sequence[str] | None = None,
     **kwargs: Any,
 ) -> dict[str, Any]:
     """Invert this shard's share of the files (every N-th) into one table with a row an image.
 
     Args:
         labelled: what the second level (DAKL) is fitted on, beside this shard's images; none without it.
+        names: what the table calls each file; its path if None.
 
     Returns:
         {"out", "images", "skipped": [{"image", "reason"}], "done_before"}; a finished shard is left as it is. What was skipped, and
         of what the table was made, is kept beside it, in files that end in .skipped.json and .made.json.
 
     Raises:
-        InputError: if the finished shard is of other pictures or was made otherwise, or a second level would harm.
+        InputError: if the finished shard is of other pictures, was made otherwise or is no table of ours, if none of its pictures can
+            be read (nothing is written then), or if a second level would harm.
     """
     index, count = shard
     target = shard_path(Path(out), index, count)
+    check_target(target)
     left_out, kept = target.with_suffix(".skipped.json"), target.with_suffix(".made.json")
     inverter = inverter or Inverter.from_pretrained()
     made = {
@@ -91,27 +134,28 @@ def invert_files(
         "bank": bank and fingerprint(bank.prompts),
         "readable": readable,
         "adapted": labelled and fingerprint(*labelled),
+        "suffix": target.suffix,  # a.csv and a.jsonl have one record
     }
     if target.is_file():
-        before = json.loads(kept.read_text(encoding="utf8")) if kept.is_file() else made
+        before = {"suffix": target.suffix, **_record(target)}
         other = [k for k in made if before.get(k) != made[k]]
         if other:
             raise InputError(f"{str(target)!r} is there already, and was made with other {other[0]!r}; remove it, or give another --out")
-        before = json.loads(left_out.read_text(encoding="utf8")) if left_out.is_file() else []
-        return {"out": str(target), "images": 0, "skipped": before, "done_before": True}
+        return {"out": str(target), "images": 0, "skipped": _skipped_before(left_out), "done_before": True}
     mine = share_of(list(paths), shard)
+    called = share_of([str(p) for p in paths] if names is None else list(names), shard)
     if labelled is not None and mine:
-        found = [inverter(images)[0] for _, images in tqdm(_chunks(mine, []), desc="look", disable=not progress)]
+        found = [inverter(images)[0] for _, images in _shown(_chunks(mine, []), "look", len(mine), progress)]
         if not found:
             raise InputError("no picture can be read, so there is nothing to adapt to; check the paths")
         inverter = replace(inverter, kernel=DomainKernel.best(*labelled, torch.cat(found)))
     rows: list[dict[str, Any]] = []
     skipped: list[dict[str, str]] = []
-    with tqdm(total=len(mine), desc="invert", disable=not progress) as bar:
-        for names, images in _chunks(mine, skipped):
-            for name, result in zip(names, invert(images, inverter, bank, readable=readable, **kwargs), strict=True):
-                rows.append({"image": str(name), **result.to_dict()})
-            bar.update(len(names))
+    for told, images in _shown(_chunks(mine, skipped, called), "invert", len(mine), progress):
+        for name, result in zip(told, invert(images, inverter, bank, readable=readable, **kwargs), strict=True):
+            rows.append({"image": name, **result.to_dict()})
+    if mine and not rows:
+        raise InputError(f"none of {len(mine)} pictures can be read (the first: {skipped[0]['reason'].partition(';')[0]}); check the paths")
     if skipped:  # before the table, which says that all is done
         write_file(left_out, json.dumps(skipped, indent=1).encode())
     else:
@@ -121,18 +165,42 @@ def invert_files(
     return {"out": str(target), "images": len(rows), "skipped": skipped, "done_before": False}
 
 
-def _chunks(paths: Sequence[Path], skipped: list[dict[str, str]]) -> Iterator[tuple[list[Path], list[Image.Image]]]:
-    names: list[Path] = []
+def reason_as_named(error: InputError, path: str | Path, name: str) -> str:
+    """What is wrong with a picture, which is called what its table calls it: results tell no place of this machine."""
+    return str(error).replace(*_shown_as(path, name))
+
+
+def _shown_as(path: str | Path, name: str) -> tuple[str, str]:
+    """A path and a name as sentences show them, without the quotes."""
+    return repr(str(path))[1:-1], repr(name)[1:-1]
+
+
+def _shown(chunks: Iterable[Chunk], what: str, total: int, progress: bool) -> Iterator[Chunk]:
+    """These with a bar of pictures, which is not there before the first of them is: what is refused as a whole shows none."""
+    with contextlib.ExitStack() as open_bars:
+        bar: tqdm[Any] | None = None
+        for chunk in chunks:
+            if bar is None:
+                bar = open_bars.enter_context(tqdm(total=total, desc=what, disable=not progress))
+            yield chunk
+            bar.update(len(chunk[0]))
+
+
+def _chunks(
+    paths: Sequence[Path], skipped: list[dict[str, str]], names: Sequence[str] | None = None
+) -> Iterator[Chunk]:
+    """Pictures that can be read, some at once, and what they are called."""
+    told: list[str] = []
     images: list[Image.Image] = []
-    for path in paths:
+    for path, name in zip(paths, [str(p) for p in paths] if names is None else names, strict=True):
         try:
             images.append(open_image(path))
         except InputError as error:
-            skipped.append({"image": str(path), "reason": str(error)})
+            skipped.append({"image": name, "reason": reason_as_named(error, path, name)})
             continue
-        names.append(path)
-        if len(names) == CHUNK or sum(i.width * i.height for i in images) > CHUNK_PIXELS:
-            yield names, images
-            names, images = [], []
-    if names:
-        yield names, images
+        told.append(name)
+        if len(told) == CHUNK or sum(i.width * i.height for i in images) > CHUNK_PIXELS:
+            yield told, images
+            told, images = [], []
+    if told:
+        yield told, images

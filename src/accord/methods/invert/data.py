@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from accord.data.images import fit, open_image, to_tensor
 from accord.data.pairs import PairsFile
-from accord.outputs import replace_file
+from accord.files import replace_file
 from accord.rewards.captioners import Captioner
 from accord.types import InputError, Pair
 

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from accord.data.pair_folders import stream_pairs
 from accord.data.pairs import PairsFile
+from accord.files import check_writable, read_json, write_file
 from accord.methods.invert.config import InvertTrainConfig, PredictorConfig
 from accord.methods.invert.data import Embed, PairSet, load_pairs
 from accord.methods.invert.equations import ensemble, ensemble_weights
@@ -23,7 +24,6 @@ from accord.methods.invert.predictors import LAB_SIDE, tower_side
 from accord.methods.invert.split import SIMILAR, Split, group_near_duplicates, split_groups
 from accord.methods.invert.train import predict, train_predictor
 from accord.methods.invert.vocabulary import Vocabulary, words_of
-from accord.outputs import check_writable, write_file
 from accord.rewards.captioners import Captioner, load_captioner
 from accord.rewards.sentence import load_sentence
 from accord.training.fingerprint import fingerprint
@@ -113,10 +113,11 @@ def train_inverter(
 def kept_captions(part: PairSet, captioner: Captioner, path: Path, progress: bool = False) -> None:
     """Caption every image; the captions are kept in a file, as a run that is resumed must have the same."""
     of = fingerprint(part.images, captioner.source)
-    if path.is_file():
-        kept = json.loads(path.read_text(encoding="utf8"))
-        if kept["of"] == of:
-            part.captions = kept["captions"]
+    if path.exists():
+        kept = read_json(path, "the run's captions", "remove it, and it is made again")
+        captions = kept.get("captions")
+        if kept.get("of") == of and isinstance(captions, list) and len(captions) == len(part) and all(isinstance(c, str) for c in captions):
+            part.captions = captions
     part.add_captions(captioner, progress=progress)
     write_file(path, json.dumps({"of": of, "captions": part.captions}).encode())
 

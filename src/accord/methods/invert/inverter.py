@@ -7,29 +7,29 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from accord.data.images import fit, to_rgb, to_tensor
+from accord.diffusion.loading import check_moments, load_tensors, loading
+from accord.files import read_json, read_text, replace_file
 from accord.methods.invert.config import PredictorConfig
 from accord.methods.invert.equations import ensemble
 from accord.methods.invert.kernel import DomainKernel
 from accord.methods.invert.predictors import Predictor, VisionTower, build
 from accord.methods.invert.vocabulary import Vocabulary
-from accord.outputs import replace_file
 from accord.rewards.captioners import Captioner, load_captioner
-from accord.types import InputError, reason_of
+from accord.types import InputError
 
 EMBEDDED = Path(__file__).parents[2] / "lab" / "models" / "inverter"
 _OUTSIDE = ("tower.vae.", "tower.text_encoder.", "tower.text_encoder_2.")  # parts of a pipeline that are not trained
@@ -138,29 +138,24 @@ class Inverter:
             InputError: for a folder that is missing, incomplete or damaged, or a vocabulary without words.
         """
         folder = Path(folder or EMBEDDED)
-        if not (folder / "config.json").is_file():
+        what = f"inverter {str(folder)!r}"
+        if not (folder / "config.json").exists():
             raise InputError(f"folder {str(folder)!r} holds no inverter (no config.json); train one with accord train inverter")
-        try:
-            config = json.loads((folder / "config.json").read_text(encoding="utf8"))
-            words = (folder / "vocabulary.txt").read_text(encoding="utf8").split()
-            if not words:
-                raise InputError(f"the vocabulary in {str(folder)!r} has no words; train the inverter again")
+        config = read_json(folder / "config.json", f"{what}: its")
+        words = read_text(folder / "vocabulary.txt", f"{what}: its").split()
+        if not words:
+            raise InputError(f"the vocabulary in {str(folder)!r} has no words; train the inverter again")
+        with loading(what, "save it again"):
             predictors, kinds = [], []
             for i, row in enumerate(config["predictors"]):
+                name = f"{what}: its predictor-{i}"
                 kind = PredictorConfig(**{k: row[k] for k in asdict(PredictorConfig())})
-                predictor = _rebuild(kind, row["architecture"], len(words) if row["vocabulary"] else 0, config["embedding"])
-                state = {k: v.float() for k, v in load_file(folder / f"predictor-{i}.safetensors").items()}
-                missing, unexpected = predictor.load_state_dict(state, strict=False)
-                lost = [k for k in missing if not k.startswith(_OUTSIDE)]
-                if lost or unexpected:
-                    raise InputError(f"predictor-{i} in {str(folder)!r} does not fit its config ({(lost + unexpected)[0]}); save it again")
+                state = {k: v.float() for k, v in load_tensors(folder / f"predictor-{i}.safetensors", name).items()}
+                make = partial(_rebuild, kind, row["architecture"], len(words) if row["vocabulary"] else 0, config["embedding"])
+                predictor = _filled(make, state, name, whole=row["architecture"] is not None)
                 predictors.append(predictor.to(device))
                 kinds.append(kind)
             return cls(predictors, kinds, Vocabulary(tuple(words)), config["weights"], captioner_id=config.get("captioner"), lab=config.get("lab"))
-        except InputError:
-            raise
-        except (OSError, KeyError, TypeError, ValueError, AttributeError, ImportError, RuntimeError, SafetensorError) as error:
-            raise InputError(f"inverter {str(folder)!r} cannot be read ({reason_of(error)}); save it again") from error
 
 
 def check_weights(weights: Sequence[float] | None, count: int) -> None:
@@ -182,33 +177,99 @@ def pixels_of(images: list[Image.Image], side: int) -> torch.Tensor:
     return torch.cat([fit(to_tensor(i), side) for i in images])
 
 
+def _towers() -> dict[str, tuple[Any, Any]]:
+    """What a saved tower may be: name of its class -> the class and that of its configuration. Nothing else is ever called."""
+    from transformers import (
+        BeitConfig,
+        BeitModel,
+        BlipVisionConfig,
+        BlipVisionModel,
+        CLIPVisionConfig,
+        CLIPVisionModel,
+        DeiTConfig,
+        DeiTModel,
+        Dinov2Config,
+        Dinov2Model,
+        SwinConfig,
+        SwinModel,
+        ViTConfig,
+        ViTModel,
+    )
+
+    pairs = (
+        (BlipVisionModel, BlipVisionConfig), (CLIPVisionModel, CLIPVisionConfig), (ViTModel, ViTConfig), (SwinModel, SwinConfig),
+        (DeiTModel, DeiTConfig), (BeitModel, BeitConfig), (Dinov2Model, Dinov2Config),
+    )  # fmt: skip
+    return {model.__name__: (model, config) for model, config in pairs}
+
+
 def _architecture(predictor: Predictor) -> dict[str, Any] | None:
     """What rebuilds a vision tower without its source; None for a U-Net, which comes from its pipeline."""
     tower = predictor.tower
     if not isinstance(tower, VisionTower):
         return None
-    kind = type(tower.model)
     config: Any = tower.model.config
     settings = {k: v for k, v in config.to_diff_dict().items() if not k.startswith("_")}
     return {
-        "module": kind.__module__,
-        "class": kind.__name__,
-        "config_module": type(config).__module__,
-        "config_class": type(config).__name__,
+        "class": type(tower.model).__name__,
         "config": settings,
         "mean": tower.mean.flatten().tolist(),
         "std": tower.std.flatten().tolist(),
     }
 
 
+_NUMBER = (int, float, bool, str, type(None))
+_LARGEST = 65_536  # of any size in a tower's configuration
+
+
 def _rebuild(kind: PredictorConfig, architecture: dict[str, Any] | None, vocabulary: int, embedding: int) -> Predictor:
+    """A predictor as its folder describes it, its weights still at random.
+
+    Raises:
+        InputError: for a tower of a class that is not known, or settings that are no numbers and words.
+    """
+    if not isinstance(embedding, int) or not 0 < embedding <= _LARGEST:
+        raise InputError(f"an embedding of {embedding!r} numbers is none; save it again")
     if architecture is None:
+        if kind.kind != "unet":
+            raise InputError(f"the architecture of the tower {kind.kind!r} is not there; save it again")
         return build(kind, vocabulary, embedding=embedding)
-    modules = architecture["module"], architecture["config_module"]
-    if not all(m.startswith("transformers.models.") for m in modules):
-        raise InputError(f"the tower {architecture['class']!r} is none of transformers'; refuse to load it")
-    config = getattr(importlib.import_module(modules[1]), architecture["config_class"])(**architecture["config"])
-    network_class = getattr(importlib.import_module(modules[0]), architecture["class"])
-    bare = kind.kind in ("vit", "swin")
-    network = network_class(config, add_pooling_layer=False) if bare else network_class(config)
+    towers = _towers()
+    if architecture["class"] not in towers:
+        raise InputError(f"the tower {architecture['class']!r} is none of {', '.join(towers)}, and no other class is called; train it again")
+    network_class, config_class = towers[architecture["class"]]
+    known = config_class().to_dict().keys() - {"dtype", "transformers_version", "architectures", "auto_map"}
+    settings = {k: v for k, v in architecture["config"].items() if k in known and not k.startswith("_")}
+    for key, value in settings.items():
+        values = value if isinstance(value, list) else [value]
+        if not all(isinstance(v, _NUMBER) and not (isinstance(v, (int, float)) and abs(v) > _LARGEST) for v in values):
+            raise InputError(f"the tower's {key} is {value!r}, which is not used; save it again")
+    if max((v for v in (settings.get("num_hidden_layers"), *(settings.get("depths") or ())) if isinstance(v, int)), default=0) > 512:
+        raise InputError("the tower has more than 512 layers, which is not used; save it again")
+    check_moments(architecture["mean"], architecture["std"], "the tower")
+    config = config_class(**settings)
+    network = network_class(config, add_pooling_layer=False) if "add_pooling_layer" in signature(network_class).parameters else network_class(config)
     return Predictor(VisionTower(network, architecture["mean"], architecture["std"]), vocabulary, kind.hidden, embedding)
+
+
+def _filled(make: Callable[[], Predictor], state: dict[str, torch.Tensor], what: str, whole: bool) -> Predictor:
+    """A predictor with its saved weights. With `whole` it is first made without memory, so that no more is taken than its file has.
+
+    Raises:
+        InputError: if file and description do not fit each other.
+    """
+    if whole:
+        with torch.device("meta"):
+            _check_fits(make().state_dict(), state, what)
+    predictor = make()
+    _check_fits(predictor.state_dict(), state, what)
+    predictor.load_state_dict(state, strict=False)
+    return predictor
+
+
+def _check_fits(described: dict[str, torch.Tensor], saved: dict[str, torch.Tensor], what: str) -> None:
+    lost = sorted(k for k in described.keys() - saved.keys() if not k.startswith(_OUTSIDE))
+    other = sorted(k for k in described.keys() & saved.keys() if described[k].shape != saved[k].shape)
+    wrong = [*lost, *sorted(saved.keys() - described.keys()), *other]
+    if wrong:
+        raise InputError(f"{what} does not fit its config ({wrong[0]}); save it again")

@@ -15,8 +15,8 @@ from accord.data.pair_folders import read_part, write_metadata, write_part
 from accord.data.pairs import need_parquet
 from accord.data.shards import share_of
 from accord.diffusion.generate import check_generates, generate_each
-from accord.diffusion.pipelines import check_prompt_length
-from accord.outputs import check_writable
+from accord.diffusion.pipelines import check_prompts
+from accord.files import check_writable
 from accord.training.fingerprint import fingerprint
 from accord.types import InputError
 
@@ -52,8 +52,7 @@ def make_pairs(
     check_generates(pipe)
     folder = check_writable(Path(out))
     need_parquet()  # for the metadata at the end
-    for text in prompts:
-        check_prompt_length(pipe, text)
+    check_prompts(pipe, prompts)
     seeds = np.random.default_rng((seed, 3)).integers(2**31, size=len(prompts)).tolist()
 
     model = fingerprint(pipe)

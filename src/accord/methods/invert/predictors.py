@@ -12,12 +12,17 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from accord.diffusion.loading import check_moments, kind_of, load_model, loading
 from accord.diffusion.loop import encode
 from accord.diffusion.pipelines import UNETS, condition, load
+from accord.diffusion.state import held, seeded
 from accord.methods.invert.config import PredictorConfig
-from accord.types import InputError, reason_of
+from accord.types import InputError
 
 LAB_SIDE = 64
+# of transformers: what a tower may be, and what of a whole model it has no use for
+TOWER_KINDS = ("vit", "swin", "deit", "beit", "dinov2")
+HEADS = ("pooler", "classifier", "cls_classifier", "distillation_classifier", "lm_head", "mask_token", "decoder")
 ENCODED = 8 * 512 * 512  # pixels that a VAE encodes at once
 
 
@@ -95,6 +100,10 @@ class UNetTower(Tower):
         return self
 
     def forward(self, images: torch.Tensor, captions: Sequence[str] | None = None) -> torch.Tensor:
+        with held(self.pipe.unet):  # whose blocks these are
+            return self._features(images, captions)
+
+    def _features(self, images: torch.Tensor, captions: Sequence[str] | None) -> torch.Tensor:
         with torch.no_grad():
             latents = torch.cat([encode(self.pipe, p) for p in images.split(max(1, ENCODED // self.side**2))])
             texts = list(captions) if captions is not None and self.needs_captions else [""] * len(images)
@@ -211,12 +220,16 @@ def _hub(model: str) -> Tower:
     from transformers import AutoModel
     from transformers.models.auto.image_processing_auto import get_image_processor_config
 
-    try:
-        network = AutoModel.from_pretrained(model, add_pooling_layer=False, dtype=torch.float32)
-        told = get_image_processor_config(model)
-        return VisionTower(network, told.get("image_mean", [0.485, 0.456, 0.406]), told.get("image_std", [0.229, 0.224, 0.225]))
-    except Exception as error:
-        raise InputError(f"tower {model!r} cannot be loaded ({reason_of(error)})") from error
+    what = f"tower {model!r}"
+    kind = kind_of(model, what)
+    if kind not in TOWER_KINDS:
+        raise InputError(f"{what} is a {kind} model; use one of {', '.join(TOWER_KINDS)}")
+    network = load_model(AutoModel, model, what, unused=HEADS, add_pooling_layer=False, dtype=torch.float32, trust_remote_code=False)
+    with loading(what):
+        told = get_image_processor_config(model, trust_remote_code=False)
+    mean, std = told.get("image_mean", [0.485, 0.456, 0.406]), told.get("image_std", [0.229, 0.224, 0.225])
+    check_moments(mean, std, what)
+    return VisionTower(network.requires_grad_(True), mean, std)
 
 
 def tower_side(config: PredictorConfig) -> int:
@@ -230,16 +243,14 @@ def tower_side(config: PredictorConfig) -> int:
 
     if config.model is None:
         return LAB_SIDE
-    try:
+    with loading(f"model {config.model!r} of the predictor {config.kind!r}"):
         if config.kind == "unet":
             side = UNet2DConditionModel.load_config(config.model, subfolder="unet")["sample_size"]
             blocks = AutoencoderKL.load_config(config.model, subfolder="vae")["block_out_channels"]
             return 2 ** (len(blocks) - 1) * int(side if isinstance(side, int) else side[0])
-        found = AutoConfig.from_pretrained(config.model)
+        found = AutoConfig.from_pretrained(config.model, trust_remote_code=False)
         side = getattr(found, "vision_config", found).image_size
         return int(side if isinstance(side, int) else side[0])
-    except Exception as error:
-        raise InputError(f"model {config.model!r} of the predictor {config.kind!r} cannot be read ({reason_of(error)})") from error
 
 
 TOWERS: dict[str, Callable[[PredictorConfig], Tower]] = {
@@ -253,6 +264,5 @@ TOWERS: dict[str, Callable[[PredictorConfig], Tower]] = {
 
 def build(config: PredictorConfig, vocabulary: int, seed: int = 0, embedding: int = 384) -> Predictor:
     """A fresh predictor of one kind, in float32 on the CPU."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with seeded(seed):
         return Predictor(TOWERS[config.kind](config), vocabulary, config.hidden, embedding)

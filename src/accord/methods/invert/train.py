@@ -10,17 +10,17 @@ import torch
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
+from accord.files import check_regular, replace_file
 from accord.methods.invert.config import InvertTrainConfig, PredictorConfig
 from accord.methods.invert.data import PairSet
 from accord.methods.invert.equations import curriculum_prefix, joint_loss
 from accord.methods.invert.predictors import Predictor, build
 from accord.methods.invert.split import group_near_duplicates
 from accord.methods.invert.vocabulary import Vocabulary
-from accord.outputs import replace_file
 from accord.training.claim import claim
 from accord.training.fingerprint import fingerprint
 from accord.training.loop import LoopConfig, Run
-from accord.types import InputError
+from accord.types import InputError, reason_of
 
 SCORES = "scores.npy"  # of the curriculum, out of fold
 
@@ -41,9 +41,14 @@ def train_predictor(
     folder = Path(folder)
     if len(data) < 2 * config.folds:
         raise InputError(f"{len(data)} pairs are too few to train an inverter on; give at least {2 * config.folds}")
-    anew = claim(folder, {**asdict(kind), **asdict(config), "pairs": len(data), "data": fingerprint(data.images, data.prompts, data.captions)})
-    if anew:
-        (folder / SCORES).unlink(missing_ok=True)
+    settings = {**asdict(kind), **asdict(config), "pairs": len(data), "data": fingerprint(data.images, data.prompts, data.captions)}
+    with claim(folder, settings) as anew:
+        if anew:
+            (folder / SCORES).unlink(missing_ok=True)
+        return _trained(kind, data, vocabulary, folder, config, device)
+
+
+def _trained(kind: PredictorConfig, data: PairSet, vocabulary: Vocabulary, folder: Path, config: InvertTrainConfig, device: str) -> Predictor:
     order = _order(kind, data, vocabulary, folder, config, device)
     present = vocabulary.present(data.prompts)
     predictor = build(kind, len(vocabulary) if config.vocabulary_weight else 0, config.seed, data.targets.shape[1]).to(device)
@@ -76,8 +81,8 @@ def _order(
     if config.curriculum == "random":
         return torch.randperm(len(data), generator=torch.Generator().manual_seed(config.seed + 1))
     saved = folder / SCORES
-    if saved.is_file():
-        return torch.from_numpy(np.load(saved)).argsort(descending=True, stable=True)
+    if saved.exists():
+        return _kept_scores(saved, len(data)).argsort(descending=True, stable=True)
     scores = out_of_fold_scores(kind, data, vocabulary, folder / "folds", config, device)
 
     def write(path: Path) -> None:
@@ -86,6 +91,22 @@ def _order(
 
     replace_file(saved, write)
     return scores.argsort(descending=True, stable=True)
+
+
+def _kept_scores(path: Path, count: int) -> torch.Tensor:
+    """The scores [N] that a run has kept.
+
+    Raises:
+        InputError: for a file that is not of this run.
+    """
+    check_regular(path, "the run's")
+    try:
+        scores = torch.from_numpy(np.load(path, allow_pickle=False))
+        if scores.shape != (count,) or not torch.isfinite(scores).all():
+            raise ValueError(f"it has not {count} finite scores")
+        return scores
+    except (OSError, ValueError, EOFError, TypeError, SyntaxError) as error:
+        raise InputError(f"{str(path)!r} cannot be read ({reason_of(error)}); remove it, and it is made again") from error
 
 
 def out_of_fold_scores(

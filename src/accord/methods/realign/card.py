@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from accord.outputs import write_file
+from accord.files import write_file
 
 if TYPE_CHECKING:
     from accord.methods.realign.tuning import Tuner

@@ -7,6 +7,7 @@ Letters in shapes: F frames, N things, P phrases, T tokens, h w of the latents.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -27,10 +28,10 @@ def modulate_clip(weight: float) -> Callable[[Any, str, Sequence[torch.Tensor]],
         weight: of the cross-attention's modulation; the self-attention is the clip's own.
 
     Raises:
-        ValueError: for a weight that is not positive.
+        ValueError: for a weight that is not positive and finite.
     """
-    if weight <= 0:
-        raise ValueError(f"modulation must be positive, not {weight}")
+    if not 0 < weight < math.inf:
+        raise ValueError(f"modulation must be a positive number, not {weight}")
     # a run from part-way is modulated as strongly where it starts
     config = RealignConfig(mode="renoise", cross_weight=weight, self_weight=0.0)
 

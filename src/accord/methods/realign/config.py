@@ -31,6 +31,7 @@ class RealignConfig:
     good_enough: float = 0.9  # a picture whose every word is at least this probable is not redone
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         if self.rounds < 0:
             raise ValueError(f"rounds must be at least 0, not {self.rounds}")
         if self.mode not in MODES:

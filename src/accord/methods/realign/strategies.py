@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from accord.diffusion.loop import decode_with_grad, denoise, predicted_x0, sample
+from accord.diffusion.loop import decode_with_grad, denoise, predicted_x0, rooted_eta, sample
 
 if TYPE_CHECKING:
     from accord.methods.realign.tuning import Tuner
@@ -190,10 +190,11 @@ def ddim_moments(
 ) -> tuple[torch.Tensor, float]:
     """Mean [B,C,H,W] and standard deviation of x_{t-1} under DDIM with eta = GRPO_ETA. Source: DDIM (arXiv 2010.02502), (12), (16)."""
     zero = torch.zeros_like(latents)
-    mean = scheduler.step(output, timestep, latents, eta=GRPO_ETA, variance_noise=zero, return_dict=False)[0]
+    eta = rooted_eta(scheduler, timestep, GRPO_ETA)
+    mean = scheduler.step(output, timestep, latents, eta=eta, variance_noise=zero, return_dict=False)[0]
     stride = scheduler.config.num_train_timesteps // scheduler.num_inference_steps
     variance = scheduler._get_variance(int(timestep), int(timestep) - stride)
-    return mean, GRPO_ETA * float(variance.clamp(min=1e-12) ** 0.5)
+    return mean, eta * float(variance.clamp(min=1e-12) ** 0.5)
 
 
 def gaussian_log_p(x: torch.Tensor, mean: torch.Tensor, spread: float) -> torch.Tensor:

@@ -21,28 +21,29 @@ import torch
 from diffusers import DDIMScheduler
 from PIL import Image
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
 from accord.data.images import fit, to_tensor
-from accord.data.prompts import parse
+from accord.data.prompts import check_says_something
 from accord.diffusion.attention import plain_attention
+from accord.diffusion.loading import load_tensors
 from accord.diffusion.loop import decode_with_grad, denoise, encode, initial_noise, precise_vae, run, sample
 from accord.diffusion.lora import add_lora, remove_lora, save_lora, without_lora
 from accord.diffusion.pipelines import (
     Condition,
     Pipeline,
     check_latent_unet,
-    check_prompt_length,
+    check_prompts,
     condition,
     latent_scheduler,
     sample_size,
 )
 from accord.diffusion.state import frozen
+from accord.files import read_json, replace_file, write_file
 from accord.methods.realign.card import report_of, write_card
 from accord.methods.realign.config import TuneConfig
 from accord.methods.realign.strategies import NEEDS_GRADIENT, STRATEGIES, Batch
-from accord.outputs import replace_file, write_file
 from accord.rewards.rewards import Composed, Reward, check_gradient
 from accord.training.board import Board
 from accord.training.claim import claim
@@ -110,9 +111,9 @@ def tune(
     texts = list(dict.fromkeys(prompts))
     if len(texts) < 2:
         raise InputError(f"{len(texts)} different prompts are too few to train on and look at; give at least 2")
+    check_prompts(pipe, texts)
     for text in texts:
-        check_prompt_length(pipe, text)
-        parse(text)  # refuses what says nothing, which a reward would do in the middle of the run
+        check_says_something(text)  # which a reward would do in the middle of the run
     if any(same_score(a, b) for a in scores_of(reward) for b in scores_of(held_out)):
         raise InputError("the held-out score is one of the rewards that are trained on; give another one")
     if pipe.unet.config.time_cond_proj_dim is not None:
@@ -135,14 +136,15 @@ def tune(
                 "judges": fingerprint(*(m for r in (*reward.rewards.values(), held_out) for m in _models(r))),
                 "pairs": None if pairs is None else fingerprint(list(pairs[1])),
             }  # fmt: skip
-            if claim(folder, settings, resume, processes) and processes.first:
-                for name in PREPARED:
-                    (folder / name).unlink(missing_ok=True)
-            processes.wait()
-            with plain_attention(pipe.unet), precise_vae(pipe):
-                tuner = Tuner(pipe, texts, reward, folder, config, held_out, pairs, processes, progress)
-                tuner.train()
-            return tuner.finish()
+            with claim(folder, settings, resume, processes) as anew:
+                if anew and processes.first:
+                    for name in PREPARED:
+                        (folder / name).unlink(missing_ok=True)
+                processes.wait()
+                with plain_attention(pipe.unet), precise_vae(pipe):
+                    tuner = Tuner(pipe, texts, reward, folder, config, held_out, pairs, processes, progress)
+                    tuner.train()
+                return tuner.finish()
         except BaseException:
             remove_lora(pipe)
             raise
@@ -187,7 +189,8 @@ class Tuner:
         kept = min(config.eval_prompts, len(prompts) // 2)
         every = len(prompts) // kept
         self.look_prompts = prompts[::every][:kept]
-        self.prompts = [p for p in prompts if p not in set(self.look_prompts)]
+        looked_at = set(self.look_prompts)
+        self.prompts = [p for p in prompts if p not in looked_at]
         self.sampling: dict[str, Any] = {"num_inference_steps": config.num_inference_steps, "guidance_scale": config.guidance_scale}
         self.scheduler = latent_scheduler(DDIMScheduler, pipe)
         if config.gradient_checkpointing:
@@ -218,9 +221,16 @@ class Tuner:
             replace_file(anchor, lambda p: save_file({"latents": latents.float().cpu().contiguous()}, p))
             write_file(scales, json.dumps({"scales": self.reward.scales, "captions": captions}).encode())
         processes.wait()
-        saved = json.loads(scales.read_text(encoding="utf8"))
-        self.reward.scales = {k: (v[0], v[1]) for k, v in saved["scales"].items()}
-        self.anchors, self.anchor_captions = load_file(anchor)["latents"], saved["captions"]
+        again = "train in another folder"
+        saved = read_json(scales, "the run's", again)
+        self.anchors = load_tensors(anchor, "the run's", again).get("latents", torch.zeros(0))
+        self.anchor_captions = saved.get("captions", [])
+        try:
+            self.reward.scales = {k: (float(v[0]), float(v[1])) for k, v in saved["scales"].items()}
+            if self.reward.scales.keys() != self.reward.rewards.keys() or not 0 < len(self.anchors) == len(self.anchor_captions):
+                raise ValueError
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError):
+            raise InputError(f"{str(scales)!r} and {anchor.name} are not of one whole run; {again}") from None
         if self.config.strategy in NEEDS_GRADIENT:
             images = decode_with_grad(self.pipe, self.anchors[:2].to(self.pipe.device, self.pipe.unet.dtype)).detach()
             for name, part in self.reward.rewards.items():

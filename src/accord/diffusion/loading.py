@@ -1,0 +1,324 @@
+"""Models out of folders and the hub, in one place for every loader: no code of theirs is run, no pickle is opened, and a model
+whose weights are missing, of other shapes, not all used or not finite is refused, as it would answer all the same.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import math
+import os
+import stat
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import nn
+
+from accord.files import check_regular, read_json
+from accord.types import InputError, reason_of
+
+LOADING = threading.RLock()  # while they load, the libraries switch what torch makes and where: in all threads
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+CONVERT = "use a revision of it with safetensors weights, or convert them (https://huggingface.co/spaces/safetensors/convert)"
+# buffers that older versions of the libraries saved: they hold no trained numbers
+_HARMLESS = ("position_ids", "relative_position_index", "num_batches_tracked", "inv_freq", "attn.masked_bias", "attn.bias")
+
+
+@contextmanager
+def loading(what: str, mend: str = "check the name, or save it again") -> Iterator[None]:
+    """For the time of a load: one thread at a time, and whatever the libraries raise becomes one sentence.
+
+    Args:
+        what: the model, as the sentence names it: "captioner 'x'".
+
+    Raises:
+        InputError: naming the model.
+    """
+    with LOADING, _hushed():
+        try:
+            yield
+        except InputError:
+            raise
+        except Exception as error:  # the libraries raise whatever a damaged folder leads them to
+            raise InputError(f"{what} cannot be loaded ({_why(error)}); {mend}") from error
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """The libraries' notices off: what they warn of is checked here, and what they report as an error is raised too."""
+    loggers = [logging.getLogger(name) for name in ("diffusers", "transformers", "peft")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _why(error: BaseException) -> str:
+    """The reason that a library gives, without its advice to run code or to open pickles."""
+    said = str(error)
+    if "trust_remote_code" in said or "custom code" in said:
+        return "it wants code of its own to be run, which is never done"
+    if "weights_only" in said or "torch.load" in said or ("safetensors" in said and "no file named" in said):
+        return "it has no safetensors weights"
+    return reason_of(error)
+
+
+def load_model(kind: Any, model: str, what: str, unused: tuple[str, ...] = (), **settings: Any) -> Any:
+    """`kind.from_pretrained(model)` with every weight checked, in eval mode and frozen.
+
+    Args:
+        kind: a class of transformers or diffusers.
+        what: see `loading`.
+        unused: parts of names, of weights that nobody asks for ("pooler"): they may be missing, or left over.
+        settings: handed on.
+
+    Raises:
+        InputError: for a model that is not there, damaged or incomplete, or whose weights are pickled.
+    """
+    check_folder(model, what)
+    with loading(what):
+        network, told = kind.from_pretrained(model, use_safetensors=True, output_loading_info=True, **settings)
+        check_keys(network, told, what, unused)
+        check_finite(network, what)
+    return network.eval().requires_grad_(False)
+
+
+def check_keys(network: nn.Module, told: dict[str, Any], what: str, unused: tuple[str, ...] = ()) -> None:
+    """Refuse a network some of whose weights are not those of its file, or a file some of whose weights are not in it.
+
+    Args:
+        told: what `from_pretrained` tells with `output_loading_info`.
+
+    Raises:
+        InputError: naming the model and a weight.
+    """
+
+    def asked_for(key: str) -> bool:
+        return not key.endswith(_HARMLESS) and not set(key.split(".")) & set(unused)
+
+    missing = sorted(filter(asked_for, {*told["missing_keys"], *(n for n, p in network.named_parameters() if p.is_meta)}))
+    if missing:
+        raise InputError(f"{what} lacks weights ({_some(missing)}); give a whole one, that was trained for this")
+    misshapen = sorted(m[0] if isinstance(m, (tuple, list)) else m for m in told["mismatched_keys"])
+    if misshapen:
+        raise InputError(f"{what} has weights of other shapes than its config says ({_some(misshapen)}); save it again")
+    left = sorted(filter(asked_for, told["unexpected_keys"]))
+    if left:
+        raise InputError(f"{what} has weights that its config has no place for ({_some(left)}); give the config that they were saved with")
+
+
+def _some(names: Sequence[str]) -> str:
+    return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+
+
+def check_finite(weights: nn.Module | dict[str, torch.Tensor], what: str, mend: str = "give a whole one") -> None:
+    """Refuse weights or saved tensors with NaN or infinity in them.
+
+    Raises:
+        InputError: naming the model and a weight.
+    """
+    for name, tensor in (weights.state_dict() if isinstance(weights, nn.Module) else weights).items():
+        numbers = isinstance(tensor, torch.Tensor) and not tensor.is_meta and tensor.is_floating_point() and tensor.element_size() > 1
+        if numbers and not torch.isfinite(tensor).all():
+            raise InputError(f"{what} holds numbers that are not finite ({name}); {mend}")
+
+
+def check_moments(mean: Sequence[float], std: Sequence[float], what: str) -> None:
+    """Refuse a normalisation that would make every picture NaN.
+
+    Raises:
+        InputError: naming the model.
+    """
+    numbers = [v for v in (*mean, *std) if isinstance(v, (int, float)) and math.isfinite(v)]
+    if len(mean) != len(std) or len(numbers) != 2 * len(mean) or len(mean) not in (1, 3) or min(numbers[len(mean) :]) <= 0:
+        raise InputError(f"{what} has a processor with mean {list(mean)} and deviation {list(std)}; they must be finite, and the second above 0")
+
+
+def check_folder(model: str, what: str) -> None:
+    """Look through the folder of one model before a library opens it; a hub id is passed over.
+
+    Raises:
+        InputError: for a pipe or a device in it, pickled weights alone, an adapter, or attention code that would be fetched.
+    """
+    folder = Path(model)
+    if not folder.is_dir():
+        return
+    names = []
+    for path in folder.iterdir():
+        try:
+            mode = path.stat().st_mode
+        except OSError as error:
+            raise InputError(f"{what} cannot be loaded: {path.name!r} in it cannot be opened ({error.strerror}); save it again") from error
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            raise InputError(f"{what} cannot be loaded: {path.name!r} in it is a pipe, a device or a socket; save it again")
+        if stat.S_ISREG(mode):
+            names.append(path.name)
+    pickled = sorted(n for n in names if n.endswith(PICKLES) and n != "training_args.bin")
+    if pickled and not any(n.endswith(".safetensors") for n in names):
+        raise InputError(f"{what} has pickled weights ({pickled[0]}), which can hold code and are not opened; {CONVERT}")
+    if "adapter_config.json" in names:
+        raise InputError(f"{what} is a folder of an adapter, and no model; give the model, and the adapter with --lora")
+    config: dict[str, Any] = {}
+    if "config.json" in names:
+        config = read_json(folder / "config.json", f"{what}: its")
+        for key in ("attn_implementation", "_attn_implementation"):
+            if "/" in str(config.get(key)):
+                raise InputError(f"{what} wants the attention code {config[key]!r} to be fetched, which is never done; remove {key!r} from its config.json")
+    for name in (n for n in names if n.endswith(".safetensors") and "quantization_config" not in config):
+        _check_types(folder / name, what)
+
+
+def _check_types(path: Path, what: str) -> None:
+    """Refuse whole numbers where weights are to be: they would be cast in silence. What cannot be read is left to the loading."""
+    try:
+        with safe_open(path, "pt") as file:
+            whole = sorted(k for k in file.keys() if not k.endswith(_HARMLESS) and file.get_slice(k).get_dtype()[0] in "IUB" and file.get_slice(k).get_dtype() != "BF16")  # noqa: SIM118
+    except (OSError, ValueError, SafetensorError, RuntimeError):
+        return
+    if whole:
+        raise InputError(f"{what} has whole numbers in the place of weights ({_some(whole)}); save it again")
+
+
+def load_tensors(path: Path, what: str, mend: str = "save it again", finite: tuple[str, ...] = ("",)) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file.
+
+    Args:
+        finite: beginnings of the names of those that must be finite; all of them if not given.
+
+    Raises:
+        InputError: for a file that is missing, none, damaged, or holds numbers that are not finite.
+    """
+    check_regular(path, what)
+    try:
+        tensors = load_file(path)
+    except (OSError, ValueError, SafetensorError, RuntimeError) as error:
+        raise InputError(f"{what} {str(path)!r} cannot be read ({reason_of(error)}); {mend}") from error
+    check_finite({k: v for k, v in tensors.items() if k.startswith(finite)}, f"{what} {str(path)!r}", mend)
+    return tensors
+
+
+def header_of(path: Path, what: str, mend: str = "save it again") -> dict[str, str]:
+    """The metadata of a safetensors file.
+
+    Raises:
+        InputError: as `load_tensors`.
+    """
+    check_regular(path, what)
+    try:
+        with safe_open(path, "pt") as file:
+            return dict(file.metadata() or {})
+    except (OSError, ValueError, SafetensorError, RuntimeError) as error:
+        raise InputError(f"{what} {str(path)!r} cannot be read ({reason_of(error)}); {mend}") from error
+
+
+# --- configurations and tokenizers ----------------------------------------------------------------------------------
+def kind_of(model: str, what: str) -> str:
+    """The `model_type` of a model of transformers.
+
+    Raises:
+        InputError: for one that cannot be read.
+    """
+    from transformers import AutoConfig
+
+    check_folder(model, what)
+    with loading(what):
+        return str(AutoConfig.from_pretrained(model, trust_remote_code=False).model_type)
+
+
+def load_tokenizer(model: str, what: str) -> Any:
+    """The tokenizer of a model of transformers.
+
+    Raises:
+        InputError: for one that cannot be read.
+    """
+    from transformers import AutoTokenizer
+
+    with loading(what):
+        return AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+
+
+# --- pipelines ------------------------------------------------------------------------------------------------------
+def load_pipeline(model: str, dtype: torch.dtype, check_class: Callable[[str | None], dict[str, Any]]) -> Any:
+    """A pipeline of diffusers, each of its networks loaded by `load_model`.
+
+    Args:
+        check_class: given the name of the pipeline's class before any weights are fetched, refuses it or says with which further
+            arguments it is loaded.
+
+    Raises:
+        InputError: for a pipeline that is not there, damaged or incomplete.
+    """
+    from diffusers import DiffusionPipeline
+
+    local = Path(model).is_dir()
+    if local:
+        if not (Path(model) / "model_index.json").is_file():
+            raise InputError(f"folder {model!r} holds no pipeline (no model_index.json); give a folder written by save_pretrained")
+        read_json(Path(model) / "model_index.json", "pipeline's")
+    what = f"pipeline {model!r}"
+    lost = "save it again" if local else "check the name and the network"
+    try:
+        with LOADING:
+            told = DiffusionPipeline.load_config(model)
+    except Exception as error:
+        where = "folder cannot be read as a pipeline" if local else "model is no folder here and no hub id that can be reached"
+        raise InputError(f"{where}: {model!r} ({_why(error)}); {lost}") from error
+    kind = told.get("_class_name")
+    more = check_class(kind if isinstance(kind, str) else None)
+    parts = {name: value for name, value in told.items() if isinstance(value, (list, tuple)) and not name.startswith("_")}
+    for name, value in parts.items():
+        _check_part(name, value, what)
+    with loading(what, lost):
+        folder = model if local else DiffusionPipeline.download(model, use_safetensors=True, trust_remote_code=False, **more)
+        given = dict(more)
+        for name, (library, class_name) in parts.items():
+            place = os.path.join(folder, name)
+            network = _network_class(library, class_name)
+            if name not in given and network is not None:
+                typed: dict[str, Any] = {"dtype": dtype} if library == "transformers" else {"torch_dtype": dtype}
+                given[name] = load_model(network, place, f"{what}: its {name}", **typed)
+            elif name not in given and library is not None:
+                check_folder(place, f"{what}: its {name}")
+        return DiffusionPipeline.from_pretrained(folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, **given)
+
+
+def _check_part(name: str, value: Sequence[Any], what: str) -> None:
+    """Refuse a part of a pipeline that is of no class of the two libraries: a name in a file is no reason to import something."""
+    from diffusers import pipelines
+
+    if len(value) == 2 and value[0] is None and value[1] is None:
+        return
+    library, class_name = value if len(value) == 2 else (None, None)
+    named = isinstance(library, str) and isinstance(class_name, str) and class_name.isidentifier()
+    if not named or not (library in ("diffusers", "transformers") or (str(library).isidentifier() and hasattr(pipelines, str(library)))):
+        raise InputError(f"{what} names {value!r} as its {name}, no class of diffusers or transformers; code of others is never run")
+
+
+def _network_class(library: str | None, class_name: str | None) -> Any:
+    """The class of a part with weights; None for a scheduler, a tokenizer or a processor, and for what only diffusers knows how to find."""
+    if library not in ("diffusers", "transformers"):
+        return None
+    from diffusers import ModelMixin
+    from transformers import PreTrainedModel
+
+    kind = getattr(importlib.import_module(str(library)), str(class_name), None)
+    return kind if isinstance(kind, type) and issubclass(kind, (ModelMixin, PreTrainedModel)) else None
+
+
+def nothing_of_this_machine(folder: Path) -> None:
+    """Take where a model was read from out of the configurations that were just saved below `folder`."""
+    for path in folder.rglob("config.json"):
+        config = json.loads(path.read_text(encoding="utf8"))
+        if config.pop("_name_or_path", None) is not None:
+            path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf8")

@@ -1,0 +1,578 @@
+"""Command lines that must be refused: exit code 2, nothing on stdout, one line on stderr, nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from pathlib import Path
+
+from PIL import Image
+
+# what each command needs at least, with the small files of `make_files`
+LEAST = {
+    "generate": ["generate", "a star"],
+    "score": ["score", "star.png", "a star"],
+    "realign": ["realign", "a star"],
+    "edit": ["edit", "clip.gif", "--source", "a star", "--target", "a key"],
+    "invert": ["invert", "star.png"],
+    "info": ["info"],
+    "train lab": ["train", "lab", "vae"],
+    "train reward": ["train", "reward", "--prompts", "prompts.txt"],
+    "train inverter": ["train", "inverter", "--pairs", "pairs.csv"],
+    "train context": ["train", "context"],
+    "pairs make": ["pairs", "make", "--out", "made"],
+    "pairs clips": ["pairs", "clips", "--out", "made"],
+    "bench scenes": ["bench", "scenes", "--quick", "--out", "table"],
+    "bench rewards": ["bench", "rewards", "--quick", "--so-far", "--out", "table"],
+    "bench invert": ["bench", "invert", "--quick", "--out", "table"],
+    "bench context": ["bench", "context", "--quick", "--so-far", "--out", "table"],
+    "bench video": ["bench", "video", "--quick", "--so-far", "--out", "table"],
+    "bench speed": ["bench", "speed", "--quick", "--out", "table"],
+}
+FLOATS = {
+    "generate": "--guidance",
+    "realign": "--guidance",
+    "edit": "--learning-rate --guidance --strength --injection --hold --modulation",
+    "train reward": "--learning-rate --stop-from --stop-until --guidance --reward-weight --pretrain-weight --kl-weight",
+    "train inverter": "--weight --learning-rate --vocabulary-weight --similar",
+    "train context": "--learning-rate --gain --share --estimated-share",
+    "pairs make": "--guidance",
+    "bench rewards": "--minutes",
+}
+INTEGERS = {
+    "generate": "--seed --steps --batch-size",
+    "realign": "--seed --rounds --steps --batch-size",
+    "edit": "--tune-steps --steps --window --seed",
+    "train lab": "--steps --seed",
+    "train reward": "--steps --batch-size --accumulate --rank --inference-steps --anchors --eval-every --save-every --seed",
+    "train inverter": "--steps --batch-size --vocabulary-size --limit --seed",
+    "train context": "--scenes --steps --batch-size --rank --save-every --seed",
+    "pairs make": "--count --steps --seed",
+    "pairs clips": "--count --frames --seed",
+    "bench scenes": "--seeds",
+    "bench rewards": "--seeds",
+    "bench invert": "--seeds --steps",
+    "bench context": "--seeds",
+    "bench video": "--edits --seeds",
+}
+HUGE = "9" * 25  # more than a machine's whole numbers
+LONG = "star " * 400  # longer than any text encoder of the lab
+DEEP = 100_000
+
+
+def bad_commands(folder: Path) -> list[list[str]]:
+    """Arguments of `accord` that are refused, to be run in `folder`, where the files that they name are made. None needs long work."""
+    make_files(folder)
+    return [*usage(), *numbers(), *[shlex.split(line) for line in LINES.strip().splitlines() if line.strip()], *odd_names()]
+
+
+def usage() -> list[list[str]]:
+    """Words that are no command, or not its options."""
+    lines = [["bogus"], ["train", "bogus"], ["pairs", "bogus"], ["bench", "bogus"], ["--bogus"], ["score", "a", "b", "c"], ["info", "x"]]
+    lines += [[*least, "--no-such-option"] for least in LEAST.values()]
+    lines += [["generate"], ["realign"], ["edit"], ["train", "lab"], ["train", "reward"], ["train", "inverter"], ["pairs", "make"], ["pairs", "clips"]]
+    return [*lines, ["generate", "a star", "--out"], ["edit", "clip.gif", "--source", "a star"], ["info", "--json", "--json=1"], ["bench", "speed", "--quick=maybe"]]
+
+
+def numbers() -> list[list[str]]:
+    """Numbers that are none, or that no machine counts to."""
+    lines = []
+    for name, options in FLOATS.items():
+        least = [w for w in LEAST[name] if w not in ("--so-far", "--quick")] if name == "bench rewards" else LEAST[name]
+        for option in options.split():
+            lines += [[*least, option, value] for value in ("nan", "inf", "much")]
+    for name, options in INTEGERS.items():
+        for option in options.split():
+            lines += [[*LEAST[name], option, value] for value in ("1.5", "-1", HUGE)]
+    return lines
+
+
+def odd_names() -> list[list[str]]:
+    """Names that are no UTF-8, too long, or those of devices; texts of thousands of words."""
+    latin, long = os.fsdecode(b"\xe9.png"), "x" * 300
+    return [
+        ["score", latin, "a star"],
+        ["score", long + ".png", "a star"],
+        ["score", "star.png", os.fsdecode(b"a st\xe9r")],
+        ["score", "--pairs", os.fsdecode(b"\xe9.csv"), "--out", "s.csv"],
+        ["score", "star.png", "a star", "--out", long],
+        ["generate", os.fsdecode(b"a st\xe9r")],
+        ["generate", LONG],
+        ["generate", "star " * 20_000],
+        ["generate", "a star", "--out", long],
+        ["generate", "a star", "--model", long],
+        ["generate", "a star", "--model", os.fsdecode(b"\xe9")],
+        ["generate", "a star", "--lora", os.fsdecode(b"\xe9")],
+        ["generate", "a star\na key", "--context", os.fsdecode(b"\xe9")],
+        ["realign", LONG],
+        ["realign", "a star", LONG],
+        ["realign", os.fsdecode(b"a st\xe9r")],
+        ["edit", "clip.gif", "--source", "a star", "--target", LONG],
+        ["edit", "clip.gif", "--source", LONG, "--target", "a star"],
+        ["edit", os.fsdecode(b"\xe9.gif"), "--source", "a star", "--target", "a key"],
+        ["edit", "clip.gif", "--source", "a star", "--target", "a key", "--out", long + ".gif"],
+        ["invert", latin],
+        ["invert", "star.png", "--bank", os.fsdecode(b"\xe9.txt")],
+        ["invert", "--folder", os.fsdecode(b"\xe9"), "--out", "i.csv"],
+        ["pairs", "make", "--out", "made", "--prompts", "long.txt"],
+        ["pairs", "make", "--out", long],
+        ["pairs", "clips", "--out", long],
+        ["train", "reward", "--prompts", "long.txt"],
+        ["train", "reward", "--prompts", "prompts.txt", "--out", long],
+        ["train", "lab", "vae", "--out", long],
+        ["bench", "video", "--out", long],
+    ]
+
+
+LINES = """
+generate ''
+generate '  '
+generate 'a star' ''
+generate 'a star' --steps 0
+generate 'a star' --steps 1001
+generate 'a star' --guidance -1
+generate 'a star' --batch-size 0
+generate 'a star' --seed 9223372036854775808
+generate 'a star' --dtype int8
+generate 'a star' --dtype ''
+generate 'a star' --device toaster
+generate 'a star' --device cuda:99
+generate 'a star' --device meta
+generate 'a star' --device ''x
+generate 'a star' --ancestral
+generate 'a star' --clip x
+generate 'a star' --context nowhere
+generate 'a star' --context afile
+generate 'a star' --context folder
+generate 'a star' --context badcontext
+generate 'a star' --context folder --lora lab
+generate 'a star' --lora nowhere
+generate 'a star' --lora folder
+generate 'a star' --lora afile
+generate 'a star' --lora empty.safetensors
+generate 'a star' --model nobody/nothing
+generate 'a star' --model folder
+generate 'a star' --model afile
+generate 'a star' --model badmodel
+generate 'a star' --model deepmodel
+generate 'a star' --model othermodel
+generate 'a star' --model hollowmodel
+generate 'a star' --model ../../../../nowhere
+generate 'a star' --out afile
+generate 'a star' --out afile/out
+generate 'a star' --out star.png
+generate 'a star' --out /dev/null
+generate 'a star' --out /dev/full/out
+generate 'a star' --out fifo.png
+generate 'a star' --out dangling
+generate 'a star' --out loop.png/out
+generate 'a star' --model nobody/nothing --out new/deep/out
+generate 'a star' --model folder --out new
+realign ''
+realign '?!'
+realign 'a star' '...'
+realign 'a star' --mode sideways
+realign 'a star' --rounds 0 --mode renoise
+realign 'a star' --steps 0
+realign 'a star' --guidance -0.5
+realign 'a star' --batch-size 0
+realign 'a star' --dtype double
+realign 'a star' --device cuda:x
+realign 'a star' --captioner nowhere/x/y
+realign 'a star' --captioner folder
+realign 'a star' --captioner badmodel
+realign 'a star' --captioner badcaptioner
+realign 'a star' --model folder
+realign 'a star' --model badmodel
+realign 'a star' --model othermodel
+realign 'a star' --lora folder
+realign 'a star' --out afile
+realign 'a star' --out afile/out
+realign 'a star' --out /dev/zero
+realign 'a star' --model nobody/nothing --out new/deep
+score
+score star.png
+score no.png 'a star'
+score folder 'a star'
+score notes.png 'a star'
+score empty.png 'a star'
+score cut.png 'a star'
+score fifo.png 'a star'
+score loop.png 'a star'
+score dangling 'a star'
+score /dev/zero 'a star'
+score /dev/null 'a star'
+score afile/x.png 'a star'
+score star.png ''
+score star.png '?!'
+score star.png 'a star' --pairs pairs.csv
+score star.png 'a star' --video clip.gif
+score star.png 'a star' --frames 0:2
+score star.png 'a star' --source-clip clip.gif
+score star.png 'a star' --prompt-of-clip 'a star'
+score star.png 'a star' --captioner nowhere
+score star.png 'a star' --captioner folder
+score star.png 'a star' --captioner badcaptioner
+score star.png 'a star' --captioner afile
+score star.png 'a star' --clip nowhere
+score star.png 'a star' --clip folder
+score star.png 'a star' --clip badmodel
+score star.png 'a star' --device nowhere
+score star.png 'a star' --out afile
+score star.png 'a star' --out afile/report
+score star.png 'a star' --out /dev/null
+score star.png 'a star' --clip nowhere --out new/report
+score --pairs pairs.csv
+score --pairs pairs.csv --out s.txt
+score --pairs pairs.csv --out s
+score --pairs pairs.csv --out pairs.csv
+score --pairs pairs.csv --out ./folder/../pairs.csv
+score --pairs pairs.csv --out folder.csv
+score --pairs pairs.csv --out fifo.csv
+score --pairs pairs.csv --out afile/s.csv
+score --pairs pairs.csv --out s.csv --device nowhere
+score --pairs pairs.csv --out new/s.csv --captioner nowhere
+score --pairs pairs.csv --out s.csv --frames 0:1
+score --pairs no.csv --out s.csv
+score --pairs prompts.txt --out s.csv
+score --pairs folder --out s.csv
+score --pairs folder.csv --out s.csv
+score --pairs empty.csv --out s.csv
+score --pairs nohead.csv --out s.csv
+score --pairs latin.csv --out s.csv
+score --pairs gone.csv --out new/s.csv
+score --pairs fifo.csv --out s.csv
+score --pairs loop.csv --out s.csv
+score --pairs notes.parquet --out s.csv
+score --pairs empty.parquet --out s.csv
+score --pairs broken.jsonl --out s.csv
+score --pairs deep.jsonl --out s.csv
+score --video clip.gif
+score --video clip.gif --prompt-of-clip ''
+score --video clip.gif --prompt-of-clip ' '
+score --video no.mp4 --prompt-of-clip 'a star'
+score --video notes.mp4 --prompt-of-clip 'a star'
+score --video empty.mp4 --prompt-of-clip 'a star'
+score --video fifo.mp4 --prompt-of-clip 'a star'
+score --video star.png --prompt-of-clip 'a star'
+score --video folder --prompt-of-clip 'a star'
+score --video afile --prompt-of-clip 'a star'
+score --video clip.gif --prompt-of-clip 'a star' --frames 0:1
+score --video clip.gif --prompt-of-clip 'a star' --source-clip no.gif
+score --video clip.gif --prompt-of-clip 'a star' --source-clip clip.gif --frames 1
+score --video clip.gif --prompt-of-clip 'a star' --source-clip clip.gif --frames 2:1
+score --video clip.gif --prompt-of-clip 'a star' --source-clip clip.gif --frames 9:
+score --video clip.gif --prompt-of-clip 'a star' --source-clip clip.gif --frames -1:2
+score --video clip.gif --prompt-of-clip 'a star' --source-clip clip.gif --frames 0:1
+score --video clip.gif --prompt-of-clip 'a star' --out report
+score --video clip.gif --prompt-of-clip 'a star' --captioner lab
+score --video clip.gif --prompt-of-clip 'a star' --pairs pairs.csv
+score --video clip.gif --prompt-of-clip 'a star' --clip nowhere
+score --video clip.gif --prompt-of-clip 'a star' --device nowhere
+edit no.gif --source 'a star' --target 'a key'
+edit notes.mp4 --source 'a star' --target 'a key'
+edit fifo.mp4 --source 'a star' --target 'a key'
+edit folder --source 'a star' --target 'a key'
+edit star.png --source 'a star' --target 'a key'
+edit clip.gif --source '' --target 'a key'
+edit clip.gif --source 'a star' --target ''
+edit clip.gif --source 'a star' --target ' moving left'
+edit clip.gif --source 'a star' --target 'a key' --out clip.gif
+edit clip.gif --source 'a star' --target 'a key' --out new.avif
+edit clip.gif --source 'a star' --target 'a key' --out pictures
+edit clip.gif --source 'a star' --target 'a key' --out folder.gif
+edit clip.gif --source 'a star' --target 'a key' --out afile
+edit clip.gif --source 'a star' --target 'a key' --out afile/x.gif
+edit clip.gif --source 'a star' --target 'a key' --out .
+edit clip.gif --source 'a star' --target 'a key' --out fifo.mp4
+edit clip.gif --source 'a star' --target 'a key' --out /dev/null
+edit clip.gif --source 'a star' --target 'a key' --out new --tuned new/tuned
+edit clip.gif --source 'a star' --target 'a key' --out new.gif --tuned afile
+edit clip.gif --source 'a star' --target 'a key' --out new.gif --tuned damagedrun
+edit clip.gif --source 'a star' --target 'a key' --frames 3
+edit clip.gif --source 'a star' --target 'a key' --frames 2:1
+edit clip.gif --source 'a star' --target 'a key' --frames 99:
+edit clip.gif --source 'a star' --target 'a key' --frames a:b
+edit clip.gif --source 'a star' --target 'a key' --strength 2
+edit clip.gif --source 'a star' --target 'a key' --strength 0
+edit clip.gif --source 'a star' --target 'a key' --injection -1
+edit clip.gif --source 'a star' --target 'a key' --hold 1.5
+edit clip.gif --source 'a star' --target 'a key' --modulation -1
+edit clip.gif --source 'a star' --target 'a key' --window 0
+edit clip.gif --source 'a star' --target 'a key' --steps 1
+edit clip.gif --source 'a star' --target 'a key' --learning-rate 0
+edit clip.gif --source 'a star' --target 'a key' --tune-steps 0 --tuned new
+edit clip.gif --source 'a star' --target 'a key' --tune-steps 0 --learning-rate 1
+edit clip.gif --source 'a star' --target 'a key' --tune-steps 0 --seed 0
+edit clip.gif --source 'a star' --target 'a key' --clip nowhere --out new/x.gif
+edit clip.gif --source 'a star' --target 'a key' --model folder --out new/x.gif
+edit clip.gif --source 'a star' --target 'a key' --model othermodel
+edit clip.gif --source 'a star' --target 'a key' --device nowhere
+invert
+invert no.png
+invert notes.png
+invert folder
+invert fifo.png
+invert star.png notes.png
+invert star.png --folder pictures
+invert star.png --pairs pairs.csv
+invert star.png --out i.csv
+invert star.png --adapt pairs.csv
+invert star.png --shard 1/2
+invert star.png --bank no.txt
+invert star.png --bank empty.txt
+invert star.png --bank one.txt
+invert star.png --bank folder
+invert star.png --bank fifo.txt
+invert star.png --bank star.png
+invert star.png --bank binary.txt
+invert star.png --inverter nowhere
+invert star.png --inverter folder
+invert star.png --inverter badinverter
+invert star.png --inverter afile
+invert star.png --captioner nowhere
+invert star.png --captioner badcaptioner
+invert star.png --words-only --captioner lab
+invert star.png --device nowhere
+invert --folder pictures
+invert --folder pictures --pairs pairs.csv --out i.csv
+invert --folder nowhere --out i.csv
+invert --folder afile --out i.csv
+invert --folder folder --out i.csv
+invert --folder unreadable --out new/i.csv
+invert --folder pictures --out i.txt
+invert --folder pictures --out mine.csv
+invert --folder pictures --out damaged.csv
+invert --folder pictures --out listed.csv
+invert --folder pictures --out folder.csv
+invert --folder pictures --out fifo.csv
+invert --folder pictures --out afile/i.csv
+invert --folder pictures --out i.csv --shard 3/2
+invert --folder pictures --out i.csv --shard 0/2
+invert --folder pictures --out i.csv --shard x
+invert --folder pictures --out i.csv --adapt nowhere
+invert --folder pictures --out i.csv --adapt gone.csv
+invert --folder pictures --out new/i.csv --inverter nowhere
+invert --folder pictures --out i.csv --words-only --captioner lab
+invert --pairs gone.csv --out new/i.csv
+invert --pairs pairs.csv --out pairs.csv
+invert --pairs nowhere --out i.csv
+invert --pairs empty.csv --out i.csv
+invert --pairs folder --out i.csv
+invert --pairs fifo.csv --out i.csv
+invert --pairs notes.parquet --out i.csv
+train lab unet
+train lab ''
+train lab denoiser --out new
+train lab vae --steps 0
+train lab vae --device toaster
+train lab vae --out afile
+train lab vae --out afile/new
+train lab vae --start folder --out new
+train lab vae --continue --out new
+train lab clip --start nowhere --out new
+train lab clip --start folder --out folder
+train lab clip --start folder --continue --out new
+train reward --prompts no.txt
+train reward --prompts folder
+train reward --prompts empty.txt
+train reward --prompts one.txt --out new
+train reward --prompts binary.txt
+train reward --prompts fifo.txt
+train reward --prompts star.png
+train reward --prompts deep.json
+train reward --prompts digits.json
+train reward --prompts twocolumns.csv
+train reward --prompts says-nothing.txt --out new
+train reward --prompts prompts.txt --reward beauty
+train reward --prompts prompts.txt --reward clip=much
+train reward --prompts prompts.txt --reward clip=nan
+train reward --prompts prompts.txt --reward clip=0
+train reward --prompts prompts.txt --reward clip --reward clip=2
+train reward --prompts prompts.txt --reward clip --held-out clip
+train reward --prompts prompts.txt --reward caption-clip --out new
+train reward --prompts prompts.txt --held-out beauty
+train reward --prompts prompts.txt --held-out inversion --model folder
+train reward --prompts prompts.txt --held-out none --clip x
+train reward --prompts prompts.txt --reward clip --held-out none --captioner x
+train reward --prompts prompts.txt --strategy ppo
+train reward --prompts prompts.txt --strategy raft --stop-from 0.5
+train reward --prompts prompts.txt --strategy grpo --stop-until 0.5
+train reward --prompts prompts.txt --strategy sft --reward-weight 0.5
+train reward --prompts prompts.txt --strategy sft --pretrain-weight 0 --kl-weight 0
+train reward --prompts prompts.txt --pretrain-weight 0 --kl-weight 0 --pairs pairs.csv
+train reward --prompts prompts.txt --steps 0
+train reward --prompts prompts.txt --rank 0
+train reward --prompts prompts.txt --accumulate 3
+train reward --prompts prompts.txt --learning-rate 0
+train reward --prompts prompts.txt --learning-rate -1
+train reward --prompts prompts.txt --stop-from 1
+train reward --prompts prompts.txt --stop-from 0.9 --stop-until 0.5
+train reward --prompts prompts.txt --pairs nowhere --out new
+train reward --prompts prompts.txt --pairs gone.csv --out new
+train reward --prompts prompts.txt --pairs folder --out new
+train reward --prompts prompts.txt --captioner nowhere --out new
+train reward --prompts prompts.txt --model folder --out new
+train reward --prompts prompts.txt --model othermodel --out new
+train reward --prompts prompts.txt --device nowhere
+train reward --prompts prompts.txt --out afile
+train reward --prompts prompts.txt --out run
+train inverter --pairs nowhere --out new
+train inverter --pairs folder --out new
+train inverter --pairs pairs.csv --out new
+train inverter --pairs gone.csv --out new
+train inverter --pairs fifo.csv --out new
+train inverter --pairs pairs.csv --kind gan
+train inverter --pairs pairs.csv --kind vit --weight 1
+train inverter --pairs pairs.csv --kind vit --kind clip --weight 1
+train inverter --pairs pairs.csv --kind vit --kind clip --weight 0 --weight 0
+train inverter --pairs pairs.csv --kind vit --kind clip --weight -1 --weight 1
+train inverter --pairs pairs.csv --captioner x
+train inverter --pairs pairs.csv --no-caption
+train inverter --pairs pairs.csv --kind unet --no-caption --captioner x
+train inverter --pairs pairs.csv --curriculum random-ish
+train inverter --pairs pairs.csv --vocabulary-weight 0 --vocabulary-size 10
+train inverter --pairs pairs.csv --vocabulary-weight -1
+train inverter --pairs pairs.csv --similar 2
+train inverter --pairs pairs.csv --limit 0
+train inverter --pairs pairs.csv --out-of-domain nowhere --out new
+train inverter --pairs pairs.csv --out afile
+train inverter --pairs pairs.csv --device nowhere
+train context --pairs nowhere --out new
+train context --pairs folder --out new
+train context --pairs gone.csv --out new
+train context --pairs pairs.csv --scenes 5
+train context --scenes 0
+train context --denoiser half
+train context --denoiser frozen --rank 4
+train context --denoiser full --rank 4
+train context --fresh --out new
+train context --text-only --pixels
+train context --text-only --estimated-share 0.5
+train context --gain 0 --estimated-share 0.5
+train context --clip x
+train context --pixels --clip nowhere --scenes 2 --out new
+train context --shift cubic
+train context --loss hinge
+train context --share 0
+train context --estimated-share 2
+train context --learning-rate 0
+train context --model folder --out new
+train context --model othermodel --out new
+train context --device nowhere
+train context --out afile
+train context --out run
+pairs make --out afile
+pairs make --out afile/made
+pairs make --out made --count 0
+pairs make --out made --prompts prompts.txt --count 5
+pairs make --out made --prompts no.txt
+pairs make --out made --prompts empty.txt
+pairs make --out made --prompts folder
+pairs make --out made --prompts fifo.txt
+pairs make --out made --prompts prompts.pdf
+pairs make --out made --prompts deep.json
+pairs make --out made --prompts binary.txt
+pairs make --out made --shard 2/1
+pairs make --out made --shard 1
+pairs make --out made --steps 0
+pairs make --out made --guidance -1
+pairs make --out made --dtype int4
+pairs make --out made --device nowhere
+pairs make --out made --count 1 --model folder
+pairs make --out made --count 1 --model nobody/nothing
+pairs make --out made --count 1 --lora folder
+pairs make --out made/deep --count 1 --model badmodel
+pairs clips --out afile
+pairs clips --out afile/made
+pairs clips --out /dev/null
+pairs clips --out made --count 0
+pairs clips --out made --frames 1
+bench scenes --out afile
+bench scenes --out table --seeds 0
+bench scenes --out table --seeds 5
+bench scenes --out table --quick --seeds 3
+bench scenes --out table --shard 2/1
+bench scenes --out table --model folder
+bench scenes --out table --device nowhere
+bench rewards --out table --minutes 0
+bench rewards --out table --minutes -1 --so-far
+bench rewards --out table --quick --so-far
+bench rewards --out table --so-far --shard 1/2
+bench rewards --out table --sensitivity --shard 1/2
+bench rewards --out table --sensitivity --hacking
+bench rewards --out table --hacking --minutes 3
+bench rewards --out table --hacking --so-far
+bench rewards --out table --model folder
+bench rewards --out afile/table --so-far
+bench invert --out table --kind gan
+bench invert --out table --seeds 0
+bench invert --out table --reuse --kernel
+bench invert --out table --reuse --kind vit
+bench invert --out table --kernel --device cpu
+bench invert --out table --kernel --model folder
+bench invert --out table --kernel --quick --large
+bench invert --out table --large
+bench invert --out table --inverter x
+bench invert --out table --only-pairs --steps 5
+bench invert --out table --speed --shard 1/2
+bench invert --out table --speed --inverter folder
+bench invert --out table --reuse --inverter folder
+bench invert --out table --model folder
+bench invert --out table --shard 0/0
+bench invert --out afile
+bench context --out table --seeds 0
+bench context --out table --quick --so-far
+bench context --out table --so-far --shard 1/2
+bench context --out table --cost --seeds 2
+bench context --out table --model folder
+bench video --out table --edits 0
+bench video --out table --seeds 0
+bench video --out table --quick --so-far
+bench video --out table --so-far --shard 1/2
+bench video --out table --memory --edits 3
+bench video --out table --memory --device cpu
+bench video --out table --model folder
+bench speed --out table --tuning --device cpu
+bench speed --out table --large --tuning
+bench speed --out table --large --quick
+bench speed --out table --large --device cpu
+bench speed --out table --device nowhere
+bench speed --out afile
+"""
+
+
+def make_files(folder: Path) -> None:
+    """The files that the command lines name: a good one of each kind, and ones that are none."""
+    folder.mkdir(parents=True, exist_ok=True)
+    star = Image.new("RGB", (64, 64), "white")
+    star.paste("red", (20, 20, 44, 44))
+    for name in ("folder", "folder.csv", "folder.gif", "pictures", "unreadable", "run/checkpoints/step-1", "damagedrun/checkpoints/step-1"):
+        (folder / name).mkdir(parents=True)
+    for name in ("star.png", "pictures/0.png", "pictures/1.png"):
+        star.save(folder / name)
+    star.save(folder / "clip.gif", save_all=True, append_images=[Image.new("RGB", (64, 64), c) for c in ("red", "blue")], duration=100)
+    (folder / "cut.png").write_bytes((folder / "star.png").read_bytes()[:80])
+    texts = {
+        "afile": "no folder\n", "notes.png": "no picture", "notes.mp4": "no clip", "notes.parquet": "no table", "empty.png": "", "empty.csv": "", "empty.txt": "\n \n",
+        "empty.mp4": "", "empty.parquet": "", "empty.safetensors": "", "unreadable/0.png": "no picture", "unreadable/1.jpg": "",
+        "pairs.csv": "image,prompt\nstar.png,a red star\n", "gone.csv": "image,prompt\nno.png,a red star\nnotes.png,a key\n",
+        "nohead.csv": "star.png,a red star\n", "broken.jsonl": '{"image": "star.png"\nnothing\n', "deep.jsonl": "[" * DEEP + "\n", "mine.csv": "a table,of somebody else\n",
+        "prompts.txt": "a red star\na blue key\ntwo green fish\na pink crown\n", "one.txt": "a red star\n", "prompts.pdf": "%PDF", "says-nothing.txt": "?!\n...\n",
+        "long.txt": "a red star\na blue key\n" + LONG + "\n", "deep.json": "[" * DEEP, "digits.json": "[" + "9" * 5000 + "]", "twocolumns.csv": "a,b\n1,2\n",
+        "damaged.csv": "image\n", "damaged.made.json": "{", "listed.csv": "image\n", "listed.made.json": "[1]",
+        "run/config.json": "{}", "damagedrun/config.json": "{", "badmodel/model_index.json": "{", "deepmodel/model_index.json": "[" * DEEP,
+        "othermodel/model_index.json": json.dumps({"_class_name": "AudioLDMPipeline"}), "badinverter/config.json": "{}",
+        "hollowmodel/model_index.json": json.dumps({"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "UNet2DConditionModel"]}),
+        "badcaptioner/config.json": json.dumps({"model_type": "bert"}), "badcontext/config.json": "{", "badcontext/relation/config.json": "{",
+    }  # fmt: skip
+    for name, text in texts.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text, encoding="utf8")
+    (folder / "latin.csv").write_bytes("image,prompt\nstar.png,a st\xe9r\n".encode("latin-1"))
+    (folder / "binary.txt").write_bytes(bytes(range(128, 256)))
+    for name in ("fifo.png", "fifo.csv", "fifo.txt", "fifo.mp4"):
+        os.mkfifo(folder / name)
+    for name, target in (("loop.png", "loop.png"), ("loop.csv", "loop.csv"), ("dangling", "nowhere/at/all")):
+        (folder / name).symlink_to(target)
