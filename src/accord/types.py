@@ -23,6 +23,10 @@ class InputError(ValueError):
         super().__init__(text)
 
 
+class Notice(UserWarning):
+    """What a user should know and what stops nothing: the commands show it as a note, though they hush the libraries' warnings."""
+
+
 def reason_of(error: BaseException) -> str:
     """The first line of a library's message that says something, short enough to stand in a sentence."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

@@ -161,6 +161,20 @@ def test_modules_that_are_not_there_are_named(folders, tmp_path):
     assert any("unet.no.such" in str(w.message) for w in said)
 
 
+def test_the_command_line_tells_of_them_too(folders, tmp_path, capfd, monkeypatch):
+    from accord import cli
+
+    pipe = accord.load(str(folders["sd1"]), "cpu")
+    tensors = lora(pipe.unet, "unet.") | {"unet.no.such.lora_A.weight": torch.randn(2, 32), "unet.no.such.lora_B.weight": torch.randn(32, 2)}
+    save_file(tensors, tmp_path / "x.safetensors")
+    line = ["generate", "a star", "--model", folders["sd1"], "--lora", tmp_path / "x.safetensors", "--steps", "1", "--out", tmp_path / "out", "--json"]
+    monkeypatch.setattr("sys.argv", ["accord", *map(str, line)])
+    with pytest.raises(SystemExit) as end, warnings.catch_warnings():
+        cli.main()
+    said = capfd.readouterr().err
+    assert not end.value.code and "note: adapter" in said and "unet.no.such" in said
+
+
 def test_a_pickled_adapter_is_refused_with_the_mend(folders, tmp_path):
     torch.save({"unet.x.lora_A.weight": torch.ones(1, 1)}, tmp_path / "pytorch_lora_weights.bin")
     with pytest.raises(accord.InputError, match="pickled") as refusal:

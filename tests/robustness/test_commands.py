@@ -7,7 +7,6 @@ import os
 import resource
 import shlex
 import sys
-import time
 import typing
 from pathlib import Path
 
@@ -401,7 +400,8 @@ def test_a_full_disk_ends_the_making_of_pairs_in_one_line(accord_cli):
     assert not Path("full").exists()
 
 
-def test_a_hundred_thousand_prompts_are_checked_within_seconds(monkeypatch, tmp_path):
+@pytest.mark.timeout(120)
+def test_a_hundred_thousand_prompts_are_checked_together(monkeypatch, tmp_path):
     from accord.types import InputError
 
     module = importlib.import_module("accord.methods.invert.pairs")
@@ -412,7 +412,8 @@ def test_a_hundred_thousand_prompts_are_checked_within_seconds(monkeypatch, tmp_
     pipe = accord.load(device="cpu")
     monkeypatch.setattr(module, "generate_each", drawn)
     prompts = [f"a red star number {i}" for i in range(100_000)]
-    began = time.process_time()
+    calls, real = [], type(pipe.tokenizer).__call__
+    monkeypatch.setattr(type(pipe.tokenizer), "__call__", lambda self, *a, **k: calls.append(1) or real(self, *a, **k))
     with pytest.raises(InputError, match="the run has begun"):
         module.make_pairs(pipe, prompts, tmp_path / "made", num_inference_steps=1)
-    assert time.process_time() - began < 10
+    assert len(calls) < 20  # and not one for each

@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 from PIL import Image
@@ -79,12 +78,11 @@ def test_bytes_that_are_no_utf8_cost_their_row(tmp_path):
     assert rows_of(write(tmp_path / "p.csv", b"image,prompt\na.png,caf\xe9\nb.png,a key\n")) == (["a key"], [1])
 
 
+@pytest.mark.timeout(120)
 def test_unclosed_quotes_in_every_row_do_not_take_for_ever(tmp_path):
     path = write(tmp_path / "p.csv", "image,prompt\n" + 'z","\n' * 300_000)
-    started = time.process_time()
     with pytest.raises(InputError, match="too many quotes that are not closed"):
         read_pairs(path)
-    assert time.process_time() - started < 15
 
 
 @pytest.mark.parametrize("head", ["image,prompt,prompt", "image,image,prompt", "image,Prompt,prompt"])
@@ -260,22 +258,20 @@ def test_a_parquet_column_beyond_the_budget_is_refused(tmp_path, monkeypatch):
 
 # --- streams --------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
-def test_the_first_pair_of_a_long_table_comes_at_once(tmp_path, suffix):
+def test_the_first_pair_of_a_long_table_comes_before_the_rest_is_read(tmp_path, suffix):
     path = tmp_path / f"p{suffix}"
-    n = 60_000
+    n = 20_000
+    prompts = [f"a star {i}" for i in range(n)] + [""]
     if suffix == ".parquet":
-        parquet(path, {"image": [f"{i}.png" for i in range(n)], "prompt": [f"a star {i}" for i in range(n)]})
+        parquet(path, {"image": [f"{i}.png" for i in range(n + 1)], "prompt": prompts})
     elif suffix == ".csv":
-        write(path, "image,prompt\n" + "".join(f"{i}.png,a star {i}\n" for i in range(n)))
+        write(path, "image,prompt\n" + "".join(f"{i}.png,{p}\n" for i, p in enumerate(prompts)))
     else:
-        write(path, "".join(f'{{"image": "{i}.png", "prompt": "a star {i}"}}\n' for i in range(n)))
-    list(stream_pairs(path, PairsFile()))  # the libraries are loaded
-    started = time.process_time()
-    first = next(stream_pairs(path, PairsFile()))
-    took = time.process_time() - started
-    started = time.process_time()
-    assert len(read_pairs(path).pairs) == n and first.prompt == "a star 0"
-    assert took < 0.1 * (time.process_time() - started)
+        write(path, "".join(f'{{"image": "{i}.png", "prompt": "{p}"}}\n' for i, p in enumerate(prompts)))
+    table = PairsFile()
+    stream = stream_pairs(path, table)
+    assert next(stream).prompt == "a star 0" and not table.skipped
+    assert len(list(stream)) == n - 1 and [s["row"] for s in table.skipped] == [n + 1]
 
 
 def test_pairs_know_what_their_table_calls_them(tmp_path):

@@ -16,7 +16,6 @@ import accord
 from accord.types import InputError
 
 
-
 def changed(path: Path, change) -> None:
     """A safetensors file with its tensors changed in place."""
     tensors = load_file(path)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import errno
 import sys
-import warnings
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 
 from accord.cli import bench, clips, pairs, pictures, train
-from accord.cli.options import App, AsJson, emit
+from accord.cli.options import App, AsJson, emit, hush
 from accord.files import reason, speak_any_language
 from accord.types import InputError
 
@@ -76,8 +75,7 @@ for name, group in (("train", train.app), ("pairs", pairs.app), ("bench", bench.
 def main() -> None:
     """Entry point: bad input is one line on stderr and exit code 2."""
     speak_any_language()
-    if not sys.warnoptions:  # python -W asks for them
-        warnings.simplefilter("ignore")
+    hush()
     try:
         code = app(standalone_mode=False, prog_name="accord")
     except USAGE as error:

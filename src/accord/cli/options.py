@@ -19,7 +19,7 @@ import typer
 from typer.core import TyperCommand
 
 from accord.files import reason
-from accord.types import InputError
+from accord.types import InputError, Notice
 
 T = TypeVar("T")
 # who judges pictures of a pipeline that is not the lab's, if nobody is named
@@ -79,10 +79,21 @@ def said(*names: str) -> dict[str, Any]:
     return {n: ctx.params[n] for n, source in sources.items() if ctx is not None and source is not None and source.name == "COMMANDLINE"}
 
 
-def quiet() -> None:
-    """Keep libraries' notices off the terminal; errors are still raised."""
+def hush() -> None:
+    """Keep libraries' warnings off the terminal, and show Accord's own as notes; python -W asks for all of them."""
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
+        warnings.simplefilter("always", Notice)
+        warnings.showwarning = _note  # type: ignore[assignment]
+
+
+def _note(message: Warning | str, *_: Any) -> None:
+    print(f"note: {message}", file=sys.stderr)
+
+
+def quiet() -> None:
+    """Keep libraries' notices off the terminal; errors are still raised."""
+    hush()
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

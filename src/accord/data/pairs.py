@@ -436,7 +436,10 @@ def table_bytes(rows: list[dict[str, Any]], suffix: str) -> bytes:
     """
 
     if suffix == ".jsonl":
-        return "".join(json.dumps(r) + "\n" for r in rows).encode()
+        try:
+            return "".join(json.dumps(r, allow_nan=False) + "\n" for r in rows).encode()
+        except ValueError as error:
+            raise InputError("a row holds a number that is not finite, which JSON has no word for; look at its scores") from error
     flat = [{k: json.dumps(v) if isinstance(v, (list, dict)) else sayable(v) for k, v in r.items()} for r in rows]
     keys = list(dict.fromkeys(k for r in flat for k in r))
     if suffix == ".csv":

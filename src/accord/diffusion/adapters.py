@@ -19,7 +19,7 @@ from torch import nn
 from accord.data.extras import need
 from accord.diffusion.loading import CONVERT, PICKLES, header_of, load_tensors, loading
 from accord.files import read_json
-from accord.types import InputError
+from accord.types import InputError, Notice
 
 EMBEDDED_LORA = Path(__file__).parents[1] / "lab" / "models" / "tuned"  # what reward tuning made of the lab
 WEIGHTS = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")  # of diffusers, of peft
@@ -65,7 +65,7 @@ def put_on(pipe: Any, lora: str) -> None:
         raise
     if skipped:
         shown = ", ".join(skipped[:3]) + (" ..." if len(skipped) > 3 else "")
-        warnings.warn(f"{what}: {len(skipped)} of its {len(pairs)} modules are not in this pipeline and were left out ({shown})", stacklevel=3)
+        warnings.warn(f"{what}: {len(skipped)} of its {len(pairs)} modules are not in this pipeline and were left out ({shown})", Notice, stacklevel=3)
 
 
 def _file_of(lora: str, what: str, mend: str) -> Path:

@@ -112,7 +112,7 @@ class JointEngine:
             InputError: for a start from part-way, or a negative prompt that the pipeline has no place for.
         """
         pipe = self.pipe
-        if image_latents is not None:
+        if image_latents is not None or strength != 1:
             raise InputError(f"a {type(pipe).__name__} is not started from part-way here; use the mode new_seed or same_seed")
         height, width = (side * pipe.vae_scale_factor for side in noise.shape[-2:])
         more: dict[str, Any] = {}
@@ -124,7 +124,7 @@ class JointEngine:
             more = {"negative_prompt": [negative_prompt] * len(prompts)}
         calls = itertools.count()
 
-        def watch(network: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        def watch(_network: Any, _args: Any, kwargs: dict[str, Any]) -> None:
             i, times = next(calls), pipe.scheduler.timesteps
             before_step(Step(i, len(times), times[i], kwargs["hidden_states"]))
 

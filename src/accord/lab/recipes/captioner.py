@@ -136,7 +136,7 @@ def train(
     weights = torch.ones(len(tokenizer), device=device)
     weights[tokenizer.convert_tokens_to_ids(sorted(RELATION_WORDS))] = RELATION_WEIGHT
 
-    def loss_fn(step: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+    def loss_fn(step: int, _generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         rng = np.random.default_rng((seed, step))
         if start is None and step < DENSE_ONLY * loop.steps:
             return dense_loss(lambda x: model.vision_model(x).last_hidden_state, nouns, rng, batch_size, device), {}

@@ -118,7 +118,7 @@ def train(
     head = noun_head(model.config.vision_config.hidden_size).to(device)
     run = Run({"clip": model, "head": head}, loop, Path(folder) / "runs" / "clip")
 
-    def loss_fn(step: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+    def loss_fn(step: int, _generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         rng = np.random.default_rng((seed, step))
         if start is None and step < DENSE_ONLY * loop.steps:
             tower = model.vision_model

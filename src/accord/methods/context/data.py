@@ -84,7 +84,7 @@ def draw_from(latents: torch.Tensor, captions: Sequence[str]) -> Draw:
     if len(latents) != len(captions):
         raise InputError(f"{len(latents)} pictures were given with {len(captions)} captions; give one caption for each picture")
 
-    def draw(rng: np.random.Generator, size: int, done: float = 0.0) -> tuple[torch.Tensor, list[str]]:
+    def draw(rng: np.random.Generator, size: int, _done: float = 0.0) -> tuple[torch.Tensor, list[str]]:
         rows = rng.integers(len(latents), size=size)
         return latents[rows].float(), [captions[int(i)] for i in rows]
 

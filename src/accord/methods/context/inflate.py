@@ -150,7 +150,7 @@ def inflated(unet: UNet2DConditionModel, layers: TemporalLayers | None, frames: 
     with attention_hook(unet, state):  # other threads wait for the network
         try:
             for block, layer in zip(blocks, layers.layers if layers is not None else (), strict=layers is not None):
-                handles.append(block.register_forward_hook(lambda m, a, out, layer=layer: layer(out, state.frames)))
+                handles.append(block.register_forward_hook(lambda _m, _a, out, layer=layer: layer(out, state.frames)))
             yield state
         finally:
             for handle in handles:

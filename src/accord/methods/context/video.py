@@ -178,7 +178,7 @@ class VideoEditor:
                 modules["relation"] = self.relation.requires_grad_(True)
             run = Run(modules, loop, folder, save_frozen=False)
 
-            def loss_fn(step: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+            def loss_fn(_step: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
                 rows = window_rows(len(self.latents), config.window, generator)
                 x0 = self.latents[rows].float()
                 noise = torch.randn(x0.shape, generator=generator).to(x0.device)

@@ -202,7 +202,7 @@ def gaussian_log_p(x: torch.Tensor, mean: torch.Tensor, spread: float) -> torch.
     return -((x.detach() - mean).float().square() / (2 * spread**2)).flatten(1).mean(1)
 
 
-def sft(tuner: Tuner, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
+def sft(tuner: Tuner, _batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
     """No reward at all: the control. What is trained on is the denoising loss that every strategy has beside its own."""
     return torch.zeros((), device=tuner.pipe.device), {}
 
