@@ -205,7 +205,11 @@ def sweep(folder: Path) -> None:
 
 def _host() -> str:
     """This machine, in a few digits that do not tell its name."""
-    return sha256(socket.gethostname().encode("utf8", "replace")).hexdigest()[:8]
+    told = [socket.gethostname()]
+    for place in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):  # containers count their processes for themselves
+        with contextlib.suppress(OSError):
+            told.append(os.readlink(place) if os.path.islink(place) else Path(place).read_text())
+    return sha256(" ".join(told).encode("utf8", "replace")).hexdigest()[:8]
 
 
 def _born(pid: int) -> int:
@@ -282,12 +286,17 @@ def replace_folder(path: Path, fill: Callable[[Path], object]) -> None:
     part.mkdir(parents=True)
     try:
         fill(part)
-        shutil.rmtree(path, ignore_errors=True)
+        old = part_of(path)
+        there = path.exists()
+        if there:
+            os.replace(path, old)
         try:
             os.replace(part, path)
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # another process has just written the same
-                raise
+        except OSError:
+            if there:
+                os.replace(old, path)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
@@ -367,7 +376,8 @@ def only_writer(place: Path, name: str = "") -> Iterator[None]:
     Raises:
         InputError: at once, if another process or thread is writing there.
     """
-    path = place / (f".accord.{name}.lock" if name else ".accord.lock")
+    named = name if len(os.fsencode(name)) < 200 else sha256(os.fsencode(name)).hexdigest()[:16]
+    path = place / (f".accord.{named}.lock" if name else ".accord.lock")
     made = [p for p in (place, *place.parents) if not p.exists()]
     try:
         place.mkdir(parents=True, exist_ok=True)
@@ -396,8 +406,8 @@ def _locked(path: Path) -> BinaryIO:
             file.seek(0)
             told = file.read(200).decode("utf8", "replace").strip()
             file.close()
-            who = f" (process {told})" if told else ""
-            raise InputError(f"{str(path.parent)!r} is being written to by another process{who}; wait for it, or give another --out") from None
+            who = "another thread" if told.startswith(f"{os.getpid()} on ") else "another process" + (f" (process {told})" if told else "")
+            raise InputError(f"{str(path.parent)!r} is being written to by {who}; wait for it, or give another --out") from None
         except OSError:
             pass  # a file system without locks
         try:

@@ -194,7 +194,7 @@ def pictures(rng: Random, folder: Path, bases: Bases) -> Case:
 def clips(rng: Random, folder: Path, bases: Bases) -> Case:
     from accord.data.video import read_clip
 
-    start, stop, fps = rng.choice((0, 0, 0, 2, 10**6, -1)), rng.choice((None, None, 4, 1, 0, 10**9)), None
+    start, stop, fps = rng.choice((0,) * 8 + (2, 10**6, -1)), rng.choice((None,) * 5 + (4, 1, 0, 10**9)), None
     if rng.random() < 0.35:
         path, what = folder / rng.choice(("frames", "frames.mp4", "frames.gif")), "frames"
         path.mkdir()
@@ -214,7 +214,7 @@ def clips(rng: Random, folder: Path, bases: Bases) -> Case:
         if rng.random() < 0.05:
             what = not_a_file(path, rng)
         else:
-            if rng.random() < 0.85:
+            if rng.random() < 0.75:
                 how, data = damaged_bytes(data, rng, bases(f"clips/small.{rng.choice(('gif', 'mp4', 'webm'))}").read_bytes())
                 what = f"{name}, {how}"
             write(path, data)
@@ -352,7 +352,7 @@ def tables(rng: Random, folder: Path, bases: Bases) -> Case:
     reader = rng.choice(readers)
     # without a head the first row may be taken for one; a text that is no UTF-8 has "?" in it
     lines = [line for t in texts for line in t.split("\n")]  # without its quotes a text of two lines is two rows
-    written = {_said(t).replace('"', "") for t in [*texts, *lines, "a star", "a key", "5", "3", "prompt", "Prompt", ""]}
+    written = {_said(t).replace('"', "") for t in [*texts, *lines, *(t.replace("\0", "") for t in texts), "a star", "a key", "5", "3", "prompt", "Prompt", ""]}
 
     def read() -> None:
         found = reader()
@@ -396,7 +396,7 @@ def parquet_bytes(rng: Random, texts: list[str], bases: Bases) -> tuple[str, byt
         columns["prompt"] = pa.nulls(len(texts))
     elif kind == "dates":
         odd = rng.choice((2**62, -(2**62), 0))
-        columns[rng.choice(("prompt", "when"))] = pa.array([odd] * len(texts), pa.int64()).cast(pa.timestamp(rng.choice(("s", "us", "ns"))), safe=False)
+        columns[rng.choice(("prompt", "when"))] = pa.array([odd] * len(texts), pa.int64()).cast(pa.timestamp(rng.choice(("ms", "us", "ns"))), safe=False)
     elif kind == "decimal":
         columns["prompt"] = pa.array([decimal.Decimal(7)] * len(texts), pa.decimal128(38))
     elif kind == "picture":

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import datetime
 import importlib
 import json
 import os
 import pkgutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -45,6 +48,8 @@ def fork(work: Callable[[], object], out: Path | None = None, err: Path | None =
     if pid:
         return pid
     code = 70
+    with contextlib.suppress(OSError):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # it ends with its parent, however that ends
     try:
         for number, path, mode in ((0, None, os.O_RDONLY), (1, out, os.O_WRONLY), (2, err, os.O_WRONLY)):
             place = os.open(path or os.devnull, mode | (os.O_CREAT | os.O_TRUNC if path else 0), 0o644)
@@ -87,7 +92,7 @@ def write_report(out: Path, section: str, data: dict[str, Any]) -> None:
     told = json.loads(path.read_text(encoding="utf8")) if path.is_file() else {}
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
     told[section] = {"date": datetime.date.today().isoformat(), "commit": commit, **data}
-    path.write_text(json.dumps(told, indent=1, sort_keys=True) + "\n", encoding="utf8")
+    path.write_text(json.dumps(told, indent=1) + "\n", encoding="utf8")
     lines = [
         "# Robustness",
         "",

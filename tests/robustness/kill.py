@@ -108,7 +108,7 @@ COMMANDS = {
 
 def often() -> None:
     """Let runs of seconds have what runs of hours have: a checkpoint every second step, parts of two pairs. The lab's recipes are made small."""
-    from accord.lab.recipes import captioner, clip, denoiser, tokenizers, vae
+    from accord.lab.recipes import captioner, clip, denoiser, vae
     from accord.methods.invert.pairs import make_pairs
     from accord.training.loop import Run
 
@@ -120,7 +120,6 @@ def often() -> None:
     Run.__init__ = begun  # type: ignore[method-assign]
     assert make_pairs.__kwdefaults__ is not None
     make_pairs.__kwdefaults__["part_size"] = 2
-    tokenizers.corpus.__defaults__ = (1000, 1)
     vae.batch = lambda rng, size, crop: drawn(rng, min(size, 16), crop)  # type: ignore[assignment]
     denoiser.SCENES, denoiser.CENTRED = 60, 8
     for recipe, size in ((vae, 4), (clip, 8), (captioner, 8), (denoiser, 4)):

@@ -101,6 +101,31 @@ def test_kohyas_file_has_each_layers_own_alpha(folders, tmp_path):
         assert torch.allclose(delta, wanted[name], atol=1e-4), name
 
 
+def test_a_small_scale_in_half_precision_is_not_lost(folders, tmp_path):
+    pipe = accord.load(str(folders["sd1"]), "cpu")
+    name, weight = next(iter(projections(pipe.unet).items()))
+    key = "lora_unet_" + name.replace(".", "_")
+    down, up = torch.ones(4, weight.shape[1]).half(), (1e-6 * torch.ones(weight.shape[0], 4)).half()
+    save_file({f"{key}.lora_down.weight": down, f"{key}.lora_up.weight": up, f"{key}.alpha": torch.tensor(1 / 64)}, tmp_path / "x.safetensors")
+    found = changes(accord.load(str(folders["sd1"]), "cpu", lora=tmp_path / "x.safetensors").unet)[name]
+    assert torch.allclose(found, 1 / 256 * up.float() @ down.float(), rtol=1e-3)
+
+
+def test_a_second_adapter_that_fails_comes_off_alone(folders, tmp_path):
+    from accord.diffusion.adapters import put_on
+
+    pipe = accord.load(str(folders["sd1"]), "cpu")
+    tensors = lora(pipe.unet, "unet.")
+    save_file(tensors, tmp_path / "first.safetensors")
+    put_on(pipe, str(tmp_path / "first.safetensors"))
+    before = {k: v.clone() for k, v in pipe.unet.state_dict().items()}
+    save_file({k: torch.randn(2, 7) if "lora_A" in k else torch.randn(7, 2) for k in tensors}, tmp_path / "second.safetensors")
+    with pytest.raises(accord.InputError, match="size mismatch"):
+        put_on(pipe, str(tmp_path / "second.safetensors"))
+    after = pipe.unet.state_dict()
+    assert before.keys() == after.keys() and all(torch.equal(before[k], after[k]) for k in before)
+
+
 @pytest.mark.parametrize(
     ("case", "part"),
     [

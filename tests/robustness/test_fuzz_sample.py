@@ -17,7 +17,6 @@ from accord.data.prompts import parse, swaps
 from accord.types import InputError
 
 HERE = Path(__file__).parent
-# 300 numbers over all kinds; runs and models, which are slow, are few among them
 SAMPLE = "import fuzz, kill, sys; sys.exit(fuzz.main({fuzz!r}) or kill.main({kill!r}))"
 
 
@@ -29,8 +28,8 @@ def run(fuzz: list[str], kill: list[str]) -> subprocess.CompletedProcess[str]:
 
 def test_a_sample_of_inputs_and_kills(tmp_path):
     done = run(
-        ["--count", "300", "--seed", "100000", "--processes", "1", "--out", str(tmp_path)],
-        ["--count", "2", "--command", "lab-clip", "--command", "pairs", "--out", str(tmp_path)],
+        ["--inputs-only", "--count", "300", "--seed", "200000", "--processes", "1", "--out", str(tmp_path)],
+        ["--count", "2", "--command", "pairs", "--out", str(tmp_path)],
     )
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
     told = json.loads((tmp_path / "robustness.json").read_text())
@@ -44,7 +43,7 @@ TEXTS = st.text(max_size=60)
 
 
 @given(TEXTS)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300, deadline=None, database=None)
 def test_every_text_is_taken_apart_or_refused(text):
     try:
         prompt = parse(text)
@@ -62,13 +61,14 @@ def test_what_was_written_is_read(tmp_path_factory, suffix):
     place = tmp_path_factory.mktemp("tables")
 
     @given(st.lists(TEXTS.filter(lambda t: t.strip() and "\0" not in t), min_size=1, max_size=5))
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60, deadline=None, database=None)
     def holds(prompts):
         path = place / f"a{suffix}"
         path.write_bytes(table_bytes([{"image": f"{i}.png", "prompt": p} for i, p in enumerate(prompts)], suffix))
-        found = [p.prompt for p in read_pairs(path).pairs]
-        assert [" ".join(p.split()) for p in found] == [" ".join(p.split()) for p in prompts]
+        # in CSV what a spreadsheet would take for a formula has an apostrophe before it
+        told = [f"'{p}" if suffix == ".csv" and p.startswith(("=", "+", "-", "@", "\t", "\r")) else p for p in prompts]
+        assert [" ".join(p.prompt.split()) for p in read_pairs(path).pairs] == [" ".join(p.split()) for p in told]
         if suffix != ".parquet":
-            assert read_prompts(path) == [" ".join(p.split()) for p in prompts]
+            assert read_prompts(path) == [" ".join(p.split()) for p in told]
 
     holds()

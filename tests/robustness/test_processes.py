@@ -158,6 +158,40 @@ def test_proving_that_a_folder_can_be_written_makes_none(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_folder_that_could_not_be_replaced_stays(tmp_path, monkeypatch):
+    from accord import files
+
+    (tmp_path / "frames").mkdir()
+    (tmp_path / "frames" / "old").write_text("old")
+    real = os.replace
+
+    def fail(source, target):
+        if str(target).endswith("frames") and not (tmp_path / "frames").exists() and list(source.glob("new")):
+            raise PermissionError(13, "Permission denied")
+        real(source, target)
+
+    monkeypatch.setattr(files.os, "replace", fail)
+    with pytest.raises(PermissionError):
+        files.replace_folder(tmp_path / "frames", lambda part: (part / "new").write_text("new"))
+    assert [p.name for p in tmp_path.iterdir()] == ["frames"] and [p.name for p in (tmp_path / "frames").iterdir()] == ["old"]
+
+
+def test_an_inverter_is_trained_by_one_process(tmp_path):
+    from accord.files import only_writer
+    from accord.methods.invert.config import InvertTrainConfig, PredictorConfig
+    from accord.methods.invert.fit import train_inverter
+
+    with only_writer(tmp_path / "out"), pytest.raises(InputError, match="being written to"):
+        train_inverter(tmp_path / "pairs.csv", tmp_path / "out", [PredictorConfig()], InvertTrainConfig())
+
+
+def test_a_name_of_any_length_can_be_locked(tmp_path):
+    from accord.files import only_writer
+
+    with only_writer(tmp_path, "x" * 249):
+        assert len(list(tmp_path.iterdir())) == 1
+
+
 def test_a_refused_block_leaves_no_folder(tmp_path):
     from accord.files import only_writer
 

@@ -1,6 +1,7 @@
 """What was accepted and ignored, or answered with something else than was asked for."""
 
 import json
+import os
 import shutil
 import socket
 import time
@@ -9,7 +10,7 @@ from dataclasses import fields
 import numpy as np
 import pytest
 import torch
-from conftest import MODELS, tiny_flux, tiny_pipeline, tiny_sdxl
+from conftest import MODELS, tiny_flux, tiny_pipeline, tiny_sd3, tiny_sdxl
 from diffusers import DDIMScheduler, DDPMScheduler, EulerDiscreteScheduler
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -62,6 +63,22 @@ def test_generate_without_seeds_is_seed_0():
 def test_generate_refuses_what_it_would_not_use(given, part):
     with pytest.raises(InputError, match=part):
         accord.generate(tiny_pipeline(), "a star", **{"num_inference_steps": 2, **given})
+
+
+@pytest.mark.parametrize("make", [tiny_flux, tiny_sd3])
+def test_a_negative_prompt_that_would_do_nothing_is_refused(make):
+    with pytest.raises(InputError, match="negative prompt is not used"):
+        accord.generate(make(), "a star", negative_prompt="a key", num_inference_steps=1, guidance_scale=1.0)
+
+
+def test_latents_are_one_for_each_picture():
+    """Two for one prompt were taken for a guided batch, and gave two pictures."""
+    pipe, told = tiny_pipeline(), {"num_inference_steps": 2, "guidance_scale": 3.0, "output_type": "pt"}
+    latents = torch.randn(2, 4, 16, 16, generator=generator())
+    with pytest.raises(InputError, match="2 latents were given for 1 prompts"):
+        accord.generate(pipe, "a star", latents=latents, **told)
+    together, alone = (accord.generate(pipe, ["a star", "a key"], latents=latents, batch_size=n, **told) for n in (2, 1))
+    assert len(alone) == 2 and torch.allclose(together, alone, atol=1e-4)
 
 
 def test_eta_is_refused_by_a_scheduler_that_takes_none():
@@ -157,7 +174,7 @@ def run_of(folder, steps=4, seed=0):
     return begun, {k: v.clone() for k, v in model.state_dict().items()}
 
 
-@pytest.mark.parametrize("damage", ["model lost", "ema lost", "optimiser lost", "all of the optimiser lost", "model misshapen", "nan", "nan in the optimiser", "cut", "state", "deep", "other step"])
+@pytest.mark.parametrize("damage", ["model lost", "ema lost", "optimiser lost", "all of the optimiser lost", "model misshapen", "nan", "nan in the optimiser", "whole numbers", "another type", "two counts", "cut", "state", "deep", "other step"])
 def test_a_checkpoint_that_is_not_whole_is_passed_over(tmp_path, damage):
     _, whole = run_of(tmp_path / "a")
     shutil.copytree(tmp_path / "a", tmp_path / "b")
@@ -176,6 +193,12 @@ def test_a_checkpoint_that_is_not_whole_is_passed_over(tmp_path, damage):
         tensors["model.model.weight"] = torch.zeros(1)
     elif damage == "nan":
         tensors["model.model.weight"][0, 0] = float("nan")
+    elif damage == "whole numbers":
+        tensors["ema.model.weight"] = tensors["ema.model.weight"].long()
+    elif damage == "another type":
+        tensors["optim.exp_avg.model.weight"] = tensors["optim.exp_avg.model.weight"].double()
+    elif damage == "two counts":
+        tensors["counts.skipped"] = torch.zeros(2, dtype=torch.float64)
     elif damage == "nan in the optimiser":
         tensors["optim.exp_avg_sq.model.weight"][0, 0] = float("inf")
     save_file(tensors, path)
@@ -190,6 +213,15 @@ def test_a_checkpoint_that_is_not_whole_is_passed_over(tmp_path, damage):
     begun, found = run_of(tmp_path / "b")
     assert begun == 3  # the one before
     assert all(torch.equal(found[k], whole[k]) for k in whole)
+
+
+@pytest.mark.parametrize("make", ["pipe", "folder"])
+def test_a_curve_that_is_no_file_is_refused(tmp_path, make):
+    run_of(tmp_path)
+    (tmp_path / "curve.jsonl").unlink()
+    (os.mkfifo if make == "pipe" else os.mkdir)(tmp_path / "curve.jsonl")
+    with pytest.raises(InputError, match="curve"):
+        run_of(tmp_path, steps=6)
 
 
 def test_a_run_without_its_config_is_not_gone_on_with(tmp_path):

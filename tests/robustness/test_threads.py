@@ -135,6 +135,20 @@ def test_models_that_are_loaded_at_once_are_whole(tmp_path):
                     assert all(p.device.type == "cpu" and torch.isfinite(p).all() for p in module.parameters())
 
 
+@pytest.mark.timeout(120)
+def test_making_and_loading_an_inverter_at_once_do_not_wait_for_each_other(tmp_path):
+    """Of two locks that were taken in two orders."""
+    from accord.methods.invert.config import PredictorConfig
+    from accord.methods.invert.inverter import Inverter
+    from accord.methods.invert.predictors import build
+    from accord.methods.invert.vocabulary import Vocabulary
+
+    white = PredictorConfig(kind="unet")
+    Inverter([build(white, 1)], [white], Vocabulary(("red",))).save_pretrained(tmp_path)
+    for _ in range(3):
+        at_once(lambda: build(PredictorConfig(kind="clip"), 2), lambda: Inverter.from_pretrained(tmp_path))
+
+
 def test_new_weights_are_a_function_of_their_seed_alone():
     from accord.methods.context.pipeline import new_relation
 

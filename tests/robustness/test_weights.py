@@ -194,7 +194,7 @@ def test_a_clip_without_its_projection_is_refused(judge):
 
 
 @pytest.mark.parametrize("judge", ["captioner", "clip"], indirect=True)
-@pytest.mark.parametrize("values", [{"image_mean": [float("nan"), 0.5, 0.5]}, {"image_std": [0.0, 0.5, 0.5]}, {"image_std": [float("inf"), 1, 1]}])
+@pytest.mark.parametrize("values", [{"image_mean": [float("nan"), 0.5, 0.5]}, {"image_std": [0.0, 0.5, 0.5]}, {"image_std": [float("inf"), 1, 1]}, {"image_mean": 0.5}, {"image_std": [0.5]}, {"image_mean": ["a", 1, 1]}])
 def test_a_processor_that_makes_no_numbers_is_refused(judge, values):
     folder, load = judge
     config_changed(folder / "preprocessor_config.json", **values)
@@ -210,6 +210,28 @@ def test_an_inverters_mean_must_be_finite(tmp_path):
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match="deviation"):
         accord.Inverter.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("kind", ["vit", "swin", "dinov2"])
+def test_a_tower_of_the_hub_comes_back(tmp_path, kind):
+    import transformers as t
+
+    from accord.methods.invert.config import PredictorConfig
+    from accord.methods.invert.inverter import Inverter
+    from accord.methods.invert.predictors import build
+    from accord.methods.invert.vocabulary import Vocabulary
+
+    small = {"image_size": 32, "patch_size": 8, "id2label": {0: "a", 1: "b", 2: "c"}, "label2id": {"a": 0, "b": 1, "c": 2}}
+    sizes = {"embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2], "window_size": 2} if kind == "swin" else {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    made = {"vit": (t.ViTForImageClassification, t.ViTConfig), "swin": (t.SwinForImageClassification, t.SwinConfig), "dinov2": (t.Dinov2ForImageClassification, t.Dinov2Config)}
+    network, config = made[kind]
+    network(config(**small, **sizes)).save_pretrained(tmp_path / "hub")
+    how = PredictorConfig(kind="swin" if kind == "swin" else "vit", model=str(tmp_path / "hub"), hidden=8)
+    predictor = build(how, 2)
+    Inverter([predictor], [how], Vocabulary(("red", "star"))).save_pretrained(tmp_path / "inverter")
+    back = Inverter.from_pretrained(tmp_path / "inverter").predictors[0]
+    pixels = torch.rand(1, 3, 32, 32)
+    assert torch.allclose(back.eval()(pixels)[0], predictor.eval()(pixels)[0], atol=1e-2)
 
 
 def test_scores_that_are_not_finite_are_refused():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -299,7 +300,7 @@ def train_context_command(
     import accord
     from accord.data.pairs import PairsFile
     from accord.diffusion.pipelines import UNETS
-    from accord.files import check_writable
+    from accord.files import check_writable, only_writer
     from accord.methods.context.config import ContextTrainConfig
     from accord.methods.context.data import draw_from, encode_images
     from accord.methods.context.train import train_context
@@ -340,7 +341,9 @@ def train_context_command(
         from accord.lab.scenes.pairs import rendered_pairs
 
         images, captions = rendered_pairs(scenes or 8000, seed + 21)
-    latents = encode_images(pipe, images, out / "latents.safetensors", progress=not as_json, processes=Processes(pipe.device))
+    processes = Processes(pipe.device)
+    with only_writer(out) if processes.first else contextlib.nullcontext():
+        latents = encode_images(pipe, images, out / "latents.safetensors", progress=not as_json, processes=processes)
     if fresh:
         import torch
 

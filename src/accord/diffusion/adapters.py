@@ -18,12 +18,13 @@ from torch import nn
 
 from accord.data.extras import need
 from accord.diffusion.loading import CONVERT, PICKLES, header_of, load_tensors, loading
+from accord.diffusion.state import held, network_of
 from accord.files import read_json
 from accord.types import InputError, Notice
 
 EMBEDDED_LORA = Path(__file__).parents[1] / "lab" / "models" / "tuned"  # what reward tuning made of the lab
 WEIGHTS = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")  # of diffusers, of peft
-_MATRIX = re.compile(r"(.+?)[._]lora(?:_linear_layer)?[._](A|B|down|up)(?:\.(?!bias)[^.]+)?\.weight")
+_MATRIX = re.compile(r"(.+?)[._]lora\d*(?:_linear_layer)?[._](A|B|down|up)(?:\.(?!bias)[^.]+)?\.weight")
 _KOHYA = ("lora_unet_", "lora_te_", "lora_te1_", "lora_te2_", "lora_te3_", "lora_transformer_")
 # what else an adapter may be made of, and what that is called
 _OTHERS = {"dora_scale": "DoRA", "lora_magnitude_vector": "DoRA", "hada_": "LoHa", "lokr_": "LoKr", "lora_mid": "LoCon with a Tucker core", "bias": "a LoRA with biases"}
@@ -37,7 +38,7 @@ def put_on(pipe: Any, lora: str) -> None:
 
     Args:
         lora: a folder of `accord train reward`, of diffusers or of peft, a safetensors file (kohya's too, each layer with its own alpha),
-            or a hub id; "lab" is the embedded one, of the lab.
+            or a hub id (owner/name, or owner/name/file.safetensors); "lab" is the embedded one, of the lab.
 
     Raises:
         InputError: for an adapter that is not there, cannot be read, is of another kind or of another model; the pipeline is then as it was.
@@ -52,7 +53,7 @@ def put_on(pipe: Any, lora: str) -> None:
     networks = {n: m for n, m in pipe.components.items() if isinstance(m, nn.Module)}
     before = {n: set(getattr(m, "peft_config", {})) for n, m in networks.items()}
     try:
-        with loading(what, mend):
+        with held(network_of(pipe)), loading(what, mend):
             try:
                 pipe.load_lora_weights({k: v for k, v in scaled.items() if not k.endswith("alpha")})
             except KeyError:  # some conversions of kohya's names want an alpha for each
@@ -72,10 +73,8 @@ def _file_of(lora: str, what: str, mend: str) -> Path:
     """The safetensors file of an adapter; a hub id is fetched."""
     path = Path(lora)
     if not path.exists():
-        from huggingface_hub import snapshot_download
-
         try:
-            path = Path(snapshot_download(lora, allow_patterns=["*.safetensors", "adapter_config.json"]))
+            path = _fetched(lora)
         except Exception as error:
             raise InputError(f"{what} is no folder or file here and no hub id that can be reached; {mend}") from error
     if not path.is_dir():
@@ -90,6 +89,21 @@ def _file_of(lora: str, what: str, mend: str) -> Path:
     if len(found) > 1 and found[0].name not in WEIGHTS:
         raise InputError(f"{what} has several files ({found[0].name} and {found[1].name}); name one of them")
     return found[0]
+
+
+def _fetched(lora: str) -> Path:
+    """The adapter of a hub id (`owner/name`, or `owner/name/file.safetensors`): no more than its own files."""
+    from huggingface_hub import hf_hub_download, list_repo_files, snapshot_download
+
+    owner, _, rest = lora.partition("/")
+    name, _, file = rest.partition("/")
+    if file:
+        return Path(hf_hub_download(f"{owner}/{name}", file))
+    folder = Path(snapshot_download(lora, allow_patterns=[*WEIGHTS, "adapter_config.json"]))
+    if not any((folder / n).is_file() for n in WEIGHTS):
+        for only in [n for n in list_repo_files(lora) if n.endswith(".safetensors") and "/" not in n][:2]:  # of two one is named
+            hf_hub_download(lora, only)
+    return folder
 
 
 def _told(path: Path, what: str) -> dict[str, dict[str, Any]]:
@@ -116,7 +130,7 @@ def _prefixed(pipe: Any, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Te
         match = _MATRIX.fullmatch(bare)
         if match is not None and not bare.startswith(_KOHYA) and bare.partition(".")[0] not in modules:
             home = next((n for n, names in modules.items() if match[1] in names), None)
-            bare = bare if home is None else f"{home}.{bare}"
+            bare = key if home is None else f"{home}.{bare}"  # some conversions know a file by the whole of its names
         out[bare] = tensor
     return out
 
@@ -163,7 +177,7 @@ def _scaled(tensors: dict[str, torch.Tensor], pairs: Pairs, told: dict[str, dict
         else:
             own = next((t for k, t in tensors.items() if k in (f"{name}.alpha", f"{name}.lora.alpha", f"{name}_lora.alpha", f"{name}.network_alpha")), None)
             scale = float(own) / rank if own is not None and own.numel() == 1 else _scale_of(name, rank, told)
-            out[key] = tensor if scale == 1 else (tensor.float() * scale).to(tensor.dtype)
+            out[key] = tensor if scale == 1 else tensor.float() * scale  # in half precision a small one would be lost
     return out
 
 
@@ -196,9 +210,10 @@ def _skipped(networks: dict[str, nn.Module], before: dict[str, set[str]], pairs:
     dtypes = {p.dtype for n in networks.values() for p in n.parameters() if p.is_floating_point()}
 
     def there(tensor: torch.Tensor) -> bool:
-        return any(_digest(tensor.to(d)) in active for d in {tensor.dtype, *dtypes})
+        # of a projection that was split on the way the first matrix is there whole, or in as many parts
+        cuts = [k for k in (1, 2, 3, 4) if len(tensor) % k == 0]
+        return any(all(_digest(part.to(d)) in active for part in tensor.chunk(k)) for k in cuts for d in {tensor.dtype, *dtypes})
 
-    # of a projection that was split on the way the first matrix is there, and the second in parts
     return [name for name, (down, _) in pairs.items() if not there(down)]
 
 
@@ -208,13 +223,13 @@ def _digest(tensor: torch.Tensor) -> str:
 
 def _take_off(networks: dict[str, nn.Module], before: dict[str, set[str]]) -> None:
     """The pipeline as it was before the adapter, whose layers may be there though its name is not."""
-    from diffusers.utils import recurse_remove_peft_layers
+    from diffusers.utils import delete_adapter_layers, recurse_remove_peft_layers
 
     for name, network in networks.items():
         if before[name]:
-            new = sorted(set(getattr(network, "peft_config", {})) - before[name])
-            if new:
-                network.delete_adapters(new)  # type: ignore[operator]
+            for adapter in set(getattr(network, "peft_config", {})) - before[name]:
+                delete_adapter_layers(network, adapter)
+                network.peft_config.pop(adapter, None)  # type: ignore[operator, union-attr]
             continue
         recurse_remove_peft_layers(network)
         if hasattr(network, "peft_config"):

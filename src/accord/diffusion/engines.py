@@ -19,7 +19,7 @@ from accord.diffusion.attention import attention_hook
 from accord.diffusion.joint import joint_hook
 from accord.diffusion.loop import BeforeStep, Step, check_finite, decode, is_guided, run, sample
 from accord.diffusion.pipelines import Pipeline, check_latent_unet, joint_length
-from accord.diffusion.state import held, own_scheduler
+from accord.diffusion.state import held, own_scheduler, parts_of
 from accord.types import InputError
 
 
@@ -121,6 +121,8 @@ class JointEngine:
                 raise InputError("a FluxPipeline is told no negative prompt; leave it out")
             noise = pipe._pack_latents(noise, *noise.shape)
         elif negative_prompt:
+            if not self.guided(guidance_scale):
+                raise InputError("a negative prompt is not used without guidance; leave it out, or raise guidance_scale above 1")
             more = {"negative_prompt": [negative_prompt] * len(prompts)}
         calls = itertools.count()
 
@@ -128,7 +130,7 @@ class JointEngine:
             i, times = next(calls), pipe.scheduler.timesteps
             before_step(Step(i, len(times), times[i], kwargs["hidden_states"]))
 
-        with held(pipe.transformer), own_scheduler(pipe):
+        with held(*parts_of(pipe)), own_scheduler(pipe):
             handle = pipe.transformer.register_forward_pre_hook(watch, with_kwargs=True)
             try:
                 images = pipe(

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from accord.diffusion.loop import decode, generators, initial_noise, run, sample
 from accord.diffusion.pipelines import check_latent_unet, check_prompts
-from accord.diffusion.state import held, network_of, own_scheduler
+from accord.diffusion.state import held, network_of, own_scheduler, parts_of
 from accord.types import InputError
 
 STEPS, GUIDANCE = 25, 5.0
@@ -73,8 +73,9 @@ def generate(
     out: list[Any] = []
     for start in tqdm(range(0, len(texts), batch_size), desc="generate", disable=not progress):
         own = makers if isinstance(makers, torch.Generator) else list(makers[start : start + batch_size])
-        part = texts[start : start + batch_size]
-        out.extend(draw(pipe, part, own, num_inference_steps, guidance_scale, negative_prompt, output_type, **loop))
+        rows = slice(start, start + batch_size)
+        of_each = {k: v[rows] if k in ("latents", "image_latents") and isinstance(v, torch.Tensor) else v for k, v in loop.items()}
+        out.extend(draw(pipe, texts[rows], own, num_inference_steps, guidance_scale, negative_prompt, output_type, **of_each))
     return out if output_type == "pil" else torch.stack(out)
 
 
@@ -103,10 +104,14 @@ def draw(
         _check_taken(pipe, given.keys() & set(OWN), None)
         if "latents" not in given:
             given["latents"] = initial_noise(pipe, len(texts), makers, loop.get("height"), loop.get("width"))  # type: ignore[arg-type]
-        return decode(pipe, run(sample(pipe, list(texts), negative_prompts=against, **given)), output_type)
+        with held(network_of(pipe)):  # for the whole of it: no other thread trains or changes the network in between
+            return decode(pipe, run(sample(pipe, list(texts), negative_prompts=against, **given)), output_type)
     given |= {"prompt": list(texts), "output_type": output_type} | ({"negative_prompt": against} if against else {})
     _check_taken(pipe, given.keys(), pipe.__call__)
-    with held(network_of(pipe)), own_scheduler(pipe):
+    own = inspect.signature(pipe.__call__).parameters.get("true_cfg_scale")  # of those that are told the guidance, and guided beside that
+    if against and (guidance_scale if own is None else given.get("true_cfg_scale", own.default)) <= 1:
+        raise InputError(f"a negative prompt is not used without guidance; leave it out, or raise {'guidance_scale' if own is None else 'true_cfg_scale'} above 1")
+    with held(*parts_of(pipe)), own_scheduler(pipe):
         made = pipe(**given)
     if not hasattr(made, "images"):
         raise InputError(f"a {type(pipe).__name__} makes no pictures; give a text-to-image pipeline")

@@ -70,7 +70,7 @@ def _why(error: BaseException) -> str:
     if "trust_remote_code" in said or "custom code" in said:
         return "it wants code of its own to be run, which is never done"
     if "weights_only" in said or "torch.load" in said or ("safetensors" in said and "no file named" in said):
-        return "it has no safetensors weights"
+        return "it has no safetensors weights under their usual name"
     return reason_of(error)
 
 
@@ -140,9 +140,10 @@ def check_moments(mean: Sequence[float], std: Sequence[float], what: str) -> Non
     Raises:
         InputError: naming the model.
     """
-    numbers = [v for v in (*mean, *std) if isinstance(v, (int, float)) and math.isfinite(v)]
-    if len(mean) != len(std) or len(numbers) != 2 * len(mean) or len(mean) not in (1, 3) or min(numbers[len(mean) :]) <= 0:
-        raise InputError(f"{what} has a processor with mean {list(mean)} and deviation {list(std)}; they must be finite, and the second above 0")
+    lists = all(isinstance(values, (list, tuple)) and len(values) == 3 for values in (mean, std))
+    numbers = [v for v in (*mean, *std) if isinstance(v, (int, float)) and math.isfinite(v)] if lists else []
+    if len(numbers) < 6 or min(numbers[3:]) <= 0:
+        raise InputError(f"{what} has a processor with mean {mean!r} and deviation {std!r}; they must be three finite numbers each, the second above 0")
 
 
 def check_folder(model: str, what: str) -> None:
@@ -314,6 +315,16 @@ def _network_class(library: str | None, class_name: str | None) -> Any:
 
     kind = getattr(importlib.import_module(str(library)), str(class_name), None)
     return kind if isinstance(kind, type) and issubclass(kind, (ModelMixin, PreTrainedModel)) else None
+
+
+def saved_by(model: Any) -> Callable[[Path], None]:
+    """What fills a folder with a model, without the place where it was read from; for `files.replace_folder`."""
+
+    def fill(folder: Path) -> None:
+        model.save_pretrained(folder)
+        nothing_of_this_machine(folder)
+
+    return fill
 
 
 def nothing_of_this_machine(folder: Path) -> None:

@@ -177,6 +177,11 @@ def sample(
             with torch.no_grad():
                 told = condition(pipe, prompts, negative_prompts, guided, size)
     states = told.states
+    for what, given in (("latents", latents), ("image_latents", image_latents)):
+        if given is not None and len(given) != len(prompts):
+            raise InputError(f"{len(given)} {what} were given for {len(prompts)} prompts; give one for each")
+    if len(states) != len(prompts) * (2 if guided else 1):
+        raise InputError(f"{len(states)} rows of text states were given for {len(prompts)} prompts {'with' if guided else 'without'} guidance; give {2 if guided else 1} for each")
     set_timesteps(scheduler, num_inference_steps, device_of(pipe))
     if latents is None:
         latents = initial_noise(pipe, len(prompts), generator, height, width, states.dtype)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +11,7 @@ from pathlib import Path
 from accord.data.extras import need
 from accord.diffusion.pipelines import Pipeline
 from accord.diffusion.state import held, seeded
+from accord.files import part_of
 from accord.types import InputError
 
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
@@ -29,9 +30,9 @@ def add_lora(pipe: Pipeline, rank: int, seed: int = 0) -> None:
     with held(pipe.unet), seeded(seed):
         config = peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=list(TARGETS), init_lora_weights="gaussian")
         pipe.unet.add_adapter(config, adapter_name=NAME)
-    for parameter in pipe.unet.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
+        for parameter in pipe.unet.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
 
 
 def check_no_lora(pipe: Pipeline, why: str) -> None:
@@ -70,7 +71,10 @@ def save_lora(pipe: Pipeline, folder: Path) -> Path:
     state = convert_state_dict_to_diffusers(get_peft_model_state_dict(pipe.unet, adapter_name=NAME))
     state = {k: v.detach().cpu().contiguous() for k, v in state.items()}
     final = folder / "pytorch_lora_weights.safetensors"
-    with tempfile.TemporaryDirectory(prefix=".adapter-", dir=folder) as part:
+    part = part_of(folder / "adapter")
+    try:
         type(pipe).save_lora_weights(part, unet_lora_layers=state, safe_serialization=True)
-        os.replace(Path(part) / final.name, final)
+        os.replace(part / final.name, final)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
     return final

@@ -40,6 +40,12 @@ def network_of(pipe: Any) -> Any:
     return next((m for n in ("unet", "transformer", "prior") if (m := getattr(pipe, n, None)) is not None), pipe)
 
 
+def parts_of(pipe: Any) -> list[Any]:
+    """All of a pipeline that two threads may not run at once, in the order of the locks."""
+    names = ("vae", "text_encoder", "text_encoder_2", "text_encoder_3", "tokenizer", "tokenizer_2", "tokenizer_3", "processor")
+    return [network_of(pipe), *(part for n in names if (part := getattr(pipe, n, None)) is not None)]
+
+
 @contextmanager
 def own_scheduler(pipe: Any) -> Iterator[None]:
     """A copy of the scheduler in the pipeline, whose own call leaves its timesteps in it."""

@@ -12,6 +12,7 @@ from typing import Protocol
 import torch
 
 from accord.data.prompts import exchanged, parse
+from accord.diffusion.state import held
 from accord.rewards.captioners import Captioner
 from accord.rewards.clip import ClipScorer
 from accord.rewards.diagnosis import counterfactuals
@@ -58,7 +59,8 @@ class CaptionLikelihood:
     def __call__(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
         texts = list(prompts)
         states = self.captioner.encode(images)
-        tokens = self.captioner.tokenizer(texts, add_special_tokens=False).input_ids
+        with held(self.captioner.tokenizer):
+            tokens = self.captioner.tokenizer(texts, add_special_tokens=False).input_ids
         lengths = torch.tensor([len(t) + 1 for t in tokens], device=states.device)  # the end token counts
         return self.captioner.log_likelihood(states, texts, list(range(len(texts)))) / lengths
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,20 +32,40 @@ def claim(
             whose settings are lost; if it cannot be written.
     """
     first = processes is None or processes.first
-    with only_writer(folder) if first else contextlib.nullcontext():
-        there = holds_run(folder)
-        if processes is not None:
-            processes.wait()  # all have looked before one writes
-        if there:
-            _check(folder, json.loads(json.dumps(dict(settings))), resume)
-        elif first:
-            check_writable(folder)
-            write_file(folder / "config.json", (json.dumps(dict(settings), indent=1) + "\n").encode())
-        if first:
-            sweep(folder / "checkpoints")
-        if processes is not None:
-            processes.wait()
+    with contextlib.ExitStack() as stack:
+        there = False
+
+        def look() -> None:
+            nonlocal there
+            if first:
+                stack.enter_context(only_writer(folder))
+            there = holds_run(folder)
+            if there:
+                _check(folder, json.loads(json.dumps(dict(settings))), resume)
+
+        def begin() -> None:
+            if first and not there:
+                check_writable(folder)
+                write_file(folder / "config.json", (json.dumps(dict(settings), indent=1) + "\n").encode())
+            if first:
+                sweep(folder / "checkpoints")
+
+        for step in (look, begin):  # all have looked before one writes
+            _together(step, processes)
         yield not there
+
+
+def _together(step: Callable[[], None], processes: Processes | None) -> None:
+    """Take a step in all processes; where one is refused, all end, and none waits for it."""
+    refusal: InputError | None = None
+    try:
+        step()
+    except InputError as error:
+        refusal = error
+    if processes is not None and not processes.all(refusal is None) and refusal is None:
+        refusal = InputError("another process of this run was refused, and says why; begin again when that is mended")
+    if refusal is not None:
+        raise refusal
 
 
 def _check(folder: Path, now: dict[str, Any], resume: bool) -> None:

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from torch import nn
 from tqdm.auto import tqdm
 
-from accord.files import parse_json, reason, replace_file
+from accord.files import check_regular, parse_json, reason, replace_file
 from accord.training import checkpoints
 from accord.training.processes import Processes
 from accord.types import InputError, check_numbers
@@ -132,6 +132,8 @@ class Run:
         self.numbers: dict[str, float] = {}
         self.tensors: dict[str, torch.Tensor] = {}
         self.on_row: list[Callable[[dict[str, float]], None]] = []  # called with each row of the curve
+        if (self.folder / "curve.jsonl").exists():
+            check_regular(self.folder / "curve.jsonl", "curve")
         self._resume()
 
     # --- state ---------------------------------------------------------------------------------------------------
@@ -184,16 +186,22 @@ class Run:
             self._truncate_curve()
 
     def _fits(self, tensors: dict[str, torch.Tensor]) -> bool:
-        """Whether a checkpoint has all weights of this run, in their shapes, and the optimiser's state of what it has any of."""
-        for key, own in self._all_tensors().items():
-            if key.startswith(("model.", "ema.")) and (key not in tensors or tensors[key].shape != own.shape):
-                return False
-        for key, parameter in self.named.items():
-            states = [tensors.get(f"optim.{n}.{key}") for n in ("step", "exp_avg", "exp_avg_sq")]
-            shapes = [torch.Size(), parameter.shape, parameter.shape]
-            if any(s is not None for s in states) and any(s is None or s.shape != wanted for s, wanted in zip(states, shapes, strict=True)):
-                return False
-        return True
+        """Whether a checkpoint has all weights of this run, in their shapes and types, and the optimiser's whole state of what it has any of."""
+
+        def like(key: str, own: torch.Tensor) -> bool:
+            found = tensors.get(key)
+            return found is not None and found.shape == own.shape and found.dtype == own.dtype
+
+        weights = {k: v for k, v in self._all_tensors().items() if k.startswith(("model.", "ema."))}
+        single = [v for k, v in tensors.items() if k.startswith(("sums.", "finite.", "numbers.", "counts."))]
+        states = [
+            {f"optim.step.{key}": torch.zeros(()), f"optim.exp_avg.{key}": p, f"optim.exp_avg_sq.{key}": p} for key, p in self.named.items()
+        ]
+        return (
+            all(like(k, v) for k, v in weights.items())
+            and all(v.numel() == 1 and v.dtype == torch.float64 for v in single)
+            and all(all(like(k, v) for k, v in state.items()) for state in states if state.keys() & tensors.keys())
+        )
 
     def _truncate_curve(self) -> None:
         path = self.folder / "curve.jsonl"

@@ -41,7 +41,7 @@ from accord.diffusion.pipelines import (
     latent_scheduler,
     sample_size,
 )
-from accord.diffusion.state import seeded
+from accord.diffusion.state import held, seeded
 from accord.files import read_json
 from accord.methods.context.equations import SHIFTS
 from accord.methods.context.network import RelationalNetwork
@@ -342,7 +342,8 @@ def load_context(pipe: Pipeline, folder: str | Path, clip: ClipScorer | None = N
         check_no_lora(pipe, "which that of the context would switch off")
         put_on(pipe, str(folder))
     elif unet is not None:
-        pipe.register_modules(unet=unet)
+        with held(pipe.unet):
+            pipe.register_modules(unet=unet)
     return network, shift
 
 

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from accord.diffusion.attention import plain_attention
-from accord.diffusion.loading import nothing_of_this_machine
+from accord.diffusion.loading import saved_by
 from accord.diffusion.loop import denoise
 from accord.diffusion.lora import add_lora, check_no_lora, remove_lora, save_lora
 from accord.diffusion.pipelines import (
@@ -32,6 +32,7 @@ from accord.diffusion.pipelines import (
     latent_scheduler,
 )
 from accord.diffusion.state import frozen
+from accord.files import replace_folder
 from accord.methods.context.config import ContextTrainConfig
 from accord.methods.context.equations import exact_kl, network_x0
 from accord.methods.context.network import RelationalNetwork
@@ -126,15 +127,14 @@ def train_context(
 def _save(pipe: Pipeline, relation: RelationalNetwork, config: ContextTrainConfig, folder: Path, clip: ClipScorer | None) -> None:
     """The relational network, and what else was trained, into `folder`. Raises InputError if it cannot be written."""
     try:
-        relation.save_pretrained(folder / "relation")
+        replace_folder(folder / "relation", saved_by(relation))
         if config.denoiser == "lora":
             save_lora(pipe, folder)
         elif config.denoiser == "full" and isinstance(pipe, StableDiffusionPipeline):
-            ContextDiffPipeline.from_pipeline(pipe, relation, config.shift, clip=clip).save_pretrained(folder / "pipeline")
+            replace_folder(folder / "pipeline", ContextDiffPipeline.from_pipeline(pipe, relation, config.shift, clip=clip).save_pretrained)
         elif config.denoiser == "full":  # there is no pipeline class with context for XL
-            pipe.unet.save_pretrained(folder / "pipeline" / "unet")
-        nothing_of_this_machine(folder / "relation")
-        nothing_of_this_machine(folder / "pipeline")
+            (folder / "pipeline").mkdir(exist_ok=True)
+            replace_folder(folder / "pipeline" / "unet", saved_by(pipe.unet))
     except (OSError, SafetensorError) as error:
         raise InputError(f"what was trained cannot be written to {str(folder)!r} ({reason_of(error)}); make room and resume") from error
 

@@ -28,7 +28,7 @@ from tqdm.auto import tqdm
 from accord.data.images import fit, to_tensor
 from accord.data.video import Clip
 from accord.diffusion.attention import AttentionMaps, attention_hook, plain_attention
-from accord.diffusion.loading import load_model, load_tensors, nothing_of_this_machine
+from accord.diffusion.loading import load_model, load_tensors, saved_by
 from accord.diffusion.loop import Step, check_finite, decode, encode, is_guided, set_timesteps
 from accord.diffusion.pipelines import (
     Condition,
@@ -42,7 +42,7 @@ from accord.diffusion.pipelines import (
     sample_size,
 )
 from accord.diffusion.state import held
-from accord.files import read_json, replace_file, write_file
+from accord.files import only_writer, read_json, replace_file, replace_folder, write_file
 from accord.methods.context.equations import ddim_affine, ddim_correction, network_target, network_x0
 from accord.methods.context.inflate import TemporalLayers, inflated
 from accord.methods.context.network import RelationalNetwork
@@ -241,11 +241,14 @@ class VideoEditor:
     def save(self, folder: str | Path) -> None:
         """Write temporal layers, query projections and relational network, each loadable by itself."""
         folder = Path(folder)
-        self.temporal.save_pretrained(folder / "temporal")
+        with only_writer(folder):
+            self._save(folder)
+
+    def _save(self, folder: Path) -> None:
+        replace_folder(folder / "temporal", saved_by(self.temporal))
         replace_file(folder / "queries.safetensors", lambda p: save_file({k: v.cpu().contiguous() for k, v in self.queries.items()}, p))
         if self.relation is not None:
-            self.relation.save_pretrained(folder / "relation")
-        nothing_of_this_machine(folder)
+            replace_folder(folder / "relation", saved_by(self.relation))
         write_file(folder / "tuned.json", (json.dumps(self._tuned(), indent=1) + "\n").encode())
 
     def load(self, folder: str | Path) -> None:
@@ -456,7 +459,8 @@ def aligned_tokens(pipe: Pipeline, source: str, target: str) -> torch.Tensor:
 
     A run of words that is replaced by one of another length is stretched over it.
     """
-    a, b = (pipe.tokenizer(p, padding="max_length", truncation=True).input_ids for p in (source, target))
+    with held(pipe.tokenizer):
+        a, b = (pipe.tokenizer(p, padding="max_length", truncation=True).input_ids for p in (source, target))
     out = torch.full((len(b),), -1)
     for kind, a0, a1, b0, b1 in SequenceMatcher(None, a, b, autojunk=False).get_opcodes():
         if kind in ("equal", "replace"):

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from accord.data.pair_folders import stream_pairs
 from accord.data.pairs import PairsFile
-from accord.files import check_writable, read_json, write_file
+from accord.files import check_writable, only_writer, read_json, write_file
 from accord.methods.invert.config import InvertTrainConfig, PredictorConfig
 from accord.methods.invert.data import Embed, PairSet, load_pairs
 from accord.methods.invert.equations import ensemble, ensemble_weights
@@ -60,6 +60,25 @@ def train_inverter(
     """
     check_weights(weights, len(kinds))
     folder = check_writable(Path(out))
+    with only_writer(folder):
+        return _trained(pairs, folder, kinds, config, weights, similar, limit, other, embed, captioner, device, progress)
+
+
+def _trained(
+    pairs: str | Path,
+    folder: Path,
+    kinds: Sequence[PredictorConfig],
+    config: InvertTrainConfig,
+    weights: Sequence[float] | None,
+    similar: float,
+    limit: int | None,
+    other: str | Path | None,
+    embed: Embed | None,
+    captioner: Captioner | None,
+    device: str,
+    progress: bool,
+) -> dict[str, Any]:
+    """`train_inverter` in a folder that nobody else writes to."""
     embed = embed or load_sentence(device=device)
     skipped = PairsFile()
     rows = list(islice(stream_pairs(pairs, skipped), limit))

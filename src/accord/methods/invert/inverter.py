@@ -26,7 +26,7 @@ from accord.files import read_json, read_text, replace_file
 from accord.methods.invert.config import PredictorConfig
 from accord.methods.invert.equations import ensemble
 from accord.methods.invert.kernel import DomainKernel
-from accord.methods.invert.predictors import Predictor, VisionTower, build
+from accord.methods.invert.predictors import Predictor, VisionTower, build, tower_classes
 from accord.methods.invert.vocabulary import Vocabulary
 from accord.rewards.captioners import Captioner, load_captioner
 from accord.types import InputError
@@ -177,39 +177,13 @@ def pixels_of(images: list[Image.Image], side: int) -> torch.Tensor:
     return torch.cat([fit(to_tensor(i), side) for i in images])
 
 
-def _towers() -> dict[str, tuple[Any, Any]]:
-    """What a saved tower may be: name of its class -> the class and that of its configuration. Nothing else is ever called."""
-    from transformers import (
-        BeitConfig,
-        BeitModel,
-        BlipVisionConfig,
-        BlipVisionModel,
-        CLIPVisionConfig,
-        CLIPVisionModel,
-        DeiTConfig,
-        DeiTModel,
-        Dinov2Config,
-        Dinov2Model,
-        SwinConfig,
-        SwinModel,
-        ViTConfig,
-        ViTModel,
-    )
-
-    pairs = (
-        (BlipVisionModel, BlipVisionConfig), (CLIPVisionModel, CLIPVisionConfig), (ViTModel, ViTConfig), (SwinModel, SwinConfig),
-        (DeiTModel, DeiTConfig), (BeitModel, BeitConfig), (Dinov2Model, Dinov2Config),
-    )  # fmt: skip
-    return {model.__name__: (model, config) for model, config in pairs}
-
-
 def _architecture(predictor: Predictor) -> dict[str, Any] | None:
     """What rebuilds a vision tower without its source; None for a U-Net, which comes from its pipeline."""
     tower = predictor.tower
     if not isinstance(tower, VisionTower):
         return None
     config: Any = tower.model.config
-    settings = {k: v for k, v in config.to_diff_dict().items() if not k.startswith("_")}
+    settings = {k: v for k, v in config.to_diff_dict().items() if not k.startswith("_") and k not in _SAID_ELSEWHERE}
     return {
         "class": type(tower.model).__name__,
         "config": settings,
@@ -218,6 +192,8 @@ def _architecture(predictor: Predictor) -> dict[str, Any] | None:
     }
 
 
+# of a tower's configuration: what is not its shape
+_SAID_ELSEWHERE = {"dtype", "transformers_version", "architectures", "auto_map", "id2label", "label2id", "problem_type"}
 _NUMBER = (int, float, bool, str, type(None))
 _LARGEST = 65_536  # of any size in a tower's configuration
 
@@ -234,11 +210,11 @@ def _rebuild(kind: PredictorConfig, architecture: dict[str, Any] | None, vocabul
         if kind.kind != "unet":
             raise InputError(f"the architecture of the tower {kind.kind!r} is not there; save it again")
         return build(kind, vocabulary, embedding=embedding)
-    towers = _towers()
+    towers = {model.__name__: (model, config) for model, config in tower_classes().values()}
     if architecture["class"] not in towers:
         raise InputError(f"the tower {architecture['class']!r} is none of {', '.join(towers)}, and no other class is called; train it again")
     network_class, config_class = towers[architecture["class"]]
-    known = config_class().to_dict().keys() - {"dtype", "transformers_version", "architectures", "auto_map"}
+    known = config_class().to_dict().keys() - _SAID_ELSEWHERE
     settings = {k: v for k, v in architecture["config"].items() if k in known and not k.startswith("_")}
     for key, value in settings.items():
         values = value if isinstance(value, list) else [value]

@@ -16,7 +16,7 @@ from accord.data.pairs import need_parquet
 from accord.data.shards import share_of
 from accord.diffusion.generate import check_generates, generate_each
 from accord.diffusion.pipelines import check_prompts
-from accord.files import check_writable
+from accord.files import check_writable, only_writer
 from accord.training.fingerprint import fingerprint
 from accord.types import InputError
 
@@ -61,11 +61,10 @@ def make_pairs(
         sampler = type(pipe.scheduler).__name__
         return {"p": prompts[i], "se": seeds[i], "c": guidance_scale, "st": num_inference_steps, "sa": sampler, "model": model}
 
-    starts = list(enumerate(range(0, len(prompts), part_size), start=1))
-    for number, start in tqdm(share_of(starts, shard), desc="parts", disable=not progress):
+    def make_part(number: int, start: int) -> None:
         there, due = read_part(folder, number), [row_of(i) for i in range(start, min(len(prompts), start + part_size))]
         if there is not None and there[: len(due)] == due:
-            continue
+            return
         if there is not None and there != due[: len(there)]:
             raise InputError(f"part {number} of folder {str(out)!r} is of other prompts, another model or adapter, another seed or other settings; give another --out")
         images: list[Image.Image] = []
@@ -74,4 +73,9 @@ def make_pairs(
             own = seeds[i : i + len(texts)]
             images += generate_each(pipe, texts, own, num_inference_steps, guidance_scale)
         write_part(folder, number, images, due)
+
+    starts = list(enumerate(range(0, len(prompts), part_size), start=1))
+    for number, start in tqdm(share_of(starts, shard), desc="parts", disable=not progress):
+        with only_writer(folder, f"part-{number:06d}"):  # shards run at the same time, and a run without any beside them
+            make_part(number, start)
     return write_metadata(folder)

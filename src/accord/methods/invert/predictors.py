@@ -6,13 +6,14 @@ Letters in shapes: B images, H W pixels, D width of the tower, E of the embeddin
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from inspect import signature
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from accord.diffusion.loading import check_moments, kind_of, load_model, loading
+from accord.diffusion.loading import LOADING, check_moments, kind_of, load_model, loading
 from accord.diffusion.loop import encode
 from accord.diffusion.pipelines import UNETS, condition, load
 from accord.diffusion.state import held, seeded
@@ -215,16 +216,28 @@ def _swin(config: PredictorConfig) -> Tower:
     return VisionTower(SwinModel(small, add_pooling_layer=False), [0.5] * 3, [0.5] * 3)
 
 
+def tower_classes() -> dict[str, tuple[Any, Any]]:
+    """What a vision tower may be: its kind -> the class of the network and that of its configuration. Nothing else is ever called."""
+    import transformers as t
+
+    return {
+        "blip": (t.BlipVisionModel, t.BlipVisionConfig), "clip": (t.CLIPVisionModel, t.CLIPVisionConfig), "vit": (t.ViTModel, t.ViTConfig),
+        "swin": (t.SwinModel, t.SwinConfig), "deit": (t.DeiTModel, t.DeiTConfig), "beit": (t.BeitModel, t.BeitConfig),
+        "dinov2": (t.Dinov2Model, t.Dinov2Config),
+    }  # fmt: skip
+
+
 def _hub(model: str) -> Tower:
     """A ViT or Swin of the hub or a folder."""
-    from transformers import AutoModel
     from transformers.models.auto.image_processing_auto import get_image_processor_config
 
     what = f"tower {model!r}"
     kind = kind_of(model, what)
     if kind not in TOWER_KINDS:
         raise InputError(f"{what} is a {kind} model; use one of {', '.join(TOWER_KINDS)}")
-    network = load_model(AutoModel, model, what, unused=HEADS, add_pooling_layer=False, dtype=torch.float32, trust_remote_code=False)
+    network_class = tower_classes()[kind][0]
+    bare = {"add_pooling_layer": False} if "add_pooling_layer" in signature(network_class).parameters else {}
+    network = load_model(network_class, model, what, unused=HEADS, dtype=torch.float32, **bare)
     with loading(what):
         told = get_image_processor_config(model, trust_remote_code=False)
     mean, std = told.get("image_mean", [0.485, 0.456, 0.406]), told.get("image_std", [0.229, 0.224, 0.225])
@@ -264,5 +277,5 @@ TOWERS: dict[str, Callable[[PredictorConfig], Tower]] = {
 
 def build(config: PredictorConfig, vocabulary: int, seed: int = 0, embedding: int = 384) -> Predictor:
     """A fresh predictor of one kind, in float32 on the CPU."""
-    with seeded(seed):
+    with LOADING, seeded(seed):  # in this order, as a loader may call this
         return Predictor(TOWERS[config.kind](config), vocabulary, config.hidden, embedding)

@@ -31,7 +31,7 @@ def modulate_clip(weight: float) -> Callable[[Any, str, Sequence[torch.Tensor]],
         ValueError: for a weight that is not positive and finite.
     """
     if not 0 < weight < math.inf:
-        raise ValueError(f"modulation must be a positive number, not {weight}")
+        raise ValueError(f"modulation must be positive and finite, not {weight}")
     # a run from part-way is modulated as strongly where it starts
     config = RealignConfig(mode="renoise", cross_weight=weight, self_weight=0.0)
 
