@@ -350,9 +350,12 @@ def tables(rng: Random, folder: Path, bases: Bases) -> Case:
     if suffix in (".csv", ".jsonl", ".json", ".tsv", ".txt"):
         readers.append(lambda: read_prompts(path))
     reader = rng.choice(readers)
-    # without a head the first row may be taken for one; a text that is no UTF-8 has "?" in it
+    # a text that is no UTF-8 has "?" in it
     lines = [line for t in texts for line in t.split("\n")]  # without its quotes a text of two lines is two rows
-    written = {_said(t).replace('"', "") for t in [*texts, *lines, *(t.replace("\0", "") for t in texts), "a star", "a key", "5", "3", "prompt", "Prompt", ""]}
+    written = {_said(t.lstrip("\ufeff")).replace('"', "") for t in [*texts, *lines, *(t.replace("\0", "") for t in texts), "a star", "a key", "5", "3", "prompt", "Prompt", "", *(f"{i}.png" for i in range(len(texts)))]}  # of a table of one column without a name
+
+    # rows that were put between the others may be read: their cells are texts too
+    trusted = trusted and not any(odd in what for odd in ("longer rows", "blank rows"))
 
     def read() -> None:
         found = reader()
@@ -609,7 +612,6 @@ LOADERS: dict[str, Callable[[Path, Bases], Any]] = {
     "sd": _load_pipeline, "sdxl": _load_pipeline, "blip": _load_captioner, "clip": _load_clip, "sentence": _load_sentence, "inverter": _load_inverter,
     "lora": _load_lora, "context-frozen": _load_context, "context-lora": _load_context, "context-full": _load_context,
 }  # fmt: skip
-UNREAD = ("vae", "text_encoder", "tokenizer", "scheduler")  # of a whole pipeline in a context folder the denoiser alone is read
 
 
 def _finite(modules: Any) -> None:
@@ -624,8 +626,8 @@ def _finite(modules: Any) -> None:
 def models(rng: Random, folder: Path, bases: Bases) -> Case:
     kind = rng.choice(("sd", "sd", "sdxl", "blip", "blip", "clip", "clip", "sentence", "inverter", "inverter", "lora", "lora", *(k for k in LOADERS if "context" in k)))
     target, canary = linked(bases(f"models/{kind}"), folder / "model"), folder / "canary"
-    files = sorted(p for p in target.rglob("*") if p.suffix in (".json", ".safetensors", ".txt") and not p.match("*/pipeline/*.json"))
-    files = [p for p in files if p.parent.name not in UNREAD or kind != "context-full"]
+    files = sorted(p for p in target.rglob("*") if p.suffix in (".json", ".safetensors", ".txt"))
+    files = [p for p in files if "pipeline" not in p.relative_to(target).parts or p.parent.name == "unet"]  # all that is read of a context's pipeline
     fatal, done = False, []
     chosen = [rng.choice([p for p in files if p.suffix == rng.choice((".json", ".json", ".safetensors", ".txt"))] or files)]
     if rng.random() < 0.25:

@@ -136,6 +136,7 @@ def test_a_second_adapter_that_fails_comes_off_alone(folders, tmp_path):
         ("nan", "not finite"),
         ("dora", "DoRA"),
         ("lokr", "LoKr"),
+        ("whole numbers", "whole numbers"),
         ("no lora", "no LoRA"),
         ("empty", "holds no LoRA"),
         ("text", "cannot be read"),
@@ -163,6 +164,8 @@ def test_what_cannot_be_put_on_is_refused_and_leaves_nothing(folders, tmp_path, 
         tensors[first.replace("lora_A.weight", "lora_magnitude_vector")] = torch.ones(3)
     elif case == "lokr":
         tensors = {"unet.x.lokr_w1": torch.ones(2, 2)}
+    elif case == "whole numbers":
+        tensors[first] = tensors[first].long()
     elif case == "no lora":
         tensors = {"unet.conv_in.weight": torch.ones(2, 2)}
     elif case == "empty":

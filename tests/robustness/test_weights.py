@@ -202,6 +202,14 @@ def test_a_processor_that_makes_no_numbers_is_refused(judge, values):
         load(str(folder))
 
 
+def test_an_inverters_weights_are_no_whole_numbers(tmp_path):
+    folder = tmp_path / "inverter"
+    shutil.copytree(MODELS / "inverter", folder)
+    changed(folder / "predictor-0.safetensors", lambda tensors: tensors.update({"embed.weight": tensors["embed.weight"].long()}))
+    with pytest.raises(InputError, match="whole numbers"):
+        accord.Inverter.from_pretrained(folder)
+
+
 def test_an_inverters_mean_must_be_finite(tmp_path):
     folder = tmp_path / "inverter"
     shutil.copytree(MODELS / "inverter", folder)

@@ -195,7 +195,7 @@ def load_tensors(path: Path, what: str, mend: str = "save it again", finite: tup
     """The tensors of a safetensors file.
 
     Args:
-        finite: beginnings of the names of those that must be finite; all of them if not given.
+        finite: beginnings of the names of those that must be finite; all of them, and no whole numbers, if not given.
 
     Raises:
         InputError: for a file that is missing, none, damaged, or holds numbers that are not finite.
@@ -205,6 +205,9 @@ def load_tensors(path: Path, what: str, mend: str = "save it again", finite: tup
         tensors = load_file(path)
     except (OSError, ValueError, SafetensorError, RuntimeError) as error:
         raise InputError(f"{what} {str(path)!r} cannot be read ({reason_of(error)}); {mend}") from error
+    whole = sorted(k for k, v in tensors.items() if not v.is_floating_point() and not k.endswith(("alpha", *_HARMLESS)))
+    if finite == ("",) and whole:
+        raise InputError(f"{what} {str(path)!r} has whole numbers in the place of weights ({_some(whole)}); {mend}")
     check_finite({k: v for k, v in tensors.items() if k.startswith(finite)}, f"{what} {str(path)!r}", mend)
     return tensors
 

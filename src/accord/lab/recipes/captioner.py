@@ -122,7 +122,7 @@ def train(
     With `start`, training goes on from the model in that lab folder, at a lower rate and with captions from the first step.
     """
     loop = replace(config(steps) if steps else config(), seed=seed)
-    tokenizer = bert_tokenizer()
+    tokenizer = bert_tokenizer() if start is None else BertTokenizer.from_pretrained(start / "captioner")
     torch.manual_seed(seed)
     if start is None:
         model = build(tokenizer).to(device)

@@ -108,7 +108,7 @@ def train(
     With `start`, training goes on from the model in that lab folder, at a lower rate and without the dense task.
     """
     loop = replace(config(steps) if steps else config(), seed=seed)
-    tokenizer = clip_tokenizer()
+    tokenizer = clip_tokenizer() if start is None else CLIPTokenizer.from_pretrained(start / "clip")
     torch.manual_seed(seed)
     if start is None:
         model = build(tokenizer).to(device)

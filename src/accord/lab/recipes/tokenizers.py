@@ -28,13 +28,16 @@ def clip_tokenizer() -> CLIPTokenizer:
     """A CLIP byte-pair tokenizer whose merges join each word of the grammar into one token."""
     tokenizer = Tokenizer(models.BPE(unk_token="<|endoftext|>", end_of_word_suffix="</w>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    texts = corpus()
+    # named beforehand: by itself the trainer numbers these in the order of a table that is another in each process, and breaks ties by the numbers
+    last = sorted({f"{word[-1]}</w>" for text in texts for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(text)})
     trainer = trainers.BpeTrainer(
         vocab_size=4000,
         show_progress=False,
-        special_tokens=[],
+        special_tokens=last,
         end_of_word_suffix="</w>",
     )
-    tokenizer.train_from_iterator(corpus(), trainer)
+    tokenizer.train_from_iterator(texts, trainer)
     model = json.loads(tokenizer.to_str())["model"]
     merges = [tuple(m) if isinstance(m, list) else tuple(m.split(" ")) for m in model["merges"]]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())

@@ -150,7 +150,7 @@ class Inverter:
             for i, row in enumerate(config["predictors"]):
                 name = f"{what}: its predictor-{i}"
                 kind = PredictorConfig(**{k: row[k] for k in asdict(PredictorConfig())})
-                state = {k: v.float() for k, v in load_tensors(folder / f"predictor-{i}.safetensors", name).items()}
+                state = {k: v.float() if v.is_floating_point() else v for k, v in load_tensors(folder / f"predictor-{i}.safetensors", name).items()}
                 make = partial(_rebuild, kind, row["architecture"], len(words) if row["vocabulary"] else 0, config["embedding"])
                 predictor = _filled(make, state, name, whole=row["architecture"] is not None)
                 predictors.append(predictor.to(device))
@@ -245,7 +245,11 @@ def _filled(make: Callable[[], Predictor], state: dict[str, torch.Tensor], what:
 
 def _check_fits(described: dict[str, torch.Tensor], saved: dict[str, torch.Tensor], what: str) -> None:
     lost = sorted(k for k in described.keys() - saved.keys() if not k.startswith(_OUTSIDE))
-    other = sorted(k for k in described.keys() & saved.keys() if described[k].shape != saved[k].shape)
+
+    def differ(own: torch.Tensor, found: torch.Tensor) -> bool:  # whole numbers are no weights
+        return own.shape != found.shape or (own.is_floating_point() and not found.is_floating_point())
+
+    other = sorted(k for k in described.keys() & saved.keys() if differ(described[k], saved[k]))
     wrong = [*lost, *sorted(saved.keys() - described.keys()), *other]
     if wrong:
         raise InputError(f"{what} does not fit its config ({wrong[0]}); save it again")
