@@ -1,6 +1,7 @@
 """Tiny random-weight pipelines of the real classes."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -238,6 +239,34 @@ def lab() -> StableDiffusionPipeline:
     import accord
 
     return accord.load(device="cpu")
+
+
+@pytest.fixture
+def accord_cli(monkeypatch, capfd, tmp_path):
+    """Call `accord ...` in this process, in an empty folder: (exit code, stdout, stderr)."""
+    from accord import cli
+
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["accord", *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        out, err = capfd.readouterr()
+        return int(end.value.code or 0), out, err
+
+    return call
+
+
+def assert_refused(result: tuple[int, str, str], *parts: str) -> None:
+    """Exit code 2, nothing on stdout, one line on stderr."""
+    code, out, err = result
+    assert code == 2 and out == "", (code, out, err)
+    assert err.startswith("accord: ") and err.count("\n") == 1 and err.endswith("\n"), err
+    assert "Traceback" not in err
+    for part in parts:
+        assert part in err, err
 
 
 def last_json(text: str) -> dict:

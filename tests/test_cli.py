@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import typer
-from conftest import MODELS
+from conftest import MODELS, assert_refused
 from PIL import Image
 from safetensors.torch import load_file
 from typer.testing import CliRunner
@@ -33,32 +33,6 @@ def commands(command: Any, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, 
 
 
 COMMANDS = commands(typer.main.get_command(cli.app))
-
-
-@pytest.fixture
-def accord_cli(monkeypatch, capfd, tmp_path):
-    """Call `accord ...` in this process, in an empty folder: (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["accord", *map(str, arguments)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        out, err = capfd.readouterr()
-        return int(end.value.code or 0), out, err
-
-    return call
-
-
-def assert_refused(result: tuple[int, str, str], *parts: str) -> None:
-    """Exit code 2, nothing on stdout, one sentence on stderr."""
-    code, out, err = result
-    assert code == 2 and out == "", (code, out, err)
-    assert err.startswith("accord: ") and err.count("\n") == 1 and err.endswith("\n"), err
-    assert "Traceback" not in err
-    for part in parts:
-        assert part in err, err
 
 
 def subprocess_call(*arguments: str, folder: Path) -> tuple[int, str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import datetime
@@ -9,6 +10,7 @@ import importlib
 import json
 import os
 import pkgutil
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,7 +27,9 @@ NAME = "robustness"
 def warm_up() -> None:
     """Import all of Accord and what it uses, once, so that forked processes are ready at once. No torch operation is run."""
     os.environ["OMP_NUM_THREADS"] = "1"  # before torch: a forked process has none of its parent's threads
-    os.environ.setdefault("HF_HOME", tempfile.mkdtemp(prefix="accord-hub-"))
+    if "HF_HOME" not in os.environ:  # what a folder could make the hub's library keep is not to be kept
+        os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="accord-hub-")
+        atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)
     os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error"}
     warnings.simplefilter("ignore")
     import accord

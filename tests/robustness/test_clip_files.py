@@ -1,16 +1,13 @@
 """Clips that are bombs, that hang, or at rates that are none; what is written is whole or not there."""
 
-import contextlib
 import math
 import os
-import signal
-import subprocess
-import sys
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
+from apart import run, within
 from PIL import Image
 
 from accord.data.video import check_clip_path, read_clip, write_clip
@@ -20,32 +17,6 @@ from accord.types import InputError
 def noise(count: int = 3, side: int = 32) -> list[Image.Image]:
     pixels = np.random.default_rng(0).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
     return [Image.fromarray(p) for p in pixels]
-
-
-def run(code: str, *arguments: str, seconds: float = 60) -> str:
-    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=seconds, env=dict(os.environ))
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-class Hung(BaseException):
-    """Not an exception that a reader might take for its file's."""
-
-
-@contextlib.contextmanager
-def within(seconds: float):
-    """What hangs in the block is woken up and fails."""
-
-    def wake(*_):
-        raise Hung
-
-    before = signal.signal(signal.SIGALRM, wake)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def test_pipes_are_refused_and_not_waited_for(tmp_path):

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import typer
 from commands import FLOATS, LEAST, bad_commands
+from conftest import assert_refused
 from PIL import Image
 
 import accord
@@ -68,32 +69,6 @@ def files(tmp_path_factory) -> tuple[Path, list[list[str]]]:
     """A folder with the files of the bad command lines, and these."""
     folder = tmp_path_factory.mktemp("commands")
     return folder, bad_commands(folder)
-
-
-@pytest.fixture
-def accord_cli(monkeypatch, capfd, tmp_path):
-    """Call `accord ...` in this process, in an empty folder: (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["accord", *map(str, arguments)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        out, err = capfd.readouterr()
-        return int(end.value.code or 0), out, err
-
-    return call
-
-
-def assert_refused(result: tuple[int, str, str], *parts: str) -> None:
-    """Exit code 2, nothing on stdout, one line on stderr."""
-    code, out, err = result
-    assert code == 2 and out == "", (code, out, err)
-    assert err.startswith("accord: ") and err.count("\n") == 1 and err.endswith("\n"), err
-    assert "Traceback" not in err
-    for part in parts:
-        assert part in err, err
 
 
 def names(folder: Path) -> set[str]:

@@ -1,17 +1,15 @@
 """Pictures that are none, that are bombs, that hang: refused in one sentence, or read within the budget."""
 
-import contextlib
 import io
 import os
-import signal
 import socket
 import struct
 import subprocess
-import sys
 import zlib
 
 import numpy as np
 import pytest
+from apart import run, within
 from PIL import Image
 
 from accord.data import images
@@ -27,32 +25,6 @@ for path in sys.argv[1:]:
     size = open_image(path).size
     print(*size, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 """
-
-
-def run(code: str, *arguments: str, seconds: float = 60, **env: str) -> str:
-    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=seconds, env={**os.environ, **env})
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-class Hung(BaseException):
-    """Not an exception that a reader might take for its file's."""
-
-
-@contextlib.contextmanager
-def within(seconds: float):
-    """What hangs in the block is woken up and fails."""
-
-    def wake(*_):
-        raise Hung
-
-    before = signal.signal(signal.SIGALRM, wake)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def chunk(kind: bytes, body: bytes) -> bytes:

@@ -215,11 +215,12 @@ def test_a_checkpoint_that_is_not_whole_is_passed_over(tmp_path, damage):
     assert all(torch.equal(found[k], whole[k]) for k in whole)
 
 
-@pytest.mark.parametrize("make", ["pipe", "folder"])
+@pytest.mark.parametrize("make", ["pipe", "folder", "loop"])
 def test_a_curve_that_is_no_file_is_refused(tmp_path, make):
     run_of(tmp_path)
     (tmp_path / "curve.jsonl").unlink()
-    (os.mkfifo if make == "pipe" else os.mkdir)(tmp_path / "curve.jsonl")
+    how = {"pipe": os.mkfifo, "folder": os.mkdir, "loop": lambda path: os.symlink(path, path)}
+    how[make](tmp_path / "curve.jsonl")
     with pytest.raises(InputError, match="curve"):
         run_of(tmp_path, steps=6)
 

@@ -1,16 +1,13 @@
 """Tables, prompts files and pair folders that are damaged: a broken row is listed and costs itself alone, nothing is guessed, cut or split."""
 
-import contextlib
 import csv
 import datetime
 import io
 import json
 import os
-import signal
-import subprocess
-import sys
 
 import pytest
+from apart import run, within
 from PIL import Image
 
 from accord.data.pair_folders import read_part, stream_pairs, write_metadata, write_part
@@ -30,32 +27,6 @@ def rows_of(path) -> tuple[list[str], list[int]]:
     """The prompts that are read, and the numbers of the rows that are listed as broken."""
     found = read_pairs(path)
     return [p.prompt for p in found.pairs], [s["row"] for s in found.skipped]
-
-
-def run(code: str, *arguments: str, seconds: float = 60) -> str:
-    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=seconds, env=dict(os.environ))
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-class Hung(BaseException):
-    """Not an exception that a reader might take for its file's."""
-
-
-@contextlib.contextmanager
-def within(seconds: float):
-    """What hangs in the block is woken up and fails."""
-
-    def wake(*_):
-        raise Hung
-
-    before = signal.signal(signal.SIGALRM, wake)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 # --- CSV ------------------------------------------------------------------------------------------------------------

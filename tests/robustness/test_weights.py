@@ -118,6 +118,14 @@ def test_a_pipelines_parts_are_of_the_two_libraries(pipeline_folder, part, monke
     assert not hasattr(builtins, "accord_was_run") and "evil" not in sys.modules
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(("name", "value"), [("layers_per_block", 10**9), ("transformer_layers_per_block", [1, 10**9]), ("cross_attention_dim", 10**12)])
+def test_a_config_of_endless_layers_is_refused(pipeline_folder, name, value):
+    config_changed(pipeline_folder / "unet" / "config.json", **{name: value})
+    with pytest.raises(InputError, match=name):
+        accord.load(str(pipeline_folder), "cpu")
+
+
 def test_attention_code_is_not_fetched(pipeline_folder):
     config_changed(pipeline_folder / "text_encoder" / "config.json", attn_implementation="someone/kernels")
     with pytest.raises(InputError, match="someone/kernels"):

@@ -32,6 +32,7 @@ NO_UTF8 = "it is no UTF-8"
 WITHIN = "its picture is within the table; save it as a file, and name that"
 _READ_AGAIN = 20_000_000  # characters that may be read again after unclosed quotes, some seconds' work
 _ESCAPED = re.compile("[\udc80-\udcff]")  # bytes that are no UTF-8, as "surrogateescape" gives them
+DELIMITERS = ",;\t|"  # of a .csv, as its head tells; a comma where it tells none
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -141,7 +142,7 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
     """(1-based row number, row or why it is broken)."""
     suffix = path.suffix.lower()
     if suffix == ".csv":
-        head = csv_head(path, "pairs file", ",;\t", (IMAGE_KEYS, PROMPT_KEYS))
+        head = csv_head(path, "pairs file", DELIMITERS, (IMAGE_KEYS, PROMPT_KEYS))
         if head is None:
             raise _no_columns(path)
         yield from csv_rows(path, "pairs file", *head, _KNOWN)

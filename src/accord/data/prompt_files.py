@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from accord.data.pairs import (
+    DELIMITERS,
     LONGEST_CELL,
     NO_UTF8,
     PROMPT_KEYS,
@@ -78,7 +79,7 @@ def _rows(path: Path, suffix: str) -> Iterable[tuple[int, str]]:
     if suffix == ".txt":
         return enumerate((line if is_utf8(line) else Broken(NO_UTF8) for line in lines_of(path, _WHAT)), start=1)
     if suffix in (".csv", ".tsv"):
-        return _from_table(path, ",;\t" if suffix == ".csv" else "\t,;")
+        return _from_table(path, DELIMITERS if suffix == ".csv" else "\t,;|")
     if suffix == ".jsonl":
         return ((number, _from_value(value)) for number, value in json_lines(path, _WHAT))
     text = read_text(path, _WHAT, budget("table") // 8)  # what is parsed takes several times as much
@@ -105,7 +106,7 @@ def _from_table(path: Path, delimiters: str) -> Iterator[tuple[int, str]]:
         elif number == 1 and len(cells) > 1:
             names = ", ".join(cell.strip().lower() for cell in cells)
             raise InputError(f"prompts file {str(path)!r} has no prompt column among {sayable(names)}; name it 'prompt'")
-        elif len(cells) > 1 or (delimiters[0] == "," and (";" in cells[0] or "\t" in cells[0])):
+        elif len(cells) > 1 or (delimiters[0] == "," and set(cells[0]) & set(DELIMITERS[1:])):
             raise InputError(
                 f"row {number} of prompts file {str(path)!r} may be several cells, and there is no head that tells; name the column 'prompt' "
                 "in a first line and put such prompts in quotes, or save them as .txt"

@@ -26,6 +26,7 @@ from accord.types import InputError, reason_of
 
 LOADING = threading.RLock()  # while they load, the libraries switch what torch makes and where: in all threads
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+MOST, MOST_LAYERS = 2**31, 4096  # of a number in a configuration, and of layers
 CONVERT = "use a revision of it with safetensors weights, or convert them (https://huggingface.co/spaces/safetensors/convert)"
 # buffers that older versions of the libraries saved: they hold no trained numbers
 _HARMLESS = ("position_ids", "relative_position_index", "num_batches_tracked", "inv_freq", "attn.masked_bias", "attn.bias")
@@ -173,11 +174,28 @@ def check_folder(model: str, what: str) -> None:
     config: dict[str, Any] = {}
     if "config.json" in names:
         config = read_json(folder / "config.json", f"{what}: its")
+        _check_sizes(config, what)
         for key in ("attn_implementation", "_attn_implementation"):
             if "/" in str(config.get(key)):
                 raise InputError(f"{what} wants the attention code {config[key]!r} to be fetched, which is never done; remove {key!r} from its config.json")
     for name in (n for n in names if n.endswith(".safetensors") and "quantization_config" not in config):
         _check_types(folder / name, what)
+
+
+def _check_sizes(config: dict[str, Any], what: str) -> None:
+    """Refuse a configuration that would take for ever, or all memory, before its weights are even looked at."""
+
+    def look(name: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                look(key, inner)
+        elif isinstance(value, list):
+            for inner in value:
+                look(name, inner)
+        elif isinstance(value, int) and abs(value) > (MOST_LAYERS if any(part in name for part in ("layers", "depth", "blocks")) else MOST):
+            raise InputError(f"{what} has {name}={value} in its config.json, more than any model has; save it again")
+
+    look("config", config)
 
 
 def _check_types(path: Path, what: str) -> None:

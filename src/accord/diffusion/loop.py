@@ -148,23 +148,14 @@ def sample(
     Raises:
         InputError: if the latents stop being finite, or for a number out of range.
     """
-    if num_inference_steps < 1:
-        raise InputError(f"num_inference_steps must be at least 1, not {num_inference_steps}")
-    if not 0 < strength <= 1:
-        raise InputError(f"strength must be in (0, 1], not {strength}")
+    scheduler = copy.deepcopy(scheduler or pipe.scheduler)
+    guided = is_guided(pipe, guidance_scale)
     for name, value in (("guidance_scale", guidance_scale), ("guidance_rescale", guidance_rescale)):
         if not math.isfinite(value):
             raise InputError(f"{name} must be a finite number, not {value}")
-    if not 0 <= eta <= 1:
-        raise InputError(f"eta must be in [0, 1], not {eta}")
-    scheduler = copy.deepcopy(scheduler or pipe.scheduler)
-    guided = is_guided(pipe, guidance_scale)
-    if strength < 1 and image_latents is None:
-        raise InputError("strength is the share of the steps from a picture; give image_latents too, or leave it out")
     if guidance_rescale and not guided:
         raise InputError("guidance_rescale is not used without guidance; leave it out, or raise guidance_scale above 1")
-    if eta and "eta" not in inspect.signature(scheduler.step).parameters:
-        raise InputError(f"a {type(scheduler).__name__} takes no eta; leave it out, or use DDIM")
+    _check_steps(scheduler, num_inference_steps, strength, eta, image_latents is not None)
     if any(negative_prompts or ()) and (told is not None or encoder_hidden_states is not None):
         raise InputError("negative prompts are not used beside text states; put them into the states")
     if latents is not None and _pixels(pipe, latents, height, width) != _pixels(pipe, latents, None, None):
@@ -177,11 +168,7 @@ def sample(
             with torch.no_grad():
                 told = condition(pipe, prompts, negative_prompts, guided, size)
     states = told.states
-    for what, given in (("latents", latents), ("image_latents", image_latents)):
-        if given is not None and len(given) != len(prompts):
-            raise InputError(f"{len(given)} {what} were given for {len(prompts)} prompts; give one for each")
-    if len(states) != len(prompts) * (2 if guided else 1):
-        raise InputError(f"{len(states)} rows of text states were given for {len(prompts)} prompts {'with' if guided else 'without'} guidance; give {2 if guided else 1} for each")
+    _check_counts(len(prompts), guided, states, latents, image_latents)
     set_timesteps(scheduler, num_inference_steps, device_of(pipe))
     if latents is None:
         latents = initial_noise(pipe, len(prompts), generator, height, width, states.dtype)
@@ -205,6 +192,32 @@ def sample(
         yield step
         latents = step.latents
     check_finite(latents)
+
+
+def _check_steps(scheduler: Any, num_inference_steps: int, strength: float, eta: float, from_a_picture: bool) -> None:
+    """Refuse steps that cannot be taken, or that would not be what was asked for."""
+    if num_inference_steps < 1:
+        raise InputError(f"num_inference_steps must be at least 1, not {num_inference_steps}")
+    if not 0 < strength <= 1:
+        raise InputError(f"strength must be in (0, 1], not {strength}")
+    if strength < 1 and not from_a_picture:
+        raise InputError("strength is the share of the steps from a picture; give image_latents too, or leave it out")
+    if not 0 <= eta <= 1:
+        raise InputError(f"eta must be in [0, 1], not {eta}")
+    if eta and "eta" not in inspect.signature(scheduler.step).parameters:
+        raise InputError(f"a {type(scheduler).__name__} takes no eta; leave it out, or use DDIM")
+
+
+def _check_counts(
+    count: int, guided: bool, states: torch.Tensor, latents: torch.Tensor | None, image_latents: torch.Tensor | None
+) -> None:
+    """Refuse other numbers of latents or text states than of prompts: the loop would take them for another batch."""
+    for what, given in (("latents", latents), ("image_latents", image_latents)):
+        if given is not None and len(given) != count:
+            raise InputError(f"{len(given)} {what} were given for {count} prompts; give one for each")
+    each = 2 if guided else 1
+    if len(states) != each * count:
+        raise InputError(f"{len(states)} rows of text states were given for {count} prompts {'with' if guided else 'without'} guidance; give {each} for each")
 
 
 def rooted_eta(scheduler: Any, timestep: Any, eta: float) -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
@@ -132,7 +133,7 @@ class Run:
         self.numbers: dict[str, float] = {}
         self.tensors: dict[str, torch.Tensor] = {}
         self.on_row: list[Callable[[dict[str, float]], None]] = []  # called with each row of the curve
-        if (self.folder / "curve.jsonl").exists():
+        if os.path.lexists(self.folder / "curve.jsonl"):
             check_regular(self.folder / "curve.jsonl", "curve")
         self._resume()
 
