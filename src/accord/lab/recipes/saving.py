@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from accord.files import replace_file
 
@@ -18,6 +19,14 @@ def save_half(model: PreTrainedModel, folder: Path) -> None:
     """
     model.half().save_pretrained(folder)
     load_in_float32(folder)
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """`save_pretrained` without the padding and the limit of the last call, which the library would save: a run that is resumed makes other calls."""
+    backend: Any = tokenizer.backend_tokenizer  # type: ignore[attr-defined]
+    backend.no_padding()
+    backend.no_truncation()
+    tokenizer.save_pretrained(folder)
 
 
 def load_in_float32(folder: Path) -> None:
