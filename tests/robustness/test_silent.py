@@ -331,12 +331,12 @@ def test_the_embedded_models_still_load():
 
 def test_a_saved_tokenizer_has_nothing_of_its_last_call(tmp_path):
     """A run of the lab that was killed after its last step saved another tokenizer.json than one that was not."""
-    from accord.lab.recipes.saving import save_tokenizer
+    from accord.lab.recipes.saving import at_rest
     from accord.lab.recipes.tokenizers import bert_tokenizer, clip_tokenizer
 
     for make in (bert_tokenizer, clip_tokenizer):
         used, fresh = make(), make()
         used(["a red star", "a key"], padding="longest", truncation=True)
-        save_tokenizer(used, tmp_path / "used")
-        save_tokenizer(fresh, tmp_path / "fresh")
+        at_rest(used).save_pretrained(tmp_path / "used")
+        at_rest(fresh).save_pretrained(tmp_path / "fresh")
         assert (tmp_path / "used" / "tokenizer.json").read_bytes() == (tmp_path / "fresh" / "tokenizer.json").read_bytes()

@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional as F
 from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration, BlipImageProcessorPil
 
-from accord.lab.recipes.saving import save_half, save_tokenizer
+from accord.lab.recipes.saving import at_rest, save_half
 from accord.lab.recipes.tokenizers import MAX_TOKENS, bert_tokenizer
 from accord.lab.recipes.vae import to_tensor
 from accord.lab.recipes.views import (
@@ -160,6 +160,6 @@ def train(
     run.use_ema()
     target = Path(folder) / "captioner"
     save_half(model, target)
-    save_tokenizer(tokenizer, target)
+    at_rest(tokenizer).save_pretrained(target)
     image_processor().save_pretrained(target)
     lab_lexicon().save(target / "lexicon.json")

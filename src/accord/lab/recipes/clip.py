@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
-from accord.lab.recipes.saving import save_half, save_tokenizer
+from accord.lab.recipes.saving import at_rest, save_half
 from accord.lab.recipes.tokenizers import MAX_TOKENS, clip_tokenizer
 from accord.lab.recipes.vae import to_tensor
 from accord.lab.recipes.views import crop_thing, dense_loss, noun_head
@@ -136,5 +136,5 @@ def train(
     run.use_ema()
     target = Path(folder) / "clip"
     save_half(model, target)
-    save_tokenizer(tokenizer, target)
+    at_rest(tokenizer).save_pretrained(target)
     image_processor().save_pretrained(target)

@@ -24,7 +24,7 @@ from transformers import CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from accord.diffusion.attention import attention_hook
 from accord.files import replace_file
 from accord.lab.recipes.grounding import Grounding, targets
-from accord.lab.recipes.saving import load_in_float32
+from accord.lab.recipes.saving import at_rest, load_in_float32
 from accord.lab.recipes.vae import to_tensor
 from accord.lab.scenes.grammar import FULL, Saying, caption
 from accord.lab.scenes.lexicon import IMAGE_SIZE, SIZES
@@ -264,7 +264,7 @@ def save_pipeline(
     StableDiffusionPipeline(
         vae=vae.cpu().half(),
         text_encoder=tower.cpu().half(),
-        tokenizer=tokenizer,
+        tokenizer=at_rest(tokenizer),
         unet=unet.cpu().half(),
         scheduler=scheduler(),
         safety_checker=None,

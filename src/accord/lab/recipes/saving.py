@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from accord.files import replace_file
 
@@ -21,12 +21,11 @@ def save_half(model: PreTrainedModel, folder: Path) -> None:
     load_in_float32(folder)
 
 
-def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """`save_pretrained` without the padding and the limit of the last call, which the library would save: a run that is resumed makes other calls."""
-    backend: Any = tokenizer.backend_tokenizer  # type: ignore[attr-defined]
-    backend.no_padding()
-    backend.no_truncation()
-    tokenizer.save_pretrained(folder)
+def at_rest(tokenizer: Any) -> Any:
+    """The tokenizer without the padding and the limit of its last call, which the library would save: a run that is resumed makes other calls."""
+    tokenizer.backend_tokenizer.no_padding()
+    tokenizer.backend_tokenizer.no_truncation()
+    return tokenizer
 
 
 def load_in_float32(folder: Path) -> None:
