@@ -272,7 +272,7 @@ def test_a_second_writer_is_refused_at_once(accord_cli, files, monkeypatch, plac
     monkeypatch.chdir(files[0])
     before = names(files[0])
     with only_writer(Path(place), name):
-        assert_refused(accord_cli(*words.split()), "is being written to by another process")
+        assert_refused(accord_cli(*words.split()), "is being written to by another")
     assert names(files[0]) == before
 
 
