@@ -529,7 +529,7 @@ def test_tuning_learns_and_leaves_the_pipeline_alone(tmp_path):
         longer.load(tmp_path / "saved")
     for name in ("queries.safetensors", "tuned.json"):
         (tmp_path / "saved" / name).write_bytes(b"[1")
-        with pytest.raises(InputError, match=r"tuned clip in .*saved.* cannot be read .*tune it again"):
+        with pytest.raises(InputError, match=r"tuned clip in .*saved.* (cannot be read|is no valid JSON) .*tune it again"):
             other.load(tmp_path / "saved")
 
 
