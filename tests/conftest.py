@@ -154,7 +154,9 @@ def tiny_sdxl() -> StableDiffusionXLPipeline:
         tokenizer=tokenizer,
         tokenizer_2=tiny_tokenizer(),
         unet=unet,
-        scheduler=EulerDiscreteScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, steps_offset=1),
+        scheduler=EulerDiscreteScheduler(
+            beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, steps_offset=1
+        ),
         add_watermarker=False,
     )
     return at_rest(pipe)
@@ -168,7 +170,9 @@ def t5_tokenizer() -> T5TokenizerFast:
 
 
 def tiny_t5(width: int) -> T5EncoderModel:
-    return T5EncoderModel(T5Config(vocab_size=len(T5_PIECES), d_model=width, d_kv=8, d_ff=32, num_layers=1, num_heads=4))
+    return T5EncoderModel(
+        T5Config(vocab_size=len(T5_PIECES), d_model=width, d_kv=8, d_ff=32, num_layers=1, num_heads=4)
+    )
 
 
 def tiny_sd3() -> StableDiffusion3Pipeline:

@@ -56,10 +56,14 @@ def test_training_prompts_are_none_of_the_bench_and_hold_nothing_out():
 
 
 def test_diversity_is_zero_for_equal_pictures(lab, monkeypatch):
-    monkeypatch.setattr(bench_rewards, "generate", lambda pipe, texts, seeds, **k: torch.ones(len(texts) * len(seeds), 3, 4, 4))
+    monkeypatch.setattr(
+        bench_rewards, "generate", lambda pipe, texts, seeds, **k: torch.ones(len(texts) * len(seeds), 3, 4, 4)
+    )
     assert bench_rewards.diversity(lab, quick=True) == 0
     checker = torch.arange(4).repeat(8).view(32, 1, 1, 1).expand(32, 3, 4, 4) % 2
-    monkeypatch.setattr(bench_rewards, "generate", lambda pipe, texts, seeds, **k: checker[: len(texts) * len(seeds)].float())
+    monkeypatch.setattr(
+        bench_rewards, "generate", lambda pipe, texts, seeds, **k: checker[: len(texts) * len(seeds)].float()
+    )
     assert bench_rewards.diversity(lab, quick=True) == pytest.approx(2 / 3, abs=1e-5)  # of 6 pairs 4 differ by 1
 
 
@@ -89,7 +93,9 @@ def test_rows_of_tuning_are_made_once(tmp_path, monkeypatch):
     names = [r["method"] for r in data["rows"]]
     assert names == ["base", "best-of-4", "sft", "refl", "refl + realign", "draft", "raft", "grpo"]
     shutil.rmtree(tmp_path / ".cache")
-    assert bench_rewards.main(tmp_path, quick=True, progress=False)[0] == data and len(made) == len(bench_rewards.STRATEGIES)
+    assert bench_rewards.main(tmp_path, quick=True, progress=False)[0] == data and len(made) == len(
+        bench_rewards.STRATEGIES
+    )
 
 
 def test_training_seeds_are_pooled_prompt_by_prompt():
@@ -106,7 +112,11 @@ def test_training_seeds_are_pooled_prompt_by_prompt():
 def test_the_hacking_bench_runs_whole(tmp_path):
     data, text = bench_hacking.main(tmp_path, quick=True, progress=False)
     assert {p.name for p in tmp_path.iterdir()} == {"hacking-quick.json", "hacking-quick.md", "hacking-quick.png"}
-    assert [r["step"] for r in data["looks"]] == [0, 2, 4][: len(data["looks"])] and list(data["right"]) == ["untuned", "kept", "at the stop"]
+    assert [r["step"] for r in data["looks"]] == [0, 2, 4][: len(data["looks"])] and list(data["right"]) == [
+        "untuned",
+        "kept",
+        "at the stop",
+    ]
     assert data["verdict"] in text
 
 
@@ -116,7 +126,10 @@ def test_the_speed_bench_of_inversion_runs_whole(tmp_path):
     data, text = bench_invert_speed.main(tmp_path, device="cpu", quick=True)
     assert {p.name for p in tmp_path.iterdir()} == {"invert-speed-quick.json", "invert-speed-quick.md"}
     assert json.loads((tmp_path / "invert-speed-quick.json").read_text()) == data and "embedded (blip), cpu" in text
-    assert all(f"| {v:.0f} images a second |" in text for v in data["images_per_second"].values()) and "| 64 PNG files" in text
+    assert (
+        all(f"| {v:.0f} images a second |" in text for v in data["images_per_second"].values())
+        and "| 64 PNG files" in text
+    )
 
 
 @pytest.mark.slow
@@ -137,8 +150,17 @@ def test_the_inversion_bench_runs_whole(tmp_path, monkeypatch):
     assert len(trained) == 12  # the two of the inverter are read again; the rest is known by its answers
     names = [r["method"] for r in data["rows"]]
     assert names[:3] == ["mean embedding", "caption -> embedding", "CLIP nearest neighbour"]
-    assert {"vit, plain", "unet, + vocabulary", "vit, + curriculum + DAKL", "vit, random order", "ensemble", "weighted ensemble, seed 1 + DAKL"} <= set(names)
-    assert all(sum(w.values()) == pytest.approx(1, abs=2e-3) for w in data["weights"].values()) and data["chosen"].keys() == {"unet", "vit"}
+    assert {
+        "vit, plain",
+        "unet, + vocabulary",
+        "vit, + curriculum + DAKL",
+        "vit, random order",
+        "ensemble",
+        "weighted ensemble, seed 1 + DAKL",
+    } <= set(names)
+    assert all(sum(w.values()) == pytest.approx(1, abs=2e-3) for w in data["weights"].values()) and data[
+        "chosen"
+    ].keys() == {"unet", "vit"}
     assert all(r["test"]["ci95"][0] <= r["test"]["cosine"] <= r["test"]["ci95"][1] for r in data["rows"])
     assert next(r for r in data["rows"] if r["method"] == data["full"])["full_system_over_it"]["mean"] == 0
     assert data["device"] == "cpu" and "Of 3 test images" in text
@@ -164,15 +186,34 @@ def test_effects_are_differences_of_the_rows():
 
     sets = SimpleNamespace(parts={"test": PairSet(torch.zeros(2, 3, 4, 4), ["a", "b"], targets)})
     cosines = {bench_invert.PLAIN: 0.5, bench_invert.WORDS: 0.6, bench_invert.WHOLE: 0.8, bench_invert.RANDOM: 0.7}
-    answers = {bench_invert.Trial(k, v).name: with_cosine(c + 0.1 * (k == "vit")) for k in plan.kinds for v, c in cosines.items()}
-    answers |= {bench_invert.Trial(k, bench_invert.WHOLE).name + bench_invert.DAKL: with_cosine(0.9) for k in plan.kinds}
-    answers |= {n: with_cosine(c) for n, c in (("ensemble", 0.8), ("weighted ensemble", 0.9), ("weighted ensemble of plain", 0.6), (bench_invert.FULL_ROW, 0.95))}
+    answers = {
+        bench_invert.Trial(k, v).name: with_cosine(c + 0.1 * (k == "vit"))
+        for k in plan.kinds
+        for v, c in cosines.items()
+    }
+    answers |= {
+        bench_invert.Trial(k, bench_invert.WHOLE).name + bench_invert.DAKL: with_cosine(0.9) for k in plan.kinds
+    }
+    answers |= {
+        n: with_cosine(c)
+        for n, c in (
+            ("ensemble", 0.8),
+            ("weighted ensemble", 0.9),
+            ("weighted ensemble of plain", 0.6),
+            (bench_invert.FULL_ROW, 0.95),
+        )
+    }
     found = {e["change"]: e for e in bench_invert.effects(answers, sets, plan)}
     expected = {
-        "vocabulary, over plain": 0.1, "curriculum, over vocabulary": 0.2, "curriculum, over its random order": 0.1,
-        "both and DAKL, over plain": 0.35, "DAKL, over one predictor": 0.05, "DAKL, over the weighted ensemble": 0.05,
-        "weighted ensemble, over that of plain": 0.3, "fitted weights, over equal ones": 0.1,
-    }  # fmt: skip
+        "vocabulary, over plain": 0.1,
+        "curriculum, over vocabulary": 0.2,
+        "curriculum, over its random order": 0.1,
+        "both and DAKL, over plain": 0.35,
+        "DAKL, over one predictor": 0.05,
+        "DAKL, over the weighted ensemble": 0.05,
+        "weighted ensemble, over that of plain": 0.3,
+        "fitted weights, over equal ones": 0.1,
+    }
     assert {k: v["mean"] for k, v in found.items()} == pytest.approx(expected, abs=1e-4)
     assert found["DAKL, over one predictor"]["kinds"]["clip"]["mean"] == pytest.approx(0.1, abs=1e-4)
 
@@ -208,7 +249,10 @@ def test_cost_of_context_is_of_the_same_loop_with_and_without(tmp_path, monkeypa
     assert [r["name"] for r in data["rows"]] == ["the lab's denoiser", "the reduced one of the runs from nothing"]
     assert len(calls) == 2 * 3  # one a step, in the runs with context alone
     for row in data["rows"]:
-        assert row["relation_parameters"] <= 0.15 * row["parameters"] and row["ratio_range"][0] <= row["ratio"] <= row["ratio_range"][1]
+        assert (
+            row["relation_parameters"] <= 0.15 * row["parameters"]
+            and row["ratio_range"][0] <= row["ratio"] <= row["ratio_range"][1]
+        )
         assert f"{row['ratio']:.3f}" in text and text == (tmp_path / "context-cost-quick.md").read_text()
 
 
@@ -256,7 +300,8 @@ def test_the_linear_probe_is_the_least_squares_solution():
 @pytest.mark.slow
 def test_the_video_bench_runs_whole(tmp_path, monkeypatch):
     small = tuple(
-        (replace(c, tune_steps=min(1, c.tune_steps), num_inference_steps=2, inversion_iterations=1), ways) for c, ways in bench_video.METHODS
+        (replace(c, tune_steps=min(1, c.tune_steps), num_inference_steps=2, inversion_iterations=1), ways)
+        for c, ways in bench_video.METHODS
     )
     monkeypatch.setattr(bench_video, "METHODS", small)
     with pytest.raises(InputError, match="no edit is finished"):
@@ -288,7 +333,10 @@ def test_the_video_bench_runs_whole(tmp_path, monkeypatch):
 
 
 def test_edits_are_told_apart_by_kind_and_length():
-    rows = [{"kind": k, "frames": f, "right": float(i)} for i, (k, f) in enumerate([("noun", 8), ("color", 8), ("noun", 16)])]
+    rows = [
+        {"kind": k, "frames": f, "right": float(i)}
+        for i, (k, f) in enumerate([("noun", 8), ("color", 8), ("noun", 16)])
+    ]
     parts = bench_video._parts({name: rows for name in bench_video.NAMES})
     found = {part: [r["right"] for r in of["context"]] for part, of in parts.items()}
     assert found == {"noun": [0, 2], "color": [1], "8 frames": [0, 1], "16 frames": [2]}
@@ -302,13 +350,17 @@ def test_time_is_of_one_machine():
 
 
 def test_memory_of_an_edit_is_told_beside_that_of_the_window(tmp_path, monkeypatch):
-    monkeypatch.setattr(video_memory, "CONFIG", replace(video_memory.CONFIG, window=2, overlap=0, tune_steps=1, num_inference_steps=2))
+    monkeypatch.setattr(
+        video_memory, "CONFIG", replace(video_memory.CONFIG, window=2, overlap=0, tune_steps=1, num_inference_steps=2)
+    )
     monkeypatch.setattr(video_memory, "FRAMES", (2, 4, 8))
     monkeypatch.setattr(video_memory, "alone", lambda what, work, *args: work(*args))
     data, text = video_memory.main(tmp_path, quick=True, progress=False)
     assert [r["frames"] for r in data["rows"]] == [2, 4] and data["rows"][0]["ratio"] == 1 and "| 4 |" in text
     # what must grow: 3 latents of 4 x 16 x 16 float32 a frame
-    assert [r["path_mib"] for r in data["rows"]] == [pytest.approx(3 * n * 4 * 16 * 16 * 4 / 2**20, rel=1e-3) for n in (2, 4)]
+    assert [r["path_mib"] for r in data["rows"]] == [
+        pytest.approx(3 * n * 4 * 16 * 16 * 4 / 2**20, rel=1e-3) for n in (2, 4)
+    ]
 
 
 def test_a_stray_thing_is_damage_to_the_ground():
@@ -364,20 +416,30 @@ def test_the_context_bench_runs_whole(tmp_path, monkeypatch):
     plan = bench_context.Plan(scenes=24, steps=2, looks=2, prompts=8, looked_at=4, reference=150)
     monkeypatch.setattr(bench_context, "SAMPLERS", (("DDPM", 2),))
     monkeypatch.setattr(bench_context, "GUIDANCES", (3.0,))
-    monkeypatch.setattr(bench_context, "VARIANTS", tuple(v for v in bench_context.VARIANTS if v.name in ("plain, wider", "full context")))
+    monkeypatch.setattr(
+        bench_context,
+        "VARIANTS",
+        tuple(v for v in bench_context.VARIANTS if v.name in ("plain, wider", "full context")),
+    )
     real = bench_context.generate_with_context
-    monkeypatch.setattr(bench_context, "generate_with_context", lambda *a, **k: real(*a, **{**k, "num_inference_steps": 2}))
+    monkeypatch.setattr(
+        bench_context, "generate_with_context", lambda *a, **k: real(*a, **{**k, "num_inference_steps": 2})
+    )
     with pytest.raises(InputError, match="no run is finished"):
         bench_context.main(tmp_path, plan=plan, progress=False, seeds=1, so_far=True)
     bench_context.main(tmp_path, plan=plan, progress=False, seeds=1, shard=(1, 4))
     so_far, _ = bench_context.main(tmp_path, plan=plan, progress=False, seeds=1, so_far=True)
     assert [r["variant"] for r in so_far["rows"]] == ["plain, wider"] and not so_far["sampling"]
     data, text = bench_context.main(tmp_path, plan=plan, progress=False, seeds=1)
-    assert [r["variant"] for r in data["rows"]] == ["plain, wider", "full context"] and data["rows"][0] == so_far["rows"][0]
+    assert [r["variant"] for r in data["rows"]] == ["plain, wider", "full context"] and data["rows"][0] == so_far[
+        "rows"
+    ][0]
     assert all(set(r["curve"]) == {"1", "2"} and np.isfinite(r["bound"]) for r in data["rows"])
     assert all(len(r["curve"][k]["per_prompt"]) == n for r in data["rows"] for k, n in (("1", 4), ("2", 8)))
     assert data["rows"][0]["relation_parameters"] == 0 < data["rows"][1]["relation_parameters"]
-    assert set(data["sampling"]) == {"plain, wider", "full context"} and "guidance 3" in data["sampling"]["full context"]
+    assert (
+        set(data["sampling"]) == {"plain, wider", "full context"} and "guidance 3" in data["sampling"]["full context"]
+    )
     assert "full context less plain, wider" in text and (tmp_path / "context.png").is_file()
     monkeypatch.setattr(bench_context.Trainings, "row", None)  # a table that is there needs no training
     again, _ = bench_context.main(tmp_path, plan=plan, progress=False, seeds=1)

@@ -103,11 +103,22 @@ def test_rows_judge_by_the_reader_and_a_stopped_run_goes_on(tmp_path):
     assert len(cache.read_text().splitlines()) == len(jobs)
     for record, job in zip(records, jobs, strict=True):
         things = job.prompt.ask.things
-        assert record["right"] == (things[0].noun == "star" and things[0].count == 1 and things[0].color in (None, "red"))
+        assert record["right"] == (
+            things[0].noun == "star" and things[0].count == 1 and things[0].color in (None, "red")
+        )
         assert record["calls"] == 7
     (row,) = compared([row_of("star", records, jobs)], "star", base="star")
-    assert row["errors_removed"] == 0 and row["overall"] == pytest.approx(np.mean([r["right"] for r in records]), abs=1e-4)
-    data = {"rows": [row], "lead_over": "star", "prompts": 3, "seeds": [1], "num_inference_steps": STEPS, "guidance_scale": GUIDANCE}
+    assert row["errors_removed"] == 0 and row["overall"] == pytest.approx(
+        np.mean([r["right"] for r in records]), abs=1e-4
+    )
+    data = {
+        "rows": [row],
+        "lead_over": "star",
+        "prompts": 3,
+        "seeds": [1],
+        "num_inference_steps": STEPS,
+        "guidance_scale": GUIDANCE,
+    }
     assert "| star |" in table(data) and json.dumps(row)
 
 
@@ -166,5 +177,7 @@ def test_a_lead_is_paired_by_prompt():
     assert scenes.told_lead({"of": "a", "over": "b", **found}).startswith("a less b: +25.0 points [")
     some = scenes.lead(ours, theirs, np.asarray([False, True, True, False]))
     assert some["lead"] == 0.25 and some["unseen"] == {"lead": 1.0, "ci95": [1.0, 1.0]}
-    assert scenes.told_lead({"of": "a", "over": "b", **some}).endswith("; on unseen combinations +100.0 points [+100.0, +100.0]")
+    assert scenes.told_lead({"of": "a", "over": "b", **some}).endswith(
+        "; on unseen combinations +100.0 points [+100.0, +100.0]"
+    )
     assert "unseen" not in scenes.lead(ours, theirs, np.zeros(4, dtype=bool))

@@ -110,22 +110,46 @@ def test_an_unknown_device_is_refused_before_anything_is_measured(tmp_path):
 # --- real sizes ----------------------------------------------------------------------------------------------------
 SMALL = (
     {"block_out_channels": (32,) * 4, "attention_head_dim": 2, "cross_attention_dim": 32},
-    {"block_out_channels": (32,) * 3, "attention_head_dim": (2, 4, 4), "cross_attention_dim": 32, "transformer_layers_per_block": 1},
-    {"num_layers": 2, "attention_head_dim": 8, "num_attention_heads": 4, "joint_attention_dim": 32, "caption_projection_dim": 32, "pooled_projection_dim": 16},
-    {"num_layers": 1, "num_single_layers": 1, "num_attention_heads": 2, "joint_attention_dim": 32, "pooled_projection_dim": 16},
+    {
+        "block_out_channels": (32,) * 3,
+        "attention_head_dim": (2, 4, 4),
+        "cross_attention_dim": 32,
+        "transformer_layers_per_block": 1,
+    },
+    {
+        "num_layers": 2,
+        "attention_head_dim": 8,
+        "num_attention_heads": 4,
+        "joint_attention_dim": 32,
+        "caption_projection_dim": 32,
+        "pooled_projection_dim": 16,
+    },
+    {
+        "num_layers": 1,
+        "num_single_layers": 1,
+        "num_attention_heads": 2,
+        "joint_attention_dim": 32,
+        "pooled_projection_dim": 16,
+    },
 )
 
 
 def test_networks_of_every_class_are_measured_plain_and_modulated(tmp_path):
     """The published configurations with fewer channels and layers, in float32."""
     networks = tuple(
-        replace(n, config=n.config | less, side=16, tokens=12, dtype=torch.float32) for n, less in zip(speed_large.NETWORKS, SMALL, strict=True)
+        replace(n, config=n.config | less, side=16, tokens=12, dtype=torch.float32)
+        for n, less in zip(speed_large.NETWORKS, SMALL, strict=True)
     )
     data, text = speed_large.main(tmp_path, "cpu", progress=False, networks=networks, repeats=1)
     assert {p.name for p in tmp_path.iterdir()} == {"speed-large.json", "speed-large.md"}
     for r in data["rows"]:
-        assert r["finite"] and r["relative_change"] > 1e-3 and r["plain"]["ratio"] == 1 and r["plain"]["peak_mib"] is None
-        assert r["run_ratio"] == pytest.approx(1 + 0.4 * (r["modulated"]["ratio"] - 1), abs=2e-3 * r["modulated"]["ratio"]) and r["name"] in text
+        assert (
+            r["finite"] and r["relative_change"] > 1e-3 and r["plain"]["ratio"] == 1 and r["plain"]["peak_mib"] is None
+        )
+        assert (
+            r["run_ratio"] == pytest.approx(1 + 0.4 * (r["modulated"]["ratio"] - 1), abs=2e-3 * r["modulated"]["ratio"])
+            and r["name"] in text
+        )
 
 
 def test_the_real_sizes_are_the_published_ones():
@@ -154,20 +178,30 @@ def test_the_parts_of_a_large_model_are_what_strategies_are_made_of():
         for p in trained:
             p.grad = None
         part()
-        assert any(p.grad is not None and p.grad.abs().max() > 0 for p in trained) == (name not in ("step", "decode and judge"))
+        assert any(p.grad is not None and p.grad.abs().max() > 0 for p in trained) == (
+            name not in ("step", "decode and judge")
+        )
 
 
 def test_projections_count_every_call():
-    config = TuneConfig(num_inference_steps=40, draft_steps=2, raft_candidates=3, raft_refresh=6, group_size=5, grpo_timesteps=4)
+    config = TuneConfig(
+        num_inference_steps=40, draft_steps=2, raft_candidates=3, raft_refresh=6, group_size=5, grpo_timesteps=4
+    )
     step, guided, plain, judge, end = (1.0, 100.0, 1e4, 1e6, 1e8)
-    found = speed_tuning.projected(dict(zip(speed_tuning.SD15_PARTS, (step, guided, plain, judge, end), strict=True)), config)
+    found = speed_tuning.projected(
+        dict(zip(speed_tuning.SD15_PARTS, (step, guided, plain, judge, end), strict=True)), config
+    )
     assert found["refl"] == 34 + end and found["draft"] == 38 + guided + end
-    assert found["raft"] == pytest.approx(plain + 3 * (40 + judge) / 6) and found["grpo"] == 5 * (40 + judge + 4 * guided)
+    assert found["raft"] == pytest.approx(plain + 3 * (40 + judge) / 6) and found["grpo"] == 5 * (
+        40 + judge + 4 * guided
+    )
 
 
 @pytest.mark.slow
 def test_the_cost_of_tuning_is_written(tmp_path):
     data, text = speed_tuning.main(tmp_path, quick=True, progress=False)
     assert {p.name for p in tmp_path.iterdir()} == {"speed-tuning-quick.json", "speed-tuning-quick.md"}
-    assert set(data["strategies"]) == set(speed_tuning.TIMED) and all(c["peak_mib"] > 0 for c in data["strategies"].values())
+    assert set(data["strategies"]) == set(speed_tuning.TIMED) and all(
+        c["peak_mib"] > 0 for c in data["strategies"].values()
+    )
     assert data["sd15"] is None and data["refl_over_parts"] > 0 and "peak MiB" in text

@@ -288,11 +288,17 @@ def test_tuning_from_the_command_line(accord_cli, tmp_path):
     assert_refused(accord_cli("generate", *look, "--lora", "run", "--context", "run"), "brings its own adapter")
     assert_refused(accord_cli(*start, "--out", "run", *small), "holds a run; give --resume")
     assert_refused(accord_cli(*start, "--reward", "beauty"), "score 'beauty' is unknown")
-    assert_refused(accord_cli(*start, "--reward", "clip", "--held-out", "clip"), "is trained on; choose another --held-out")
-    assert_refused(accord_cli(*start, "--held-out", "inversion", "--model", "some/model"), "reads pictures of the lab alone")
+    assert_refused(
+        accord_cli(*start, "--reward", "clip", "--held-out", "clip"), "is trained on; choose another --held-out"
+    )
+    assert_refused(
+        accord_cli(*start, "--held-out", "inversion", "--model", "some/model"), "reads pictures of the lab alone"
+    )
     assert_refused(accord_cli(*start, "--reward", "clip=much"), "is not NAME or NAME=WEIGHT")
     assert_refused(accord_cli(*start, "--strategy", "ppo"), "strategy must be one of")
-    assert_refused(accord_cli(*start, "--reward", "caption-clip", "--out", "z", *small), "use the strategy raft or grpo")
+    assert_refused(
+        accord_cli(*start, "--reward", "caption-clip", "--out", "z", *small), "use the strategy raft or grpo"
+    )
     assert_refused(accord_cli(*start, "--accumulate", "3"), "--batch-size 8 must be a multiple of --accumulate 3")
     assert_refused(accord_cli("train", "reward", "--prompts", "none.txt"), "does not exist")
     assert not Path("z").exists()
@@ -311,11 +317,18 @@ def test_each_batch_is_written_before_the_next(accord_cli, monkeypatch):
         return real(*arguments, **options)
 
     monkeypatch.setattr(module, "generate_each", once)
-    result = accord_cli("generate", "a red star", "a key", "--seed", 0, "--seed", 1, "--steps", 1, "--batch-size", 1, "--out", "o")
+    result = accord_cli(
+        "generate", "a red star", "a key", "--seed", 0, "--seed", 1, "--steps", 1, "--batch-size", 1, "--out", "o"
+    )
     assert result[0] == 2 and "no memory is left" in result[2]
     assert sorted(p.name for p in Path("o").iterdir()) == ["000-a-red-star-s0.png", "001-a-red-star-s1.png"]
-    code, out, _ = accord_cli("realign", "a red star", "a key", "--steps", 1, "--rounds", 0, "--batch-size", 1, "--out", "r", "--json")
-    assert code == 0 and [Path(r["folder"]).name for r in json.loads(out)["results"]] == ["000-a-red-star-s0", "001-a-key-s0"]
+    code, out, _ = accord_cli(
+        "realign", "a red star", "a key", "--steps", 1, "--rounds", 0, "--batch-size", 1, "--out", "r", "--json"
+    )
+    assert code == 0 and [Path(r["folder"]).name for r in json.loads(out)["results"]] == [
+        "000-a-red-star-s0",
+        "001-a-key-s0",
+    ]
 
 
 def test_context_from_the_command_line(accord_cli, tmp_path):
@@ -363,14 +376,20 @@ def test_inversion_from_the_command_line(accord_cli, tmp_path):
     assert code == 0 and json.loads(out)["images"] == 12 and Path("all-00002-of-00002.parquet").is_file()
     assert json.loads(accord_cli(*bulk, "--out", "all.parquet", "--shard", "2/2")[1])["done_before"]
     assert_refused(accord_cli("invert"), "exactly one of them")
-    assert_refused(accord_cli("invert", "pairs/0.png", "--out", "x.csv"), "--out is not used without --folder or --pairs")
+    assert_refused(
+        accord_cli("invert", "pairs/0.png", "--out", "x.csv"), "--out is not used without --folder or --pairs"
+    )
     assert_refused(accord_cli("invert", "pairs/0.png", "--folder", "pairs"), "exactly one of them")
     assert_refused(accord_cli(*bulk[:-1]), "need --out FILE.parquet")
     assert_refused(accord_cli(*bulk[:-1], "--out", "all.csv", "--shard", "3/2"), "is not I/N")
     assert_refused(accord_cli("invert", "none.png", "--inverter", "run/inverter"), "does not exist")
     Path("one.txt").write_text("a star\n")
-    assert_refused(accord_cli("invert", "pairs/0.png", "--inverter", "run/inverter", "--bank", "one.txt"), "nothing to choose from")
-    assert_refused(accord_cli("train", "inverter", "--pairs", "pairs", "--out", "y", "--kind", "gan"), "kind must be one of")
+    assert_refused(
+        accord_cli("invert", "pairs/0.png", "--inverter", "run/inverter", "--bank", "one.txt"), "nothing to choose from"
+    )
+    assert_refused(
+        accord_cli("train", "inverter", "--pairs", "pairs", "--out", "y", "--kind", "gan"), "kind must be one of"
+    )
     assert_refused(accord_cli("train", "inverter", "--pairs", "nowhere", "--out", "y"), "do not exist")
     code, out, _ = accord_cli("pairs", "make", "--out", "made", "--count", 3, "--steps", 2, "--json")
     assert code == 0 and json.loads(out)["pairs"] == 3 and Path("made/metadata.parquet").is_file()
@@ -384,7 +403,9 @@ def test_editing_a_clip_from_the_command_line(accord_cli):
     write_clip("clip.mp4", scene.clip.frames, 8)
     words = ["--source", scene.image_prompt, "--target", "a blue key"]
     small = "--tune-steps 1 --steps 3 --window 4".split()
-    code, out, _ = accord_cli("edit", "clip.mp4", *words, *small, "--out", "new.gif", "--frames", "1:4", "--tuned", "t", "--json")
+    code, out, _ = accord_cli(
+        "edit", "clip.mp4", *words, *small, "--out", "new.gif", "--frames", "1:4", "--tuned", "t", "--json"
+    )
     data = json.loads(out)
     assert code == 0 and data["frames"] == 3 and len(read_clip("new.gif")) == 3 and "track_error" in data
     assert 0 <= data["frames_right"] <= 1  # of the lab, by the reader
@@ -393,13 +414,19 @@ def test_editing_a_clip_from_the_command_line(accord_cli):
     assert code == 0 and set(json.loads(out)) == {"text_alignment", "temporal_consistency", "flicker", "frames_right"}
     code, out, _ = accord_cli("pairs", "clips", "--out", "clips", "--count", 2, "--frames", 3, "--json")
     truth = [json.loads(s) for s in Path("clips/truth.jsonl").read_text().splitlines()]
-    assert code == 0 and len(json.loads(out)["clips"]) == 2 and len(truth[0]["boxes"]) == len(read_clip("clips/00000.mp4")) == 3
+    assert (
+        code == 0
+        and len(json.loads(out)["clips"]) == 2
+        and len(truth[0]["boxes"]) == len(read_clip("clips/00000.mp4")) == 3
+    )
     code, out, _ = accord_cli("score", "--video", "clips/00001.mp4", "--prompt-of-clip", truth[1]["prompt"], "--json")
     assert code == 0 and json.loads(out)["frames_right"] == 1
     assert_refused(accord_cli("score", "--video", "new.gif"), "--video needs --prompt-of-clip")
     assert_refused(accord_cli("score", "--prompt-of-clip", "a key"), "--prompt-of-clip is not used without --video")
     assert_refused(accord_cli("edit", "clip.mp4", *words, "--out", "clip.mp4"), "is the clip itself")
-    assert_refused(accord_cli("edit", "clip.mp4", *words[:2], "--target", "blue " * 99, "--out", "x.gif"), "is longer than")
+    assert_refused(
+        accord_cli("edit", "clip.mp4", *words[:2], "--target", "blue " * 99, "--out", "x.gif"), "is longer than"
+    )
     assert_refused(accord_cli("edit", "none.mp4", *words), "does not exist")
     assert_refused(accord_cli("edit", "clip.mp4", *words, "--frames", "3"), "is not START:STOP")
     assert_refused(accord_cli("edit", "clip.mp4", *words, "--strength", 2), "strength must be in")

@@ -35,7 +35,9 @@ from accord.types import InputError
 PROMPTS = ["a red star", "two blue keys"]
 PIPELINES = {"sd1": lambda: tiny_pipeline("sd1"), "sd2": lambda: tiny_pipeline("sd2"), "sdxl": tiny_sdxl}
 BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "clip_sample": False}
-QUICK = ContextTrainConfig(steps=2, batch_size=2, save_every=1, warmup_steps=0, learning_rate=1e-2, ema_decay=0.0, share=1.0)
+QUICK = ContextTrainConfig(
+    steps=2, batch_size=2, save_every=1, warmup_steps=0, learning_rate=1e-2, ema_decay=0.0, share=1.0
+)
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -51,7 +53,9 @@ def awake(network: RelationalNetwork, seed: int = 0) -> RelationalNetwork:
 
 
 def draw(rng: np.random.Generator, size: int, done: float = 0.0) -> tuple[torch.Tensor, list[str]]:
-    return torch.from_numpy(rng.standard_normal((size, 4, 16, 16)).astype(np.float32)), [PROMPTS[i % 2] for i in range(size)]
+    return torch.from_numpy(rng.standard_normal((size, 4, 16, 16)).astype(np.float32)), [
+        PROMPTS[i % 2] for i in range(size)
+    ]
 
 
 # --- schedulers ----------------------------------------------------------------------------------------------------
@@ -74,7 +78,9 @@ def test_ddim_with_r_zero_is_diffusers_bit_for_bit(kind, spacing, zero_snr, eta)
         x = y = normal(2, 4, 8, 8)
         for t in theirs.timesteps:
             output = normal(2, 4, 8, 8, seed=int(t))
-            x = ours.step(output, t, x, eta=eta, generator=torch.Generator().manual_seed(int(t)), relation=nothing).prev_sample
+            x = ours.step(
+                output, t, x, eta=eta, generator=torch.Generator().manual_seed(int(t)), relation=nothing
+            ).prev_sample
             y = theirs.step(output, t, y, eta=eta, generator=torch.Generator().manual_seed(int(t))).prev_sample
             assert torch.equal(x, y)
 
@@ -99,7 +105,9 @@ def test_ddpm_and_inversion_with_r_zero_are_diffusers_bit_for_bit(kind, spacing,
             output = normal(2, 4, 8, 8, seed=int(t))
             x = back.step(output, t, x, relation=nothing).prev_sample
             y = their_back.step(output, t, y).prev_sample
-            assert torch.equal(x.nan_to_num(7.0), y.nan_to_num(7.0))  # at zero terminal SNR diffusers' own is NaN in places
+            assert torch.equal(
+                x.nan_to_num(7.0), y.nan_to_num(7.0)
+            )  # at zero terminal SNR diffusers' own is NaN in places
 
 
 @pytest.mark.parametrize("shift", ["quadratic", "prior", "data"])
@@ -133,7 +141,9 @@ def test_the_last_step_gives_x0_itself_with_any_shift(count, spacing):
     scheduler.set_timesteps(count)
     x0, last = torch.full((1, 4, 8, 8), 5.0), int(scheduler.timesteps[-1])
     noisy = scheduler.add_noise(x0, torch.zeros_like(x0), scheduler.timesteps[-1:], relation=torch.ones_like(x0))
-    found = scheduler.step(x0, last, noisy, relation=lambda x, t, s: (torch.ones_like(x), torch.ones_like(x))).prev_sample
+    found = scheduler.step(
+        x0, last, noisy, relation=lambda x, t, s: (torch.ones_like(x), torch.ones_like(x))
+    ).prev_sample
     assert torch.allclose(found, x0, atol=0.01)
 
 
@@ -157,7 +167,9 @@ def test_all_three_add_the_same_noise(kind):
     ab = kind(**BETAS).alphas_cumprod[t].view(-1, 1, 1, 1)
     plain = ab.sqrt() * x0 + (1 - ab).sqrt() * noise
     assert torch.allclose(kind(**BETAS).add_noise(x0, noise, t), plain, atol=1e-6)
-    assert torch.allclose(kind(**BETAS, shift="prior").add_noise(x0, noise, t, relation=r), plain + (1 - ab.sqrt()) * r, atol=1e-6)
+    assert torch.allclose(
+        kind(**BETAS, shift="prior").add_noise(x0, noise, t, relation=r), plain + (1 - ab.sqrt()) * r, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize(("count", "spacing"), [(7, "trailing"), (13, "trailing"), (10, "trailing"), (7, "leading")])
@@ -166,7 +178,12 @@ def test_inversions_first_step_begins_at_x0_itself(count, spacing, shift):
     """A picture has no shift yet: with the network's noise e it goes to sqrt(ab_t) x0^ + k_t r + sqrt(1 - ab_t) e."""
     scheduler = ContextDDIMInverseScheduler(**BETAS, shift=shift, timestep_spacing=spacing)
     scheduler.set_timesteps(count)
-    x, e, r, t = torch.full((1, 4, 8, 8), 5.0), normal(1, 4, 8, 8), normal(1, 4, 8, 8, seed=1), int(scheduler.timesteps[0])
+    x, e, r, t = (
+        torch.full((1, 4, 8, 8), 5.0),
+        normal(1, 4, 8, 8),
+        normal(1, 4, 8, 8, seed=1),
+        int(scheduler.timesteps[0]),
+    )
     found = scheduler.step(e, t, x, relation=lambda x0, a, b: (r, r)).prev_sample
     ab_s, ab_t = scheduler.ab_at(t - 1000 // count, x), scheduler.ab_at(t, x)
     x0 = (x - (1 - ab_s).sqrt() * e) / ab_s.sqrt()
@@ -176,7 +193,13 @@ def test_inversions_first_step_begins_at_x0_itself(count, spacing, shift):
 
 @pytest.mark.parametrize("kind", [ContextDDIMScheduler, ContextDDPMScheduler, ContextDDIMInverseScheduler])
 def test_settings_survive_from_one_scheduler_to_the_next(kind):
-    settings = {**BETAS, "prediction_type": "v_prediction", "timestep_spacing": "trailing", "clip_sample": False, "shift": "prior"}
+    settings = {
+        **BETAS,
+        "prediction_type": "v_prediction",
+        "timestep_spacing": "trailing",
+        "clip_sample": False,
+        "shift": "prior",
+    }
     again = kind.from_config(kind.from_config(kind(**settings).config).config)
     assert {k: again.config[k] for k in settings} == settings
     assert torch.equal(again.alphas_cumprod, kind(**settings).alphas_cumprod)
@@ -189,7 +212,9 @@ def test_half_precision_does_not_lose_the_last_step():
     shift = lambda x0, t, s: (0.5 * torch.ones_like(x0), 0.5 * torch.ones_like(x0))  # noqa: E731
     t = scheduler.timesteps[-1]
     exact = scheduler.step(x, t, x, generator=torch.Generator().manual_seed(0), relation=shift).prev_sample
-    coarse = scheduler.step(x.bfloat16(), t, x.bfloat16(), generator=torch.Generator().manual_seed(0), relation=shift).prev_sample
+    coarse = scheduler.step(
+        x.bfloat16(), t, x.bfloat16(), generator=torch.Generator().manual_seed(0), relation=shift
+    ).prev_sample
     assert coarse.dtype == torch.bfloat16 and torch.allclose(coarse.float(), exact, atol=0.1)
 
 
@@ -201,7 +226,9 @@ def test_inversion_then_sampling_returns_the_latents():
     forth.set_timesteps(20)
     back.set_timesteps(20)
     times = back.timesteps.tolist()
-    x = start = forth.add_noise(x0, normal(1, 4, 8, 8, seed=9), torch.tensor([times[0]]), relation=normal(1, 4, 8, 8, seed=times[0] + 5))
+    x = start = forth.add_noise(
+        x0, normal(1, 4, 8, 8, seed=9), torch.tensor([times[0]]), relation=normal(1, 4, 8, 8, seed=times[0] + 5)
+    )
     for t in times[1:]:
         x = back.step(x0, t, x, relation=relation).prev_sample
     assert (x - start).abs().max() > 0.5
@@ -234,7 +261,9 @@ def test_sides_can_be_left_out_and_any_shape_goes():
     assert torch.equal(image_only(x, states, t), image_only(x, states + 1, t))
     for shape in ((1, 4, 128, 128), (1, 4, 65, 18)):  # SDXL's, and one that patches do not divide
         assert awake(RelationalNetwork(4, 64, width=16, patch=4))(normal(*shape), normal(1, 7, 64), t).shape == shape
-    assert torch.equal(RelationalNetwork(4, 32, width=16)(x, states, t), torch.zeros_like(x))  # starts as the plain process
+    assert torch.equal(
+        RelationalNetwork(4, 32, width=16)(x, states, t), torch.zeros_like(x)
+    )  # starts as the plain process
     assert torch.equal(awake(RelationalNetwork(4, 32, width=16, gain=0.0))(x, states, t), torch.zeros_like(x))
 
 
@@ -303,7 +332,10 @@ def test_the_prior_shift_starts_where_its_process_ends():
     relation, noise, seen = awake(new_relation(pipe, 1.0)), normal(1, 4, 16, 16), []
     hook = pipe.unet.register_forward_hook(lambda m, args, out: seen.append((args[0], out[0])))
     kwargs = {"num_inference_steps": 2, "latents": noise, "output_type": "latent"}
-    outs = {s: ContextDiffPipeline.from_pipeline(pipe, relation, shift=s)("a red star", **kwargs).images for s in ("quadratic", "prior")}
+    outs = {
+        s: ContextDiffPipeline.from_pipeline(pipe, relation, shift=s)("a red star", **kwargs).images
+        for s in ("quadratic", "prior")
+    }
     hook.remove()
     (plain, _), _, (guessed_from, output), (start, _), _ = seen
     assert torch.equal(plain, torch.cat([noise] * 2)) and torch.equal(guessed_from, noise)
@@ -311,12 +343,19 @@ def test_the_prior_shift_starts_where_its_process_ends():
     guess = (noise - (1 - ab).sqrt() * output) / ab.sqrt()
     states, _ = pipe.encode_prompt(["a red star"], "cpu", 1, False)
     expected = noise + (1 - ab.sqrt()) * relation(guess, states, torch.tensor([501]))
-    assert torch.allclose(start, torch.cat([expected] * 2), atol=1e-5) and not torch.allclose(start[:1], noise, atol=0.1)
+    assert torch.allclose(start, torch.cat([expected] * 2), atol=1e-5) and not torch.allclose(
+        start[:1], noise, atol=0.1
+    )
     seeded = {"num_inference_steps": 2, "guidance_scale": 7.5, "output_type": "latent"}
-    whole = ContextDiffPipeline.from_pipeline(pipe, relation, shift="prior")("a red star", generator=generators([3]), **seeded).images
+    whole = ContextDiffPipeline.from_pipeline(pipe, relation, shift="prior")(
+        "a red star", generator=generators([3]), **seeded
+    ).images
     assert torch.equal(generate_with_context(pipe, relation, ["a red star"], [3], shift="prior", **seeded), whole)
     asleep = generate_with_context(pipe, relation, ["a red star"], [3], shift="prior", context_scale=0.0, **seeded)
-    assert torch.equal(asleep, pipe("a red star", generator=generators([3]), **seeded).images) and outs["prior"].shape == noise.shape
+    assert (
+        torch.equal(asleep, pipe("a red star", generator=generators([3]), **seeded).images)
+        and outs["prior"].shape == noise.shape
+    )
 
 
 def test_callbacks_several_pictures_and_bad_input():
@@ -328,7 +367,13 @@ def test_callbacks_several_pictures_and_bad_input():
         seen.append(index)
         return {"latents": values["latents"] * 0} if index == 1 else values
 
-    out = context("a red star", num_inference_steps=2, num_images_per_prompt=2, callback_on_step_end=callback, output_type="latent").images
+    out = context(
+        "a red star",
+        num_inference_steps=2,
+        num_images_per_prompt=2,
+        callback_on_step_end=callback,
+        output_type="latent",
+    ).images
     assert seen == [0, 1] and out.shape[0] == 2 and not out.any()
     with pytest.raises(InputError, match="1 negative prompts were given for 2 pictures"):
         context(PROMPTS, negative_prompt=["a"])
@@ -368,7 +413,11 @@ def test_a_denoiser_distilled_with_guidance_is_told_its_scale():
     assert torch.equal(context(PROMPTS, generator=generators([0, 1]), context_scale=0.0, **kwargs).images, expected)
     moved = context(PROMPTS, generator=generators([0, 1]), **kwargs).images
     assert not torch.equal(moved, expected)
-    assert torch.allclose(generate_with_context(pipe, context.relation, PROMPTS, [0, 1], shift="prior", each=True, **kwargs), moved, atol=1e-5)
+    assert torch.allclose(
+        generate_with_context(pipe, context.relation, PROMPTS, [0, 1], shift="prior", each=True, **kwargs),
+        moved,
+        atol=1e-5,
+    )
 
 
 FRESH = """
@@ -386,17 +435,25 @@ save_file({"out": out.contiguous()}, sys.argv[2])
 def test_a_fresh_process_loads_pipeline_scheduler_and_network(tmp_path):
     pipe = tiny_pipeline()
     context = ContextDiffPipeline.from_pipeline(pipe, awake(new_relation(pipe, 1.0)), shift="prior")
-    expected = context("a red star", num_inference_steps=2, generator=torch.Generator().manual_seed(0), output_type="latent").images
+    expected = context(
+        "a red star", num_inference_steps=2, generator=torch.Generator().manual_seed(0), output_type="latent"
+    ).images
     context.save_pretrained(tmp_path / "pipe")
     command = [sys.executable, "-c", FRESH, str(tmp_path / "pipe"), str(tmp_path / "out.safetensors")]
-    subprocess.run(command, check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())})
+    subprocess.run(
+        command, check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    )
     assert torch.allclose(load_file(tmp_path / "out.safetensors")["out"], expected, atol=1e-3)
 
 
 def test_a_pipeline_with_context_is_not_run_without_it():
     pipe = tiny_pipeline()
     context = ContextDiffPipeline.from_pipeline(pipe, awake(new_relation(pipe, 1.0)))
-    for call in (lambda: generate(context, "a star"), lambda: realign(context, "a star"), lambda: generate_with_context(context, context.relation, PROMPTS, [0])):
+    for call in (
+        lambda: generate(context, "a star"),
+        lambda: realign(context, "a star"),
+        lambda: generate_with_context(context, context.relation, PROMPTS, [0]),
+    ):
         with pytest.raises(InputError, match="would be run without its context"):
             call()
 
@@ -457,7 +514,11 @@ def test_it_can_look_at_the_decoded_picture_through_a_clip(tmp_path):
     x, states, t = normal(2, 4, 16, 16), normal(2, 7, 32), torch.tensor([100, 900])
     seen = network.pixel_encoder(x)
     pictures = decode(pipe, x, "pt")
-    assert torch.allclose(seen, clip.model.vision_model(pixel_values=(resized(pictures, 64) - clip.mean) / clip.std).last_hidden_state, atol=1e-4)
+    assert torch.allclose(
+        seen,
+        clip.model.vision_model(pixel_values=(resized(pictures, 64) - clip.mean) / clip.std).last_hidden_state,
+        atol=1e-4,
+    )
     r = network(x, states, t)
     network.pixel_encoder = lambda latents: seen.flip(0)  # the other picture's tokens
     assert not torch.allclose(network(x, states, t), r, atol=1e-4)
@@ -466,7 +527,9 @@ def test_it_can_look_at_the_decoded_picture_through_a_clip(tmp_path):
         blind(x, states, t)
 
     trained = train_context(pipe, draw, tmp_path, replace(QUICK, denoiser="full", pixels=True))
-    assert trained.from_pixels.weight.abs().max() > 0 and not any(k.startswith("pixel_encoder") for k in trained.state_dict())
+    assert trained.from_pixels.weight.abs().max() > 0 and not any(
+        k.startswith("pixel_encoder") for k in trained.state_dict()
+    )
     loaded, shift = load_context(tiny_pipeline(), tmp_path)
     assert torch.allclose(loaded(x, states, t), trained(x, states, t), atol=1e-5) and shift == "quadratic"
     whole = ContextDiffPipeline.from_pretrained(tmp_path / "pipeline")
@@ -498,11 +561,15 @@ def test_estimated_pictures_take_r_of_the_networks_own_guess():
     latents, captions = draw(np.random.default_rng(0), 2)
     noise, times = normal(2, 4, 16, 16), torch.tensor([500, 500])
     objective(latents, captions, noise, times, torch.tensor([True, True]), torch.tensor([False, True]))
-    assert len(seen) == 1 and torch.equal(seen[0][0], latents[0]) and not torch.allclose(seen[0][1], latents[1], atol=1e-2)
+    assert (
+        len(seen) == 1 and torch.equal(seen[0][0], latents[0]) and not torch.allclose(seen[0][1], latents[1], atol=1e-2)
+    )
     # the guess is what the network makes of x_t without any shift, of the estimated ones alone
     plain = DDIMScheduler.from_config(pipe.scheduler.config).add_noise(latents[1:], noise[1:], times[1:])
     told = condition(pipe, captions[1:], guided=False)
-    expected = network_x0(pipe.unet(plain, times[1:], told.states).sample, plain, objective.scheduler.ab_at(times[1:], plain), "epsilon")
+    expected = network_x0(
+        pipe.unet(plain, times[1:], told.states).sample, plain, objective.scheduler.ab_at(times[1:], plain), "epsilon"
+    )
     assert torch.allclose(seen[0][1:], expected, atol=1e-5)
 
 
@@ -510,12 +577,23 @@ def test_dropped_captions_are_dropped_for_the_denoiser_alone():
     pipe = tiny_pipeline()
     objective, told, heard = objective_of(pipe), [], []
     objective.relation.register_forward_pre_hook(lambda m, args: told.append(args[1]))
-    hook = pipe.unet.register_forward_pre_hook(lambda m, args, kwargs: heard.append(kwargs["encoder_hidden_states"]), with_kwargs=True)
+    hook = pipe.unet.register_forward_pre_hook(
+        lambda m, args, kwargs: heard.append(kwargs["encoder_hidden_states"]), with_kwargs=True
+    )
     latents, captions = draw(np.random.default_rng(0), 2)
-    objective(latents, captions, normal(2, 4, 16, 16), torch.tensor([500, 500]), torch.tensor([True, False]), torch.tensor([True, True]))
+    objective(
+        latents,
+        captions,
+        normal(2, 4, 16, 16),
+        torch.tensor([500, 500]),
+        torch.tensor([True, False]),
+        torch.tensor([True, True]),
+    )
     hook.remove()
     states, empty = pipe.encode_prompt(captions, "cpu", 1, True)
-    assert len(heard) == 2 and all(torch.equal(h, torch.stack([states[0], empty[1]])) for h in heard)  # for its guess too
+    assert len(heard) == 2 and all(
+        torch.equal(h, torch.stack([states[0], empty[1]])) for h in heard
+    )  # for its guess too
     assert len(told) == 1 and torch.equal(told[0], states)
 
 
@@ -568,8 +646,20 @@ def test_training_goes_on_where_it_was_and_refuses_other_settings(tmp_path, monk
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("denoiser", "half"), ("shift", "cubic"), ("loss", "l1"), ("estimated_share", 2.0), ("share", 0.0), ("gain", -1.0), ("steps", 0), ("learning_rate", 0.0), ("learning_rate", float("nan")), ("gain", float("nan")), ("ema_decay", 1.0)],
-)  # fmt: skip
+    [
+        ("denoiser", "half"),
+        ("shift", "cubic"),
+        ("loss", "l1"),
+        ("estimated_share", 2.0),
+        ("share", 0.0),
+        ("gain", -1.0),
+        ("steps", 0),
+        ("learning_rate", 0.0),
+        ("learning_rate", float("nan")),
+        ("gain", float("nan")),
+        ("ema_decay", 1.0),
+    ],
+)
 def test_a_field_out_of_range_is_named(field, value):
     with pytest.raises(ValueError, match=f"{field} must"):
         replace(QUICK, **{field: value})

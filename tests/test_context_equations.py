@@ -85,9 +85,10 @@ def test_3_conditioning_a_joint_gaussian_gives_the_posterior(ab, world, s, t):
     x0, b = world
     x_t = normal(DIM)
     mean_s, mean_t = marginal_mean(x0, b[s], ab[s]), marginal_mean(x0, b[t], ab[t])
-    slope = kernel(torch.ones(DIM, dtype=torch.float64), b[s], b[t], ab[s], ab[t])[0] - kernel(
-        torch.zeros(DIM, dtype=torch.float64), b[s], b[t], ab[s], ab[t]
-    )[0]
+    slope = (
+        kernel(torch.ones(DIM, dtype=torch.float64), b[s], b[t], ab[s], ab[t])[0]
+        - kernel(torch.zeros(DIM, dtype=torch.float64), b[s], b[t], ab[s], ab[t])[0]
+    )
     noise = kernel(x_t, b[s], b[t], ab[s], ab[t])[1]
     var_s = 1 - ab[s]
     cov = slope * var_s
@@ -166,13 +167,17 @@ def test_8_shifted_noise_and_why_plain_ddim_on_it_is_wrong(ab, world):
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
 def test_9_targets_lead_back_to_x0_with_the_schedulers_own_conversion(ab, world, kind):
     x0, b = world
-    scheduler = DDIMScheduler(num_train_timesteps=T, trained_betas=(1 - ab[1:] / ab[:-1]).tolist(), prediction_type=kind, clip_sample=False)
+    scheduler = DDIMScheduler(
+        num_train_timesteps=T, trained_betas=(1 - ab[1:] / ab[:-1]).tolist(), prediction_type=kind, clip_sample=False
+    )
     scheduler.set_timesteps(T)
     for t in (1, 11, 33):
         x_t = marginal_mean(x0, b[t], ab[t]) + (1 - ab[t]).sqrt() * normal(DIM, seed=t)
         target = network_target(x_t, x0, ab[t], kind)
         assert torch.allclose(network_x0(target, x_t, ab[t], kind), x0, atol=1e-12)
-        assert torch.allclose(scheduler.step(target, t - 1, x_t).pred_original_sample, x0, atol=1e-4)  # its betas are float32
+        assert torch.allclose(
+            scheduler.step(target, t - 1, x_t).pred_original_sample, x0, atol=1e-4
+        )  # its betas are float32
     if kind == "v_prediction":
         output = normal(DIM, seed=9)
         in_v = (output - target).square()
@@ -212,6 +217,10 @@ def test_corrections_turn_plain_steps_into_shifted_ones(ab, world, eta):
         assert torch.allclose(plain + ddim_correction(b[t], b[s], ab[t], ab[s], sigma), shifted, atol=1e-12)
         if s:
             plain = posterior(x_t, x0, none, none, ab[t], ab[s])[0]
-            assert torch.allclose(plain + ddpm_correction(b[t], b[s], ab[t], ab[s]), posterior(x_t, x0, b[t], b[s], ab[t], ab[s])[0], atol=1e-12)
+            assert torch.allclose(
+                plain + ddpm_correction(b[t], b[s], ab[t], ab[s]),
+                posterior(x_t, x0, b[t], b[s], ab[t], ab[s])[0],
+                atol=1e-12,
+            )
     start = torch.ones((), dtype=torch.float64)
     assert torch.equal(ddim_correction(none, b[5], start, ab[5], start * 0), b[5])  # inversion from a clean picture

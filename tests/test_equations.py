@@ -172,7 +172,9 @@ def test_half_precision_does_not_overflow(exempt):
     assert (q @ k.transpose(-1, -2)).abs().max() > 65504
     left = (torch.arange(S) < 3).double().expand(B, S) if exempt else None
     exact, half = (
-        attend(*augment(*(x.to(t) for x in (q, k, alpha, m, e)), exempt=None if left is None else left.to(t)), v.to(t), D)
+        attend(
+            *augment(*(x.to(t) for x in (q, k, alpha, m, e)), exempt=None if left is None else left.to(t)), v.to(t), D
+        )
         for t in (torch.float64, torch.float16)
     )
     assert torch.isfinite(half).all() and (half.double() - exact).abs().median() < 1e-2
@@ -211,7 +213,11 @@ def test_joint_form_equals_the_direct_formula_block_by_block(text_first, extras)
 def test_joint_form_in_half_precision(kind):
     q, text, text_value, m, e, alpha = setting(4)
     _, image, image_value, *_ = setting(5, keys=L)
-    q, k, v = 80 * q if kind == torch.float16 else q, 80 * torch.cat([text, image], 2), torch.cat([text_value, image_value], 2)
+    q, k, v = (
+        80 * q if kind == torch.float16 else q,
+        80 * torch.cat([text, image], 2),
+        torch.cat([text_value, image_value], 2),
+    )
     k = k if kind == torch.float16 else k / 80
     results = []
     for t in (torch.float64, kind):

@@ -177,7 +177,11 @@ def test_an_image_bomb_is_refused_quietly(tmp_path, width, height):
     (tmp_path / "x.png").write_bytes(png_header(width, height))
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with pytest.raises(InputError, match=r"more than 178 million pixels|of 12000x9000 pixels takes 412 MB, more than the 400 .* ACCORD_MAX_PICTURE_MB"):
+        with pytest.raises(
+            InputError,
+            match=r"more than 178 million pixels|"
+            r"of 12000x9000 pixels takes 412 MB, more than the 400 .* ACCORD_MAX_PICTURE_MB",
+        ):
             open_image(tmp_path / "x.png")
 
 
@@ -274,7 +278,10 @@ def test_csv_rows_of_wrong_length_are_skipped_and_never_cut(tmp_path):
     path.write_text("image,prompt\na.png\nb.png,a star,too,much\nc.png,a key\n", encoding="utf8")
     found = read_pairs(path)
     assert [(p.row, p.prompt) for p in found.pairs] == [(3, "a key")]
-    assert found.skipped == [{"row": 1, "reason": "1 cells where the head has 2"}, {"row": 2, "reason": "4 cells where the head has 2"}]
+    assert found.skipped == [
+        {"row": 1, "reason": "1 cells where the head has 2"},
+        {"row": 2, "reason": "4 cells where the head has 2"},
+    ]
 
 
 def test_only_line_ends_part_csv_rows(tmp_path):
@@ -288,14 +295,21 @@ def test_only_line_ends_part_csv_rows(tmp_path):
 
 
 def test_jsonl_rows_of_other_kinds_are_listed(tmp_path):
-    lines = ('["a.png", "a star"]', '"a star"', '{"image": "a.png", "prompt": "a star", "seed": ' + "9" * 5000 + "}", '{"image": "b.png", "prompt": "a key"}')
+    lines = (
+        '["a.png", "a star"]',
+        '"a star"',
+        '{"image": "a.png", "prompt": "a star", "seed": ' + "9" * 5000 + "}",
+        '{"image": "b.png", "prompt": "a key"}',
+    )
     (tmp_path / "p.jsonl").write_text("\n".join(lines))
     found = read_pairs(tmp_path / "p.jsonl")
     assert [p.prompt for p in found.pairs] == ["a key"] and [s["row"] for s in found.skipped] == [1, 2, 3]
 
 
 def test_lone_surrogates_are_no_reason_to_stop(tmp_path):
-    (tmp_path / "p.jsonl").write_text('{"image": "a.png", "prompt": "a cat \\ud83d"}\n{"image": "\\ud83d.png", "prompt": "a cat"}\n')
+    (tmp_path / "p.jsonl").write_text(
+        '{"image": "a.png", "prompt": "a cat \\ud83d"}\n{"image": "\\ud83d.png", "prompt": "a cat"}\n'
+    )
     table = read_pairs(tmp_path / "p.jsonl")
     assert [p.prompt for p in table.pairs] == ["a cat ?"] and [s["reason"] for s in table.skipped] == ["no image"]
 
@@ -366,13 +380,21 @@ def test_a_row_that_is_no_utf8_is_skipped_and_the_others_are_read(tmp_path):
     import pyarrow.parquet as pq
 
     good = json.dumps({"image": "a.png", "prompt": "a star"}).encode()
-    (tmp_path / "p.jsonl").write_bytes(b"\xef\xbb\xbf" + good + b'\n{"image": "b.png", "prompt": "\xff"}\n' + good + b"\n")
+    (tmp_path / "p.jsonl").write_bytes(
+        b"\xef\xbb\xbf" + good + b'\n{"image": "b.png", "prompt": "\xff"}\n' + good + b"\n"
+    )
     texts = pa.array([b"a star", b"\xff", b"a star"]).cast(pa.binary()).view(pa.string())
-    pq.write_table(pa.table({"image": ["a.png", "b.png", "a.png"], "prompt": texts, "other": [1, 2, 3]}), tmp_path / "p.parquet")
+    pq.write_table(
+        pa.table({"image": ["a.png", "b.png", "a.png"], "prompt": texts, "other": [1, 2, 3]}), tmp_path / "p.parquet"
+    )
     for name, reason in (("p.jsonl", "not a JSON object"), ("p.parquet", "no prompt")):
         found = read_pairs(tmp_path / name)
-        assert [(p.prompt, p.row) for p in found.pairs] == [("a star", 1), ("a star", 3)] and found.skipped == [{"row": 2, "reason": reason}]
-    pq.write_table(pa.table({"image": [{"bytes": b"PNG", "path": "a.png"}], "text": ["a star"]}), tmp_path / "hub.parquet")
+        assert [(p.prompt, p.row) for p in found.pairs] == [("a star", 1), ("a star", 3)] and found.skipped == [
+            {"row": 2, "reason": reason}
+        ]
+    pq.write_table(
+        pa.table({"image": [{"bytes": b"PNG", "path": "a.png"}], "text": ["a star"]}), tmp_path / "hub.parquet"
+    )
     assert "its picture is within the table" in read_pairs(tmp_path / "hub.parquet").skipped[0]["reason"]
 
 

@@ -141,7 +141,9 @@ def test_kernel_against_brute_force():
 def test_kmeans_finds_separate_clusters():
     g = torch.Generator().manual_seed(0)
     centres = F.normalize(torch.randn(4, 16, generator=g), dim=-1)
-    rows = (centres.repeat_interleave(50, 0) + 0.03 * torch.randn(200, 16, generator=g))[torch.randperm(200, generator=g)]
+    rows = (centres.repeat_interleave(50, 0) + 0.03 * torch.randn(200, 16, generator=g))[
+        torch.randperm(200, generator=g)
+    ]
     best = max(float((centres @ spherical_kmeans(rows, 4, seed=s, chunk=64).T).amax(1).min()) for s in range(5))
     assert best > 0.99
     with pytest.raises(ValueError, match="cannot be found in 3 rows"):
@@ -189,8 +191,18 @@ def test_vocabulary_holds_content_words_by_frequency():
 
 
 def test_planted_near_duplicates_never_cross_the_split(embed):
-    base = ["a castle in the mist", "portrait of an old sailor", "stock chart of a bank", "a bowl of noodle soup", "neon city at night",
-            "a horse on a beach", "diagram of a steam engine", "two kittens in a basket", "astronaut on mars", "a jazz band on stage"]  # fmt: skip
+    base = [
+        "a castle in the mist",
+        "portrait of an old sailor",
+        "stock chart of a bank",
+        "a bowl of noodle soup",
+        "neon city at night",
+        "a horse on a beach",
+        "diagram of a steam engine",
+        "two kittens in a basket",
+        "astronaut on mars",
+        "a jazz band on stage",
+    ]
     variants = ["{}", "{}.", "{}!", "{} ", "a picture of {}"]
     prompts = [v.format(p) for p in base for v in variants]
     groups = group_near_duplicates(embed(prompts), 0.9, chunk=7)
@@ -230,13 +242,18 @@ def test_diffusiondb_layout_is_read_with_and_without_metadata(tmp_path):
     shutil.copytree(tmp_path / "part-000001", hub / "images" / "part-000001")
     shutil.copy(tmp_path / "metadata.parquet", hub)
     assert [p.prompt for p in stream_pairs(hub, PairsFile())] == ["a star 0", "a star 2"]
-    write_part(tmp_path, 3, [picture()], [{**rows[0], "p": "half an emoji \ud83d"}])  # which the metadata does not name yet
+    write_part(
+        tmp_path, 3, [picture()], [{**rows[0], "p": "half an emoji \ud83d"}]
+    )  # which the metadata does not name yet
     assert [p.prompt for p in stream_pairs(tmp_path, PairsFile())][-1] == "half an emoji ?"
     shutil.rmtree(tmp_path / "part-000003")
     (tmp_path / "part-000002" / "part-000002.json").write_text("{broken")
     (tmp_path / "metadata.parquet").unlink()
     broken = PairsFile()
-    assert len(list(stream_pairs(tmp_path, broken))) == 2 and broken.skipped[-1]["reason"] == "part-000002.json cannot be read"
+    assert (
+        len(list(stream_pairs(tmp_path, broken))) == 2
+        and broken.skipped[-1]["reason"] == "part-000002.json cannot be read"
+    )
     unfetched = tmp_path / "unfetched"
     unfetched.mkdir()
     shutil.copy(hub / "metadata.parquet", unfetched)
@@ -270,8 +287,13 @@ def test_pairs_of_a_pipeline_with_a_call_of_its_own(tmp_path):
     pipe = tiny_sd3()
     assert make_pairs(pipe, ["a red star", "a blue key"], tmp_path / "a", num_inference_steps=2) == 2
     (first, second) = stream_pairs(tmp_path / "a", PairsFile())
-    seeds = [json.loads((tmp_path / "a" / "part-000001" / "part-000001.json").read_text())[Path(p.image).name]["se"] for p in (first, second)]
-    expected = pipe(prompt=[first.prompt, second.prompt], num_inference_steps=2, guidance_scale=5.0, generator=generators(seeds)).images
+    seeds = [
+        json.loads((tmp_path / "a" / "part-000001" / "part-000001.json").read_text())[Path(p.image).name]["se"]
+        for p in (first, second)
+    ]
+    expected = pipe(
+        prompt=[first.prompt, second.prompt], num_inference_steps=2, guidance_scale=5.0, generator=generators(seeds)
+    ).images
     for pair, image in zip((first, second), expected, strict=True):
         assert np.array_equal(np.asarray(Image.open(pair.image)), np.asarray(image))
 
@@ -290,9 +312,13 @@ def test_made_pairs_do_not_depend_on_parts_and_stopping(tmp_path):
     make_pairs(pipe, prompts, tmp_path / "a", part_size=2, **kwargs)
     assert Path(first[0]).stat().st_mtime_ns == stamp
     made = {Path(p).name: Path(p).read_bytes() for p in first}
-    assert make_pairs(pipe, [*prompts, "a moon"], tmp_path / "a", part_size=2, **kwargs) == 4  # the last part was not full
+    assert (
+        make_pairs(pipe, [*prompts, "a moon"], tmp_path / "a", part_size=2, **kwargs) == 4
+    )  # the last part was not full
     longer = [p for p in stream_pairs(tmp_path / "a", PairsFile())]
-    assert [p.prompt for p in longer] == [*prompts, "a moon"] and all(Path(p.image).read_bytes() == made[Path(p.image).name] for p in longer[:3])
+    assert [p.prompt for p in longer] == [*prompts, "a moon"] and all(
+        Path(p.image).read_bytes() == made[Path(p.image).name] for p in longer[:3]
+    )
     assert make_pairs(pipe, prompts, tmp_path / "a", part_size=2, **kwargs) == 4  # fewer than are there: they stay
     for changed in ({"seed": 5}, {"num_inference_steps": 3}):
         with pytest.raises(InputError, match="another seed or other settings"):
@@ -333,7 +359,9 @@ def test_each_predictor_has_one_interface_and_learns(kind, data, vocabulary, tmp
     touched = [p for p in predictor.tower.parameters() if p.grad is not None and p.grad.abs().max() > 0]
     assert len(touched) > 4
     if kind == "unet":
-        assert all(p.grad is None for p in [*predictor.tower.vae.parameters(), *predictor.tower.text_encoder.parameters()])
+        assert all(
+            p.grad is None for p in [*predictor.tower.vae.parameters(), *predictor.tower.text_encoder.parameters()]
+        )
     trained = train_predictor(config, data, vocabulary, tmp_path, replace(QUICK, steps=6))
     rows = [json.loads(s) for s in (tmp_path / "curve.jsonl").read_text().splitlines()]
     assert predict(trained, data)[0].shape == (48, 384) and (rows == [] or rows[-1]["loss"] < 2)
@@ -346,7 +374,10 @@ def test_unet_tower_is_the_networks_own_encoder(data, kind):
 
     pipe = accord.load(device="cpu") if kind == "lab" else tiny_sdxl()
     seen = {}
-    hooks = [b.register_forward_hook(lambda m, a, out, i=i: seen.__setitem__(i, out[0])) for i, b in enumerate(pipe.unet.down_blocks)]
+    hooks = [
+        b.register_forward_hook(lambda m, a, out, i=i: seen.__setitem__(i, out[0]))
+        for i, b in enumerate(pipe.unet.down_blocks)
+    ]
     hooks.append(pipe.unet.mid_block.register_forward_hook(lambda m, a, out: seen.__setitem__("mid", out)))
     images = data.pixels([0, 1])
     with torch.no_grad():
@@ -365,7 +396,9 @@ def test_unet_tower_is_the_networks_own_encoder(data, kind):
         levels = UNetTower(pipe, all_levels=True)
         parts = [seen[i].mean((2, 3)) for i in range(len(pipe.unet.down_blocks))] + [seen["mid"].mean((2, 3))]
         assert torch.allclose(levels(images, data.prompts[:2]), torch.cat(parts, -1), atol=1e-5)
-        assert not torch.allclose(UNetTower(pipe, caption_conditioned=False)(images, data.prompts[:2]), tower(images, data.prompts[:2]))
+        assert not torch.allclose(
+            UNetTower(pipe, caption_conditioned=False)(images, data.prompts[:2]), tower(images, data.prompts[:2])
+        )
 
 
 def test_a_predictor_on_xl_trains_and_is_saved_without_what_is_not_trained(data, vocabulary, tmp_path):
@@ -373,7 +406,9 @@ def test_a_predictor_on_xl_trains_and_is_saved_without_what_is_not_trained(data,
     config = PredictorConfig(kind="unet", model=str(tmp_path / "xl"), hidden=8)
     trained = train_predictor(config, data, vocabulary, tmp_path / "run", replace(QUICK, steps=2))
     own = tiny_sdxl().unet.state_dict()
-    assert not torch.equal(trained.tower.add_embedding.state_dict()["linear_1.weight"], own["add_embedding.linear_1.weight"])
+    assert not torch.equal(
+        trained.tower.add_embedding.state_dict()["linear_1.weight"], own["add_embedding.linear_1.weight"]
+    )
     inverter = Inverter([trained], [config], vocabulary, captioner=load_captioner())
     inverter.save_pretrained(tmp_path / "inverter")
     saved = load_file(tmp_path / "inverter" / "predictor-0.safetensors")
@@ -382,7 +417,9 @@ def test_a_predictor_on_xl_trains_and_is_saved_without_what_is_not_trained(data,
     assert torch.allclose(again([picture()])[0], inverter([picture()])[0], atol=1e-2)
     pipe = tiny_sdxl()
     with reused(pipe, trained, 1.0):
-        assert torch.equal(pipe.unet.state_dict()["add_embedding.linear_1.weight"], trained.tower.add_embedding.linear_1.weight)
+        assert torch.equal(
+            pipe.unet.state_dict()["add_embedding.linear_1.weight"], trained.tower.add_embedding.linear_1.weight
+        )
     assert all(torch.equal(v, own[k]) for k, v in pipe.unet.state_dict().items())
 
 
@@ -408,8 +445,17 @@ def test_scores_are_out_of_fold(data, vocabulary, tmp_path, monkeypatch):
 
     seen, scored = [], []
     real_train, real_predict = train.train_predictor, train.predict
-    monkeypatch.setattr(train, "train_predictor", lambda kind, part, *a: (seen.append(set(part.prompts)), real_train(kind, part, *a))[1])
-    monkeypatch.setattr(train, "predict", lambda model, d, rows, size: (scored.append({d.prompts[int(i)] for i in rows}), real_predict(model, d, rows, size))[1])
+    monkeypatch.setattr(
+        train, "train_predictor", lambda kind, part, *a: (seen.append(set(part.prompts)), real_train(kind, part, *a))[1]
+    )
+    monkeypatch.setattr(
+        train,
+        "predict",
+        lambda model, d, rows, size: (
+            scored.append({d.prompts[int(i)] for i in rows}),
+            real_predict(model, d, rows, size),
+        )[1],
+    )
     twice = data.subset([*range(len(data)), *range(len(data))])  # every prompt has several pictures
     scores = out_of_fold_scores(PredictorConfig(kind="clip", hidden=8), twice, vocabulary, tmp_path, QUICK, "cpu")
     assert torch.isfinite(scores).all() and len(scores) == len(twice)
@@ -418,7 +464,9 @@ def test_scores_are_out_of_fold(data, vocabulary, tmp_path, monkeypatch):
 
 
 def test_near_duplicates_share_a_fold(embed):
-    prompts = [f"{p}{end}" for p in ("a red star", "two blue keys", "a green tree", "a yellow egg") for end in ("", ".", "!")]
+    prompts = [
+        f"{p}{end}" for p in ("a red star", "two blue keys", "a green tree", "a yellow egg") for end in ("", ".", "!")
+    ]
     data = PairSet(torch.zeros(12, 3, 64, 64, dtype=torch.uint8), prompts, embed(prompts))
     fold = _folds(data, replace(QUICK, fold_similar=0.9)).reshape(4, 3)
     assert (fold == fold[:, :1]).all() and fold[:, 0].bincount().tolist() == [2, 2]
@@ -494,10 +542,17 @@ def test_damaged_inverters_are_named(vocabulary, tmp_path):
 
 def test_invert_gives_words_retrieval_and_a_prompt(vocabulary, embed):
     made = inverter(vocabulary, "clip")
-    odd = [picture().convert("CMYK"), picture().convert("RGBA").resize((300, 40)), picture().convert("L"), picture().convert("I;16")]
+    odd = [
+        picture().convert("CMYK"),
+        picture().convert("RGBA").resize((300, 40)),
+        picture().convert("L"),
+        picture().convert("I;16"),
+    ]
     results = invert(odd, made, ["a red star", "two blue keys", "a red star"], embed=embed, top_words=4)
     for result in results:
-        assert len(result.words) == 4 and [p for _, p in result.words] == sorted((p for _, p in result.words), reverse=True)
+        assert len(result.words) == 4 and [p for _, p in result.words] == sorted(
+            (p for _, p in result.words), reverse=True
+        )
         assert {t for t, _ in result.retrieved} == {"a red star", "two blue keys"} and result.prompt
         assert result.score == pytest.approx(float(embed([result.prompt])[0] @ result.embedding), abs=1e-4)
         json.dumps(result.to_dict())
@@ -508,10 +563,16 @@ def test_invert_gives_words_retrieval_and_a_prompt(vocabulary, embed):
     assert invert(odd[0], foreign, embed=embed, captioner=load_captioner())[0].prompt
     for lab, foreign in ((True, False), (False, True)):  # what it was trained on, where that is known
         assert replace(made, lab=lab).is_foreign is foreign
-    for prompts in (["ein roter Stern auf einem Tisch", "der Mond und ein Haus"], ["une clé bleue", "la lune dans le ciel"], ["赤い星", "青い鍵"]):
+    for prompts in (
+        ["ein roter Stern auf einem Tisch", "der Mond und ein Haus"],
+        ["une clé bleue", "la lune dans le ciel"],
+        ["赤い星", "青い鍵"],
+    ):
         with pytest.raises(InputError, match="in a language that the sentence embedder cannot read"):
             Bank(prompts, embed)
-    assert not any(not_english(p) for p in ("a castle", "portrait of guillermo del toro, by moebius", "octane render, 8k"))
+    assert not any(
+        not_english(p) for p in ("a castle", "portrait of guillermo del toro, by moebius", "octane render, 8k")
+    )
     with pytest.raises(InputError, match="no image to invert"):
         invert([], made)
     with pytest.raises(InputError, match="nothing to choose from"):
@@ -528,21 +589,29 @@ def test_the_readable_prompt_is_edited_towards_the_embedding(embed):
     truth = "a blue key on a gray background"
     words = Vocabulary(("blue", "red", "key", "star", "gray"))
     probability = torch.tensor([0.9, 0.1, 0.9, 0.1, 0.9])
-    found, cosine = readable_prompt(["a red key on a gray background", "a tree"], embed([truth])[0], probability, words, embed, captioner.lexicon)
+    found, cosine = readable_prompt(
+        ["a red key on a gray background", "a tree"], embed([truth])[0], probability, words, embed, captioner.lexicon
+    )
     assert found == truth and cosine == pytest.approx(1, abs=1e-4)
 
 
 def test_what_the_captioner_sees_decides_between_prompts_that_are_as_near(embed):
     """The embedding says nothing of the colour; the picture does."""
-    picture = torch.from_numpy(render(Scene("white", (Thing("star", "red", "big", (18, 18, 46, 45)),)))).permute(2, 0, 1)[None] / 255
+    picture = (
+        torch.from_numpy(render(Scene("white", (Thing("star", "red", "big", (18, 18, 46, 45)),)))).permute(2, 0, 1)[
+            None
+        ]
+        / 255
+    )
     captioner, words = load_captioner(), Vocabulary.build(["a red star", "a blue star", "a green star"], 10)
     states, even = captioner.encode(picture), torch.full((len(words),), 0.5)
     colors = ["a blue star", "a red star", "a green star"]
-    middle = torch.nn.functional.normalize(torch.linalg.pinv(embed(colors)) @ torch.ones(3), dim=0)  # as near to each of them
+    middle = torch.nn.functional.normalize(
+        torch.linalg.pinv(embed(colors)) @ torch.ones(3), dim=0
+    )  # as near to each of them
     seen = partial(_seen, captioner, states)
     assert int(seen(colors).argmax()) == 1
     assert readable_prompt(colors, middle, even, words, embed, captioner.lexicon, seen)[0] == "a red star"
-
 
 
 def test_bulk_shards_are_whole_and_done_once(vocabulary, tmp_path):
@@ -560,7 +629,11 @@ def test_bulk_shards_are_whole_and_done_once(vocabulary, tmp_path):
     assert sorted(names) == ["0.png", "1.png", "2.png", "4.png"]
     again = [invert_files(paths, tmp_path / "o.jsonl", (i, 2), made) for i in (1, 2)]
     assert all(a["done_before"] for a in again) and [a["skipped"] for a in again] == [[], two["skipped"]]
-    for changed, what in (({"paths": paths[1:]}, "pictures"), ({"inverter": inverter(vocabulary, "vit")}, "inverter"), ({"readable": True}, "readable")):
+    for changed, what in (
+        ({"paths": paths[1:]}, "pictures"),
+        ({"inverter": inverter(vocabulary, "vit")}, "inverter"),
+        ({"readable": True}, "readable"),
+    ):
         with pytest.raises(InputError, match=f"there already, and was made with other '{what}'"):
             invert_files(**{"paths": paths, "out": tmp_path / "o.jsonl", "shard": (1, 2), "inverter": made, **changed})
     nothing = invert_files(paths[:2], tmp_path / "few.parquet", (3, 3), made)  # a share without a picture is a part too
@@ -579,25 +652,38 @@ def test_a_second_level_moves_the_embeddings_alone_and_never_harms(vocabulary, t
         Image.new("RGB", (64, 64), tuple(int(v) for v in rng.integers(256, size=3))).save(tmp_path / f"{i:02d}.png")
     paths = list_images(tmp_path)
     table = tmp_path / "labelled.jsonl"
-    table.write_text("".join(json.dumps({"image": str(p), "prompt": f"a star {i}"}) + "\n" for i, p in enumerate(paths)))
+    table.write_text(
+        "".join(json.dumps({"image": str(p), "prompt": f"a star {i}"}) + "\n" for i, p in enumerate(paths))
+    )
     turn = torch.linalg.qr(torch.randn(384, 384, generator=torch.Generator().manual_seed(0)))[0]
     vectors = made([Image.open(p) for p in paths])[0]
     skipped = PairsFile()
-    labelled = labelled_by(made, table, lambda texts: vectors @ turn, skipped)  # what the first level says, turned: it can be learnt
+    labelled = labelled_by(
+        made, table, lambda texts: vectors @ turn, skipped
+    )  # what the first level says, turned: it can be learnt
     assert labelled[0].shape == labelled[1].shape == (40, 384) and not skipped.skipped
-    plain, adapted = (invert_files(paths, tmp_path / f"{n}.jsonl", inverter=made, labelled=x)["out"] for n, x in (("plain", None), ("adapted", labelled)))
+    plain, adapted = (
+        invert_files(paths, tmp_path / f"{n}.jsonl", inverter=made, labelled=x)["out"]
+        for n, x in (("plain", None), ("adapted", labelled))
+    )
     before, after = ([json.loads(s) for s in Path(p).read_text().splitlines()] for p in (plain, adapted))
     own = DomainKernel.best(*labelled, vectors)(vectors)
     for a, b, vector in zip(before, after, own, strict=True):
-        assert {w["word"]: w["probability"] for w in b["words"]} == pytest.approx({w["word"]: w["probability"] for w in a["words"]}, abs=1e-5)
-        assert np.abs(np.subtract(b["embedding"], a["embedding"])).max() > 1e-3 and np.allclose(b["embedding"], vector.numpy(), atol=1e-4)
+        assert {w["word"]: w["probability"] for w in b["words"]} == pytest.approx(
+            {w["word"]: w["probability"] for w in a["words"]}, abs=1e-5
+        )
+        assert np.abs(np.subtract(b["embedding"], a["embedding"])).max() > 1e-3 and np.allclose(
+            b["embedding"], vector.numpy(), atol=1e-4
+        )
     assert made.kernel is None
     with pytest.raises(InputError, match="too few to adapt with"):
         DomainKernel.best(labelled[0][:1], labelled[1][:1], vectors)
 
 
 def test_a_second_level_that_has_learnt_prompts_by_heart_is_refused():
-    """Four pictures of each prompt, read with an error that is the same for all four: it can be told again, not foretold."""
+    """Four pictures of each prompt, read with an error that is the same for all four: it can be told again, not
+    foretold.
+    """
     generator = torch.Generator().manual_seed(0)
     truth = F.normalize(torch.randn(60, 16, generator=generator), dim=-1)
     read = F.normalize(truth + 0.15 * torch.randn(60, 16, generator=generator), dim=-1)
@@ -605,7 +691,10 @@ def test_a_second_level_that_has_learnt_prompts_by_heart_is_refused():
     source = F.normalize(source + 0.02 * torch.randn(240, 16, generator=generator), dim=-1)
     half = torch.arange(240) % 2 == 0  # every prompt in both halves
     level = DomainKernel.fit(source[half], answers[half], source, 100, 10.0, 1e-4)
-    gain = F.cosine_similarity(level(source[~half]), answers[~half]).mean() - F.cosine_similarity(source[~half], answers[~half]).mean()
+    gain = (
+        F.cosine_similarity(level(source[~half]), answers[~half]).mean()
+        - F.cosine_similarity(source[~half], answers[~half]).mean()
+    )
     assert gain > 0.005
     with pytest.raises(InputError, match="the second level would harm"):
         DomainKernel.best(source, answers, source, 100)
@@ -653,7 +742,9 @@ def test_huge_pictures_are_not_held_many_at_once(tmp_path, monkeypatch):
 
 
 def test_the_embedded_inverter_reads_a_scene(embed):
-    scene = Scene("white", (Thing("star", "red", "big", (3, 20, 31, 47)), Thing("key", "blue", "big", (34, 18, 62, 46))))
+    scene = Scene(
+        "white", (Thing("star", "red", "big", (3, 20, 31, 47)), Thing("key", "blue", "big", (34, 18, 62, 46)))
+    )
     image = Image.fromarray(render(scene))
     found = invert(image, bank=["a red star and a blue key", "two green trees", "a purple fish"], embed=embed)[0]
     assert {"star", "key", "red", "blue"} <= {w for w, _ in found.words[:6]}
@@ -684,11 +775,21 @@ def test_train_inverter_end_to_end(tmp_path, embed):
     rows = [{"p": caption(s, rng), "se": 0, "c": 5.0, "st": 2, "sa": "DDIMScheduler"} for s in scenes]
     write_part(tmp_path / "pairs", 1, [Image.fromarray(render(s)) for s in scenes], rows)
     kinds = [PredictorConfig(kind="clip", hidden=16), PredictorConfig(kind="vit", hidden=16)]
-    report = train_inverter(tmp_path / "pairs", tmp_path / "out", kinds, QUICK, similar=0.999, embed=embed, progress=False)
+    report = train_inverter(
+        tmp_path / "pairs", tmp_path / "out", kinds, QUICK, similar=0.999, embed=embed, progress=False
+    )
     assert sum(report["split"].values()) == 40 and len(report["predictors"]) == 2
-    assert report["ensemble"]["test"]["ci95"][0] <= report["ensemble"]["test"]["cosine"] <= report["ensemble"]["test"]["ci95"][1]
+    assert (
+        report["ensemble"]["test"]["ci95"][0]
+        <= report["ensemble"]["test"]["cosine"]
+        <= report["ensemble"]["test"]["ci95"][1]
+    )
     saved = Inverter.from_pretrained(tmp_path / "out" / "inverter")
-    assert saved([picture()])[0].shape == (1, 384) and saved.weights == report["weights"] and sum(saved.weights) == pytest.approx(1, abs=1e-3)
+    assert (
+        saved([picture()])[0].shape == (1, 384)
+        and saved.weights == report["weights"]
+        and sum(saved.weights) == pytest.approx(1, abs=1e-3)
+    )
     with pytest.raises(InputError, match="2 weights were given for 1 predictors"):
         train_inverter(tmp_path / "pairs", tmp_path / "x", kinds[:1], QUICK, weights=[1, 2], embed=embed)
     with pytest.raises(InputError, match="too few to split"):

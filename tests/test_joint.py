@@ -53,7 +53,9 @@ def test_spans_are_those_of_every_text_encoder(joint):
     assert len(spans) == joint_length(joint) == (77 + 256 if "3" in type(joint).__name__ else 512)
     start = PROMPT.index("blue")
     found = tokens_of(spans, start, start + 4)
-    assert len(found) == (1 if "Flux" in type(joint).__name__ else 2)  # in T5's part; of Stable Diffusion 3 in CLIP's too
+    assert len(found) == (
+        1 if "Flux" in type(joint).__name__ else 2
+    )  # in T5's part; of Stable Diffusion 3 in CLIP's too
     assert all(PROMPT[slice(*spans[i])].strip() == "blue" for i in found)
 
 
@@ -80,8 +82,12 @@ def test_what_is_recorded_is_where_the_image_looks(joint):
         assert (query.shape[2], query[:, :, text].shape[2], query[:, :, image].shape[2]) == (length + 64, length, 64)
         assert len(query) == (4 if guided else 2)
         q, k = query[-2:, :, image], key[-2:, :, text]
-        expected.append((q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1).mean(1).transpose(1, 2).unflatten(-1, (8, 8)))
-    small = torch.nn.functional.interpolate(torch.stack(expected).mean(0), (16, 16), mode="bilinear", align_corners=False)
+        expected.append(
+            (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1).mean(1).transpose(1, 2).unflatten(-1, (8, 8))
+        )
+    small = torch.nn.functional.interpolate(
+        torch.stack(expected).mean(0), (16, 16), mode="bilinear", align_corners=False
+    )
     assert torch.allclose(recorder.mean(), small, atol=1e-5)
 
 
@@ -110,7 +116,9 @@ def test_never_worse_and_the_pipeline_is_untouched(joint, mode):
     processors = {k: id(v) for k, v in joint.transformer.attn_processors.items()}
     results = realign(joint, prompts, [0, 1], config=RealignConfig(mode=mode), captions=False, **settings)
     for result in results:
-        assert result.alignment_after.overall >= result.alignment_before.overall and result.rounds == 2 and result.regions
+        assert (
+            result.alignment_after.overall >= result.alignment_before.overall and result.rounds == 2 and result.regions
+        )
         assert result.denoiser_calls == 3 * 2 * (2 if engine_of(joint).guided(5.0) else 1)
     assert any(r.improved for r in results)
     assert torch.equal(generate(joint, prompts, [0, 1], output_type="latent", **settings), before)
@@ -120,7 +128,9 @@ def test_never_worse_and_the_pipeline_is_untouched(joint, mode):
 
 def test_before_is_what_the_pipeline_itself_makes(joint):
     result = realign(joint, PROMPT, 5, config=RealignConfig(rounds=0), num_inference_steps=2, captions=False)[0]
-    plain = joint(PROMPT, height=32, width=32, generator=generators([5]), num_inference_steps=2, guidance_scale=5.0).images[0]
+    plain = joint(
+        PROMPT, height=32, width=32, generator=generators([5]), num_inference_steps=2, guidance_scale=5.0
+    ).images[0]
     assert np.array_equal(np.asarray(result.before), np.asarray(plain)) and result.prompt == parse(PROMPT)
 
 

@@ -84,9 +84,18 @@ def test_loop_equals_the_sdxl_pipeline_bit_for_bit(guidance_scale):
 def test_generate_asks_xl_for_nothing_as_the_pipeline_does():
     pipe = tiny_sdxl()
     assert pipe.config.force_zeros_for_empty_prompt
-    expected = pipe(PROMPTS[0], generator=generators([3]), output_type="latent", num_inference_steps=2, guidance_scale=6.0).images
-    assert torch.equal(generate(pipe, PROMPTS[0], 3, num_inference_steps=2, guidance_scale=6.0, output_type="latent"), expected)
-    assert not torch.equal(generate(pipe, PROMPTS[0], 3, negative_prompt="a", num_inference_steps=2, guidance_scale=6.0, output_type="latent"), expected)
+    expected = pipe(
+        PROMPTS[0], generator=generators([3]), output_type="latent", num_inference_steps=2, guidance_scale=6.0
+    ).images
+    assert torch.equal(
+        generate(pipe, PROMPTS[0], 3, num_inference_steps=2, guidance_scale=6.0, output_type="latent"), expected
+    )
+    assert not torch.equal(
+        generate(
+            pipe, PROMPTS[0], 3, negative_prompt="a", num_inference_steps=2, guidance_scale=6.0, output_type="latent"
+        ),
+        expected,
+    )
 
 
 @pytest.mark.parametrize("make", [tiny_sd3, tiny_flux])
@@ -121,11 +130,15 @@ def test_latents_that_an_xl_vae_normalises():
     pipe = tiny_sdxl()
     pipe.vae.register_to_config(latents_mean=[0.1, -0.2, 0.3, 0.4], latents_std=[1.5, 0.5, 2.0, 1.0])
     latents = run(sample(pipe, PROMPTS[:1], generator=generators([3]), num_inference_steps=2))
-    expected = pipe(PROMPTS[:1], generator=generators([3]), num_inference_steps=2, guidance_scale=7.5, output_type="np").images
+    expected = pipe(
+        PROMPTS[:1], generator=generators([3]), num_inference_steps=2, guidance_scale=7.5, output_type="np"
+    ).images
     assert np.array_equal(decode(pipe, latents, "np"), expected)
     pixels = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     raw = pipe.vae.encode(pixels * 2 - 1).latent_dist.mode()
-    mean, spread = (torch.tensor(v).view(1, 4, 1, 1) for v in (pipe.vae.config.latents_mean, pipe.vae.config.latents_std))
+    mean, spread = (
+        torch.tensor(v).view(1, 4, 1, 1) for v in (pipe.vae.config.latents_mean, pipe.vae.config.latents_std)
+    )
     assert torch.allclose(encode(pipe, pixels) * spread / pipe.vae.config.scaling_factor + mean, raw, atol=1e-5)
 
 
@@ -135,7 +148,11 @@ def test_pndm_from_part_way_takes_its_second_step_twice():
     clean, noise = (torch.randn(1, 4, 8, 8, generator=g) for _ in range(2))
     errors = {}
     for cls in (DDIMScheduler, PNDMScheduler):
-        scheduler = cls(skip_prk_steps=True, beta_schedule="scaled_linear") if cls is PNDMScheduler else cls(beta_schedule="scaled_linear", clip_sample=False)
+        scheduler = (
+            cls(skip_prk_steps=True, beta_schedule="scaled_linear")
+            if cls is PNDMScheduler
+            else cls(beta_schedule="scaled_linear", clip_sample=False)
+        )
         scheduler.set_timesteps(25)
         timesteps, x = _start(scheduler, noise, clean, 0.8)
         for t in timesteps:
@@ -264,7 +281,8 @@ def test_devices_that_are_not_here_are_named(device):
         check_device(device)
 
 
-# --- attention ---------------------------------------------------------------------------------------------------------
+# --- attention
+# ---------------------------------------------------------------------------------------------------------
 def segments(batch: int, tokens: int, n: int = 2, omega: float = 1.0) -> Segments:
     masks = torch.zeros(batch, n, 16, 16)
     masks[:, 0, :, :7] = 1
@@ -280,7 +298,12 @@ def modulated_run(pipe, prompts, config, segs, seeds, **kwargs):
     with modulated(pipe, segs, config) as state:
         return run(
             sample(
-                pipe, prompts, num_inference_steps=4, generator=generators(seeds), before_step=state.before_step, **kwargs
+                pipe,
+                prompts,
+                num_inference_steps=4,
+                generator=generators(seeds),
+                before_step=state.before_step,
+                **kwargs,
             )
         )
 

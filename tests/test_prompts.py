@@ -325,7 +325,10 @@ def test_digits_that_cannot_be_a_count_are_none(text, counts):
 
 
 def test_what_is_not_to_be_seen_has_no_relation_either():
-    assert not parse("a street with no cars above a dog").relations and not parse("a cat is not on top of the table").relations
+    assert (
+        not parse("a street with no cars above a dog").relations
+        and not parse("a cat is not on top of the table").relations
+    )
     assert [r.name for r in parse("a sofa below a painting").relations] == ["below"]
 
 

@@ -124,7 +124,9 @@ def test_a_round_in_vain_is_not_repeated(tiny, monkeypatch):
 
     monkeypatch.setattr(Rounds, "denoise", spy)
     config = RealignConfig(mode="same_seed")
-    results = realign(tiny, "a red star to the left of a blue key", range(12), config=config, num_inference_steps=3, captions=False)
+    results = realign(
+        tiny, "a red star to the left of a blue key", range(12), config=config, num_inference_steps=3, captions=False
+    )
     plain, first, second = (m[0] for m in made)
     vain = [i for i, r in enumerate(results) if not r.improved]
     assert vain and all(not torch.equal(first[i], second[i]) for i in vain)
@@ -133,7 +135,9 @@ def test_a_round_in_vain_is_not_repeated(tiny, monkeypatch):
 
 def test_a_run_modulated_to_its_end_keeps_the_maps_of_before(tiny):
     config = RealignConfig(modulated_share=1.0)
-    results = realign(tiny, "a red star to the left of a blue key", range(4), config=config, num_inference_steps=4, captions=False)
+    results = realign(
+        tiny, "a red star to the left of a blue key", range(4), config=config, num_inference_steps=4, captions=False
+    )
     assert any(r.improved for r in results) and all(r.rounds == 2 for r in results)
 
 
@@ -200,9 +204,16 @@ def test_new_seed_starts_each_round_from_the_noise_of_another_seed(tiny, monkeyp
 
     noises = []
     denoise = Rounds.denoise
-    monkeypatch.setattr(Rounds, "denoise", lambda self, prompts, noise, *a: noises.append(noise) or denoise(self, prompts, noise, *a))
+    monkeypatch.setattr(
+        Rounds, "denoise", lambda self, prompts, noise, *a: noises.append(noise) or denoise(self, prompts, noise, *a)
+    )
     results = realign(
-        tiny, "a red star to the left of a blue key", range(6), config=RealignConfig(mode="new_seed"), num_inference_steps=3, captions=False
+        tiny,
+        "a red star to the left of a blue key",
+        range(6),
+        config=RealignConfig(mode="new_seed"),
+        num_inference_steps=3,
+        captions=False,
     )
     for number, noise in enumerate(noises):
         assert torch.equal(noise, initial_noise(tiny, 6, generators([s + number * NEW_SEED for s in range(6)])))
@@ -220,8 +231,18 @@ def test_before_is_the_plain_picture_of_that_seed(lab):
 
 @pytest.mark.parametrize("negative", [None, "a moon"])
 def test_before_is_what_the_pipeline_itself_makes(tiny, negative):
-    result = realign(tiny, "a red star", 5, config=RealignConfig(rounds=0), num_inference_steps=2, negative_prompt=negative or "", captions=False)[0]
-    plain = tiny("a red star", negative_prompt=negative, generator=generators([5]), num_inference_steps=2, guidance_scale=5.0).images[0]
+    result = realign(
+        tiny,
+        "a red star",
+        5,
+        config=RealignConfig(rounds=0),
+        num_inference_steps=2,
+        negative_prompt=negative or "",
+        captions=False,
+    )[0]
+    plain = tiny(
+        "a red star", negative_prompt=negative, generator=generators([5]), num_inference_steps=2, guidance_scale=5.0
+    ).images[0]
     assert np.array_equal(np.asarray(result.before), np.asarray(plain))
 
 
@@ -238,7 +259,9 @@ def test_the_seed_holds_with_a_scheduler_that_draws_on_the_way(tiny):
 
 def test_each_prompt_may_have_its_own_seed(tiny):
     config = RealignConfig(rounds=0)
-    own = realign(tiny, ["a red star", "a key"], [3, 4], each=True, config=config, num_inference_steps=2, captions=False)
+    own = realign(
+        tiny, ["a red star", "a key"], [3, 4], each=True, config=config, num_inference_steps=2, captions=False
+    )
     every = realign(tiny, ["a red star", "a key"], [3, 4], config=config, num_inference_steps=2, captions=False)
     assert [(r.prompt.text, r.seed) for r in own] == [("a red star", 3), ("a key", 4)]
     assert np.abs(np.asarray(own[1].before, dtype=int) - np.asarray(every[3].before, dtype=int)).max() <= 1
@@ -261,9 +284,19 @@ def test_other_pipelines_and_bad_knobs_are_refused():
     pipe.scheduler = EDMEulerScheduler()
     with pytest.raises(InputError, match="a EDMEulerScheduler has no betas"):
         realign(pipe, "a star")
-    with pytest.raises(InputError, match="longer than the 32 tokens that the captioner reads, these words would fall off: 'star'"):
+    with pytest.raises(
+        InputError, match="longer than the 32 tokens that the captioner reads, these words would fall off: 'star'"
+    ):
         realign(tiny_pipeline(), "star " * 31, num_inference_steps=1)
-    for field, value in (("rounds", -1), ("mode", "x"), ("strength", 0), ("modulated_share", 2), ("exempt_tokens", "y"), ("escalation", -1), ("ground", -1)):
+    for field, value in (
+        ("rounds", -1),
+        ("mode", "x"),
+        ("strength", 0),
+        ("modulated_share", 2),
+        ("exempt_tokens", "y"),
+        ("escalation", -1),
+        ("ground", -1),
+    ):
         with pytest.raises(ValueError, match=field):
             RealignConfig(**{field: value})
 

@@ -47,7 +47,9 @@ def test_labels_of_patches_name_the_thing_and_where_it_lies():
     assert owner[4, 1] == 1 and owner[4, 5] == 2 and owner[0, 0] == 0
     assert (noun[owner == 1] == 1 + NOUNS.index("star")).all() and (noun[owner == 2] == 1 + NOUNS.index("key")).all()
     assert (noun[owner == 0] == 0).all()
-    assert (place[owner == 1] == DIRECTIONS.index("left")).all() and (place[owner == 2] == DIRECTIONS.index("right")).all()
+    assert (place[owner == 1] == DIRECTIONS.index("left")).all() and (
+        place[owner == 2] == DIRECTIONS.index("right")
+    ).all()
     assert (place[owner == 0] == IGNORED).all()
     assert (relation_labels(Scene("gray", (STAR,))) == IGNORED).all()
 
@@ -90,7 +92,11 @@ def test_the_contest_is_won_by_looking_at_the_own_phrase():
         grounding.maps = [maps.reshape(1, 64, 5)]
         return float(grounding.loss(tokens, places))
 
-    for left, right, share in (((0.4, 0.4), (0.2, 0.2), 0.5), ((0.6, 0.2), (0.1, 0.3), 0.75), ((0.2, 0.6), (0.3, 0.1), 0.25)):
+    for left, right, share in (
+        ((0.4, 0.4), (0.2, 0.2), 0.5),
+        ((0.6, 0.2), (0.1, 0.3), 0.75),
+        ((0.2, 0.6), (0.3, 0.1), 0.25),
+    ):
         assert lost(left, right) == pytest.approx(-np.log(share), abs=1e-4)
 
 

@@ -36,7 +36,9 @@ def sentence():
 
 # --- sentence embedder ---------------------------------------------------------------------------------------------
 def test_sentence_embeddings_are_unit_vectors_that_know_meaning(sentence):
-    a, b, c = sentence(["a red cat to the left of a blue dog", "a blue cat to the left of a red dog", "stock market news"])
+    a, b, c = sentence(
+        ["a red cat to the left of a blue dog", "a blue cat to the left of a red dog", "stock market news"]
+    )
     assert a.shape == (384,) and float(a @ a) == pytest.approx(1, abs=1e-5)
     assert float(a @ b) == pytest.approx(0.988, abs=0.01)  # the figure of METHODS: nearly blind to binding
     assert float(a @ c) < 0.3
@@ -89,7 +91,9 @@ def test_swaps_exchange_one_word_or_two_colours():
     assert "a blue star and a red key" in texts and "a red star and a blue key" not in texts
     assert "a green star and a blue key" in texts and any(" egg " in f" {t} " for t in texts)
     assert len(texts) == len(set(texts))
-    assert "an orange star and a red key" in swapped("a red star and an orange key", captioner)  # grammar must not give it away
+    assert "an orange star and a red key" in swapped(
+        "a red star and an orange key", captioner
+    )  # grammar must not give it away
 
 
 def test_contrast_sees_binding_and_embeddings_do_not(sentence):
@@ -139,7 +143,10 @@ def test_composition_normalises_each_part():
     both.calibrate(parts)
     expected = sum(w * (parts[k] - parts[k].mean()) / parts[k].std() for k, w in both.weights.items())
     assert torch.allclose(both(images, texts), expected, atol=1e-4)
-    assert both.differentiable and not Composed({"x": CaptionReward(tiny_blip(), load_clip().text_features)}, {"x": 1}).differentiable
+    assert (
+        both.differentiable
+        and not Composed({"x": CaptionReward(tiny_blip(), load_clip().text_features)}, {"x": 1}).differentiable
+    )
 
 
 def test_rewards_by_name():

@@ -50,7 +50,13 @@ def tiny_blip2() -> Captioner:
     vision |= {"image_size": 32, "patch_size": 8}
     qformer = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
     qformer |= {"encoder_hidden_size": 32, "vocab_size": 64}
-    text = {"model_type": "opt", "vocab_size": len(tokenizer) + 1, "hidden_size": 32, "ffn_dim": 64, "num_hidden_layers": 2}
+    text = {
+        "model_type": "opt",
+        "vocab_size": len(tokenizer) + 1,
+        "hidden_size": 32,
+        "ffn_dim": 64,
+        "num_hidden_layers": 2,
+    }
     text |= {"num_attention_heads": 4, "max_position_embeddings": 128, "word_embed_proj_dim": 32}
     text |= {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": 1}
     config = Blip2Config(vision_config=vision, qformer_config=qformer, text_config=text, num_query_tokens=4)
@@ -136,14 +142,18 @@ def test_lab_captioner_sees_right_and_wrong_words():
 def test_digits_count_as_words_do():
     two = [Thing("star", "red", "big", (3, 20, 31, 47)), Thing("star", "red", "big", (34, 18, 62, 45))]
     digits, words = score([picture(*two)] * 2, ["2 red stars", "two red stars"])
-    assert digits.alignment.overall == pytest.approx(words.alignment.overall, abs=1e-5) and words.alignment.overall > 0.8
+    assert (
+        digits.alignment.overall == pytest.approx(words.alignment.overall, abs=1e-5) and words.alignment.overall > 0.8
+    )
     assert digits.alignment.words[0].word.text == "2"
 
 
 def test_pictures_of_every_mode_are_scored_as_they_look():
     image = picture(STAR, KEY)
     clear = image.convert("RGBA")
-    clear.putdata([(0, 0, 0, 0) if p == image.getpixel((0, 0)) else (*p, 255) for p in image.getdata()])  # black underneath
+    clear.putdata(
+        [(0, 0, 0, 0) if p == image.getpixel((0, 0)) else (*p, 255) for p in image.getdata()]
+    )  # black underneath
     grounded = Image.new("RGB", image.size, "white")
     grounded.paste(clear, mask=clear)
     text = "a red star to the left of a blue key"
@@ -153,10 +163,15 @@ def test_pictures_of_every_mode_are_scored_as_they_look():
 
 
 def test_scores_do_not_depend_on_the_batch_and_long_prompts_are_named():
-    pictures, texts = [picture(STAR), picture(KEY), picture(STAR, KEY)], ["a red star", "a blue star", "a red star and a blue key"]
+    pictures, texts = (
+        [picture(STAR), picture(KEY), picture(STAR, KEY)],
+        ["a red star", "a blue star", "a red star and a blue key"],
+    )
     whole, single = score(pictures, texts), score(pictures, texts, batch_size=1)
     assert [s.alignment.overall for s in whole] == pytest.approx([s.alignment.overall for s in single], abs=1e-5)
-    with pytest.raises(InputError, match="longer than the 32 tokens that the captioner reads, these words would fall off: 'blue key'"):
+    with pytest.raises(
+        InputError, match="longer than the 32 tokens that the captioner reads, these words would fall off: 'blue key'"
+    ):
         score(pictures[0], "a star " * 14 + "and a blue key")
 
 

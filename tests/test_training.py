@@ -110,7 +110,10 @@ def test_a_row_is_of_what_was_finite_and_the_last_one_may_be_short(tmp_path):
 
     def loss_fn(step, generator):
         loss, logs = real(step, generator)
-        return (loss * float("nan") if step == 1 else loss), logs | {"own": float("nan") if step == 1 else 1.0 + step, "never": float("nan")}
+        return (loss * float("nan") if step == 1 else loss), logs | {
+            "own": float("nan") if step == 1 else 1.0 + step,
+            "never": float("nan"),
+        }
 
     run.train(loss_fn, progress=False)
     rows = [json.loads(s) for s in (tmp_path / "curve.jsonl").read_text().splitlines()]
@@ -266,7 +269,9 @@ def test_a_killed_process_is_resumed_bit_for_bit(tmp_path, undisturbed):
 
 # --- checkpoints ---------------------------------------------------------------------------------------------------
 def test_save_keeps_two_and_leaves_no_part(tmp_path):
-    (tmp_path / f"{files.part_of(tmp_path / 'x').name.rpartition('-')[0]}-1.0.part").mkdir()  # what a killed save leaves
+    (
+        tmp_path / f"{files.part_of(tmp_path / 'x').name.rpartition('-')[0]}-1.0.part"
+    ).mkdir()  # what a killed save leaves
     for step in (10, 20, 30, 30):
         checkpoints.save(tmp_path, step, {"x": torch.full((2,), float(step))})
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00000020", "step-00000030"]

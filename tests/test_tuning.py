@@ -50,7 +50,15 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def run(folder: Path, pipe=None, reward=None, config=None, **kwargs):
-    return tune(pipe or tiny_pipeline(), PROMPTS, reward or likelihood(), folder, config=config or debug(), progress=False, **kwargs)
+    return tune(
+        pipe or tiny_pipeline(),
+        PROMPTS,
+        reward or likelihood(),
+        folder,
+        config=config or debug(),
+        progress=False,
+        **kwargs,
+    )
 
 
 # --- every strategy on every class ---------------------------------------------------------------------------------
@@ -59,7 +67,9 @@ def run(folder: Path, pipe=None, reward=None, config=None, **kwargs):
 def test_each_strategy_moves_the_adapter(tmp_path, kind, strategy):
     pipe = PIPELINES[kind]()
     plain = generate(pipe, PROMPTS[0], num_inference_steps=2, output_type="latent")
-    tuned = run(tmp_path, pipe, strategy=strategy, config=replace(debug(), learning_rate=1e-2), held_out=ClipReward(load_clip()))
+    tuned = run(
+        tmp_path, pipe, strategy=strategy, config=replace(debug(), learning_rate=1e-2), held_out=ClipReward(load_clip())
+    )
     state = weights(tmp_path)
     ups = [v for k, v in state.items() if "lora_B" in k or "lora.up" in k]
     assert ups and any(v.abs().max() > 0 for v in ups)
@@ -85,7 +95,9 @@ def test_other_rewards(tmp_path, reward):
 
 
 def test_gradient_checkpointing_and_accumulation_change_nothing(tmp_path):
-    base = replace(debug(), batch_size=4, bf16=False)  # the sums of two halves are rounded otherwise than that of the whole
+    base = replace(
+        debug(), batch_size=4, bf16=False
+    )  # the sums of two halves are rounded otherwise than that of the whole
     run(tmp_path / "a", config=base)
     run(tmp_path / "b", config=replace(base, gradient_checkpointing=True))
     run(tmp_path / "c", config=replace(base, gradient_accumulation=2))
@@ -112,15 +124,34 @@ def test_plain_diffusers_loads_the_adapter(tmp_path):
     pipe = tiny_pipeline()
     pipe.save_pretrained(tmp_path / "pipe")
     run(tmp_path / "run", pipe, config=replace(debug(), learning_rate=1e-2))
-    ours = pipe("a red star", num_inference_steps=2, generator=torch.Generator().manual_seed(0), output_type="latent").images
-    command = [sys.executable, "-c", VANILLA, str(tmp_path / "pipe"), str(tmp_path / "run"), str(tmp_path / "out.safetensors")]
-    subprocess.run(command, check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())})
+    ours = pipe(
+        "a red star", num_inference_steps=2, generator=torch.Generator().manual_seed(0), output_type="latent"
+    ).images
+    command = [
+        sys.executable,
+        "-c",
+        VANILLA,
+        str(tmp_path / "pipe"),
+        str(tmp_path / "run"),
+        str(tmp_path / "out.safetensors"),
+    ]
+    subprocess.run(
+        command, check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    )
     theirs = load_file(tmp_path / "out.safetensors")["out"]
     assert torch.allclose(ours, theirs, atol=1e-5)
     again = load(str(tmp_path / "pipe"), lora=tmp_path / "run")
-    assert torch.allclose(again("a red star", num_inference_steps=2, generator=torch.Generator().manual_seed(0), output_type="latent").images, ours, atol=1e-5)
+    assert torch.allclose(
+        again(
+            "a red star", num_inference_steps=2, generator=torch.Generator().manual_seed(0), output_type="latent"
+        ).images,
+        ours,
+        atol=1e-5,
+    )
     remove_lora(pipe)
-    plain = pipe("a red star", num_inference_steps=2, generator=torch.Generator().manual_seed(0), output_type="latent").images
+    plain = pipe(
+        "a red star", num_inference_steps=2, generator=torch.Generator().manual_seed(0), output_type="latent"
+    ).images
     assert (plain - theirs).abs().max() > 1e-3
 
 
@@ -147,14 +178,20 @@ def test_ddim_moments_give_the_step_that_is_taken(tiny, zero_snr):
     """mean + spread * the step's own noise is the step, for every step but the last."""
     from diffusers import DDIMScheduler
 
-    more = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing", "prediction_type": "v_prediction"} if zero_snr else {}
+    more = (
+        {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing", "prediction_type": "v_prediction"}
+        if zero_snr
+        else {}
+    )
     scheduler = DDIMScheduler.from_config(tiny.scheduler.config, **more)
     scheduler.set_timesteps(4)
     latents = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(3))
     before = latents
     makers = [torch.Generator().manual_seed(8)]
     noise_of = torch.Generator().manual_seed(8)
-    for step in sample(tiny, ["a star"], latents=latents, scheduler=scheduler, num_inference_steps=4, eta=GRPO_ETA, generator=makers):
+    for step in sample(
+        tiny, ["a star"], latents=latents, scheduler=scheduler, num_inference_steps=4, eta=GRPO_ETA, generator=makers
+    ):
         mean, spread = ddim_moments(scheduler, step.noise_pred, step.timestep, before)
         noise = torch.randn(1, 4, 16, 16, generator=noise_of)
         assert torch.isfinite(step.latents).all()
@@ -162,7 +199,9 @@ def test_ddim_moments_give_the_step_that_is_taken(tiny, zero_snr):
             assert torch.allclose(step.latents, mean + spread * noise, atol=1e-4)
             expected = torch.distributions.Normal(mean, spread).log_prob(step.latents)
             normaliser = torch.distributions.Normal(mean, spread).log_prob(mean)
-            assert torch.allclose(gaussian_log_p(step.latents, mean, spread), (expected - normaliser).mean((1, 2, 3)), atol=1e-3)
+            assert torch.allclose(
+                gaussian_log_p(step.latents, mean, spread), (expected - normaliser).mean((1, 2, 3)), atol=1e-3
+            )
         before = step.latents
 
 
@@ -227,10 +266,23 @@ def test_grpo_gradient_raises_what_was_better(tmp_path):
 def test_refl_raises_the_reward(tmp_path):
     """On one prompt and without anchors the reward of what is generated must rise."""
     config = TuneConfig(
-        steps=12, batch_size=2, num_inference_steps=4, eval_every=12, eval_prompts=1, warmup_steps=0, ema_decay=0.0,
-        learning_rate=2e-2, pretrain_weight=0.0, kl_weight=0.0, reward_weight=1.0, margin=50.0, guidance_scale=1.0,
-    )  # fmt: skip
-    tuned = tune(tiny_pipeline(), ["a red star", "a big red star"], clip_reward(), tmp_path, config=config, progress=False)
+        steps=12,
+        batch_size=2,
+        num_inference_steps=4,
+        eval_every=12,
+        eval_prompts=1,
+        warmup_steps=0,
+        ema_decay=0.0,
+        learning_rate=2e-2,
+        pretrain_weight=0.0,
+        kl_weight=0.0,
+        reward_weight=1.0,
+        margin=50.0,
+        guidance_scale=1.0,
+    )
+    tuned = tune(
+        tiny_pipeline(), ["a red star", "a big red star"], clip_reward(), tmp_path, config=config, progress=False
+    )
     first, last = tuned.report["looks"][0]["reward"], tuned.report["looks"][-1]["reward"]
     assert last > first + 0.5
 
@@ -276,9 +328,20 @@ def test_a_run_made_to_hack_is_stopped_and_says_so(tmp_path):
             return -images.mean((1, 2, 3))
 
     config = TuneConfig(
-        steps=60, batch_size=2, num_inference_steps=4, eval_every=3, eval_prompts=3, warmup_steps=0, ema_decay=0.0,
-        learning_rate=5e-2, pretrain_weight=0.0, kl_weight=0.0, reward_weight=1.0, margin=1e3, guidance_scale=1.0,
-    )  # fmt: skip
+        steps=60,
+        batch_size=2,
+        num_inference_steps=4,
+        eval_every=3,
+        eval_prompts=3,
+        warmup_steps=0,
+        ema_decay=0.0,
+        learning_rate=5e-2,
+        pretrain_weight=0.0,
+        kl_weight=0.0,
+        reward_weight=1.0,
+        margin=1e3,
+        guidance_scale=1.0,
+    )
     tuned = run(tmp_path, reward=Composed({"bright": Bright()}, {"bright": 1.0}), config=config, held_out=Dark())
     report = tuned.report
     assert report["steps_taken"] < 60 and report["parted_ways_at"] is not None
@@ -324,7 +387,12 @@ t.run(Path(sys.argv[2]), config=t.FAULTY, held_out=t.ClipReward(t.load_clip()))
 def test_a_killed_run_resumes_bit_for_bit(tmp_path, undisturbed):
     folder = tmp_path / "run"
     command = [sys.executable, "-c", SCRIPT, str(Path(__file__).parent), str(folder)]
-    process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command,
+        env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None and not list(folder.glob("checkpoints/step-*")):
         time.sleep(0.005)
@@ -366,7 +434,11 @@ def test_a_reward_that_is_not_finite_is_skipped_counted_and_given_up(tmp_path):
     assert all(torch.isfinite(v).all() for v in weights(tmp_path / "a").values())
     Sometimes.calls = 0
     with pytest.raises(InputError, match="not finite in 20 steps in a row"):
-        run(tmp_path / "b", reward=Composed({"s": Sometimes(set(range(2, 99)))}, {"s": 1.0}), config=replace(config, steps=40))
+        run(
+            tmp_path / "b",
+            reward=Composed({"s": Sometimes(set(range(2, 99)))}, {"s": 1.0}),
+            config=replace(config, steps=40),
+        )
 
 
 def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, undisturbed, monkeypatch):
@@ -407,7 +479,9 @@ t.context(Path(sys.argv[2]) / "context")
 def context(folder: Path) -> None:
     """A relational network and an adapter, with averaged weights."""
     pipe = tiny_pipeline()
-    config = ContextTrainConfig(steps=4, batch_size=4, save_every=2, warmup_steps=0, learning_rate=1e-2, ema_decay=0.5, share=1.0, bf16=False)
+    config = ContextTrainConfig(
+        steps=4, batch_size=4, save_every=2, warmup_steps=0, learning_rate=1e-2, ema_decay=0.5, share=1.0, bf16=False
+    )
 
     def draw(rng: np.random.Generator, size: int, done: float) -> tuple[torch.Tensor, list[str]]:
         return torch.from_numpy(rng.standard_normal((size, 4, 16, 16)).astype(np.float32)), ["a red star"] * size
@@ -422,7 +496,12 @@ def test_two_processes_learn_what_one_learns(tmp_path):
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": "2",
+    }
     environment |= {"ACCELERATE_USE_CPU": "true", "LOCAL_WORLD_SIZE": "2"}
     command = [sys.executable, "-c", WORKER, str(Path(__file__).parent), str(tmp_path / "two")]
     both = [
@@ -449,8 +528,20 @@ def test_two_processes_learn_what_one_learns(tmp_path):
 # --- bad input -----------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("strategy", "ppo"), ("steps", 0), ("group_size", 1), ("stop_from", 1.0), ("stop_until", 0.7), ("learning_rate", 0.0), ("kl_weight", -1.0), ("gradient_accumulation", 3), ("learning_rate", float("nan")), ("kl_weight", float("inf")), ("seed", 2**40)],
-)  # fmt: skip
+    [
+        ("strategy", "ppo"),
+        ("steps", 0),
+        ("group_size", 1),
+        ("stop_from", 1.0),
+        ("stop_until", 0.7),
+        ("learning_rate", 0.0),
+        ("kl_weight", -1.0),
+        ("gradient_accumulation", 3),
+        ("learning_rate", float("nan")),
+        ("kl_weight", float("inf")),
+        ("seed", 2**40),
+    ],
+)
 def test_a_field_out_of_range_is_named(field, value):
     with pytest.raises(ValueError, match=field):
         replace(TuneConfig(), **{field: value})
@@ -537,7 +628,13 @@ def test_a_failed_run_leaves_the_pipeline_as_it_was(tmp_path):
             return images.mean((1, 2, 3))
 
     with pytest.raises(RuntimeError, match="out of service"):
-        run(tmp_path, pipe, Composed({"fails": Fails()}, {"fails": 1.0}), strategy="refl", config=replace(debug(), gradient_checkpointing=True))
+        run(
+            tmp_path,
+            pipe,
+            Composed({"fails": Fails()}, {"fails": 1.0}),
+            strategy="refl",
+            config=replace(debug(), gradient_checkpointing=True),
+        )
     after = pipe.unet.state_dict()
     assert list(after) == list(before) and all(torch.equal(after[k], before[k]) for k in before)
     assert not pipe.unet.training and not pipe.unet.is_gradient_checkpointing and not hasattr(pipe.unet, "peft_config")
@@ -549,7 +646,10 @@ def test_a_run_is_not_resumed_with_other_pairs_or_judges(tmp_path):
     pictures = [Image.new("RGB", (32, 32), c) for c in ("red", "blue")]
     short = replace(debug(), steps=1)
     run(tmp_path, pairs=(pictures, ["a star", "a key"]), config=short)
-    for changed, name in (({"pairs": (pictures, ["a moon", "a key"])}, "pairs"), ({"held_out": ClipReward(load_clip())}, "held_out")):
+    for changed, name in (
+        ({"pairs": (pictures, ["a moon", "a key"])}, "pairs"),
+        ({"held_out": ClipReward(load_clip())}, "held_out"),
+    ):
         with pytest.raises(InputError, match=f"was begun with {name}"):
             run(tmp_path, config=short, **{"pairs": (pictures, ["a star", "a key"]), **changed}, resume=True)
     other = likelihood()

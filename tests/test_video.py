@@ -122,7 +122,9 @@ def test_a_rotated_clip_is_upright(tmp_path):
         assert clip.size == size and psnr(clip.frames[0], picture.rotate(degrees, expand=True)) > 20
 
 
-@pytest.mark.parametrize(("fps", "durations"), [(8, [120, 130]), (15, [70, 60, 70]), (30, [30, 30, 40]), (24, [40, 40, 40, 40, 50, 40])])
+@pytest.mark.parametrize(
+    ("fps", "durations"), [(8, [120, 130]), (15, [70, 60, 70]), (30, [30, 30, 40]), (24, [40, 40, 40, 40, 50, 40])]
+)
 def test_a_gif_of_rounded_times_has_one_rate(tmp_path, fps, durations):
     frames = moving(0, 12).clip.frames
     times = [durations[i % len(durations)] for i in range(12)]
@@ -152,7 +154,10 @@ def test_a_range_has_the_rate_of_its_own_frames(tmp_path):
     changing_rate(tmp_path / "slower.mp4", (*range(16), *range(28, 200, 12)))
     with pytest.raises(InputError, match="changing frame rate"):
         read_clip(tmp_path / "slower.mp4")
-    assert [(len(c), float(c.fps)) for c in (read_clip(tmp_path / "slower.mp4", 0, 16), read_clip(tmp_path / "slower.mp4", 16))] == [
+    assert [
+        (len(c), float(c.fps))
+        for c in (read_clip(tmp_path / "slower.mp4", 0, 16), read_clip(tmp_path / "slower.mp4", 16))
+    ] == [
         (16, pytest.approx(24, rel=0.01)),
         (15, pytest.approx(2, rel=0.01)),
     ]
@@ -191,7 +196,8 @@ def song_with_a_cover(path: Path) -> None:
 
 
 @pytest.mark.parametrize(  # zeros within VP9's own data show as a wrong picture, and nobody is told
-    ("suffix", "damage"), [(s, d) for s in (".webm", ".avi", ".mp4", ".mkv") for d in ("cut", "zeroed") if (s, d) != (".webm", "zeroed")]
+    ("suffix", "damage"),
+    [(s, d) for s in (".webm", ".avi", ".mp4", ".mkv") for d in ("cut", "zeroed") if (s, d) != (".webm", "zeroed")],
 )
 def test_a_damaged_clip_is_not_taken_for_a_shorter_one(tmp_path, suffix, damage):
     path = write_clip(tmp_path / f"a{suffix}", [f.resize((128, 128)) for f in moving(0, 32).clip.frames], 8)
@@ -290,7 +296,9 @@ print(os.listdir(sys.argv[1]))
 
 
 def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path):
-    done = subprocess.run([sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, timeout=60, check=True
+    )
     *told, left = done.stdout.splitlines()
     assert len(told) == 3 and all("cannot be written" in line for line in told) and left == "[]"
 
@@ -345,8 +353,20 @@ def test_moving_scenes_are_exact_and_their_edits_keep_the_motion():
         for kind in EDITS:
             other = edited(scene, kind, np.random.default_rng(seed))
             a, b = scene.frames[0], other.frames[0]
-            changed = (a.things[0].noun != b.things[0].noun, a.things[0].color != b.things[0].color, a.background != b.background)
-            assert changed == {"noun": (True, False, False), "color": (False, True, False), "both": (True, True, False), "background": (False, False, True)}[kind]
+            changed = (
+                a.things[0].noun != b.things[0].noun,
+                a.things[0].color != b.things[0].color,
+                a.background != b.background,
+            )
+            assert (
+                changed
+                == {
+                    "noun": (True, False, False),
+                    "color": (False, True, False),
+                    "both": (True, True, False),
+                    "background": (False, False, True),
+                }[kind]
+            )
             assert np.abs(other.track - scene.track).max() <= 6
     with pytest.raises(ValueError, match="frames must be at least 2"):
         moving(0, 1)
@@ -357,7 +377,11 @@ def test_moving_scenes_are_exact_and_their_edits_keep_the_motion():
 # --- inflation -----------------------------------------------------------------------------------------------------
 def run_unet(pipe, x, states):
     with torch.no_grad():
-        added = {"text_embeds": torch.ones(len(x), 32), "time_ids": torch.ones(len(x), 6)} if pipe.unet.config.addition_embed_type else None
+        added = (
+            {"text_embeds": torch.ones(len(x), 32), "time_ids": torch.ones(len(x), 6)}
+            if pipe.unet.config.addition_embed_type
+            else None
+        )
         return pipe.unet(x, 500, states, added_cond_kwargs=added).sample
 
 
@@ -433,7 +457,9 @@ def test_windows_cover_all_frames_and_are_whole():
 
 
 # --- editing -------------------------------------------------------------------------------------------------------
-QUICK = EditConfig(tune_steps=3, num_inference_steps=8, guidance_scale=3.0, window=4, overlap=1, injection=0.0, hold=0.0)
+QUICK = EditConfig(
+    tune_steps=3, num_inference_steps=8, guidance_scale=3.0, window=4, overlap=1, injection=0.0, hold=0.0
+)
 
 
 def editor(tmp_path, config=QUICK, kind="sd2", frames=4) -> VideoEditor:
@@ -456,7 +482,9 @@ def test_a_pipeline_with_an_adapter_has_its_queries_tuned_too(tmp_path):
 
 @pytest.mark.parametrize(("context", "kind"), [(True, "sd2"), (False, "sd1"), (True, "sdxl")])
 def test_inversion_then_sampling_with_the_source_prompt_returns_the_clip(tmp_path, context, kind):
-    config = EditConfig(tune_steps=3, num_inference_steps=20, window=2, overlap=0, context=context, inversion_iterations=15)
+    config = EditConfig(
+        tune_steps=3, num_inference_steps=20, window=2, overlap=0, context=context, inversion_iterations=15
+    )
     made = editor(tmp_path, config, kind, frames=2)
     # of unit spread, as a trained VAE's; on the tiny one's faint latents a random network is no contraction
     made.latents = torch.randn(made.latents.shape, generator=torch.Generator().manual_seed(0))
@@ -479,7 +507,9 @@ def test_xl_is_told_what_its_pipeline_tells_it():
         made.temporal.layers.requires_grad_(False)
         first, second = made._predict(x, 500, [nothing, told])
         with inflated(made.pipe.unet, made.temporal, 2):
-            alone = made.pipe.unet(x, 500, told.states.expand(2, -1, -1), added_cond_kwargs=told.repeated(2).added).sample
+            alone = made.pipe.unet(
+                x, 500, told.states.expand(2, -1, -1), added_cond_kwargs=told.repeated(2).added
+            ).sample
     assert torch.allclose(second, alone, atol=1e-5) and not torch.allclose(first, second, atol=1e-3)
 
 
@@ -529,7 +559,9 @@ def test_tuning_learns_and_leaves_the_pipeline_alone(tmp_path):
         longer.load(tmp_path / "saved")
     for name in ("queries.safetensors", "tuned.json"):
         (tmp_path / "saved" / name).write_bytes(b"[1")
-        with pytest.raises(InputError, match=r"tuned clip in .*saved.* (cannot be read|is no valid JSON) .*tune it again"):
+        with pytest.raises(
+            InputError, match=r"tuned clip in .*saved.* (cannot be read|is no valid JSON) .*tune it again"
+        ):
             other.load(tmp_path / "saved")
 
 
@@ -555,7 +587,11 @@ def test_words_of_the_target_are_where_those_of_the_source_are():
     frames, heads, pixels, tokens, width = 2, 2, 5, 4, 3
     generator = torch.Generator().manual_seed(0)
     draw = lambda *shape: torch.randn(shape, generator=generator, dtype=torch.float64)  # noqa: E731
-    q, k, v = draw(3 * frames, heads, pixels, width), draw(3 * frames, heads, tokens, width), draw(3 * frames, heads, tokens, width)
+    q, k, v = (
+        draw(3 * frames, heads, pixels, width),
+        draw(3 * frames, heads, tokens, width),
+        draw(3 * frames, heads, tokens, width),
+    )
     state = VideoAttention(frames)
     state.inject, state.aligned = True, torch.tensor([0, 2, -1, 3])
     out = state.replaced(q, k, v)
@@ -590,7 +626,9 @@ def test_what_the_prompts_agree_about_is_found_and_held(tmp_path):
         assert mask[inside].mean() > 5 * mask[~inside].mean()
     result = made.sample(target, 3.0, path)
     same = (change == 0).expand_as(result)
-    assert torch.equal(result[same], made.latents[same]) and not torch.allclose(result[~same], made.latents[~same], atol=0.1)
+    assert torch.equal(result[same], made.latents[same]) and not torch.allclose(
+        result[~same], made.latents[~same], atol=0.1
+    )
 
 
 def test_modulation_acts_in_every_frame_where_its_own_source_is(tmp_path, monkeypatch):
@@ -633,8 +671,17 @@ def test_the_network_never_sees_more_than_a_window(tmp_path):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("window", 0), ("overlap", 16), ("strength", 0.0), ("injection", 2.0), ("hold", -0.1), ("tune_steps", -1), ("learning_rate", 0.0), ("num_inference_steps", 0)],
-)  # fmt: skip
+    [
+        ("window", 0),
+        ("overlap", 16),
+        ("strength", 0.0),
+        ("injection", 2.0),
+        ("hold", -0.1),
+        ("tune_steps", -1),
+        ("learning_rate", 0.0),
+        ("num_inference_steps", 0),
+    ],
+)
 def test_a_field_out_of_range_is_named(field, value):
     with pytest.raises(ValueError, match=f"{field} must"):
         EditConfig(**{field: value})
@@ -650,14 +697,23 @@ def test_measures_on_clips_whose_truth_is_known():
     assert track_error(track(frames), track(still)) > 0.05
     assert flicker(frames) < 1e-3 and flicker([frames[0], Image.fromarray(255 - np.asarray(frames[0]))]) > 0.05
     rng = np.random.default_rng(0)
-    noisy = [Image.fromarray(np.clip(np.asarray(f) + rng.normal(0, 5, (64, 64, 3)), 0, 255).astype(np.uint8)) for f in frames]
+    noisy = [
+        Image.fromarray(np.clip(np.asarray(f) + rng.normal(0, 5, (64, 64, 3)), 0, 255).astype(np.uint8)) for f in frames
+    ]
     assert background_psnr(frames, noisy) == pytest.approx(10 * np.log10(255**2 / 25), abs=3)
     assert ssim(frames[0], frames[0]) == pytest.approx(1) and ssim(frames[0], noisy[0]) < 0.99
     mask = foreground(frames[0])
     x0, y0, x1, y1 = scene.frames[0].things[0].box
     assert mask[y0:y1, x0:x1].mean() > 0.3 and not mask[:y0].any() and not mask[y1:].any()
     found = score_clip(noisy, scene.image_prompt, frames)
-    assert set(found) == {"text_alignment", "temporal_consistency", "flicker", "track_error", "background_psnr", "background_ssim"}
+    assert set(found) == {
+        "text_alignment",
+        "temporal_consistency",
+        "flicker",
+        "track_error",
+        "background_psnr",
+        "background_ssim",
+    }
     assert set(score_clip(frames, scene.image_prompt)) == {"text_alignment", "temporal_consistency", "flicker"}
     with pytest.raises(InputError, match="the clips differ"):
         score_clip(frames, "a star", frames[:4])
@@ -675,9 +731,15 @@ def test_damage_is_never_better_than_none():
         a.paste("black", (0, 0, 12, 12))
         if i % 2:
             b.paste("black", (0, 0, 12, 12))
-    own, moved, lost, spoilt, flickers = (score_clip(f, prompt, frames) for f in (frames, shifted, empty, stray, flashing))
+    own, moved, lost, spoilt, flickers = (
+        score_clip(f, prompt, frames) for f in (frames, shifted, empty, stray, flashing)
+    )
     assert own["track_error"] == 0 < moved["track_error"] < lost["track_error"] == pytest.approx(0.5**0.5)
-    assert own["background_psnr"] == 100 and spoilt["background_psnr"] < 25 and spoilt["background_ssim"] < own["background_ssim"]
+    assert (
+        own["background_psnr"] == 100
+        and spoilt["background_psnr"] < 25
+        and spoilt["background_ssim"] < own["background_ssim"]
+    )
     assert flickers["flicker"] > 10 * own["flicker"]
     assert "track_error" not in score_clip(frames, prompt, empty)  # there is no motion to keep
 
@@ -691,7 +753,9 @@ def test_an_edit_written_with_even_sides_is_scored_against_its_source(tmp_path):
 def test_half_precision_products_do_not_overflow():
     state = VideoAttention(1)
     state.aligned = torch.tensor([0, 1])
-    query, key = (torch.full((2, 1, 2, 64), 40.0, dtype=torch.float16) for _ in range(2))  # 64 * 40 * 40 is beyond float16
+    query, key = (
+        torch.full((2, 1, 2, 64), 40.0, dtype=torch.float16) for _ in range(2)
+    )  # 64 * 40 * 40 is beyond float16
     assert torch.equal(state.replaced(query, key, torch.ones_like(query)), torch.ones_like(query))
 
 

@@ -1,4 +1,5 @@
-"""Files in and out: only regular ones are read, within budgets; what is written is whole or not there; a folder has one writer.
+"""Files in and out: only regular ones are read, within budgets; what is written is whole or not there; a folder has one
+writer.
 
 No torch here.
 """
@@ -46,7 +47,9 @@ def budget(kind: str) -> int:
     if not told:
         return BUDGETS[kind] * 2**20
     if not re.fullmatch(r"\d{1,9}", told) or not int(told):
-        raise InputError(f"the environment variable {name} is {told!r}, no whole number of megabytes; set one, or unset it")
+        raise InputError(
+            f"the environment variable {name} is {told!r}, no whole number of megabytes; set one, or unset it"
+        )
     return int(told) * 2**20
 
 
@@ -64,7 +67,10 @@ def check_regular(path: str | Path, what: str) -> Path:
         mode = os.stat(path).st_mode
     except (FileNotFoundError, NotADirectoryError) as error:
         raise InputError(f"{what} {shown} does not exist; check the path") from error
-    except (OSError, ValueError) as error:  # a loop of links, a name that no file can have, a folder that may not be read
+    except (
+        OSError,
+        ValueError,
+    ) as error:  # a loop of links, a name that no file can have, a folder that may not be read
         raise InputError(f"{what} {shown} cannot be opened ({reason(error)}); check the path") from error
     if stat.S_ISDIR(mode):
         raise InputError(f"{what} {shown} is a folder; give a file")
@@ -87,9 +93,13 @@ def read_bytes(path: str | Path, what: str, most: int | None = None) -> bytes:
         with open(path, "rb") as file:
             data = file.read(most + 1)
     except OSError as error:
-        raise InputError(f"{what} {str(path)!r} cannot be read ({reason(error)}); check the path and its rights") from error
+        raise InputError(
+            f"{what} {str(path)!r} cannot be read ({reason(error)}); check the path and its rights"
+        ) from error
     if len(data) > most:
-        raise InputError(f"{what} {str(path)!r} is larger than {most // 2**20} MB; split it, or set ACCORD_MAX_TABLE_MB")
+        raise InputError(
+            f"{what} {str(path)!r} is larger than {most // 2**20} MB; split it, or set ACCORD_MAX_TABLE_MB"
+        )
     return data
 
 
@@ -118,7 +128,9 @@ def parse_json(text: str | bytes) -> Any:
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     except ValueError as error:
-        raise ValueError("it holds a number of thousands of digits" if "digits" in str(error) else reason_of(error)) from None
+        raise ValueError(
+            "it holds a number of thousands of digits" if "digits" in str(error) else reason_of(error)
+        ) from None
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -176,7 +188,9 @@ def entries(folder: str | Path, what: str) -> list[Path]:
     except (FileNotFoundError, NotADirectoryError) as error:
         raise InputError(f"{what} {str(folder)!r} does not exist; check the path") from error
     except (OSError, ValueError) as error:
-        raise InputError(f"{what} {str(folder)!r} cannot be read ({reason(error)}); check the path and its rights") from error
+        raise InputError(
+            f"{what} {str(folder)!r} cannot be read ({reason(error)}); check the path and its rights"
+        ) from error
 
 
 def is_hidden(path: Path, below: Path) -> bool:
@@ -187,7 +201,9 @@ def is_hidden(path: Path, below: Path) -> bool:
 # --- writing --------------------------------------------------------------------------------------------------------
 def part_of(path: Path) -> Path:
     """A name beside `path` for what is being written: hidden, of this process alone, with the same suffix."""
-    return path.with_name(f".accord.{_host()}.{os.getpid()}-{_born(os.getpid())}.{next(_COUNTER)}.part{path.suffix[:16]}")
+    return path.with_name(
+        f".accord.{_host()}.{os.getpid()}-{_born(os.getpid())}.{next(_COUNTER)}.part{path.suffix[:16]}"
+    )
 
 
 def sweep(folder: Path) -> None:
@@ -206,14 +222,19 @@ def sweep(folder: Path) -> None:
 def _host() -> str:
     """This machine, in a few digits that do not tell its name."""
     told = [socket.gethostname()]
-    for place in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):  # containers count their processes for themselves
+    for place in (
+        "/proc/sys/kernel/random/boot_id",
+        "/proc/self/ns/pid",
+    ):  # containers count their processes for themselves
         with contextlib.suppress(OSError):
             told.append(os.readlink(place) if os.path.islink(place) else Path(place).read_text())
     return sha256(" ".join(told).encode("utf8", "replace")).hexdigest()[:8]
 
 
 def _born(pid: int) -> int:
-    """When a process began, in ticks since the machine started: its number may be given to another one later. 0 if it is not known."""
+    """When a process began, in ticks since the machine started: its number may be given to another one later. 0 if it
+    is not known.
+    """
     try:
         return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19])
     except (OSError, ValueError, IndexError):
@@ -257,9 +278,15 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
         write(part)
         os.replace(part, path)
     except Exception as error:
-        if not isinstance(error, OSError) and type(error).__name__ not in ("SafetensorError", "ArrowException", "ArrowInvalid"):
+        if not isinstance(error, OSError) and type(error).__name__ not in (
+            "SafetensorError",
+            "ArrowException",
+            "ArrowInvalid",
+        ):
             raise
-        raise InputError(f"{str(path)!r} cannot be written ({reason(error)}); make room, or choose another folder") from error
+        raise InputError(
+            f"{str(path)!r} cannot be written ({reason(error)}); make room, or choose another folder"
+        ) from error
     finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
@@ -302,7 +329,8 @@ def replace_folder(path: Path, fill: Callable[[Path], object]) -> None:
 
 
 def check_writable(folder: Path) -> Path:
-    """Prove that `folder` can be written to, or made, before hours of work are spent. A folder that is not there yet is not made.
+    """Prove that `folder` can be written to, or made, before hours of work are spent. A folder that is not there yet is
+    not made.
 
     What killed processes have left in it is swept.
 
@@ -323,7 +351,9 @@ def check_writable(folder: Path) -> Path:
         os.stat(folder) if place == folder else _check_name(place, folder)
         sweep(folder)
     except (OSError, ValueError) as error:
-        raise InputError(f"output folder {str(folder)!r} cannot be written ({reason(error)}); choose another --out") from error
+        raise InputError(
+            f"output folder {str(folder)!r} cannot be written ({reason(error)}); choose another --out"
+        ) from error
     return folder
 
 
@@ -340,7 +370,8 @@ def _check_name(place: Path, folder: Path) -> None:
 
 
 def save_folder(folder: str | Path, fill: Callable[[Path], None]) -> Path:
-    """Let `fill` write into a fresh folder, then move its files into `folder`: all or nothing, and by one process at a time.
+    """Let `fill` write into a fresh folder, then move its files into `folder`: all or nothing, and by one process at a
+    time.
 
     Raises:
         InputError: if the place cannot be written to.
@@ -354,7 +385,9 @@ def save_folder(folder: str | Path, fill: Callable[[Path], None]) -> Path:
             for path in sorted(part.iterdir()):
                 os.replace(path, folder / path.name)
         except OSError as error:
-            raise InputError(f"output folder {str(folder)!r} cannot be written ({reason(error)}); choose another --out") from error
+            raise InputError(
+                f"output folder {str(folder)!r} cannot be written ({reason(error)}); choose another --out"
+            ) from error
         finally:
             shutil.rmtree(part, ignore_errors=True)
     return folder
@@ -365,9 +398,9 @@ def save_folder(folder: str | Path, fill: Callable[[Path], None]) -> Path:
 def only_writer(place: Path, name: str = "") -> Iterator[None]:
     """Be the only one who writes to a folder, or to a file, for the time of the block.
 
-    The lock is the file `.accord.lock` in the folder (`.accord.NAME.lock` beside a file), with the process and the machine in it. The
-    system lets go of it when a process dies, however it dies, so a stale one is taken over. A folder that is not there is made, and
-    removed again if the block leaves it empty.
+    The lock is the file `.accord.lock` in the folder (`.accord.NAME.lock` beside a file), with the process and the
+    machine in it. The system lets go of it when a process dies, however it dies, so a stale one is taken over. A folder
+    that is not there is made, and removed again if the block leaves it empty.
 
     Args:
         place: a folder, or a file if `name` is given: then its folder.
@@ -383,7 +416,9 @@ def only_writer(place: Path, name: str = "") -> Iterator[None]:
         place.mkdir(parents=True, exist_ok=True)
         file = _locked(path)
     except OSError as error:
-        raise InputError(f"output folder {str(place)!r} cannot be written ({reason(error)}); choose another --out") from error
+        raise InputError(
+            f"output folder {str(place)!r} cannot be written ({reason(error)}); choose another --out"
+        ) from error
     try:
         sweep(place)
         yield
@@ -406,8 +441,14 @@ def _locked(path: Path) -> BinaryIO:
             file.seek(0)
             told = file.read(200).decode("utf8", "replace").strip()
             file.close()
-            who = "another thread" if told.startswith(f"{os.getpid()} on ") else "another process" + (f" (process {told})" if told else "")
-            raise InputError(f"{str(path.parent)!r} is being written to by {who}; wait for it, or give another --out") from None
+            who = (
+                "another thread"
+                if told.startswith(f"{os.getpid()} on ")
+                else "another process" + (f" (process {told})" if told else "")
+            )
+            raise InputError(
+                f"{str(path.parent)!r} is being written to by {who}; wait for it, or give another --out"
+            ) from None
         except OSError:
             pass  # a file system without locks
         try:

@@ -218,11 +218,20 @@ class Realigned:
         table = f"<table><tr><th>phrase</th><th>what is there</th><th>deficit</th><th>region</th></tr>{rows}</table>"
         return (
             f"<style>{_STYLE}</style><h3>{html.escape(self.prompt.text)}</h3>"
-            + _figure(enlarge(self.before), f"before, {b.overall:.2f}<br>{words_html(b)}<br><small>reads as: {html.escape(b.caption)}</small>")
-            + _figure(draw_regions(self.before, self.prompt, self.regions), "regions: dashed = a place for what was missing")
-            + _figure(enlarge(self.after), f"after, {a.overall:.2f}<br>{words_html(a)}<br><small>reads as: {html.escape(a.caption)}</small>")
+            + _figure(
+                enlarge(self.before),
+                f"before, {b.overall:.2f}<br>{words_html(b)}<br><small>reads as: {html.escape(b.caption)}</small>",
+            )
+            + _figure(
+                draw_regions(self.before, self.prompt, self.regions), "regions: dashed = a place for what was missing"
+            )
+            + _figure(
+                enlarge(self.after),
+                f"after, {a.overall:.2f}<br>{words_html(a)}<br><small>reads as: {html.escape(a.caption)}</small>",
+            )
             + (table if self.regions else "")
-            + f"<p><small>seed {self.seed}{'' if self.seed_after is None else f' (after: {self.seed_after})'}, {self.rounds} rounds, {self.denoiser_calls} denoiser calls</small></p>"
+            + f"<p><small>seed {self.seed}{'' if self.seed_after is None else f' (after: {self.seed_after})'}, "
+            f"{self.rounds} rounds, {self.denoiser_calls} denoiser calls</small></p>"
         )
 
     def _repr_png_(self) -> bytes:

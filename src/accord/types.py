@@ -24,7 +24,9 @@ class InputError(ValueError):
 
 
 class Notice(UserWarning):
-    """What a user should know and what stops nothing: the commands show it as a note, though they hush the libraries' warnings."""
+    """What a user should know and what stops nothing: the commands show it as a note, though they hush the libraries'
+    warnings.
+    """
 
 
 def reason_of(error: BaseException) -> str:

@@ -43,7 +43,8 @@ class Bases:
         return path
 
 
-# --- pictures that are small as files and large in memory ---------------------------------------------------------------
+# --- pictures that are small as files and large in memory
+# ---------------------------------------------------------------
 def flat_png(path: Path, side: int, depth: int, color: int, extra: bytes = b"") -> None:
     """A PNG of one colour, written by hand: no picture of it is ever in memory."""
     samples = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[color]
@@ -52,7 +53,9 @@ def flat_png(path: Path, side: int, depth: int, color: int, extra: bytes = b"") 
     data = b"".join([*(packer.compress(row * 16) for _ in range(side // 16 + 1)), packer.flush()])
     head = side.to_bytes(4, "big") * 2 + bytes([depth, color, 0, 0, 0])
     palette = chunk(b"PLTE", bytes(6)) if color == 3 else b""
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + palette + extra + chunk(b"IDAT", data) + chunk(b"IEND", b""))
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + palette + extra + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+    )
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
@@ -90,7 +93,8 @@ def _gif_bomb(side: int, frames: int) -> Callable[[Path, Bases], None]:
     return make
 
 
-# --- clips ----------------------------------------------------------------------------------------------------------------
+# --- clips
+# ----------------------------------------------------------------------------------------------------------------
 def _clip(suffix: str, side: int = 32, count: int = 6) -> Callable[[Path, Bases], None]:
     def make(path: Path, bases: Bases) -> None:
         from accord.data.video import write_clip
@@ -113,13 +117,16 @@ def moving(count: int, side: int = 32) -> list[Any]:
     return frames
 
 
-# --- tables that are small as files and large in memory -----------------------------------------------------------------
+# --- tables that are small as files and large in memory
+# -----------------------------------------------------------------
 def _long_texts(path: Path, bases: Bases) -> None:
     """64 texts of 32 MB in some kB."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with pq.ParquetWriter(path, pa.schema([("image", pa.string()), ("prompt", pa.string())]), compression="zstd", use_dictionary=False) as file:
+    with pq.ParquetWriter(
+        path, pa.schema([("image", pa.string()), ("prompt", pa.string())]), compression="zstd", use_dictionary=False
+    ) as file:
         table = pa.table({"image": ["a.png"], "prompt": ["star " * 6_500_000]})
         for _ in range(64):
             file.write_table(table)
@@ -130,7 +137,10 @@ def _many_rows(path: Path, bases: Bases) -> None:
     import pyarrow.parquet as pq
 
     count = 1_000_000
-    pq.write_table(pa.table({"image": [f"{i}.png" for i in range(count)], "prompt": [f"a red star {i}" for i in range(count)]}), path)
+    pq.write_table(
+        pa.table({"image": [f"{i}.png" for i in range(count)], "prompt": [f"a red star {i}" for i in range(count)]}),
+        path,
+    )
 
 
 def _same_texts(path: Path, bases: Bases) -> None:
@@ -142,7 +152,8 @@ def _same_texts(path: Path, bases: Bases) -> None:
     pq.write_table(pa.table({"image": ["a.png"] * 4000, "prompt": rows}), path, compression="zstd")
 
 
-# --- models ---------------------------------------------------------------------------------------------------------------
+# --- models
+# ---------------------------------------------------------------------------------------------------------------
 @cache
 def tiny_models() -> ModuleType:
     """The tests' own tiny pipelines."""
@@ -168,8 +179,21 @@ def _processor(source: str, path: Path) -> None:
     (path / "preprocessor_config.json").write_text(json.dumps(settings))
 
 
-VISION = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": CLIP_SIDE, "patch_size": 8}
-TEXT = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 64}
+VISION = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "image_size": CLIP_SIDE,
+    "patch_size": 8,
+}
+TEXT = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+}
 
 
 def _clip_model(path: Path, bases: Bases) -> None:
@@ -178,9 +202,15 @@ def _clip_model(path: Path, bases: Bases) -> None:
 
     torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(tiny_models().MODELS / "clip")
-    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    ids = {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
     text = TEXT | ids | {"vocab_size": len(tokenizer), "projection_dim": 16}
-    CLIPModel(CLIPConfig(text_config=text, vision_config=VISION | {"projection_dim": 16}, projection_dim=16)).save_pretrained(path)
+    CLIPModel(
+        CLIPConfig(text_config=text, vision_config=VISION | {"projection_dim": 16}, projection_dim=16)
+    ).save_pretrained(path)
     tokenizer.save_pretrained(path)
     _processor("clip", path)
 
@@ -246,7 +276,8 @@ def _context(denoiser: str) -> Callable[[Path, Bases], None]:
     return make
 
 
-# --- runs -----------------------------------------------------------------------------------------------------------------
+# --- runs
+# -----------------------------------------------------------------------------------------------------------------
 def _run(name: str) -> Callable[[Path, Bases], None]:
     """`whole`: a finished run; `half`: the same, killed after its first checkpoint."""
 

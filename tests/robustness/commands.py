@@ -45,7 +45,9 @@ INTEGERS = {
     "realign": "--seed --rounds --steps --batch-size",
     "edit": "--tune-steps --steps --window --seed",
     "train lab": "--steps --seed",
-    "train reward": "--steps --batch-size --accumulate --rank --inference-steps --anchors --eval-every --save-every --seed",
+    "train reward": (
+        "--steps --batch-size --accumulate --rank --inference-steps --anchors --eval-every --save-every --seed"
+    ),
     "train inverter": "--steps --batch-size --vocabulary-size --limit --seed",
     "train context": "--scenes --steps --batch-size --rank --save-every --seed",
     "pairs make": "--count --steps --seed",
@@ -62,17 +64,48 @@ DEEP = 100_000
 
 
 def bad_commands(folder: Path) -> list[list[str]]:
-    """Arguments of `accord` that are refused, to be run in `folder`, where the files that they name are made. None needs long work."""
+    """Arguments of `accord` that are refused, to be run in `folder`, where the files that they name are made.
+
+    None needs long work.
+    """
     make_files(folder)
-    return [*usage(), *numbers(), *[shlex.split(line) for line in LINES.strip().splitlines() if line.strip()], *odd_names()]
+    return [
+        *usage(),
+        *numbers(),
+        *[shlex.split(line) for line in LINES.strip().splitlines() if line.strip()],
+        *odd_names(),
+    ]
 
 
 def usage() -> list[list[str]]:
     """Words that are no command, or not its options."""
-    lines = [["bogus"], ["train", "bogus"], ["pairs", "bogus"], ["bench", "bogus"], ["--bogus"], ["score", "a", "b", "c"], ["info", "x"]]
+    lines = [
+        ["bogus"],
+        ["train", "bogus"],
+        ["pairs", "bogus"],
+        ["bench", "bogus"],
+        ["--bogus"],
+        ["score", "a", "b", "c"],
+        ["info", "x"],
+    ]
     lines += [[*least, "--no-such-option"] for least in LEAST.values()]
-    lines += [["generate"], ["realign"], ["edit"], ["train", "lab"], ["train", "reward"], ["train", "inverter"], ["pairs", "make"], ["pairs", "clips"]]
-    return [*lines, ["generate", "a star", "--out"], ["edit", "clip.gif", "--source", "a star"], ["info", "--json", "--json=1"], ["bench", "speed", "--quick=maybe"]]
+    lines += [
+        ["generate"],
+        ["realign"],
+        ["edit"],
+        ["train", "lab"],
+        ["train", "reward"],
+        ["train", "inverter"],
+        ["pairs", "make"],
+        ["pairs", "clips"],
+    ]
+    return [
+        *lines,
+        ["generate", "a star", "--out"],
+        ["edit", "clip.gif", "--source", "a star"],
+        ["info", "--json", "--json=1"],
+        ["bench", "speed", "--quick=maybe"],
+    ]
 
 
 def numbers() -> list[list[str]]:
@@ -548,25 +581,69 @@ def make_files(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     star = Image.new("RGB", (64, 64), "white")
     star.paste("red", (20, 20, 44, 44))
-    for name in ("folder", "folder.csv", "folder.gif", "pictures", "unreadable", "run/checkpoints/step-1", "damagedrun/checkpoints/step-1"):
+    for name in (
+        "folder",
+        "folder.csv",
+        "folder.gif",
+        "pictures",
+        "unreadable",
+        "run/checkpoints/step-1",
+        "damagedrun/checkpoints/step-1",
+    ):
         (folder / name).mkdir(parents=True)
     for name in ("star.png", "pictures/0.png", "pictures/1.png"):
         star.save(folder / name)
-    star.save(folder / "clip.gif", save_all=True, append_images=[Image.new("RGB", (64, 64), c) for c in ("red", "blue")], duration=100)
+    star.save(
+        folder / "clip.gif",
+        save_all=True,
+        append_images=[Image.new("RGB", (64, 64), c) for c in ("red", "blue")],
+        duration=100,
+    )
     (folder / "cut.png").write_bytes((folder / "star.png").read_bytes()[:80])
     texts = {
-        "afile": "no folder\n", "notes.png": "no picture", "notes.mp4": "no clip", "notes.parquet": "no table", "empty.png": "", "empty.csv": "", "empty.txt": "\n \n",
-        "empty.mp4": "", "empty.parquet": "", "empty.safetensors": "", "unreadable/0.png": "no picture", "unreadable/1.jpg": "",
-        "pairs.csv": "image,prompt\nstar.png,a red star\n", "gone.csv": "image,prompt\nno.png,a red star\nnotes.png,a key\n",
-        "nohead.csv": "star.png,a red star\n", "broken.jsonl": '{"image": "star.png"\nnothing\n', "deep.jsonl": "[" * DEEP + "\n", "mine.csv": "a table,of somebody else\n",
-        "prompts.txt": "a red star\na blue key\ntwo green fish\na pink crown\n", "one.txt": "a red star\n", "prompts.pdf": "%PDF", "says-nothing.txt": "?!\n...\n",
-        "long.txt": "a red star\na blue key\n" + LONG + "\n", "deep.json": "[" * DEEP, "digits.json": "[" + "9" * 5000 + "]", "twocolumns.csv": "a,b\n1,2\n",
-        "damaged.csv": "image\n", "damaged.made.json": "{", "listed.csv": "image\n", "listed.made.json": "[1]",
-        "run/config.json": "{}", "damagedrun/config.json": "{", "badmodel/model_index.json": "{", "deepmodel/model_index.json": "[" * DEEP,
-        "othermodel/model_index.json": json.dumps({"_class_name": "AudioLDMPipeline"}), "badinverter/config.json": "{}",
-        "hollowmodel/model_index.json": json.dumps({"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "UNet2DConditionModel"]}),
-        "badcaptioner/config.json": json.dumps({"model_type": "bert"}), "badcontext/config.json": "{", "badcontext/relation/config.json": "{",
-    }  # fmt: skip
+        "afile": "no folder\n",
+        "notes.png": "no picture",
+        "notes.mp4": "no clip",
+        "notes.parquet": "no table",
+        "empty.png": "",
+        "empty.csv": "",
+        "empty.txt": "\n \n",
+        "empty.mp4": "",
+        "empty.parquet": "",
+        "empty.safetensors": "",
+        "unreadable/0.png": "no picture",
+        "unreadable/1.jpg": "",
+        "pairs.csv": "image,prompt\nstar.png,a red star\n",
+        "gone.csv": "image,prompt\nno.png,a red star\nnotes.png,a key\n",
+        "nohead.csv": "star.png,a red star\n",
+        "broken.jsonl": '{"image": "star.png"\nnothing\n',
+        "deep.jsonl": "[" * DEEP + "\n",
+        "mine.csv": "a table,of somebody else\n",
+        "prompts.txt": "a red star\na blue key\ntwo green fish\na pink crown\n",
+        "one.txt": "a red star\n",
+        "prompts.pdf": "%PDF",
+        "says-nothing.txt": "?!\n...\n",
+        "long.txt": "a red star\na blue key\n" + LONG + "\n",
+        "deep.json": "[" * DEEP,
+        "digits.json": "[" + "9" * 5000 + "]",
+        "twocolumns.csv": "a,b\n1,2\n",
+        "damaged.csv": "image\n",
+        "damaged.made.json": "{",
+        "listed.csv": "image\n",
+        "listed.made.json": "[1]",
+        "run/config.json": "{}",
+        "damagedrun/config.json": "{",
+        "badmodel/model_index.json": "{",
+        "deepmodel/model_index.json": "[" * DEEP,
+        "othermodel/model_index.json": json.dumps({"_class_name": "AudioLDMPipeline"}),
+        "badinverter/config.json": "{}",
+        "hollowmodel/model_index.json": json.dumps(
+            {"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "UNet2DConditionModel"]}
+        ),
+        "badcaptioner/config.json": json.dumps({"model_type": "bert"}),
+        "badcontext/config.json": "{",
+        "badcontext/relation/config.json": "{",
+    }
     for name, text in texts.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text, encoding="utf8")

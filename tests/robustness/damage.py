@@ -1,4 +1,4 @@
-"""Ways to damage a file, each a function of a random generator: bytes, JSON, safetensors, and what is no file at all."""
+"""Ways to damage a file, each a function of a random generator: bytes, JSON, safetensors, and no file at all."""
 
 from __future__ import annotations
 
@@ -11,12 +11,53 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-# the loaders must say no to a file of weights that was damaged in one of these ways; other damage may leave a file that is sound
-FATAL = ("cut", "nan", "inf", "no tensor", "renamed", "misshapen", "integers", "no header", "long header", "empty", "noise", "pointer")
+# the loaders must say no to a file of weights that was damaged in one of these ways; other damage may leave a file that
+# is sound
+FATAL = (
+    "cut",
+    "nan",
+    "inf",
+    "no tensor",
+    "renamed",
+    "misshapen",
+    "integers",
+    "no header",
+    "long header",
+    "empty",
+    "noise",
+    "pointer",
+)
 ODD_VALUES: tuple[Any, ...] = (
-    None, True, False, 0, -1, 1, 7, 10**6, 10**9, 10**400, 0.5, -0.0, 1e308, float("nan"), float("inf"), "", "x", "../../x", "7", [], [1], {}, {"a": 1},
-    [[]], "\ud800", "a\nb", "x" * 5000, ["evil", "Evil"], {"_class_name": "Evil"},
-)  # fmt: skip
+    None,
+    True,
+    False,
+    0,
+    -1,
+    1,
+    7,
+    10**6,
+    10**9,
+    10**400,
+    0.5,
+    -0.0,
+    1e308,
+    float("nan"),
+    float("inf"),
+    "",
+    "x",
+    "../../x",
+    "7",
+    [],
+    [1],
+    {},
+    {"a": 1},
+    [[]],
+    "\ud800",
+    "a\nb",
+    "x" * 5000,
+    ["evil", "Evil"],
+    {"_class_name": "Evil"},
+)
 
 
 def damaged_bytes(data: bytes, rng: Random, other: bytes = b"") -> tuple[str, bytes]:
@@ -51,13 +92,34 @@ def damaged_bytes(data: bytes, rng: Random, other: bytes = b"") -> tuple[str, by
 
 def damaged_json(value: Any, rng: Random) -> tuple[str, bytes]:
     """A JSON document with something changed, as bytes that may be no JSON any more."""
-    how = rng.choice(("value", "value", "value", "value", "removed", "removed", "added", "auto_map", "not an object", "deep", "twice", "digits", "bytes", "bytes"))
+    how = rng.choice(
+        (
+            "value",
+            "value",
+            "value",
+            "value",
+            "removed",
+            "removed",
+            "added",
+            "auto_map",
+            "not an object",
+            "deep",
+            "twice",
+            "digits",
+            "bytes",
+            "bytes",
+        )
+    )
     if how in ("value", "removed", "added"):
         value, where = _changed(json.loads(json.dumps(value)), how, rng)
         return f"{how} at {where}", dumped(value)
     if how == "auto_map" and isinstance(value, dict):
         names = ("AutoConfig", "AutoModel", "AutoTokenizer", "AutoImageProcessor", "AutoProcessor", "CLIPModel")
-        evil: dict[str, Any] = {"auto_map": {n: "evil.Evil" for n in names}, "custom_pipelines": "evil", "custom_pipeline": "evil"}
+        evil: dict[str, Any] = {
+            "auto_map": {n: "evil.Evil" for n in names},
+            "custom_pipelines": "evil",
+            "custom_pipeline": "evil",
+        }
         if rng.random() < 0.5:  # a kind that the library does not know, so that only the file's own code could read it
             evil["model_type"] = "evil"
         return how, dumped({**value, **evil})
@@ -72,7 +134,9 @@ def damaged_json(value: Any, rng: Random) -> tuple[str, bytes]:
         return f"{key} twice", text.rstrip()[:-1] + b', "%s": 3}' % key.encode()
     if how == "digits" and isinstance(value, dict) and value:
         key = rng.choice(list(value))
-        return f"5000 digits at {key}", text.rstrip()[:-1].replace(b'"%s"' % key.encode(), b'"was"', 1) + b', "%s": %s}' % (key.encode(), b"9" * 5000)
+        return f"5000 digits at {key}", text.rstrip()[:-1].replace(
+            b'"%s"' % key.encode(), b'"was"', 1
+        ) + b', "%s": %s}' % (key.encode(), b"9" * 5000)
     return damaged_bytes(text, rng)
 
 
@@ -93,7 +157,11 @@ def _changed(value: Any, how: str, rng: Random, where: str = "") -> tuple[Any, s
     elif how == "removed":
         del value[key]
     elif how == "added":
-        value[rng.choice(("evil", "_class_name", "model_type", "architectures", "quantization_config", "dtype", "x" * 300))] = rng.choice(ODD_VALUES)
+        value[
+            rng.choice(
+                ("evil", "_class_name", "model_type", "architectures", "quantization_config", "dtype", "x" * 300)
+            )
+        ] = rng.choice(ODD_VALUES)
     elif isinstance(value[key], int | float) and rng.random() < 0.5:
         value[key] = value[key] * rng.choice((2, -1, 1000, 0.5))
         place += f"={value[key]}"
@@ -104,11 +172,32 @@ def _changed(value: Any, how: str, rng: Random, where: str = "") -> tuple[Any, s
 
 
 def damaged_tensors(data: bytes, rng: Random) -> tuple[str, bytes]:
-    """A safetensors file with its header or its tensors damaged. What was done begins with one of `FATAL` where no loader may take it."""
+    """A safetensors file with its header or its tensors damaged.
+
+    What was done begins with one of `FATAL` where no loader may take it.
+    """
     import numpy as np
     from safetensors.numpy import load, save
 
-    how = rng.choice(("nan", "inf", "no tensor", "renamed", "misshapen", "integers", "double", "extra", "cut", "no header", "long header", "empty", "pointer", "header", "bytes"))
+    how = rng.choice(
+        (
+            "nan",
+            "inf",
+            "no tensor",
+            "renamed",
+            "misshapen",
+            "integers",
+            "double",
+            "extra",
+            "cut",
+            "no header",
+            "long header",
+            "empty",
+            "pointer",
+            "header",
+            "bytes",
+        )
+    )
     if how == "cut":
         return how, data[: rng.randrange(max(1, len(data) - 8))]
     if how == "no header":

@@ -1,7 +1,8 @@
-"""`make fuzz`: thousands of generated inputs, each read in a forked process, with a limit of time and memory; and bad command lines.
+"""`make fuzz`: thousands of generated inputs, each read in a forked process, with a limit of time and memory; and bad
+command lines.
 
-    python tests/robustness/fuzz.py --count 10000 --out docs/bench
-    python tests/robustness/fuzz.py --kind models --seed 1234 --count 1     # one input again, as a failure names it
+python tests/robustness/fuzz.py --count 10000 --out docs/bench
+python tests/robustness/fuzz.py --kind models --seed 1234 --count 1     # one input again, as a failure names it
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ class Outcome:
         return f"{self.outcome}: --kind {self.kind} --seed {self.number} ({self.what[:160]}): {self.detail}"
 
 
-# --- in the worker --------------------------------------------------------------------------------------------------------
+# --- in the worker
+# --------------------------------------------------------------------------------------------------------
 def memory(name: str) -> int:
     """VmRSS (now) or VmHWM (the peak) of this process, in bytes."""
     text = Path("/proc/self/status").read_text()
@@ -87,7 +89,9 @@ def serve(connection: Connection, place: Path, shared: Path) -> None:
             for name, folder in folders.items():
                 now = paths_of(folder)
                 changed = sorted(now ^ before[name])
-                if case.writes and name == "input":  # what was there before is swept by what goes on, not by what is refused
+                if (
+                    case.writes and name == "input"
+                ):  # what was there before is swept by what goes on, not by what is refused
                     changed = left_over(now if outcome == "ok" else now - before[name])
                 if changed:
                     outcome, detail = "left over", f"{name}: {', '.join(changed[:3])} ({outcome})"
@@ -109,7 +113,8 @@ def judge(error: BaseException) -> tuple[str, str]:
     return "exception", f"{type(error).__name__}: {(text.splitlines() or [''])[0][:200]}{where}"
 
 
-# --- in the parent --------------------------------------------------------------------------------------------------------
+# --- in the parent
+# --------------------------------------------------------------------------------------------------------
 class Worker:
     """A forked process that reads inputs, and is forked again if it dies."""
 
@@ -152,7 +157,10 @@ class Worker:
         _, outcome, detail, seconds, growth = said
         what, allowed = self.told[0], self._allowed()
         if growth > allowed and outcome in ("ok", "refused"):
-            outcome, detail = "memory", f"{growth / 2**20:.0f} MB, {allowed / 2**20:.0f} are allowed ({outcome}: {detail[:80]})"
+            outcome, detail = (
+                "memory",
+                f"{growth / 2**20:.0f} MB, {allowed / 2**20:.0f} are allowed ({outcome}: {detail[:80]})",
+            )
         if seconds > SECONDS and outcome in ("ok", "refused"):
             outcome, detail = "hang", f"{seconds:.0f} s"
         return Outcome(kind, number, outcome, what, detail, seconds, growth)
@@ -174,7 +182,9 @@ class Worker:
         except (OSError, IndexError):
             return None
         grown = pages * os.sysconf("SC_PAGE_SIZE") - self.told[2]
-        return self._dead("memory", f"stopped at {grown / 2**20:.0f} MB") if grown > STOP + budget(self.told[1]) else None
+        return (
+            self._dead("memory", f"stopped at {grown / 2**20:.0f} MB") if grown > STOP + budget(self.told[1]) else None
+        )
 
     def _dead(self, outcome: str, detail: str) -> Outcome:
         assert self.job is not None
@@ -208,7 +218,9 @@ def budget(kind: str) -> int:
     return files.budget(kind)
 
 
-def run(jobs: Iterator[tuple[str, int]], processes: int, shared: Path, until: float, show: bool = True) -> list[Outcome]:
+def run(
+    jobs: Iterator[tuple[str, int]], processes: int, shared: Path, until: float, show: bool = True
+) -> list[Outcome]:
     """All outcomes."""
     found: list[Outcome] = []
     workers = [Worker(shared / f"worker-{i}", shared / "bases") for i in range(processes)]
@@ -247,13 +259,20 @@ def rows_of(found: list[Outcome]) -> list[dict[str, Any]]:
         counts = Counter(o.outcome for o in mine)
         seconds = sum(o.seconds for o in mine)
         rows.append(
-            {"kind": kind, "inputs": len(mine), **{name: counts[name] for name in OUTCOMES}, "longest s": f"{max(o.seconds for o in mine):.1f}",
-             "largest growth MB": round(max(o.growth for o in mine) / 2**20), "inputs a second": f"{len(mine) / max(seconds, 1e-9):.0f}"}
-        )  # fmt: skip
+            {
+                "kind": kind,
+                "inputs": len(mine),
+                **{name: counts[name] for name in OUTCOMES},
+                "longest s": f"{max(o.seconds for o in mine):.1f}",
+                "largest growth MB": round(max(o.growth for o in mine) / 2**20),
+                "inputs a second": f"{len(mine) / max(seconds, 1e-9):.0f}",
+            }
+        )
     return rows
 
 
-# --- command lines --------------------------------------------------------------------------------------------------------
+# --- command lines
+# --------------------------------------------------------------------------------------------------------
 class Slot:
     """A folder with the files that bad command lines name, in which one of them runs at a time."""
 
@@ -305,7 +324,10 @@ class Slot:
 
 
 def run_commands(shared: Path, processes: int) -> list[str] | None:
-    """Why each bad command line was not refused as it should be ("" for one that was); None if there is no list of them."""
+    """Why each bad command line was not refused as it should be ("" for one that was);
+
+    None if there is no list of them.
+    """
     try:
         slots = [Slot(shared / f"commands-{i}") for i in range(processes)]
     except ImportError:
@@ -346,18 +368,32 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"{plain(rows)}\n{len(found)} inputs in {minutes:.1f} minutes")
             if told.out is not None:
                 note = (
-                    f"{len(found)} inputs from number {told.seed} on, in {minutes:.0f} minutes. ok: read; refused: InputError on one line. All else is a failure: "
-                    f"a result that is wrong and says nothing, another exception, a refusal of several lines, more than {SECONDS:.0f} s, more than {GROWTH // 2**30} GB beyond the budget, "
+                    f"{len(found)} inputs from number {told.seed} on, in {minutes:.0f} minutes. ok: read; refused: "
+                    "InputError on one line. All else is a failure: "
+                    "a result that is wrong and says nothing, another exception, a refusal of several lines, more "
+                    f"than {SECONDS:.0f} s, more than {GROWTH // 2**30} GB beyond the budget, "
                     "the end of the process, something left on the disk."
                 )
                 write_report(told.out, "fuzz", {"rows": rows, "failures": [str(o) for o in bad], "note": note})
-        if told.kind in (None, "commands") and not told.inputs_only and (lines := run_commands(shared, told.processes)) is not None:
+        if (
+            told.kind in (None, "commands")
+            and not told.inputs_only
+            and (lines := run_commands(shared, told.processes)) is not None
+        ):
             wrong = [text for text in lines if text]
             failed += len(wrong)
             print(f"{len(lines)} bad command lines, {len(lines) - len(wrong)} refused as they should be")
             if told.out is not None:
-                rows = [{"command lines": len(lines), "refused (exit code 2, one line, nothing left)": len(lines) - len(wrong), "failures": len(wrong)}]
-                write_report(told.out, "commands", {"rows": rows, "failures": wrong, "note": "Each in a process of its own."})
+                rows = [
+                    {
+                        "command lines": len(lines),
+                        "refused (exit code 2, one line, nothing left)": len(lines) - len(wrong),
+                        "failures": len(wrong),
+                    }
+                ]
+                write_report(
+                    told.out, "commands", {"rows": rows, "failures": wrong, "note": "Each in a process of its own."}
+                )
     return 1 if failed else 0
 
 

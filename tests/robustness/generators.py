@@ -1,6 +1,8 @@
-"""Generated inputs: a number makes a file, a folder or a text, sound or damaged, and what reads it through Accord's public functions.
+"""Generated inputs: a number makes a file, a folder or a text, sound or damaged, and what reads it through Accord's
+public functions.
 
-Reading may succeed or be refused with `InputError`. `Silent` is raised for a result that is not what was written, which nobody would notice.
+Reading may succeed or be refused with `InputError`. `Silent` is raised for a result that is not what was written, which
+nobody would notice.
 """
 
 from __future__ import annotations
@@ -52,7 +54,8 @@ def bomb_of(kind: str, rng: Random, suffixes: tuple[str, ...] = ("",)) -> str:
     return rng.choice([n for n in MAKERS if n.startswith(f"{kind}/") and "small" not in n and n.endswith(suffixes)])
 
 
-# --- pictures -------------------------------------------------------------------------------------------------------------
+# --- pictures
+# -------------------------------------------------------------------------------------------------------------
 MODES = {
     "PNG": ("1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16"),
     "JPEG": ("L", "RGB", "CMYK"),
@@ -60,9 +63,14 @@ MODES = {
     "WEBP": ("L", "RGB", "RGBA"),
     "TIFF": ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "I", "F", "I;16"),
     "BMP": ("1", "L", "P", "RGB", "RGBA"),
-    "PPM": ("1", "L", "RGB", "I"), "ICO": ("RGBA",), "TGA": ("L", "RGB", "RGBA"), "EPS": ("RGB",), "PDF": ("RGB",), "DDS": ("RGBA",),
+    "PPM": ("1", "L", "RGB", "I"),
+    "ICO": ("RGBA",),
+    "TGA": ("L", "RGB", "RGBA"),
+    "EPS": ("RGB",),
+    "PDF": ("RGB",),
+    "DDS": ("RGBA",),
     "JPEG2000": ("L", "RGB", "RGBA"),
-}  # fmt: skip
+}
 USUAL = ("PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
@@ -74,7 +82,10 @@ def picture_bytes(rng: Random) -> tuple[str, bytes]:
     kind = rng.choice(USUAL) if rng.random() < 0.9 else rng.choice(list(MODES))
     mode = rng.choice(MODES[kind])
     size = rng.choice(((1, 1), (1, 90), (64, 64), (33, 17), (rng.randrange(1, 120), rng.randrange(1, 120))))
-    frames = [_picture(mode, size, rng) for _ in range(rng.choice((1, 1, 1, 3)) if kind in ("GIF", "WEBP", "TIFF", "PNG") else 1)]
+    frames = [
+        _picture(mode, size, rng)
+        for _ in range(rng.choice((1, 1, 1, 3)) if kind in ("GIF", "WEBP", "TIFF", "PNG") else 1)
+    ]
     options: dict[str, Any] = {}
     if len(frames) > 1:
         options |= {"save_all": True, "append_images": frames[1:]}
@@ -190,7 +201,8 @@ def pictures(rng: Random, folder: Path, bases: Bases) -> Case:
     return Case(what, read, "picture")
 
 
-# --- clips ----------------------------------------------------------------------------------------------------------------
+# --- clips
+# ----------------------------------------------------------------------------------------------------------------
 def clips(rng: Random, folder: Path, bases: Bases) -> Case:
     from accord.data.video import read_clip
 
@@ -201,7 +213,19 @@ def clips(rng: Random, folder: Path, bases: Bases) -> Case:
         for i, frame in enumerate(moving(rng.randrange(0, 5))):
             frame.save(path / f"{i:05d}.{rng.choice(('png', 'jpg'))}")
         for _ in range(rng.choice((0, 0, 1, 2))):
-            name = rng.choice(("00001.png", "00000.jpg", "٣.png", "²3.png", "a.txt", ".hidden.png", "9" * 200 + ".png", "12.PNG", "²²²٣٣.jpg"))
+            name = rng.choice(
+                (
+                    "00001.png",
+                    "00000.jpg",
+                    "٣.png",
+                    "²3.png",
+                    "a.txt",
+                    ".hidden.png",
+                    "9" * 200 + ".png",
+                    "12.PNG",
+                    "²²²٣٣.jpg",
+                )
+            )
             remove(path / name)
             what += f", {name[:20]}: {write_picture(path / name, rng, bases)}"
         fps = rng.choice((None, 8, 24.0, 0, -3, float("nan"), float("inf"), 1e300, 1e-300))
@@ -210,12 +234,18 @@ def clips(rng: Random, folder: Path, bases: Bases) -> Case:
         name = f"clips/small.{rng.choice(('gif', 'mp4', 'webm', 'mkv', 'avi'))}"
         if rng.random() < 0.06:
             name = bomb_of("clips", rng)
-        path, what, data = folder / f"a{rng.choice((Path(name).suffix,) * 5 + ('.gif', '.mp4', '.webm', '.mov', '.txt'))}", name, bases(name).read_bytes()
+        path, what, data = (
+            folder / f"a{rng.choice((Path(name).suffix,) * 5 + ('.gif', '.mp4', '.webm', '.mov', '.txt'))}",
+            name,
+            bases(name).read_bytes(),
+        )
         if rng.random() < 0.05:
             what = not_a_file(path, rng)
         else:
             if rng.random() < 0.75:
-                how, data = damaged_bytes(data, rng, bases(f"clips/small.{rng.choice(('gif', 'mp4', 'webm'))}").read_bytes())
+                how, data = damaged_bytes(
+                    data, rng, bases(f"clips/small.{rng.choice(('gif', 'mp4', 'webm'))}").read_bytes()
+                )
                 what = f"{name}, {how}"
             write(path, data)
 
@@ -231,11 +261,34 @@ def clips(rng: Random, folder: Path, bases: Bases) -> Case:
     return Case(f"{what}, {start}:{stop}", read, "video")
 
 
-# --- tables ---------------------------------------------------------------------------------------------------------------
+# --- tables
+# ---------------------------------------------------------------------------------------------------------------
 ODD_TEXTS = (
-    "a red star", "two green fish, and a key", 'a "quoted" star', "a star\nand a key", "=1+1", "-a", "@x", " padded ", "ein Würfel", "星と鍵", "a star; a key",
-    "line\u2028separator", "next\x85line", "form\x0cfeed", "null\0byte", "tab\there", "\ufeffmark", "🌟" * 9, "مفتاح", "x" * 200_000, "'", "a\\", "nan", "1e999",
-)  # fmt: skip
+    "a red star",
+    "two green fish, and a key",
+    'a "quoted" star',
+    "a star\nand a key",
+    "=1+1",
+    "-a",
+    "@x",
+    " padded ",
+    "ein Würfel",
+    "星と鍵",
+    "a star; a key",
+    "line\u2028separator",
+    "next\x85line",
+    "form\x0cfeed",
+    "null\0byte",
+    "tab\there",
+    "\ufeffmark",
+    "🌟" * 9,
+    "مفتاح",
+    "x" * 200_000,
+    "'",
+    "a\\",
+    "nan",
+    "1e999",
+)
 
 
 def _said(text: Any) -> str:
@@ -245,16 +298,38 @@ def _said(text: Any) -> str:
 
 def _texts(rng: Random) -> list[str]:
     odd = 0.5 if rng.random() < 0.7 else 0.0
-    return [rng.choice(ODD_TEXTS) if rng.random() < odd else f"{rng.choice(PROMPTS)} {i}" for i in range(rng.randrange(1, 30))]
+    return [
+        rng.choice(ODD_TEXTS) if rng.random() < odd else f"{rng.choice(PROMPTS)} {i}"
+        for i in range(rng.randrange(1, 30))
+    ]
 
 
 def _table_text(rng: Random, texts: list[str], suffix: str) -> tuple[str, str]:
     """(what was done, the table)."""
     out = io.StringIO()
     separator = "\t" if suffix == ".tsv" else rng.choice((",",) * 8 + (";", "|", "\t"))
-    columns = rng.choice((["image", "prompt"], ["prompt", "image"], ["file_name", "text", "seed"], ["image", "caption", "prompt"], ["Image", "Prompt"], ["prompt"], [" prompt ", "image"]))
+    columns = rng.choice(
+        (
+            ["image", "prompt"],
+            ["prompt", "image"],
+            ["file_name", "text", "seed"],
+            ["image", "caption", "prompt"],
+            ["Image", "Prompt"],
+            ["prompt"],
+            [" prompt ", "image"],
+        )
+    )
     if rng.random() < 0.08:
-        columns = rng.choice((["image", "prompt", "prompt"], ["prompt", "prompt"], ["a", "b"], [""], ["image", "prompt", ""], ["image", "image", "prompt"]))
+        columns = rng.choice(
+            (
+                ["image", "prompt", "prompt"],
+                ["prompt", "prompt"],
+                ["a", "b"],
+                [""],
+                ["image", "prompt", ""],
+                ["image", "image", "prompt"],
+            )
+        )
     writer = csv.writer(out, delimiter=separator, lineterminator=rng.choice(("\n", "\r\n", "\n", "\r")))
     if rng.random() < 0.9:
         writer.writerow(columns)
@@ -280,9 +355,29 @@ def _table_text(rng: Random, texts: list[str], suffix: str) -> tuple[str, str]:
 def _json_rows(rng: Random, texts: list[str]) -> list[Any]:
     rows: list[Any] = []
     for i, text in enumerate(texts):
-        row: Any = {rng.choice(("image", "file_name")): f"{i}.png", rng.choice(("prompt", "prompt", "text", "caption")): text}
+        row: Any = {
+            rng.choice(("image", "file_name")): f"{i}.png",
+            rng.choice(("prompt", "prompt", "text", "caption")): text,
+        }
         if rng.random() < 0.1:
-            row = rng.choice(([text], [text, text], text, None, 3, {"prompt": [text]}, {"prompt": {"text": text}}, {"image": 3, "prompt": text}, {"prompt": 5}, {}, [row], {"image": {"bytes": "x"}, "prompt": text}, {"image": "\0", "prompt": text}, {"image": "\ud800", "prompt": "\udfff"}))
+            row = rng.choice(
+                (
+                    [text],
+                    [text, text],
+                    text,
+                    None,
+                    3,
+                    {"prompt": [text]},
+                    {"prompt": {"text": text}},
+                    {"image": 3, "prompt": text},
+                    {"prompt": 5},
+                    {},
+                    [row],
+                    {"image": {"bytes": "x"}, "prompt": text},
+                    {"image": "\0", "prompt": text},
+                    {"image": "\ud800", "prompt": "\udfff"},
+                )
+            )
         rows.append(row)
     return rows
 
@@ -322,7 +417,10 @@ def tables(rng: Random, folder: Path, bases: Bases) -> Case:
         data = text.encode("utf8", "surrogatepass")
     elif suffix == ".jsonl":
         end = rng.choice(("\n", "\n", "\r\n", "\n\n"))
-        what, data = "rows", end.join(_json_line(r, rng) for r in _json_rows(rng, texts)).encode("utf8", "surrogatepass")
+        what, data = (
+            "rows",
+            end.join(_json_line(r, rng) for r in _json_rows(rng, texts)).encode("utf8", "surrogatepass"),
+        )
     elif suffix == ".json":
         rows: Any = _json_rows(rng, texts)
         value = rng.choice((rows, {"annotations": rows}, {"prompts": texts}, texts, {"annotations": {"a": 1}}))
@@ -346,13 +444,31 @@ def tables(rng: Random, folder: Path, bases: Bases) -> Case:
         what = not_a_file(path, rng)
     readers: list[Callable[[], list[str]]] = []
     if suffix in (".csv", ".jsonl", ".parquet"):
-        readers += [lambda: [p.prompt for p in read_pairs(path).pairs], lambda: [p.prompt for p in stream_pairs(path, PairsFile())]]
+        readers += [
+            lambda: [p.prompt for p in read_pairs(path).pairs],
+            lambda: [p.prompt for p in stream_pairs(path, PairsFile())],
+        ]
     if suffix in (".csv", ".jsonl", ".json", ".tsv", ".txt"):
         readers.append(lambda: read_prompts(path))
     reader = rng.choice(readers)
     # a text that is no UTF-8 has "?" in it
     lines = [line for t in texts for line in t.split("\n")]  # without its quotes a text of two lines is two rows
-    written = {_said(t.lstrip("\ufeff")).replace('"', "") for t in [*texts, *lines, *(t.replace("\0", "") for t in texts), "a star", "a key", "5", "3", "prompt", "Prompt", "", *(f"{i}.png" for i in range(len(texts)))]}  # of a table of one column without a name
+    written = {
+        _said(t.lstrip("\ufeff")).replace('"', "")
+        for t in [
+            *texts,
+            *lines,
+            *(t.replace("\0", "") for t in texts),
+            "a star",
+            "a key",
+            "5",
+            "3",
+            "prompt",
+            "Prompt",
+            "",
+            *(f"{i}.png" for i in range(len(texts))),
+        ]
+    }  # of a table of one column without a name
 
     # rows that were put between the others may be read: their cells are texts too
     trusted = trusted and not any(odd in what for odd in ("longer rows", "blank rows"))
@@ -381,7 +497,25 @@ def parquet_bytes(rng: Random, texts: list[str], bases: Bases) -> tuple[str, byt
         return name, bases(name).read_bytes(), False
     images: Any = [f"{i}.png" for i in range(len(texts))]
     prompts: Any = pa.array([t.replace("\0", "") for t in texts])
-    kind = rng.choice(("text",) * 3 + ("large", "dictionary", "bytes", "list", "struct", "numbers", "nulls", "dates", "decimal", "picture", "bad UTF-8", "twice", "none", "metadata"))
+    kind = rng.choice(
+        ("text",) * 3
+        + (
+            "large",
+            "dictionary",
+            "bytes",
+            "list",
+            "struct",
+            "numbers",
+            "nulls",
+            "dates",
+            "decimal",
+            "picture",
+            "bad UTF-8",
+            "twice",
+            "none",
+            "metadata",
+        )
+    )
     columns: dict[str, Any] = {"image": images, "prompt": prompts}
     if kind == "large":
         columns["prompt"] = prompts.cast(pa.large_string())
@@ -399,13 +533,17 @@ def parquet_bytes(rng: Random, texts: list[str], bases: Bases) -> tuple[str, byt
         columns["prompt"] = pa.nulls(len(texts))
     elif kind == "dates":
         odd = rng.choice((2**62, -(2**62), 0))
-        columns[rng.choice(("prompt", "when"))] = pa.array([odd] * len(texts), pa.int64()).cast(pa.timestamp(rng.choice(("ms", "us", "ns"))), safe=False)
+        columns[rng.choice(("prompt", "when"))] = pa.array([odd] * len(texts), pa.int64()).cast(
+            pa.timestamp(rng.choice(("ms", "us", "ns"))), safe=False
+        )
     elif kind == "decimal":
         columns["prompt"] = pa.array([decimal.Decimal(7)] * len(texts), pa.decimal128(38))
     elif kind == "picture":
         columns["image"] = pa.array([{"bytes": b"x", "path": "a.png"}] * len(texts))
     elif kind == "bad UTF-8":
-        columns["prompt"] = pa.Array.from_buffers(pa.string(), len(texts), pa.array([b"\xff\xfe"] * len(texts), pa.binary()).buffers())
+        columns["prompt"] = pa.Array.from_buffers(
+            pa.string(), len(texts), pa.array([b"\xff\xfe"] * len(texts), pa.binary()).buffers()
+        )
     elif kind == "metadata":
         columns["extra"] = pa.array([datetime.date(1, 1, 1)] * len(texts))
     table = pa.table(columns)
@@ -414,7 +552,9 @@ def parquet_bytes(rng: Random, texts: list[str], bases: Bases) -> tuple[str, byt
     elif kind == "none":
         table = table.slice(0, 0)
     out = io.BytesIO()
-    pq.write_table(table, out, row_group_size=rng.choice((1, 7, 1000)), compression=rng.choice(("snappy", "zstd", "gzip", "none")))
+    pq.write_table(
+        table, out, row_group_size=rng.choice((1, 7, 1000)), compression=rng.choice(("snappy", "zstd", "gzip", "none"))
+    )
     return f"Parquet, {kind}", out.getvalue(), kind in ("text", "large", "dictionary", "metadata")
 
 
@@ -447,12 +587,27 @@ def pair_folders(rng: Random, folder: Path, bases: Bases) -> Case:
         hidden.mkdir(parents=True, exist_ok=True)
         (hidden / "part-000009.json").write_text(json.dumps({"x.png": {"p": "left over"}}))
     if rng.random() < 0.5 and rows:
-        odd = rng.choice((lambda r: r, lambda r: {**r, "part_id": rng.choice((str(r["part_id"]), "²", "-1", "999999999999"))}, lambda r: {**r, "part_id": None}))
+        odd = rng.choice(
+            (
+                lambda r: r,
+                lambda r: {**r, "part_id": rng.choice((str(r["part_id"]), "²", "-1", "999999999999"))},
+                lambda r: {**r, "part_id": None},
+            )
+        )
         out = io.BytesIO()
-        pq.write_table(pa.Table.from_pylist([odd(r) | {"part_id": str(odd(r)["part_id"])} for r in rows] if rng.random() < 0.5 else rows), out)
-        write(folder / "metadata.parquet", out.getvalue() if rng.random() < 0.6 else damaged_bytes(out.getvalue(), rng)[1])
+        pq.write_table(
+            pa.Table.from_pylist(
+                [odd(r) | {"part_id": str(odd(r)["part_id"])} for r in rows] if rng.random() < 0.5 else rows
+            ),
+            out,
+        )
+        write(
+            folder / "metadata.parquet", out.getvalue() if rng.random() < 0.6 else damaged_bytes(out.getvalue(), rng)[1]
+        )
     if rng.random() < 0.3:
-        (folder / "metadata.jsonl").write_text("\n".join(json.dumps({"file_name": f"part-000001/{r['image_name']}", "text": r["prompt"]}) for r in rows))
+        (folder / "metadata.jsonl").write_text(
+            "\n".join(json.dumps({"file_name": f"part-000001/{r['image_name']}", "text": r["prompt"]}) for r in rows)
+        )
     if rng.random() < 0.1 and (folder / "metadata.jsonl").exists():
         not_a_file(folder / "metadata.jsonl", rng)
     if rng.random() < 0.15:
@@ -470,10 +625,13 @@ def pair_folders(rng: Random, folder: Path, bases: Bases) -> Case:
     return Case("a folder of pairs", read, "table")
 
 
-# --- prompts --------------------------------------------------------------------------------------------------------------
+# --- prompts
+# --------------------------------------------------------------------------------------------------------------
 WORDS = (
-    "a an the two 2 2024 three no not without red big star stars key cat dogs on of to the left of above behind and , . ; : ! ? ( ) (star:1.3) [key] {a|b} <lora:x:1> "
-    "BREAK background pair photo painting walking being \n \t \u200b \u202e \u2066 \u0301 \ud83c 🌟 👨‍👩‍👧 ² ٣ Ⅷ ½ ß İ ﬁ ａ 中 一个 مفتاح \0 \x07 \x1b[31m ' ’ - -- _ __ 1e9 99999999999999999999 0 it's o’clock"
+    "a an the two 2 2024 three no not without red big star stars key cat dogs on of to the left of above behind and , "
+    ". ; : ! ? ( ) (star:1.3) [key] {a|b} <lora:x:1> "
+    "BREAK background pair photo painting walking being \n \t \u200b \u202e \u2066 \u0301 \ud83c 🌟 👨‍👩‍👧 ² ٣ Ⅷ ½ ß İ "
+    "ﬁ ａ 中 一个 مفتاح \0 \x07 \x1b[31m ' ’ - -- _ __ 1e9 99999999999999999999 0 it's o’clock"
 ).split(" ")
 
 
@@ -482,12 +640,17 @@ def prompt_text(rng: Random) -> str:
     if how == "words":
         return rng.choice((" ", "", "  ", ", ")).join(rng.choice(WORDS) for _ in range(rng.randrange(0, 40)))
     if how == "characters":
-        return "".join(chr(rng.randrange(rng.choice((128, 0x300, 0x3000, 0x110000)))) for _ in range(rng.randrange(0, 80)))
+        return "".join(
+            chr(rng.randrange(rng.choice((128, 0x300, 0x3000, 0x110000)))) for _ in range(rng.randrange(0, 80))
+        )
     if how == "letters":  # of one kind: all that count as digits, marks, spaces
         kind = rng.choice(("Nd", "No", "Nl", "Mn", "Zs", "Cf", "Lm", "Pd", "Sk", "Cc", "Cs"))
         return "".join(rng.choice(_of_kind(kind)) for _ in range(rng.randrange(1, 30)))
     if how == "long":
-        return rng.choice((" ", ", ", " and ", "")).join([rng.choice(("a red star", "x", "2", "big", "the left of", "star", "🌟", "two"))] * rng.choice((100, 3000, 100_000)))
+        return rng.choice((" ", ", ", " and ", "")).join(
+            [rng.choice(("a red star", "x", "2", "big", "the left of", "star", "🌟", "two"))]
+            * rng.choice((100, 3000, 100_000))
+        )
     return rng.choice(WORDS)
 
 
@@ -538,7 +701,8 @@ def prompts(rng: Random, folder: Path, bases: Bases) -> Case:
     return Case(f"{text[:40]!r}, {len(text)} letters", read)
 
 
-# --- models ---------------------------------------------------------------------------------------------------------------
+# --- models
+# ---------------------------------------------------------------------------------------------------------------
 EVIL = """import pathlib
 pathlib.Path({canary!r}).write_text("run")
 class Evil:
@@ -609,9 +773,17 @@ def _load_context(path: Path, bases: Bases) -> Any:
 
 
 LOADERS: dict[str, Callable[[Path, Bases], Any]] = {
-    "sd": _load_pipeline, "sdxl": _load_pipeline, "blip": _load_captioner, "clip": _load_clip, "sentence": _load_sentence, "inverter": _load_inverter,
-    "lora": _load_lora, "context-frozen": _load_context, "context-lora": _load_context, "context-full": _load_context,
-}  # fmt: skip
+    "sd": _load_pipeline,
+    "sdxl": _load_pipeline,
+    "blip": _load_captioner,
+    "clip": _load_clip,
+    "sentence": _load_sentence,
+    "inverter": _load_inverter,
+    "lora": _load_lora,
+    "context-frozen": _load_context,
+    "context-lora": _load_context,
+    "context-full": _load_context,
+}
 
 
 def _finite(modules: Any) -> None:
@@ -624,12 +796,32 @@ def _finite(modules: Any) -> None:
 
 
 def models(rng: Random, folder: Path, bases: Bases) -> Case:
-    kind = rng.choice(("sd", "sd", "sdxl", "blip", "blip", "clip", "clip", "sentence", "inverter", "inverter", "lora", "lora", *(k for k in LOADERS if "context" in k)))
+    kind = rng.choice(
+        (
+            "sd",
+            "sd",
+            "sdxl",
+            "blip",
+            "blip",
+            "clip",
+            "clip",
+            "sentence",
+            "inverter",
+            "inverter",
+            "lora",
+            "lora",
+            *(k for k in LOADERS if "context" in k),
+        )
+    )
     target, canary = linked(bases(f"models/{kind}"), folder / "model"), folder / "canary"
     files = sorted(p for p in target.rglob("*") if p.suffix in (".json", ".safetensors", ".txt"))
-    files = [p for p in files if "pipeline" not in p.relative_to(target).parts or p.parent.name == "unet"]  # all that is read of a context's pipeline
+    files = [
+        p for p in files if "pipeline" not in p.relative_to(target).parts or p.parent.name == "unet"
+    ]  # all that is read of a context's pipeline
     fatal, done = False, []
-    chosen = [rng.choice([p for p in files if p.suffix == rng.choice((".json", ".json", ".safetensors", ".txt"))] or files)]
+    chosen = [
+        rng.choice([p for p in files if p.suffix == rng.choice((".json", ".json", ".safetensors", ".txt"))] or files)
+    ]
     if rng.random() < 0.25:
         chosen += rng.sample([p for p in files if p not in chosen], min(1, len(files) - 1))
     for path in chosen:
@@ -641,7 +833,9 @@ def models(rng: Random, folder: Path, bases: Bases) -> Case:
             fatal = fatal or "beside" not in how
         elif path.suffix == ".safetensors":
             how, data = damaged_tensors(path.read_bytes(), rng)
-            fatal = fatal or (how.startswith(FATAL) and not ("pooler" in how and kind == "sentence"))  # whose states are pooled by their mean
+            fatal = fatal or (
+                how.startswith(FATAL) and not ("pooler" in how and kind == "sentence")
+            )  # whose states are pooled by their mean
             write(path, data)
         elif path.suffix == ".json":
             how, data = damaged_json(json.loads(path.read_bytes()), rng)
@@ -674,7 +868,10 @@ def _pickled(path: Path, rng: Random, canary: Path) -> str:
     import torch
     from safetensors.torch import load_file
 
-    names = {"diffusion_pytorch_model": "diffusion_pytorch_model.bin", "pytorch_lora_weights": "pytorch_lora_weights.bin"}
+    names = {
+        "diffusion_pytorch_model": "diffusion_pytorch_model.bin",
+        "pytorch_lora_weights": "pytorch_lora_weights.bin",
+    }
     target = path.with_name(names.get(path.stem, "pytorch_model.bin"))
     tensors, how = load_file(path), rng.choice(("instead", "instead", "beside"))
     if rng.random() < 0.5:
@@ -686,7 +883,8 @@ def _pickled(path: Path, rng: Random, canary: Path) -> str:
     return f"a pickle {how}"
 
 
-# --- runs -----------------------------------------------------------------------------------------------------------------
+# --- runs
+# -----------------------------------------------------------------------------------------------------------------
 CHOSEN = ("loop",) * 8 + ("inverter", "reward", "context", "edit", "pairs", "pairs", "table", "table")
 # whose damage shows: a run that goes on after it must end where it would have ended without
 PLAIN = ("config.json", "curve.jsonl", "curve.png", "metadata.parquet", "words.skipped.json", "words.made.json")
@@ -711,7 +909,9 @@ def run_files(rng: Random, folder: Path, bases: Bases) -> Case:
             path.unlink()
         elif path.suffix == ".safetensors":
             how, data = damaged_tensors(path.read_bytes(), rng)
-            same = same and not how.startswith(("flipped", "zeroed", "spliced", "repeated", "appended", "header", "noise"))
+            same = same and not how.startswith(
+                ("flipped", "zeroed", "spliced", "repeated", "appended", "header", "noise")
+            )
             write(path, data)
         elif path.suffix == ".json":
             how, data = damaged_json(json.loads(path.read_bytes()), rng)
@@ -725,7 +925,13 @@ def run_files(rng: Random, folder: Path, bases: Bases) -> Case:
     if any(place in " ".join(done) for place in wanted):
         same = False  # of a finished thing that is kept, a byte that was changed is not seen
     if rng.random() < 0.2:
-        done.append(_leave_over(target, {"table": ".accord.words.jsonl.lock", "pairs": ".accord.shard-1-of-1.lock"}.get(name, ".accord.lock"), rng))
+        done.append(
+            _leave_over(
+                target,
+                {"table": ".accord.words.jsonl.lock", "pairs": ".accord.shard-1-of-1.lock"}.get(name, ".accord.lock"),
+                rng,
+            )
+        )
     with_rate: dict[str, float] = {}
     if name == "loop" and rng.random() < 0.15:  # the settings are lost, and it is called with others
         remove(target / "config.json")
@@ -755,7 +961,10 @@ def _leave_over(folder: Path, lock: str, rng: Random) -> str:
     host = _host()
     dead = 2**22 - 1  # the highest number that a process can have here
     name = rng.choice((f".accord.{host}.{dead}-5.0.part.json", f".accord.{host}.{dead}-5.3.part", lock))
-    place = rng.choice([p for p in (folder, folder / "checkpoints") if p.is_dir() and (p == folder or "lock" not in name)]) / name
+    place = (
+        rng.choice([p for p in (folder, folder / "checkpoints") if p.is_dir() and (p == folder or "lock" not in name)])
+        / name
+    )
     if name.endswith(".part"):
         place.mkdir()
         (place / "x").write_bytes(b"x")
@@ -764,7 +973,14 @@ def _leave_over(folder: Path, lock: str, rng: Random) -> str:
     return f"left over: {name}"
 
 
-KINDS: dict[str, Generator] = {"pictures": pictures, "clips": clips, "tables": tables, "prompts": prompts, "models": models, "runs": run_files}
+KINDS: dict[str, Generator] = {
+    "pictures": pictures,
+    "clips": clips,
+    "tables": tables,
+    "prompts": prompts,
+    "models": models,
+    "runs": run_files,
+}
 SHARES = {"pictures": 34, "tables": 30, "prompts": 16, "clips": 6, "models": 11, "runs": 3}  # of a hundred inputs
 _ORDER = [kind for _, kind in sorted(((k + 0.5) / share, kind) for kind, share in SHARES.items() for k in range(share))]
 

@@ -1,7 +1,8 @@
-"""`make kill`: every command that can be resumed is killed at random moments, run to the end, and compared with a run that was left alone.
+"""`make kill`: every command that can be resumed is killed at random moments, run to the end, and compared with a run
+that was left alone.
 
-    python tests/robustness/kill.py --count 100 --out docs/bench
-    python tests/robustness/kill.py --command context --count 3 --seed 7
+python tests/robustness/kill.py --count 100 --out docs/bench
+python tests/robustness/kill.py --command context --count 3 --seed 7
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ class Tally:
     failures: list[str] = field(default_factory=list)
 
 
-# --- what is run ----------------------------------------------------------------------------------------------------------
+# --- what is run
+# ----------------------------------------------------------------------------------------------------------
 def _prompts(folder: Path) -> None:
     (folder / "prompts.txt").write_text("\n".join(PROMPTS) + "\n")
 
@@ -95,19 +97,43 @@ COMMANDS = {
     "lab-captioner": Command(("train lab captioner --out lab --steps 5",)),
     "lab-denoiser": Command(("train lab denoiser --out lab --steps 3",), _parts),
     "reward": Command(
-        ("train reward --prompts prompts.txt --out out --reward likelihood --held-out clip --steps 4 --batch-size 2 --inference-steps 2 --anchors 2 --eval-every 2 --device cpu --json",),
-        _prompts, ("--resume",),
+        (
+            "train reward --prompts prompts.txt --out out --reward likelihood --held-out clip --steps 4 --batch-size "
+            "2 --inference-steps 2 --anchors 2 --eval-every 2 --device cpu --json",
+        ),
+        _prompts,
+        ("--resume",),
     ),
-    "inverter": Command(("train inverter --pairs pictures --kind clip --kind vit --steps 5 --batch-size 4 --curriculum prefix --similar 1 --out out --device cpu --json",), _pictures),
-    "context": Command(("train context --scenes 8 --steps 5 --batch-size 2 --out out --device cpu --json",), resume=("--resume",)),
+    "inverter": Command(
+        (
+            "train inverter --pairs pictures --kind clip --kind vit --steps 5 --batch-size 4 --curriculum prefix "
+            "--similar 1 --out out --device cpu --json",
+        ),
+        _pictures,
+    ),
+    "context": Command(
+        ("train context --scenes 8 --steps 5 --batch-size 2 --out out --device cpu --json",), resume=("--resume",)
+    ),
     "pairs": Command(("pairs make --prompts prompts.txt --steps 4 --out out --device cpu --json",), _prompts),
-    "invert": Command(tuple(f"invert --folder pictures --out words.parquet --shard {i}/3 --device cpu --json" for i in (1, 2, 3)), _pictures),
-    "edit": Command(("edit clip --source circle --target square --frames 0:3 --tune-steps 5 --steps 2 --tuned tuned --out out.gif --device cpu --json",), _frames),
-}  # fmt: skip
+    "invert": Command(
+        tuple(f"invert --folder pictures --out words.parquet --shard {i}/3 --device cpu --json" for i in (1, 2, 3)),
+        _pictures,
+    ),
+    "edit": Command(
+        (
+            "edit clip --source circle --target square --frames 0:3 --tune-steps 5 --steps 2 --tuned tuned --out "
+            "out.gif --device cpu --json",
+        ),
+        _frames,
+    ),
+}
 
 
 def often() -> None:
-    """Let runs of seconds have what runs of hours have: a checkpoint every second step, parts of two pairs. The lab's recipes are made small."""
+    """Let runs of seconds have what runs of hours have: a checkpoint every second step, parts of two pairs.
+
+    The lab's recipes are made small.
+    """
     from accord.lab.recipes import captioner, clip, denoiser, vae
     from accord.methods.invert.pairs import make_pairs
     from accord.training.loop import Run
@@ -127,7 +153,8 @@ def often() -> None:
         recipe.train.__defaults__ = (*others, size)
 
 
-# --- running, killing, comparing --------------------------------------------------------------------------------------------
+# --- running, killing, comparing
+# --------------------------------------------------------------------------------------------
 class Trials:
     """One command in a folder: the same path each time, as what is made may name it."""
 
@@ -195,7 +222,9 @@ class Trials:
         tally.kills, tally.runs = tally.kills + kills, tally.runs + 1
         found = digests(self.here)
         hidden = left_over(paths_of(self.here))
-        other = sorted(k for k in {*found, *self.reference} if found.get(k) != self.reference.get(k) and k not in hidden)
+        other = sorted(
+            k for k in {*found, *self.reference} if found.get(k) != self.reference.get(k) and k not in hidden
+        )
         when = f"killed after {' and '.join(moments)} of {self.seconds:.1f}"
         if code != 0:
             tally.failures.append(f"{when}: exit code {code}: {self.err.read_text(errors='replace')[-300:].strip()!r}")
@@ -218,7 +247,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=100, help="kills, over all commands")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--command", choices=list(COMMANDS), action="append", help="repeat for several; all if not given")
+    parser.add_argument(
+        "--command", choices=list(COMMANDS), action="append", help="repeat for several; all if not given"
+    )
     parser.add_argument("--out", type=Path, help="folder for robustness.json and robustness.md")
     told = parser.parse_args(arguments)
     warm_up()
@@ -242,20 +273,40 @@ def main(arguments: list[str] | None = None) -> int:
                         break
                     trials.trial(rng, tally)
                 tally.failures = [text.replace(scratch, "") for text in tally.failures]
-        print(f"{name}: {tally.kills} kills, {tally.identical} identical, {tally.left} with something left over, {tally.seconds:.1f} s the longest run", flush=True)
+        print(
+            f"{name}: {tally.kills} kills, {tally.identical} identical, {tally.left} with something left over, "
+            f"{tally.seconds:.1f} s the longest run",
+            flush=True,
+        )
         for text in tally.failures:
             print(f"  {text}", flush=True)
     rows: list[dict[str, Any]] = [
-        {"command": n, "kills": t.kills, "identical": t.identical, "runs with left-overs": t.left, "longest run s": f"{t.seconds:.1f}"} for n, t in tallies.items() if t.kills or t.failures
+        {
+            "command": n,
+            "kills": t.kills,
+            "identical": t.identical,
+            "runs with left-overs": t.left,
+            "longest run s": f"{t.seconds:.1f}",
+        }
+        for n, t in tallies.items()
+        if t.kills or t.failures
     ]
-    rows.append({"command": "all", **{k: sum(r[k] for r in rows) for k in ("kills", "identical", "runs with left-overs")}, "longest run s": ""})
+    rows.append(
+        {
+            "command": "all",
+            **{k: sum(r[k] for r in rows) for k in ("kills", "identical", "runs with left-overs")},
+            "longest run s": "",
+        }
+    )
     minutes = (time.monotonic() - start) / 60
     print(f"{plain(rows)}\n{minutes:.1f} minutes")
     failures = [f"{name}: {text}" for name, tally in tallies.items() for text in tally.failures]
     if told.out is not None:
         note = (
-            f"SIGKILL at a moment drawn uniformly over the run, sometimes again during the resume, then a run to the end, in {minutes:.0f} minutes. identical: every file that was made is that of a run "
-            "that was left alone, bit for bit, TensorBoard's logs aside. Left over: hidden files or folders, locks, parts."
+            "SIGKILL at a moment drawn uniformly over the run, sometimes again during the resume, then a run to the "
+            f"end, in {minutes:.0f} minutes. identical: every file that was made is that of a run "
+            "that was left alone, bit for bit, TensorBoard's logs aside. Left over: hidden files or folders, locks, "
+            "parts."
         )
         write_report(told.out, "kill", {"rows": rows, "failures": failures, "note": note})
     return 1 if failures else 0

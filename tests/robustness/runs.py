@@ -26,8 +26,15 @@ class RunKind:
 
     def artefacts(self, folder: Path) -> dict[str, str]:
         """A digest of every file that the run has made."""
-        files = {p for pattern in self.made for found in folder.glob(pattern) for p in ([found] if found.is_file() else found.rglob("*"))}
-        return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(files) if p.is_file()}
+        files = {
+            p
+            for pattern in self.made
+            for found in folder.glob(pattern)
+            for p in ([found] if found.is_file() else found.rglob("*"))
+        }
+        return {
+            str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(files) if p.is_file()
+        }
 
 
 def _loop(folder: Path, bases: Bases, learning_rate: float = 1e-2) -> None:
@@ -47,7 +54,11 @@ def _loop(folder: Path, bases: Bases, learning_rate: float = 1e-2) -> None:
         return error, {"error": float(error.detach())}
 
     with claim(folder, settings):
-        run = Run({"network": network}, LoopConfig(**settings, warmup_steps=0, ema_decay=0.9, save_every=2, log_every=1), folder)
+        run = Run(
+            {"network": network},
+            LoopConfig(**settings, warmup_steps=0, ema_decay=0.9, save_every=2, log_every=1),
+            folder,
+        )
         run.train(loss, progress=False)
         run.use_ema()
         write_tensors(folder / "network.safetensors", network.state_dict())
@@ -107,10 +118,21 @@ def train_context_on(bases: Bases, folder: Path, denoiser: str) -> None:
     from accord.methods.context.train import train_context
 
     def draw(rng: np.random.Generator, size: int, done: float) -> tuple[torch.Tensor, list[str]]:
-        return torch.from_numpy(rng.standard_normal((size, 4, 16, 16)).astype(np.float32)), [PROMPTS[i % 2] for i in range(size)]
+        return torch.from_numpy(rng.standard_normal((size, 4, 16, 16)).astype(np.float32)), [
+            PROMPTS[i % 2] for i in range(size)
+        ]
 
     config = ContextTrainConfig(
-        steps=2, batch_size=2, save_every=1, warmup_steps=0, learning_rate=1e-2, ema_decay=0.0, share=0.3, rank=2, denoiser=denoiser, bf16=False
+        steps=2,
+        batch_size=2,
+        save_every=1,
+        warmup_steps=0,
+        learning_rate=1e-2,
+        ema_decay=0.0,
+        share=0.3,
+        rank=2,
+        denoiser=denoiser,
+        bf16=False,
     )
     train_context(load(str(bases("models/sd")), "cpu"), draw, folder, config, resume=True)
 
@@ -158,7 +180,9 @@ RUNS = {
     "loop": RunKind(_loop, ("network.safetensors",)),
     "inverter": RunKind(_inverter, ("predictor.safetensors",)),
     "reward": RunKind(_reward, ("pytorch_lora_weights.safetensors", "README.md", "report.json")),
-    "context": RunKind(lambda folder, bases: train_context_on(bases, folder, "lora"), ("relation", "pytorch_lora_weights.safetensors")),
+    "context": RunKind(
+        lambda folder, bases: train_context_on(bases, folder, "lora"), ("relation", "pytorch_lora_weights.safetensors")
+    ),
     "edit": RunKind(_edit, ("temporal", "relation", "queries.safetensors", "tuned.json")),
     "pairs": RunKind(_make_pairs, ("part-*", "metadata.parquet")),
     "table": RunKind(_table, ("words.jsonl", "words.*.json")),

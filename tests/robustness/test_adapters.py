@@ -74,7 +74,9 @@ def test_a_folder_of_peft_is_read_with_its_alpha(folders, tmp_path):
     import peft
 
     pipe = accord.load(str(folders["sd1"]), "cpu")
-    wrapped = peft.get_peft_model(tiny_pipeline().unet, peft.LoraConfig(r=4, lora_alpha=16, target_modules=["to_q", "to_k"]))
+    wrapped = peft.get_peft_model(
+        tiny_pipeline().unet, peft.LoraConfig(r=4, lora_alpha=16, target_modules=["to_q", "to_k"])
+    )
     for name, parameter in wrapped.named_parameters():
         if "lora_B" in name:
             parameter.data.normal_(generator=torch.Generator().manual_seed(1))
@@ -106,7 +108,10 @@ def test_a_small_scale_in_half_precision_is_not_lost(folders, tmp_path):
     name, weight = next(iter(projections(pipe.unet).items()))
     key = "lora_unet_" + name.replace(".", "_")
     down, up = torch.ones(4, weight.shape[1]).half(), (1e-6 * torch.ones(weight.shape[0], 4)).half()
-    save_file({f"{key}.lora_down.weight": down, f"{key}.lora_up.weight": up, f"{key}.alpha": torch.tensor(1 / 64)}, tmp_path / "x.safetensors")
+    save_file(
+        {f"{key}.lora_down.weight": down, f"{key}.lora_up.weight": up, f"{key}.alpha": torch.tensor(1 / 64)},
+        tmp_path / "x.safetensors",
+    )
     found = changes(accord.load(str(folders["sd1"]), "cpu", lora=tmp_path / "x.safetensors").unet)[name]
     assert torch.allclose(found, 1 / 256 * up.float() @ down.float(), rtol=1e-3)
 
@@ -119,7 +124,9 @@ def test_a_second_adapter_that_fails_comes_off_alone(folders, tmp_path):
     save_file(tensors, tmp_path / "first.safetensors")
     put_on(pipe, str(tmp_path / "first.safetensors"))
     before = {k: v.clone() for k, v in pipe.unet.state_dict().items()}
-    save_file({k: torch.randn(2, 7) if "lora_A" in k else torch.randn(7, 2) for k in tensors}, tmp_path / "second.safetensors")
+    save_file(
+        {k: torch.randn(2, 7) if "lora_A" in k else torch.randn(7, 2) for k in tensors}, tmp_path / "second.safetensors"
+    )
     with pytest.raises(accord.InputError, match="size mismatch"):
         put_on(pipe, str(tmp_path / "second.safetensors"))
     after = pipe.unet.state_dict()
@@ -181,7 +188,10 @@ def test_what_cannot_be_put_on_is_refused_and_leaves_nothing(folders, tmp_path, 
 
 def test_modules_that_are_not_there_are_named(folders, tmp_path):
     pipe = accord.load(str(folders["sd1"]), "cpu")
-    tensors = lora(pipe.unet, "unet.") | {"unet.no.such.lora_A.weight": torch.randn(2, 32), "unet.no.such.lora_B.weight": torch.randn(32, 2)}
+    tensors = lora(pipe.unet, "unet.") | {
+        "unet.no.such.lora_A.weight": torch.randn(2, 32),
+        "unet.no.such.lora_B.weight": torch.randn(32, 2),
+    }
     save_file(tensors, tmp_path / "x.safetensors")
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
@@ -193,9 +203,24 @@ def test_the_command_line_tells_of_them_too(folders, tmp_path, capfd, monkeypatc
     from accord import cli
 
     pipe = accord.load(str(folders["sd1"]), "cpu")
-    tensors = lora(pipe.unet, "unet.") | {"unet.no.such.lora_A.weight": torch.randn(2, 32), "unet.no.such.lora_B.weight": torch.randn(32, 2)}
+    tensors = lora(pipe.unet, "unet.") | {
+        "unet.no.such.lora_A.weight": torch.randn(2, 32),
+        "unet.no.such.lora_B.weight": torch.randn(32, 2),
+    }
     save_file(tensors, tmp_path / "x.safetensors")
-    line = ["generate", "a star", "--model", folders["sd1"], "--lora", tmp_path / "x.safetensors", "--steps", "1", "--out", tmp_path / "out", "--json"]
+    line = [
+        "generate",
+        "a star",
+        "--model",
+        folders["sd1"],
+        "--lora",
+        tmp_path / "x.safetensors",
+        "--steps",
+        "1",
+        "--out",
+        tmp_path / "out",
+        "--json",
+    ]
     monkeypatch.setattr("sys.argv", ["accord", *map(str, line)])
     with pytest.raises(SystemExit) as end, warnings.catch_warnings():
         cli.main()
@@ -229,4 +254,6 @@ def test_an_alpha_pattern_is_taken_as_a_name(folders, tmp_path):
 
 def test_the_embedded_adapter_is_on(tmp_path):
     pipe = accord.load(device="cpu", lora="lab")
-    assert len(changes(pipe.unet)) * 2 == len(load_file(Path(accord.__file__).parent / "lab/models/tuned/pytorch_lora_weights.safetensors"))
+    assert len(changes(pipe.unet)) * 2 == len(
+        load_file(Path(accord.__file__).parent / "lab/models/tuned/pytorch_lora_weights.safetensors")
+    )

@@ -50,10 +50,16 @@ def test_what_is_still_being_written_is_no_frame(tmp_path):
 @pytest.mark.parametrize("fps", [math.nan, math.inf, -math.inf, 0, -1, 1e-9, 1e300])
 def test_a_rate_that_is_none_is_refused(tmp_path, fps):
     write_clip(tmp_path / "frames", noise(), 8)
-    for call in (lambda: read_clip(tmp_path / "frames", fps=fps), lambda: write_clip(tmp_path / "x.gif", noise(), fps), lambda: write_clip(tmp_path / "x.mp4", noise(), fps)):
+    for call in (
+        lambda: read_clip(tmp_path / "frames", fps=fps),
+        lambda: write_clip(tmp_path / "x.gif", noise(), fps),
+        lambda: write_clip(tmp_path / "x.mp4", noise(), fps),
+    ):
         with pytest.raises(InputError, match="fps must be"):
             call()
-    assert not (tmp_path / "x.gif").exists() and read_clip(tmp_path / "frames", fps=29.97).fps == Fraction(29.97).limit_denominator(1001)
+    assert not (tmp_path / "x.gif").exists() and read_clip(tmp_path / "frames", fps=29.97).fps == Fraction(
+        29.97
+    ).limit_denominator(1001)
 
 
 # --- budgets --------------------------------------------------------------------------------------------------------
@@ -105,7 +111,9 @@ def test_a_playlist_is_no_clip(tmp_path):
     av = pytest.importorskip("av")
     write_clip(tmp_path / "secret.mp4", noise(), 8)
     (tmp_path / "x.mp4").write_text(f"ffconcat version 1.0\nfile '{tmp_path / 'secret.mp4'}'\n")
-    (tmp_path / "y.mp4").write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{tmp_path / 'secret.mp4'}\n#EXT-X-ENDLIST\n")
+    (tmp_path / "y.mp4").write_text(
+        f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{tmp_path / 'secret.mp4'}\n#EXT-X-ENDLIST\n"
+    )
     (tmp_path / "z.mp4").write_text("ffconcat version 1.0\nfile secret.mp4\n")
     for name in ("x.mp4", "y.mp4", "z.mp4"):
         with pytest.raises(InputError, match="cannot be read"):

@@ -142,7 +142,9 @@ def test_every_option_that_takes_a_float_is_tried():
     found = {}
     for path, command in _commands(typer.main.get_command(cli.app)):
         hints = typing.get_type_hints(command.callback)
-        takes = [p.opts[0] for p in command.params if p.name in hints and float in (hints[p.name], *_parts(hints[p.name]))]
+        takes = [
+            p.opts[0] for p in command.params if p.name in hints and float in (hints[p.name], *_parts(hints[p.name]))
+        ]
         if takes:
             found[" ".join(path)] = sorted(takes)
     assert found == {name: sorted(options.split()) for name, options in FLOATS.items()}
@@ -165,7 +167,9 @@ def test_a_number_that_is_none_is_refused_by_its_option(accord_cli, files, monke
     monkeypatch.chdir(files[0])
     result = accord_cli(*LEAST[name], option, value)
     assert_refused(result, option)
-    assert f"{option} must be a finite number" in result[2] or f"invalid value for '{option}'" in result[2]  # of an option with a range
+    assert (
+        f"{option} must be a finite number" in result[2] or f"invalid value for '{option}'" in result[2]
+    )  # of an option with a range
 
 
 @pytest.mark.parametrize(
@@ -193,8 +197,13 @@ def test_an_option_that_would_do_nothing_is_refused(accord_cli, files, monkeypat
 def test_pairs_without_a_readable_picture_are_refused_without_a_bar(accord_cli, files, monkeypatch):
     monkeypatch.chdir(files[0])
     for line in (("train", "context", "--out", "new"), ("train", "reward", "--prompts", "prompts.txt", "--out", "new")):
-        assert_refused(accord_cli(*line, "--pairs", "gone.csv"), "'gone.csv' have no readable picture (row 1: image 'no.png' does not exist)")
-    assert_refused(accord_cli("score", "--pairs", "gone.csv", "--out", "new/s.csv"), "no row of 'gone.csv' could be scored")
+        assert_refused(
+            accord_cli(*line, "--pairs", "gone.csv"),
+            "'gone.csv' have no readable picture (row 1: image 'no.png' does not exist)",
+        )
+    assert_refused(
+        accord_cli("score", "--pairs", "gone.csv", "--out", "new/s.csv"), "no row of 'gone.csv' could be scored"
+    )
     assert not Path("new").exists()
 
 
@@ -280,7 +289,9 @@ def test_shards_are_made_at_once(accord_cli):
     from accord.files import only_writer
 
     with only_writer(Path("o"), "shard-2-of-2"):
-        code, out, err = accord_cli("pairs", "make", "--count", 1, "--steps", 1, "--shard", "1/2", "--out", "o", "--json")
+        code, out, err = accord_cli(
+            "pairs", "make", "--count", 1, "--steps", 1, "--shard", "1/2", "--out", "o", "--json"
+        )
     assert code == 0, err
     assert json.loads(out)["pairs"] == 1 and not list(Path("o").glob(".accord*"))
 
@@ -288,12 +299,19 @@ def test_shards_are_made_at_once(accord_cli):
 # --- what is written -----------------------------------------------------------------------------------------------
 def test_inversion_takes_no_file_for_its_own_table(accord_cli, files, monkeypatch):
     monkeypatch.chdir(files[0])
-    for name, part in (("mine", "nothing says that accord made it"), ("damaged", "'damaged.made.json' is no valid JSON"), ("listed", "'listed.made.json' holds no JSON object")):
+    for name, part in (
+        ("mine", "nothing says that accord made it"),
+        ("damaged", "'damaged.made.json' is no valid JSON"),
+        ("listed", "'listed.made.json' holds no JSON object"),
+    ):
         text = Path(f"{name}.csv").read_bytes()
         assert_refused(accord_cli("invert", "--folder", "pictures", "--words-only", "--out", f"{name}.csv"), part)
         assert Path(f"{name}.csv").read_bytes() == text
     for source, path in (("--folder", "unreadable"), ("--pairs", "gone.csv")):
-        assert_refused(accord_cli("invert", source, path, "--words-only", "--out", "new/i.csv"), f"no picture of '{path}' can be read")
+        assert_refused(
+            accord_cli("invert", source, path, "--words-only", "--out", "new/i.csv"),
+            f"no picture of '{path}' can be read",
+        )
     assert not Path("new").exists()
 
 
@@ -315,7 +333,9 @@ def test_inversion_in_python_takes_no_file_for_its_own_table(tmp_path):
 def test_tables_name_pictures_as_they_were_named(accord_cli, tmp_path):
     star(tmp_path / "in" / "deep" / "star.png")
     (tmp_path / "in" / "bad.png").write_text("no picture")
-    (tmp_path / "in" / "pairs.csv").write_text("image,prompt\ndeep/star.png,a red star\nbad.png,a key\n", encoding="utf8")
+    (tmp_path / "in" / "pairs.csv").write_text(
+        "image,prompt\ndeep/star.png,a red star\nbad.png,a key\n", encoding="utf8"
+    )
     told = {
         "score": ("score", "--pairs", "in/pairs.csv", "--out", "out/score.jsonl"),
         "pairs": ("invert", "--pairs", "in/pairs.csv", "--words-only", "--out", "out/pairs.jsonl"),
@@ -324,7 +344,9 @@ def test_tables_name_pictures_as_they_were_named(accord_cli, tmp_path):
     for name, line in told.items():
         code, out, err = accord_cli(*line, "--json")
         assert code == 0, err
-        assert [json.loads(row)["image"] for row in Path(f"out/{name}.jsonl").read_text().splitlines()] == ["deep/star.png"]
+        assert [json.loads(row)["image"] for row in Path(f"out/{name}.jsonl").read_text().splitlines()] == [
+            "deep/star.png"
+        ]
         assert "bad.png" in json.dumps(json.loads(out)["skipped"])
         for path in Path("out").iterdir():
             assert str(tmp_path) not in path.read_text(), path
@@ -359,7 +381,9 @@ def test_tuning_lists_broken_rows_of_prompts(accord_cli, monkeypatch):
         raise InputError("enough")
 
     monkeypatch.setattr(accord, "tune", tune)
-    code, _, err = accord_cli("train", "reward", "--prompts", "p.jsonl", "--reward", "clip", "--held-out", "none", "--out", "o")
+    code, _, err = accord_cli(
+        "train", "reward", "--prompts", "p.jsonl", "--reward", "clip", "--held-out", "none", "--out", "o"
+    )
     assert code == 2 and asked == ["a red star", "a blue key"] and err.startswith("skipped row 2: ")
 
 

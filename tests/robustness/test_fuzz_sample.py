@@ -23,7 +23,13 @@ SAMPLE = "import fuzz, kill, sys; sys.exit(fuzz.main({fuzz!r}) or kill.main({kil
 def run(fuzz: list[str], kill: list[str]) -> subprocess.CompletedProcess[str]:
     """Both in one process, which imports everything once."""
     code = SAMPLE.format(fuzz=fuzz, kill=kill)
-    return subprocess.run([sys.executable, "-c", code], cwd=HERE, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=HERE,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
 
 
 def test_a_sample_of_inputs_and_kills(tmp_path):

@@ -119,7 +119,9 @@ def test_large_pictures_take_little_more_than_once_their_size(tmp_path):
     png_of_zeros(tmp_path / "gray.png", 6_000, 6_000, 0, bits=16)
     png_of_zeros(tmp_path / "palette.png", 6_000, 6_000, 3, chunk(b"PLTE", bytes(range(6))) + chunk(b"tRNS", b"\x80"))
     png_of_zeros(tmp_path / "rgba.png", 10_000, 10_000, 6)
-    told = run(MEMORY, *(str(tmp_path / f"{name}.png") for name in ("gray", "palette", "rgba")), seconds=120).splitlines()
+    told = run(
+        MEMORY, *(str(tmp_path / f"{name}.png") for name in ("gray", "palette", "rgba")), seconds=120
+    ).splitlines()
     for line, most in zip(told, (400, 400, 1000), strict=True):
         width, height, grown = map(int, line.split())
         assert width == height <= 4096 and grown < most
@@ -146,7 +148,21 @@ def smooth(mode: str, width: int = 150, height: int = 130) -> Image.Image:
 
 @pytest.mark.parametrize(
     ("mode", "suffix"),
-    [("RGB", "png"), ("RGBA", "png"), ("LA", "png"), ("L", "png"), ("1", "png"), ("I;16", "png"), ("P", "png"), ("I", "tif"), ("F", "tif"), ("CMYK", "tif"), ("RGB", "webp"), ("RGB", "jpg"), ("CMYK", "jpg")],
+    [
+        ("RGB", "png"),
+        ("RGBA", "png"),
+        ("LA", "png"),
+        ("L", "png"),
+        ("1", "png"),
+        ("I;16", "png"),
+        ("P", "png"),
+        ("I", "tif"),
+        ("F", "tif"),
+        ("CMYK", "tif"),
+        ("RGB", "webp"),
+        ("RGB", "jpg"),
+        ("CMYK", "jpg"),
+    ],
 )
 def test_a_large_picture_is_what_it_would_be_reduced_afterwards(tmp_path, small, mode, suffix):
     """Each mode, in strips, against the whole picture converted and then averaged."""

@@ -40,7 +40,9 @@ def spawn():
 
     def start(target, *arguments):
         events = [context.Event() for _ in range(2)]
-        process = context.Process(target=target, args=(*arguments, *events[: target.__code__.co_argcount - len(arguments)]))
+        process = context.Process(
+            target=target, args=(*arguments, *events[: target.__code__.co_argcount - len(arguments)])
+        )
         process.start()
         running.append(process)
         assert events[0].wait(60)
@@ -56,7 +58,10 @@ def test_a_folder_has_one_writer(tmp_path, spawn):
     from accord.files import only_writer, save_folder
 
     process, leave = spawn(_hold, tmp_path)
-    with pytest.raises(InputError, match=rf"process {process.pid} on .*; wait for it, or give another"), only_writer(tmp_path):
+    with (
+        pytest.raises(InputError, match=rf"process {process.pid} on .*; wait for it, or give another"),
+        only_writer(tmp_path),
+    ):
         pass
     with pytest.raises(InputError, match="another process"):
         save_folder(tmp_path, lambda part: (part / "x").write_text("x"))
@@ -144,7 +149,13 @@ def test_a_folder_that_cannot_be_is_refused_and_nothing_is_made(tmp_path, make):
 
     (tmp_path / "file").write_text("x")
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
-    place = {"file": "file", "inside a file": "file/a/b", "link to nothing": "link/a", "long": "new/" + "x" * 300, "nul": "a\0b"}[make]
+    place = {
+        "file": "file",
+        "inside a file": "file/a/b",
+        "link to nothing": "link/a",
+        "long": "new/" + "x" * 300,
+        "nul": "a\0b",
+    }[make]
     before = sorted(p.name for p in tmp_path.iterdir())
     with pytest.raises(InputError, match="cannot be written"):
         check_writable(tmp_path / place)
@@ -173,7 +184,9 @@ def test_a_folder_that_could_not_be_replaced_stays(tmp_path, monkeypatch):
     monkeypatch.setattr(files.os, "replace", fail)
     with pytest.raises(PermissionError):
         files.replace_folder(tmp_path / "frames", lambda part: (part / "new").write_text("new"))
-    assert [p.name for p in tmp_path.iterdir()] == ["frames"] and [p.name for p in (tmp_path / "frames").iterdir()] == ["old"]
+    assert [p.name for p in tmp_path.iterdir()] == ["frames"] and [p.name for p in (tmp_path / "frames").iterdir()] == [
+        "old"
+    ]
 
 
 def test_an_inverter_is_trained_by_one_process(tmp_path):

@@ -41,7 +41,10 @@ def test_generate_honours_a_generator_as_the_pipeline_does(make):
 
 def test_generate_without_seeds_is_seed_0():
     pipe = tiny_pipeline()
-    assert np.array_equal(pixels(accord.generate(pipe, "a star", num_inference_steps=2)), pixels(accord.generate(pipe, "a star", 0, num_inference_steps=2)))
+    assert np.array_equal(
+        pixels(accord.generate(pipe, "a star", num_inference_steps=2)),
+        pixels(accord.generate(pipe, "a star", 0, num_inference_steps=2)),
+    )
 
 
 @pytest.mark.parametrize(
@@ -77,7 +80,9 @@ def test_latents_are_one_for_each_picture():
     latents = torch.randn(2, 4, 16, 16, generator=generator())
     with pytest.raises(InputError, match="2 latents were given for 1 prompts"):
         accord.generate(pipe, "a star", latents=latents, **told)
-    together, alone = (accord.generate(pipe, ["a star", "a key"], latents=latents, batch_size=n, **told) for n in (2, 1))
+    together, alone = (
+        accord.generate(pipe, ["a star", "a key"], latents=latents, batch_size=n, **told) for n in (2, 1)
+    )
     assert len(alone) == 2 and torch.allclose(together, alone, atol=1e-4)
 
 
@@ -90,7 +95,12 @@ def test_eta_is_refused_by_a_scheduler_that_takes_none():
 
 def zero_snr(pipe, kind=DDIMScheduler, **more):
     pipe.scheduler = kind.from_config(
-        pipe.scheduler.config, rescale_betas_zero_snr=True, timestep_spacing="trailing", prediction_type="v_prediction", clip_sample=False, **more
+        pipe.scheduler.config,
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
+        prediction_type="v_prediction",
+        clip_sample=False,
+        **more,
     )
     return pipe
 
@@ -98,7 +108,9 @@ def zero_snr(pipe, kind=DDIMScheduler, **more):
 @pytest.mark.parametrize("steps", [1, 2, 7, 10, 25])
 def test_eta_1_is_finite_at_zero_terminal_snr(steps):
     """The root of -6e-8 in DDIM's step."""
-    made = accord.generate(zero_snr(tiny_pipeline()), "a red star", num_inference_steps=steps, eta=1.0, output_type="latent")
+    made = accord.generate(
+        zero_snr(tiny_pipeline()), "a red star", num_inference_steps=steps, eta=1.0, output_type="latent"
+    )
     assert torch.isfinite(made).all()
 
 
@@ -129,7 +141,9 @@ def test_realign_with_attention_slicing_runs_and_leaves_it_on(slicing):
     assert found.rounds == 1 and dict(pipe.unet.attn_processors) == before
     pipe.disable_attention_slicing()
     plain = accord.realign(pipe, "two green fish", 1, config=config, num_inference_steps=4, captions=False)[0]
-    assert np.abs(np.asarray(found.before).astype(int) - np.asarray(plain.before)).max() <= 2  # another kernel, the same picture
+    assert (
+        np.abs(np.asarray(found.before).astype(int) - np.asarray(plain.before)).max() <= 2
+    )  # another kernel, the same picture
 
 
 def test_every_number_of_a_config_must_be_one():
@@ -140,7 +154,16 @@ def test_every_number_of_a_config_must_be_one():
     from accord.training.loop import LoopConfig
 
     needed = {LoopConfig: {"steps": 1, "learning_rate": 0.1}}
-    for kind in (accord.RealignConfig, accord.TuneConfig, EditConfig, ContextTrainConfig, InvertTrainConfig, PredictorConfig, GuardConfig, LoopConfig):
+    for kind in (
+        accord.RealignConfig,
+        accord.TuneConfig,
+        EditConfig,
+        ContextTrainConfig,
+        InvertTrainConfig,
+        PredictorConfig,
+        GuardConfig,
+        LoopConfig,
+    ):
         for one in fields(kind):
             if one.type in ("float", float):
                 for value in (float("nan"), float("inf"), -float("inf")):
@@ -163,7 +186,11 @@ def run_of(folder, steps=4, seed=0):
 
     torch.manual_seed(0)
     model = nn.Linear(4, 2)
-    run = Run({"model": model}, LoopConfig(steps=steps, learning_rate=0.1, seed=seed, save_every=1, ema_decay=0.9, warmup_steps=0), folder)
+    run = Run(
+        {"model": model},
+        LoopConfig(steps=steps, learning_rate=0.1, seed=seed, save_every=1, ema_decay=0.9, warmup_steps=0),
+        folder,
+    )
     begun = run.step
 
     def loss(step, g):
@@ -174,7 +201,25 @@ def run_of(folder, steps=4, seed=0):
     return begun, {k: v.clone() for k, v in model.state_dict().items()}
 
 
-@pytest.mark.parametrize("damage", ["model lost", "ema lost", "optimiser lost", "all of the optimiser lost", "model misshapen", "nan", "nan in the optimiser", "whole numbers", "another type", "two counts", "cut", "state", "deep", "other step"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "model lost",
+        "ema lost",
+        "optimiser lost",
+        "all of the optimiser lost",
+        "model misshapen",
+        "nan",
+        "nan in the optimiser",
+        "whole numbers",
+        "another type",
+        "two counts",
+        "cut",
+        "state",
+        "deep",
+        "other step",
+    ],
+)
 def test_a_checkpoint_that_is_not_whole_is_passed_over(tmp_path, damage):
     _, whole = run_of(tmp_path / "a")
     shutil.copytree(tmp_path / "a", tmp_path / "b")
@@ -253,7 +298,9 @@ def test_reports_hold_no_host_name_and_no_path(tmp_path):
     board.scalars({"step": 1, "loss": 0.5})
     board.images("look", torch.rand(2, 3, 8, 8), 1)
     board.close()
-    assert [p for p in (tmp_path / "board").iterdir()] and not any(socket.gethostname() in p.name for p in (tmp_path / "board").iterdir())
+    assert [p for p in (tmp_path / "board").iterdir()] and not any(
+        socket.gethostname() in p.name for p in (tmp_path / "board").iterdir()
+    )
     tiny_pipeline().save_pretrained(tmp_path / "pipe")
     pipe = accord.load(str(tmp_path / "pipe"), "cpu")
     ContextDiffPipeline.from_pipeline(pipe, new_relation(pipe)).save_pretrained(tmp_path / "context")
@@ -339,4 +386,6 @@ def test_a_saved_tokenizer_has_nothing_of_its_last_call(tmp_path):
         used(["a red star", "a key"], padding="longest", truncation=True)
         at_rest(used).save_pretrained(tmp_path / "used")
         at_rest(fresh).save_pretrained(tmp_path / "fresh")
-        assert (tmp_path / "used" / "tokenizer.json").read_bytes() == (tmp_path / "fresh" / "tokenizer.json").read_bytes()
+        assert (tmp_path / "used" / "tokenizer.json").read_bytes() == (
+            tmp_path / "fresh" / "tokenizer.json"
+        ).read_bytes()

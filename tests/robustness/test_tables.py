@@ -1,4 +1,6 @@
-"""Tables, prompts files and pair folders that are damaged: a broken row is listed and costs itself alone, nothing is guessed, cut or split."""
+"""Tables, prompts files and pair folders that are damaged: a broken row is listed and costs itself alone, nothing is
+guessed, cut or split.
+"""
 
 import csv
 import datetime
@@ -69,7 +71,9 @@ def test_two_columns_of_one_name_are_refused(tmp_path, head):
 def test_semicolons_and_tabs_part_cells_if_only_so_the_columns_are_there(tmp_path, mark):
     assert rows_of(write(tmp_path / "p.csv", f"image{mark}prompt\na.png{mark}a star, big\n")) == (["a star, big"], [])
     assert read_prompts(write(tmp_path / "q.csv", f"id{mark}prompt\n1{mark}a star, big\n")) == ["a star, big"]
-    assert read_prompts(write(tmp_path / "q.csv", f'id,prompt\n1,"a star{mark} big"\n')) == [" ".join(f"a star{mark} big".split())]
+    assert read_prompts(write(tmp_path / "q.csv", f'id,prompt\n1,"a star{mark} big"\n')) == [
+        " ".join(f"a star{mark} big".split())
+    ]
 
 
 @pytest.mark.parametrize("row", ["a key, big", "a key; big", "a key\tbig"])
@@ -81,8 +85,12 @@ def test_prompts_without_a_head_that_may_be_several_cells_are_refused(tmp_path, 
 def test_csv_cells_that_spreadsheets_would_run_are_defused():
     rows = [{"prompt": text, "score": -0.5} for text in ("=1+1", "+1", "-1", "@x", "\tx", "\rx", "a=1")]
     found = list(csv.DictReader(io.StringIO(table_bytes(rows, ".csv").decode(), newline="")))
-    assert [r["prompt"] for r in found] == ["'=1+1", "'+1", "'-1", "'@x", "'\tx", "'\rx", "a=1"] and {r["score"] for r in found} == {"-0.5"}
-    assert [json.loads(line)["prompt"] for line in table_bytes(rows, ".jsonl").decode().splitlines()] == [r["prompt"] for r in rows]
+    assert [r["prompt"] for r in found] == ["'=1+1", "'+1", "'-1", "'@x", "'\tx", "'\rx", "a=1"] and {
+        r["score"] for r in found
+    } == {"-0.5"}
+    assert [json.loads(line)["prompt"] for line in table_bytes(rows, ".jsonl").decode().splitlines()] == [
+        r["prompt"] for r in rows
+    ]
 
 
 def test_parquet_takes_the_columns_of_all_rows():
@@ -139,7 +147,9 @@ def test_only_line_ends_part_prompts(tmp_path):
 )
 def test_broken_prompts_are_named_or_listed(tmp_path, name, data, prompts, row):
     path = write(tmp_path / name, data)
-    with pytest.raises(InputError, match=f"^(row|line) {row} of prompts file .* cannot be read \\(.*\\); mend it there"):
+    with pytest.raises(
+        InputError, match=f"^(row|line) {row} of prompts file .* cannot be read \\(.*\\); mend it there"
+    ):
         read_prompts(path)
     listed = PairsFile()
     assert read_prompts(path, listed) == prompts and [s["row"] for s in listed.skipped] == [row]
@@ -172,7 +182,13 @@ def test_columns_of_other_kinds_and_dates_out_of_range_are_broken_rows(tmp_path)
     pa = pytest.importorskip("pyarrow")
     names = ["a.png", "b.png"]
     never = pa.array([2**62, 0]).cast(pa.timestamp("ms"))
-    for odd in (never, pa.array([[["x"]], []]), pa.array([{"a": 1}, None]), pa.array([datetime.date(1, 1, 1), None]), pa.array([b"x", b"y"])):
+    for odd in (
+        never,
+        pa.array([[["x"]], []]),
+        pa.array([{"a": 1}, None]),
+        pa.array([datetime.date(1, 1, 1), None]),
+        pa.array([b"x", b"y"]),
+    ):
         path = parquet(tmp_path / "p.parquet", {"image": names, "prompt": odd})
         assert rows_of(path) == ([], [1, 2])
         assert rows_of(parquet(tmp_path / "q.parquet", {"image": odd, "prompt": names})) == ([], [1, 2])
@@ -191,7 +207,9 @@ def test_damaged_parquet_is_refused_in_one_sentence(tmp_path):
 
 def test_two_parquet_columns_of_one_name_are_refused(tmp_path):
     pa = pytest.importorskip("pyarrow")
-    table = pa.Table.from_arrays([pa.array(["a.png"]), pa.array(["a star"]), pa.array(["a key"])], names=["image", "prompt", "prompt"])
+    table = pa.Table.from_arrays(
+        [pa.array(["a.png"]), pa.array(["a star"]), pa.array(["a key"])], names=["image", "prompt", "prompt"]
+    )
     with pytest.raises(InputError, match="two columns 'prompt'"):
         read_pairs(parquet(tmp_path / "p.parquet", table))
 
@@ -214,7 +232,9 @@ def test_a_small_parquet_of_a_large_text_stays_small(tmp_path):
 
 
 def test_equal_texts_of_a_parquet_file_are_one(tmp_path):
-    found = read_pairs(parquet(tmp_path / "p.parquet", {"image": ["a.png"] * 300, "prompt": ["x" * 90_000] * 300})).pairs
+    found = read_pairs(
+        parquet(tmp_path / "p.parquet", {"image": ["a.png"] * 300, "prompt": ["x" * 90_000] * 300})
+    ).pairs
     assert len(found) == 300 and len({id(p.prompt) for p in found}) == 1
 
 
@@ -223,7 +243,9 @@ def test_a_parquet_column_beyond_the_budget_is_refused(tmp_path, monkeypatch):
     texts = [f"{i:09d}" * 1000 for i in range(300)]
     with pytest.raises(InputError, match=r"row groups of more than 1 MB.*ACCORD_MAX_TABLE_MB"):
         read_pairs(parquet(tmp_path / "p.parquet", {"image": texts, "prompt": texts}))
-    found = list(stream_pairs(parquet(tmp_path / "p.parquet", {"image": texts, "prompt": texts}, row_group_size=20), PairsFile()))
+    found = list(
+        stream_pairs(parquet(tmp_path / "p.parquet", {"image": texts, "prompt": texts}, row_group_size=20), PairsFile())
+    )
     assert [p.prompt for p in found] == texts
 
 
@@ -249,7 +271,10 @@ def test_pairs_know_what_their_table_calls_them(tmp_path):
     table = write(tmp_path / "p.csv", "image,prompt\n../x/./a.png,a star\nb.png,a key\n")
     found = read_pairs(table).pairs
     assert [p.name for p in found] == ["../x/./a.png", "b.png"]
-    assert [p.image for p in found] == [str(tmp_path.resolve().parent / "x" / "a.png"), str(tmp_path.resolve() / "b.png")]
+    assert [p.image for p in found] == [
+        str(tmp_path.resolve().parent / "x" / "a.png"),
+        str(tmp_path.resolve() / "b.png"),
+    ]
     write_part(tmp_path / "d", 1, [Image.new("RGB", (2, 2))], [ROW])
     (pair,) = stream_pairs(tmp_path / "d", PairsFile())
     assert pair.name == "part-000001/000001-000000.png" and pair.image == str(tmp_path / "d" / pair.name)
@@ -306,7 +331,11 @@ def test_hidden_parts_are_no_parts_and_names_stay_within_theirs(tmp_path):
     assert list(stream_pairs(tmp_path, listed)) == [] and len(listed.skipped) == 4
 
 
-@pytest.mark.parametrize("index", ["[" * 100_000, '{"a.png": {"p": "x"}, "a.png": {"p": "y"}}', '{"a.png": {"se": ' + "9" * 5000 + "}}"], ids=["deep", "twice", "digits"])
+@pytest.mark.parametrize(
+    "index",
+    ["[" * 100_000, '{"a.png": {"p": "x"}, "a.png": {"p": "y"}}', '{"a.png": {"se": ' + "9" * 5000 + "}}"],
+    ids=["deep", "twice", "digits"],
+)
 def test_a_damaged_index_costs_its_part_alone(tmp_path, index):
     write_part(tmp_path, 1, [Image.new("RGB", (2, 2))], [ROW])
     (tmp_path / "part-000002").mkdir()
@@ -348,12 +377,23 @@ print(sorted(os.listdir(folder)))
 
 def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path):
     part, metadata, left = run(FULL, str(tmp_path)).splitlines()
-    assert "part-000002' cannot be written" in part and "metadata.parquet' cannot be written" in metadata and left == "['part-000001']"
+    assert (
+        "part-000002' cannot be written" in part
+        and "metadata.parquet' cannot be written" in metadata
+        and left == "['part-000001']"
+    )
 
 
 @pytest.mark.parametrize(
     "change",
-    [lambda raw: raw.pop("nouns"), lambda raw: raw.update(colors="red"), lambda raw: raw.update(max_count=10**9), lambda raw: raw.update(sizes=[1]), lambda raw: raw.update(odd=1), lambda raw: raw.update(same=[[1]])],
+    [
+        lambda raw: raw.pop("nouns"),
+        lambda raw: raw.update(colors="red"),
+        lambda raw: raw.update(max_count=10**9),
+        lambda raw: raw.update(sizes=[1]),
+        lambda raw: raw.update(odd=1),
+        lambda raw: raw.update(same=[[1]]),
+    ],
 )
 def test_a_damaged_lexicon_is_named(tmp_path, change):
     from accord.data.lexicon import DEFAULT, Lexicon

@@ -38,7 +38,9 @@ def judge():
 
 def test_twenty_interleavings_of_realign_on_one_pipeline():
     pipe, judge = tiny_pipeline(), accord.load_captioner()
-    judge.lexicon = replace(judge.lexicon, nouns={"star": "stars", "key": "keys"}, colors=("red", "blue"))  # few words to weigh
+    judge.lexicon = replace(
+        judge.lexicon, nouns={"star": "stars", "key": "keys"}, colors=("red", "blue")
+    )  # few words to weigh
     processors = dict(pipe.unet.attn_processors)
     settings = {"captioner": judge, "num_inference_steps": 3, "captions": False}
 
@@ -61,7 +63,9 @@ def test_a_plain_run_beside_a_modulated_one_is_plain(judge):
     config = accord.RealignConfig(rounds=1, good_enough=1.0)
 
     def modulate():
-        return accord.realign(pipe, PROMPTS[3], 1, config=config, captioner=judge, num_inference_steps=6, captions=False)
+        return accord.realign(
+            pipe, PROMPTS[3], 1, config=config, captioner=judge, num_inference_steps=6, captions=False
+        )
 
     def generate():
         return [np.asarray(accord.generate(pipe, PROMPTS[0], 5, num_inference_steps=4)[0]) for _ in range(4)]
@@ -74,7 +78,12 @@ def test_a_pipeline_of_its_own_call_is_not_mixed_up():
     pipe = tiny_flux()
     alone = [np.asarray(accord.generate(pipe, "a red star", s, num_inference_steps=n)[0]) for s, n in ((0, 2), (1, 5))]
     for _ in range(5):
-        found = at_once(*(lambda s=s, n=n: np.asarray(accord.generate(pipe, "a red star", s, num_inference_steps=n)[0]) for s, n in ((0, 2), (1, 5))))
+        found = at_once(
+            *(
+                lambda s=s, n=n: np.asarray(accord.generate(pipe, "a red star", s, num_inference_steps=n)[0])
+                for s, n in ((0, 2), (1, 5))
+            )
+        )
         assert all(np.array_equal(a, b) for a, b in zip(found, alone, strict=True))
 
 
@@ -155,5 +164,7 @@ def test_new_weights_are_a_function_of_their_seed_alone():
     pipe = tiny_pipeline()
     alone = [new_relation(pipe, seed=s).state_dict() for s in (0, 1)]
     for _ in range(5):
-        for found, wanted in zip(at_once(*(lambda s=s: new_relation(pipe, seed=s).state_dict() for s in (0, 1))), alone, strict=True):
+        for found, wanted in zip(
+            at_once(*(lambda s=s: new_relation(pipe, seed=s).state_dict() for s in (0, 1))), alone, strict=True
+        ):
             assert all(torch.equal(found[k], wanted[k]) for k in wanted)

@@ -49,11 +49,17 @@ def pipeline_folder(tmp_path):
 def judge(tmp_path, request):
     """A copy of an embedded model: (folder, what loads it)."""
     shutil.copytree(MODELS / request.param, tmp_path / request.param)
-    load = {"captioner": accord.load_captioner, "clip": accord.load_clip, "inverter": accord.Inverter.from_pretrained}[request.param]
+    load = {"captioner": accord.load_captioner, "clip": accord.load_clip, "inverter": accord.Inverter.from_pretrained}[
+        request.param
+    ]
     return tmp_path / request.param, load
 
 
-WEIGHTS = {"unet": "unet/diffusion_pytorch_model.safetensors", "vae": "vae/diffusion_pytorch_model.safetensors", "text_encoder": "text_encoder/model.safetensors"}
+WEIGHTS = {
+    "unet": "unet/diffusion_pytorch_model.safetensors",
+    "vae": "vae/diffusion_pytorch_model.safetensors",
+    "text_encoder": "text_encoder/model.safetensors",
+}
 
 
 # --- code -----------------------------------------------------------------------------------------------------------
@@ -61,7 +67,9 @@ def test_an_inverter_folder_cannot_run_code(tmp_path, monkeypatch):
     """Its config named any function of transformers, which imported a file of the folder."""
     folder = tmp_path / "inverter"
     shutil.copytree(MODELS / "inverter", folder)
-    (folder / "evil.py").write_text("import builtins\nbuiltins.accord_was_run = True\nclass Evil:\n    def __init__(self, *a, **k): pass\n")
+    (folder / "evil.py").write_text(
+        "import builtins\nbuiltins.accord_was_run = True\nclass Evil:\n    def __init__(self, *a, **k): pass\n"
+    )
     config = json.loads((folder / "config.json").read_text())
     config["predictors"][0]["architecture"] |= {
         "config_module": "transformers.models.auto.auto_factory",
@@ -80,13 +88,26 @@ def test_an_inverter_calls_known_classes_alone(tmp_path, module):
     folder = tmp_path / "inverter"
     shutil.copytree(MODELS / "inverter", folder)
     config = json.loads((folder / "config.json").read_text())
-    config["predictors"][0]["architecture"] |= {"module": module, "class": "system", "config_module": module, "config_class": "system"}
+    config["predictors"][0]["architecture"] |= {
+        "module": module,
+        "class": "system",
+        "config_module": module,
+        "config_class": "system",
+    }
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match="no other class is called"):
         accord.Inverter.from_pretrained(folder)
 
 
-@pytest.mark.parametrize("settings", [{"hidden_size": 10**9}, {"num_hidden_layers": 10**7}, {"hidden_size": [1]}, {"_attn_implementation": "x/y", "hidden_act": "os.system"}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"hidden_size": 10**9},
+        {"num_hidden_layers": 10**7},
+        {"hidden_size": [1]},
+        {"_attn_implementation": "x/y", "hidden_act": "os.system"},
+    ],
+)
 def test_an_inverters_sizes_are_those_of_its_file(tmp_path, settings):
     folder = tmp_path / "inverter"
     shutil.copytree(MODELS / "inverter", folder)
@@ -101,14 +122,28 @@ def test_an_inverters_sizes_are_those_of_its_file(tmp_path, settings):
 def test_custom_code_is_not_asked_for(judge, monkeypatch):
     folder, load = judge
     (folder / "mine.py").write_text("import builtins\nbuiltins.accord_was_run = True\n")
-    config_changed(folder / "config.json", model_type="mine", auto_map={"AutoConfig": "mine.Config", "AutoModel": "mine.Model"})
+    config_changed(
+        folder / "config.json", model_type="mine", auto_map={"AutoConfig": "mine.Config", "AutoModel": "mine.Model"}
+    )
     monkeypatch.setattr(builtins, "input", lambda *_: pytest.fail("it asked on the terminal"))
     with pytest.raises(InputError, match="code of its own") as refusal:
         load(str(folder))
     assert "trust_remote_code" not in str(refusal.value) and not hasattr(builtins, "accord_was_run")
 
 
-@pytest.mark.parametrize("part", [["os", "system"], ["subprocess", "Popen"], ["evil", "Evil"], ["diffusers", "a.b"], ["transformers"], "no", [1, 2], ["accord.files", "write_file"]])
+@pytest.mark.parametrize(
+    "part",
+    [
+        ["os", "system"],
+        ["subprocess", "Popen"],
+        ["evil", "Evil"],
+        ["diffusers", "a.b"],
+        ["transformers"],
+        "no",
+        [1, 2],
+        ["accord.files", "write_file"],
+    ],
+)
 def test_a_pipelines_parts_are_of_the_two_libraries(pipeline_folder, part, monkeypatch):
     (pipeline_folder / "unet" / "evil.py").write_text("import builtins\nbuiltins.accord_was_run = True\n")
     monkeypatch.syspath_prepend(pipeline_folder / "unet")
@@ -119,7 +154,10 @@ def test_a_pipelines_parts_are_of_the_two_libraries(pipeline_folder, part, monke
 
 
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize(("name", "value"), [("layers_per_block", 10**9), ("transformer_layers_per_block", [1, 10**9]), ("cross_attention_dim", 10**12)])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("layers_per_block", 10**9), ("transformer_layers_per_block", [1, 10**9]), ("cross_attention_dim", 10**12)],
+)
 def test_a_config_of_endless_layers_is_refused(pipeline_folder, name, value):
     config_changed(pipeline_folder / "unet" / "config.json", **{name: value})
     with pytest.raises(InputError, match=name):
@@ -202,7 +240,17 @@ def test_a_clip_without_its_projection_is_refused(judge):
 
 
 @pytest.mark.parametrize("judge", ["captioner", "clip"], indirect=True)
-@pytest.mark.parametrize("values", [{"image_mean": [float("nan"), 0.5, 0.5]}, {"image_std": [0.0, 0.5, 0.5]}, {"image_std": [float("inf"), 1, 1]}, {"image_mean": 0.5}, {"image_std": [0.5]}, {"image_mean": ["a", 1, 1]}])
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"image_mean": [float("nan"), 0.5, 0.5]},
+        {"image_std": [0.0, 0.5, 0.5]},
+        {"image_std": [float("inf"), 1, 1]},
+        {"image_mean": 0.5},
+        {"image_std": [0.5]},
+        {"image_mean": ["a", 1, 1]},
+    ],
+)
 def test_a_processor_that_makes_no_numbers_is_refused(judge, values):
     folder, load = judge
     config_changed(folder / "preprocessor_config.json", **values)
@@ -213,7 +261,10 @@ def test_a_processor_that_makes_no_numbers_is_refused(judge, values):
 def test_an_inverters_weights_are_no_whole_numbers(tmp_path):
     folder = tmp_path / "inverter"
     shutil.copytree(MODELS / "inverter", folder)
-    changed(folder / "predictor-0.safetensors", lambda tensors: tensors.update({"embed.weight": tensors["embed.weight"].long()}))
+    changed(
+        folder / "predictor-0.safetensors",
+        lambda tensors: tensors.update({"embed.weight": tensors["embed.weight"].long()}),
+    )
     with pytest.raises(InputError, match="whole numbers"):
         accord.Inverter.from_pretrained(folder)
 
@@ -237,9 +288,22 @@ def test_a_tower_of_the_hub_comes_back(tmp_path, kind):
     from accord.methods.invert.predictors import build
     from accord.methods.invert.vocabulary import Vocabulary
 
-    small = {"image_size": 32, "patch_size": 8, "id2label": {0: "a", 1: "b", 2: "c"}, "label2id": {"a": 0, "b": 1, "c": 2}}
-    sizes = {"embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2], "window_size": 2} if kind == "swin" else {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    made = {"vit": (t.ViTForImageClassification, t.ViTConfig), "swin": (t.SwinForImageClassification, t.SwinConfig), "dinov2": (t.Dinov2ForImageClassification, t.Dinov2Config)}
+    small = {
+        "image_size": 32,
+        "patch_size": 8,
+        "id2label": {0: "a", 1: "b", 2: "c"},
+        "label2id": {"a": 0, "b": 1, "c": 2},
+    }
+    sizes = (
+        {"embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2], "window_size": 2}
+        if kind == "swin"
+        else {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    )
+    made = {
+        "vit": (t.ViTForImageClassification, t.ViTConfig),
+        "swin": (t.SwinForImageClassification, t.SwinConfig),
+        "dinov2": (t.Dinov2ForImageClassification, t.Dinov2Config),
+    }
     network, config = made[kind]
     network(config(**small, **sizes)).save_pretrained(tmp_path / "hub")
     how = PredictorConfig(kind="swin" if kind == "swin" else "vit", model=str(tmp_path / "hub"), hidden=8)
@@ -308,7 +372,18 @@ def test_a_pipe_in_a_models_folder_does_not_hang(judge, name):
         load(str(folder))
 
 
-@pytest.mark.parametrize("text", ["[" * 100_000, '{"model_type": ' + "1" * 5000 + "}", '{"a": 1, "a": 2}', "[1]", "", "\xff", '{"vision_config": NaN}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 100_000,
+        '{"model_type": ' + "1" * 5000 + "}",
+        '{"a": 1, "a": 2}',
+        "[1]",
+        "",
+        "\xff",
+        '{"vision_config": NaN}',
+    ],
+)
 @pytest.mark.parametrize("judge", ["captioner", "clip", "inverter"], indirect=True)
 def test_a_damaged_config_is_one_sentence(judge, text):
     folder, load = judge

@@ -15,9 +15,22 @@ from accord.files import reason, speak_any_language
 from accord.types import InputError
 
 STOPPED = 130  # exit code of a command that Ctrl-C has stopped
-USAGE: Any = typer.BadParameter.__mro__[1]  # what typer raises for words that are no command; where it is kept depends on its version
+USAGE: Any = typer.BadParameter.__mro__[
+    1
+]  # what typer raises for words that are no command; where it is kept depends on its version
 # what a machine, and no mistake in this code, makes of a file
-MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENAMETOOLONG, errno.ELOOP, errno.EMFILE, errno.ENFILE)
+MACHINE = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EIO,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+    errno.EMFILE,
+    errno.ENFILE,
+)
 
 app = App(
     help="Make a text-to-image diffusion model do what its prompt says: measure, explain, repair.",
@@ -36,7 +49,11 @@ def _version(asked: bool) -> None:
 
 
 @app.callback()
-def _root(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False) -> None:
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
     """Make a text-to-image diffusion model do what its prompt says: measure, explain, repair."""
 
 
@@ -85,7 +102,10 @@ def main() -> None:
     except OSError as error:
         if error.errno not in MACHINE:
             raise
-        _refuse(f"{str(error.filename or 'a file')!r} cannot be read or written ({reason(error)}); make room, or check its rights")
+        _refuse(
+            f"{str(error.filename or 'a file')!r} cannot be read or written ({reason(error)}); make room, or check "
+            "its rights"
+        )
     except (KeyboardInterrupt, typer.Abort):
         code = STOPPED
     if code == STOPPED:
@@ -99,7 +119,7 @@ def _refuse(sentence: str) -> NoReturn:
 
 
 def _refuse_usage(error: Any) -> NoReturn:
-    """Words that are no command, in one line like all else that is refused; no words at all are answered with the help."""
+    """Refuse words that are no command in one line, like all else that is refused; answer no words with the help."""
     said = error.format_message()
     if type(error).__name__ == "NoArgsIsHelpError":
         if said.strip():  # with rich it has been printed

@@ -28,7 +28,8 @@ app = App(help="Measure, and write the tables under docs/bench.", no_args_is_hel
 
 @contextlib.contextmanager
 def _writing(out: Path, table: str, shard: str | None = None) -> Iterator[tuple[int, int] | None]:
-    """The only one who makes a table in `out`, or a share of it. A bench that is refused leaves no empty folder of results behind.
+    """The only one who makes a table in `out`, or a share of it. A bench that is refused leaves no empty folder of
+    results behind.
 
     Yields:
         the shard as (i, n), or None.
@@ -54,8 +55,12 @@ def _writing(out: Path, table: str, shard: str | None = None) -> Iterator[tuple[
 @app.command("scenes")
 def bench_scenes(
     quick: Annotated[bool, typer.Option("--quick", help="A small share of it, under 5 minutes on 2 cores.")] = False,
-    seeds: Annotated[int, typer.Option(help="How many of the four seeds; finished pictures are kept, so more can be added.")] = 4,
-    shard: Annotated[str | None, typer.Option(help="I/N: only a share of the pictures; after all N, run without it for the table.")] = None,
+    seeds: Annotated[
+        int, typer.Option(help="How many of the four seeds; finished pictures are kept, so more can be added.")
+    ] = 4,
+    shard: Annotated[
+        str | None, typer.Option(help="I/N: only a share of the pictures; after all N, run without it for the table.")
+    ] = None,
     model: Model = None,
     device: Device = None,
     out: Out = Path("docs/bench"),
@@ -68,28 +73,56 @@ def bench_scenes(
     from accord.lab.bench.scenes import main
 
     with _writing(out, "scenes", shard) as part:
-        data, text = main(model=model, device=device, out=out, quick=quick, progress=not as_json, seeds=seeds, shard=part)
+        data, text = main(
+            model=model, device=device, out=out, quick=quick, progress=not as_json, seeds=seeds, shard=part
+        )
     emit(as_json, data, text)
 
 
 @app.command("rewards")
 def bench_rewards(
-    only_sensitivity: Annotated[bool, typer.Option("--sensitivity", help="Only: which reward sees which swapped word.")] = False,
-    hacking: Annotated[bool, typer.Option("--hacking", help="Only: a run that is made to hack its reward, and the guard.")] = False,
-    minutes: Annotated[float | None, typer.Option(help="Processor time of each strategy, over threads; twice as much for the one that ships. 12 if not given.")] = None,
-    seeds: Annotated[int | None, typer.Option(help="How many of the four seeds of sampling, all if not given; finished pictures are kept, so more can be added.")] = None,
+    only_sensitivity: Annotated[
+        bool, typer.Option("--sensitivity", help="Only: which reward sees which swapped word.")
+    ] = False,
+    hacking: Annotated[
+        bool, typer.Option("--hacking", help="Only: a run that is made to hack its reward, and the guard.")
+    ] = False,
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            help="Processor time of each strategy, over threads; twice as much for the one that ships. 12 if not given."
+        ),
+    ] = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option(
+            help=(
+                "How many of the four seeds of sampling, all if not given; finished pictures are kept, so more can be "
+                "added."
+            )
+        ),
+    ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A small share of it.")] = False,
-    shard: Annotated[str | None, typer.Option(help="I/N: only a share of the rows; after all N, run without it for the table.")] = None,
+    shard: Annotated[
+        str | None, typer.Option(help="I/N: only a share of the rows; after all N, run without it for the table.")
+    ] = None,
     so_far: Annotated[bool, typer.Option("--so-far", help="Tune nothing; the table of what is finished.")] = False,
     model: Model = None,
     out: Out = Path("docs/bench"),
     as_json: AsJson = False,
 ) -> None:
-    """Reward tuning: every strategy at equal processor time beside base, control and best-of-4, judged by the reader."""
+    """Reward tuning: every strategy at equal processor time beside base, control and best-of-4."""
     quiet()
     if hacking or only_sensitivity:
         other = "--hacking" if hacking else "--sensitivity"
-        leave_out(f"with {other}", minutes=minutes, seeds=seeds, shard=shard, so_far=so_far, sensitivity=hacking and only_sensitivity)
+        leave_out(
+            f"with {other}",
+            minutes=minutes,
+            seeds=seeds,
+            shard=shard,
+            so_far=so_far,
+            sensitivity=hacking and only_sensitivity,
+        )
     if so_far:
         leave_out("with --so-far", shard=shard)
     _check_quick_seeds(quick)
@@ -103,23 +136,43 @@ def bench_rewards(
             data, text = sensitivity(out, model=model, quick=quick)
         else:
             data, text = main(
-                out, 12.0 if minutes is None else minutes, model, quick, progress=not as_json, seeds=4 if seeds is None else seeds, shard=part, so_far=so_far,
-            )  # fmt: skip
+                out,
+                12.0 if minutes is None else minutes,
+                model,
+                quick,
+                progress=not as_json,
+                seeds=4 if seeds is None else seeds,
+                shard=part,
+                so_far=so_far,
+            )
     emit(as_json, data, text)
 
 
 @app.command("invert")
 def bench_invert(
     quick: Annotated[bool, typer.Option("--quick", help="A small share of it.")] = False,
-    kind: Annotated[list[str] | None, typer.Option(help="unet, clip, vit, swin or blip; repeat; all five if not given.")] = None,
+    kind: Annotated[
+        list[str] | None, typer.Option(help="unet, clip, vit, swin or blip; repeat; all five if not given.")
+    ] = None,
     seeds: Annotated[int | None, typer.Option(help="Training seeds of the full system; three if not given.")] = None,
     only_pairs: Annotated[bool, typer.Option("--only-pairs", help="Make the pairs and stop.")] = False,
-    shard: Annotated[str | None, typer.Option(help="I/N: only a share of the pairs or predictors; after all N, run without it.")] = None,
-    reuse: Annotated[bool, typer.Option("--reuse", help="Instead: the trained encoder put back into the denoiser, on SceneBench.")] = False,
-    inverter: Annotated[Path | None, typer.Option(help="With --reuse: inverter with a unet predictor; with --speed: another than the embedded one.")] = None,
+    shard: Annotated[
+        str | None, typer.Option(help="I/N: only a share of the pairs or predictors; after all N, run without it.")
+    ] = None,
+    reuse: Annotated[
+        bool, typer.Option("--reuse", help="Instead: the trained encoder put back into the denoiser, on SceneBench.")
+    ] = False,
+    inverter: Annotated[
+        Path | None,
+        typer.Option(help="With --reuse: inverter with a unet predictor; with --speed: another than the embedded one."),
+    ] = None,
     kernel: Annotated[bool, typer.Option("--kernel", help="Instead: time and memory of DAKL's second level.")] = False,
-    large: Annotated[bool, typer.Option("--large", help="With --kernel: a million rows and 10,000 centroids too, an hour or more.")] = False,
-    speed: Annotated[bool, typer.Option("--speed", help="Instead: time of one image and images a second in bulk.")] = False,
+    large: Annotated[
+        bool, typer.Option("--large", help="With --kernel: a million rows and 10,000 centroids too, an hour or more.")
+    ] = False,
+    speed: Annotated[
+        bool, typer.Option("--speed", help="Instead: time of one image and images a second in bulk.")
+    ] = False,
     steps: Annotated[int | None, typer.Option(help="Of each predictor; 600 if not given.")] = None,
     model: Model = None,
     device: Device = None,
@@ -137,7 +190,15 @@ def bench_invert(
     if len(other) > 1:
         raise InputError(f"{other[0]} and {other[1]} are two tables; ask for one at a time")
     if other:
-        leave_out(f"with {other[0]}", kind=kind, seeds=seeds, steps=steps, only_pairs=only_pairs, shard=shard, model=None if reuse else model)
+        leave_out(
+            f"with {other[0]}",
+            kind=kind,
+            seeds=seeds,
+            steps=steps,
+            only_pairs=only_pairs,
+            shard=shard,
+            model=None if reuse else model,
+        )
     if only_pairs:
         leave_out("with --only-pairs", kind=kind, seeds=seeds, steps=steps)
     if not reuse and not speed:
@@ -157,17 +218,37 @@ def bench_invert(
         elif speed:
             data, text = speed_main(out, inverter, where, quick)
         else:
-            data, text = main(out, quick, model, where, not as_json, steps=steps, kinds=kind or None, seeds=seeds, shard=part, only_pairs=only_pairs)
+            data, text = main(
+                out,
+                quick,
+                model,
+                where,
+                not as_json,
+                steps=steps,
+                kinds=kind or None,
+                seeds=seeds,
+                shard=part,
+                only_pairs=only_pairs,
+            )
     emit(as_json, data, text)
 
 
 @app.command("context")
 def bench_context(
     quick: Annotated[bool, typer.Option("--quick", help="A small share of it.")] = False,
-    seeds: Annotated[int | None, typer.Option(help="Training seeds of the main variants, 3 if not given; finished runs are kept, so more can be added.")] = None,
-    shard: Annotated[str | None, typer.Option(help="I/N: only a share of the runs; after all N, run without it for the table.")] = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option(
+            help="Training seeds of the main variants, 3 if not given; finished runs are kept, so more can be added."
+        ),
+    ] = None,
+    shard: Annotated[
+        str | None, typer.Option(help="I/N: only a share of the runs; after all N, run without it for the table.")
+    ] = None,
     so_far: Annotated[bool, typer.Option("--so-far", help="Train nothing; the table of what is finished.")] = False,
-    cost: Annotated[bool, typer.Option("--cost", help="Instead: the time of sampling with context beside plain sampling.")] = False,
+    cost: Annotated[
+        bool, typer.Option("--cost", help="Instead: the time of sampling with context beside plain sampling.")
+    ] = False,
     model: Model = None,
     out: Out = Path("docs/bench"),
     as_json: AsJson = False,
@@ -185,18 +266,32 @@ def bench_context(
     if so_far:
         leave_out("with --so-far", shard=shard)
     with _writing(out, "context", shard) as part:
-        data, text = main(out, quick=quick, model=model, progress=not as_json, seeds=3 if seeds is None else seeds, shard=part, so_far=so_far)
+        data, text = main(
+            out,
+            quick=quick,
+            model=model,
+            progress=not as_json,
+            seeds=3 if seeds is None else seeds,
+            shard=part,
+            so_far=so_far,
+        )
     emit(as_json, data, text)
 
 
 @app.command("video")
 def bench_video(
     quick: Annotated[bool, typer.Option("--quick", help="Four edits, one seed.")] = False,
-    edits: Annotated[int | None, typer.Option(help="How many edits; 40 if not given. Finished ones are kept, so more can be added.")] = None,
+    edits: Annotated[
+        int | None, typer.Option(help="How many edits; 40 if not given. Finished ones are kept, so more can be added.")
+    ] = None,
     seeds: Annotated[int | None, typer.Option(help="Seeds of each edit; 3 if not given.")] = None,
-    shard: Annotated[str | None, typer.Option(help="I/N: only a share of the edits; after all N, run without it for the table.")] = None,
+    shard: Annotated[
+        str | None, typer.Option(help="I/N: only a share of the edits; after all N, run without it for the table.")
+    ] = None,
     so_far: Annotated[bool, typer.Option("--so-far", help="Make nothing; the table of what is finished.")] = False,
-    memory: Annotated[bool, typer.Option("--memory", help="Instead: peak memory and time as the clip grows beyond the window.")] = False,
+    memory: Annotated[
+        bool, typer.Option("--memory", help="Instead: peak memory and time as the clip grows beyond the window.")
+    ] = False,
     model: Model = None,
     device: Device = None,
     out: Out = Path("docs/bench"),
@@ -223,8 +318,12 @@ def bench_video(
 @app.command("speed")
 def bench_speed(
     quick: Annotated[bool, typer.Option("--quick", help="Fewer repeats and no SD 1.5 size.")] = False,
-    tuning: Annotated[bool, typer.Option("--tuning", help="Instead: the cost of reward tuning, strategy by strategy.")] = False,
-    large: Annotated[bool, typer.Option("--large", help="Instead: networks of real size, SD 1.5 to Flux, on a GPU.")] = False,
+    tuning: Annotated[
+        bool, typer.Option("--tuning", help="Instead: the cost of reward tuning, strategy by strategy.")
+    ] = False,
+    large: Annotated[
+        bool, typer.Option("--large", help="Instead: networks of real size, SD 1.5 to Flux, on a GPU.")
+    ] = False,
     device: Device = None,
     out: Out = Path("docs/bench"),
     as_json: AsJson = False,

@@ -30,28 +30,62 @@ from accord.cli.options import (
 from accord.types import InputError
 
 # of Tune-A-Video and ContextDiff, with a rate that suits the few weights tuned; EditConfig's own are the lab's
-STABLE_DIFFUSION: dict[str, Any] = {"tune_steps": 200, "learning_rate": 3e-5, "num_inference_steps": 50, "guidance_scale": 7.5}
+STABLE_DIFFUSION: dict[str, Any] = {
+    "tune_steps": 200,
+    "learning_rate": 3e-5,
+    "num_inference_steps": 50,
+    "guidance_scale": 7.5,
+}
 
 
 def edit(
     clip: Annotated[Path, typer.Argument(help="mp4, webm, gif, or a folder of frames.")],
     source: Annotated[str, typer.Option(help="What the clip shows.")],
     target: Annotated[str, typer.Option(help="What it is to show.")],
-    out: Annotated[Path, typer.Option(help="mp4, webm or gif to write, or a folder for frames.")] = Path("out/edited.mp4"),
+    out: Annotated[Path, typer.Option(help="mp4, webm or gif to write, or a folder for frames.")] = Path(
+        "out/edited.mp4"
+    ),
     frames: Annotated[str | None, typer.Option(help="START:STOP, a range of the clip's frames.")] = None,
     model: Model = None,
-    context: Annotated[bool, typer.Option("--context/--no-context", help="ContextDiff; without it, and with --injection 0 --hold 0, this is Tune-A-Video.")] = True,
-    tune_steps: Annotated[int | None, typer.Option(help="Steps of one-shot tuning; if not given 60, with --model 200.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Of the tuning; if not given 1e-3, with --model 3e-5.")] = None,
-    steps: Annotated[int | None, typer.Option(min=2, max=1000, help="Denoising steps; if not given 25, with --model 50.")] = None,
+    context: Annotated[
+        bool,
+        typer.Option(
+            "--context/--no-context",
+            help="ContextDiff; without it, and with --injection 0 --hold 0, this is Tune-A-Video.",
+        ),
+    ] = True,
+    tune_steps: Annotated[
+        int | None, typer.Option(help="Steps of one-shot tuning; if not given 60, with --model 200.")
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Of the tuning; if not given 1e-3, with --model 3e-5.")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=2, max=1000, help="Denoising steps; if not given 25, with --model 50.")
+    ] = None,
     guidance: Annotated[float | None, typer.Option(help="Guidance scale; if not given 5, with --model 7.5.")] = None,
     strength: Annotated[float, typer.Option(help="Share of the steps that is inverted and sampled again.")] = 1.0,
-    injection: Annotated[float, typer.Option(help="First share of the steps in which the source's attention holds the layout.")] = 0.5,
-    hold: Annotated[float, typer.Option(help="First share of the steps in which the source is put back wherever the two prompts agree.")] = 0.7,
-    modulation: Annotated[float, typer.Option(help="Weight of realign's modulation in every frame; 0 leaves it out.")] = 0.0,
+    injection: Annotated[
+        float, typer.Option(help="First share of the steps in which the source's attention holds the layout.")
+    ] = 0.5,
+    hold: Annotated[
+        float,
+        typer.Option(help="First share of the steps in which the source is put back wherever the two prompts agree."),
+    ] = 0.7,
+    modulation: Annotated[
+        float, typer.Option(help="Weight of realign's modulation in every frame; 0 leaves it out.")
+    ] = 0.0,
     window: Annotated[int, typer.Option(help="Frames that the network sees at once.")] = 16,
-    similarity: Annotated[str | None, typer.Option("--clip", help=f"CLIP that measures the edit, folder or hub id; if not given lab, and with --model {HUB_CLIP}.")] = None,
-    tuned: Annotated[Path | None, typer.Option(help="Folder for the tuned parts; a tuning found there is used or resumed.")] = None,
+    similarity: Annotated[
+        str | None,
+        typer.Option(
+            "--clip",
+            help=f"CLIP that measures the edit, folder or hub id; if not given lab, and with --model {HUB_CLIP}.",
+        ),
+    ] = None,
+    tuned: Annotated[
+        Path | None, typer.Option(help="Folder for the tuned parts; a tuning found there is used or resumed.")
+    ] = None,
     seed: Seed = 0,
     device: Device = None,
     as_json: AsJson = False,
@@ -69,13 +103,25 @@ def edit(
     from accord.methods.realign.clips import modulate_clip
     from accord.rewards.video import score_clip
 
-    given = {"tune_steps": tune_steps, "learning_rate": learning_rate, "num_inference_steps": steps, "guidance_scale": guidance}
+    given = {
+        "tune_steps": tune_steps,
+        "learning_rate": learning_rate,
+        "num_inference_steps": steps,
+        "guidance_scale": guidance,
+    }
     usual = {} if model is None else STABLE_DIFFUSION
     config = checked(
-        EditConfig, {"num_inference_steps": "steps", "guidance_scale": "guidance"},
-        **usual | {k: v for k, v in given.items() if v is not None}, context=context, strength=strength, injection=injection, hold=hold,
-        window=window, overlap=min(4, window - 1), seed=seed,
-    )  # fmt: skip
+        EditConfig,
+        {"num_inference_steps": "steps", "guidance_scale": "guidance"},
+        **usual | {k: v for k, v in given.items() if v is not None},
+        context=context,
+        strength=strength,
+        injection=injection,
+        hold=hold,
+        window=window,
+        overlap=min(4, window - 1),
+        seed=seed,
+    )
     modulate = checked(modulate_clip, weight=modulation) if modulation else None
     if not config.tune_steps:
         leave_out("with --tune-steps 0, which makes nothing to keep", tuned=tuned, learning_rate=learning_rate)
@@ -89,7 +135,11 @@ def edit(
         check_file(out)
     if is_same(out, clip):
         raise InputError(f"--out {str(out)!r} is the clip itself; give another name")
-    if tuned is not None and not out.suffix and any(is_same(out, place) for place in (tuned, *tuned.absolute().parents)):
+    if (
+        tuned is not None
+        and not out.suffix
+        and any(is_same(out, place) for place in (tuned, *tuned.absolute().parents))
+    ):
         raise InputError(f"--tuned {str(tuned)!r} is in the folder --out, which is for frames alone; give another")
     check_writable(out.parent)
     if tuned is not None:

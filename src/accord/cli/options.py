@@ -27,21 +27,56 @@ HUB_CAPTIONER = "Salesforce/blip2-opt-2.7b"
 HUB_CLIP = "openai/clip-vit-large-patch14"
 
 Model = Annotated[str | None, typer.Option(help="Pipeline folder or hub id; the embedded lab if not given.")]
-Lora = Annotated[str | None, typer.Option(help="Adapter to put on, as accord train reward leaves it: folder, file or hub id; lab for the embedded one.")]
-CaptionerId = Annotated[str | None, typer.Option(help=f"BLIP or BLIP-2 folder or hub id, or lab for the embedded one; if not given lab, and with --model {HUB_CAPTIONER}.")]
-ClipId = Annotated[str | None, typer.Option(help=f"CLIP folder or hub id, or lab for the embedded one; if not given lab, and with --model {HUB_CLIP}.")]
-OwnCaptionerId = Annotated[str | None, typer.Option("--captioner", help="BLIP or BLIP-2 folder or hub id; the embedded one, which knows the lab's scenes alone, if not given.")]
-OwnClipId = Annotated[str | None, typer.Option("--clip", help="CLIP folder or hub id; the embedded one, which knows the lab's scenes alone, if not given.")]
+Lora = Annotated[
+    str | None,
+    typer.Option(
+        help="Adapter to put on, as accord train reward leaves it: folder, file or hub id; lab for the embedded one."
+    ),
+]
+CaptionerId = Annotated[
+    str | None,
+    typer.Option(
+        help=(
+            "BLIP or BLIP-2 folder or hub id, or lab for the embedded one; if not given lab, and with --model "
+            f"{HUB_CAPTIONER}."
+        )
+    ),
+]
+ClipId = Annotated[
+    str | None,
+    typer.Option(
+        help=f"CLIP folder or hub id, or lab for the embedded one; if not given lab, and with --model {HUB_CLIP}."
+    ),
+]
+OwnCaptionerId = Annotated[
+    str | None,
+    typer.Option(
+        "--captioner",
+        help="BLIP or BLIP-2 folder or hub id; the embedded one, which knows the lab's scenes alone, if not given.",
+    ),
+]
+OwnClipId = Annotated[
+    str | None,
+    typer.Option(
+        "--clip", help="CLIP folder or hub id; the embedded one, which knows the lab's scenes alone, if not given."
+    ),
+]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N; CUDA if there is one by default.")]
-Dtype = Annotated[str, typer.Option(help="float32, float16 or bfloat16, of the pipeline's weights; half precision is for CUDA.")]
+Dtype = Annotated[
+    str, typer.Option(help="float32, float16 or bfloat16, of the pipeline's weights; half precision is for CUDA.")
+]
 Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed.")]
-Seeds = Annotated[list[int], typer.Option("--seed", min=0, max=2**63 - 1, help="Seed; repeat for several pictures a prompt.")]
+Seeds = Annotated[
+    list[int], typer.Option("--seed", min=0, max=2**63 - 1, help="Seed; repeat for several pictures a prompt.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout and nothing else there.")]
 Out = Annotated[Path, typer.Option(help="Folder for the results.")]
 Prompts = Annotated[list[str], typer.Argument(help="One or more prompts, each in quotes.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Pictures at once; each batch is written before the next.")]
 Steps = Annotated[int, typer.Option(min=1, max=1000, help="Denoising steps.")]
-Guidance = Annotated[float, typer.Option(min=0, help="Guidance scale; at 1 or less the prompt alone is followed, unguided.")]
+Guidance = Annotated[
+    float, typer.Option(min=0, help="Guidance scale; at 1 or less the prompt alone is followed, unguided.")
+]
 
 
 _context: ContextVar[typer.Context | None] = ContextVar("context", default=None)
@@ -73,10 +108,16 @@ class App(typer.Typer):
 
 
 def said(*names: str) -> dict[str, Any]:
-    """Those of the running command's options that were given, be it with the value that they have by default; for `leave_out`."""
+    """Those of the running command's options that were given, be it with the value that they have by default; for
+    `leave_out`.
+    """
     ctx = _context.get()
     sources = {} if ctx is None else {n: ctx.get_parameter_source(n) for n in names}
-    return {n: ctx.params[n] for n, source in sources.items() if ctx is not None and source is not None and source.name == "COMMANDLINE"}
+    return {
+        n: ctx.params[n]
+        for n, source in sources.items()
+        if ctx is not None and source is not None and source.name == "COMMANDLINE"
+    }
 
 
 def hush() -> None:
@@ -118,13 +159,17 @@ def emit(as_json: bool, data: dict[str, Any], text: str) -> None:
     try:
         shown = json.dumps(data, allow_nan=False) if as_json else text
     except ValueError as error:
-        raise InputError("the result holds a number that is not finite, which JSON cannot say; leave --json out to see it") from error
+        raise InputError(
+            "the result holds a number that is not finite, which JSON cannot say; leave --json out to see it"
+        ) from error
     try:
         print(shown, flush=True)
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise InputError(f"the result cannot be printed ({reason(error)}); make room, or let it be printed elsewhere") from error
+        raise InputError(
+            f"the result cannot be printed ({reason(error)}); make room, or let it be printed elsewhere"
+        ) from error
 
 
 def tell_skipped(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -229,11 +274,16 @@ def leave_out(why: str, **given: Any) -> None:
 def say_lab_only(size: tuple[int, int], named: Any, what: str) -> None:
     """A note on stderr where an embedded model judges a picture that it cannot know."""
     if named is None and size != (64, 64):
-        print(f"note: the embedded models know the lab's scenes of 64x64 pixels alone; for other pictures give {what}", file=sys.stderr)
+        print(
+            f"note: the embedded models know the lab's scenes of 64x64 pixels alone; for other pictures give {what}",
+            file=sys.stderr,
+        )
 
 
 def read_by_the_lab(frames: Any, prompt: str) -> dict[str, float]:
-    """On clips of the lab, the share of frames that the reader finds right; nothing of others, and a note on stderr why."""
+    """On clips of the lab, the share of frames that the reader finds right; nothing of others, and a note on stderr
+    why.
+    """
     from accord.lab.scenes.ask import ask_of, check, still
     from accord.lab.scenes.read import read
 

@@ -38,7 +38,9 @@ def pairs_make(
     steps: Annotated[int, typer.Option(min=1, max=1000, help="Denoising steps.")] = 12,
     guidance: Guidance = 5.0,
     seed: Seed = 0,
-    shard: Annotated[str | None, typer.Option(help="I/N: only a share of the parts; after all N, run without it.")] = None,
+    shard: Annotated[
+        str | None, typer.Option(help="I/N: only a share of the parts; after all N, run without it.")
+    ] = None,
     device: Device = None,
     dtype: Dtype = "float32",
     as_json: AsJson = False,
@@ -72,7 +74,14 @@ def pairs_make(
         pipe = accord.load(model, device, kind, lora)
         tell_skipped(broken.skipped)
         made = make_pairs(
-            pipe, texts, out, seed=seed, num_inference_steps=steps, guidance_scale=guidance, shard=share, progress=not as_json
+            pipe,
+            texts,
+            out,
+            seed=seed,
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            shard=share,
+            progress=not as_json,
         )
     emit(as_json, {"pairs": made, "out": str(out), "skipped": broken.skipped}, f"{made} pairs in {out}")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -64,9 +64,15 @@ def generate(
     seed: Seeds = [0],  # noqa: B006 (typer copies it)
     steps: Steps = 25,
     guidance: Guidance = 5.0,
-    context: Annotated[Path | None, typer.Option(help="Folder of accord train context: its relational network (and adapter) shifts the process.")] = None,
+    context: Annotated[
+        Path | None,
+        typer.Option(help="Folder of accord train context: its relational network (and adapter) shifts the process."),
+    ] = None,
     ancestral: Annotated[bool, typer.Option("--ancestral", help="With --context: DDPM instead of DDIM.")] = False,
-    clip: Annotated[str | None, typer.Option(help="CLIP of a context that was trained with --pixels; the embedded one if not given.")] = None,
+    clip: Annotated[
+        str | None,
+        typer.Option(help="CLIP of a context that was trained with --pixels; the embedded one if not given."),
+    ] = None,
     batch_size: BatchSize = 16,
     device: Device = None,
     dtype: Dtype = "float32",
@@ -90,20 +96,32 @@ def generate(
     kind = torch_type(dtype)
     pick_device(device)
     if context is not None and not (context / "relation" / "config.json").is_file():
-        raise InputError(f"folder {str(context)!r} holds no relational network; give one that accord train context wrote")
+        raise InputError(
+            f"folder {str(context)!r} holds no relational network; give one that accord train context wrote"
+        )
     with only_writer(check_writable(out)):
-        draw: Callable[[list[str], list[int]], Any]
         if context is None:
             pipe = accord.load(model, device, kind, lora)
             check_generates(pipe)
-            draw = lambda texts, numbers: generate_each(pipe, texts, numbers, steps, guidance)  # noqa: E731
+
+            def draw(texts: list[str], numbers: list[int]) -> Any:
+                return generate_each(pipe, texts, numbers, steps, guidance)
+
         else:
             pipe = accord.load(model, device, kind, classes=UNETS)
             network, shift = load_context(pipe, context, accord.load_clip(clip, str(pipe.device)) if clip else None)
             if network.from_pixels is None:
                 leave_out("with a context that looks at no pixels", clip=clip)
-            told: dict[str, Any] = {"shift": shift, "ancestral": ancestral, "num_inference_steps": steps, "guidance_scale": guidance}
-            draw = lambda texts, numbers: generate_with_context(pipe, network, texts, numbers, each=True, batch_size=batch_size, **told)  # noqa: E731
+            told: dict[str, Any] = {
+                "shift": shift,
+                "ancestral": ancestral,
+                "num_inference_steps": steps,
+                "guidance_scale": guidance,
+            }
+
+            def draw(texts: list[str], numbers: list[int]) -> Any:
+                return generate_with_context(pipe, network, texts, numbers, each=True, batch_size=batch_size, **told)
+
         check_prompts(pipe, prompts)
         rows: list[dict[str, Any]] = []
         for jobs in batches([(p, s) for p in prompts for s in seed], batch_size, "generate", as_json):
@@ -122,7 +140,9 @@ def score(
     video: Annotated[Path | None, typer.Option(help="Instead of IMAGE: a clip, with --prompt-of-clip.")] = None,
     clip_prompt: Annotated[str | None, typer.Option("--prompt-of-clip", help="What the clip is to show.")] = None,
     source_clip: Annotated[Path | None, typer.Option(help="With --video: the clip it was edited from.")] = None,
-    frames: Annotated[str | None, typer.Option(help="With --source-clip: START:STOP, the range of it that was edited.")] = None,
+    frames: Annotated[
+        str | None, typer.Option(help="With --source-clip: START:STOP, the range of it that was edited.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the report, or with --pairs a file to write.")] = None,
     captioner: OwnCaptionerId = None,
     clip: OwnClipId = None,
@@ -169,7 +189,8 @@ def score(
     where = pick_device(device)
     result = accord.score(picture, prompt, accord.load_captioner(captioner, where), accord.load_clip(clip, where))[0]
     say_lab_only(picture.size, captioner, "--captioner ID and --clip ID")
-    text = f"alignment {result.alignment.overall:.3f}, reads as: {result.alignment.caption}\n{words_text(result.alignment)}"
+    seen = result.alignment
+    text = f"alignment {seen.overall:.3f}, reads as: {seen.caption}\n{words_text(seen)}"
     if out is not None:
         result.save(out)
         text += f"\nreport: {out / 'index.html'}"
@@ -229,7 +250,15 @@ def realign(
     lora: Lora = None,
     seed: Seeds = [0],  # noqa: B006
     rounds: Annotated[int, typer.Option(help="How often a picture is redone at most.")] = 2,
-    mode: Annotated[str, typer.Option(help="Where a round starts: new_seed (another noise), same_seed (the same noise), renoise (the picture, noised part-way; not with SD 3 and Flux).")] = "new_seed",
+    mode: Annotated[
+        str,
+        typer.Option(
+            help=(
+                "Where a round starts: new_seed (another noise), same_seed (the same noise), renoise (the picture, "
+                "noised part-way; not with SD 3 and Flux)."
+            )
+        ),
+    ] = "new_seed",
     steps: Steps = 25,
     guidance: Guidance = 5.0,
     captioner: CaptionerId = None,
@@ -264,7 +293,12 @@ def realign(
         lines: list[str] = []
         for jobs in batches([(p, s) for p in prompts for s in seed], batch_size, "realign", as_json):
             texts, numbers = map(list, zip(*jobs, strict=True))
-            told: dict[str, Any] = {"num_inference_steps": steps, "guidance_scale": guidance, "batch_size": batch_size, "each": True}
+            told: dict[str, Any] = {
+                "num_inference_steps": steps,
+                "guidance_scale": guidance,
+                "batch_size": batch_size,
+                "each": True,
+            }
             for result in accord.realign(pipe, texts, numbers, config=config, captioner=judge, **told):
                 folder = result.save(out / file_name(len(rows), result.prompt.text, result.seed))
                 rows.append({**result.to_dict(), "folder": str(folder)})
@@ -281,14 +315,36 @@ def realign(
 
 def invert(
     images: Annotated[list[Path] | None, typer.Argument(help="One or more pictures.")] = None,
-    bank: Annotated[Path | None, typer.Option(help="Prompts to retrieve from (.txt, .csv, .tsv, .jsonl, .json).")] = None,
+    bank: Annotated[
+        Path | None, typer.Option(help="Prompts to retrieve from (.txt, .csv, .tsv, .jsonl, .json).")
+    ] = None,
     inverter: Annotated[Path | None, typer.Option(help="Inverter folder; the embedded one if not given.")] = None,
-    folder: Annotated[Path | None, typer.Option(help="Instead of pictures: all pictures under a folder, with --out FILE.")] = None,
-    pairs: Annotated[Path | None, typer.Option(help="Instead of pictures: the pictures of a pairs file or folder, with --out FILE.")] = None,
+    folder: Annotated[
+        Path | None, typer.Option(help="Instead of pictures: all pictures under a folder, with --out FILE.")
+    ] = None,
+    pairs: Annotated[
+        Path | None, typer.Option(help="Instead of pictures: the pictures of a pairs file or folder, with --out FILE.")
+    ] = None,
     shard: Annotated[str | None, typer.Option(help="I/N: every N-th picture from the I-th on.")] = None,
     words_only: Annotated[bool, typer.Option("--words-only", help="No readable prompt: faster.")] = False,
-    adapt: Annotated[Path | None, typer.Option(help="With --folder or --pairs: labelled pairs that the inverter was not trained on; a second level (DAKL) is fitted on them and the pictures at hand.")] = None,
-    captioner: Annotated[str | None, typer.Option(help=f"BLIP or BLIP-2 folder or hub id, or lab; if not given the one that the inverter was trained with, or {HUB_CAPTIONER} if it was with none.")] = None,
+    adapt: Annotated[
+        Path | None,
+        typer.Option(
+            help=(
+                "With --folder or --pairs: labelled pairs that the inverter was not trained on; a second level (DAKL) "
+                "is fitted on them and the pictures at hand."
+            )
+        ),
+    ] = None,
+    captioner: Annotated[
+        str | None,
+        typer.Option(
+            help=(
+                "BLIP or BLIP-2 folder or hub id, or lab; if not given the one that the inverter was trained with, "
+                f"or {HUB_CAPTIONER} if it was with none."
+            )
+        ),
+    ] = None,
     device: Device = None,
     out: Annotated[Path | None, typer.Option(help="File for --folder and --pairs: .parquet, .csv or .jsonl.")] = None,
     as_json: AsJson = False,
@@ -320,7 +376,10 @@ def invert(
         results = accord.invert(pictures, reader, shelf, embed=embed, readable=not words_only)
         lines = []
         for path, result in zip(images, results, strict=True):
-            lines.append(f"{path}: {result.prompt or '(words only)'}" + (f"  [cosine {result.score:.3f}]" if result.prompt else ""))
+            lines.append(
+                f"{path}: {result.prompt or '(words only)'}"
+                + (f"  [cosine {result.score:.3f}]" if result.prompt else "")
+            )
             lines.append("  words: " + ", ".join(f"{w} {p:.2f}" for w, p in result.words))
             lines += [f"  bank {c:.3f}  {t}" for t, c in result.retrieved]
         rows = [{"image": str(p), **r.to_dict()} for p, r in zip(images, results, strict=True)]
@@ -350,20 +409,41 @@ def invert(
         except InputError as error:  # it is listed as skipped later on
             why = why or reason_as_named(error, path, name)
     if size is None and (why or not paths):
-        why = why or (f"row {unread.skipped[0]['row']}: {unread.skipped[0]['reason']}" if unread.skipped else "there is none")
-        raise InputError(f"no picture of {str(folder or pairs)!r} can be read ({why.partition(';')[0]}); check the paths")
+        why = why or (
+            f"row {unread.skipped[0]['row']}: {unread.skipped[0]['reason']}" if unread.skipped else "there is none"
+        )
+        raise InputError(
+            f"no picture of {str(folder or pairs)!r} can be read ({why.partition(';')[0]}); check the paths"
+        )
     with only_writer(target.parent, target.name):
         reader, embed, shelf = _inverter(inverter, captioner, texts, words_only, where)
-        labelled = labelled_by(reader, adapt, embed or accord.load_sentence(device=where), unread, not as_json) if adapt is not None else None
+        labelled = (
+            labelled_by(reader, adapt, embed or accord.load_sentence(device=where), unread, not as_json)
+            if adapt is not None
+            else None
+        )
         if size is not None:
             say_lab_only(size, inverter, _FOREIGN)
         tell_skipped(broken.skipped)
         data = invert_files(
-            paths, out, part, reader, shelf, readable=not words_only, progress=not as_json, embed=embed, labelled=labelled, names=names
+            paths,
+            out,
+            part,
+            reader,
+            shelf,
+            readable=not words_only,
+            progress=not as_json,
+            embed=embed,
+            labelled=labelled,
+            names=names,
         )
     data["skipped"] += [{"image": f"row {r['row']}", "reason": r["reason"]} for r in unread.skipped]
     data["skipped_prompts"] = broken.skipped
-    text = f"{data['out']} is there already" if data["done_before"] else f"inverted {data['images']}, written to {data['out']}"
+    text = (
+        f"{data['out']} is there already"
+        if data["done_before"]
+        else f"inverted {data['images']}, written to {data['out']}"
+    )
     emit(as_json, data, "\n".join([text, *(f"skipped {s['image']}: {s['reason']}" for s in data["skipped"])]))
 
 

@@ -44,14 +44,18 @@ app = App(help="Train models.", no_args_is_help=True)
 @app.command("lab")
 def train_lab(
     part: Annotated[str, typer.Argument(help="vae, clip, captioner or denoiser (in this order).")],
-    out: Annotated[Path, typer.Option(help="Folder for models, checkpoints and curves; a run found there is resumed.")] = Path(
-        "runs/lab"
-    ),
+    out: Annotated[
+        Path, typer.Option(help="Folder for models, checkpoints and curves; a run found there is resumed.")
+    ] = Path("runs/lab"),
     steps: Annotated[int | None, typer.Option(help="Steps; the recipe's own number by default.")] = None,
     seed: Seed = 0,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    go_on: Annotated[bool, typer.Option("--continue", help="Start from the embedded weights, not from nothing.")] = False,
-    start: Annotated[Path | None, typer.Option(help="Start from the finished part in this folder of another run, not from nothing.")] = None,
+    go_on: Annotated[
+        bool, typer.Option("--continue", help="Start from the embedded weights, not from nothing.")
+    ] = False,
+    start: Annotated[
+        Path | None, typer.Option(help="Start from the finished part in this folder of another run, not from nothing.")
+    ] = None,
 ) -> None:
     """Train an embedded model of the lab; a killed run goes on where it was."""
     quiet()
@@ -69,28 +73,78 @@ def train_lab(
 
 @app.command("reward")
 def train_reward(
-    prompts: Annotated[Path, typer.Option(help="Prompts: .txt (one a line), .csv, .tsv, .jsonl, or COCO captions .json.")],
+    prompts: Annotated[
+        Path, typer.Option(help="Prompts: .txt (one a line), .csv, .tsv, .jsonl, or COCO captions .json.")
+    ],
     model: Model = None,
-    reward: Annotated[list[str], typer.Option(help="caption, caption-clip, likelihood, contrast or clip, as NAME or NAME=WEIGHT; repeat to add up.")] = ["contrast"],  # noqa: B006
-    held_out: Annotated[str | None, typer.Option(help="A score that is never trained on, for the guard: clip, inversion (the embedded inverter, for the lab alone), or another reward; none for no guard. If not given inversion, and with --model clip.")] = None,
-    strategy: Annotated[str, typer.Option(help="refl, draft, raft or grpo; sft is the control without reward.")] = "refl",
+    reward: Annotated[
+        list[str],
+        typer.Option(
+            help="caption, caption-clip, likelihood, contrast or clip, as NAME or NAME=WEIGHT; repeat to add up."
+        ),
+    ] = ["contrast"],  # noqa: B006
+    held_out: Annotated[
+        str | None,
+        typer.Option(
+            help=(
+                "A score that is never trained on, for the guard: clip, inversion (the embedded inverter, for the lab "
+                "alone), or another reward; none for no guard. If not given inversion, and with --model clip."
+            )
+        ),
+    ] = None,
+    strategy: Annotated[
+        str, typer.Option(help="refl, draft, raft or grpo; sft is the control without reward.")
+    ] = "refl",
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 300,
     batch_size: Annotated[int, typer.Option(help="Prompts a step, over all processes.")] = 8,
     accumulate: Annotated[int, typer.Option(help="Micro-batches a step.")] = 1,
-    learning_rate: Annotated[float | None, typer.Option(help="Learning rate; 3e-4, for refl and sft on the lab 7e-4.")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Learning rate; 3e-4, for refl and sft on the lab 7e-4.")
+    ] = None,
     rank: Annotated[int, typer.Option(help="Rank of the adapter.")] = 8,
-    inference_steps: Annotated[int | None, typer.Option(help="Denoising steps of a rollout; 40, on the lab 12 (refl) or 20 (raft, grpo).")] = None,
-    stop_from: Annotated[float | None, typer.Option(help="refl: the one step with gradient is drawn from this share of the rollout on; 0.75, on the lab 0.2.")] = None,
-    stop_until: Annotated[float | None, typer.Option(help="refl: and up to this share (earlier steps decide what is where); 1, on the lab 0.67.")] = None,
+    inference_steps: Annotated[
+        int | None, typer.Option(help="Denoising steps of a rollout; 40, on the lab 12 (refl) or 20 (raft, grpo).")
+    ] = None,
+    stop_from: Annotated[
+        float | None,
+        typer.Option(
+            help="refl: the one step with gradient is drawn from this share of the rollout on; 0.75, on the lab 0.2."
+        ),
+    ] = None,
+    stop_until: Annotated[
+        float | None,
+        typer.Option(help="refl: and up to this share (earlier steps decide what is where); 1, on the lab 0.67."),
+    ] = None,
     guidance: Guidance = 5.0,
-    reward_weight: Annotated[float | None, typer.Option(help="Weight of the reward's loss; 0.1, for raft and grpo 1, on the lab 0.5 for refl.")] = None,
+    reward_weight: Annotated[
+        float | None,
+        typer.Option(help="Weight of the reward's loss; 0.1, for raft and grpo 1, on the lab 0.5 for refl."),
+    ] = None,
     pretrain_weight: Annotated[float, typer.Option(help="Weight of the denoising loss.")] = 1.0,
     kl_weight: Annotated[float, typer.Option(help="Weight of the distance to the untuned model.")] = 0.5,
-    pairs: Annotated[Path | None, typer.Option(help="Pictures and captions for the denoising loss (CSV, JSONL, Parquet, or a folder as accord pairs make leaves it); the model's own pictures if not given.")] = None,
-    anchors: Annotated[int, typer.Option(help="How many pictures of its own: they scale the rewards and, without --pairs, are those of the denoising loss.")] = 64,
+    pairs: Annotated[
+        Path | None,
+        typer.Option(
+            help=(
+                "Pictures and captions for the denoising loss (CSV, JSONL, Parquet, or a folder as accord pairs make "
+                "leaves it); the model's own pictures if not given."
+            )
+        ),
+    ] = None,
+    anchors: Annotated[
+        int,
+        typer.Option(
+            help=(
+                "How many pictures of its own: they scale the rewards and, without --pairs, are those of the "
+                "denoising loss."
+            )
+        ),
+    ] = 64,
     eval_every: Annotated[int, typer.Option(help="Steps between two looks at prompts that are not trained on.")] = 50,
     save_every: Annotated[int, typer.Option(help="Steps between two checkpoints.")] = 50,
-    gradient_checkpointing: Annotated[bool, typer.Option("--gradient-checkpointing", help="Less memory, more time.")] = False,
+    gradient_checkpointing: Annotated[
+        bool, typer.Option("--gradient-checkpointing", help="Less memory, more time.")
+    ] = False,
     captioner: CaptionerId = None,
     clip: ClipId = None,
     seed: Seed = 0,
@@ -99,7 +153,10 @@ def train_reward(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Tune a pipeline with a reward; leaves a LoRA that plain diffusers loads. Several processes: accelerate launch -m accord.cli train reward ..."""
+    """Tune a pipeline with a reward; leaves a LoRA that plain diffusers loads.
+
+    Several processes: accelerate launch -m accord.cli train reward ...
+    """
     quiet()
     import accord
     from accord.data.pairs import PairsFile
@@ -111,17 +168,25 @@ def train_reward(
     from accord.training.claim import holds_run
 
     if held_out == "inversion" and model is not None:
-        raise InputError(f"the embedded inverter reads pictures of the lab alone, not of {model!r}; choose another --held-out")
+        raise InputError(
+            f"the embedded inverter reads pictures of the lab alone, not of {model!r}; choose another --held-out"
+        )
     held_out = held_out or ("inversion" if model is None else "clip")
     named = [_weight(r) for r in reward]
     weights = dict(named)
     if len(weights) < len(named):
-        raise InputError(f"reward {max((n for n, _ in named), key=[n for n, _ in named].count)!r} was given twice; give it once, with its weight")
+        raise InputError(
+            f"reward {max((n for n, _ in named), key=[n for n, _ in named].count)!r} was given twice; give it once, "
+            "with its weight"
+        )
     if held_out in weights:
         raise InputError(f"the held-out score {held_out!r} is trained on; choose another --held-out")
     unknown = {*weights, held_out} - {*NAMES, "inversion", "none"}
     if unknown:
-        raise InputError(f"score {min(unknown)!r} is unknown; choose among {', '.join(NAMES)}, and for --held-out also inversion and none")
+        raise InputError(
+            f"score {min(unknown)!r} is unknown; choose among {', '.join(NAMES)}, and for --held-out also inversion "
+            "and none"
+        )
     if strategy != "refl":
         leave_out(f"by {strategy}", stop_from=stop_from, stop_until=stop_until)
     if strategy == "sft":
@@ -135,11 +200,16 @@ def train_reward(
     if not similarities:
         leave_out("by these scores", clip=clip)
     given = {
-        "learning_rate": learning_rate, "num_inference_steps": inference_steps, "stop_from": stop_from, "stop_until": stop_until,
+        "learning_rate": learning_rate,
+        "num_inference_steps": inference_steps,
+        "stop_from": stop_from,
+        "stop_until": stop_until,
         "reward_weight": reward_weight,
-    }  # fmt: skip
+    }
     # RAFT and GRPO are published with their own loss alone: a tenth of it beside the denoising loss is next to nothing
-    usual: dict[str, Any] = TUNING.get(strategy, {}) if model is None else {"reward_weight": 1.0} if strategy in ("raft", "grpo") else {}
+    usual: dict[str, Any] = (
+        TUNING.get(strategy, {}) if model is None else {"reward_weight": 1.0} if strategy in ("raft", "grpo") else {}
+    )
     knobs = {**usual, **{k: v for k, v in given.items() if v is not None}}
     config = checked(
         accord.TuneConfig,
@@ -184,9 +254,15 @@ def train_reward(
         resume=resume,
         progress=not as_json,
     )
-    gains = "".join(f"{k} {v['mean']:+.4f} [{v['low']:+.4f}, {v['high']:+.4f}]; " for k, v in tuned.report["gains"].items())
+    gains = "".join(
+        f"{k} {v['mean']:+.4f} [{v['low']:+.4f}, {v['high']:+.4f}]; " for k, v in tuned.report["gains"].items()
+    )
     skipped = {"skipped": broken.skipped, "skipped_pairs": unread.skipped}
-    emit(as_json, {**tuned.report, "folder": str(out), **skipped}, f"{gains}{tuned.report['verdict']}\nadapter and report: {out}")
+    emit(
+        as_json,
+        {**tuned.report, "folder": str(out), **skipped},
+        f"{gains}{tuned.report['verdict']}\nadapter and report: {out}",
+    )
 
 
 def _held_out(name: str, judge: Any, similarity: Any) -> Any:
@@ -211,20 +287,43 @@ def _weight(text: str) -> tuple[str, float]:
 
 @app.command("inverter")
 def train_inverter_command(
-    pairs: Annotated[Path, typer.Option(help="Pairs: DiffusionDB folder, folder with metadata.jsonl, or CSV, JSONL, Parquet.")],
-    kind: Annotated[list[str], typer.Option(help="unet, clip, vit, swin or blip, as KIND or KIND=MODEL; repeat for an ensemble.")] = ["clip"],  # noqa: B006
-    weight: Annotated[list[float] | None, typer.Option(help="Weight in the ensemble, one for each --kind; fitted on the validation split if not given.")] = None,
+    pairs: Annotated[
+        Path, typer.Option(help="Pairs: DiffusionDB folder, folder with metadata.jsonl, or CSV, JSONL, Parquet.")
+    ],
+    kind: Annotated[
+        list[str], typer.Option(help="unet, clip, vit, swin or blip, as KIND or KIND=MODEL; repeat for an ensemble.")
+    ] = ["clip"],  # noqa: B006
+    weight: Annotated[
+        list[float] | None,
+        typer.Option(help="Weight in the ensemble, one for each --kind; fitted on the validation split if not given."),
+    ] = None,
     steps: Annotated[int, typer.Option(help="Steps of each predictor.")] = 2000,
     batch_size: Annotated[int, typer.Option(help="Images a step.")] = 64,
     learning_rate: Annotated[float, typer.Option(help="Learning rate.")] = 5e-4,
-    curriculum: Annotated[str, typer.Option(help="none, prefix (the paper's: easy pairs first; it harmed on the lab), or random (its control).")] = "none",
+    curriculum: Annotated[
+        str,
+        typer.Option(
+            help="none, prefix (the paper's: easy pairs first; it harmed on the lab), or random (its control)."
+        ),
+    ] = "none",
     vocabulary_weight: Annotated[float, typer.Option(help="Of the word classification; 0 switches it off.")] = 0.1,
     vocabulary_size: Annotated[int, typer.Option(help="Words at most.")] = 1000,
-    similar: Annotated[float, typer.Option(min=-1, max=1, help="Cosine above which two prompts stay in one part of the split.")] = 0.9,
+    similar: Annotated[
+        float, typer.Option(min=-1, max=1, help="Cosine above which two prompts stay in one part of the split.")
+    ] = 0.9,
     limit: Annotated[int | None, typer.Option(min=1, help="Read at most so many pairs.")] = None,
     out_of_domain: Annotated[Path | None, typer.Option(help="Other pairs, to measure on.")] = None,
-    caption: Annotated[bool, typer.Option("--caption/--no-caption", help="For unet: tell it a caption of the picture; --no-caption is the ablation, empty text.")] = True,
-    captioner: Annotated[str | None, typer.Option(help="For unet: BLIP or BLIP-2 folder or hub id; the embedded one for the lab's U-Net.")] = None,
+    caption: Annotated[
+        bool,
+        typer.Option(
+            "--caption/--no-caption",
+            help="For unet: tell it a caption of the picture; --no-caption is the ablation, empty text.",
+        ),
+    ] = True,
+    captioner: Annotated[
+        str | None,
+        typer.Option(help="For unet: BLIP or BLIP-2 folder or hub id; the embedded one for the lab's U-Net."),
+    ] = None,
     seed: Seed = 0,
     device: Device = None,
     out: Out = Path("out/inverter"),
@@ -239,11 +338,22 @@ def train_inverter_command(
     from accord.rewards.captioners import load_captioner
 
     where = pick_device(device)
-    kinds = [checked(PredictorConfig, kind=k.partition("=")[0], model=k.partition("=")[2] or None, caption_conditioned=caption) for k in kind]
+    kinds = [
+        checked(
+            PredictorConfig, kind=k.partition("=")[0], model=k.partition("=")[2] or None, caption_conditioned=caption
+        )
+        for k in kind
+    ]
     config = checked(
-        InvertTrainConfig, steps=steps, batch_size=batch_size, learning_rate=learning_rate, curriculum=curriculum,
-        vocabulary_weight=vocabulary_weight, vocabulary_size=vocabulary_size, seed=seed,
-    )  # fmt: skip
+        InvertTrainConfig,
+        steps=steps,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        curriculum=curriculum,
+        vocabulary_weight=vocabulary_weight,
+        vocabulary_size=vocabulary_size,
+        seed=seed,
+    )
     whites = [k for k in kinds if k.kind == "unet"]
     if not whites:
         leave_out("without --kind unet", captioner=captioner, no_caption=not caption)
@@ -259,10 +369,22 @@ def train_inverter_command(
     check_writable(out)
     captioner = captioner or (HUB_CAPTIONER if any(k.model for k in whites) else None)
     report = train_inverter(
-        pairs, out, kinds, config, weights=weight or None, similar=similar, limit=limit, other=out_of_domain, device=where,
-        progress=not as_json, captioner=load_captioner(captioner, where) if whites and caption else None,
-    )  # fmt: skip
-    lines = [f"{p['kind']}: cosine {p['test']['cosine']:.4f} on {report['split']['test']} test images" for p in report["predictors"]]
+        pairs,
+        out,
+        kinds,
+        config,
+        weights=weight or None,
+        similar=similar,
+        limit=limit,
+        other=out_of_domain,
+        device=where,
+        progress=not as_json,
+        captioner=load_captioner(captioner, where) if whites and caption else None,
+    )
+    lines = [
+        f"{p['kind']}: cosine {p['test']['cosine']:.4f} on {report['split']['test']} test images"
+        for p in report["predictors"]
+    ]
     if "ensemble" in report:
         shares = ", ".join(f"{k.kind} {w:g}" for k, w in zip(kinds, report["weights"], strict=True))
         lines.append(f"ensemble: cosine {report['ensemble']['test']['cosine']:.4f}, weights {shares}")
@@ -271,11 +393,21 @@ def train_inverter_command(
 
 @app.command("context")
 def train_context_command(
-    pairs: Annotated[Path | None, typer.Option(help="Pictures and captions (CSV, JSONL, Parquet, or a folder as accord pairs make leaves it); scenes of the lab if not given.")] = None,
+    pairs: Annotated[
+        Path | None,
+        typer.Option(
+            help=(
+                "Pictures and captions (CSV, JSONL, Parquet, or a folder as accord pairs make leaves it); scenes of "
+                "the lab if not given."
+            )
+        ),
+    ] = None,
     scenes: Annotated[int | None, typer.Option(help="How many scenes of the lab; 8000 if not given.")] = None,
     model: Model = None,
     denoiser: Annotated[str, typer.Option(help="frozen, lora, or full (all of it is trained).")] = "lora",
-    fresh: Annotated[bool, typer.Option("--fresh", help="With full: start from random weights of the same architecture.")] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="With full: start from random weights of the same architecture.")
+    ] = False,
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 2000,
     batch_size: Annotated[int, typer.Option(help="Pictures a step, over all processes.")] = 32,
     learning_rate: Annotated[float, typer.Option(help="Learning rate.")] = 3e-4,
@@ -283,11 +415,25 @@ def train_context_command(
     shift: Annotated[str, typer.Option(help="quadratic (the paper's), prior or data.")] = "quadratic",
     gain: Annotated[float, typer.Option(help="Bound of the relational network's output.")] = 1.0,
     share: Annotated[float, typer.Option(help="Its size, as a share of the denoiser's parameters.")] = 0.15,
-    estimated_share: Annotated[float | None, typer.Option(help="Share of pictures whose context is that of the network's own guess; 1 if not given, 0 is the paper's training.")] = None,
-    text_only: Annotated[bool, typer.Option("--text-only", help="The network does not look at the picture: a shift of the text alone.")] = False,
+    estimated_share: Annotated[
+        float | None,
+        typer.Option(
+            help=(
+                "Share of pictures whose context is that of the network's own guess; 1 if not given, 0 is the paper's "
+                "training."
+            )
+        ),
+    ] = None,
+    text_only: Annotated[
+        bool, typer.Option("--text-only", help="The network does not look at the picture: a shift of the text alone.")
+    ] = False,
     loss: Annotated[str, typer.Option(help="mse, or kl: the exact bound.")] = "mse",
-    pixels: Annotated[bool, typer.Option("--pixels", help="The network also looks at the decoded picture through a CLIP (slow).")] = False,
-    clip: Annotated[str | None, typer.Option(help="That CLIP: folder or hub id; the embedded one if not given.")] = None,
+    pixels: Annotated[
+        bool, typer.Option("--pixels", help="The network also looks at the decoded picture through a CLIP (slow).")
+    ] = False,
+    clip: Annotated[
+        str | None, typer.Option(help="That CLIP: folder or hub id; the embedded one if not given.")
+    ] = None,
     save_every: Annotated[int, typer.Option(help="Steps between two checkpoints.")] = 500,
     seed: Seed = 0,
     device: Device = None,
@@ -320,11 +466,25 @@ def train_context_command(
         leave_out("with --gain 0, which shifts nothing", pixels=pixels, estimated_share=estimated_share)
     given: dict[str, Any] = {k: v for k, v in (("rank", rank), ("estimated_share", estimated_share)) if v is not None}
     config = checked(
-        ContextTrainConfig, steps=steps, batch_size=batch_size, learning_rate=learning_rate, denoiser=denoiser, shift=shift,
-        gain=gain, share=share, use_image=not text_only, loss=loss, pixels=pixels, save_every=save_every, seed=seed, **given,
-    )  # fmt: skip
+        ContextTrainConfig,
+        steps=steps,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        denoiser=denoiser,
+        shift=shift,
+        gain=gain,
+        share=share,
+        use_image=not text_only,
+        loss=loss,
+        pixels=pixels,
+        save_every=save_every,
+        seed=seed,
+        **given,
+    )
     if fresh and denoiser != "full":
-        raise InputError(f"--fresh starts from random weights, which a {denoiser} denoiser never leaves; add --denoiser full")
+        raise InputError(
+            f"--fresh starts from random weights, which a {denoiser} denoiser never leaves; add --denoiser full"
+        )
     if scenes is not None and scenes < 1:
         raise InputError(f"scenes must be at least 1, not {scenes}")
     check_writable(out)
@@ -349,12 +509,21 @@ def train_context_command(
 
         torch.manual_seed(seed)
         pipe.register_modules(unet=type(pipe.unet).from_config(pipe.unet.config).to(pipe.device))
-    train_context(pipe, draw_from(latents, captions), out, config, resume=resume, clip=eyes, data=fingerprint(latents, captions))
-    emit(as_json, {"out": str(out), "steps": steps, "skipped": unread.skipped}, f"relational network: {out / 'relation'}\nuse it: accord generate PROMPT --context {out}")
+    train_context(
+        pipe, draw_from(latents, captions), out, config, resume=resume, clip=eyes, data=fingerprint(latents, captions)
+    )
+    emit(
+        as_json,
+        {"out": str(out), "steps": steps, "skipped": unread.skipped},
+        f"relational network: {out / 'relation'}\nuse it: accord generate PROMPT --context {out}",
+    )
 
 
 def _pictures_of(pairs: Path, unread: PairsFile, progress: bool) -> tuple[Sequence[Any], list[str]]:
-    """All readable pictures of a pairs file or folder, and their captions; `unread` gets the others. They stay on the disk until they are used."""
+    """All readable pictures of a pairs file or folder, and their captions;
+
+    `unread` gets the others. They stay on the disk until they are used.
+    """
     from accord.data.images import Pictures, open_image
     from accord.data.pair_folders import stream_pairs
     from accord.methods.invert.bulk import reason_as_named
@@ -372,6 +541,10 @@ def _pictures_of(pairs: Path, unread: PairsFile, progress: bool) -> tuple[Sequen
 
     found = list(counted(readable(), "pictures", len(rows), not progress))
     if not found:
-        why = f" (row {unread.skipped[0]['row']}: {unread.skipped[0]['reason'].partition(';')[0]})" if unread.skipped else ""
+        why = (
+            f" (row {unread.skipped[0]['row']}: {unread.skipped[0]['reason'].partition(';')[0]})"
+            if unread.skipped
+            else ""
+        )
         raise InputError(f"pairs {str(pairs)!r} have no readable picture{why}; check the paths")
     return Pictures([pair.image for pair in found]), [pair.prompt for pair in found]

@@ -23,4 +23,6 @@ def need(module: str, extra: str, what: str) -> Any:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         package = module.partition(".")[0]
-        raise InputError(f"{what} need the package {package!r}; pip install -e '.[{extra}]' in Accord's folder") from error
+        raise InputError(
+            f"{what} need the package {package!r}; pip install -e '.[{extra}]' in Accord's folder"
+        ) from error

@@ -19,7 +19,15 @@ from accord.types import InputError
 WHOLE_PIXELS = 4096 * 4096  # a picture of more comes out smaller
 # what people keep pictures as; other readers of the library run programs (EPS) or hold several copies
 _FORMATS = ("PNG", "JPEG", "MPO", "GIF", "WEBP", "BMP", "DIB", "TIFF", "PPM", "TGA", "ICO", "JPEG2000", "AVIF")
-_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2, "I;16N": 2}  # of a pixel as PIL holds it; 4 in all other modes
+_BYTES = {
+    "1": 1,
+    "L": 1,
+    "P": 1,
+    "I;16": 2,
+    "I;16L": 2,
+    "I;16B": 2,
+    "I;16N": 2,
+}  # of a pixel as PIL holds it; 4 in all other modes
 _DECODER_BYTES = {"JPEG2000": 16, "WEBP": 6}  # of formats whose decoders hold more than the picture
 _ORIENTATION = 0x0112  # the tag of EXIF
 
@@ -30,13 +38,16 @@ def open_image(path: str | Path) -> Image.Image:
     A picture of more than WHOLE_PIXELS is reduced by a whole number while it is read, so that it has at most as many.
 
     Raises:
-        InputError: for a file that is missing, no picture, cut short, or takes more than ACCORD_MAX_PICTURE_MB once it is decoded (400
+        InputError: for a file that is missing, no picture, cut short, or takes more than ACCORD_MAX_PICTURE_MB once it
+            is decoded (400
             if that is not set: 100 megapixels of RGB).
     """
     path = check_regular(path, "image")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the limit is ours, and what a damaged file's reader has to say is said below
+            warnings.simplefilter(
+                "ignore"
+            )  # the limit is ours, and what a damaged file's reader has to say is said below
             with _opened(path) as image:
                 _check_budget(path, image)
                 if image.width * image.height <= WHOLE_PIXELS:
@@ -51,7 +62,9 @@ def open_image(path: str | Path) -> Image.Image:
         raise
     except Image.DecompressionBombError as error:
         most = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6
-        raise InputError(f"image {str(path)!r} has more than {most} million pixels, the most that Pillow opens; make it smaller") from error
+        raise InputError(
+            f"image {str(path)!r} has more than {most} million pixels, the most that Pillow opens; make it smaller"
+        ) from error
     except Exception as error:  # decoders and the EXIF reader raise whatever a damaged file leads them to
         raise InputError(f"image {str(path)!r} cannot be read, it is damaged or no picture; save it again") from error
 
@@ -85,7 +98,8 @@ def _check_budget(path: Path, image: Image.Image) -> None:
     size, most = image.width * image.height * each, budget("picture")
     if size > most:
         raise InputError(
-            f"image {str(path)!r} of {image.width}x{image.height} pixels takes {-(-size // 2**20)} MB, more than the {most // 2**20} that "
+            f"image {str(path)!r} of {image.width}x{image.height} pixels takes {-(-size // 2**20)} MB, more than the "
+            f"{most // 2**20} that "
             "one may; make it smaller, or set ACCORD_MAX_PICTURE_MB"
         )
 
@@ -178,7 +192,9 @@ def to_pil(images: torch.Tensor) -> list[Image.Image]:
 
 
 def fit(images: torch.Tensor, side: int) -> torch.Tensor:
-    """[B,3,H,W] in 0..1 scaled to side x side, as BLIP sees a picture: aspect not kept, nothing cut off (CLIP's own processor crops)."""
+    """[B,3,H,W] in 0..1 scaled to side x side, as BLIP sees a picture: aspect not kept, nothing cut off (CLIP's own
+    processor crops).
+    """
     if images.shape[-2:] == (side, side):
         return images
     return F.interpolate(images, (side, side), mode="bicubic", antialias=True).clamp(0, 1)

@@ -14,7 +14,7 @@ COLORS = (
     "red orange yellow green blue purple pink brown black white gray grey cyan turquoise violet crimson golden gold "
     "silver beige magenta teal emerald navy maroon tan scarlet"
 ).split()
-SIZES = ("big large huge giant enormous small little tiny mini tall short".split())
+SIZES = "big large huge giant enormous small little tiny mini tall short".split()
 NUMBERS = {"one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8}
 RELATIONS = {
     "to the left of": "left",
@@ -83,9 +83,13 @@ class Lexicon:
             texts = [*(t for key in lists for t in raw[key]), *(t for group in raw["same"] for t in group)]
             texts += [t for key in tables for pair in raw[key].items() for t in pair]
         except (KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"lexicon {str(path)!r} lacks a list or has one of another kind ({reason_of(error)}); {_MEND}") from error
+            raise InputError(
+                f"lexicon {str(path)!r} lacks a list or has one of another kind ({reason_of(error)}); {_MEND}"
+            ) from error
         if not all(isinstance(t, str) and t.strip() for t in texts) or lexicon.max_count not in tuple(NUMBERS.values()):
-            raise InputError(f"lexicon {str(path)!r} has an entry that is no word, or counts beyond {len(NUMBERS)}; {_MEND}")
+            raise InputError(
+                f"lexicon {str(path)!r} has an entry that is no word, or counts beyond {len(NUMBERS)}; {_MEND}"
+            )
         return lexicon
 
     def save(self, path: Path) -> None:

@@ -1,8 +1,10 @@
-"""Pairs of picture and prompt in folders: DiffusionDB's layout, a folder with a table, or a plain pairs file; all are streamed.
+"""Pairs of picture and prompt in folders: DiffusionDB's layout, a folder with a table, or a plain pairs file; all are
+streamed.
 
 DiffusionDB: `part-000001/` holds PNG files and `part-000001.json` ({"name.png": {"p": prompt, "se": seed, ...}});
-`metadata.parquet` has the columns image_name, prompt and part_id. The parts are beside it or, as in the dataset's own repository,
-in `images/`. Parts that were not fetched are passed over, and so is what is hidden: it is still being written.
+`metadata.parquet` has the columns image_name, prompt and part_id. The parts are beside it or, as in the dataset's own
+repository, in `images/`. Parts that were not fetched are passed over, and so is what is hidden: it is still being
+written.
 """
 
 from __future__ import annotations
@@ -46,11 +48,16 @@ def stream_pairs(path: str | Path, skipped: PairsFile) -> Iterator[Pair]:
         return
     elif os.path.lexists(metadata):
         if "part_id" in parquet_columns(metadata, "pairs file"):
-            raise InputError(f"folder {str(path)!r} has DiffusionDB's metadata and none of its parts; fetch and unpack one (part-000001/)")
+            raise InputError(
+                f"folder {str(path)!r} has DiffusionDB's metadata and none of its parts; fetch and unpack one "
+                "(part-000001/)"
+            )
         yield from pairs_of(metadata, skipped)
         return
     else:
-        raise InputError(f"folder {str(path)!r} holds no pairs; it needs metadata.jsonl, metadata.parquet or part-000001/")
+        raise InputError(
+            f"folder {str(path)!r} holds no pairs; it needs metadata.jsonl, metadata.parquet or part-000001/"
+        )
     for number, (image, prompt) in enumerate(rows, start=1):
         if why := no_prompt(prompt):
             skipped.skip(number, why)
@@ -67,10 +74,16 @@ def _parts(folder: Path) -> list[str]:
 
 def _in_part(part: str, name: Any) -> str | None:
     """A picture's name from the folder of parts on; None for what is no file of the part."""
-    return f"{part}/{name}" if isinstance(name, str) and name and name not in (".", "..") and not re.search(r"[/\\\0]", name) else None
+    return (
+        f"{part}/{name}"
+        if isinstance(name, str) and name and name not in (".", "..") and not re.search(r"[/\\\0]", name)
+        else None
+    )
 
 
-def _metadata_rows(path: Path, folder: Path, inside: str, parts: list[str], skipped: PairsFile) -> Iterator[tuple[str | None, Any]]:
+def _metadata_rows(
+    path: Path, folder: Path, inside: str, parts: list[str], skipped: PairsFile
+) -> Iterator[tuple[str | None, Any]]:
     """Rows of the metadata whose part is in `inside`, then those of parts that it does not name."""
     there, named = set(parts), set()
     columns = ["image_name", "prompt", "part_id"]
@@ -132,7 +145,9 @@ def write_part(folder: Path, number: int, images: list[Any], rows: list[dict[str
     try:
         replace_folder(final, fill)
     except OSError as error:
-        raise InputError(f"part {str(final)!r} cannot be written ({reason(error)}); make room, or choose another --out") from error
+        raise InputError(
+            f"part {str(final)!r} cannot be written ({reason(error)}); make room, or choose another --out"
+        ) from error
 
 
 def write_metadata(folder: Path) -> int:
@@ -149,11 +164,15 @@ def write_metadata(folder: Path) -> int:
                 told = {"seed": row["se"], "step": row["st"], "cfg": row["c"], "sampler": row["sa"]}
                 rows.append({"image_name": name, "prompt": row["p"], "part_id": int(part[5:]), **told})
         except (KeyError, TypeError) as error:
-            raise InputError(f"index of part {str(folder / part)!r} has a row without p, se, st, c or sa; make that part again") from error
+            raise InputError(
+                f"index of part {str(folder / part)!r} has a row without p, se, st, c or sa; make that part again"
+            ) from error
     try:
         table = pa.Table.from_pylist([{k: sayable(v) for k, v in row.items()} for row in rows])
     except Exception as error:  # columns of mixed kinds, numbers too large for one
-        raise InputError(f"the parts of folder {str(folder)!r} do not make one table ({reason_of(error)}); make them again") from error
+        raise InputError(
+            f"the parts of folder {str(folder)!r} do not make one table ({reason_of(error)}); make them again"
+        ) from error
     replace_file(folder / "metadata.parquet", lambda part: pq.write_table(table, part))  # shards may end at once
     return len(rows)
 

@@ -50,7 +50,10 @@ class PairsFile:
             InputError: for the one after MOST_BROKEN.
         """
         if len(self.skipped) >= MOST_BROKEN:
-            raise InputError(f"more than {MOST_BROKEN:,} rows of the pairs are broken, row {row} because of this: {reason}; mend the table")
+            raise InputError(
+                f"more than {MOST_BROKEN:,} rows of the pairs are broken, row {row} because of this: {reason}; mend "
+                "the table"
+            )
         self.skipped.append({"row": row, "reason": reason})
 
 
@@ -64,7 +67,10 @@ def read_pairs(path: str | Path) -> PairsFile:
     for pair in pairs_of(path, out):
         held += len(pair.image) + len(pair.prompt)
         if held > most:
-            raise InputError(f"pairs file {str(path)!r} holds more than {most // 2**20} MB of text; split it, or set ACCORD_MAX_TABLE_MB")
+            raise InputError(
+                f"pairs file {str(path)!r} holds more than {most // 2**20} MB of text; split it, or set "
+                "ACCORD_MAX_TABLE_MB"
+            )
         out.pairs.append(pair)
     return out
 
@@ -72,12 +78,13 @@ def read_pairs(path: str | Path) -> PairsFile:
 def pairs_of(path: str | Path, skipped: PairsFile) -> Iterator[Pair]:
     """The pairs of a file while it is read; broken rows go to `skipped`.
 
-    Columns: a picture under one of IMAGE_KEYS and a prompt under one of PROMPT_KEYS. In a CSV file commas part the cells; semicolons or
-    tabs do if only so the head has these columns. A row whose number of cells is not the head's is broken.
+    Columns: a picture under one of IMAGE_KEYS and a prompt under one of PROMPT_KEYS. In a CSV file commas part the
+    cells; semicolons or tabs do if only so the head has these columns. A row whose number of cells is not the head's is
+    broken.
 
     Raises:
-        InputError: for a file that is missing, of another kind, unreadable as a whole, without a usable column, or with two columns of
-            one name.
+        InputError: for a file that is missing, of another kind, unreadable as a whole, without a usable column, or with
+            two columns of one name.
     """
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
@@ -107,7 +114,9 @@ def pairs_of(path: str | Path, skipped: PairsFile) -> Iterator[Pair]:
     if path.suffix.lower() == ".jsonl" and not (seen & set(IMAGE_KEYS) and seen & set(PROMPT_KEYS)):
         raise _no_columns(path)
     if not_utf8:
-        raise InputError(f"pairs file {str(path)!r} cannot be read (row {not_utf8} is no UTF-8); save it again as UTF-8")
+        raise InputError(
+            f"pairs file {str(path)!r} cannot be read (row {not_utf8} is no UTF-8); save it again as UTF-8"
+        )
 
 
 _KNOWN = frozenset((*IMAGE_KEYS, *PROMPT_KEYS))
@@ -128,7 +137,9 @@ def _real(root: str, folder: str) -> str:
 
 
 def _no_columns(path: Path) -> InputError:
-    return InputError(f"pairs file {str(path)!r} has no image and prompt columns; name them 'image' and 'prompt', in UTF-8")
+    return InputError(
+        f"pairs file {str(path)!r} has no image and prompt columns; name them 'image' and 'prompt', in UTF-8"
+    )
 
 
 def no_prompt(value: Any) -> str:
@@ -148,12 +159,19 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
         yield from csv_rows(path, "pairs file", *head, _KNOWN)
     elif suffix == ".jsonl":
         for number, value in json_lines(path, "pairs file"):
-            yield number, value if isinstance(value, dict) or (isinstance(value, Broken) and value != NO_UTF8) else Broken("not a JSON object")
+            yield (
+                number,
+                value
+                if isinstance(value, dict) or (isinstance(value, Broken) and value != NO_UTF8)
+                else Broken("not a JSON object"),
+            )
     else:
         names = parquet_columns(path, "pairs file")
         if not (_KNOWN.intersection(IMAGE_KEYS, names) and _KNOWN.intersection(PROMPT_KEYS, names)):
             raise _no_columns(path)
-        yield from enumerate(parquet_rows(path, "pairs file", [n for n in (*IMAGE_KEYS, *PROMPT_KEYS) if n in names]), start=1)
+        yield from enumerate(
+            parquet_rows(path, "pairs file", [n for n in (*IMAGE_KEYS, *PROMPT_KEYS) if n in names]), start=1
+        )
 
 
 # --- lines ----------------------------------------------------------------------------------------------------------
@@ -162,8 +180,8 @@ class Broken(str):
 
 
 def lines_of(path: Path, what: str) -> Iterator[str]:
-    """The lines of a text, ends included (LF, CRLF or CR). Bytes that are no UTF-8 are escaped as lone surrogates; of a line that is
-    longer than LONGEST_LINE one character more than that is given.
+    """The lines of a text, ends included (LF, CRLF or CR). Bytes that are no UTF-8 are escaped as lone surrogates; of a
+    line that is longer than LONGEST_LINE one character more than that is given.
 
     Raises:
         InputError: for a file that cannot be read.
@@ -176,7 +194,9 @@ def lines_of(path: Path, what: str) -> Iterator[str]:
                     rest = file.readline(LONGEST_LINE + 1)
                 yield line
     except OSError as error:
-        raise InputError(f"{what} {str(path)!r} cannot be read ({reason(error)}); check the path and its rights") from error
+        raise InputError(
+            f"{what} {str(path)!r} cannot be read ({reason(error)}); check the path and its rights"
+        ) from error
 
 
 def is_utf8(text: str) -> bool:
@@ -207,7 +227,8 @@ def json_lines(path: Path, what: str) -> Iterator[tuple[int, Any]]:
 
 # --- CSV ------------------------------------------------------------------------------------------------------------
 def csv_records(path: Path, what: str, delimiter: str) -> Iterator[list[str] | Broken]:
-    """The records of a CSV file. A malformed one, an unclosed quote say, costs itself alone: reading goes on with the next line.
+    """The records of a CSV file. A malformed one, an unclosed quote say, costs itself alone: reading goes on with the
+    next line.
 
     Raises:
         InputError: as `lines_of`, and for so many unclosed quotes that reading on would take for ever.
@@ -234,11 +255,17 @@ def csv_records(path: Path, what: str, delimiter: str) -> Iterator[list[str] | B
         except StopIteration:
             return
         except csv.Error as error:
-            yield Broken("a cell is too long" if "larger" in str(error) else "a quote is not closed, or text follows a closing one")
+            yield Broken(
+                "a cell is too long"
+                if "larger" in str(error)
+                else "a quote is not closed, or text follows a closing one"
+            )
             waiting.extendleft(reversed(record[1:]))
             again += sum(map(len, record[1:]))
             if again > _READ_AGAIN:
-                raise InputError(f"{what} {str(path)!r} has too many quotes that are not closed; save it again as CSV") from error
+                raise InputError(
+                    f"{what} {str(path)!r} has too many quotes that are not closed; save it again as CSV"
+                ) from error
             reader = csv.reader(feed(), delimiter=delimiter, strict=True)
             continue
         if cells:
@@ -246,7 +273,8 @@ def csv_records(path: Path, what: str, delimiter: str) -> Iterator[list[str] | B
 
 
 def csv_head(path: Path, what: str, delimiters: str, needs: Sequence[Sequence[str]]) -> tuple[str, list[str]] | None:
-    """The first delimiter with which the head has a column of each group of names, and that head; None if there is none.
+    """The first delimiter with which the head has a column of each group of names, and that head; None if there is
+    none.
 
     Raises:
         InputError: as `csv_records`, and for two columns of one of these names.
@@ -267,7 +295,9 @@ def check_single(path: Path, what: str, names: Sequence[str], used: Sequence[str
         raise InputError(f"{what} {str(path)!r} has two columns {double!r}; take one out, or name it otherwise")
 
 
-def csv_rows(path: Path, what: str, delimiter: str, head: Sequence[str], used: frozenset[str]) -> Iterator[tuple[int, dict[str, Any] | Broken]]:
+def csv_rows(
+    path: Path, what: str, delimiter: str, head: Sequence[str], used: frozenset[str]
+) -> Iterator[tuple[int, dict[str, Any] | Broken]]:
     """(1-based number, the cells of the columns that are used, or Broken) of the records after the head."""
     records = csv_records(path, what, delimiter)
     next(records, None)
@@ -308,11 +338,12 @@ def _damaged(path: Path, what: str, error: Exception) -> InputError:
 def parquet_rows(path: Path, what: str, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Rows of a Parquet file, some at once; a text is a str, an integer an int.
 
-    What is neither is not read, a date out of range say: it is None, and a picture within the table a dict. So is a text that is no
-    UTF-8 None. Texts that are the same object in the file are one here.
+    What is neither is not read, a date out of range say: it is None, and a picture within the table a dict. So is a
+    text that is no UTF-8 None. Texts that are the same object in the file are one here.
 
     Raises:
-        InputError: for a file that is damaged, has two columns of one of these names, or row groups of more than ACCORD_MAX_TABLE_MB.
+        InputError: for a file that is damaged, has two columns of one of these names, or row groups of more than
+            ACCORD_MAX_TABLE_MB.
     """
     check_regular(path, what)
     pa, pq = need_parquet()
@@ -323,8 +354,12 @@ def parquet_rows(path: Path, what: str, columns: Sequence[str]) -> Iterator[dict
             kinds = {name: _kind(pa.types, schema.field(name).type) for name in columns}
             texts = [name for name in columns if kinds[name] == "text"]
             read = [name for name in columns if kinds[name] in ("text", "number")]
-            blank = {name: {"bytes": WITHIN} if kinds[name] == "picture" else None for name in columns if name not in read}
-            if any(name in IMAGE_KEYS for name in texts):  # a name in another column is better than a picture within the table
+            blank = {
+                name: {"bytes": WITHIN} if kinds[name] == "picture" else None for name in columns if name not in read
+            }
+            if any(
+                name in IMAGE_KEYS for name in texts
+            ):  # a name in another column is better than a picture within the table
                 blank = dict.fromkeys(blank)
             if not read:
                 yield from (dict(blank) for _ in range(about.num_rows))
@@ -334,11 +369,15 @@ def parquet_rows(path: Path, what: str, columns: Sequence[str]) -> Iterator[dict
                     _check_group(path, what, about.row_group(group))
                     kwargs = {"row_groups": [group], "columns": read, "use_threads": False}
                     first = next(coded.iter_batches(batch_size=1, **kwargs), None)
-                    file = plain if first is None or all(_longest(column) <= _PLAIN for column in first.columns) else coded
+                    file = (
+                        plain if first is None or all(_longest(column) <= _PLAIN for column in first.columns) else coded
+                    )
                     for batch in file.iter_batches(batch_size=_BATCH, **kwargs):
                         values = [_values(column) for column in batch.columns]
                         names = batch.schema.names
-                        yield from ({**blank, **dict(zip(names, row, strict=True))} for row in zip(*values, strict=True))
+                        yield from (
+                            {**blank, **dict(zip(names, row, strict=True))} for row in zip(*values, strict=True)
+                        )
     except InputError:
         raise
     except Exception as error:
@@ -346,7 +385,7 @@ def parquet_rows(path: Path, what: str, columns: Sequence[str]) -> Iterator[dict
 
 
 def _kind(types: Any, kind: Any) -> str:
-    """"text", "number", "picture" (as the hub's own tables hold them) or "other"."""
+    """ "text", "number", "picture" (as the hub's own tables hold them) or "other"."""
     if types.is_dictionary(kind):
         kind = kind.value_type
     if types.is_string(kind) or types.is_large_string(kind) or str(kind) == "string_view":
@@ -357,11 +396,15 @@ def _kind(types: Any, kind: Any) -> str:
 
 
 def _check_group(path: Path, what: str, group: Any) -> None:
-    """Refuse a row group that is too large. Its columns' own sizes are not asked for: of a damaged file the library ends the process."""
+    """Refuse a row group that is too large.
+
+    Its columns' own sizes are not asked for: of a damaged file the library ends the process.
+    """
     most = budget("table")
     if group.total_byte_size > most:
         raise InputError(
-            f"{what} {str(path)!r} has row groups of more than {most // 2**20} MB; write it with smaller ones, or set ACCORD_MAX_TABLE_MB"
+            f"{what} {str(path)!r} has row groups of more than {most // 2**20} MB; write it with smaller ones, or set "
+            "ACCORD_MAX_TABLE_MB"
         )
 
 
@@ -380,7 +423,9 @@ def _values(column: Any) -> list[Any]:
         if hasattr(column, "buffers") and str(column.type) in ("string", "large_string"):
             lengths = pc.max(pc.binary_length(column)).as_py() or 0
             if lengths > 4 * LONGEST_CELL:
-                column = pc.if_else(pc.greater(pc.binary_length(column), 4 * LONGEST_CELL), "x" * (LONGEST_CELL + 1), column)
+                column = pc.if_else(
+                    pc.greater(pc.binary_length(column), 4 * LONGEST_CELL), "x" * (LONGEST_CELL + 1), column
+                )
         return _texts(column)
     used = pc.unique(column.indices.drop_null())
     numbers = used.to_pylist()
@@ -429,8 +474,8 @@ def check_table_path(path: Path) -> None:
 def table_bytes(rows: list[dict[str, Any]], suffix: str) -> bytes:
     """Flat rows as CSV, JSONL or Parquet.
 
-    In CSV a text that begins with = + - @ tab or CR gets an apostrophe before it: a spreadsheet would run it as a formula. Numbers stay
-    numbers. JSONL and Parquet hold every text as it is.
+    In CSV a text that begins with = + - @ tab or CR gets an apostrophe before it: a spreadsheet would run it as a
+    formula. Numbers stay numbers. JSONL and Parquet hold every text as it is.
 
     Raises:
         InputError: for another suffix.
@@ -440,7 +485,9 @@ def table_bytes(rows: list[dict[str, Any]], suffix: str) -> bytes:
         try:
             return "".join(json.dumps(r, allow_nan=False) + "\n" for r in rows).encode()
         except ValueError as error:
-            raise InputError("a row holds a number that is not finite, which JSON has no word for; look at its scores") from error
+            raise InputError(
+                "a row holds a number that is not finite, which JSON has no word for; look at its scores"
+            ) from error
     flat = [{k: json.dumps(v) if isinstance(v, (list, dict)) else sayable(v) for k, v in r.items()} for r in rows]
     keys = list(dict.fromkeys(k for r in flat for k in r))
     if suffix == ".csv":

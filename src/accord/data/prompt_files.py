@@ -38,11 +38,12 @@ def read_prompts(path: str | Path, skipped: PairsFile | None = None) -> list[str
     (`annotations[].caption`), or a list of either.
 
     Args:
-        skipped: broken rows are listed there, by the number of their line (text, JSONL) or row, and the others are read.
+        skipped: broken rows are listed there, by the number of their line (text, JSONL) or row, and the others are
+            read.
 
     Raises:
-        InputError: for a file that is missing, of another kind, unreadable, too large, or without a prompt; without `skipped` also for
-            broken rows, of which it names the first.
+        InputError: for a file that is missing, of another kind, unreadable, too large, or without a prompt; without
+            `skipped` also for broken rows, of which it names the first.
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -60,7 +61,10 @@ def read_prompts(path: str | Path, skipped: PairsFile | None = None) -> list[str
             found.append(text)
             held += len(text) + 64  # a list of many short ones is large too
             if held > most:
-                raise InputError(f"prompts file {str(path)!r} holds more than {most // 2**20} MB of prompts; split it, or set ACCORD_MAX_TABLE_MB")
+                raise InputError(
+                    f"prompts file {str(path)!r} holds more than {most // 2**20} MB of prompts; split it, or set "
+                    "ACCORD_MAX_TABLE_MB"
+                )
     if skipped is not None:
         for row in broken.skipped:
             skipped.skip(row["row"], row["reason"])
@@ -68,7 +72,10 @@ def read_prompts(path: str | Path, skipped: PairsFile | None = None) -> list[str
         first, others = broken.skipped[0], len(broken.skipped) - 1
         unit = "line" if suffix in (".txt", ".jsonl") else "row"
         more = f", nor can {others} more" if others else ""
-        raise InputError(f"{unit} {first['row']} of prompts file {str(path)!r} cannot be read ({first['reason']}){more}; mend it there")
+        raise InputError(
+            f"{unit} {first['row']} of prompts file {str(path)!r} cannot be read ({first['reason']}){more}; mend it "
+            "there"
+        )
     if not found:
         raise InputError(f"prompts file {str(path)!r} holds no prompt; name the column 'prompt' or put one on a line")
     return found
@@ -89,7 +96,9 @@ def _rows(path: Path, suffix: str) -> Iterable[tuple[int, str]]:
         raise InputError(f"prompts file {str(path)!r} is no valid JSON ({reason_of(error)}); mend it there") from error
     rows = data.get("annotations") if isinstance(data, dict) else data
     if not isinstance(rows, list):
-        raise InputError(f"prompts file {str(path)!r} is neither a JSON list nor COCO captions; make it a list of prompts")
+        raise InputError(
+            f"prompts file {str(path)!r} is neither a JSON list nor COCO captions; make it a list of prompts"
+        )
     return enumerate((_from_value(row) for row in rows), start=1)
 
 
@@ -105,10 +114,13 @@ def _from_table(path: Path, delimiters: str) -> Iterator[tuple[int, str]]:
             yield number, cells
         elif number == 1 and len(cells) > 1:
             names = ", ".join(cell.strip().lower() for cell in cells)
-            raise InputError(f"prompts file {str(path)!r} has no prompt column among {sayable(names)}; name it 'prompt'")
+            raise InputError(
+                f"prompts file {str(path)!r} has no prompt column among {sayable(names)}; name it 'prompt'"
+            )
         elif len(cells) > 1 or (delimiters[0] == "," and set(cells[0]) & set(DELIMITERS[1:])):
             raise InputError(
-                f"row {number} of prompts file {str(path)!r} may be several cells, and there is no head that tells; name the column 'prompt' "
+                f"row {number} of prompts file {str(path)!r} may be several cells, and there is no head that tells; "
+                "name the column 'prompt' "
                 "in a first line and put such prompts in quotes, or save them as .txt"
             )
         else:

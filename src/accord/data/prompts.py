@@ -59,9 +59,15 @@ def check_sayable(text: str) -> None:
 
 
 def check_says_something(text: str) -> None:
-    """Refuse a prompt with no letters in it, that is no UTF-8, or longer than any text encoder reads. Raises InputError."""
+    """Refuse a prompt with no letters in it, that is no UTF-8, or longer than any text encoder reads.
+
+    Raises InputError.
+    """
     if len(text) > MOST_LETTERS or len(text.split()) > MOST_WORDS:
-        raise InputError(f"the prompt {text[:40]!r}... has {len(text.split())} words; {MOST_WORDS} words and {MOST_LETTERS} letters are read at most: shorten it")
+        raise InputError(
+            f"the prompt {text[:40]!r}... has {len(text.split())} words; {MOST_WORDS} words and {MOST_LETTERS} "
+            "letters are read at most: shorten it"
+        )
     if not re.search(r"\w", text):
         raise InputError(f"the prompt {text!r} is empty; give it at least one word")
     check_sayable(text)
@@ -70,8 +76,8 @@ def check_says_something(text: str) -> None:
 def words_beyond(text: str, tokens: Callable[[str], int], room: int) -> str:
     """The last words of a text, those that do not fit into `room` tokens, cut to 80 letters; empty if all fit.
 
-    Beginnings of the text are counted, each twice as long as the one before, until one does not fit: what is counted in all is a few times
-    what fits, however long the text is.
+    Beginnings of the text are counted, each twice as long as the one before, until one does not fit: what is counted in
+    all is a few times what fits, however long the text is.
     """
     words = text.split()
     fits, beyond = 0, max(16, room)  # words; more words than tokens never fit
@@ -263,7 +269,9 @@ def swaps(prompt: Prompt, word: Word, lexicon: Lexicon) -> list[tuple[str, str]]
     if word.kind == "relation":
         name = next(r.name for r in prompt.relations if r.word == word)
         others = [OPPOSITES[name]] if name in OPPOSITES else []
-        return [(o, _splice(text, word.start, word.end, lexicon.relations[o])) for o in others if o in lexicon.relations]
+        return [
+            (o, _splice(text, word.start, word.end, lexicon.relations[o])) for o in others if o in lexicon.relations
+        ]
     if word.kind == "background":
         grounds = [b for b in lexicon.backgrounds if not lexicon.alike(b, word.text.lower())]
         return [(b, _splice(text, word.start, word.end, b)) for b in grounds]

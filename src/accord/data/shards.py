@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 def parse_shard(text: str) -> tuple[int, int]:
-    """"3/8" to (3, 8).
+    """ "3/8" to (3, 8).
 
     Raises:
         InputError: unless it is I/N with 1 <= I <= N.

@@ -66,8 +66,8 @@ def read_clip(path: str | Path, start: int = 0, stop: int | None = None, fps: fl
         fps: of a folder of frames (24 if None); must be None for a file, which says its own.
 
     Raises:
-        InputError: for a file that is missing, damaged, without pictures, too large, or of a changing frame rate, and for a
-            range that is empty. The frames of the range may take ACCORD_MAX_VIDEO_MB together.
+        InputError: for a file that is missing, damaged, without pictures, too large, or of a changing frame rate, and
+            for a range that is empty. The frames of the range may take ACCORD_MAX_VIDEO_MB together.
     """
     path = Path(path)
     if fps is not None:
@@ -79,7 +79,9 @@ def read_clip(path: str | Path, start: int = 0, stop: int | None = None, fps: fl
         return Clip(tuple(frames), rate)
     check_regular(path, "clip")
     if path.suffix.lower() not in VIDEO_SUFFIXES:
-        raise InputError(f"clip {str(path)!r} is none of {', '.join(VIDEO_SUFFIXES)} and no folder of frames; convert it")
+        raise InputError(
+            f"clip {str(path)!r} is none of {', '.join(VIDEO_SUFFIXES)} and no folder of frames; convert it"
+        )
     elif path.suffix.lower() == ".gif":
         frames, rate = _from_gif(path, start, stop)
     else:
@@ -118,12 +120,16 @@ def _check_same(path: Path, first: tuple[int, int], other: tuple[int, int]) -> N
 def _check_size(path: Path, width: int, height: int, count: float) -> None:
     """Refuse frames that are too large, one or all of them together."""
     if width * height > MAX_FRAME_PIXELS:
-        raise InputError(f"clip {str(path)!r} has frames of {width}x{height}, more than {MAX_FRAME_PIXELS // 2**20} megapixels; scale it down")
+        raise InputError(
+            f"clip {str(path)!r} has frames of {width}x{height}, more than {MAX_FRAME_PIXELS // 2**20} megapixels; "
+            "scale it down"
+        )
     most = min(MAX_FRAMES, budget("video") // (FRAME_BYTES * max(1, width * height)))
     if count > most:
         knob = "" if most == MAX_FRAMES else ", or set ACCORD_MAX_VIDEO_MB"
         raise InputError(
-            f"clip {str(path)!r} has more than {most} frames of {width}x{height} in the range; give a shorter one (--frames START:STOP) or "
+            f"clip {str(path)!r} has more than {most} frames of {width}x{height} in the range; give a shorter one "
+            "(--frames START:STOP) or "
             f"scale it down{knob}"
         )
 
@@ -162,7 +168,9 @@ def _from_gif(path: Path, start: int, stop: int | None) -> tuple[list[Image.Imag
     except InputError:
         raise
     except Exception as error:  # decoders raise whatever a damaged or oversized file leads them to
-        raise InputError(f"clip {str(path)!r} cannot be read, it is damaged, oversized or no gif; save it again") from error
+        raise InputError(
+            f"clip {str(path)!r} cannot be read, it is damaged, oversized or no gif; save it again"
+        ) from error
     if not frames:
         return [], Fraction(10)
     if min(durations) <= 0:
@@ -171,10 +179,14 @@ def _from_gif(path: Path, start: int, stop: int | None) -> tuple[list[Image.Imag
     shortest = [d for d in durations if d <= 1.5 * min(durations)]
     one = sum(shortest) / len(shortest)
     times = [max(1, round(d / one)) for d in durations]
-    one = sum(durations) / sum(times)  # of all of them, so that a frame that stands for many is not off by as many roundings
+    one = sum(durations) / sum(
+        times
+    )  # of all of them, so that a frame that stands for many is not off by as many roundings
     if any(abs(d - n * one) > 10 for d, n in zip(durations, times, strict=True)):
         raise _changing_rate(path)
-    _check_size(path, *frames[0].size, count=len(range(sum(times))[start:stop]))  # one that is shown for long counts as many
+    _check_size(
+        path, *frames[0].size, count=len(range(sum(times))[start:stop])
+    )  # one that is shown for long counts as many
     every = [frame for frame, n in zip(frames, times, strict=True) for _ in range(n)]
     return every[start:stop], Fraction(1000 * sum(times), sum(durations))
 
@@ -186,8 +198,13 @@ def _from_video(path: Path, start: int, stop: int | None) -> tuple[list[Image.Im
     seen = 0
     try:
         # an open file, for a name may be an address or a list of files to the library
-        with open(path, "rb") as file, av.open(file, options={"format_whitelist": _READERS, "protocol_whitelist": "file"}) as container:
-            streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]  # a song's cover
+        with (
+            open(path, "rb") as file,
+            av.open(file, options={"format_whitelist": _READERS, "protocol_whitelist": "file"}) as container,
+        ):
+            streams = [
+                s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic
+            ]  # a song's cover
             if not streams:
                 kind = "sound only" if container.streams.audio else "no pictures"
                 raise InputError(f"clip {str(path)!r} holds {kind}; give a video")
@@ -195,7 +212,9 @@ def _from_video(path: Path, start: int, stop: int | None) -> tuple[list[Image.Im
             rate = stream.average_rate or stream.guessed_rate
             announced = announced_frames(container, stream)
             size = _shown_size(stream, stream.sample_aspect_ratio)
-            _check_size(path, *size, count=WHOLE * min(announced, announced if stop is None else stop) - start)  # before one is decoded
+            _check_size(
+                path, *size, count=WHOLE * min(announced, announced if stop is None else stop) - start
+            )  # before one is decoded
             stream.codec_context.options = {"max_pixels": str(MAX_FRAME_PIXELS)}  # it may grow on the way
             for i, frame in enumerate(container.decode(stream)):
                 if stop is not None and i >= stop:
@@ -215,13 +234,19 @@ def _from_video(path: Path, start: int, stop: int | None) -> tuple[list[Image.Im
     except InputError:
         raise
     except Exception as error:  # the library raises whatever a damaged file leads it to
-        raise InputError(f"clip {str(path)!r} cannot be read, it is empty, damaged or no video ({reason(error)}); save it again") from error
+        raise InputError(
+            f"clip {str(path)!r} cannot be read, it is empty, damaged or no video ({reason(error)}); save it again"
+        ) from error
     if not seen:
         raise InputError(f"clip {str(path)!r} has no frame; save it again")
     steps = np.diff(np.asarray([float(t) for t in times]))
-    if len(steps) and (steps.min() <= 0 or steps.max() > 1.5 * np.median(steps) or steps.min() < np.median(steps) / 1.5):
+    if len(steps) and (
+        steps.min() <= 0 or steps.max() > 1.5 * np.median(steps) or steps.min() < np.median(steps) / 1.5
+    ):
         raise _changing_rate(path)
-    if len(steps) and (not rate or abs(float(rate) * steps.mean() - 1) > 0.03):  # the file's rate is not that of the range
+    if len(steps) and (
+        not rate or abs(float(rate) * steps.mean() - 1) > 0.03
+    ):  # the file's rate is not that of the range
         rate = Fraction(1 / float(steps.mean())).limit_denominator(1001)
     return frames, check_fps(Fraction(rate or FOLDER_FPS)) if rate is None or rate <= MAX_FPS else FOLDER_FPS
 
@@ -231,7 +256,9 @@ def announced_frames(container: Any, stream: Any) -> float:
     if stream.frames:
         return float(stream.frames)
     seconds = stream.duration * stream.time_base if stream.duration and stream.time_base else None
-    if seconds is None and container.duration and not container.streams.audio:  # in microseconds; sound may be longer than pictures
+    if (
+        seconds is None and container.duration and not container.streams.audio
+    ):  # in microseconds; sound may be longer than pictures
         seconds = container.duration / 1e6
     return float(seconds * (stream.average_rate or 0)) if seconds else 0.0
 
@@ -251,15 +278,18 @@ def _shown_size(frame: Any, aspect: Fraction | None) -> tuple[int, int]:
 
 
 def _changing_rate(path: Path) -> InputError:
-    return InputError(f"clip {str(path)!r} has a changing frame rate, or frames are missing; make it constant (ffmpeg -i IN -vf fps=8 OUT.mp4)")
+    return InputError(
+        f"clip {str(path)!r} has a changing frame rate, or frames are missing; make it constant (ffmpeg -i IN -vf "
+        "fps=8 OUT.mp4)"
+    )
 
 
 def check_clip_path(path: Path) -> None:
     """Refuse a place that `write_clip` could not write to, before hours of work are spent.
 
     Raises:
-        InputError: for an unknown suffix, a codec that is missing, a file where a folder is to be or a folder where a file is to
-            be, or a folder that holds other things than a clip's frames.
+        InputError: for an unknown suffix, a codec that is missing, a file where a folder is to be or a folder where a
+            file is to be, or a folder that holds other things than a clip's frames.
     """
     suffix, is_folder = path.suffix.lower(), os.path.isdir(path)
     if suffix and is_folder:
@@ -269,11 +299,16 @@ def check_clip_path(path: Path) -> None:
     if suffix in _CODECS:
         _codec(suffix)
     elif suffix not in (".gif", ""):
-        raise InputError(f"output {str(path)!r} is none of {', '.join((*_CODECS, '.gif'))} and no folder; choose one of them")
+        raise InputError(
+            f"output {str(path)!r} is none of {', '.join((*_CODECS, '.gif'))} and no folder; choose one of them"
+        )
     elif not suffix and path.name in ("", ".", ".."):
         raise InputError(f"output {str(path)!r} has no name; give a folder of its own, or a file")
     elif not suffix and is_folder and not _is_ours(path):
-        raise InputError(f"folder {str(path)!r} holds other things than frames that accord wrote, and would be replaced; choose another --out")
+        raise InputError(
+            f"folder {str(path)!r} holds other things than frames that accord wrote, and would be replaced; choose "
+            "another --out"
+        )
 
 
 def _is_ours(folder: Path) -> bool:
@@ -291,14 +326,17 @@ def _is_ours(folder: Path) -> bool:
 
 
 def write_clip(path: str | Path, frames: Sequence[Image.Image], fps: float | Fraction) -> Path:
-    """Write frames of one size as mp4, webm, gif, or (no suffix) a folder of PNG; under another name first, then renamed.
+    """Write frames of one size as mp4, webm, gif, or (no suffix) a folder of PNG; under another name first, then
+    renamed.
 
-    A gif counts in hundredths of a second, so that its frames' times differ by one; it shows 50 frames a second at most.
+    A gif counts in hundredths of a second, so that its frames' times differ by one; it shows 50 frames a second at
+    most.
 
     A side of odd length is kept by repeating the last row or column if the codec wants it even; nothing is scaled.
 
     Raises:
-        InputError: for no frames, frames of different sizes, an unknown suffix, fps that are none, or a place that cannot be written.
+        InputError: for no frames, frames of different sizes, an unknown suffix, fps that are none, or a place that
+            cannot be written.
     """
     path = Path(path)
     if os.path.islink(path):  # what it stands for is replaced, and the link stays
@@ -325,7 +363,10 @@ def write_clip(path: str | Path, frames: Sequence[Image.Image], fps: float | Fra
         raise InputError(f"clip {str(path)!r} cannot be written ({reason(error)}); choose another --out") from error
     except ValueError as error:  # a rate or size that the codec does not take
         size = "x".join(str(s) for s in frames[0].size)
-        raise InputError(f"clip {str(path)!r} cannot be written at {float(fps):g} frames a second of {size} ({error}); choose another suffix") from error
+        raise InputError(
+            f"clip {str(path)!r} cannot be written at {float(fps):g} frames a second of {size} ({error}); choose "
+            "another suffix"
+        ) from error
     return path
 
 
@@ -342,7 +383,9 @@ def _save_gif(path: Path, frames: Sequence[Image.Image], fps: float) -> None:
 
 
 def gif_times(count: int, fps: float) -> list[int]:
-    """Milliseconds that each frame of a gif is shown: whole hundredths of a second that keep up with `fps`, 20 at least."""
+    """Milliseconds that each frame of a gif is shown: whole hundredths of a second that keep up with `fps`, 20 at
+    least.
+    """
     ends = [round(100 * i / fps) for i in range(count + 1)]
     return [max(20, 10 * (b - a)) for a, b in pairwise(ends)]
 

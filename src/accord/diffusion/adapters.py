@@ -1,7 +1,7 @@
 """Putting a LoRA on a pipeline, and proving that it is on.
 
-diffusers passes over what it cannot place, and says so in a warning; then the picture is as without the adapter. Here every pair of
-matrices in the file must be found in the pipeline afterwards, with the scale that the file gives it.
+diffusers passes over what it cannot place, and says so in a warning; then the picture is as without the adapter. Here
+every pair of matrices in the file must be found in the pipeline afterwards, with the scale that the file gives it.
 """
 
 from __future__ import annotations
@@ -27,8 +27,20 @@ WEIGHTS = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")  # o
 _MATRIX = re.compile(r"(.+?)[._]lora\d*(?:_linear_layer)?[._](A|B|down|up)(?:\.(?!bias)[^.]+)?\.weight")
 _KOHYA = ("lora_unet_", "lora_te_", "lora_te1_", "lora_te2_", "lora_te3_", "lora_transformer_")
 # what else an adapter may be made of, and what that is called
-_OTHERS = {"dora_scale": "DoRA", "lora_magnitude_vector": "DoRA", "hada_": "LoHa", "lokr_": "LoKr", "lora_mid": "LoCon with a Tucker core", "bias": "a LoRA with biases"}
-_ANOTHER = {"use_dora": "DoRA", "lora_bias": "a LoRA with biases", "modules_to_save": "a LoRA with whole modules", "megatron_config": "Megatron's"}
+_OTHERS = {
+    "dora_scale": "DoRA",
+    "lora_magnitude_vector": "DoRA",
+    "hada_": "LoHa",
+    "lokr_": "LoKr",
+    "lora_mid": "LoCon with a Tucker core",
+    "bias": "a LoRA with biases",
+}
+_ANOTHER = {
+    "use_dora": "DoRA",
+    "lora_bias": "a LoRA with biases",
+    "modules_to_save": "a LoRA with whole modules",
+    "megatron_config": "Megatron's",
+}
 
 Pairs = dict[str, tuple[torch.Tensor, torch.Tensor]]  # name in the file -> down [r, in], up [out, r]
 
@@ -37,14 +49,19 @@ def put_on(pipe: Any, lora: str) -> None:
     """Load an adapter and check that all of it is active. What could be placed in part only is named in a warning.
 
     Args:
-        lora: a folder of `accord train reward`, of diffusers or of peft, a safetensors file (kohya's too, each layer with its own alpha),
-            or a hub id (owner/name, or owner/name/file.safetensors); "lab" is the embedded one, of the lab.
+        lora: a folder of `accord train reward`, of diffusers or of peft, a safetensors file (kohya's too, each layer
+            with its own alpha), or a hub id (owner/name, or owner/name/file.safetensors); "lab" is the embedded one, of
+            the lab.
 
     Raises:
-        InputError: for an adapter that is not there, cannot be read, is of another kind or of another model; the pipeline is then as it was.
+        InputError: for an adapter that is not there, cannot be read, is of another kind or of another model; the
+            pipeline is then as it was.
     """
     need("peft", "train", "adapters")
-    what, mend = f"adapter {lora!r}", "give what accord train reward left for this pipeline, or another LoRA of its model"
+    what, mend = (
+        f"adapter {lora!r}",
+        "give what accord train reward left for this pipeline, or another LoRA of its model",
+    )
     path = _file_of(str(EMBEDDED_LORA) if lora == "lab" else lora, what, mend)
     tensors = load_tensors(path, f"{what}: its file")
     named = _prefixed(pipe, tensors)
@@ -60,13 +77,19 @@ def put_on(pipe: Any, lora: str) -> None:
                 pipe.load_lora_weights(dict(scaled))
             skipped = _skipped(networks, before, _pairs(scaled, what), what)
         if len(skipped) == len(pairs):
-            raise InputError(f"{what} does not fit this pipeline, which has none of its {len(pairs)} modules ({skipped[0]}); {mend}")
+            raise InputError(
+                f"{what} does not fit this pipeline, which has none of its {len(pairs)} modules ({skipped[0]}); {mend}"
+            )
     except BaseException:
         _take_off(networks, before)
         raise
     if skipped:
         shown = ", ".join(skipped[:3]) + (" ..." if len(skipped) > 3 else "")
-        warnings.warn(f"{what}: {len(skipped)} of its {len(pairs)} modules are not in this pipeline and were left out ({shown})", Notice, stacklevel=3)
+        warnings.warn(
+            f"{what}: {len(skipped)} of its {len(pairs)} modules are not in this pipeline and were left out ({shown})",
+            Notice,
+            stacklevel=3,
+        )
 
 
 def _file_of(lora: str, what: str, mend: str) -> Path:
@@ -81,9 +104,13 @@ def _file_of(lora: str, what: str, mend: str) -> Path:
         if path.suffix in PICKLES:
             raise InputError(f"{what} is a pickle, which can hold code and is not opened; {CONVERT}")
         return path
-    found = [path / n for n in WEIGHTS if (path / n).is_file()] or sorted(p for p in path.glob("*.safetensors") if not p.name.startswith("."))
+    found = [path / n for n in WEIGHTS if (path / n).is_file()] or sorted(
+        p for p in path.glob("*.safetensors") if not p.name.startswith(".")
+    )
     if not found and (pickled := sorted(p.name for p in path.iterdir() if p.suffix in PICKLES)):
-        raise InputError(f"{what} has pickled weights ({pickled[0]}), which can hold code and are not opened; {CONVERT}")
+        raise InputError(
+            f"{what} has pickled weights ({pickled[0]}), which can hold code and are not opened; {CONVERT}"
+        )
     if not found:
         raise InputError(f"{what} does not fit this pipeline, or is none (no {WEIGHTS[0]}); {mend}")
     if len(found) > 1 and found[0].name not in WEIGHTS:
@@ -101,7 +128,9 @@ def _fetched(lora: str) -> Path:
         return Path(hf_hub_download(f"{owner}/{name}", file))
     folder = Path(snapshot_download(lora, allow_patterns=[*WEIGHTS, "adapter_config.json"]))
     if not any((folder / n).is_file() for n in WEIGHTS):
-        for only in [n for n in list_repo_files(lora) if n.endswith(".safetensors") and "/" not in n][:2]:  # of two one is named
+        for only in [n for n in list_repo_files(lora) if n.endswith(".safetensors") and "/" not in n][
+            :2
+        ]:  # of two one is named
             hf_hub_download(lora, only)
     return folder
 
@@ -123,7 +152,9 @@ def _told(path: Path, what: str) -> dict[str, dict[str, Any]]:
 
 def _prefixed(pipe: Any, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The tensors under the names that diffusers knows: peft's own begin with base_model.model, and say no network."""
-    modules = {n: {name for name, _ in m.named_modules()} for n, m in pipe.components.items() if isinstance(m, nn.Module)}
+    modules = {
+        n: {name for name, _ in m.named_modules()} for n, m in pipe.components.items() if isinstance(m, nn.Module)
+    }
     out = {}
     for key, tensor in tensors.items():
         bare = key.removeprefix("base_model.model.")
@@ -152,13 +183,20 @@ def _pairs(tensors: dict[str, torch.Tensor], what: str) -> Pairs:
     if not found:
         raise InputError(f"{what} holds no LoRA; give one")
     for name, halves in found.items():
-        if len(halves) < 2 or halves["down"].ndim < 2 or halves["up"].ndim < 2 or halves["down"].shape[0] != halves["up"].shape[1]:
+        if (
+            len(halves) < 2
+            or halves["down"].ndim < 2
+            or halves["up"].ndim < 2
+            or halves["down"].shape[0] != halves["up"].shape[1]
+        ):
             raise InputError(f"{what} has no two matrices that fit each other for {name}; save it again")
     return {name: (h["down"], h["up"]) for name, h in found.items()}
 
 
-def _scaled(tensors: dict[str, torch.Tensor], pairs: Pairs, told: dict[str, dict[str, Any]], what: str) -> dict[str, torch.Tensor]:
-    """The tensors with each module's alpha / rank in its second matrix: as a number beside it, libraries may lose it."""
+def _scaled(
+    tensors: dict[str, torch.Tensor], pairs: Pairs, told: dict[str, dict[str, Any]], what: str
+) -> dict[str, torch.Tensor]:
+    """The tensors with each module's alpha / rank in its second matrix; libraries may lose a number beside it."""
     for settings in told.values():
         other = next((name for key, name in _ANOTHER.items() if settings.get(key)), None)
         if other or settings.get("peft_type", "LORA") != "LORA" or settings.get("bias", "none") != "none":
@@ -175,7 +213,14 @@ def _scaled(tensors: dict[str, torch.Tensor], pairs: Pairs, told: dict[str, dict
         elif match[2] in ("A", "down"):
             out[key] = tensor
         else:
-            own = next((t for k, t in tensors.items() if k in (f"{name}.alpha", f"{name}.lora.alpha", f"{name}_lora.alpha", f"{name}.network_alpha")), None)
+            own = next(
+                (
+                    t
+                    for k, t in tensors.items()
+                    if k in (f"{name}.alpha", f"{name}.lora.alpha", f"{name}_lora.alpha", f"{name}.network_alpha")
+                ),
+                None,
+            )
             scale = float(own) / rank if own is not None and own.numel() == 1 else _scale_of(name, rank, told)
             out[key] = tensor if scale == 1 else tensor.float() * scale  # in half precision a small one would be lost
     return out
@@ -212,7 +257,11 @@ def _skipped(networks: dict[str, nn.Module], before: dict[str, set[str]], pairs:
     def there(tensor: torch.Tensor) -> bool:
         # of a projection that was split on the way the first matrix is there whole, or in as many parts
         cuts = [k for k in (1, 2, 3, 4) if len(tensor) % k == 0]
-        return any(all(_digest(part.to(d)) in active for part in tensor.chunk(k)) for k in cuts for d in {tensor.dtype, *dtypes})
+        return any(
+            all(_digest(part.to(d)) in active for part in tensor.chunk(k))
+            for k in cuts
+            for d in {tensor.dtype, *dtypes}
+        )
 
     return [name for name, (down, _) in pairs.items() if not there(down)]
 

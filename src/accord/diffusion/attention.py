@@ -28,7 +28,9 @@ class _Hook:
     def __init__(self, inner: Any, function: AttentionFn, active: Callable[[], bool]) -> None:
         self.inner, self.function, self.active = inner, function, active
         taken = inspect.signature(inner.__call__).parameters.values()  # a SlicedAttnProcessor takes no temb
-        self.takes = None if any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in taken) else {p.name for p in taken}
+        self.takes = (
+            None if any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in taken) else {p.name for p in taken}
+        )
 
     def __call__(
         self,
@@ -75,9 +77,14 @@ class _Hook:
 
 
 KNOWN = (
-    "AttnProcessor", "AttnProcessor2_0", "FusedAttnProcessor2_0", "SlicedAttnProcessor", "XFormersAttnProcessor", "AttnAddedKVProcessor",
+    "AttnProcessor",
+    "AttnProcessor2_0",
+    "FusedAttnProcessor2_0",
+    "SlicedAttnProcessor",
+    "XFormersAttnProcessor",
+    "AttnAddedKVProcessor",
     "AttnAddedKVProcessor2_0",
-)  # fmt: skip
+)
 
 
 def check_processors(unet: UNet2DConditionModel) -> None:
@@ -90,7 +97,10 @@ def check_processors(unet: UNet2DConditionModel) -> None:
         while isinstance(processor, _Hook):
             processor = processor.inner
         if type(processor).__name__ not in KNOWN:
-            raise InputError(f"a {type(processor).__name__} is in the way of the modulation, which would pass it by; use unet.set_default_attn_processor()")
+            raise InputError(
+                f"a {type(processor).__name__} is in the way of the modulation, which would pass it by; use "
+                "unet.set_default_attn_processor()"
+            )
 
 
 @contextmanager
@@ -112,7 +122,10 @@ def attention_hook(
 
 @contextmanager
 def plain_attention(unet: UNet2DConditionModel) -> Iterator[None]:
-    """For training on a CPU: the plain processor, as the fused kernel is slow backwards there. Others' processors stay."""
+    """For training on a CPU: the plain processor, as the fused kernel is slow backwards there.
+
+    Others' processors stay.
+    """
     with held(unet):
         before = dict(unet.attn_processors)
         swap = unet.device.type == "cpu" and all(isinstance(p, AttnProcessor2_0) for p in before.values())

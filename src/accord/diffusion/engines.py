@@ -1,6 +1,8 @@
-"""What a method at inference needs of a pipeline, whatever its network: noise, tokens, hooks in its attention, pictures.
+"""What a method at inference needs of a pipeline, whatever its network: noise, tokens, hooks in its attention,
+pictures.
 
-`UNetEngine` runs the open loop; `JointEngine` runs the own call of Stable Diffusion 3 and Flux, which is open through hooks.
+`UNetEngine` runs the open loop; `JointEngine` runs the own call of Stable Diffusion 3 and Flux, which is open through
+hooks.
 
 Letters in shapes: B prompts, C H W of the latents, T text tokens.
 """
@@ -26,7 +28,9 @@ from accord.types import InputError
 class AttentionObserver(Protocol):
     """What looks at attention, or changes it: in a U-Net's layers by its call, in joint ones by `joint`."""
 
-    def __call__(self, attn: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cross: bool) -> torch.Tensor | None: ...
+    def __call__(
+        self, attn: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cross: bool
+    ) -> torch.Tensor | None: ...
 
     def joint(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, image: slice, text: slice
@@ -113,7 +117,9 @@ class JointEngine:
         """
         pipe = self.pipe
         if image_latents is not None or strength != 1:
-            raise InputError(f"a {type(pipe).__name__} is not started from part-way here; use the mode new_seed or same_seed")
+            raise InputError(
+                f"a {type(pipe).__name__} is not started from part-way here; use the mode new_seed or same_seed"
+            )
         height, width = (side * pipe.vae_scale_factor for side in noise.shape[-2:])
         more: dict[str, Any] = {}
         if isinstance(pipe, FluxPipeline):
@@ -122,7 +128,9 @@ class JointEngine:
             noise = pipe._pack_latents(noise, *noise.shape)
         elif negative_prompt:
             if not self.guided(guidance_scale):
-                raise InputError("a negative prompt is not used without guidance; leave it out, or raise guidance_scale above 1")
+                raise InputError(
+                    "a negative prompt is not used without guidance; leave it out, or raise guidance_scale above 1"
+                )
             more = {"negative_prompt": [negative_prompt] * len(prompts)}
         calls = itertools.count()
 

@@ -1,4 +1,6 @@
-"""`accord.generate`: prompts and seeds to pictures, through the open sampling loop or, for other pipelines, their own call."""
+"""`accord.generate`: prompts and seeds to pictures, through the open sampling loop or, for other pipelines, their own
+call.
+"""
 
 from __future__ import annotations
 
@@ -42,17 +44,18 @@ def generate(
     Each picture's noise comes from its own seed, so it does not depend on what else is in the batch.
 
     Args:
-        pipe: a Stable Diffusion 1, 2 or XL pipeline, or another text-to-image pipeline of diffusers (Stable Diffusion 3, Flux, ...).
+        pipe: a Stable Diffusion 1, 2 or XL pipeline, or another text-to-image pipeline of diffusers (Stable Diffusion
+            3, Flux, ...).
         seeds: one seed or several; 0 if neither they nor a generator are given.
-        generator: instead of seeds, as pipelines of diffusers take it: one for all pictures, one a prompt, drawn from in order, or as
-            many as there are prompts.
+        generator: instead of seeds, as pipelines of diffusers take it: one for all pictures, one a prompt, drawn from
+            in order, or as many as there are prompts.
         output_type: "pil", "pt" ([B,3,H,W] in 0..1) or "latent".
-        loop: further arguments of `accord.diffusion.loop.sample` (eta, height, width, before_step, ...); for another class
-            those of the pipeline's own call.
+        loop: further arguments of `accord.diffusion.loop.sample` (eta, height, width, before_step, ...); for another
+            class those of the pipeline's own call.
 
     Raises:
-        InputError: for a pipeline that cannot be run so, a prompt that is empty or too long, seeds beside a generator, or an
-            argument that would not be used.
+        InputError: for a pipeline that cannot be run so, a prompt that is empty or too long, seeds beside a generator,
+            or an argument that would not be used.
     """
     names = [prompts] if isinstance(prompts, str) else list(prompts)
     check_generates(pipe)
@@ -74,8 +77,13 @@ def generate(
     for start in tqdm(range(0, len(texts), batch_size), desc="generate", disable=not progress):
         own = makers if isinstance(makers, torch.Generator) else list(makers[start : start + batch_size])
         rows = slice(start, start + batch_size)
-        of_each = {k: v[rows] if k in ("latents", "image_latents") and isinstance(v, torch.Tensor) else v for k, v in loop.items()}
-        out.extend(draw(pipe, texts[rows], own, num_inference_steps, guidance_scale, negative_prompt, output_type, **of_each))
+        of_each = {
+            k: v[rows] if k in ("latents", "image_latents") and isinstance(v, torch.Tensor) else v
+            for k, v in loop.items()
+        }
+        out.extend(
+            draw(pipe, texts[rows], own, num_inference_steps, guidance_scale, negative_prompt, output_type, **of_each)
+        )
     return out if output_type == "pil" else torch.stack(out)
 
 
@@ -97,20 +105,31 @@ def draw(
     **loop: Any,
 ) -> list[Image.Image] | torch.Tensor:
     """One picture a prompt, in one batch, from one generator or from one each."""
-    given: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, "generator": makers, **loop}
+    given: dict[str, Any] = {
+        "num_inference_steps": num_inference_steps,
+        "guidance_scale": guidance_scale,
+        "generator": makers,
+        **loop,
+    }
     against = [negative_prompt] * len(texts) if negative_prompt else None  # XL has zeros for none, and not for ""
     if isinstance(pipe, StableDiffusionPipeline | StableDiffusionXLPipeline):
         _check_taken(pipe, given.keys() - set(OWN), sample)
         _check_taken(pipe, given.keys() & set(OWN), None)
         if "latents" not in given:
-            given["latents"] = initial_noise(pipe, len(texts), makers, loop.get("height"), loop.get("width"))  # type: ignore[arg-type]
+            each = list(makers) if isinstance(makers, Sequence) else makers
+            given["latents"] = initial_noise(pipe, len(texts), each, loop.get("height"), loop.get("width"))
         with held(network_of(pipe)):  # for the whole of it: no other thread trains or changes the network in between
             return decode(pipe, run(sample(pipe, list(texts), negative_prompts=against, **given)), output_type)
     given |= {"prompt": list(texts), "output_type": output_type} | ({"negative_prompt": against} if against else {})
     _check_taken(pipe, given.keys(), pipe.__call__)
-    own = inspect.signature(pipe.__call__).parameters.get("true_cfg_scale")  # of those that are told the guidance, and guided beside that
+    own = inspect.signature(pipe.__call__).parameters.get(
+        "true_cfg_scale"
+    )  # of those that are told the guidance, and guided beside that
     if against and (guidance_scale if own is None else given.get("true_cfg_scale", own.default)) <= 1:
-        raise InputError(f"a negative prompt is not used without guidance; leave it out, or raise {'guidance_scale' if own is None else 'true_cfg_scale'} above 1")
+        raise InputError(
+            "a negative prompt is not used without guidance; leave it out, or raise "
+            f"{'guidance_scale' if own is None else 'true_cfg_scale'} above 1"
+        )
     with held(*parts_of(pipe)), own_scheduler(pipe):
         made = pipe(**given)
     if not hasattr(made, "images"):

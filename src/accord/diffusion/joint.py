@@ -1,6 +1,8 @@
-"""Joint attention of transformers (Stable Diffusion 3, Flux), recorded or changed for the time of a `with` block and left as it was.
+"""Joint attention of transformers (Stable Diffusion 3, Flux), recorded or changed for the time of a `with` block and
+left as it was.
 
-Image and text are queries and keys of one softmax. Letters in shapes: B batch, L image tokens, T text tokens, S = L + T.
+Image and text are queries and keys of one softmax. Letters in shapes: B batch, L image tokens, T text tokens, S = L +
+T.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ from diffusers.models.transformers.transformer_flux import FluxAttnProcessor
 from accord.diffusion.state import held
 from accord.types import InputError
 
-# (query, key, value: [B, heads, S, d], which of them are the image's, which the text's) -> [B, heads, S, d], or None to stay out of it
+# (query, key, value: [B, heads, S, d], which of them are the image's, which the text's) -> [B, heads, S, d], or None to
+# stay out of it
 JointFn = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, slice, slice], "torch.Tensor | None"]
 
 
@@ -27,7 +30,9 @@ class _Hook:
     def __init__(self, inner: Any, function: JointFn, active: Callable[[], bool], tokens: int) -> None:
         self.inner, self.function, self.active, self.tokens = inner, function, active, tokens
 
-    def attended(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, image: slice, text: slice) -> torch.Tensor | None:
+    def attended(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, image: slice, text: slice
+    ) -> torch.Tensor | None:
         """[B, heads, S, d] to [B, S, heads * d]."""
         out = self.function(query, key, value, image, text)
         return None if out is None else out.transpose(1, 2).flatten(2).to(query.dtype)
@@ -58,10 +63,18 @@ class _SD3Hook(_Hook):
         query, key, value = heads(attn.to_q(hidden)), heads(attn.to_k(hidden)), heads(attn.to_v(hidden))
         query = query if attn.norm_q is None else attn.norm_q(query)
         key = key if attn.norm_k is None else attn.norm_k(key)
-        text_query, text_key, text_value = heads(attn.add_q_proj(states)), heads(attn.add_k_proj(states)), heads(attn.add_v_proj(states))
+        text_query, text_key, text_value = (
+            heads(attn.add_q_proj(states)),
+            heads(attn.add_k_proj(states)),
+            heads(attn.add_v_proj(states)),
+        )
         text_query = text_query if attn.norm_added_q is None else attn.norm_added_q(text_query)
         text_key = text_key if attn.norm_added_k is None else attn.norm_added_k(text_key)
-        query, key, value = torch.cat([query, text_query], 2), torch.cat([key, text_key], 2), torch.cat([value, text_value], 2)
+        query, key, value = (
+            torch.cat([query, text_query], 2),
+            torch.cat([key, text_key], 2),
+            torch.cat([value, text_value], 2),
+        )
         length = hidden.shape[1]
         out = self.attended(query, key, value, slice(length), slice(length, None))
         if out is None:
@@ -71,7 +84,7 @@ class _SD3Hook(_Hook):
 
 
 class _FluxHook(_Hook):
-    """The text's tokens first, as `FluxAttnProcessor` has them; layers with one stream are given both already joined."""
+    """The text's tokens first, as in `FluxAttnProcessor`; layers with one stream are given both already joined."""
 
     def __call__(
         self,
@@ -91,7 +104,11 @@ class _FluxHook(_Hook):
         def heads(x: torch.Tensor) -> torch.Tensor:
             return x.unflatten(-1, (-1, attn.head_dim))
 
-        query, key, value = attn.norm_q(heads(attn.to_q(hidden))), attn.norm_k(heads(attn.to_k(hidden))), heads(attn.to_v(hidden))
+        query, key, value = (
+            attn.norm_q(heads(attn.to_q(hidden))),
+            attn.norm_k(heads(attn.to_k(hidden))),
+            heads(attn.to_v(hidden)),
+        )
         if states is not None:
             query = torch.cat([attn.norm_added_q(heads(attn.add_q_proj(states))), query], 1)
             key = torch.cat([attn.norm_added_k(heads(attn.add_k_proj(states))), key], 1)
@@ -110,8 +127,11 @@ HOOKS: dict[type, type[_Hook]] = {JointAttnProcessor2_0: _SD3Hook, FluxAttnProce
 
 
 @contextmanager
-def joint_hook(transformer: Any, function: JointFn, tokens: int, active: Callable[[], bool] = lambda: True) -> Iterator[None]:
-    """Run `function` in every layer in which image and text attend to each other while the block lasts and `active()` is true.
+def joint_hook(
+    transformer: Any, function: JointFn, tokens: int, active: Callable[[], bool] = lambda: True
+) -> Iterator[None]:
+    """Run `function` in every layer in which image and text attend to each other while the block lasts and `active()`
+    is true.
 
     The processors that were there are put back at the end, whatever happens.
 
@@ -132,13 +152,18 @@ def joint_hook(transformer: Any, function: JointFn, tokens: int, active: Callabl
             transformer.set_attn_processor(dict(before))
 
 
-def _hooks(transformer: Any, before: dict[str, Any], function: JointFn, active: Callable[[], bool], tokens: int) -> dict[str, _Hook]:
+def _hooks(
+    transformer: Any, before: dict[str, Any], function: JointFn, active: Callable[[], bool], tokens: int
+) -> dict[str, _Hook]:
     """A hook around each processor."""
     hooks = {}
     for name, inner in before.items():
         own, layer = _innermost(inner), transformer.get_submodule(name.removesuffix(".processor"))
         if type(own) not in HOOKS or getattr(layer, "fused_projections", False):
-            raise InputError(f"the attention of this {type(transformer).__name__} is changed already ({type(own).__name__}); load the pipeline afresh")
+            raise InputError(
+                f"the attention of this {type(transformer).__name__} is changed already ({type(own).__name__}); load "
+                "the pipeline afresh"
+            )
         hooks[name] = HOOKS[type(own)](inner, function, active, tokens)
     return hooks
 

@@ -1,5 +1,6 @@
-"""Models out of folders and the hub, in one place for every loader: no code of theirs is run, no pickle is opened, and a model
-whose weights are missing, of other shapes, not all used or not finite is refused, as it would answer all the same.
+"""Models out of folders and the hub, in one place for every loader: no code of theirs is run, no pickle is opened, and
+a model whose weights are missing, of other shapes, not all used or not finite is refused, as it would answer all the
+same.
 """
 
 from __future__ import annotations
@@ -27,9 +28,18 @@ from accord.types import InputError, reason_of
 LOADING = threading.RLock()  # while they load, the libraries switch what torch makes and where: in all threads
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 MOST, MOST_LAYERS = 2**31, 4096  # of a number in a configuration, and of layers
-CONVERT = "use a revision of it with safetensors weights, or convert them (https://huggingface.co/spaces/safetensors/convert)"
+CONVERT = (
+    "use a revision of it with safetensors weights, or convert them (https://huggingface.co/spaces/safetensors/convert)"
+)
 # buffers that older versions of the libraries saved: they hold no trained numbers
-_HARMLESS = ("position_ids", "relative_position_index", "num_batches_tracked", "inv_freq", "attn.masked_bias", "attn.bias")
+_HARMLESS = (
+    "position_ids",
+    "relative_position_index",
+    "num_batches_tracked",
+    "inv_freq",
+    "attn.masked_bias",
+    "attn.bias",
+)
 
 
 @contextmanager
@@ -108,7 +118,9 @@ def check_keys(network: nn.Module, told: dict[str, Any], what: str, unused: tupl
     def asked_for(key: str) -> bool:
         return not key.endswith(_HARMLESS) and not set(key.split(".")) & set(unused)
 
-    missing = sorted(filter(asked_for, {*told["missing_keys"], *(n for n, p in network.named_parameters() if p.is_meta)}))
+    missing = sorted(
+        filter(asked_for, {*told["missing_keys"], *(n for n, p in network.named_parameters() if p.is_meta)})
+    )
     if missing:
         raise InputError(f"{what} lacks weights ({_some(missing)}); give a whole one, that was trained for this")
     misshapen = sorted(m[0] if isinstance(m, (tuple, list)) else m for m in told["mismatched_keys"])
@@ -116,7 +128,10 @@ def check_keys(network: nn.Module, told: dict[str, Any], what: str, unused: tupl
         raise InputError(f"{what} has weights of other shapes than its config says ({_some(misshapen)}); save it again")
     left = sorted(filter(asked_for, told["unexpected_keys"]))
     if left:
-        raise InputError(f"{what} has weights that its config has no place for ({_some(left)}); give the config that they were saved with")
+        raise InputError(
+            f"{what} has weights that its config has no place for ({_some(left)}); give the config that they were "
+            "saved with"
+        )
 
 
 def _some(names: Sequence[str]) -> str:
@@ -130,7 +145,12 @@ def check_finite(weights: nn.Module | dict[str, torch.Tensor], what: str, mend: 
         InputError: naming the model and a weight.
     """
     for name, tensor in (weights.state_dict() if isinstance(weights, nn.Module) else weights).items():
-        numbers = isinstance(tensor, torch.Tensor) and not tensor.is_meta and tensor.is_floating_point() and tensor.element_size() > 1
+        numbers = (
+            isinstance(tensor, torch.Tensor)
+            and not tensor.is_meta
+            and tensor.is_floating_point()
+            and tensor.element_size() > 1
+        )
         if numbers and not torch.isfinite(tensor).all():
             raise InputError(f"{what} holds numbers that are not finite ({name}); {mend}")
 
@@ -144,14 +164,18 @@ def check_moments(mean: Sequence[float], std: Sequence[float], what: str) -> Non
     lists = all(isinstance(values, (list, tuple)) and len(values) == 3 for values in (mean, std))
     numbers = [v for v in (*mean, *std) if isinstance(v, (int, float)) and math.isfinite(v)] if lists else []
     if len(numbers) < 6 or min(numbers[3:]) <= 0:
-        raise InputError(f"{what} has a processor with mean {mean!r} and deviation {std!r}; they must be three finite numbers each, the second above 0")
+        raise InputError(
+            f"{what} has a processor with mean {mean!r} and deviation {std!r}; they must be three finite numbers "
+            "each, the second above 0"
+        )
 
 
 def check_folder(model: str, what: str) -> None:
     """Look through the folder of one model before a library opens it; a hub id is passed over.
 
     Raises:
-        InputError: for a pipe or a device in it, pickled weights alone, an adapter, or attention code that would be fetched.
+        InputError: for a pipe or a device in it, pickled weights alone, an adapter, or attention code that would be
+            fetched.
     """
     folder = Path(model)
     if not folder.is_dir():
@@ -161,14 +185,20 @@ def check_folder(model: str, what: str) -> None:
         try:
             mode = path.stat().st_mode
         except OSError as error:
-            raise InputError(f"{what} cannot be loaded: {path.name!r} in it cannot be opened ({error.strerror}); save it again") from error
+            raise InputError(
+                f"{what} cannot be loaded: {path.name!r} in it cannot be opened ({error.strerror}); save it again"
+            ) from error
         if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-            raise InputError(f"{what} cannot be loaded: {path.name!r} in it is a pipe, a device or a socket; save it again")
+            raise InputError(
+                f"{what} cannot be loaded: {path.name!r} in it is a pipe, a device or a socket; save it again"
+            )
         if stat.S_ISREG(mode):
             names.append(path.name)
     pickled = sorted(n for n in names if n.endswith(PICKLES) and n != "training_args.bin")
     if pickled and not any(n.endswith(".safetensors") for n in names):
-        raise InputError(f"{what} has pickled weights ({pickled[0]}), which can hold code and are not opened; {CONVERT}")
+        raise InputError(
+            f"{what} has pickled weights ({pickled[0]}), which can hold code and are not opened; {CONVERT}"
+        )
     if "adapter_config.json" in names:
         raise InputError(f"{what} is a folder of an adapter, and no model; give the model, and the adapter with --lora")
     config: dict[str, Any] = {}
@@ -177,7 +207,10 @@ def check_folder(model: str, what: str) -> None:
         _check_sizes(config, what)
         for key in ("attn_implementation", "_attn_implementation"):
             if "/" in str(config.get(key)):
-                raise InputError(f"{what} wants the attention code {config[key]!r} to be fetched, which is never done; remove {key!r} from its config.json")
+                raise InputError(
+                    f"{what} wants the attention code {config[key]!r} to be fetched, which is never done; remove "
+                    f"{key!r} from its config.json"
+                )
     for name in (n for n in names if n.endswith(".safetensors") and "quantization_config" not in config):
         _check_types(folder / name, what)
 
@@ -192,24 +225,32 @@ def _check_sizes(config: dict[str, Any], what: str) -> None:
         elif isinstance(value, list):
             for inner in value:
                 look(name, inner)
-        elif isinstance(value, int) and abs(value) > (MOST_LAYERS if any(part in name for part in ("layers", "depth", "blocks")) else MOST):
+        elif isinstance(value, int) and abs(value) > (
+            MOST_LAYERS if any(part in name for part in ("layers", "depth", "blocks")) else MOST
+        ):
             raise InputError(f"{what} has {name}={value} in its config.json, more than any model has; save it again")
 
     look("config", config)
 
 
 def _check_types(path: Path, what: str) -> None:
-    """Refuse whole numbers where weights are to be: they would be cast in silence. What cannot be read is left to the loading."""
+    """Refuse whole numbers where weights are to be: they would be cast in silence.
+
+    What cannot be read is left to the loading.
+    """
     try:
         with safe_open(path, "pt") as file:
-            whole = sorted(k for k in file.keys() if not k.endswith(_HARMLESS) and file.get_slice(k).get_dtype()[0] in "IUB" and file.get_slice(k).get_dtype() != "BF16")  # noqa: SIM118
+            kinds = {k: file.get_slice(k).get_dtype() for k in file.keys() if not k.endswith(_HARMLESS)}  # noqa: SIM118
+            whole = sorted(k for k, kind in kinds.items() if kind[0] in "IUB" and kind != "BF16")
     except (OSError, ValueError, SafetensorError, RuntimeError):
         return
     if whole:
         raise InputError(f"{what} has whole numbers in the place of weights ({_some(whole)}); save it again")
 
 
-def load_tensors(path: Path, what: str, mend: str = "save it again", finite: tuple[str, ...] = ("",)) -> dict[str, torch.Tensor]:
+def load_tensors(
+    path: Path, what: str, mend: str = "save it again", finite: tuple[str, ...] = ("",)
+) -> dict[str, torch.Tensor]:
     """The tensors of a safetensors file.
 
     Args:
@@ -275,8 +316,8 @@ def load_pipeline(model: str, dtype: torch.dtype, check_class: Callable[[str | N
     """A pipeline of diffusers, each of its networks loaded by `load_model`.
 
     Args:
-        check_class: given the name of the pipeline's class before any weights are fetched, refuses it or says with which further
-            arguments it is loaded.
+        check_class: given the name of the pipeline's class before any weights are fetched, refuses it or says with
+            which further arguments it is loaded.
 
     Raises:
         InputError: for a pipeline that is not there, damaged or incomplete.
@@ -286,7 +327,9 @@ def load_pipeline(model: str, dtype: torch.dtype, check_class: Callable[[str | N
     local = Path(model).is_dir()
     if local:
         if not (Path(model) / "model_index.json").is_file():
-            raise InputError(f"folder {model!r} holds no pipeline (no model_index.json); give a folder written by save_pretrained")
+            raise InputError(
+                f"folder {model!r} holds no pipeline (no model_index.json); give a folder written by save_pretrained"
+            )
         read_json(Path(model) / "model_index.json", "pipeline's")
     what = f"pipeline {model!r}"
     lost = "save it again" if local else "check the name and the network"
@@ -294,15 +337,23 @@ def load_pipeline(model: str, dtype: torch.dtype, check_class: Callable[[str | N
         with LOADING:
             told = DiffusionPipeline.load_config(model)
     except Exception as error:
-        where = "folder cannot be read as a pipeline" if local else "model is no folder here and no hub id that can be reached"
+        where = (
+            "folder cannot be read as a pipeline"
+            if local
+            else "model is no folder here and no hub id that can be reached"
+        )
         raise InputError(f"{where}: {model!r} ({_why(error)}); {lost}") from error
     kind = told.get("_class_name")
     more = check_class(kind if isinstance(kind, str) else None)
-    parts = {name: value for name, value in told.items() if isinstance(value, (list, tuple)) and not name.startswith("_")}
+    parts = {
+        name: value for name, value in told.items() if isinstance(value, (list, tuple)) and not name.startswith("_")
+    }
     for name, value in parts.items():
         _check_part(name, value, what)
     with loading(what, lost):
-        folder = model if local else DiffusionPipeline.download(model, use_safetensors=True, trust_remote_code=False, **more)
+        folder = (
+            model if local else DiffusionPipeline.download(model, use_safetensors=True, trust_remote_code=False, **more)
+        )
         given = dict(more)
         for name, (library, class_name) in parts.items():
             place = os.path.join(folder, name)
@@ -312,23 +363,34 @@ def load_pipeline(model: str, dtype: torch.dtype, check_class: Callable[[str | N
                 given[name] = load_model(network, place, f"{what}: its {name}", **typed)
             elif name not in given and library is not None:
                 check_folder(place, f"{what}: its {name}")
-        return DiffusionPipeline.from_pretrained(folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, **given)
+        return DiffusionPipeline.from_pretrained(
+            folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, **given
+        )
 
 
 def _check_part(name: str, value: Sequence[Any], what: str) -> None:
-    """Refuse a part of a pipeline that is of no class of the two libraries: a name in a file is no reason to import something."""
+    """Refuse a part of a pipeline that is of no class of the two libraries: a name in a file is no reason to import
+    something.
+    """
     from diffusers import pipelines
 
     if len(value) == 2 and value[0] is None and value[1] is None:
         return
     library, class_name = value if len(value) == 2 else (None, None)
     named = isinstance(library, str) and isinstance(class_name, str) and class_name.isidentifier()
-    if not named or not (library in ("diffusers", "transformers") or (str(library).isidentifier() and hasattr(pipelines, str(library)))):
-        raise InputError(f"{what} names {value!r} as its {name}, no class of diffusers or transformers; code of others is never run")
+    if not named or not (
+        library in ("diffusers", "transformers") or (str(library).isidentifier() and hasattr(pipelines, str(library)))
+    ):
+        raise InputError(
+            f"{what} names {value!r} as its {name}, no class of diffusers or transformers; code of others is never run"
+        )
 
 
 def _network_class(library: str | None, class_name: str | None) -> Any:
-    """The class of a part with weights; None for a scheduler, a tokenizer or a processor, and for what only diffusers knows how to find."""
+    """The class of a part with weights;
+
+    None for a scheduler, a tokenizer or a processor, and for what only diffusers knows how to find.
+    """
     if library not in ("diffusers", "transformers"):
         return None
     from diffusers import ModelMixin

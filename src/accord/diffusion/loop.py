@@ -217,14 +217,17 @@ def _check_counts(
             raise InputError(f"{len(given)} {what} were given for {count} prompts; give one for each")
     each = 2 if guided else 1
     if len(states) != each * count:
-        raise InputError(f"{len(states)} rows of text states were given for {count} prompts {'with' if guided else 'without'} guidance; give {each} for each")
+        raise InputError(
+            f"{len(states)} rows of text states were given for {count} prompts {'with' if guided else 'without'} "
+            f"guidance; give {each} for each"
+        )
 
 
 def rooted_eta(scheduler: Any, timestep: Any, eta: float) -> float:
     """`eta`, or the little less of it with which DDIM's step is real.
 
-    A step takes the root of 1 - ab_s - sigma^2 (DDIM, arXiv 2010.02502, (12)). At eta 1 from a step without any signal (zero terminal SNR) that
-    is 0, and in float32 -6e-8.
+    A step takes the root of 1 - ab_s - sigma^2 (DDIM, arXiv 2010.02502, (12)). At eta 1 from a step without any signal
+    (zero terminal SNR) that is 0, and in float32 -6e-8.
     """
     if not eta or not isinstance(scheduler, DDIMScheduler):
         return eta
@@ -248,7 +251,8 @@ def set_timesteps(scheduler: Any, num_inference_steps: int, device: Any = None) 
     except (ValueError, IndexError) as error:
         reason = reason_of(error)
     else:
-        # a leading grid with an offset (Stable Diffusion 1's) may lead beyond the last step; those with sigmas interpolate there
+        # a leading grid with an offset (Stable Diffusion 1's) may lead beyond the last step; those with sigmas
+        # interpolate there
         if float(scheduler.timesteps.max()) >= count and not hasattr(scheduler, "sigmas"):
             reason = f"it would begin at step {int(scheduler.timesteps.max())} of {count}"
     if reason:
@@ -264,17 +268,13 @@ def check_finite(latents: torch.Tensor) -> None:
         )
 
 
-def _pixels(
-    pipe: Pipeline, latents: torch.Tensor | None, height: int | None, width: int | None
-) -> tuple[int, int]:
+def _pixels(pipe: Pipeline, latents: torch.Tensor | None, height: int | None, width: int | None) -> tuple[int, int]:
     """Height and width of the picture that is made."""
     rows, columns = sample_size(pipe) if latents is None else latents.shape[-2:]
     return height or rows * pipe.vae_scale_factor, width or columns * pipe.vae_scale_factor
 
 
-def predicted_x0(
-    scheduler: Any, output: torch.Tensor, timestep: torch.Tensor, latents: torch.Tensor
-) -> torch.Tensor:
+def predicted_x0(scheduler: Any, output: torch.Tensor, timestep: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
     """Clean latents [B,C,H,W] that a network's `output` at x_t means, for epsilon, v and sample prediction.
 
     `timestep` is one for all, or [B]. Raises InputError for a scheduler without `alphas_cumprod`.
@@ -306,7 +306,9 @@ def _start(
     first -= first % scheduler.order
     timesteps = timesteps[first:]
     # the key alone does not tell: other schedulers made from PNDM's configuration carry it too
-    if isinstance(scheduler, PNDMScheduler) and scheduler.config.skip_prk_steps:  # it takes its second step twice, wherever it begins
+    if (
+        isinstance(scheduler, PNDMScheduler) and scheduler.config.skip_prk_steps
+    ):  # it takes its second step twice, wherever it begins
         once = timesteps.unique_consecutive()
         timesteps = torch.cat([once[:2], once[1:2], once[2:]])
     if hasattr(scheduler, "set_begin_index"):
@@ -320,7 +322,9 @@ def _step_kwargs(scheduler: Any, eta: float, generator: Any) -> dict[str, Any]:
 
 
 def is_guided(pipe: Pipeline, guidance_scale: float) -> bool:
-    """Whether the network's batch holds an unconditional half; one that was distilled with guidance (LCM) is told its scale instead."""
+    """Whether the network's batch holds an unconditional half; one that was distilled with guidance (LCM) is told its
+    scale instead.
+    """
     return guidance_scale > 1 and pipe.unet.config.time_cond_proj_dim is None
 
 
@@ -362,8 +366,12 @@ def _decoded(pipe: Pipeline, latents: torch.Tensor) -> torch.Tensor:
     """Pixels [B,3,H,W] in about -1..1, as the pipelines decode."""
     with precise_vae(pipe) as vae:
         mean, spread = _latent_moments(pipe, latents)
-        scaled = latents / vae.config.scaling_factor if mean is None else latents * spread / vae.config.scaling_factor + mean
-        return vae.decode(scaled if pipe.vae.dtype == latents.dtype else scaled.to(pipe.vae.dtype), return_dict=False)[0]
+        scaled = (
+            latents / vae.config.scaling_factor if mean is None else latents * spread / vae.config.scaling_factor + mean
+        )
+        return vae.decode(scaled if pipe.vae.dtype == latents.dtype else scaled.to(pipe.vae.dtype), return_dict=False)[
+            0
+        ]
 
 
 @contextlib.contextmanager
@@ -387,13 +395,22 @@ def encode(pipe: Pipeline, images: torch.Tensor) -> torch.Tensor:
         pixels = (images * 2 - 1).to(device=device_of(pipe), dtype=vae.dtype)
         latents = vae.encode(pixels).latent_dist.mode()
         mean, spread = _latent_moments(pipe, latents)
-        return latents * vae.config.scaling_factor if mean is None else (latents - mean) * vae.config.scaling_factor / spread
+        return (
+            latents * vae.config.scaling_factor
+            if mean is None
+            else (latents - mean) * vae.config.scaling_factor / spread
+        )
 
 
 def _latent_moments(pipe: Pipeline, latents: torch.Tensor) -> tuple[Any, Any]:
-    """Mean and standard deviation [1,C,1,1] that an XL pipeline's VAE normalises latents by; None and None without them."""
+    """Mean and standard deviation [1,C,1,1] that an XL pipeline's VAE normalises latents by;
+
+    None and None without them.
+    """
     mean, spread = (getattr(pipe.vae.config, name, None) for name in ("latents_mean", "latents_std"))
     if mean is None or spread is None or not isinstance(pipe, StableDiffusionXLPipeline):
         return None, None
-    mean, spread = (torch.tensor(v, device=latents.device, dtype=latents.dtype).view(1, -1, 1, 1) for v in (mean, spread))
+    mean, spread = (
+        torch.tensor(v, device=latents.device, dtype=latents.dtype).view(1, -1, 1, 1) for v in (mean, spread)
+    )
     return mean, spread

@@ -42,7 +42,10 @@ def check_no_lora(pipe: Pipeline, why: str) -> None:
         InputError: naming it, with what it would lead to (`why`) and how it is fused.
     """
     if found := list(getattr(pipe.unet, "peft_config", {})):
-        raise InputError(f"the pipeline has an adapter named {found[0]!r} on, {why}; load the pipeline afresh, or fuse it (pipe.fuse_lora(), then pipe.unload_lora_weights())")
+        raise InputError(
+            f"the pipeline has an adapter named {found[0]!r} on, {why}; load the pipeline afresh, or fuse it "
+            "(pipe.fuse_lora(), then pipe.unload_lora_weights())"
+        )
 
 
 def remove_lora(pipe: Pipeline) -> None:
@@ -64,7 +67,9 @@ def without_lora(pipe: Pipeline) -> Iterator[None]:
 
 
 def save_lora(pipe: Pipeline, folder: Path) -> Path:
-    """Write `folder/pytorch_lora_weights.safetensors` (elsewhere, then renamed), which `pipe.load_lora_weights(folder)` reads."""
+    """Write `folder/pytorch_lora_weights.safetensors` (elsewhere, then renamed), which `pipe.load_lora_weights(folder)`
+    reads.
+    """
     from diffusers.utils import convert_state_dict_to_diffusers
     from peft.utils import get_peft_model_state_dict
 

@@ -59,7 +59,10 @@ class Condition:
     def joined(parts: Sequence[Condition]) -> Condition:
         """One after the other."""
         added = [p.added for p in parts if p.added is not None]
-        return Condition(torch.cat([p.states for p in parts]), {k: torch.cat([a[k] for a in added]) for k in added[0]} if added else None)
+        return Condition(
+            torch.cat([p.states for p in parts]),
+            {k: torch.cat([a[k] for a in added]) for k in added[0]} if added else None,
+        )
 
 
 def load(
@@ -90,7 +93,10 @@ def load(
         nonlocal kind
         kind = named or ""
         if kind not in known and (classes or kind not in text_to_image_classes()):
-            raise InputError(f"{model!r} is {f'a {kind}, which' if kind else 'of no named class, which'} is not supported here; use a {' or a '.join(known)}")
+            raise InputError(
+                f"{model!r} is {f'a {kind}, which' if kind else 'of no named class, which'} is not supported here; "
+                f"use a {' or a '.join(known)}"
+            )
         return {"safety_checker": None, "requires_safety_checker": False} if kind == "StableDiffusionPipeline" else {}
 
     # the type is said aloud: left out, the text encoders would take the saved one and the U-Net float32
@@ -107,7 +113,10 @@ def load(
 
 
 def text_to_image_classes() -> set[str]:
-    """Classes of diffusers that make pictures of a prompt alone, by their own call. (Slow: it imports every pipeline there is.)"""
+    """Classes of diffusers that make pictures of a prompt alone, by their own call.
+
+    (Slow: it imports every pipeline there is.)
+    """
     from diffusers.pipelines.auto_pipeline import AUTO_TEXT2IMAGE_PIPELINES_MAPPING
 
     needed = {"prompt", "num_inference_steps", "guidance_scale", "generator", "output_type"}
@@ -155,14 +164,20 @@ def device_of(pipe: Any) -> torch.device:
 def latent_scheduler(kind: Any, pipe: Any, **settings: Any) -> Any:
     """A scheduler of class `kind` from the pipeline's own, with these settings.
 
-    Latents are not clipped to -1..1, which diffusers' DDIM and DDPM do where the pipeline's configuration does not speak of it.
+    Latents are not clipped to -1..1, which diffusers' DDIM and DDPM do where the pipeline's configuration does not
+    speak of it.
 
     Raises:
         InputError: for a pipeline whose process is another one, which has no betas (EDM's).
     """
     if "beta_schedule" not in pipe.scheduler.config:
-        raise InputError(f"a {type(pipe.scheduler).__name__} has no betas, and its process is not that of {kind.__name__}; use a pipeline that was trained with betas")
-    return kind.from_config(pipe.scheduler.config, **{"clip_sample": pipe.scheduler.config.get("clip_sample", False), **settings})
+        raise InputError(
+            f"a {type(pipe.scheduler).__name__} has no betas, and its process is not that of {kind.__name__}; use a "
+            "pipeline that was trained with betas"
+        )
+    return kind.from_config(
+        pipe.scheduler.config, **{"clip_sample": pipe.scheduler.config.get("clip_sample", False), **settings}
+    )
 
 
 def check_trainable(pipe: Any) -> None:
@@ -172,7 +187,10 @@ def check_trainable(pipe: Any) -> None:
         InputError: naming the type.
     """
     if pipe.unet.dtype in (torch.float16, torch.bfloat16):
-        raise InputError(f"the denoiser's weights are {str(pipe.unet.dtype).removeprefix('torch.')}, too coarse to be trained; load it with dtype=torch.float32")
+        raise InputError(
+            f"the denoiser's weights are {str(pipe.unet.dtype).removeprefix('torch.')}, too coarse to be trained; "
+            "load it with dtype=torch.float32"
+        )
 
 
 def check_latent_unet(pipe: Any) -> None:
@@ -182,19 +200,28 @@ def check_latent_unet(pipe: Any) -> None:
         InputError: naming its class.
     """
     if not isinstance(pipe, (StableDiffusionPipeline, StableDiffusionXLPipeline)):
-        raise InputError(f"a {type(pipe).__name__} is not supported here; use a {SUPPORTED} or a StableDiffusionXLPipeline")
+        raise InputError(
+            f"a {type(pipe).__name__} is not supported here; use a {SUPPORTED} or a StableDiffusionXLPipeline"
+        )
     _check_no_context(pipe)
 
 
 def _check_no_context(pipe: Any) -> None:
     """Refuse a pipeline with a relational network of its own, which only its own call would use."""
     if "relation" in pipe.components:
-        raise InputError(f"a {type(pipe).__name__} would be run without its context here; call it itself, or give a pipeline without one")
+        raise InputError(
+            f"a {type(pipe).__name__} would be run without its context here; call it itself, or give a pipeline "
+            "without one"
+        )
 
 
 def sample_size(pipe: Any) -> tuple[int, int]:
     """Height and width of the latents."""
-    size = pipe.default_sample_size if isinstance(pipe, StableDiffusion3Pipeline | FluxPipeline) else pipe.unet.config.sample_size
+    size = (
+        pipe.default_sample_size
+        if isinstance(pipe, StableDiffusion3Pipeline | FluxPipeline)
+        else pipe.unet.config.sample_size
+    )
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
@@ -208,7 +235,8 @@ def check_prompt_length(pipe: Any, prompt: str) -> None:
 
 
 def check_prompts(pipe: Any, prompts: Sequence[str]) -> None:
-    """`check_prompt_length` of many prompts: each of their words is tokenised once, and a prompt whole only where it may be too long.
+    """`check_prompt_length` of many prompts: each of their words is tokenised once, and a prompt whole only where it
+    may be too long.
 
     Raises:
         InputError: for the first that is empty, no UTF-8 or too long.
@@ -229,13 +257,17 @@ def check_prompts(pipe: Any, prompts: Sequence[str]) -> None:
     with held(tokenizer):
         words = list(dict.fromkeys(w for text in prompts for w in text.split() if len(w) <= _LETTERS))
         # with a space before it a word may be other tokens
-        counts = [[len(ids) for ids in tokenizer([s + w for w in words], add_special_tokens=False).input_ids] if words else [] for s in ("", " ")]
+        counts = [
+            [len(ids) for ids in tokenizer([s + w for w in words], add_special_tokens=False).input_ids] if words else []
+            for s in ("", " ")
+        ]
         of = dict(zip(words, map(max, *counts), strict=True))
         for text in prompts:
             lost = words_beyond(text, tokens, room) if sum(of.get(w, room + 1) for w in text.split()) > room else ""
             if lost:
                 raise InputError(
-                    f"the prompt is longer than the {length} tokens of this model's text encoder, these words would fall off: {lost!r}; shorten it"
+                    f"the prompt is longer than the {length} tokens of this model's text encoder, these words would "
+                    f"fall off: {lost!r}; shorten it"
                 )
 
 
@@ -264,12 +296,16 @@ def condition(
             (SDXL's is often zeros, and not the states of an empty text). Without guidance only.
     """
     if any(negative_prompts or ()) and not guided:
-        raise InputError("a negative prompt is not used without guidance; leave it out, or raise guidance_scale above 1")
+        raise InputError(
+            "a negative prompt is not used without guidance; leave it out, or raise guidance_scale above 1"
+        )
     if dropped is not None:
         prompts = ["" if gone else p for p, gone in zip(prompts, dropped.tolist(), strict=True)]
     if not isinstance(pipe, StableDiffusionXLPipeline):
         return Condition(encode_prompts(pipe, prompts, negative_prompts, guided))
-    with held(*(p for p in (pipe.text_encoder, pipe.text_encoder_2, pipe.tokenizer, pipe.tokenizer_2) if p is not None)):
+    with held(
+        *(p for p in (pipe.text_encoder, pipe.text_encoder_2, pipe.tokenizer, pipe.tokenizer_2) if p is not None)
+    ):
         states, negative, pooled, negative_pooled = pipe.encode_prompt(
             prompt=prompts,
             device=device_of(pipe),
@@ -304,7 +340,9 @@ def joint_length(pipe: StableDiffusion3Pipeline | FluxPipeline) -> int:
 
 
 def token_spans(pipe: Any, prompt: str) -> list[tuple[int, int] | None]:
-    """Per token of the text states that the network is told its character span in the prompt, or None for BOS, EOS and padding."""
+    """Per token of the text states that the network is told its character span in the prompt, or None for BOS, EOS and
+    padding.
+    """
     return [span for tokenizer, length in _told(pipe) for span in _spans(tokenizer, prompt, length)]
 
 
@@ -318,9 +356,15 @@ def _told(pipe: Any) -> list[tuple[Any, int]]:
         if isinstance(pipe, FluxPipeline):
             return [(pipe.tokenizer_2, of_t5)]
         return [(pipe.tokenizer, pipe.tokenizer_max_length), (pipe.tokenizer_3, of_t5)]  # without T5 its part is zeros
-    names = ["tokenizer"] if isinstance(pipe, StableDiffusionPipeline | StableDiffusionXLPipeline) else ["tokenizer", "tokenizer_2", "tokenizer_3"]
+    names = (
+        ["tokenizer"]
+        if isinstance(pipe, StableDiffusionPipeline | StableDiffusionXLPipeline)
+        else ["tokenizer", "tokenizer_2", "tokenizer_3"]
+    )
     found: list[Any] = [getattr(pipe, name, None) for name in names]
-    return [(t, t.model_max_length) for t in found if hasattr(t, "model_max_length")]  # some of the newest have a processor instead
+    return [
+        (t, t.model_max_length) for t in found if hasattr(t, "model_max_length")
+    ]  # some of the newest have a processor instead
 
 
 def _spans(tokenizer: Any, prompt: str, length: int) -> list[tuple[int, int] | None]:
@@ -330,11 +374,11 @@ def _spans(tokenizer: Any, prompt: str, length: int) -> list[tuple[int, int] | N
         return [None] * length
     if getattr(tokenizer, "is_fast", False):
         with held(tokenizer):
-            encoded = tokenizer(prompt, padding="max_length", max_length=length, truncation=True, return_offsets_mapping=True)
+            encoded = tokenizer(
+                prompt, padding="max_length", max_length=length, truncation=True, return_offsets_mapping=True
+            )
         special = tokenizer.get_special_tokens_mask(encoded.input_ids, already_has_special_tokens=True)
-        spans = [
-            None if s or a == b else (a, b) for (a, b), s in zip(encoded.offset_mapping, special, strict=True)
-        ]
+        spans = [None if s or a == b else (a, b) for (a, b), s in zip(encoded.offset_mapping, special, strict=True)]
     else:
         spans, position, lower = [None], 0, prompt.lower()
         for piece in tokenizer.tokenize(prompt)[: length - 2]:

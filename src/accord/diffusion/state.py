@@ -1,7 +1,7 @@
 """What several threads share, and a pipeline's flags: held while they are changed, and put back.
 
-A network, a VAE or a tokenizer is one thing, whoever runs it. Every context manager that changes one, and every run of one, holds its lock:
-a second thread waits, and two pipelines with a judge between them run side by side.
+A network, a VAE or a tokenizer is one thing, whoever runs it. Every context manager that changes one, and every run of
+one, holds its lock: a second thread waits, and two pipelines with a judge between them run side by side.
 """
 
 from __future__ import annotations
@@ -42,7 +42,16 @@ def network_of(pipe: Any) -> Any:
 
 def parts_of(pipe: Any) -> list[Any]:
     """All of a pipeline that two threads may not run at once, in the order of the locks."""
-    names = ("vae", "text_encoder", "text_encoder_2", "text_encoder_3", "tokenizer", "tokenizer_2", "tokenizer_3", "processor")
+    names = (
+        "vae",
+        "text_encoder",
+        "text_encoder_2",
+        "text_encoder_3",
+        "tokenizer",
+        "tokenizer_2",
+        "tokenizer_3",
+        "processor",
+    )
     return [network_of(pipe), *(part for n in names if (part := getattr(pipe, n, None)) is not None)]
 
 
@@ -60,7 +69,9 @@ def own_scheduler(pipe: Any) -> Iterator[None]:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """New weights are drawn from `seed`, whatever was drawn before and in whichever thread; torch's own state is put back."""
+    """New weights are drawn from `seed`, whatever was drawn before and in whichever thread; torch's own state is put
+    back.
+    """
     with _SEEDING, torch.random.fork_rng():
         torch.manual_seed(seed)
         yield
@@ -68,9 +79,11 @@ def seeded(seed: int) -> Iterator[None]:
 
 @contextmanager
 def frozen(pipe: Any) -> Iterator[None]:
-    """No weight of the pipeline takes a gradient but those that the block adds or frees; afterwards flags and modes are what they were.
+    """No weight of the pipeline takes a gradient but those that the block adds or frees; afterwards flags and modes are
+    what they were.
 
-    A pipeline that diffusers loaded has every weight's `requires_grad` on: gradients that nobody asked for would pile up on them.
+    A pipeline that diffusers loaded has every weight's `requires_grad` on: gradients that nobody asked for would pile
+    up on them.
     """
     with held(network_of(pipe)):
         modules = [m for m in pipe.components.values() if isinstance(m, nn.Module)]

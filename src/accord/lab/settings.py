@@ -8,7 +8,13 @@ from typing import Any
 # steps 30..39 of 40 come after that
 REFL_RATE = 7e-4
 TUNING: dict[str, dict[str, Any]] = {
-    "refl": {"num_inference_steps": 12, "stop_from": 0.2, "stop_until": 0.67, "learning_rate": REFL_RATE, "reward_weight": 0.5},
+    "refl": {
+        "num_inference_steps": 12,
+        "stop_from": 0.2,
+        "stop_until": 0.67,
+        "learning_rate": REFL_RATE,
+        "reward_weight": 0.5,
+    },
     "sft": {"learning_rate": REFL_RATE},  # the control of what ships
     # these two are published with their own loss alone; 0.1 of it beside the denoising term is next to nothing
     "raft": {"num_inference_steps": 20, "reward_weight": 1.0},

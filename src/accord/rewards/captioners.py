@@ -46,11 +46,18 @@ class Captioner(nn.Module):
         source: str | None = None,
     ) -> None:
         super().__init__()
-        self.model, self.tokenizer, self.image_size, self.lexicon, self.source = model, tokenizer, image_size, lexicon, source
+        self.model, self.tokenizer, self.image_size, self.lexicon, self.source = (
+            model,
+            tokenizer,
+            image_size,
+            lexicon,
+            source,
+        )
         self.register_buffer("mean", torch.tensor(image_mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(image_std).view(1, 3, 1, 1), persistent=False)
         self.kind = model.config.model_type
-        # texts that go through the decoder at once; a prompt has a hundred counterfactuals, too many for a language model
+        # texts that go through the decoder at once; a prompt has a hundred counterfactuals, too many for a language
+        # model
         self.chunk = 256 if sum(p.numel() for p in model.parameters()) < 100e6 else 16
 
     @classmethod
@@ -70,9 +77,17 @@ class Captioner(nn.Module):
             raise InputError(f"{what} is a {kind} model; use a BLIP or BLIP-2 captioner")
         network = load_model(classes[kind], model, what, dtype=dtype or torch.float32)
         if kind == "blip-2" and not network.config.use_decoder_only_language_model:
-            raise InputError(f"{what} has an encoder-decoder language model; use a BLIP-2 with OPT, such as Salesforce/blip2-opt-2.7b")
-        if kind == "blip-2" and network.config.image_token_index is None:  # where the picture stands in what the language model reads
-            raise InputError(f"{what} has no image_token_index in its config.json, and could write no caption; use a newer revision of it")
+            raise InputError(
+                f"{what} has an encoder-decoder language model; use a BLIP-2 with OPT, such as "
+                "Salesforce/blip2-opt-2.7b"
+            )
+        if (
+            kind == "blip-2" and network.config.image_token_index is None
+        ):  # where the picture stands in what the language model reads
+            raise InputError(
+                f"{what} has no image_token_index in its config.json, and could write no caption; use a newer "
+                "revision of it"
+            )
         tokenizer = load_tokenizer(model, what)
         with loading(what):
             processor = BlipImageProcessorPil.from_pretrained(model)
@@ -93,7 +108,10 @@ class Captioner(nn.Module):
         with held(self.tokenizer):
             lost = words_beyond(text, lambda part: len(self.tokenizer(part).input_ids), most)
         if lost:
-            raise InputError(f"the prompt is longer than the {most} tokens that the captioner reads, these words would fall off: {lost!r}; shorten it")
+            raise InputError(
+                f"the prompt is longer than the {most} tokens that the captioner reads, these words would fall off: "
+                f"{lost!r}; shorten it"
+            )
 
     @property
     def device(self) -> torch.device:
@@ -128,7 +146,8 @@ class Captioner(nn.Module):
     ) -> torch.Tensor:
         """log P(text | image), summed over tokens (end token included), [B]; differentiable in `states`.
 
-        With a gradient every chunk but a single one is computed again in the backward pass, so memory is that of one chunk.
+        With a gradient every chunk but a single one is computed again in the backward pass, so memory is that of one
+        chunk.
 
         Args:
             states: [I, T, D] from `encode`.
@@ -142,7 +161,11 @@ class Captioner(nn.Module):
         for start in range(0, len(texts), chunk):
             rows = torch.tensor(image_of[start : start + chunk], device=states.device)
             inputs = states[rows], texts[start : start + chunk]
-            parts.append(checkpoint(self._log_likelihood, *inputs, use_reentrant=False) if again else self._log_likelihood(*inputs))
+            parts.append(
+                checkpoint(self._log_likelihood, *inputs, use_reentrant=False)
+                if again
+                else self._log_likelihood(*inputs)
+            )
         return torch.cat(parts)
 
     def _log_likelihood(self, states: torch.Tensor, texts: list[str]) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,7 +21,7 @@ class ClipScorer(nn.Module):
     mean: torch.Tensor
     std: torch.Tensor
 
-    def __init__(self, model: CLIPModel, tokenizer: object, image_mean: list[float], image_std: list[float]) -> None:
+    def __init__(self, model: CLIPModel, tokenizer: Any, image_mean: list[float], image_std: list[float]) -> None:
         super().__init__()
         self.model, self.tokenizer = model, tokenizer
         self.register_buffer("mean", torch.tensor(image_mean).view(1, 3, 1, 1), persistent=False)
@@ -61,7 +62,7 @@ class ClipScorer(nn.Module):
         """Texts to unit vectors [B, D]; what exceeds the tower's tokens is cut off."""
         limit = self.model.config.text_config.max_position_embeddings
         with held(self.tokenizer):  # which keeps its padding and its limit: two threads would mix them
-            ids = self.tokenizer(texts, padding=True, truncation=True, max_length=limit, return_tensors="pt")  # type: ignore[operator]
+            ids = self.tokenizer(texts, padding=True, truncation=True, max_length=limit, return_tensors="pt")
         ids = ids.to(self.mean.device)
         return F.normalize(self.model.get_text_features(**ids).pooler_output, dim=-1)
 

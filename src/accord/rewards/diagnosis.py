@@ -60,7 +60,11 @@ def align(
     for i, prompt in enumerate(parsed):
         plan = []
         told = spelled(prompt)  # digits in words, as in their counterfactuals
-        own = dict(zip(told.words, prompt.words, strict=True)) if len(told.words) == len(prompt.words) else {w: w for w in told.words}
+        own = (
+            dict(zip(told.words, prompt.words, strict=True))
+            if len(told.words) == len(prompt.words)
+            else {w: w for w in told.words}
+        )
         texts.append(told.text)
         for spelt, options in counterfactuals(told, captioner.lexicon):
             word = own[spelt]
@@ -72,7 +76,9 @@ def align(
 
     check_scores(scores, "captioner")
     said = captioner.caption(images) if captions else [""] * len(parsed)
-    similarity, reward = _similarities(images if clip_images is None else clip_images, parsed, said if captions else None, clip)
+    similarity, reward = _similarities(
+        images if clip_images is None else clip_images, parsed, said if captions else None, clip
+    )
     check_scores([s for s in (*similarity, *reward) if s is not None], "CLIP")
     out = []
     for i, (prompt, (base, plan)) in enumerate(zip(parsed, plans, strict=True)):
@@ -125,7 +131,10 @@ def check_scores(scores: Any, judge: str) -> None:
         InputError: naming the judge.
     """
     if not np.isfinite(np.asarray(scores, dtype=np.float64)).all():
-        raise InputError(f"the scores of the {judge} are not finite (NaN or infinity); it overflows in this precision: load it in float32, or use another")
+        raise InputError(
+            f"the scores of the {judge} are not finite (NaN or infinity); it overflows in this precision: load it in "
+            "float32, or use another"
+        )
 
 
 def _word_score(word: Word, names: list[str], own: float, others: np.ndarray) -> WordScore:

@@ -66,10 +66,11 @@ class CaptionLikelihood:
 
 
 class CaptionContrast:
-    """log P(p|x) - logsumexp over swaps p' of log P(p'|x): which prompt, of all that differ in one word? Differentiable.
+    """log P(p|x) - logsumexp over swaps p' of log P(p'|x): which prompt, of all that differ in one word?
+    Differentiable.
 
-    The swaps exchange each checkable word (noun, colour, count, size, relation) for its counterfactuals, and the colours
-    of two things for each other. A prompt without any has the score 0.
+    The swaps exchange each checkable word (noun, colour, count, size, relation) for its counterfactuals, and the
+    colours of two things for each other. A prompt without any has the score 0.
 
     Args:
         captioner: gives the likelihoods; its lexicon gives the counterfactuals.
@@ -138,7 +139,10 @@ class Composed:
         found = {name: reward(images, prompts).float().to(images.device) for name, reward in self.rewards.items()}
         for name, values in found.items():
             if values.shape != (len(prompts),):
-                raise InputError(f"reward {name!r} gave a tensor of shape {list(values.shape)} for {len(prompts)} pictures; give one number each")
+                raise InputError(
+                    f"reward {name!r} gave a tensor of shape {list(values.shape)} for {len(prompts)} pictures; give "
+                    "one number each"
+                )
         return found
 
     def combine(self, parts: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -158,15 +162,22 @@ class Composed:
         """
         for name, values in parts.items():
             if not torch.isfinite(values).all():
-                raise InputError(f"reward {name!r} is not finite on a picture of the untuned pipeline; use another reward")
+                raise InputError(
+                    f"reward {name!r} is not finite on a picture of the untuned pipeline; use another reward"
+                )
             mean, spread = float(values.mean()), float(values.std()) if len(values) > 1 else 1.0
             if spread <= 1e-6 * max(1.0, abs(mean)):
-                raise InputError(f"reward {name!r} is the same on {len(values)} pictures of the untuned pipeline; give more anchors, or another reward")
+                raise InputError(
+                    f"reward {name!r} is the same on {len(values)} pictures of the untuned pipeline; give more "
+                    "anchors, or another reward"
+                )
             self.scales[name] = (mean, spread)
 
 
 def swapped(prompt: str, captioner: Captioner) -> list[str]:
-    """The prompt with one word exchanged, in every way that the captioner's lexicon knows, and with two colours exchanged."""
+    """The prompt with one word exchanged, in every way that the captioner's lexicon knows, and with two colours
+    exchanged.
+    """
     parsed = parse(prompt)
     texts = [text for _, options in counterfactuals(parsed, captioner.lexicon) for _, text in options]
     colors = [w for p in parsed.phrases if not p.background for w in p.words if w.kind == "color"]
@@ -184,7 +195,9 @@ def check_gradient(reward: Reward, images: torch.Tensor, prompts: Sequence[str],
         InputError: if it does not say so, or the gradient is missing, zero or not finite.
     """
     if not reward.differentiable:
-        raise InputError(f"{name} has no gradient; use the strategy raft or grpo, or a likelihood, contrast or clip reward")
+        raise InputError(
+            f"{name} has no gradient; use the strategy raft or grpo, or a likelihood, contrast or clip reward"
+        )
     pixels = images.detach().clone().requires_grad_(True)
     with torch.enable_grad():
         score = reward(pixels, prompts).sum()

@@ -21,7 +21,9 @@ from accord.types import InputError
 @torch.no_grad()
 def image_features(frames: Sequence[Image.Image], clip: ClipScorer, batch_size: int = 16) -> torch.Tensor:
     """Unit vectors [F,D]; no more than `batch_size` frames are in memory as numbers at once."""
-    return torch.cat([clip.image_features(to_tensor(list(frames[i : i + batch_size]))) for i in range(0, len(frames), batch_size)])
+    return torch.cat(
+        [clip.image_features(to_tensor(list(frames[i : i + batch_size]))) for i in range(0, len(frames), batch_size)]
+    )
 
 
 @torch.no_grad()
@@ -58,13 +60,21 @@ LOST = 0.5**0.5  # the error of a thing that is not there: half the picture's di
 
 
 def track_error(a: np.ndarray, b: np.ndarray) -> float:
-    """Mean distance of a track [F,2] from the true one `b`, LOST where only `b` has a thing; NaN if `b` has none in any frame."""
+    """Mean distance of a track [F,2] from the true one `b`, LOST where only `b` has a thing;
+
+    NaN if `b` has none in any frame.
+    """
     wanted = ~np.isnan(b).any(1)
-    return float(np.nan_to_num(np.linalg.norm(a - b, axis=1)[wanted], nan=LOST).mean()) if wanted.any() else float("nan")
+    return (
+        float(np.nan_to_num(np.linalg.norm(a - b, axis=1)[wanted], nan=LOST).mean()) if wanted.any() else float("nan")
+    )
 
 
 def ground_of(frame: Image.Image, source: Image.Image) -> np.ndarray:
-    """Bool [H,W]: where neither the source's foreground is nor what touches it in the edited frame. A stray thing is on the ground."""
+    """Bool [H,W]: where neither the source's foreground is nor what touches it in the edited frame.
+
+    A stray thing is on the ground.
+    """
     own, edited = foreground(source), foreground(frame)
     parts, _ = label(edited | own)
     return ~np.isin(parts, np.unique(parts[own]))
@@ -73,7 +83,9 @@ def ground_of(frame: Image.Image, source: Image.Image) -> np.ndarray:
 MOST_DB = 100.0  # what PSNR says of equal pixels
 
 
-def background_psnr(frames: Sequence[Image.Image], source: Sequence[Image.Image], ground: Sequence[np.ndarray] | None = None) -> float:
+def background_psnr(
+    frames: Sequence[Image.Image], source: Sequence[Image.Image], ground: Sequence[np.ndarray] | None = None
+) -> float:
     """PSNR in dB over the ground, at most MOST_DB; NaN if there is none.
 
     Args:
@@ -93,7 +105,9 @@ def _changes(x: Image.Image, y: Image.Image, keep: np.ndarray) -> np.ndarray:
 
 
 def ssim(a: Image.Image, b: Image.Image, keep: np.ndarray | None = None) -> float:
-    """Mean structural similarity of two pictures in grey (7x7 windows, constants of Wang et al. 2004), over `keep` [H,W], not empty."""
+    """Mean structural similarity of two pictures in grey (7x7 windows, constants of Wang et al. 2004), over `keep`
+    [H,W], not empty.
+    """
     x, y = (np.asarray(i.convert("L"), dtype=np.float64) / 255 for i in (a, b))
     mean_x, mean_y = uniform_filter(x, 7), uniform_filter(y, 7)
     var_x, var_y = uniform_filter(x * x, 7) - mean_x**2, uniform_filter(y * y, 7) - mean_y**2
@@ -107,8 +121,8 @@ def flicker(frames: Sequence[Image.Image], ground: Sequence[np.ndarray] | None =
     """Mean change of the ground from frame to frame, in 0..1; 0 if there is none.
 
     Args:
-        ground: bool [H,W] per frame, of which both frames' is taken; without it the pixels that are foreground in neither
-            frame, to which a thing that comes and goes does not belong.
+        ground: bool [H,W] per frame, of which both frames' is taken; without it the pixels that are foreground in
+            neither frame, to which a thing that comes and goes does not belong.
     """
     total, count = 0.0, 0
     for i, (x, y) in enumerate(pairwise(frames)):
@@ -119,7 +133,9 @@ def flicker(frames: Sequence[Image.Image], ground: Sequence[np.ndarray] | None =
 
 
 def _unpadded(frames: Sequence[Image.Image], size: tuple[int, int]) -> Sequence[Image.Image]:
-    """Frames without the row or column that `write_clip` adds to an odd side, where that is all they differ by from `size`."""
+    """Frames without the row or column that `write_clip` adds to an odd side, where that is all they differ by from
+    `size`.
+    """
     if frames[0].size == size or frames[0].size != tuple(s + s % 2 for s in size):
         return frames
     return [f.crop((0, 0, *size)) for f in frames]
@@ -131,11 +147,12 @@ def score_clip(
     source: Sequence[Image.Image] | None = None,
     clip: ClipScorer | None = None,
 ) -> dict[str, float]:
-    """All measures of a clip; those against `source` only where it is given, those of the ground only where there is one.
+    """All measures of a clip; those against `source` only where it is given, those of the ground only where there is
+    one.
 
-    Thing and ground are told apart by the border's median colour (`foreground`), so track, ground and flicker mean something
-    on clips with a plain ground. A stray thing in the edit is damage to the ground, a lost one an error of the track. Higher
-    is better for text_alignment, temporal_consistency and background_*, lower for the others.
+    Thing and ground are told apart by the border's median colour (`foreground`), so track, ground and flicker mean
+    something on clips with a plain ground. A stray thing in the edit is damage to the ground, a lost one an error of
+    the track. Higher is better for text_alignment, temporal_consistency and background_*, lower for the others.
 
     Raises:
         InputError: if there is no frame, or the clips differ in length or size.
@@ -143,13 +160,17 @@ def score_clip(
     if not frames:
         raise InputError("there is no frame to score; give a clip")
     clip = clip or load_clip()
-    out = {"text_alignment": text_alignment(frames, prompt, clip), "temporal_consistency": temporal_consistency(frames, clip)}
+    out = {
+        "text_alignment": text_alignment(frames, prompt, clip),
+        "temporal_consistency": temporal_consistency(frames, clip),
+    }
     if source is None:
         return out | {"flicker": flicker(frames)}
     frames = _unpadded(frames, source[0].size)
     if len(source) != len(frames) or source[0].size != frames[0].size:
         raise InputError(
-            f"the clips differ: {len(frames)} frames of {frames[0].size} and {len(source)} of {source[0].size}; give clips of one length and size"
+            f"the clips differ: {len(frames)} frames of {frames[0].size} and {len(source)} of {source[0].size}; give "
+            "clips of one length and size"
         )
     grounds = [ground_of(a, b) for a, b in zip(frames, source, strict=True)]
     out["flicker"] = flicker(frames, grounds)

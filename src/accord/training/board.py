@@ -1,4 +1,7 @@
-"""TensorBoard scalars and image grids, where it is installed. Its own writer puts the machine's name into the name of the file."""
+"""TensorBoard scalars and image grids, where it is installed.
+
+Its own writer puts the machine's name into the name of the file.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,8 @@ class Board:
             return
         folder.mkdir(parents=True, exist_ok=True)
         self.event, self.summary = event_pb2, summary_pb2
-        self.file = open(folder / f"events.out.tfevents.{int(time.time()):010d}.{os.getpid()}", "ab")  # noqa: SIM115 (until `close`)
+        path = folder / f"events.out.tfevents.{int(time.time()):010d}.{os.getpid()}"
+        self.file = open(path, "ab")  # noqa: SIM115 (until `close`)
         self.writer = RecordWriter(self.file)
         self._write(file_version="brain.Event:2")
         if step:  # what is there from the next step on is of a run that was killed
@@ -55,7 +59,9 @@ class Board:
         if self.file is not None:
             pictures = to_pil(images.detach().float())
             grid = in_a_row([in_a_row(pictures[i : i + ACROSS]) for i in range(0, len(pictures), ACROSS)], across=False)
-            shown = self.summary.Summary.Image(height=grid.height, width=grid.width, colorspace=3, encoded_image_string=png(grid))
+            shown = self.summary.Summary.Image(
+                height=grid.height, width=grid.width, colorspace=3, encoded_image_string=png(grid)
+            )
             self._write(step, summary=self.summary.Summary(value=[self.summary.Summary.Value(tag=tag, image=shown)]))
 
     def close(self) -> None:

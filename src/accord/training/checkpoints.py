@@ -42,7 +42,9 @@ def newest(folder: Path) -> str | None:
     return every[-1] if every else None
 
 
-def load_latest(folder: Path, fits: Callable[[Tensors], bool] = lambda _: True) -> tuple[int, Tensors, list[str]] | None:
+def load_latest(
+    folder: Path, fits: Callable[[Tensors], bool] = lambda _: True
+) -> tuple[int, Tensors, list[str]] | None:
     """The newest whole checkpoint as (step, tensors, names of the corrupt ones passed over), or None.
 
     Corrupt is what cannot be read, lacks tensors, holds weights that are not finite, or does not fit the run.
@@ -53,7 +55,11 @@ def load_latest(folder: Path, fits: Callable[[Tensors], bool] = lambda _: True) 
             told = read_json(path / "state.json", "checkpoint's")
             tensors = load_tensors(path / "state.safetensors", "checkpoint's", finite=WEIGHTS)
             step = told.get("step")
-            whole = isinstance(step, int) and path.name == f"step-{step:08d}" and told.get("tensors", len(tensors)) == len(tensors)
+            whole = (
+                isinstance(step, int)
+                and path.name == f"step-{step:08d}"
+                and told.get("tensors", len(tensors)) == len(tensors)
+            )
             if whole and fits(tensors):
                 return int(str(step)), tensors, corrupt
         except InputError:

@@ -1,4 +1,4 @@
-"""A folder holds one run, of one process at a time: it is resumed with the settings that it was begun with, or refused."""
+"""A folder holds one run of one process at a time. It is resumed with the settings of its beginning, or refused."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def claim(
         whether the run begins anew; what one that failed before its first checkpoint has left is then of no use.
 
     Raises:
-        InputError: if another process has it; if it holds a run and `resume` is False, one that was begun with other settings, or one
-            whose settings are lost; if it cannot be written.
+        InputError: if another process has it; if it holds a run and `resume` is False, one that was begun with other
+            settings, or one whose settings are lost; if it cannot be written.
     """
     first = processes is None or processes.first
     with contextlib.ExitStack() as stack:
@@ -74,11 +74,15 @@ def _check(folder: Path, now: dict[str, Any], resume: bool) -> None:
         raise InputError(f"folder {str(folder)!r} holds a run; give --resume to go on with it, or another --out")
     path = folder / "config.json"
     if not path.exists():
-        raise InputError(f"folder {str(folder)!r} holds checkpoints of a run and no config.json that says with which settings; train in another folder")
+        raise InputError(
+            f"folder {str(folder)!r} holds checkpoints of a run and no config.json that says with which settings; "
+            "train in another folder"
+        )
     before = read_json(path, "the run's", "start afresh in another folder")
     changed = [k for k in now if before.get(k) != now[k]]
     if changed:
         raise InputError(
-            f"the run in {str(folder)!r} was begun with {changed[0]}={before.get(changed[0])!r}, not {now[changed[0]]!r}; "
+            f"the run in {str(folder)!r} was begun with {changed[0]}={before.get(changed[0])!r}, not "
+            f"{now[changed[0]]!r}; "
             "go on with the same settings or in another folder"
         )

@@ -12,7 +12,9 @@ SAMPLED = 64  # numbers of each tensor of a module that are looked at; training 
 
 
 def fingerprint(*parts: Any) -> str:
-    """12 hexadecimal digits of modules' weights (and those of a pipeline's modules), of tensors, of bytes, and of the `repr` of all else."""
+    """12 hexadecimal digits of modules' weights (and those of a pipeline's modules), of tensors, of bytes, and of the
+    `repr` of all else.
+    """
     digest = hashlib.sha256()
     for part in parts:
         modules = [m for m in getattr(part, "components", {}).values() if isinstance(m, nn.Module)]

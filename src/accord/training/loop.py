@@ -148,10 +148,16 @@ class Run:
             for name, value in self.optimizer.state.get(parameter, {}).items():
                 tensors[f"optim.{name}.{key}"] = torch.as_tensor(value)
         counts = {"skipped": self.skipped, "skipped_in_a_row": self.skipped_in_a_row}
-        for prefix, values in (("sums", self.sums), ("finite", self.counts), ("numbers", self.numbers), ("counts", counts)):
+        for prefix, values in (
+            ("sums", self.sums),
+            ("finite", self.counts),
+            ("numbers", self.numbers),
+            ("counts", counts),
+        ):
             tensors |= {f"{prefix}.{k}": torch.tensor(v, dtype=torch.float64) for k, v in values.items()}
         tensors |= {f"tensors.{k}": v for k, v in self.tensors.items()}
-        # copied, as tied weights may not share storage in safetensors; off the device, which may have no room for two of each
+        # copied, as tied weights may not share storage in safetensors; off the device, which may have no room for two
+        # of each
         return {k: v.detach().to("cpu", copy=True) for k, v in tensors.items()}
 
     def _resume(self) -> None:
@@ -187,7 +193,9 @@ class Run:
             self._truncate_curve()
 
     def _fits(self, tensors: dict[str, torch.Tensor]) -> bool:
-        """Whether a checkpoint has all weights of this run, in their shapes and types, and the optimiser's whole state of what it has any of."""
+        """Whether a checkpoint has all weights of this run, in their shapes and types, and the optimiser's whole state
+        of what it has any of.
+        """
 
         def like(key: str, own: torch.Tensor) -> bool:
             found = tensors.get(key)
@@ -196,7 +204,8 @@ class Run:
         weights = {k: v for k, v in self._all_tensors().items() if k.startswith(("model.", "ema."))}
         single = [v for k, v in tensors.items() if k.startswith(("sums.", "finite.", "numbers.", "counts."))]
         states = [
-            {f"optim.step.{key}": torch.zeros(()), f"optim.exp_avg.{key}": p, f"optim.exp_avg_sq.{key}": p} for key, p in self.named.items()
+            {f"optim.step.{key}": torch.zeros(()), f"optim.exp_avg.{key}": p, f"optim.exp_avg_sq.{key}": p}
+            for key, p in self.named.items()
         ]
         return (
             all(like(k, v) for k, v in weights.items())
@@ -258,7 +267,9 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         with (
             open(self.folder / "curve.jsonl", "a", encoding="utf8") if first else contextlib.nullcontext() as curve,
-            tqdm(total=config.steps, initial=self.step, desc=describe, mininterval=2.0, disable=not (first and progress)) as bar,
+            tqdm(
+                total=config.steps, initial=self.step, desc=describe, mininterval=2.0, disable=not (first and progress)
+            ) as bar,
         ):
             while self.step < config.steps and not self.numbers.get("stopped"):
                 for group in self.optimizer.param_groups:
@@ -284,7 +295,8 @@ class Run:
                 bar.update()
                 if self.skipped_in_a_row >= config.max_skipped:
                     raise InputError(
-                        f"the loss or its gradient was not finite in {self.skipped_in_a_row} steps in a row, up to step "
+                        f"the loss or its gradient was not finite in {self.skipped_in_a_row} steps in a row, up to "
+                        "step "
                         f"{self.step}; lower the learning rate or look at the reward"
                     )
         if first:
@@ -296,7 +308,10 @@ class Run:
             curve.flush()
         except OSError as error:
             good = checkpoints.newest(self.folder / "checkpoints")
-            raise InputError(f"{curve.name!r} cannot be written ({error.strerror or error}); the last good checkpoint is {good}: make room and resume") from error
+            raise InputError(
+                f"{curve.name!r} cannot be written ({error.strerror or error}); the last good checkpoint is {good}: "
+                "make room and resume"
+            ) from error
 
     def _step(self, loss_fn: LossFn, device: torch.device, bf16: bool) -> dict[str, float]:
         """Gradients of all micro-batches and processes, then one step of the optimiser if they are finite."""
@@ -335,10 +350,14 @@ class Run:
         return row | ({"skipped": self.skipped} if self.skipped else {})
 
     def _share_sums(self) -> None:
-        """Replace what the processes have summed up by its mean over them, which is all that a row or a checkpoint needs."""
+        """Replace what the processes have summed up by its mean over them, which is all that a row or a checkpoint
+        needs.
+        """
         if self.processes.world > 1:
             keys = sorted(self.sums)
-            values = torch.tensor([[d.get(k, 0.0) for k in keys] for d in (self.sums, self.counts)], dtype=torch.float64)
+            values = torch.tensor(
+                [[d.get(k, 0.0) for k in keys] for d in (self.sums, self.counts)], dtype=torch.float64
+            )
             values = values.to(next(iter(self.named.values())).device)
             self.processes.mean_([values])
             self.sums, self.counts = (dict(zip(keys, row, strict=True)) for row in values.tolist())
@@ -383,7 +402,9 @@ class Run:
         for line in (self.folder / "curve.jsonl").read_text(encoding="utf8", errors="replace").splitlines():
             with contextlib.suppress(ValueError):
                 rows.append(parse_json(line))
-        rows = [r for r in rows if isinstance(r, dict) and {"loss", "step"} <= r.keys()]  # all but those of which no step was finite
+        rows = [
+            r for r in rows if isinstance(r, dict) and {"loss", "step"} <= r.keys()
+        ]  # all but those of which no step was finite
         if not rows:
             return
         figure = Figure(figsize=(6, 3.5), layout="constrained")

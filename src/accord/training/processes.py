@@ -37,7 +37,9 @@ class Processes:
             InputError: if `count` cannot be shared equally.
         """
         if count % self.world:
-            raise InputError(f"batch_size {count} cannot be shared by {self.world} processes equally; use a multiple of them")
+            raise InputError(
+                f"batch_size {count} cannot be shared by {self.world} processes equally; use a multiple of them"
+            )
         return range(self.rank, count, self.world)
 
     def mean_(self, tensors: list[torch.Tensor]) -> None:

@@ -1,6 +1,7 @@
 """Where a benchmark keeps what it has finished: a folder that belongs to the very models and knobs it was made with.
 
-Long tables are made in several goes: their rows are in the table itself, where the table or the row says what it was `made_with`.
+Long tables are made in several goes: their rows are in the table itself, where the table or the row says what it was
+`made_with`.
 """
 
 from __future__ import annotations
@@ -25,6 +26,6 @@ def slug(name: str) -> str:
 
 
 def known_rows(table: Path, *names: str) -> list[dict[str, Any]]:
-    """Rows of a table that is there already, those that were made with one of these (the name of a cache, as a rule)."""
+    """Rows of an existing table that were made with one of these (the name of a cache, as a rule)."""
     data = json.loads(table.read_text(encoding="utf8")) if table.is_file() else {}
     return [r for r in data.get("rows", []) if r.get("made_with", data.get("made_with")) in names]

@@ -1,10 +1,11 @@
 """`accord bench context`: does the context help? Denoisers trained from scratch on the same data, steps and schedule.
 
-plain; plain with the relational network's parameters added to the U-Net (the honest control); shift from the text only; full
-context; and as an adapter on the finished denoiser, beside a plain adapter of as many parameters. All see the same scenes in the same order, by the curriculum without which
-a small denoiser learns no silhouettes (`recipes/denoiser.py`). Judged by the reader on SceneBench, by the Fréchet distance on
-features of the lab's captioner (which no compared model was trained with), by caption similarity, and by the denoising bound.
-Runs and measured points are kept under `.cache`.
+plain; plain with the relational network's parameters added to the U-Net (the honest control); shift from the text only;
+full context; and as an adapter on the finished denoiser, beside a plain adapter of as many parameters. All see the same
+scenes in the same order, by the curriculum without which a small denoiser learns no silhouettes
+(`recipes/denoiser.py`). Judged by the reader on SceneBench, by the Fréchet distance on features of the lab's captioner
+(which no compared model was trained with), by caption similarity, and by the denoising bound. Runs and measured points
+are kept under `.cache`.
 """
 
 from __future__ import annotations
@@ -53,12 +54,20 @@ from accord.types import InputError
 WIDTHS = (48, 80, 80)  # 2-3 million parameters
 GUIDANCES = (1.5, 3.0, 7.5, 9.0)  # beside 5, which the rows have
 SAMPLERS = (("DDIM", 10), ("DDIM", 50), ("DDPM", 10), ("DDPM", 25), ("DDPM", 50))  # beside DDIM 25, which the rows have
-SWEPT = ("plain, wider", "full context", "adapter, plain, wider", "adapter, full context")  # sampled in all these ways, seed 0
+SWEPT = (
+    "plain, wider",
+    "full context",
+    "adapter, plain, wider",
+    "adapter, full context",
+)  # sampled in all these ways, seed 0
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A run. `wider` adds the relational network's parameters to the U-Net instead; `adapter` starts from the finished denoiser."""
+    """A run.
+
+    `wider` adds the relational network's parameters to the U-Net instead; `adapter` starts from the finished denoiser.
+    """
 
     name: str
     changes: dict[str, Any]
@@ -79,7 +88,9 @@ VARIANTS = (
     Variant("full, as in the paper", PAPER, main=False),
     Variant("untouched", {"gain": 0.0}, main=False, adapter=True, trained=False),
     Variant("adapter, plain", {"gain": 0.0}, main=False, adapter=True),
-    Variant("adapter, plain, wider", {"gain": 0.0, "rank": 66}, main=False, adapter=True),  # the parameters of LoRA and relational network
+    Variant(
+        "adapter, plain, wider", {"gain": 0.0, "rank": 66}, main=False, adapter=True
+    ),  # the parameters of LoRA and relational network
     Variant("adapter, full context", {}, main=False, adapter=True),
     Variant("adapter, as in the paper", PAPER, main=False, adapter=True),
 )
@@ -131,7 +142,8 @@ def with_unet(pipe: StableDiffusionPipeline, unet: UNet2DConditionModel) -> Stab
     return StableDiffusionPipeline(**parts, requires_safety_checker=False)
 
 
-# --- measures -----------------------------------------------------------------------------------------------------------
+# --- measures
+# -----------------------------------------------------------------------------------------------------------
 def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
     """|mean_a - mean_b|^2 + tr(A + B - 2 (A B)^(1/2)) of two sets of features [N,D], by eigenvalues."""
     mean = np.square(a.mean(0) - b.mean(0)).sum()
@@ -151,7 +163,13 @@ def features(images: Iterable[Image.Image], captioner: Captioner) -> np.ndarray:
 
 
 @torch.no_grad()
-def bound(pipe: StableDiffusionPipeline, relation: RelationalNetwork, config: ContextTrainConfig, latents: torch.Tensor, captions: list[str]) -> float:
+def bound(
+    pipe: StableDiffusionPipeline,
+    relation: RelationalNetwork,
+    config: ContextTrainConfig,
+    latents: torch.Tensor,
+    captions: list[str],
+) -> float:
     """Mean of the exact bound's terms over timesteps, in nats a latent element, on pairs that were not trained on."""
     objective = Objective(pipe, relation, replace(config, loss="kl", estimated_share=0.0, caption_dropout=0.0))
     generator = torch.Generator().manual_seed(0)
@@ -181,13 +199,25 @@ class Judge:
         self.reference = features(images, captioner)
 
     def __call__(
-        self, pipe: StableDiffusionPipeline, relation: RelationalNetwork, config: ContextTrainConfig, prompts: list[BenchPrompt],
-        strip: Path | None = None, **sampling: Any,
-    ) -> dict[str, Any]:  # fmt: skip
+        self,
+        pipe: StableDiffusionPipeline,
+        relation: RelationalNetwork,
+        config: ContextTrainConfig,
+        prompts: list[BenchPrompt],
+        strip: Path | None = None,
+        **sampling: Any,
+    ) -> dict[str, Any]:
         """Measures of a model's pictures; the first of each category go into the file `strip`."""
         texts, seeds = [p.text for p in prompts], [1000 * SEED + self.number[p] for p in prompts]
         images = generate_with_context(
-            pipe, relation, texts, seeds, shift=config.shift, context_scale=float(config.gain > 0), each=True, **sampling
+            pipe,
+            relation,
+            texts,
+            seeds,
+            shift=config.shift,
+            context_scale=float(config.gain > 0),
+            each=True,
+            **sampling,
         )
         if strip is not None:
             first = {p.category: image for p, image in reversed(list(zip(prompts, images, strict=True)))}
@@ -232,7 +262,9 @@ class LabScenes:
         cache: file for the latents.
     """
 
-    def __init__(self, pipe: StableDiffusionPipeline, count: int, cache: Path, progress: bool = False, seed: int = 31) -> None:
+    def __init__(
+        self, pipe: StableDiffusionPipeline, count: int, cache: Path, progress: bool = False, seed: int = 31
+    ) -> None:
         rng = np.random.default_rng(seed)
         scenes = [sample_scene(rng) for _ in range(count)] + [centred_scene(rng) for _ in range(max(1, count // 10))]
         self.captions = [caption(s, rng, FULL_TOLD if i >= count else Saying()) for i, s in enumerate(scenes)]
@@ -249,11 +281,14 @@ class LabScenes:
         return self(rng, size, 1.0)
 
 
-# --- running ------------------------------------------------------------------------------------------------------------
+# --- running
+# ------------------------------------------------------------------------------------------------------------
 class Trainings:
     """Trains and measures variants. A run, each of its measured points and its row are kept once they are made."""
 
-    def __init__(self, pipe: StableDiffusionPipeline, captioner: Captioner, plan: Plan, cache: Path, progress: bool) -> None:
+    def __init__(
+        self, pipe: StableDiffusionPipeline, captioner: Captioner, plan: Plan, cache: Path, progress: bool
+    ) -> None:
         self.pipe, self.plan, self.cache = pipe, plan, cache
         self.draw = LabScenes(pipe, plan.scenes, cache / "latents.safetensors", progress)
         images, self.held_captions = rendered_pairs(256 if plan.reference > 256 else 32, seed=78)
@@ -273,7 +308,10 @@ class Trainings:
     def trained(self, variant: Variant, seed: int) -> tuple[StableDiffusionPipeline, RelationalNetwork]:
         """The finished run's models; what is missing of the run is made."""
         config, folder = self.config(variant, seed), self.folder(variant, seed)
-        own = with_unet(self.pipe, copy.deepcopy(self.pipe.unet) if variant.adapter else reduced_unet(self.pipe, variant.wider, seed))
+        own = with_unet(
+            self.pipe,
+            copy.deepcopy(self.pipe.unet) if variant.adapter else reduced_unet(self.pipe, variant.wider, seed),
+        )
 
         def look(step: int, relation: RelationalNetwork) -> None:
             if 0 < config.steps - step < config.save_every:
@@ -281,7 +319,12 @@ class Trainings:
             path, end = folder / f"look-{step}.json", step == config.steps
             if not path.is_file():
                 strip = folder / "pictures.png" if end else None
-                write_file(path, json.dumps(self.judge(own, relation, config, self.judge.prompts if end else self.judge.fewer, strip)).encode())
+                write_file(
+                    path,
+                    json.dumps(
+                        self.judge(own, relation, config, self.judge.prompts if end else self.judge.fewer, strip)
+                    ).encode(),
+                )
 
         if not variant.trained:
             relation = new_relation(own, gain=0.0)
@@ -320,7 +363,9 @@ class Trainings:
         if saved.is_file():
             return _read(saved)
         (own, relation), config = self.trained(variant, 0), self.config(variant, 0)
-        ways: dict[str, dict[str, Any]] = {f"{n} {k}": {"ancestral": n == "DDPM", "num_inference_steps": k} for n, k in SAMPLERS}
+        ways: dict[str, dict[str, Any]] = {
+            f"{n} {k}": {"ancestral": n == "DDPM", "num_inference_steps": k} for n, k in SAMPLERS
+        }
         ways |= {f"guidance {g:g}": {"guidance_scale": g} for g in GUIDANCES}
         found = {}
         for name, way in tqdm(ways.items(), desc=f"sampling, {variant.name}"):
@@ -354,7 +399,8 @@ def main(
     shard: tuple[int, int] | None = None,
     so_far: bool = False,
 ) -> tuple[dict[str, Any], str]:
-    """Train and measure all variants; writes `context.json`, `.md`, `.png` and `context-pictures.png` (`context-quick*` with `quick`) after each run.
+    """Train and measure all variants; writes `context.json`, `.md`, `.png` and `context-pictures.png` (`context-quick*`
+    with `quick`) after each run.
 
     Rows of a table that is there already are taken over if they were made with the same models and plan.
 
@@ -404,7 +450,7 @@ def main(
 
 
 def _write(out: Path, stem: str, data: dict[str, Any], cache: Path) -> tuple[dict[str, Any], str]:
-    """The table of these rows, in all forms, and their pictures: from the cache, or else from the sheet that is there."""
+    """The table of these rows in all forms, and their pictures, from the cache or else from the existing sheet."""
     sheet, strips = out / f"{stem}-pictures.png", _strips_of(out, stem)
     for variant in VARIANTS:
         if (path := _folder(cache, variant, 0) / "pictures.png").is_file():
@@ -415,7 +461,8 @@ def _write(out: Path, stem: str, data: dict[str, Any], cache: Path) -> tuple[dic
     data = {**data, "differences": _differences(data["rows"]), "shown": shown}
     text = table(data)
     if shown:
-        text += f"\nPictures ({stem}-pictures.png), from above: {'; '.join(shown)}. The first prompt of each category of SceneBench, each with its own noise.\n"
+        text += f"\nPictures ({stem}-pictures.png), from above: {'; '.join(shown)}. "
+        text += "The first prompt of each category of SceneBench, each with its own noise.\n"
     write_file(out / f"{stem}.json", (json.dumps(data) + "\n").encode())
     write_file(out / f"{stem}.md", text.encode())
     write_file(out / f"{stem}.png", _plot(data))
@@ -480,7 +527,19 @@ def _of_fewer(per_prompt: list[int], data: dict[str, Any]) -> list[int]:
 def table(data: dict[str, Any]) -> str:
     """The results as Markdown."""
     first = _last(data["rows"][0])
-    head = ["variant", "seed", "U-Net", "relation", "right %", "95 %", "Fréchet", "caption", "bound", "cost", *first["by_category"]]
+    head = [
+        "variant",
+        "seed",
+        "U-Net",
+        "relation",
+        "right %",
+        "95 %",
+        "Fréchet",
+        "caption",
+        "bound",
+        "cost",
+        *first["by_category"],
+    ]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for row in data["rows"]:
         end = _last(row)
@@ -499,24 +558,35 @@ def table(data: dict[str, Any]) -> str:
         ]
         lines.append("| " + " | ".join(cells) + " |")
     text = (
-        f"# Context\n\nTrained on {data['scenes']} scenes: from scratch, {data['steps']} steps; adapters on the finished denoiser, a quarter of them; "
+        f"# Context\n\nTrained on {data['scenes']} scenes: from scratch, {data['steps']} steps; adapters on the "
+        "finished denoiser, a quarter of them; "
         f"judged on {data['prompts']} prompts of SceneBench.\n\n" + "\n".join(lines) + "\n\n"
     )
     for d in data["differences"]:
         text += (
-            f"- {d['of']} less {d['over']}: {100 * d['right']:+.1f} points [{100 * d['ci95'][0]:+.1f}, {100 * d['ci95'][1]:+.1f}]; "
+            f"- {d['of']} less {d['over']}: {100 * d['right']:+.1f} points [{100 * d['ci95'][0]:+.1f}, "
+            f"{100 * d['ci95'][1]:+.1f}]; "
             f"Fréchet distance by training seed {', '.join(f'{f:+.2f}' for f in d['frechet'])}\n"
         )
     if data["sampling"]:
         ways = list(next(iter(data["sampling"].values())))
-        text += f"\nSampled in other ways ({data['looked_at']} prompts, training seed 0): right %, Fréchet distance.\n\n"
+        text += (
+            f"\nSampled in other ways ({data['looked_at']} prompts, training seed 0): right %, Fréchet distance.\n\n"
+        )
         text += "| variant | DDIM 25, guidance 5 | " + " | ".join(ways) + " |\n" + "|---" * (len(ways) + 2) + "|\n"
         ends = {r["variant"]: _last(r) for r in data["rows"] if not r["seed"]}
         judged = {name: found for name, found in data["sampling"].items() if name in ends}
         for name, found in judged.items():
             end = ends[name]
-            usual = {"right": np.mean(_of_fewer(end["per_prompt"], data)), "frechet": end.get("frechet_of_fewer", float("nan"))}
-            text += f"| {name} | " + " | ".join(f"{100 * w['right']:.0f}, {w['frechet']:.1f}" for w in (usual, *map(found.get, ways))) + " |\n"
+            usual = {
+                "right": np.mean(_of_fewer(end["per_prompt"], data)),
+                "frechet": end.get("frechet_of_fewer", float("nan")),
+            }
+            text += (
+                f"| {name} | "
+                + " | ".join(f"{100 * w['right']:.0f}, {w['frechet']:.1f}" for w in (usual, *map(found.get, ways)))
+                + " |\n"
+            )
     return text
 
 
@@ -534,17 +604,35 @@ def _plot(data: dict[str, Any]) -> bytes:
         mine = [r["curve"] for r in rows if r["variant"] == name]
         steps = sorted(mine[0], key=int)
         at = [int(s) for s in steps]
-        looked = [100 * np.mean([c[s]["per_prompt"] if s != steps[-1] else _of_fewer(c[s]["per_prompt"], data) for c in mine]) for s in steps]
+        looked = [
+            100 * np.mean([c[s]["per_prompt"] if s != steps[-1] else _of_fewer(c[s]["per_prompt"], data) for c in mine])
+            for s in steps
+        ]
         curve.plot(at, looked, style, color=color, label=name)
-        away = [np.mean([c[s].get("frechet_of_fewer", np.nan if s == steps[-1] else c[s]["frechet"]) for c in mine]) for s in steps]
+        away = [
+            np.mean([c[s].get("frechet_of_fewer", np.nan if s == steps[-1] else c[s]["frechet"]) for c in mine])
+            for s in steps
+        ]
         distance.plot(at, away, style, color=color)
         right = np.mean([c[steps[-1]]["per_prompt"] for c in mine], 0)
         low, high = bootstrap(right, lambda v: float(v.mean()))
-        end.errorbar(100 * right.mean(), place, xerr=[[100 * (right.mean() - low)], [100 * (high - right.mean())]], fmt=style[0], color=color, capsize=3)
+        end.errorbar(
+            100 * right.mean(),
+            place,
+            xerr=[[100 * (right.mean() - low)], [100 * (high - right.mean())]],
+            fmt=style[0],
+            color=color,
+            capsize=3,
+        )
     curve.set(xlabel="step", ylabel="prompts right, %", title=f"{data['looked_at']} prompts")
     distance.set(xlabel="step", ylabel="Fréchet distance", title=f"{data['looked_at']} prompts")
     curve.legend(fontsize=7)
-    end.set(xlabel="prompts right, % [95 %]", title=f"{data['prompts']} prompts, at the end", yticks=range(len(names)), yticklabels=names)
+    end.set(
+        xlabel="prompts right, % [95 %]",
+        title=f"{data['prompts']} prompts, at the end",
+        yticks=range(len(names)),
+        yticklabels=names,
+    )
     end.invert_yaxis()
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)

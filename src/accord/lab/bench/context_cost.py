@@ -1,6 +1,8 @@
-"""`accord bench context --cost`: time of sampling with context as a multiple of the plain one's, in turn in one run on idle cores.
+"""`accord bench context --cost`: time of sampling with context as a multiple of the plain one's, in turn in one run on
+idle cores.
 
-Networks alone: texts and pictures cost both the same. The relational network is fresh, since time does not depend on what it has learned.
+Networks alone: texts and pictures cost both the same. The relational network is fresh, since time does not depend on
+what it has learned.
 """
 
 from __future__ import annotations
@@ -50,17 +52,32 @@ def main(out: Path, quick: bool = False, progress: bool = True) -> tuple[dict[st
     check_writable(out)
     repeats = 2 if quick else 7
     rows = [measured(size, repeats, progress) for size in (SIZES[:2] if quick else SIZES)]
-    data = {"bench": "context --cost", "quick": quick, "threads": torch.get_num_threads(), "repeats": repeats, "rows": rows}
-    lines = ["| network | parameters | of the relational network | its share | plain, s a step | with context | ratio, median | lowest to highest |", "|" + "---|" * 8]
+    data = {
+        "bench": "context --cost",
+        "quick": quick,
+        "threads": torch.get_num_threads(),
+        "repeats": repeats,
+        "rows": rows,
+    }
+    lines = [
+        "| network | parameters | of the relational network | its share | plain, s a step | with context | ratio, "
+        "median | lowest to highest |",
+        "|" + "---|" * 8,
+    ]
     lines += [
-        f"| {r['name']} | {r['parameters'] / 1e6:.1f} M | {r['relation_parameters'] / 1e6:.2f} M | {100 * r['relation_parameters'] / r['parameters']:.1f} % "
-        f"| {r['plain_seconds']:.3f} | {r['context_seconds']:.3f} | {r['ratio']:.3f} | {r['ratio_range'][0]:.3f} to {r['ratio_range'][1]:.3f} |"
+        f"| {r['name']} | {r['parameters'] / 1e6:.1f} M | {r['relation_parameters'] / 1e6:.2f} M | "
+        f"{100 * r['relation_parameters'] / r['parameters']:.1f} % "
+        f"| {r['plain_seconds']:.3f} | {r['context_seconds']:.3f} | {r['ratio']:.3f} | {r['ratio_range'][0]:.3f} to "
+        f"{r['ratio_range'][1]:.3f} |"
         for r in rows
     ]
     text = (
         "# Cost of sampling with context\n\n"
-        f"Guided DDIM, {data['threads']} CPU threads, plain and with context in turn, {repeats} times after a warm-up; seconds are medians, of "
-        f"{SIZES[0].pictures} pictures at the lab's size and of one at Stable Diffusion 1.5's.\n\n" + "\n".join(lines) + "\n"
+        f"Guided DDIM, {data['threads']} CPU threads, plain and with context in turn, {repeats} times after a "
+        "warm-up; seconds are medians, of "
+        f"{SIZES[0].pictures} pictures at the lab's size and of one at Stable Diffusion 1.5's.\n\n"
+        + "\n".join(lines)
+        + "\n"
     )
     stem = "context-cost-quick" if quick else "context-cost"
     write_file(out / f"{stem}.json", (json.dumps(data, indent=1) + "\n").encode())

@@ -1,8 +1,8 @@
 """`accord bench rewards --hacking`: a run that is made to hack its reward, and what the guard makes of it.
 
-No denoising term, no distance to the untuned model, no decay of the adapter, a high rate, no margin, and a look every ten steps. The guard's
-held-out score is the benchmark's; the reader, which neither reward nor guard sees, judges the untuned pipeline, the adapter
-that was kept, and the one at which the run was stopped.
+No denoising term, no distance to the untuned model, no decay of the adapter, a high rate, no margin, and a look every
+ten steps. The guard's held-out score is the benchmark's; the reader, which neither reward nor guard sees, judges the
+untuned pipeline, the adapter that was kept, and the one at which the run was stopped.
 """
 
 from __future__ import annotations
@@ -43,10 +43,22 @@ def config(quick: bool) -> TuneConfig:
     how_far = {k: TUNING["refl"][k] for k in ("num_inference_steps", "stop_from", "stop_until")}
     every = 2 if quick else 10
     return TuneConfig(
-        strategy="refl", steps=4 if quick else 300, learning_rate=3e-3, weight_decay=0.0, reward_weight=1.0, pretrain_weight=0.0,
-        kl_weight=0.0, margin=100.0, ema_decay=0.8, eval_every=every, save_every=every, eval_prompts=4 if quick else 48,
-        anchors=4 if quick else 64, batch_size=2 if quick else 8, **how_far,
-    )  # fmt: skip
+        strategy="refl",
+        steps=4 if quick else 300,
+        learning_rate=3e-3,
+        weight_decay=0.0,
+        reward_weight=1.0,
+        pretrain_weight=0.0,
+        kl_weight=0.0,
+        margin=100.0,
+        ema_decay=0.8,
+        eval_every=every,
+        save_every=every,
+        eval_prompts=4 if quick else 48,
+        anchors=4 if quick else 64,
+        batch_size=2 if quick else 8,
+        **how_far,
+    )
 
 
 def main(out: Path, model: str | None = None, quick: bool = False, progress: bool = True) -> tuple[dict[str, Any], str]:
@@ -65,7 +77,10 @@ def main(out: Path, model: str | None = None, quick: bool = False, progress: boo
         found["at the stop"] = _pictures(pipe, judged)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    right = {name: [check(read(i), ask_of(p)).right for i, p in zip(images, judged, strict=True)] for name, images in found.items()}
+    right = {
+        name: [check(read(i), ask_of(p)).right for i, p in zip(images, judged, strict=True)]
+        for name, images in found.items()
+    }
     data = {
         "bench": "rewards --hacking",
         "quick": quick,
@@ -108,12 +123,15 @@ def table(data: dict[str, Any]) -> str:
     """The results as Markdown."""
     looks = "\n".join(f"| {row['step']} | {row['reward']:.2f} | {row['held_out']:.3f} |" for row in data["looks"])
     right = "\n".join(
-        f"| {name} | {100 * r['mean']:.1f} [{100 * r['ci95'][0]:.1f}, {100 * r['ci95'][1]:.1f}] |" for name, r in data["right"].items()
+        f"| {name} | {100 * r['mean']:.1f} [{100 * r['ci95'][0]:.1f}, {100 * r['ci95'][1]:.1f}] |"
+        for name, r in data["right"].items()
     )
     return (
-        f"# A run that is made to hack its reward\n\nReFL without denoising term, without the distance to the untuned model, at a learning rate of {data['learning_rate']:g}.\n\n"
+        "# A run that is made to hack its reward\n\nReFL without denoising term, without the distance to the untuned "
+        f"model, at a learning rate of {data['learning_rate']:g}.\n\n"
         f"{data['verdict']}\n\n| step | reward, in spreads | held-out score |\n|---|---|---|\n{looks}\n\n"
-        f"{data['prompts']} prompts, {data['looked_at']} of them those of the looks, one picture each from one noise, judged by the reader:\n\n| adapter | right % [95 %] |\n|---|---|\n{right}\n\n"
+        f"{data['prompts']} prompts, {data['looked_at']} of them those of the looks, one picture each from one noise, "
+        f"judged by the reader:\n\n| adapter | right % [95 %] |\n|---|---|\n{right}\n\n"
         "In the picture, from above: untuned, kept, at the stop.\n"
     )
 

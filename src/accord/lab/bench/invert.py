@@ -1,7 +1,8 @@
 """`accord bench invert`: predictors against plain baselines on the lab's own pairs.
 
-Columns: the test split; prompts of held-out combinations; rendered scenes, which no pipeline made. The reader judges what the
-readable prompt says. Finished parts (pairs, runs) are kept under `.cache` beside the table, so a stopped run goes on.
+Columns: the test split; prompts of held-out combinations; rendered scenes, which no pipeline made. The reader judges
+what the readable prompt says. Finished parts (pairs, runs) are kept under `.cache` beside the table, so a stopped run
+goes on.
 """
 
 from __future__ import annotations
@@ -110,7 +111,14 @@ class Sets:
             ("pairs", scene_prompts(self.plan.pairs, 200, False)),
             ("held-out", scene_prompts(self.plan.extra, 201, True)),
         ):
-            make_pairs(self.pipe, prompts, self.folder / name, num_inference_steps=PAIR_STEPS, shard=shard, progress=self.progress)
+            make_pairs(
+                self.pipe,
+                prompts,
+                self.folder / name,
+                num_inference_steps=PAIR_STEPS,
+                shard=shard,
+                progress=self.progress,
+            )
 
     @functools.cached_property
     def all(self) -> dict[str, PairSet]:
@@ -138,7 +146,12 @@ class Sets:
     @functools.cached_property
     def parts(self) -> dict[str, PairSet]:
         """What is predicted: the three domains and the validation split."""
-        return {"test": self._split[2], "held out": self.all["held-out"], "renders": self.all["renders"], "validation": self._split[1]}
+        return {
+            "test": self._split[2],
+            "held out": self.all["held-out"],
+            "renders": self.all["renders"],
+            "validation": self._split[1],
+        }
 
     @functools.cached_property
     def _split(self) -> tuple[PairSet, PairSet, PairSet]:
@@ -263,13 +276,20 @@ def main(
     answers = _baselines(sets, embed, clip) | {t.name: answers_of(t, sets, cache) for t in trials(plan)}
     refused, weights, chosen = _combine(answers, sets, plan)
     whole = [Trial(k, WHOLE) for k in plan.kinds]
-    inverter = Inverter([trained(t, sets, cache) for t in whole], [t.settings for t in whole], sets.vocabulary, weights[WEIGHTED + ENSEMBLE], captioner)
+    inverter = Inverter(
+        [trained(t, sets, cache) for t in whole],
+        [t.settings for t in whole],
+        sets.vocabulary,
+        weights[WEIGHTED + ENSEMBLE],
+        captioner,
+    )
     inverter.save_pretrained(cache / "inverter")
     readers = {"full system": inverter}
     if model is None and EMBEDDED.is_dir():
         readers[EMBEDDED_ROW] = shipped = Inverter.from_pretrained(device=where)
         answers[EMBEDDED_ROW] = {
-            name: ensemble([predict(p, part)[0] for p in shipped.predictors], shipped.weights) for name, part in sets.parts.items()
+            name: ensemble([predict(p, part)[0] for p in shipped.predictors], shipped.weights)
+            for name, part in sets.parts.items()
         }
     data = {
         "bench": "invert",
@@ -277,12 +297,19 @@ def main(
         "device": device_name(where),
         "pairs": len(sets.all["pairs"]),
         "pair_steps": PAIR_STEPS,
-        "split": {"train": len(sets.train), "validation": len(sets.parts["validation"]), "test": len(sets.parts["test"]), "similar": SIMILAR},
+        "split": {
+            "train": len(sets.train),
+            "validation": len(sets.parts["validation"]),
+            "test": len(sets.parts["test"]),
+            "similar": SIMILAR,
+        },
         "vocabulary": len(sets.vocabulary),
         "steps": plan.steps,
         "batch_size": plan.batch_size,
         "full": FULL_ROW,
-        "weights": {name: dict(zip(plan.kinds, (round(w, 3) for w in found), strict=True)) for name, found in weights.items()},
+        "weights": {
+            name: dict(zip(plan.kinds, (round(w, 3) for w in found), strict=True)) for name, found in weights.items()
+        },
         "chosen": chosen,
         "rows": [_row(name, found, sets, refused.get(name), answers[FULL_ROW]) for name, found in answers.items()],
         "effects": effects(answers, sets, plan),
@@ -341,20 +368,26 @@ def _probe(kind: str, sets: Sets) -> Answers:
 
 
 def ridge(known: torch.Tensor, targets: torch.Tensor, own: dict[str, torch.Tensor], penalty: float) -> Answers:
-    """argmin_W,b mean |W x + b - y|^2 + penalty * |W|^2 over standardised features [N,F], answered for others as unit vectors [M,E]."""
+    """argmin_W,b mean |W x + b - y|^2 + penalty * |W|^2 over standardised features [N,F], answered for others as unit
+    vectors [M,E].
+    """
     mean, spread = known.mean(0), known.std(0).clamp(min=1e-6)
     x, bias = ((known - mean) / spread).double(), targets.double().mean(0)
     gram = x.T @ x / len(x) + penalty * torch.eye(x.shape[1], dtype=torch.float64)
     weights = torch.linalg.solve(gram, x.T @ (targets.double() - bias) / len(x))
-    return {name: F.normalize(((v - mean) / spread).double() @ weights + bias, dim=-1).float() for name, v in own.items()}
+    return {
+        name: F.normalize(((v - mean) / spread).double() @ weights + bias, dim=-1).float() for name, v in own.items()
+    }
 
 
-def _combine(answers: dict[str, Answers], sets: Sets, plan: Plan) -> tuple[dict[str, dict[str, str]], dict[str, list[float]], dict[str, str]]:
+def _combine(
+    answers: dict[str, Answers], sets: Sets, plan: Plan
+) -> tuple[dict[str, dict[str, str]], dict[str, list[float]], dict[str, str]]:
     """Add the ensembles and the second levels to `answers`.
 
     Returns:
-        for each second level the domains where it refused, and why; the fitted weights of each ensemble, one for each kind; of each kind
-        the variant that is best on the validation split.
+        for each second level the domains where it refused, and why; the fitted weights of each ensemble, one for each
+        kind; of each kind the variant that is best on the validation split.
     """
     refused: dict[str, dict[str, str]] = {}
     weights: dict[str, list[float]] = {}
@@ -369,13 +402,19 @@ def _combine(answers: dict[str, Answers], sets: Sets, plan: Plan) -> tuple[dict[
 
     for kind in plan.kinds:
         second(Trial(kind, WHOLE).name)
-    for name, variant, seed in ((PLAIN_ENSEMBLE, PLAIN, 0), *((_of_seed(ENSEMBLE, s), WHOLE, s) for s in range(plan.seeds))):
+    for name, variant, seed in (
+        (PLAIN_ENSEMBLE, PLAIN, 0),
+        *((_of_seed(ENSEMBLE, s), WHOLE, s) for s in range(plan.seeds)),
+    ):
         members = [answers[Trial(k, variant, seed).name] for k in plan.kinds]
         answers[name] = {part: ensemble([m[part] for m in members]) for part in PARTS}
         weighted(WEIGHTED + name, members)
         if variant == WHOLE:
             second(WEIGHTED + name)
-    best = {k: max((PLAIN, WORDS, WHOLE), key=lambda v: cosine_of(answers[Trial(k, v).name]["validation"], truth)["cosine"]) for k in plan.kinds}
+    best = {
+        k: max((PLAIN, WORDS, WHOLE), key=lambda v: cosine_of(answers[Trial(k, v).name]["validation"], truth)["cosine"])
+        for k in plan.kinds
+    }
     weighted(CHOSEN, [answers[Trial(k, v).name] for k, v in best.items()])
     return refused, weights, best
 
@@ -385,7 +424,9 @@ def _of_seed(name: str, seed: int) -> str:
 
 
 def _second_level(answers: Answers, sets: Sets) -> tuple[Answers, dict[str, str]]:
-    """DAKL, for each domain by itself, fitted on the validation split; where it refuses, the first level's answer and why."""
+    """DAKL, for each domain by itself, fitted on the validation split; where it refuses, the first level's answer and
+    why.
+    """
     out, refused = {}, {}
     validation = sets.parts["validation"]
     for domain in DOMAINS:
@@ -411,7 +452,7 @@ def _cosines(found: Answers, test: PairSet) -> np.ndarray:
 
 
 def effects(answers: dict[str, Answers], sets: Sets, plan: Plan) -> list[dict[str, Any]]:
-    """What each part of the method brings on the test split: mean difference over the kinds, interval over the images."""
+    """What each part of the method brings on the test split: mean difference over kinds, interval over images."""
     whole = {k: Trial(k, WHOLE).name for k in plan.kinds}
     changes = {
         "vocabulary, over plain": {k: (Trial(k, WORDS).name, Trial(k, PLAIN).name) for k in plan.kinds},
@@ -433,7 +474,7 @@ def effects(answers: dict[str, Answers], sets: Sets, plan: Plan) -> list[dict[st
 
 
 def _readable(inverter: Inverter, test: PairSet, count: int, captioner: Any, embed: Any) -> dict[str, Any]:
-    """Of the readable prompts: how many say what the reader sees in the image, and what the true prompt asks; word F1."""
+    """How many readable prompts say what the reader sees in the image, and what the true prompt asks; word F1."""
     part = test.subset(range(min(count, len(test))))
     images = [Image.fromarray(i.permute(1, 2, 0).numpy()) for i in part.images]
     found = invert(images, inverter, captioner=captioner, embed=embed)
@@ -445,7 +486,9 @@ def _readable(inverter: Inverter, test: PairSet, count: int, captioner: Any, emb
         **{
             name: {
                 "says_what_the_image_shows": share([_says(t, s) for t, s in zip(texts, shown, strict=True)]),
-                "says_what_the_prompt_asked": share([_asks_the_same(t, p) for t, p in zip(texts, part.prompts, strict=True)]),
+                "says_what_the_prompt_asked": share(
+                    [_asks_the_same(t, p) for t, p in zip(texts, part.prompts, strict=True)]
+                ),
                 "word_f1": share([text_f1(t, p) for t, p in zip(texts, part.prompts, strict=True)]),
             }
             for name, texts in said.items()
@@ -476,14 +519,19 @@ def _signed(found: dict[str, Any]) -> str:
 
 def table(data: dict[str, Any]) -> str:
     """The results as Markdown."""
-    lines = ["| method | test | 95 % | held out | renders | word F1 | full system over it |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| method | test | 95 % | held out | renders | word F1 | full system over it |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for row in data["rows"]:
         test = row["test"]
         f1 = f"{row['word_f1']:.3f}" if "word_f1" in row else "-"
         name = row["method"] + (f" (refused on: {', '.join(row['refused'])})" if row.get("refused") else "")
         lines.append(
-            f"| {name} | {test['cosine']:.4f} | {test['ci95'][0]:.4f}-{test['ci95'][1]:.4f} | {row['held out']['cosine']:.4f} "
-            f"| {row['renders']['cosine']:.4f} | {f1} | {'-' if row['method'] == data['full'] else _signed(row['full_system_over_it'])} |"
+            f"| {name} | {test['cosine']:.4f} | {test['ci95'][0]:.4f}-{test['ci95'][1]:.4f} | "
+            f"{row['held out']['cosine']:.4f} "
+            f"| {row['renders']['cosine']:.4f} | {f1} | "
+            f"{'-' if row['method'] == data['full'] else _signed(row['full_system_over_it'])} |"
         )
     split = data["split"]
     changes = ["| part of the method | brings | predictor by predictor |", "|---|---|---|"]
@@ -491,26 +539,41 @@ def table(data: dict[str, Any]) -> str:
         f"| {e['change']} | {_signed(e)} | " + ", ".join(f"{k} {v['mean']:+.4f}" for k, v in e["kinds"].items()) + " |"
         for e in data["effects"]
     ]
-    words = ["| readable prompts of | says what the image shows | what the prompt asked | word F1 |", "|---|---|---|---|"]
+    words = [
+        "| readable prompts of | says what the image shows | what the prompt asked | word F1 |",
+        "|---|---|---|---|",
+    ]
     for name, found in data["readable"].items():
         for way in ("readable prompt", "caption alone"):
             said = found[way]
             words.append(
-                f"| {name}, {way} | {100 * said['says_what_the_image_shows']:.1f} % | {100 * said['says_what_the_prompt_asked']:.1f} % "
+                f"| {name}, {way} | {100 * said['says_what_the_image_shows']:.1f} % | "
+                f"{100 * said['says_what_the_prompt_asked']:.1f} % "
                 f"| {said['word_f1']:.3f} |"
             )
     images = next(iter(data["readable"].values()))["images"]
     return (
         "# Inversion\n\n"
-        f"{data['pairs']} pairs rendered by the pipeline in {data['pair_steps']} steps; {split['train']} to train, {split['validation']} "
-        f"to validate, {split['test']} to test (no two prompts of two parts with a cosine above {split['similar']}); {data['steps']} steps "
-        f"of {data['batch_size']} a predictor, on {data['device']}. Mean cosine to the true prompt's embedding; 95 % intervals over the images. "
-        "Held out: combinations that no pair has. Renders: drawn scenes instead of generated pictures; their prompts are drawn like those of the pairs, and some are among them.\n\n"
-        + "\n".join(lines) + "\n\nWeights of the ensembles, fitted on the validation split: "
-        + "; ".join(f"{name}: {', '.join(f'{k} {w:g}' for k, w in found.items())}" for name, found in data["weights"].items())
-        + f". Best on validation: {', '.join(f'{k} {v}' for k, v in data['chosen'].items())}.\n\nWhat each part brings on the test split, mean over the predictors:\n\n" + "\n".join(changes)
-        + f"\n\nOf {images} test images, judged by the reader and by the true prompt:\n\n" + "\n".join(words) + "\n"
-    )  # fmt: skip
+        f"{data['pairs']} pairs rendered by the pipeline in {data['pair_steps']} steps; {split['train']} to train, "
+        f"{split['validation']} "
+        f"to validate, {split['test']} to test (no two prompts of two parts with a cosine above {split['similar']}); "
+        f"{data['steps']} steps "
+        f"of {data['batch_size']} a predictor, on {data['device']}. Mean cosine to the true prompt's embedding; 95 % "
+        "intervals over the images. "
+        "Held out: combinations that no pair has. Renders: drawn scenes instead of generated pictures; their prompts "
+        "are drawn like those of the pairs, and some are among them.\n\n"
+        + "\n".join(lines)
+        + "\n\nWeights of the ensembles, fitted on the validation split: "
+        + "; ".join(
+            f"{name}: {', '.join(f'{k} {w:g}' for k, w in found.items())}" for name, found in data["weights"].items()
+        )
+        + f". Best on validation: {', '.join(f'{k} {v}' for k, v in data['chosen'].items())}.\n\nWhat each part "
+        "brings on the test split, mean over the predictors:\n\n"
+        + "\n".join(changes)
+        + f"\n\nOf {images} test images, judged by the reader and by the true prompt:\n\n"
+        + "\n".join(words)
+        + "\n"
+    )
 
 
 def _plot(data: dict[str, Any]) -> bytes:

@@ -1,4 +1,4 @@
-"""`accord bench invert --speed`: seconds for one image with everything, and images a second in bulk, on drawn scenes."""
+"""`accord bench invert --speed`: seconds for one image with everything, and images a second in bulk."""
 
 from __future__ import annotations
 
@@ -26,8 +26,11 @@ from accord.rewards.captioners import load_captioner
 from accord.rewards.sentence import load_sentence
 
 
-def main(out: Path, inverter: Path | None = None, device: str | None = None, quick: bool = False) -> tuple[dict[str, Any], str]:
-    """Time an inverter, the embedded one if None; writes `invert-speed.json` and `.md` (`invert-speed-quick.*` with `quick`).
+def main(
+    out: Path, inverter: Path | None = None, device: str | None = None, quick: bool = False
+) -> tuple[dict[str, Any], str]:
+    """Time an inverter, the embedded one if None; writes `invert-speed.json` and `.md` (`invert-speed-quick.*` with
+    `quick`).
 
     Raises:
         InputError: for a folder that cannot be written or holds no inverter.
@@ -46,7 +49,10 @@ def main(out: Path, inverter: Path | None = None, device: str | None = None, qui
         paths = [Path(scratch) / f"{i:04d}.png" for i in range(many)]
         for path, image in zip(paths, images, strict=True):
             image.save(path)
-        files = [_timed(partial(invert_files, paths, Path(scratch) / f"{n}.parquet", inverter=reader)) for n in range(repeats)]
+        files = [
+            _timed(partial(invert_files, paths, Path(scratch) / f"{n}.parquet", inverter=reader))
+            for n in range(repeats)
+        ]
     network = [_timed(partial(reader, images)) for _ in range(repeats)]
     data: dict[str, Any] = {
         "bench": "invert --speed",
@@ -57,14 +63,20 @@ def main(out: Path, inverter: Path | None = None, device: str | None = None, qui
         "threads": torch.get_num_threads(),
         "images": many,
         "one_image": {"median": round(median(seconds), 4), "slowest": round(max(seconds), 4)},
-        "images_per_second": {"files to a table": round(many / median(files), 1), "network alone": round(many / median(network), 1)},
+        "images_per_second": {
+            "files to a table": round(many / median(files), 1),
+            "network alone": round(many / median(network), 1),
+        },
     }
     one, bulk = data["one_image"], data["images_per_second"]
     text = (
-        f"# Speed of inversion\n\nInverter {data['inverter']} ({', '.join(data['predictors'])}), {data['device']}, {data['threads']} threads; drawn scenes.\n\n"
+        f"# Speed of inversion\n\nInverter {data['inverter']} ({', '.join(data['predictors'])}), {data['device']}, "
+        f"{data['threads']} threads; drawn scenes.\n\n"
         "| what | how fast |\n|---|---|\n"
-        f"| one image: embedding, words and a readable prompt | {one['median']:.3f} s (median of {singles}; the slowest {one['slowest']:.3f} s) |\n"
-        f"| {many} PNG files to a Parquet table of embeddings and words | {bulk['files to a table']:.0f} images a second |\n"
+        f"| one image: embedding, words and a readable prompt | {one['median']:.3f} s (median of {singles}; the "
+        f"slowest {one['slowest']:.3f} s) |\n"
+        f"| {many} PNG files to a Parquet table of embeddings and words | {bulk['files to a table']:.0f} images a "
+        "second |\n"
         f"| the network alone, pictures in memory | {bulk['network alone']:.0f} images a second |\n"
     )
     stem = "invert-speed-quick" if quick else "invert-speed"

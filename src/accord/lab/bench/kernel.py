@@ -1,6 +1,8 @@
-"""`accord bench invert --kernel`: time and memory of DAKL's second level, ours in chunks beside scikit-learn's direct route.
+"""`accord bench invert --kernel`: time and memory of DAKL's second level, ours in chunks beside scikit-learn's direct
+route.
 
-The direct route holds every kernel row: KMeans on both domains, `rbf_kernel`, Ridge. Each measurement has a process of its own, so
+The direct route holds every kernel row: KMeans on both domains, `rbf_kernel`, Ridge. Each measurement has a process of
+its own, so
 that its peak memory is its own. Rows are random unit vectors: time and memory do not depend on what they say.
 """
 
@@ -46,8 +48,17 @@ def main(out: Path, quick: bool = False, large: bool = False, progress: bool = T
         if count * (WIDTH + centroids) * 4 / MIB <= DIRECT_MIB:
             row["direct"] = measured("direct", count, centroids)
         rows.append(row)
-    data = {"bench": "invert --kernel", "quick": quick, "width": WIDTH, "threads": torch.get_num_threads(), "rows": rows}
-    lines = ["| rows | centroids | ours, s | peak, MiB | scikit-learn, s | peak, MiB | time ratio | memory ratio |", "|" + "---|" * 8]
+    data = {
+        "bench": "invert --kernel",
+        "quick": quick,
+        "width": WIDTH,
+        "threads": torch.get_num_threads(),
+        "rows": rows,
+    }
+    lines = [
+        "| rows | centroids | ours, s | peak, MiB | scikit-learn, s | peak, MiB | time ratio | memory ratio |",
+        "|" + "---|" * 8,
+    ]
     for row in rows:
         ours, direct = row["ours"], row.get("direct")
         cells = [f"{row['rows']:,}", f"{row['centroids']:,}", f"{ours['seconds']:.1f}", f"{ours['peak_mib']:.0f}"]
@@ -59,8 +70,11 @@ def main(out: Path, quick: bool = False, large: bool = False, progress: bool = T
         lines.append("| " + " | ".join(cells) + " |")
     text = (
         "# DAKL's second level\n\n"
-        f"Fitted on so many labelled rows of {WIDTH} numbers and applied to as many of the target set, {data['threads']} threads; peak memory over "
-        "the rows themselves. Left out where the direct route's kernel rows alone would take 8 GB.\n\n" + "\n".join(lines) + "\n"
+        f"Fitted on so many labelled rows of {WIDTH} numbers and applied to as many of the target set, "
+        f"{data['threads']} threads; peak memory over "
+        "the rows themselves. Left out where the direct route's kernel rows alone would take 8 GB.\n\n"
+        + "\n".join(lines)
+        + "\n"
     )
     stem = "kernel-quick" if quick else "kernel"
     write_file(out / f"{stem}.json", (json.dumps(data, indent=1) + "\n").encode())
@@ -78,7 +92,9 @@ def measured(way: str, count: int, centroids: int) -> dict[str, float]:
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
             return pool.submit(_measure, way, count, centroids, torch.get_num_threads()).result()
     except BrokenProcessPool as error:
-        raise InputError(f"{count} rows with {centroids} centroids ({way}) were killed, most likely for want of memory; use --quick") from error
+        raise InputError(
+            f"{count} rows with {centroids} centroids ({way}) were killed, most likely for want of memory; use --quick"
+        ) from error
 
 
 def rows_of(count: int, seed: int) -> torch.Tensor:
@@ -115,7 +131,9 @@ def direct(source: torch.Tensor, answers: torch.Tensor, target: torch.Tensor, ce
     except ImportError as error:
         raise InputError("the direct route needs scikit-learn; pip install scikit-learn") from error
     found = [
-        KMeans(centroids // 2, init="random", n_init=1, max_iter=KMEANS_STEPS, random_state=s).fit(x.numpy()).cluster_centers_
+        KMeans(centroids // 2, init="random", n_init=1, max_iter=KMEANS_STEPS, random_state=s)
+        .fit(x.numpy())
+        .cluster_centers_
         for s, x in enumerate((source, target))
     ]
     centres = F.normalize(torch.cat([torch.from_numpy(f) for f in found]).float(), dim=-1).numpy()

@@ -1,4 +1,6 @@
-"""SceneBench: 8 categories of 64 prompts, fixed in `scenebench.json`, in seven of them a quarter on held-out combinations."""
+"""SceneBench: 8 categories of 64 prompts, fixed in `scenebench.json`, in seven of them a quarter on held-out
+combinations.
+"""
 
 from __future__ import annotations
 
@@ -116,5 +118,3 @@ def draw(seed: int = 64) -> list[BenchPrompt]:
         out += [BenchPrompt(category, text, held) for text, held in texts.items()]
 
     return out
-
-

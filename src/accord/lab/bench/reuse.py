@@ -1,7 +1,8 @@
-"""`accord bench invert --reuse`: does a denoiser align better with the encoder that learned to read prompts from pictures?
+"""`accord bench invert --reuse`: does a denoiser align better with the encoder that learned to read prompts from
+pictures?
 
-Reverse Stable Diffusion, section 5, says so. Measured on SceneBench with the same prompts and seeds, the encoder mixed in with
-several weights, beside encoders that are moved as far in a random direction.
+Reverse Stable Diffusion, section 5, says so. Measured on SceneBench with the same prompts and seeds, the encoder mixed
+in with several weights, beside encoders that are moved as far in a random direction.
 """
 
 from __future__ import annotations
@@ -37,7 +38,12 @@ WEIGHTS = (0.05, 0.2, 1.0)
 
 
 def main(
-    out: Path, inverter: Path | None, model: str | None = None, quick: bool = False, progress: bool = True, jobs: list[Job] | None = None
+    out: Path,
+    inverter: Path | None,
+    model: str | None = None,
+    quick: bool = False,
+    progress: bool = True,
+    jobs: list[Job] | None = None,
 ) -> tuple[dict[str, Any], str]:
     """Sweep the weight; writes `reuse.json` and `.md` (`reuse-quick.*` with `quick`).
 
@@ -63,12 +69,16 @@ def main(
     for name, setting in settings.items():
         with setting:
             bench = Bench(pipe, captioner, RealignConfig())
-            records = run_method(name, bench.base, jobs, cache / f"{name.replace(', ', '-').replace(' ', '-')}.jsonl", progress)
+            records = run_method(
+                name, bench.base, jobs, cache / f"{name.replace(', ', '-').replace(' ', '-')}.jsonl", progress
+            )
         rows.append(row_of(name, records, jobs))
     pairs = zip(rows[1::2], rows[2::2], strict=True)
     against = [{"of": a["method"], "over": b["method"], **lead(a, b)} for a, b in pairs]
     data = {"bench": "invert --reuse", "quick": quick, **results(rows, jobs, "base"), "against_control": against}
-    text = table(data).replace("# SceneBench", "# An encoder that learned to read prompts, put back into the denoiser", 1)
+    text = table(data).replace(
+        "# SceneBench", "# An encoder that learned to read prompts, put back into the denoiser", 1
+    )
     text += "\n" + "".join(f"- {told_lead(a)}\n" for a in against)
     stem = "reuse-quick" if quick else "reuse"
     write_file(out / f"{stem}.json", (json.dumps(data, indent=1) + "\n").encode())
@@ -80,4 +90,6 @@ def _unet_of(inverter: Inverter, folder: Path) -> Predictor:
     for predictor, kind in zip(inverter.predictors, inverter.kinds, strict=True):
         if kind.kind == "unet":
             return predictor
-    raise InputError(f"inverter {str(folder)!r} has no unet predictor; train one with accord train inverter --kind unet")
+    raise InputError(
+        f"inverter {str(folder)!r} has no unet predictor; train one with accord train inverter --kind unet"
+    )

@@ -66,7 +66,8 @@ STRATEGIES = ("sft", "refl", "draft", "raft", "grpo")
 SHIPS = "refl"  # the strategy that is trained with three seeds
 CONTROL = "sft"  # what ships without its reward: the same adapter, rate, anchors and steps
 REWARD = {"contrast": 1.0}
-GUARD = "inversion"  # the held-out score: how well the prompt is read back from the picture (embedded CLIP is at chance here)
+# the held-out score: how well the prompt is read back from the picture (embedded CLIP is at chance here)
+GUARD = "inversion"
 LONG = 2  # times the minutes of the others, for the strategy that ships
 RIVAL = "best-of-4"  # four times the cost of sampling
 PAIRS = 2000  # rendered scenes with captions for the denoising term
@@ -156,7 +157,9 @@ def wilson(share: float, count: int) -> tuple[float, float]:
 
 
 def sensitivity(out: Path, model: str | None = None, quick: bool = False) -> tuple[dict[str, Any], str]:
-    """Rank true prompts against swapped ones with every reward, and with the held-out score; writes `sensitivity.json` and `.md`."""
+    """Rank true prompts against swapped ones with every reward, and with the held-out score; writes `sensitivity.json`
+    and `.md`.
+    """
     check_writable(out)
     pipe, captioner, clip = load(model, classes=SD), load_captioner(), load_clip()
     rewards: dict[str, Reward] = {n: make_rewards({n: 1.0}, captioner, clip).rewards[n] for n in NAMES}
@@ -172,7 +175,11 @@ def sensitivity(out: Path, model: str | None = None, quick: bool = False) -> tup
                 right = ranks_right(reward, asked[kind])
                 share = float(right.mean()) if len(right) else float("nan")
                 low, high = wilson(share, len(right))
-                cells[kind] = {"right": round(share, 4), "ci95": [round(low, 4), round(high, 4)], "questions": len(right)}
+                cells[kind] = {
+                    "right": round(share, 4),
+                    "ci95": [round(low, 4), round(high, 4)],
+                    "questions": len(right),
+                }
             rows.append({"pictures": source, "reward": name, **cells})
     data = {"bench": "rewards --sensitivity", "quick": quick, "rows": rows}
     lines = ["| pictures | reward | " + " | ".join(KINDS) + " |", "|" + "---|" * (len(KINDS) + 2)]
@@ -182,8 +189,11 @@ def sensitivity(out: Path, model: str | None = None, quick: bool = False) -> tup
         ]
         lines.append(f"| {row['pictures']} | {row['reward']} | " + " | ".join(shown) + " |")
     text = (
-        "# Which reward sees what\n\nHow often, in %, a reward ranks a picture's true prompt above the same prompt with one "
-        "thing swapped (a coin: 50) [95 %]. Generated pictures are told as the reader reads them.\n\n" + "\n".join(lines) + "\n"
+        "# Which reward sees what\n\nHow often, in %, a reward ranks a picture's true prompt above the same prompt "
+        "with one "
+        "thing swapped (a coin: 50) [95 %]. Generated pictures are told as the reader reads them.\n\n"
+        + "\n".join(lines)
+        + "\n"
     )
     stem = "sensitivity-quick" if quick else "sensitivity"
     write_file(out / f"{stem}.json", (json.dumps(data, indent=1) + "\n").encode())
@@ -233,9 +243,16 @@ class Tunings:
     """
 
     def __init__(
-        self, model: str | None, cache: Path, tuned_caches: dict[str, Path], known: dict[str, dict[str, Any]], jobs: list[Job],
-        minutes: float, quick: bool, progress: bool,
-    ) -> None:  # fmt: skip
+        self,
+        model: str | None,
+        cache: Path,
+        tuned_caches: dict[str, Path],
+        known: dict[str, dict[str, Any]],
+        jobs: list[Job],
+        minutes: float,
+        quick: bool,
+        progress: bool,
+    ) -> None:
         self.model, self.cache, self.tuned_caches, self.known, self.jobs = model, cache, tuned_caches, known, jobs
         self.minutes, self.quick, self.progress = minutes, quick, progress
         self.captioner, self.clip, self.guard = load_captioner(), load_clip(), InversionScore()
@@ -255,13 +272,24 @@ class Tunings:
             assert kept is not None
         return kept
 
-    def plain(self, name: str, method: Callable[[Bench], Method], cache: Path, pipe: Pipeline | None = None) -> dict[str, Any]:
+    def plain(
+        self, name: str, method: Callable[[Bench], Method], cache: Path, pipe: Pipeline | None = None
+    ) -> dict[str, Any]:
         """What a method makes of SceneBench."""
-        records = run_method(name, method(self.bench(pipe or load(self.model, classes=SD))), self.jobs, cache / f"{slug(name)}.jsonl", self.progress)
+        records = run_method(
+            name,
+            method(self.bench(pipe or load(self.model, classes=SD))),
+            self.jobs,
+            cache / f"{slug(name)}.jsonl",
+            self.progress,
+        )
         return row_of(name, records, self.jobs)
 
     def base(self) -> list[dict[str, Any]]:
-        make = lambda: {**self.plain("base", lambda b: b.base, self.cache), "diversity": diversity(load(self.model, classes=SD), self.quick)}  # noqa: E731
+        def make() -> dict[str, Any]:
+            plain = self.plain("base", lambda b: b.base, self.cache)
+            return {**plain, "diversity": diversity(load(self.model, classes=SD), self.quick)}
+
         return [self.row("base", make, self.cache)]
 
     def best_of_four(self) -> list[dict[str, Any]]:
@@ -277,14 +305,21 @@ class Tunings:
 
         def alone() -> dict[str, Any]:
             pipe, report = trained()
-            return {**self.plain(tuning.name, lambda b: b.base, cache, pipe), **report, "diversity": diversity(pipe, self.quick)}
+            return {
+                **self.plain(tuning.name, lambda b: b.base, cache, pipe),
+                **report,
+                "diversity": diversity(pipe, self.quick),
+            }
 
         def with_realign(name: str) -> dict[str, Any]:
             return self.plain(name, lambda b: b.realigned(), cache, trained()[0])
 
         cache = self.tuned_caches[tuning.strategy]
         own, *both = tuning.rows
-        return [self.row(own, alone, cache), *(self.row(name, functools.partial(with_realign, name), cache) for name in both)]
+        return [
+            self.row(own, alone, cache),
+            *(self.row(name, functools.partial(with_realign, name), cache) for name in both),
+        ]
 
     def config(self, tuning: Tuning) -> TuneConfig:
         return TuneConfig(strategy=tuning.strategy, seed=tuning.seed, **TUNING.get(tuning.strategy, {}))
@@ -300,7 +335,9 @@ class Tunings:
             if done is not None:
                 return int(done["steps"])
         minutes = self.minutes * (LONG if tuning.strategy == SHIPS else 1)
-        return _affordable(pipe, self.config(tuning), self.pairs, self.captioner, self.clip, minutes, self.folder(tuning))
+        return _affordable(
+            pipe, self.config(tuning), self.pairs, self.captioner, self.clip, minutes, self.folder(tuning)
+        )
 
     def train(self, pipe: Pipeline, tuning: Tuning) -> dict[str, Any]:
         """Tune the pipeline; what the run's report says of it."""
@@ -309,9 +346,16 @@ class Tunings:
         reward = make_rewards(REWARD, self.captioner, self.clip)
         began = time.perf_counter()
         tuned = tune(
-            pipe, training_prompts(), reward, folder, config=config, held_out=self.guard, pairs=self.pairs,
-            resume=(folder / "config.json").is_file(), progress=self.progress,
-        )  # fmt: skip
+            pipe,
+            training_prompts(),
+            reward,
+            folder,
+            config=config,
+            held_out=self.guard,
+            pairs=self.pairs,
+            resume=(folder / "config.json").is_file(),
+            progress=self.progress,
+        )
         report = tuned.report
         return {
             "steps": report["steps_taken"],
@@ -341,7 +385,8 @@ def main(
     shard: tuple[int, int] | None = None,
     so_far: bool = False,
 ) -> tuple[dict[str, Any], str]:
-    """Tune with every strategy for as long (LONG times that what ships) and measure on SceneBench; writes `rewards.json`, `.md`, `.png` and `rewards-pictures.png` after each row.
+    """Tune with every strategy for as long (LONG times that what ships) and measure on SceneBench; writes
+    `rewards.json`, `.md`, `.png` and `rewards-pictures.png` after each row.
 
     Rows of a table that is there already are taken over if it was made with the same models, knobs and pictures.
 
@@ -361,7 +406,11 @@ def main(
     models = load(model, classes=SD), load_captioner(), load_clip()
     cache = cache_folder(out, stem, *models, RealignConfig())
     tuned_caches = {s: _tuned_cache(out, stem, s, minutes, *models) for s in STRATEGIES}
-    known = {r["method"]: r for r in known_rows(out / f"{stem}.json", *(c.name for c in (cache, *tuned_caches.values()))) if r["pictures"] == len(jobs)}
+    known = {
+        r["method"]: r
+        for r in known_rows(out / f"{stem}.json", *(c.name for c in (cache, *tuned_caches.values())))
+        if r["pictures"] == len(jobs)
+    }
     about = {"quick": quick, "minutes": minutes, "longer_for_what_ships": LONG, "guard": GUARD}
     if so_far:
         named = [("base", cache), (RIVAL, cache)]
@@ -371,7 +420,11 @@ def main(
             raise InputError(f"base and {RIVAL} are not finished yet; run accord bench rewards without --so-far")
         return _write(out, stem, rows, jobs, about)
     maker = Tunings(model, cache, tuned_caches, known, jobs, minutes, quick, progress)
-    parts: list[Callable[[], list[dict[str, Any]]]] = [maker.base, maker.best_of_four, *(functools.partial(maker.tuned, t) for t in tunings(quick))]
+    parts: list[Callable[[], list[dict[str, Any]]]] = [
+        maker.base,
+        maker.best_of_four,
+        *(functools.partial(maker.tuned, t) for t in tunings(quick)),
+    ]
     if shard is not None:
         for part in share_of(parts, shard):
             part()
@@ -395,7 +448,11 @@ def pooled(rows: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
     """One row of the training seeds of a strategy: their means, and the interval over the prompts."""
     counts = np.asarray([[int(c) for c in r["right_by_prompt"]] for r in rows]).sum(0)
     mean = lambda values: round(float(np.mean(list(values))), 4)  # noqa: E731
-    row: dict[str, Any] = {"method": name, "pictures": sum(r["pictures"] for r in rows), "right_by_prompt": [int(c) for c in counts]}
+    row: dict[str, Any] = {
+        "method": name,
+        "pictures": sum(r["pictures"] for r in rows),
+        "right_by_prompt": [int(c) for c in counts],
+    }
     right = right_by_prompt(row)
     nested = {k: {c: mean(r[k][c] for r in rows) for c in rows[0][k]} for k in ("by_category", "atoms")}
     return {
@@ -407,7 +464,9 @@ def pooled(rows: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
     }
 
 
-def _write(out: Path, stem: str, rows: list[dict[str, Any]], jobs: list[Job], about: dict[str, Any]) -> tuple[dict[str, Any], str]:
+def _write(
+    out: Path, stem: str, rows: list[dict[str, Any]], jobs: list[Job], about: dict[str, Any]
+) -> tuple[dict[str, Any], str]:
     """The table of these rows, in both forms."""
     seeds = [r for r in rows if r["method"] in {Tuning(SHIPS, k).name for k in range(3)}]
     if len(seeds) > 1:
@@ -425,7 +484,11 @@ def _write(out: Path, stem: str, rows: list[dict[str, Any]], jobs: list[Job], ab
     text += "\nMean distance of pictures of one prompt across seeds: "
     text += ", ".join(f"{r['method']} {r['diversity']:.4f}" for r in rows if "diversity" in r) + ".\n\n"
     text += "".join(f"- {told_lead(a)}\n" for a in against)
-    text += "".join(f"- {r['method']}: {r['steps']} steps in {r['tuning_seconds']} s. {r['verdict']}\n" for r in rows if "verdict" in r)
+    text += "".join(
+        f"- {r['method']}: {r['steps']} steps in {r['tuning_seconds']} s. {r['verdict']}\n"
+        for r in rows
+        if "verdict" in r
+    )
     write_file(out / f"{stem}.json", (json.dumps(data, indent=1) + "\n").encode())
     write_file(out / f"{stem}.md", text.encode())
     write_file(out / f"{stem}.png", plot(data))
@@ -435,8 +498,9 @@ def _write(out: Path, stem: str, rows: list[dict[str, Any]], jobs: list[Job], ab
 
 
 def before_and_after(rows: Sequence[dict[str, Any]], jobs: Sequence[Job]) -> Image.Image | None:
-    """The lab's pictures without (above) and with the embedded adapter, same noise: of each category the first prompt that
-    the first run of what ships has mended, and the first two that it has broken. None if one of the two rows is missing.
+    """The lab's pictures without (above) and with the embedded adapter, same noise: of each category the first prompt
+    that the first run of what ships has mended, and the first two that it has broken. None if one of the two rows is
+    missing.
     """
     named = {r["method"]: [int(c) for c in r["right_by_prompt"]] for r in rows}
     if not {"base", SHIPS} <= named.keys() or len(jobs) != len(named["base"]):
@@ -450,7 +514,14 @@ def before_and_after(rows: Sequence[dict[str, Any]], jobs: Sequence[Job]) -> Ima
     made = []
     for lora in (None, "lab"):
         pipe = load(lora=lora)
-        made.append(in_a_row([generate(pipe, j.prompt.text, j.noise_seed())[0].resize((128, 128), Image.Resampling.NEAREST) for j in chosen]))
+        made.append(
+            in_a_row(
+                [
+                    generate(pipe, j.prompt.text, j.noise_seed())[0].resize((128, 128), Image.Resampling.NEAREST)
+                    for j in chosen
+                ]
+            )
+        )
     return in_a_row(made, across=False)
 
 
@@ -459,22 +530,30 @@ def _affordable(
 ) -> int:
     """Steps of the run in `folder` that fit into the wall time, from steps taken on trial; kept beside it.
 
-    What they cost is processor time over threads: other work on the machine would stretch the wall time of so short a trial.
+    What they cost is processor time over threads: other work on the machine would stretch the wall time of so short a
+    trial.
     """
     saved = folder.with_name(f"{folder.name}-steps.json")
     if saved.is_file():
         return int(json.loads(saved.read_text(encoding="utf8"))["steps"])
     probe = folder.with_name(f".probe-{folder.name}")  # of this run alone: shards may probe at once
     seconds = []
-    # their difference has no loading and no looks in it, and of RAFT's collecting as much as there is in the mean; two of
-    # the strategies whose step takes half a minute
+    # their difference has no loading and no looks in it, and of RAFT's collecting as much as there is in the mean; two
+    # of the strategies whose step takes half a minute
     few, many = 2, 2 + {"raft": config.raft_refresh, "grpo": 2, "draft": 2}.get(config.strategy, 12)
     for steps in (few, many):
         shutil.rmtree(probe, ignore_errors=True)
         began = time.process_time()
         trial = replace(config, steps=steps, eval_every=1000, eval_prompts=2)
-        tune(pipe, training_prompts(16), make_rewards(REWARD, captioner, clip), probe, config=trial,
-             pairs=(pairs[0][:16], pairs[1][:16]), progress=False)  # fmt: skip
+        tune(
+            pipe,
+            training_prompts(16),
+            make_rewards(REWARD, captioner, clip),
+            probe,
+            config=trial,
+            pairs=(pairs[0][:16], pairs[1][:16]),
+            progress=False,
+        )
         seconds.append((time.process_time() - began) / torch.get_num_threads())
         remove_lora(pipe)
         shutil.rmtree(probe, ignore_errors=True)

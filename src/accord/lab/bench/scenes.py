@@ -50,7 +50,7 @@ class Job:
     seed: int
 
     def noise_seed(self, attempt: int = 0) -> int:
-        """Where z_T comes from: every prompt has its own, since one noise for all would make all of them err together."""
+        """Where z_T comes from: every prompt has its own, as one noise for all would make all err together."""
         return 1000 * self.seed + self.number + attempt * NEW_SEED
 
 
@@ -215,7 +215,9 @@ class _Calls:
 def noun_tokens(pipe: StableDiffusionPipeline, text: str) -> list[int]:
     """Token indices of the prompt's head nouns."""
     prompt, spans = parse(text), token_spans(pipe, text)
-    return [t for i in prompt.things for t in tokens_of(spans, prompt.phrases[i].head.start, prompt.phrases[i].head.end)]
+    return [
+        t for i in prompt.things for t in tokens_of(spans, prompt.phrases[i].head.start, prompt.phrases[i].head.end)
+    ]
 
 
 # --- running ----------------------------------------------------------------------------------------------------------
@@ -285,7 +287,8 @@ def main(
     """Run all methods; write `scenes.json`, `scenes.md` and `scenes.png` (`scenes-quick.*` with `quick`).
 
     Args:
-        shard: (i, n): only every n-th batch from the i-th on, into the cache alone; a run without takes them from there.
+        shard: (i, n): only every n-th batch from the i-th on, into the cache alone; a run without takes them from
+            there.
 
     Raises:
         InputError: for a number of seeds that there are not.
@@ -300,7 +303,11 @@ def main(
     if shard is not None:
         jobs = [j for start in share_of(range(0, len(jobs), BATCH), shard) for j in jobs[start : start + BATCH]]
         run_methods(methods, jobs, kept, progress)
-        return {"bench": "scenes", "shard": list(shard), "pictures": len(jobs)}, f"{len(jobs)} pictures of each method are in {cache}"
+        return {
+            "bench": "scenes",
+            "shard": list(shard),
+            "pictures": len(jobs),
+        }, f"{len(jobs)} pictures of each method are in {cache}"
     records = run_methods(methods, jobs, kept, progress)
     rows = [row_of(name, records[name], jobs) for name in records]
     data = {"bench": "scenes", "quick": quick, **results(rows, jobs, RIVAL)}
@@ -325,7 +332,7 @@ def make_jobs(quick: bool, seeds: int = len(SEEDS)) -> list[Job]:
 def bootstrap(
     per_prompt: np.ndarray, statistic: Callable[[np.ndarray], float], draws: int = 2000, seed: int = 0
 ) -> tuple[float, float]:
-    """95 % interval of a statistic of rows [P, ...], prompts drawn with replacement (seeds of a prompt stay together)."""
+    """95 % interval of a statistic of rows [P, ...]; prompts are drawn with replacement, with all their seeds."""
     rng = np.random.default_rng(seed)
     values = [statistic(per_prompt[rng.integers(len(per_prompt), size=len(per_prompt))]) for _ in range(draws)]
     low, high = np.percentile(values, [2.5, 97.5])
@@ -349,11 +356,18 @@ def _lead(pair: np.ndarray) -> float:
 
 
 def row_of(name: str, records: list[dict[str, Any]], jobs: list[Job]) -> dict[str, Any]:
-    """A method's row of the table, by itself. `right_by_prompt` has a digit a prompt: how many of its pictures are right."""
+    """A method's row of the table, by itself.
+
+    `right_by_prompt` has a digit a prompt: how many of its pictures are right.
+    """
     sums: dict[int, int] = {}
     for record, job in zip(records, jobs, strict=True):
         sums[job.number] = sums.get(job.number, 0) + record["right"]
-    row: dict[str, Any] = {"method": name, "pictures": len(jobs), "right_by_prompt": "".join(str(n) for _, n in sorted(sums.items()))}
+    row: dict[str, Any] = {
+        "method": name,
+        "pictures": len(jobs),
+        "right_by_prompt": "".join(str(n) for _, n in sorted(sums.items())),
+    }
     right = right_by_prompt(row)
     share = lambda keep: [r["right"] for r, j in zip(records, jobs, strict=True) if keep(j)]  # noqa: E731
     categories = list(dict.fromkeys(j.prompt.category for j in jobs))
@@ -394,7 +408,8 @@ def compared(rows: Sequence[dict[str, Any]], rival: str, base: str = "base") -> 
 
 
 def lead(row: dict[str, Any], other: dict[str, Any], unseen: np.ndarray | None = None) -> dict[str, Any]:
-    """By how much a row is right more often than another, paired by prompt, and the prompts with more and with fewer right pictures.
+    """By how much a row is right more often than another, paired by prompt, and the prompts with more and with fewer
+    right pictures.
 
     With `unseen`, bool [P], also over these prompts alone.
     """
@@ -411,7 +426,10 @@ def _mean_of(difference: np.ndarray) -> dict[str, Any]:
 
 def told_lead(found: dict[str, Any]) -> str:
     """`of` less `over`, and what `lead` says of it, in words."""
-    points = lambda d: f"{100 * d['lead']:+.1f} points [{100 * d['ci95'][0]:+.1f}, {100 * d['ci95'][1]:+.1f}]"  # noqa: E731
+
+    def points(d: dict[str, Any]) -> str:
+        return f"{100 * d['lead']:+.1f} points [{100 * d['ci95'][0]:+.1f}, {100 * d['ci95'][1]:+.1f}]"
+
     counts = f"{found['mended']} prompts better, {found['broken']} worse"
     alone = f"; on unseen combinations {points(found['unseen'])}" if "unseen" in found else ""
     return f"{found['of']} less {found['over']}: {points(found)}; {counts}{alone}"
@@ -432,7 +450,17 @@ def results(rows: Sequence[dict[str, Any]], jobs: Sequence[Job], rival: str) -> 
 def table(data: dict[str, Any]) -> str:
     """The results as Markdown."""
     categories = list(data["rows"][0]["by_category"])
-    head = ["method", "right %", "95 %", "errors removed % [95 %]", f"points over {data.get('lead_over', 'base')} [95 %]", *categories, "held out", "calls", "s/image"]
+    head = [
+        "method",
+        "right %",
+        "95 %",
+        "errors removed % [95 %]",
+        f"points over {data.get('lead_over', 'base')} [95 %]",
+        *categories,
+        "held out",
+        "calls",
+        "s/image",
+    ]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     percent = lambda v: "-" if v is None else f"{100 * v:.1f}"  # noqa: E731
     for r in data["rows"]:
@@ -450,7 +478,8 @@ def table(data: dict[str, Any]) -> str:
             f"{r['seconds_per_image']:.2f}",
         ]
         lines.append("| " + " | ".join(cells) + " |")
-    note = f"{data['prompts']} prompts x {len(data['seeds'])} seeds, {data['num_inference_steps']} steps, guidance {data['guidance_scale']}"
+    note = f"{data['prompts']} prompts x {len(data['seeds'])} seeds, {data['num_inference_steps']} steps, "
+    note += f"guidance {data['guidance_scale']}"
     return f"# SceneBench\n\n{note}. Judged by the reader, which no method sees.\n\n" + "\n".join(lines) + "\n"
 
 
@@ -471,7 +500,13 @@ def plot(data: dict[str, Any]) -> bytes:
         values = [row["overall"], *row["by_category"].values()]
         axis.bar(np.arange(len(values)) + k * width, [100 * v for v in values], width, label=row["method"])
         low, high = (100 * v for v in row["ci95"])
-        axis.errorbar(k * width, 100 * row["overall"], [[100 * row["overall"] - low], [high - 100 * row["overall"]]], color="black", capsize=2)
+        axis.errorbar(
+            k * width,
+            100 * row["overall"],
+            [[100 * row["overall"] - low], [high - 100 * row["overall"]]],
+            color="black",
+            capsize=2,
+        )
     axis.set_xticks(np.arange(len(categories)) + 0.4 - width / 2, categories)
     axis.set(ylabel="prompts right, %", ylim=(0, 100))
     axis.legend(ncols=4, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0))

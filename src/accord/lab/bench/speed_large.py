@@ -1,6 +1,8 @@
-"""`accord bench speed --large`: what the modulation costs in networks of real size, Stable Diffusion 1.5 to Flux, with random weights.
+"""`accord bench speed --large`: what the modulation costs in networks of real size, Stable Diffusion 1.5 to Flux, with
+random weights.
 
-One call of the network at its own picture size, plain and modulated, in turns. No text encoder and no VAE: they cost both the same.
+One call of the network at its own picture size, plain and modulated, in turns. No text encoder and no VAE: they cost
+both the same.
 """
 
 from __future__ import annotations
@@ -88,7 +90,9 @@ class Network:
         """With random weights, made where they are used: in float32 Flux's would need 48 GB."""
         with torch.device("meta"):
             network = self.kind(**self.config)
-        network = torch.nn.Module.to(network, self.dtype).to_empty(device=device).eval().requires_grad_(False)  # its own `to` warns of nothing
+        network = (
+            torch.nn.Module.to(network, self.dtype).to_empty(device=device).eval().requires_grad_(False)
+        )  # its own `to` warns of nothing
         g = torch.Generator(device).manual_seed(0)
         for name, x in (*network.named_parameters(), *network.named_buffers()):
             if x.ndim > 1 or not name.endswith(("weight", "bias")):  # about as spread as what comes in
@@ -105,11 +109,22 @@ class Network:
             return torch.randn(*shape, generator=g).to(device, self.dtype)
 
         batch, side = self.batch, self.side
-        width: int = self.config["joint_attention_dim" if "joint_attention_dim" in self.config else "cross_attention_dim"]
-        told = {"encoder_hidden_states": random(batch, self.tokens, width), "timestep": torch.full((batch,), 500.0, device=device)}
+        width: int = self.config[
+            "joint_attention_dim" if "joint_attention_dim" in self.config else "cross_attention_dim"
+        ]
+        told = {
+            "encoder_hidden_states": random(batch, self.tokens, width),
+            "timestep": torch.full((batch,), 500.0, device=device),
+        }
         if issubclass(self.kind, UNet2DConditionModel):
-            pooled = self.config.get("projection_class_embeddings_input_dim", 0) - 6 * self.config.get("addition_time_embed_dim", 0)
-            more = {"added_cond_kwargs": {"text_embeds": random(batch, pooled), "time_ids": random(batch, 6)}} if pooled else {}
+            pooled = self.config.get("projection_class_embeddings_input_dim", 0) - 6 * self.config.get(
+                "addition_time_embed_dim", 0
+            )
+            more = (
+                {"added_cond_kwargs": {"text_embeds": random(batch, pooled), "time_ids": random(batch, 6)}}
+                if pooled
+                else {}
+            )
             return told | {"sample": random(batch, 4, side, side)} | more
         told |= {"pooled_projections": random(batch, self.config["pooled_projection_dim"])}
         if issubclass(self.kind, SD3Transformer2DModel):
@@ -152,7 +167,9 @@ def row(size: Network, device: str, repeats: int, progress: bool = False) -> dic
 
     work = {"plain": partial(call, nullcontext), "modulated": partial(call, partial(size.hooked, network, state))}
     outputs = {name: function().float() for name, function in work.items()}  # the warm-up
-    peaks = {name: cuda_peak(function, device) if device.startswith("cuda") else None for name, function in work.items()}
+    peaks = {
+        name: cuda_peak(function, device) if device.startswith("cuda") else None for name, function in work.items()
+    }
     cells = interleaved(work, repeats, device, size.name, progress)
     return {
         "name": size.name,
@@ -171,26 +188,53 @@ def row(size: Network, device: str, repeats: int, progress: bool = False) -> dic
 
 def table(data: dict[str, Any]) -> str:
     """The results as Markdown."""
-    head = ["network", "parameters, 1e9", "plain, ms", "modulated, ms", "ratio", f"ratio of {STEPS} steps", "plain, peak MiB", "modulated, peak MiB"]
+    head = [
+        "network",
+        "parameters, 1e9",
+        "plain, ms",
+        "modulated, ms",
+        "ratio",
+        f"ratio of {STEPS} steps",
+        "plain, peak MiB",
+        "modulated, peak MiB",
+    ]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for r in data["rows"]:
         plain, changed = r["plain"], r["modulated"]
         peaks = [("-" if v["peak_mib"] is None else f"{v['peak_mib']:.0f}") for v in (plain, changed)]
-        cells = [f"{r['parameters'] / 1e9:.2f}", *(f"{1000 * v['seconds']:.1f}" for v in (plain, changed)), f"{changed['ratio']:.2f}", f"{r['run_ratio']:.2f}", *peaks]
+        cells = [
+            f"{r['parameters'] / 1e9:.2f}",
+            *(f"{1000 * v['seconds']:.1f}" for v in (plain, changed)),
+            f"{changed['ratio']:.2f}",
+            f"{r['run_ratio']:.2f}",
+            *peaks,
+        ]
         lines.append(f"| {r['name']} | " + " | ".join(cells) + " |")
     notes = [
-        f"- {r['name']}: batch {r['batch']}, latents {r['latents']}x{r['latents']}, {r['tokens']} tokens, {r['dtype']}; "
+        f"- {r['name']}: batch {r['batch']}, latents {r['latents']}x{r['latents']}, {r['tokens']} tokens, "
+        f"{r['dtype']}; "
         f"the modulation moves the output by {r['relative_change']:.2g} of its norm."
         for r in data["rows"]
     ]
     return (
         "# Cost of the modulation at real sizes\n\n"
-        f"Device {data['device']}, torch {data['torch']}. Networks of the real classes and sizes with random weights, {REGIONS} regions; one call, plain and "
-        f"modulated in turns: medians over {data['repeats']} rounds. Peaks are over the weights.\n\n" + "\n".join(lines) + "\n\n" + "\n".join(notes) + "\n"
+        f"Device {data['device']}, torch {data['torch']}. Networks of the real classes and sizes with random weights, "
+        f"{REGIONS} regions; one call, plain and "
+        f"modulated in turns: medians over {data['repeats']} rounds. Peaks are over the weights.\n\n"
+        + "\n".join(lines)
+        + "\n\n"
+        + "\n".join(notes)
+        + "\n"
     )
 
 
-def main(out: Path, device: str | None = None, progress: bool = True, networks: tuple[Network, ...] = NETWORKS, repeats: int = 20) -> tuple[dict[str, Any], str]:
+def main(
+    out: Path,
+    device: str | None = None,
+    progress: bool = True,
+    networks: tuple[Network, ...] = NETWORKS,
+    repeats: int = 20,
+) -> tuple[dict[str, Any], str]:
     """Measure, and write `speed-large.json` and `.md`.
 
     Raises:
@@ -199,10 +243,21 @@ def main(out: Path, device: str | None = None, progress: bool = True, networks: 
     device = device or default_device()
     check_device(device)
     if networks is NETWORKS and not device.startswith("cuda"):
-        raise InputError("networks of this size are measured on a GPU (Flux needs 30 GB of it); leave --large out, or give --device cuda")
+        raise InputError(
+            "networks of this size are measured on a GPU (Flux needs 30 GB of it); leave --large out, or give "
+            "--device cuda"
+        )
     check_writable(out)
     rows = [row(n, device, repeats, progress) for n in tqdm(networks, desc="networks", disable=not progress)]
-    data = rounded({"bench": "speed --large", "device": device_name(device), "torch": torch.__version__, "repeats": repeats, "rows": rows})
+    data = rounded(
+        {
+            "bench": "speed --large",
+            "device": device_name(device),
+            "torch": torch.__version__,
+            "repeats": repeats,
+            "rows": rows,
+        }
+    )
     text = table(data)
     write_file(out / "speed-large.json", (json.dumps(data, indent=1) + "\n").encode())
     write_file(out / "speed-large.md", text.encode())

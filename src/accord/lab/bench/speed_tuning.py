@@ -1,8 +1,9 @@
 """`accord bench speed --tuning`: what a step of each strategy costs, and what a step of ReFL is made of.
 
-On the lab the parts of a ReFL step (rollout without gradient, one step with, VAE decode, captioner, each forward and backward)
-are measured by themselves, in turns with the whole step, and the peak memory of each strategy in a process of its own. At
-Stable Diffusion 1.5's architecture (random weights) the parts alone are measured and strategies projected from them.
+On the lab the parts of a ReFL step (rollout without gradient, one step with, VAE decode, captioner, each forward and
+backward) are measured by themselves, in turns with the whole step, and the peak memory of each strategy in a process of
+its own. At Stable Diffusion 1.5's architecture (random weights) the parts alone are measured and strategies projected
+from them.
 """
 
 from __future__ import annotations
@@ -41,7 +42,9 @@ STOP = 34  # of 40: the middle of 30..39
 
 
 def main(out: Path, quick: bool = False, progress: bool = True) -> tuple[dict[str, Any], str]:
-    """Measure, and write `speed-tuning.json` and `.md` (`speed-tuning-quick.*`, without Stable Diffusion 1.5's size, with `quick`)."""
+    """Measure, and write `speed-tuning.json` and `.md` (`speed-tuning-quick.*`, without Stable Diffusion 1.5's size,
+    with `quick`).
+    """
     check_writable(out)
     repeats, rounds = (2, 2) if quick else (7, 3)  # a round of all strategies takes two minutes
     # before this process holds a network itself
@@ -49,9 +52,7 @@ def main(out: Path, quick: bool = False, progress: bool = True) -> tuple[dict[st
     large = None if quick else _large(progress)
     config, stop = _config(quick), _stop(_config(quick))
     with tempfile.TemporaryDirectory() as scratch, _tuner(config, Path(scratch)) as tuner:
-        whole = interleaved(
-            {name: _step(tuner, name) for name in TIMED}, rounds, "cpu", "strategies", progress
-        )
+        whole = interleaved({name: _step(tuner, name) for name in TIMED}, rounds, "cpu", "strategies", progress)
         parts = _parts(tuner, stop)
         cells = interleaved({"refl": _refl_at(tuner), **parts}, repeats, "cpu", "parts of refl", progress)
     total = sum(cells[name]["seconds"] for name in parts)
@@ -62,7 +63,8 @@ def main(out: Path, quick: bool = False, progress: bool = True) -> tuple[dict[st
             "prompts": config.batch_size,
             "num_inference_steps": config.num_inference_steps,
             "strategies": {
-                n: {"seconds": c["seconds"], "steps_per_minute": 60 / c["seconds"], "peak_mib": peaks[n]} for n, c in whole.items()
+                n: {"seconds": c["seconds"], "steps_per_minute": 60 / c["seconds"], "peak_mib": peaks[n]}
+                for n, c in whole.items()
             },
             "parts": {n: cells[n]["seconds"] for n in parts},
             "refl_seconds": cells["refl"]["seconds"],
@@ -79,12 +81,18 @@ def main(out: Path, quick: bool = False, progress: bool = True) -> tuple[dict[st
 
 def _table(data: dict[str, Any], stop: int) -> str:
     lines = ["| strategy | s/step | steps/min | peak MiB over the weights |", "|---|---|---|---|"]
-    lines += [f"| {n} | {c['seconds']:.2f} | {c['steps_per_minute']:.1f} | {c['peak_mib']:.0f} |" for n, c in data["strategies"].items()]
+    lines += [
+        f"| {n} | {c['seconds']:.2f} | {c['steps_per_minute']:.1f} | {c['peak_mib']:.0f} |"
+        for n, c in data["strategies"].items()
+    ]
     shares = "\n".join(f"| {n} | {s:.3f} |" for n, s in data["parts"].items())
     text = (
-        f"# Cost of reward tuning on the lab\n\n{data['prompts']} prompts a step, rollouts of {data['num_inference_steps']} steps, guided; RAFT and GRPO draw "
-        f"{TuneConfig().group_size} pictures of each. The strategy's own loss, without the denoising term; RAFT collects anew every step here.\n\n" + "\n".join(lines) + "\n\n"
-        f"A ReFL step that stops at {stop} takes {data['refl_seconds']:.2f} s, {data['refl_over_parts']:.2f} of the sum of its parts:\n\n"
+        f"# Cost of reward tuning on the lab\n\n{data['prompts']} prompts a step, rollouts of "
+        f"{data['num_inference_steps']} steps, guided; RAFT and GRPO draw "
+        f"{TuneConfig().group_size} pictures of each. The strategy's own loss, without the denoising term; RAFT "
+        "collects anew every step here.\n\n" + "\n".join(lines) + "\n\n"
+        f"A ReFL step that stops at {stop} takes {data['refl_seconds']:.2f} s, {data['refl_over_parts']:.2f} of the "
+        "sum of its parts:\n\n"
         f"| part | s |\n|---|---|\n{shares}\n"
     )
     if data["sd15"]:
@@ -92,7 +100,8 @@ def _table(data: dict[str, Any], stop: int) -> str:
     return text
 
 
-# --- the lab ------------------------------------------------------------------------------------------------------------
+# --- the lab
+# ------------------------------------------------------------------------------------------------------------
 def _config(quick: bool) -> TuneConfig:
     return TuneConfig(batch_size=4, num_inference_steps=10 if quick else 40, anchors=8, raft_refresh=1)
 
@@ -116,7 +125,8 @@ def _lab_peak(strategy: str, quick: bool) -> float:
         return peak_of(_step(tuner, strategy))
 
 
-# --- Stable Diffusion 1.5's architecture --------------------------------------------------------------------------------
+# --- Stable Diffusion 1.5's architecture
+# --------------------------------------------------------------------------------
 def sd15_pipeline() -> StableDiffusionPipeline:
     """Stable Diffusion 1.5's U-Net and VAE with random weights; it is told what the lab's text tower says."""
     lab = load(device="cpu")
@@ -124,16 +134,24 @@ def sd15_pipeline() -> StableDiffusionPipeline:
         torch.manual_seed(0)
         unet = UNet2DConditionModel(**{**SD15, "cross_attention_dim": lab.text_encoder.config.hidden_size})
         vae = AutoencoderKL(
-            down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-            block_out_channels=(128, 256, 512, 512), layers_per_block=2, sample_size=512,
-        )  # fmt: skip
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            block_out_channels=(128, 256, 512, 512),
+            layers_per_block=2,
+            sample_size=512,
+        )
     parts = {**lab.components, "unet": unet.eval().requires_grad_(False), "vae": vae.eval().requires_grad_(False)}
     return StableDiffusionPipeline(**parts, requires_safety_checker=False)
 
 
 def _large(progress: bool) -> dict[str, Any]:
-    """Seconds and peak MiB of each part for one picture, each in a process of its own: what a part leaves behind would hide the next one's peak."""
-    measured = {n: alone(f"{n} at Stable Diffusion 1.5's size", _large_part, n) for n in tqdm(SD15_PARTS, desc="Stable Diffusion 1.5", disable=not progress)}
+    """Seconds and peak MiB of each part for one picture, each in a process of its own: what a part leaves behind would
+    hide the next one's peak.
+    """
+    measured = {
+        n: alone(f"{n} at Stable Diffusion 1.5's size", _large_part, n)
+        for n in tqdm(SD15_PARTS, desc="Stable Diffusion 1.5", disable=not progress)
+    }
     return {key: {n: m[key] for n, m in measured.items()} for key in ("seconds", "peak_mib")}
 
 
@@ -171,7 +189,13 @@ def parts_of_a_picture(pipe: StableDiffusionPipeline, reward: Composed, prompt: 
         output = denoise(pipe, scheduler, noise, timestep, guided, 5.0)
         reward(decode_with_grad(pipe, predicted_x0(scheduler, output, timestep, noise)), [prompt]).mean().backward()
 
-    return dict(zip(SD15_PARTS, (step, partial(with_gradient, guided), partial(with_gradient, alone), judge, end_of_refl), strict=True))
+    return dict(
+        zip(
+            SD15_PARTS,
+            (step, partial(with_gradient, guided), partial(with_gradient, alone), judge, end_of_refl),
+            strict=True,
+        )
+    )
 
 
 def projected(seconds: dict[str, float], config: TuneConfig) -> dict[str, float]:
@@ -191,9 +215,12 @@ def _large_table(large: dict[str, Any]) -> str:
     parts = "\n".join(f"| {n} | {large['seconds'][n]:.1f} | {large['peak_mib'][n]:.0f} |" for n in large["seconds"])
     strategies = "\n".join(f"| {n} | {s:.0f} |" for n, s in large["strategies"].items())
     return (
-        "\n## Stable Diffusion 1.5's architecture\n\nRandom weights, one picture of 512x512, float32, gradient checkpointing; judged by the embedded captioner, which is "
-        "smaller than a BLIP. Parts measured once each, in processes of their own:\n\n| part | s | peak MiB over the weights |\n|---|---|---|\n" + parts + "\n\n"
-        "From these, the time for one prompt (rollouts of 40 steps; RAFT collects every 20 steps; groups of 4):\n\n| strategy | s |\n|---|---|\n" + strategies + "\n"
+        "\n## Stable Diffusion 1.5's architecture\n\nRandom weights, one picture of 512x512, float32, gradient "
+        "checkpointing; judged by the embedded captioner, which is "
+        "smaller than a BLIP. Parts measured once each, in processes of their own:\n\n| part | s | peak MiB over the "
+        "weights |\n|---|---|---|\n" + parts + "\n\n"
+        "From these, the time for one prompt (rollouts of 40 steps; RAFT collects every 20 steps; groups of 4):\n\n| "
+        "strategy | s |\n|---|---|\n" + strategies + "\n"
     )
 
 
@@ -232,7 +259,9 @@ def _parts(tuner: Tuner, stop: int) -> dict[str, Callable[[], torch.Tensor]]:
     def rollout() -> torch.Tensor:
         tuner.told(batch.prompts, True)
         x = noise
-        for step in islice(sample(pipe, batch.prompts, latents=noise, told=told, scheduler=scheduler, **tuner.sampling), stop):
+        for step in islice(
+            sample(pipe, batch.prompts, latents=noise, told=told, scheduler=scheduler, **tuner.sampling), stop
+        ):
             x = step.latents
         return x
 
@@ -255,4 +284,9 @@ def _parts(tuner: Tuner, stop: int) -> dict[str, Callable[[], torch.Tensor]]:
         score.backward()
         return score.detach()
 
-    return {"rollout without gradient": rollout, "one step with gradient": one_step, "VAE decode": vae, "captioner": captioner}
+    return {
+        "rollout without gradient": rollout,
+        "one step with gradient": one_step,
+        "VAE decode": vae,
+        "captioner": captioner,
+    }

@@ -33,12 +33,17 @@ from accord.rewards.clip import ClipScorer, load_clip
 from accord.rewards.video import LOST, background_psnr, flicker, temporal_consistency, track
 from accord.types import InputError
 
-TUNED = EditConfig(tune_steps=60, learning_rate=1e-3, num_inference_steps=25, guidance_scale=5.0, injection=0.0, hold=0.0)
+TUNED = EditConfig(
+    tune_steps=60, learning_rate=1e-3, num_inference_steps=25, guidance_scale=5.0, injection=0.0, hold=0.0
+)
 HELD = {"injection": 0.5, "hold": 0.7}
 # what is tuned and inverted, and the ways of sampling that share it
 METHODS: tuple[tuple[EditConfig, dict[str, dict[str, float]]], ...] = (
     (replace(TUNED, tune_steps=0, context=False, window=1, overlap=0), {"frame by frame": {}}),
-    (replace(TUNED, context=False), {"Tune-A-Video": {}, "Tune-A-Video + injection": {"injection": 0.5}, "Tune-A-Video + injection + hold": HELD}),
+    (
+        replace(TUNED, context=False),
+        {"Tune-A-Video": {}, "Tune-A-Video + injection": {"injection": 0.5}, "Tune-A-Video + injection + hold": HELD},
+    ),
     (TUNED, {"context": {}, "context + injection": {"injection": 0.5}, "context + injection + hold": HELD}),
 )
 NAMES = tuple(name for _, ways in METHODS for name in ways)
@@ -50,7 +55,8 @@ AGAINST = (
     ("Tune-A-Video + injection + hold", "Tune-A-Video"),
     ("context + injection + hold", "context"),
 )
-JUDGED = "ground from the boxes of the scenes, a lost thing half a diagonal off"  # edits that were measured otherwise are measured again
+# edits that were measured otherwise are measured again
+JUDGED = "ground from the boxes of the scenes, a lost thing half a diagonal off"
 MEASURES = ("right", "track_error", "consistency", "background_psnr", "flicker", "seconds")
 
 
@@ -75,7 +81,9 @@ def tasks(count: int) -> list[Task]:
     return out
 
 
-def run_task(pipe: Pipeline, task: Task, config: EditConfig, ways: dict[str, dict[str, float]]) -> Iterator[tuple[str, dict[str, float], Clip]]:
+def run_task(
+    pipe: Pipeline, task: Task, config: EditConfig, ways: dict[str, dict[str, float]]
+) -> Iterator[tuple[str, dict[str, float], Clip]]:
     """Name, cost and edited clip of each way of sampling; the clip is tuned to and inverted once for all of them."""
     began = time.perf_counter()
     source = task.source.clip
@@ -102,7 +110,9 @@ def measures(task: Task, frames: tuple[Image.Image, ...], clip: ClipScorer) -> d
         "right": float(np.mean([check(read(f), ask).right for f in frames])),
         "track_error": reader_track_error(frames, task.target),
         "consistency": temporal_consistency(frames, clip),
-        "background_psnr": min(60.0, background_psnr(frames, task.source.clip.frames, keep)) if task.kind != "background" else None,
+        "background_psnr": min(60.0, background_psnr(frames, task.source.clip.frames, keep))
+        if task.kind != "background"
+        else None,
         "flicker": flicker(frames, keep),
         "judged": JUDGED,
     }
@@ -120,7 +130,8 @@ def ground(task: Task) -> list[np.ndarray]:
 
 
 def reader_track_error(frames: tuple[Image.Image, ...], truth: MovingScene) -> float:
-    """Mean distance, in pixels, of the thing from where it should be; where the reader sees not one thing, of the foreground.
+    """Mean distance, in pixels, of the thing from where it should be; where the reader sees not one thing, of the
+    foreground.
 
     Where nothing is seen at all it is half the picture's diagonal.
     """
@@ -128,7 +139,9 @@ def reader_track_error(frames: tuple[Image.Image, ...], truth: MovingScene) -> f
     for frame, scene in zip(frames, truth.frames, strict=True):
         things = read(frame).things
         place = np.asarray(things[0].center) if len(things) == 1 else track([frame])[0] * frame.width
-        out.append(float(np.nan_to_num(np.linalg.norm(place - np.asarray(scene.things[0].center)), nan=LOST * frame.width)))
+        out.append(
+            float(np.nan_to_num(np.linalg.norm(place - np.asarray(scene.things[0].center)), nan=LOST * frame.width))
+        )
     return float(np.mean(out))
 
 
@@ -161,7 +174,12 @@ class Run:
         if not all(p.is_file() and (p.with_suffix("").is_dir() or self.finished(cache)) for p in saved.values()):
             for name, cost, result in run_task(pipe, self.task, replace(self.config, seed=self.seed), self.ways):
                 write_clip(saved[name].with_suffix(""), result.frames, result.fps)
-                write_file(saved[name], json.dumps({"device": device_name(str(pipe.device))} | cost | measures(self.task, result.frames, clip)).encode())
+                write_file(
+                    saved[name],
+                    json.dumps(
+                        {"device": device_name(str(pipe.device))} | cost | measures(self.task, result.frames, clip)
+                    ).encode(),
+                )
         elif not self.finished(cache):
             for path in saved.values():
                 frames = read_clip(path.with_suffix("")).frames
@@ -179,8 +197,8 @@ def main(
     shard: tuple[int, int] | None = None,
     so_far: bool = False,
 ) -> tuple[dict[str, Any], str]:
-    """All methods on the same edits; writes `video.json`, `.md`, `.png`, clips of the first edits with the source and each method side by
-    side, and the measures of each edit, `video-edits.jsonl` (`video-quick*`).
+    """All methods on the same edits; writes `video.json`, `.md`, `.png`, clips of the first edits with the source and
+    each method side by side, and the measures of each edit, `video-edits.jsonl` (`video-quick*`).
 
     Edits whose measures are there already are taken over if they were made with the same models and knobs.
 
@@ -188,7 +206,8 @@ def main(
         device: CUDA if there is one, if None. The column of time is of the device that made most edits.
         count: edits; 40 if None (4 with `quick`).
         seeds: of tuning and sampling; 3 if None (1 with `quick`).
-        shard: (i, n): only every n-th edit from the i-th on, into the cache alone; a call without takes them from there.
+        shard: (i, n): only every n-th edit from the i-th on, into the cache alone; a call without takes them from
+            there.
         so_far: nothing is made; the table of the edits and seeds that are finished with every method.
 
     Raises:
@@ -221,7 +240,9 @@ def main(
         for name, path in run.saved(cache).items():
             records[name].append(_row(path))
     device = timed_on(records)
-    first: dict[int, list[Path]] = {}  # of each edit the first seed whose clips are there (of what was put back they are not)
+    first: dict[
+        int, list[Path]
+    ] = {}  # of each edit the first seed whose clips are there (of what was put back they are not)
     for runs in edits:
         clips = [p.with_suffix("") for r in runs for p in r.saved(cache).values()]
         if all(c.is_dir() for c in clips):
@@ -235,9 +256,13 @@ def main(
         "seeds": sorted({runs[0].seed for runs in edits}),
         "device": device,
         "rows": [{"method": n, **{m: _mean(records[n], m) for m in (*MEASURES, "reconstruction_psnr")}} for n in NAMES],
-        "parts": {part: {n: {m: _mean(rows, m) for m in ("right", "track_error")} for n, rows in of.items()} for part, of in _parts(records).items()},
+        "parts": {
+            part: {n: {m: _mean(rows, m) for m in ("right", "track_error")} for n, rows in of.items()}
+            for part, of in _parts(records).items()
+        },
         "differences": [
-            {"of": a, "over": b, **{m: _mean(_less(records[a], records[b], m), m) for m in MEASURES}} for a, b in AGAINST
+            {"of": a, "over": b, **{m: _mean(_less(records[a], records[b], m), m) for m in MEASURES}}
+            for a, b in AGAINST
         ],
     }
     text = table(data)
@@ -273,7 +298,10 @@ def put_back(measured: Path, cache: Path) -> None:
 
 
 def timed_on(records: dict[str, list[dict[str, Any]]]) -> str:
-    """The device that made most edits; the time of those made elsewhere is taken out. Rows that name none are of the CPU."""
+    """The device that made most edits; the time of those made elsewhere is taken out.
+
+    Rows that name none are of the CPU.
+    """
     every = [r for rows in records.values() for r in rows]
     device: str = Counter(r.get("device", "cpu") for r in every).most_common(1)[0][0]
     for row in every:
@@ -293,8 +321,15 @@ def _parts(records: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, list
     """The rows of each method by kind of edit and by length: part -> method -> rows."""
     first = records[NAMES[0]]
     parts = {kind: [i for i, r in enumerate(first) if r["kind"] == kind] for kind in EDITS}
-    parts |= {f"{n} frames": [i for i, r in enumerate(first) if r["frames"] == n] for n in sorted({r["frames"] for r in first})}
-    return {part: {name: [rows[i] for i in places] for name, rows in records.items()} for part, places in parts.items() if places}
+    parts |= {
+        f"{n} frames": [i for i, r in enumerate(first) if r["frames"] == n]
+        for n in sorted({r["frames"] for r in first})
+    }
+    return {
+        part: {name: [rows[i] for i in places] for name, rows in records.items()}
+        for part, places in parts.items()
+        if places
+    }
 
 
 def _mean(rows: list[dict[str, Any]], measure: str) -> dict[str, Any]:
@@ -310,16 +345,45 @@ def _mean(rows: list[dict[str, Any]], measure: str) -> dict[str, Any]:
 
 def table(data: dict[str, Any]) -> str:
     """The results as Markdown."""
-    head = ["method", "frames right", "track error, px", "consistency", "ground PSNR, dB", "flicker", "s/edit", "reconstruction, dB"]
+    head = [
+        "method",
+        "frames right",
+        "track error, px",
+        "consistency",
+        "ground PSNR, dB",
+        "flicker",
+        "s/edit",
+        "reconstruction, dB",
+    ]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for row in data["rows"]:
-        cells = [f"{row[m]['mean']:.3g} [{row[m]['ci95'][0]:.3g}, {row[m]['ci95'][1]:.3g}]" for m in (*MEASURES, "reconstruction_psnr")]
+        cells = [
+            f"{row[m]['mean']:.3g} [{row[m]['ci95'][0]:.3g}, {row[m]['ci95'][1]:.3g}]"
+            for m in (*MEASURES, "reconstruction_psnr")
+        ]
         lines.append(f"| {row['method']} | " + " | ".join(cells) + " |")
-    text = f"# Editing lab clips\n\n{data['edits']} edits, seeds {data['seeds']}, judged by the reader; mean [95 %]; time on {data['device']}. The ground's PSNR is of edits that leave it; PSNRs are capped at 60 dB.\n\n" + "\n".join(lines) + "\n\n"
+    text = (
+        f"# Editing lab clips\n\n{data['edits']} edits, seeds {data['seeds']}, judged by the reader; mean [95 %]; "
+        f"time on {data['device']}. The ground's PSNR is of edits that leave it; PSNRs are capped at 60 dB.\n\n"
+        + "\n".join(lines)
+        + "\n\n"
+    )
     parts = data["parts"]
-    text += "Frames right and track error in px, by what is changed and by length:\n\n| method | " + " | ".join(parts) + " |\n" + "|---" * (1 + len(parts)) + "|\n"
+    text += (
+        "Frames right and track error in px, by what is changed and by length:\n\n| method | "
+        + " | ".join(parts)
+        + " |\n"
+        + "|---" * (1 + len(parts))
+        + "|\n"
+    )
     for name in NAMES:
-        text += f"| {name} | " + " | ".join(f"{p[name]['right']['mean']:.2f}, {p[name]['track_error']['mean']:.1f}" for p in parts.values()) + " |\n"
+        text += (
+            f"| {name} | "
+            + " | ".join(
+                f"{p[name]['right']['mean']:.2f}, {p[name]['track_error']['mean']:.1f}" for p in parts.values()
+            )
+            + " |\n"
+        )
     text += "\n"
     for d in data["differences"]:
         said = [f"{m} {d[m]['mean']:+.3g} [{d[m]['ci95'][0]:+.3g}, {d[m]['ci95'][1]:+.3g}]" for m in MEASURES]
@@ -329,7 +393,10 @@ def table(data: dict[str, Any]) -> str:
 
 def side_by_side(strip: list[Clip]) -> list[Image.Image]:
     """Frames of several clips next to each other."""
-    return [Image.fromarray(np.concatenate([np.asarray(f.convert("RGB")) for f in row], axis=1)) for row in zip(*(c.frames for c in strip), strict=True)]
+    return [
+        Image.fromarray(np.concatenate([np.asarray(f.convert("RGB")) for f in row], axis=1))
+        for row in zip(*(c.frames for c in strip), strict=True)
+    ]
 
 
 def sheet(strips: list[list[Clip]], side: int = 64) -> bytes:

@@ -22,22 +22,31 @@ CONFIG = EditConfig(window=FRAMES[0], overlap=2, tune_steps=10, num_inference_st
 
 
 def main(out: Path, quick: bool = False, progress: bool = True) -> tuple[dict[str, Any], str]:
-    """Tune, invert and edit clips of growing length, each in a process of its own; writes `video-memory.json` and `.md` (`video-memory-quick.*`)."""
+    """Tune, invert and edit clips of growing length, each in a process of its own; writes `video-memory.json` and `.md`
+    (`video-memory-quick.*`).
+    """
     check_writable(out)
     lengths = FRAMES[:2] if quick else FRAMES
     rows = [alone(f"the edit of {n} frames", edit_of, n) for n in tqdm(lengths, desc="clips", disable=not progress)]
     for row in rows:
         row["ratio"] = row["peak_mib"] / rows[0]["peak_mib"]
-    data = rounded({"bench": "video --memory", "quick": quick, "window": CONFIG.window, "overlap": CONFIG.overlap, "rows": rows})
-    lines = ["| frames | peak, MiB over the weights | of the window's | the clip's own latents, MiB | s/frame |", "|---|---|---|---|---|"]
+    data = rounded(
+        {"bench": "video --memory", "quick": quick, "window": CONFIG.window, "overlap": CONFIG.overlap, "rows": rows}
+    )
+    lines = [
+        "| frames | peak, MiB over the weights | of the window's | the clip's own latents, MiB | s/frame |",
+        "|---|---|---|---|---|",
+    ]
     lines += [
-        f"| {r['frames']} | {r['peak_mib']:.0f} | {r['ratio']:.2f} | {r['path_mib']:.1f} | {r['seconds_per_frame']:.2f} |" for r in data["rows"]
+        f"| {r['frames']} | {r['peak_mib']:.0f} | {r['ratio']:.2f} | {r['path_mib']:.1f} | "
+        f"{r['seconds_per_frame']:.2f} |"
+        for r in data["rows"]
     ]
     text = (
-        f"# Memory of an edit\n\nLab clips, windows of {CONFIG.window} frames that share {CONFIG.overlap}; {CONFIG.tune_steps} steps of tuning, {CONFIG.num_inference_steps} "
-        "of inversion and of sampling, injection and hold as they are by default. What must grow with the clip is its pictures and its latents at each step of the inversion.\n\n"
-        + "\n".join(lines)
-        + "\n"
+        f"# Memory of an edit\n\nLab clips, windows of {CONFIG.window} frames that share {CONFIG.overlap}; "
+        f"{CONFIG.tune_steps} steps of tuning, {CONFIG.num_inference_steps} "
+        "of inversion and of sampling, injection and hold as they are by default. What must grow with the clip is its "
+        "pictures and its latents at each step of the inversion.\n\n" + "\n".join(lines) + "\n"
     )
     stem = "video-memory-quick" if quick else "video-memory"
     write_file(out / f"{stem}.json", (json.dumps(data, indent=1) + "\n").encode())

@@ -25,8 +25,8 @@ def train(
     """Train one part of the lab into `folder`, from nothing, or from the finished part in the lab folder `start`.
 
     Raises:
-        InputError: for an unknown part, if a part that it builds on or starts from is not there yet, if `start` is `folder`, or if a run
-            found there was begun otherwise.
+        InputError: for an unknown part, if a part that it builds on or starts from is not there yet, if `start` is
+            `folder`, or if a run found there was begun otherwise.
     """
     if part not in PARTS:
         raise InputError(f"the lab has no part {part!r}; choose one of {', '.join(PARTS)}")
@@ -36,16 +36,25 @@ def train(
     if start is None:
         missing = [p for p in PARTS[part] if not (Path(folder) / p / "config.json").is_file()]
         if missing:
-            raise InputError(f"{part} builds on {' and '.join(missing)}, not found in {str(folder)!r}; train that first")
+            raise InputError(
+                f"{part} builds on {' and '.join(missing)}, not found in {str(folder)!r}; train that first"
+            )
     elif part == "vae":
         raise InputError("the vae is trained from nothing only: the other parts stand on its latents")
     elif not (Path(start) / FINISHED.get(part, f"{part}/config.json")).is_file():
         raise InputError(f"no finished {part} is in {str(start)!r}; give the folder that it was trained into")
     elif Path(start).resolve() == Path(folder).resolve():
-        raise InputError(f"{str(folder)!r} holds the run to start from, which would be resumed instead; train into another folder")
+        raise InputError(
+            f"{str(folder)!r} holds the run to start from, which would be resumed instead; train into another folder"
+        )
     else:
         options["start"] = Path(start)
-    begun = {"part": part, "steps": steps, "seed": seed, "start": None if start is None else _digest(Path(start) / FINISHED.get(part, part).split("/")[0])}
+    begun = {
+        "part": part,
+        "steps": steps,
+        "seed": seed,
+        "start": None if start is None else _digest(Path(start) / FINISHED.get(part, part).split("/")[0]),
+    }
     with claim(Path(folder) / "runs" / part, begun):
         importlib.import_module(f"accord.lab.recipes.{part}").train(folder, **options)
 

@@ -49,8 +49,16 @@ SHARES = {
     "three": 0.18,  # of three kinds: the decoder has to know what it has said already
 }
 RELATION_WEIGHT = 4.0  # of the words that tell a relation: one of ten, and the last to be learned
-RELATION_WORDS = {w for ps in RELATION_PHRASES.values() for p in ps for w in p.split()} - {"to", "the", "of", "on", "than"}
-WHOLE = Saying(color=0.7, size=0.25, background=0.25, relation=0.5)  # many prompts name no colours: "a bolt and a plane"
+RELATION_WORDS = {w for ps in RELATION_PHRASES.values() for p in ps for w in p.split()} - {
+    "to",
+    "the",
+    "of",
+    "on",
+    "than",
+}
+WHOLE = Saying(
+    color=0.7, size=0.25, background=0.25, relation=0.5
+)  # many prompts name no colours: "a bolt and a plane"
 PAIR = replace(WHOLE, relation=1.0)
 LOCAL = Saying(color=0.7, size=0.0, background=0.2, relation=0.0, opening=0.1)
 
@@ -97,7 +105,7 @@ def image_processor() -> BlipImageProcessorPil:
 
 
 def example(rng: np.random.Generator) -> tuple[np.ndarray, str, Scene | None]:
-    """One picture, a caption of it and its scene: a whole scene, an empty ground, or a crop of a thing (no scene then)."""
+    """One picture, its caption and its scene: a whole scene, an empty background, or a crop of a thing (no scene)."""
     kind = str(rng.choice([*SHARES, "any"], p=[*SHARES.values(), 1 - sum(SHARES.values())]))
     scene = sample_scene(rng, kind if kind in LAYOUTS else None)
     if kind == "empty":
@@ -119,7 +127,8 @@ def train(
 ) -> None:
     """Train into `folder/captioner` (standard form, with tokenizer and image processor).
 
-    With `start`, training goes on from the model in that lab folder, at a lower rate and with captions from the first step.
+    With `start`, training goes on from the model in that lab folder, at a lower rate and with captions from the first
+    step.
     """
     loop = replace(config(steps) if steps else config(), seed=seed)
     tokenizer = bert_tokenizer() if start is None else BertTokenizer.from_pretrained(start / "captioner")

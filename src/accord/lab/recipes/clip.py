@@ -64,9 +64,7 @@ def build(tokenizer: CLIPTokenizer) -> CLIPModel:
 def image_processor() -> CLIPImageProcessorPil:
     half = [0.5, 0.5, 0.5]
     side = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
-    return CLIPImageProcessorPil(
-        size=side, do_center_crop=False, image_mean=half, image_std=half, do_convert_rgb=True
-    )
+    return CLIPImageProcessorPil(size=side, do_center_crop=False, image_mean=half, image_std=half, do_convert_rgb=True)
 
 
 def scenes(rng: np.random.Generator, size: int) -> list[Scene]:
@@ -126,7 +124,9 @@ def train(
         pictures, texts = batch(rng, batch_size, int(CROP_SHARE * batch_size))
         images = to_tensor(pictures).to(device)
         ids = tokenizer(texts, padding="longest", truncation=True, return_tensors="pt")
-        out = model(input_ids=ids.input_ids.to(device), attention_mask=ids.attention_mask.to(device), pixel_values=images)
+        out = model(
+            input_ids=ids.input_ids.to(device), attention_mask=ids.attention_mask.to(device), pixel_values=images
+        )
         logits = out.logits_per_image.float()
         target = torch.arange(batch_size, device=device)
         loss = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2

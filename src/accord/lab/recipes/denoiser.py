@@ -147,14 +147,17 @@ def draw_sayings(rng: np.random.Generator, centred: np.ndarray, share: tuple[flo
     """What the captions tell: shares of FULL and of SPARSE, the rest as usual.
 
     Args:
-        centred: bool [size]. Of these everything is told: what a caption leaves open is noise to the gradient of the rest.
+        centred: bool [size]. Of these everything is told: what a caption leaves open is noise to the gradient of the
+            rest.
     """
     kind = np.where(centred, 0.0, 1 - rng.random(len(centred)))  # in (0, 1]: a share of 0 is none
     return [FULL if k <= share[0] else SPARSE if k <= sum(share) else Saying() for k in kind]
 
 
 def draw_timesteps(rng: np.random.Generator, size: int, count: int, layout: float = 0.0) -> torch.Tensor:
-    """int64 [size] out of `count`: a share `layout` from LAYOUT_TIMESTEPS, the rest half anywhere, half SHAPE_TIMESTEPS."""
+    """int64 [size] out of `count`: a share `layout` from LAYOUT_TIMESTEPS, the rest half anywhere, half
+    SHAPE_TIMESTEPS.
+    """
     anywhere, shape, early = (rng.integers(*r, size=size) for r in ((0, count), SHAPE_TIMESTEPS, LAYOUT_TIMESTEPS))
     kind = rng.random(size)
     rest = np.where(kind < (1 + layout) / 2, anywhere, shape)
@@ -211,7 +214,9 @@ def train(
         loop = replace(loop, learning_rate=loop.learning_rate * CONTINUE_RATE)
         pipe = StableDiffusionPipeline.from_pretrained(start / "pipeline", torch_dtype=torch.float32)
         vae, tokenizer, tower, unet = pipe.vae, pipe.tokenizer, pipe.text_encoder, pipe.unet
-    encoded = encode_scenes(vae, folder / "runs" / "denoiser" / f"latents-{seed}-{fingerprint(vae)}.safetensors", count, seed, device)
+    encoded = encode_scenes(
+        vae, folder / "runs" / "denoiser" / f"latents-{seed}-{fingerprint(vae)}.safetensors", count, seed, device
+    )
     tower.to(device).set_attn_implementation("eager")  # for the same reason as the U-Net's processor below
     # float32 convolutions this narrow are faster as they are (1.15 against 1.30 s a step on two cores)
     layout = torch.channels_last if computes_bf16(device) else torch.contiguous_format

@@ -27,9 +27,7 @@ SIDE = 16  # of the masks, which is that of the latents
 SMALLEST = 8  # side of the smallest layer that is held to the masks
 
 
-def targets(
-    texts: Sequence[str], scenes: Sequence[Scene], offsets: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def targets(texts: Sequence[str], scenes: Sequence[Scene], offsets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Tokens [B, G, T] in {0, 1} of each phrase and the places [B, G, 16, 16] in 0..1 of its things.
 
     Zero where a caption tells of fewer than two phrases: there is no contest.

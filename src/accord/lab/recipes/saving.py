@@ -22,7 +22,9 @@ def save_half(model: PreTrainedModel, folder: Path) -> None:
 
 
 def at_rest(tokenizer: Any) -> Any:
-    """The tokenizer without the padding and the limit of its last call, which the library would save: a run that is resumed makes other calls."""
+    """The tokenizer without the padding and the limit of its last call, which the library would save: a run that is
+    resumed makes other calls.
+    """
     tokenizer.backend_tokenizer.no_padding()
     tokenizer.backend_tokenizer.no_truncation()
     return tokenizer

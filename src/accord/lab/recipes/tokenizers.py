@@ -29,7 +29,8 @@ def clip_tokenizer() -> CLIPTokenizer:
     tokenizer = Tokenizer(models.BPE(unk_token="<|endoftext|>", end_of_word_suffix="</w>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     texts = corpus()
-    # named beforehand: by itself the trainer numbers these in the order of a table that is another in each process, and breaks ties by the numbers
+    # named beforehand: by itself the trainer numbers these in the order of a table that is another in each process, and
+    # breaks ties by the numbers
     last = sorted({f"{word[-1]}</w>" for text in texts for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(text)})
     trainer = trainers.BpeTrainer(
         vocab_size=4000,

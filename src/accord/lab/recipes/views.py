@@ -20,7 +20,9 @@ DIRECTIONS = tuple(RELATION_PHRASES)
 IGNORED = -100  # of a patch without a label
 
 
-def crop_thing(scene: Scene, rng: np.random.Generator, zoom: tuple[float, float] = (1.0, 1.6)) -> tuple[np.ndarray, Scene]:
+def crop_thing(
+    scene: Scene, rng: np.random.Generator, zoom: tuple[float, float] = (1.0, 1.6)
+) -> tuple[np.ndarray, Scene]:
     """A square window around one thing, scaled to the full picture, and the scene of that thing alone.
 
     `zoom` is the range of the window's side in sides of the thing.
@@ -57,7 +59,8 @@ def noun_labels(scene: Scene) -> np.ndarray:
 
 
 def relation_labels(scene: Scene) -> np.ndarray:
-    """Where the thing that covers each patch lies as seen by the other, as index into RELATION_PHRASES; int64 [patches].
+    """Where the thing that covers each patch lies as seen by the other, as index into RELATION_PHRASES; int64
+    [patches].
 
     IGNORED on the ground, and everywhere unless there are two things. Captions alone taught a captioner that two
     things lie side by side, but in 1,400 steps not which of them is left; these labels do it in 250.

@@ -59,9 +59,7 @@ class AskedThing:
     count: int
 
     def fits(self, thing: Thing) -> bool:
-        return (
-            thing.noun == self.noun and self.color in (None, thing.color) and self.size in (None, thing.size)
-        )
+        return thing.noun == self.noun and self.color in (None, thing.color) and self.size in (None, thing.size)
 
 
 @dataclass(frozen=True)
@@ -118,9 +116,7 @@ def ask_of(text: str) -> Ask:
     return Ask(tuple(things), relations, background)
 
 
-_WORDS = Lexicon(
-    nouns={w: PLURALS.get(w, w + "s") for w in _NOUN_OF}, colors=(), sizes={}, relations=DEFAULT.relations
-)
+_WORDS = Lexicon(nouns={w: PLURALS.get(w, w + "s") for w in _NOUN_OF}, colors=(), sizes={}, relations=DEFAULT.relations)
 
 
 def holds(name: str, a: Thing, b: Thing) -> bool:

@@ -37,8 +37,9 @@ class MovingScene:
     @property
     def prompt(self) -> str:
         """`a red car moving right on a gray background`."""
-        thing = self.frames[0].things[0]
-        return f"{noun_phrase(thing.noun, thing.color)} moving {self.direction} on a {self.frames[0].background} background"
+        scene = self.frames[0]
+        thing = noun_phrase(scene.things[0].noun, scene.things[0].color)
+        return f"{thing} moving {self.direction} on a {scene.background} background"
 
     @property
     def image_prompt(self) -> str:
@@ -77,15 +78,24 @@ def write_clips(out: Path, count: int, frames: int = 8, seed: int = 0) -> list[d
         thing, clip = scene.frames[0].things[0], scene.clip
         path = write_clip(out / f"{i:05d}.mp4", clip.frames, clip.fps)
         boxes = [f.things[0].box for f in scene.frames]
-        rows.append({
-            "clip": path.name, "prompt": scene.image_prompt, "noun": thing.noun, "color": thing.color,
-            "background": scene.frames[0].background, "direction": scene.direction, "boxes": boxes,
-        })  # fmt: skip
+        rows.append(
+            {
+                "clip": path.name,
+                "prompt": scene.image_prompt,
+                "noun": thing.noun,
+                "color": thing.color,
+                "background": scene.frames[0].background,
+                "direction": scene.direction,
+                "boxes": boxes,
+            }
+        )
     write_file(out / "truth.jsonl", "".join(json.dumps(r) + "\n" for r in rows).encode())
     return rows
 
 
-def _along(noun: str, color: str, background: str, direction: str, frames: int, share: float, across: float) -> MovingScene:
+def _along(
+    noun: str, color: str, background: str, direction: str, frames: int, share: float, across: float
+) -> MovingScene:
     h, w = silhouette(noun, SIZES["big"][1]).shape
     dx, dy = DIRECTIONS[direction]
     room = (IMAGE_SIZE - 2 - w, IMAGE_SIZE - 2 - h)  # one pixel is left free all around

@@ -29,7 +29,13 @@ _OPENINGS = (
     "we see ",
 )
 _STATEMENTS = (("there is ", "there are "), ("here is ", "here are "))
-_BACKDROPS = ("on a {} background", "against a {} background", "on {}", "against a {} backdrop", "on a plain {} background")
+_BACKDROPS = (
+    "on a {} background",
+    "against a {} background",
+    "on {}",
+    "against a {} backdrop",
+    "on a plain {} background",
+)
 _JOINS = (" and ", " next to ", " beside ", " with ", " near ", " alongside ", " together with ", " plus ")
 USUAL = 0.85  # share of the usual word where a word has a rarer synonym
 
@@ -92,7 +98,9 @@ def caption(scene: Scene, rng: np.random.Generator, saying: Saying = Saying()) -
         many = len(groups[noun, color, size])
         count: str | int = usual(COUNT_WORDS[many]) if many > 1 else "one" if free and rng.random() < 0.05 else 1
         size_word = pick(SIZE_WORDS[size]) if size else None
-        said.append(noun_phrase(usual(NOUN_WORDS[noun]), size_word, usual(COLOR_WORDS[color]) if color else None, count=count))
+        said.append(
+            noun_phrase(usual(NOUN_WORDS[noun]), size_word, usual(COLOR_WORDS[color]) if color else None, count=count)
+        )
     if len(said) == 1:
         text = said[0]
     elif len(groups[order[0]]) == len(groups[order[1]]) == 1 and rng.random() < saying.relation:

@@ -41,7 +41,9 @@ def _normalise(alpha: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def _templates() -> tuple[np.ndarray, np.ndarray]:
-    """Normalised silhouettes of every noun at a small and a big size, shifted by up to a pixel: [T, 1024], noun index [T]."""
+    """Normalised silhouettes of every noun at a small and a big size, shifted by up to a pixel: [T, 1024], noun index
+    [T].
+    """
     rows, index = [], []
     for n, noun in enumerate(NOUNS):
         for size in (20, 28):

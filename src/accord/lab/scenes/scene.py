@@ -69,9 +69,7 @@ def place(shapes: list[tuple[int, int]], rng: np.random.Generator) -> list[tuple
         for _ in range(40):
             x = int(rng.integers(1, IMAGE_SIZE - w))
             y = int(rng.integers(1, IMAGE_SIZE - h))
-            if all(
-                x >= b[2] + GAP or x + w + GAP <= b[0] or y >= b[3] + GAP or y + h + GAP <= b[1] for b in boxes
-            ):
+            if all(x >= b[2] + GAP or x + w + GAP <= b[0] or y >= b[3] + GAP or y + h + GAP <= b[1] for b in boxes):
                 boxes.append((x, y, x + w, y + h))
                 break
         else:
@@ -82,13 +80,26 @@ def place(shapes: list[tuple[int, int]], rng: np.random.Generator) -> list[tuple
 # share of: one thing | several of a kind | two things | two of a kind and another | three things. Four things no prompt
 # asks for and the denoiser never sees, but a captioner must know them to call them wrong.
 LAYOUTS = {
-    "one": 0.3, "same": 0.2, "two": 0.3, "same+one": 0.05, "three": 0.15,
-    "crowd": 0.0, "pairs": 0.0, "same+two": 0.0, "trio+one": 0.0,
-}  # fmt: skip
+    "one": 0.3,
+    "same": 0.2,
+    "two": 0.3,
+    "same+one": 0.05,
+    "three": 0.15,
+    "crowd": 0.0,
+    "pairs": 0.0,
+    "same+two": 0.0,
+    "trio+one": 0.0,
+}
 _GROUPS = {
-    "one": (1,), "two": (1, 1), "same+one": (2, 1), "three": (1, 1, 1),
-    "crowd": (4,), "pairs": (2, 2), "same+two": (2, 1, 1), "trio+one": (3, 1),
-}  # fmt: skip
+    "one": (1,),
+    "two": (1, 1),
+    "same+one": (2, 1),
+    "three": (1, 1, 1),
+    "crowd": (4,),
+    "pairs": (2, 2),
+    "same+two": (2, 1, 1),
+    "trio+one": (3, 1),
+}
 
 
 def sample_scene(rng: np.random.Generator, layout: str | None = None, allow_held_out: bool = False) -> Scene:

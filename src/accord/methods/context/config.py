@@ -27,7 +27,8 @@ class ContextTrainConfig:
     use_image: bool = True  # False: r of the text alone
     use_text: bool = True
     pixels: bool = False  # r also looks at the decoded picture through a CLIP (the paper's way; a VAE decode a step)
-    estimated_share: float = 1.0  # pictures whose r is that of the network's own x0^, as in sampling; of x0 itself it tells too much
+    # pictures whose r is that of the network's own x0^, as in sampling; of x0 itself it tells too much
+    estimated_share: float = 1.0
     caption_dropout: float = 0.1  # empty text for the denoiser (r keeps the caption), for guidance
     loss: str = "mse"  # mse in the network's own prediction type; kl: the exact bound
     weight_decay: float = 0.01

@@ -31,7 +31,8 @@ def encode_images(
     progress: bool = False,
     processes: Processes | None = None,
 ) -> torch.Tensor:
-    """Scaled latents [N,C,h,w] of pictures, float16; kept in the file `cache` if it is given, for these pictures and this VAE.
+    """Scaled latents [N,C,h,w] of pictures, float16; kept in the file `cache` if it is given, for these pictures and
+    this VAE.
 
     Of several `processes` the first one encodes where there is a `cache`; without it each encodes for itself.
 
@@ -82,7 +83,9 @@ def draw_from(latents: torch.Tensor, captions: Sequence[str]) -> Draw:
         InputError: if they are not equally many.
     """
     if len(latents) != len(captions):
-        raise InputError(f"{len(latents)} pictures were given with {len(captions)} captions; give one caption for each picture")
+        raise InputError(
+            f"{len(latents)} pictures were given with {len(captions)} captions; give one caption for each picture"
+        )
 
     def draw(rng: np.random.Generator, size: int, _done: float = 0.0) -> tuple[torch.Tensor, list[str]]:
         rows = rng.integers(len(latents), size=size)

@@ -2,8 +2,8 @@
 
     b_t(x0, c) = k_t r_phi(x0, c, t)
 
-Every function takes what it needs as tensors that broadcast against each other; `ab` is the product of the alphas up to a
-step (1 at step 0), s < t. The numbers in brackets are those of the identities in the tests.
+Every function takes what it needs as tensors that broadcast against each other; `ab` is the product of the alphas up to
+a step (1 at step 0), s < t. The numbers in brackets are those of the identities in the tests.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ SHIFTS = ("quadratic", "prior", "data")
 def shift_coefficient(ab: torch.Tensor, kind: str = "quadratic") -> torch.Tensor:
     """k_t. (1) `quadratic`, the paper's: sqrt(ab) (1 - sqrt(ab)), 0 at both ends and at most 1/4.
 
-    `prior` and `data` are ShiftDDPMs' (arXiv 2302.02373) other two, as ablations: 1 - sqrt(ab), which moves the end of the
-    process, and -sqrt(ab), which takes r off the data.
+    `prior` and `data` are ShiftDDPMs' (arXiv 2302.02373) other two, as ablations: 1 - sqrt(ab), which moves the end of
+    the process, and -sqrt(ab), which takes r off the data.
 
     Raises:
         ValueError: for another kind.
@@ -55,7 +55,7 @@ def posterior(
     ab_t: torch.Tensor,
     ab_s: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(3) Mean and variance of q(x_s | x_t, x0, c); the reverse process is this with x0 and b from the network's x0^."""
+    """(3) Mean and variance of q(x_s | x_t, x0, c); the reverse process has x0 and b of the network's x0^."""
     a = ab_t / ab_s
     mean = ab_s.sqrt() * (1 - a) / (1 - ab_t) * x0 + posterior_gain(ab_t, ab_s) * (x_t - b_t) + b_s
     return mean, (1 - ab_s) / (1 - ab_t) * (1 - a)
@@ -86,17 +86,15 @@ def ddim_correction(
 ) -> torch.Tensor:
     """What shifted DDIM adds to plain DDIM with the same x0^: b_s - sqrt((1 - ab_s - sigma^2) / (1 - ab_t)) b_t.
 
-    (8) Plain DDIM on the shifted noise carries the second term where b_s belongs; exactly 0 for b = 0. At ab_t = 1 there is
-    no noise yet, and b_t counts as 0.
+    (8) Plain DDIM on the shifted noise carries the second term where b_s belongs; exactly 0 for b = 0. At ab_t = 1
+    there is no noise yet, and b_t counts as 0.
     """
     left = 1 - ab_t
     ratio = torch.where(left > 0, (1 - ab_s - sigma**2).clamp(min=0) / left.clamp(min=1e-20), torch.zeros_like(left))
     return b_s - ratio.sqrt() * b_t
 
 
-def ddpm_correction(
-    b_t: torch.Tensor, b_s: torch.Tensor, ab_t: torch.Tensor, ab_s: torch.Tensor
-) -> torch.Tensor:
+def ddpm_correction(b_t: torch.Tensor, b_s: torch.Tensor, ab_t: torch.Tensor, ab_s: torch.Tensor) -> torch.Tensor:
     """What the shifted posterior adds to the plain one with the same x0^: b_s - g_t b_t."""
     return b_s - posterior_gain(ab_t, ab_s) * b_t
 
@@ -108,7 +106,9 @@ def posterior_sigma(ab_t: torch.Tensor, ab_s: torch.Tensor, eta: float) -> torch
 
 # --- what a network predicts ------------------------------------------------------------------------------------------
 def shifted_noise(x_t: torch.Tensor, x0: torch.Tensor, ab_t: torch.Tensor) -> torch.Tensor:
-    """(8), (9) e~ = (x_t - sqrt(ab_t) x0) / sqrt(1 - ab_t) = e + b_t / sqrt(1 - ab_t): what an epsilon network is trained to."""
+    """(8), (9) e~ = (x_t - sqrt(ab_t) x0) / sqrt(1 - ab_t) = e + b_t / sqrt(1 - ab_t): what an epsilon network is
+    trained to.
+    """
     return (x_t - ab_t.sqrt() * x0) / (1 - ab_t).sqrt()
 
 
@@ -135,10 +135,14 @@ def exact_kl(
     ab_t: torch.Tensor,
     ab_s: torch.Tensor,
 ) -> torch.Tensor:
-    """(10) KL of the true posterior and the model's, elementwise: |D|^2 / (2 var), in nats. x0-MSE is not this: b depends on x0."""
+    """(10) KL of the true posterior and the model's, elementwise: |D|^2 / (2 var), in nats. x0-MSE is not this: b
+    depends on x0.
+    """
     gain, a = posterior_gain(ab_t, ab_s), ab_t / ab_s
     variance = (1 - ab_s) / (1 - ab_t) * (1 - a)
-    difference = ab_s.sqrt() * (1 - a) / (1 - ab_t) * (x0 - predicted) - gain * (b_t - predicted_b_t) + (b_s - predicted_b_s)
+    difference = (
+        ab_s.sqrt() * (1 - a) / (1 - ab_t) * (x0 - predicted) - gain * (b_t - predicted_b_t) + (b_s - predicted_b_s)
+    )
     return difference**2 / (2 * variance)
 
 

@@ -1,8 +1,8 @@
 """An image denoiser on clips, after Tune-A-Video (arXiv 2212.11565): frames folded into the batch, sparse-causal
 self-attention (first and previous frame), and temporal attention after each transformer block.
 
-Nothing of the network is copied or patched: attention goes through `attention_hook`, temporal layers through forward hooks,
-both for the time of a `with` block.
+Nothing of the network is copied or patched: attention goes through `attention_hook`, temporal layers through forward
+hooks, both for the time of a `with` block.
 
 Letters in shapes: G clips (guidance makes two of one), F frames, L pixels of a layer, D width.
 """
@@ -87,7 +87,8 @@ class VideoAttention:
     Attributes:
         frames: F.
         inject: take queries and keys of the first clip (the source) in all others, which holds its layout.
-        aligned: with `inject`, for each token of the last clip's text that of the first one's whose place it takes, [T];
+        aligned: with `inject`, for each token of the last clip's text that of the first one's whose place it takes,
+            [T];
             -1 for a token that has none. None leaves cross-attention alone.
     """
 
@@ -111,7 +112,10 @@ class VideoAttention:
         return scaled_dot_product_attention(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1))
 
     def replaced(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        """Cross-attention in which the last clip's words are where the first clip's are: Prompt-to-Prompt (arXiv 2208.01626), section 3."""
+        """Cross-attention in which the last clip's words are where the first clip's are:
+
+        Prompt-to-Prompt (arXiv 2208.01626), section 3.
+        """
         frames, aligned = self.frames, self.aligned
         assert aligned is not None
         found = scaled_dot_product_attention(query[:-frames], key[:-frames], value[:-frames])
@@ -146,7 +150,9 @@ def inflated(unet: UNet2DConditionModel, layers: TemporalLayers | None, frames: 
     state = VideoAttention(frames)
     widths = [b.norm1.normalized_shape[0] for b in blocks]
     if layers is not None and list(layers.config.widths) != widths:
-        raise InputError(f"the temporal layers are of widths {list(layers.config.widths)}, this U-Net of {widths}; train its own")
+        raise InputError(
+            f"the temporal layers are of widths {list(layers.config.widths)}, this U-Net of {widths}; train its own"
+        )
     with attention_hook(unet, state):  # other threads wait for the network
         try:
             for block, layer in zip(blocks, layers.layers if layers is not None else (), strict=layers is not None):

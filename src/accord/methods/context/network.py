@@ -42,9 +42,10 @@ class CrossBlock(nn.Module):
 class RelationalNetwork(ModelMixin, ConfigMixin):
     """r_phi(x0, c, t) [B,C,h,w], shaped like the latents and bounded by `gain`.
 
-    Source: ContextDiff, section 3.1 (multi-head cross-attention of image and text features with residuals). Design of this
-    project: a small convolutional encoder of the latents, zero-initialised output (so that training starts from the plain
-    process), tanh (which limits what of x0 itself r can carry).
+    Source: ContextDiff, section 3.1 (multi-head cross-attention of image and text features with residuals). Design of
+    this
+    project: a small convolutional encoder of the latents, zero-initialised output (so that training starts from the
+    plain process), tanh (which limits what of x0 itself r can carry).
 
     Args:
         channels: C.
@@ -55,11 +56,12 @@ class RelationalNetwork(ModelMixin, ConfigMixin):
         patch: side of the latent patch that is one image token.
         gain: bound of |r|; 0 is exactly the plain process.
         use_image, use_text: False leaves one side out (the ablations).
-        pixel_width: width of the image tokens that `pixel_encoder` gives, 0 for none. They are attended to beside the text's.
+        pixel_width: width of the image tokens that `pixel_encoder` gives, 0 for none. They are attended to beside the
+            text's.
 
     Attributes:
-        pixel_encoder: clean latents [B,C,h,w] to image tokens [B,P,pixel_width] (`pixels.PixelEncoder`), set by who makes or
-            loads a network with `pixel_width`; it is not saved with it.
+        pixel_encoder: clean latents [B,C,h,w] to image tokens [B,P,pixel_width] (`pixels.PixelEncoder`), set by who
+            makes or loads a network with `pixel_width`; it is not saved with it.
     """
 
     pixel_encoder: Callable[[torch.Tensor], torch.Tensor] | None = None
@@ -94,8 +96,11 @@ class RelationalNetwork(ModelMixin, ConfigMixin):
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
-    def forward(self, latents: torch.Tensor, encoder_hidden_states: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
-        """Clean latents [B,C,h,w], text states [B,T,E], timesteps [B] to r [B,C,h,w]. Sides that `patch` does not divide are padded.
+    def forward(
+        self, latents: torch.Tensor, encoder_hidden_states: torch.Tensor, timestep: torch.Tensor
+    ) -> torch.Tensor:
+        """Clean latents [B,C,h,w], text states [B,T,E], timesteps [B] to r [B,C,h,w]. Sides that `patch` does not
+        divide are padded.
 
         Raises:
             InputError: for a network of pixels that was given no `pixel_encoder`.
@@ -105,7 +110,10 @@ class RelationalNetwork(ModelMixin, ConfigMixin):
         states = encoder_hidden_states if config.use_text else torch.zeros_like(encoder_hidden_states)
         if self.from_pixels is not None:
             if self.pixel_encoder is None:
-                raise InputError("this relational network looks at pixels and was given no pixel_encoder; set one (PixelEncoder.of(pipe, clip))")
+                raise InputError(
+                    "this relational network looks at pixels and was given no pixel_encoder; set one "
+                    "(PixelEncoder.of(pipe, clip))"
+                )
             tokens = self.from_pixels(self.pixel_encoder(x).to(self.dtype))
             states = torch.cat([states.to(self.dtype), tokens], 1)
         height, width = latents.shape[-2:]
@@ -124,7 +132,7 @@ class RelationalNetwork(ModelMixin, ConfigMixin):
 
 
 def grid_positions(h: int, w: int, width: int) -> torch.Tensor:
-    """Sines and cosines of row and column, as shares of the picture so that any size means the same: [1, h*w, width]."""
+    """Sines and cosines of row and column as shares of the picture, so that any size means the same: [1,h*w,width]."""
     frequencies = math.pi * 2 ** torch.linspace(0, 5, width // 4)
     rows = (torch.arange(h) + 0.5) / h
     columns = (torch.arange(w) + 0.5) / w

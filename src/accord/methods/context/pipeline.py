@@ -53,12 +53,14 @@ from accord.types import InputError
 
 
 class ContextDiffPipeline(StableDiffusionPipeline):
-    """Prompts to pictures, DDPM or DDIM, with the context in every step. Saved and loaded like any pipeline (an adapter is fused first).
+    """Prompts to pictures, DDPM or DDIM, with the context in every step. Saved and loaded like any pipeline (an adapter
+    is fused first).
 
     Args:
         relation: r_phi.
         scheduler: a ContextDDIMScheduler or ContextDDPMScheduler.
-        image_encoder, feature_extractor: of a relational network that looks at pixels: CLIP's image half and its normalisation.
+        image_encoder, feature_extractor: of a relational network that looks at pixels: CLIP's image half and its
+            normalisation.
     """
 
     model_cpu_offload_seq = "text_encoder->unet->vae"
@@ -78,13 +80,23 @@ class ContextDiffPipeline(StableDiffusionPipeline):
     ) -> None:
         _check_scheduler(scheduler)
         super().__init__(
-            vae, text_encoder, tokenizer, unet, scheduler, safety_checker, feature_extractor, image_encoder, requires_safety_checker
+            vae,
+            text_encoder,
+            tokenizer,
+            unet,
+            scheduler,
+            safety_checker,
+            feature_extractor,
+            image_encoder,
+            requires_safety_checker,
         )
         self.register_modules(relation=relation)
         if relation.config.pixel_width:
             if image_encoder is None or feature_extractor is None:
                 raise InputError("this relational network looks at pixels; give image_encoder and feature_extractor")
-            relation.pixel_encoder = PixelEncoder(self, image_encoder, feature_extractor.image_mean, feature_extractor.image_std)
+            relation.pixel_encoder = PixelEncoder(
+                self, image_encoder, feature_extractor.image_mean, feature_extractor.image_std
+            )
         check_fits(relation, self, "this relational network")
 
     @classmethod
@@ -96,7 +108,8 @@ class ContextDiffPipeline(StableDiffusionPipeline):
         ancestral: bool = False,
         clip: ClipScorer | None = None,
     ) -> ContextDiffPipeline:
-        """The parts of a Stable Diffusion 1 or 2 pipeline with a relational network put beside them; `clip` if it looks at pixels.
+        """The parts of a Stable Diffusion 1 or 2 pipeline with a relational network put beside them; `clip` if it looks
+        at pixels.
 
         Raises:
             InputError: for a pipeline of another class, or a network that does not fit it.
@@ -110,13 +123,19 @@ class ContextDiffPipeline(StableDiffusionPipeline):
             from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
             clip = clip or load_clip(device=str(device_of(pipe)))
-            side, mean, std = clip.model.config.vision_config.image_size, clip.mean.flatten().tolist(), clip.std.flatten().tolist()
+            side, mean, std = (
+                clip.model.config.vision_config.image_size,
+                clip.mean.flatten().tolist(),
+                clip.std.flatten().tolist(),
+            )
             size = {"height": side, "width": side}
             eyes = {
                 "image_encoder": vision_tower(clip),
                 "feature_extractor": CLIPImageProcessorPil(size=size, crop_size=size, image_mean=mean, image_std=std),
             }
-        return cls(pipe.vae, pipe.text_encoder, pipe.tokenizer, pipe.unet, scheduler, relation.to(device_of(pipe)), **eyes)
+        return cls(
+            pipe.vae, pipe.text_encoder, pipe.tokenizer, pipe.unet, scheduler, relation.to(device_of(pipe)), **eyes
+        )
 
     def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
         """As diffusers' own, without the place where its parts were read from.
@@ -146,7 +165,8 @@ class ContextDiffPipeline(StableDiffusionPipeline):
         callback_on_step_end: Callable[..., dict[str, Any] | None] | None = None,
         context_scale: float = 1.0,
     ) -> StableDiffusionPipelineOutput | tuple:
-        """Generate pictures. What is not here of the plain pipeline's arguments (prompt embeddings, IP adapters, clip_skip) is not taken.
+        """Generate pictures. What is not here of the plain pipeline's arguments (prompt embeddings, IP adapters,
+        clip_skip) is not taken.
 
         Args:
             generator: one for all pictures, or one for each.
@@ -155,8 +175,8 @@ class ContextDiffPipeline(StableDiffusionPipeline):
             callback_on_step_end: called as callback(pipe, index, timestep, {"latents": ...}); may return new latents.
 
         Raises:
-            InputError: for no prompt, one that is empty or too long, or another number of negative prompts, generators or
-                latents than of pictures.
+            InputError: for no prompt, one that is empty or too long, or another number of negative prompts, generators
+                or latents than of pictures.
         """
         _check_scheduler(self.scheduler)
         prompts = [p for p in ([prompt] if isinstance(prompt, str) else prompt) for _ in range(num_images_per_prompt)]
@@ -169,14 +189,24 @@ class ContextDiffPipeline(StableDiffusionPipeline):
             negative = [n for n in negative for _ in range(num_images_per_prompt)]
         for text in [*prompts, *(n for n in negative or () if n)]:
             check_prompt_length(self, text)
-        for what, many in (("negative prompts", negative), ("generators", generator if isinstance(generator, list) else None), ("latents", latents)):
+        for what, many in (
+            ("negative prompts", negative),
+            ("generators", generator if isinstance(generator, list) else None),
+            ("latents", latents),
+        ):
             if many is not None and len(many) != len(prompts):
                 raise InputError(f"{len(many)} {what} were given for {len(prompts)} pictures; give one for each")
         told = condition(self, prompts, negative, is_guided(self, guidance_scale))
         relation = relation_of(self.relation, told.states[-len(prompts) :], context_scale)
         if context_scale and self.scheduler.config.shift == "prior":
-            drawn = initial_noise(self, len(prompts), generator, height, width, told.states.dtype) if latents is None else latents
-            latents = moved_start(self, self.scheduler, drawn.to(told.states), told, relation, num_inference_steps, guidance_scale)
+            drawn = (
+                initial_noise(self, len(prompts), generator, height, width, told.states.dtype)
+                if latents is None
+                else latents
+            )
+            latents = moved_start(
+                self, self.scheduler, drawn.to(told.states), told, relation, num_inference_steps, guidance_scale
+            )
         steps = sample(
             self,
             prompts,
@@ -196,12 +226,16 @@ class ContextDiffPipeline(StableDiffusionPipeline):
                 step.latents = changed.get("latents", step.latents)
             last = step.latents
         images = decode(self, last, output_type)
-        return StableDiffusionPipelineOutput(images=images, nsfw_content_detected=None) if return_dict else (images, None)
+        return (
+            StableDiffusionPipelineOutput(images=images, nsfw_content_detected=None) if return_dict else (images, None)
+        )
 
 
 def _check_scheduler(scheduler: Any) -> None:
     if not isinstance(scheduler, (ContextDDIMScheduler, ContextDDPMScheduler)):
-        raise InputError(f"a {type(scheduler).__name__} knows no context; use ContextDDIMScheduler or ContextDDPMScheduler")
+        raise InputError(
+            f"a {type(scheduler).__name__} knows no context; use ContextDDIMScheduler or ContextDDPMScheduler"
+        )
 
 
 def check_fits(network: RelationalNetwork, pipe: Any, name: str) -> None:
@@ -238,7 +272,13 @@ def relation_of(network: nn.Module, states: torch.Tensor, scale: float = 1.0) ->
 
 @torch.no_grad()
 def moved_start(
-    pipe: Any, scheduler: Any, noise: torch.Tensor, told: Condition, relation: Relation, num_inference_steps: int, guidance_scale: float = 1.0
+    pipe: Any,
+    scheduler: Any,
+    noise: torch.Tensor,
+    told: Condition,
+    relation: Relation,
+    num_inference_steps: int,
+    guidance_scale: float = 1.0,
 ) -> torch.Tensor:
     """z_T [B,C,h,w] around the mean at which the shift `prior` ends, k_T r: one more call of the denoiser.
 
@@ -248,7 +288,9 @@ def moved_start(
     set_timesteps(scheduler, num_inference_steps, noise.device)
     t, count = scheduler.timesteps[0], len(noise)
     heard = told.rows(torch.arange(len(told.states) - count, len(told.states)))
-    output = denoise(pipe, scheduler, noise, t, heard, timestep_cond=guidance_embedding(pipe, guidance_scale, noise)).float()
+    output = denoise(
+        pipe, scheduler, noise, t, heard, timestep_cond=guidance_embedding(pipe, guidance_scale, noise)
+    ).float()
     ab, k = scheduler.ab_at(t, noise), scheduler.shift_at(t, noise)
     r, _ = relation(network_x0(output, noise.float(), ab, scheduler.config.prediction_type), int(t), int(t))
     return (noise + k * r).to(noise.dtype)
@@ -282,7 +324,10 @@ def generate_with_context(
         InputError: for a pipeline of another class, or a prompt that is empty or too long.
     """
     check_latent_unet(pipe)
-    prompts, seeds = ([prompts] if isinstance(prompts, str) else prompts), ([seeds] if isinstance(seeds, int) else seeds)
+    prompts, seeds = (
+        ([prompts] if isinstance(prompts, str) else prompts),
+        ([seeds] if isinstance(seeds, int) else seeds),
+    )
     for text in prompts:
         check_prompt_length(pipe, text)
     kind = ContextDDPMScheduler if ancestral else ContextDDIMScheduler
@@ -314,30 +359,37 @@ def generate_with_context(
 
 
 def load_context(pipe: Pipeline, folder: str | Path, clip: ClipScorer | None = None) -> tuple[RelationalNetwork, str]:
-    """What `train_context` left in a folder: the relational network and its shift; an adapter found there is put on `pipe`.
+    """What `train_context` left in a folder: the relational network and its shift; an adapter found there is put on
+    `pipe`.
 
-    A denoiser that was trained whole is in `folder/pipeline`, and replaces that of `pipe`. `clip` is what a network that looks
-    at pixels was trained with (the embedded one if None).
+    A denoiser that was trained whole is in `folder/pipeline`, and replaces that of `pipe`. `clip` is what a network
+    that looks at pixels was trained with (the embedded one if None).
 
     Raises:
         InputError: for a folder that holds none, or one that does not fit the pipeline.
     """
     folder = Path(folder)
     if not (folder / "relation" / "config.json").is_file():
-        raise InputError(f"folder {str(folder)!r} holds no relational network; give one that accord train context wrote")
+        raise InputError(
+            f"folder {str(folder)!r} holds no relational network; give one that accord train context wrote"
+        )
     whole, what = folder / "pipeline" / "unet", f"context {str(folder)!r}"
     network = load_model(RelationalNetwork, str(folder / "relation"), what).to(device_of(pipe))
     begun = read_json(folder / "config.json", f"{what}: its", "train it again")
     shift = str(begun.get("shift"))
     unet = load_model(type(pipe.unet), str(whole), what).to(pipe.device, pipe.unet.dtype) if whole.is_dir() else None
     if shift not in SHIFTS:
-        raise InputError(f"context {str(folder)!r} has the shift {shift!r}, none of {', '.join(SHIFTS)}; train it again")
+        raise InputError(
+            f"context {str(folder)!r} has the shift {shift!r}, none of {', '.join(SHIFTS)}; train it again"
+        )
     if network.config.pixel_width:
         clip = clip or load_clip(device=str(device_of(pipe)))
         network.pixel_encoder = PixelEncoder.of(pipe, clip)
     check_fits(network, pipe, f"context {str(folder)!r}")
     if network.config.pixel_width and clip is not None and begun.get("clip") not in (None, fingerprint(clip.model)):
-        raise InputError(f"context {str(folder)!r} was trained to look through another CLIP than this one; give that one (--clip)")
+        raise InputError(
+            f"context {str(folder)!r} was trained to look through another CLIP than this one; give that one (--clip)"
+        )
     if (folder / "pytorch_lora_weights.safetensors").is_file():
         check_no_lora(pipe, "which that of the context would switch off")
         put_on(pipe, str(folder))

@@ -23,7 +23,9 @@ class PixelEncoder:
         self, pipe: Pipeline, tower: CLIPVisionModelWithProjection, image_mean: list[float], image_std: list[float]
     ) -> None:
         self.pipe, self.tower = pipe, tower.eval().requires_grad_(False).to(device_of(pipe))
-        self.mean, self.std = (torch.tensor(v, device=device_of(pipe)).view(1, 3, 1, 1) for v in (image_mean, image_std))
+        self.mean, self.std = (
+            torch.tensor(v, device=device_of(pipe)).view(1, 3, 1, 1) for v in (image_mean, image_std)
+        )
 
     @classmethod
     def of(cls, pipe: Pipeline, clip: ClipScorer) -> PixelEncoder:

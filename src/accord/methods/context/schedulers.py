@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-# SchedulerMixin is not used here by name: a pipeline folder reloads its scheduler only if this module's namespace has it
+# SchedulerMixin is not used here by name: a pipeline folder reloads its scheduler only if this module's namespace has
+# it
 from diffusers import DDIMInverseScheduler, DDIMScheduler, DDPMScheduler, SchedulerMixin  # noqa: F401
 from diffusers.configuration_utils import register_to_config
 from diffusers.schedulers.scheduling_ddim import DDIMSchedulerOutput
@@ -60,7 +61,7 @@ class _Shifted:
         return ab.to(like.device, _precise(like))
 
     def shift_at(self, timestep: int | torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-        """k_t, shaped to broadcast against `like`; 0 at the clean end whatever the kind: what comes out is x0 itself."""
+        """k_t, shaped to broadcast against `like`; 0 at the clean end for every kind, as x0 itself comes out."""
         if not isinstance(timestep, torch.Tensor) and timestep < 0:
             return torch.zeros((), device=like.device, dtype=_precise(like))
         return shift_coefficient(self.ab_at(timestep, like), self.config.shift)
@@ -112,12 +113,22 @@ class ContextDDIMScheduler(_Shifted, DDIMScheduler):
         # by keyword: what comes by position diffusers records as a default, which the next from_config drops
         DDIMScheduler.__init__(
             self,
-            num_train_timesteps=num_train_timesteps, beta_start=beta_start, beta_end=beta_end, beta_schedule=beta_schedule,
-            trained_betas=trained_betas, clip_sample=clip_sample, set_alpha_to_one=set_alpha_to_one, steps_offset=steps_offset,
-            prediction_type=prediction_type, thresholding=thresholding, dynamic_thresholding_ratio=dynamic_thresholding_ratio,
-            clip_sample_range=clip_sample_range, sample_max_value=sample_max_value, timestep_spacing=timestep_spacing,
+            num_train_timesteps=num_train_timesteps,
+            beta_start=beta_start,
+            beta_end=beta_end,
+            beta_schedule=beta_schedule,
+            trained_betas=trained_betas,
+            clip_sample=clip_sample,
+            set_alpha_to_one=set_alpha_to_one,
+            steps_offset=steps_offset,
+            prediction_type=prediction_type,
+            thresholding=thresholding,
+            dynamic_thresholding_ratio=dynamic_thresholding_ratio,
+            clip_sample_range=clip_sample_range,
+            sample_max_value=sample_max_value,
+            timestep_spacing=timestep_spacing,
             rescale_betas_zero_snr=rescale_betas_zero_snr,
-        )  # fmt: skip
+        )
 
     def step(
         self,
@@ -133,11 +144,15 @@ class ContextDDIMScheduler(_Shifted, DDIMScheduler):
     ) -> DDIMSchedulerOutput | tuple:
         """x_t to x_s. `relation` gives r at both steps from x0^; None is plain DDIM."""
         eta = rooted_eta(self, timestep, eta)
-        out = super().step(model_output, timestep, sample, eta, use_clipped_model_output, generator, variance_noise, True)
+        out = super().step(
+            model_output, timestep, sample, eta, use_clipped_model_output, generator, variance_noise, True
+        )
         if relation is not None:
             t = int(timestep)
             s = t - self.config.num_train_timesteps // self.num_inference_steps
-            last = t == int(self.timesteps[-1])  # with trailing timesteps it may lead to step 0, which is then the clean end
+            last = t == int(
+                self.timesteps[-1]
+            )  # with trailing timesteps it may lead to step 0, which is then the clean end
             r_t, r_s = relation(out.pred_original_sample, t, s)
             ab_t, ab_s = self.ab_at(t, sample), self.ab_at(s, sample)
             b_t, b_s = self.shift_at(t, sample) * r_t, self.shift_at(-1 if last else s, sample) * r_s
@@ -172,12 +187,22 @@ class ContextDDPMScheduler(_Shifted, DDPMScheduler):
         self._check_shift(shift)
         DDPMScheduler.__init__(
             self,
-            num_train_timesteps=num_train_timesteps, beta_start=beta_start, beta_end=beta_end, beta_schedule=beta_schedule,
-            trained_betas=trained_betas, variance_type=variance_type, clip_sample=clip_sample, prediction_type=prediction_type,
-            thresholding=thresholding, dynamic_thresholding_ratio=dynamic_thresholding_ratio, clip_sample_range=clip_sample_range,
-            sample_max_value=sample_max_value, timestep_spacing=timestep_spacing, steps_offset=steps_offset,
+            num_train_timesteps=num_train_timesteps,
+            beta_start=beta_start,
+            beta_end=beta_end,
+            beta_schedule=beta_schedule,
+            trained_betas=trained_betas,
+            variance_type=variance_type,
+            clip_sample=clip_sample,
+            prediction_type=prediction_type,
+            thresholding=thresholding,
+            dynamic_thresholding_ratio=dynamic_thresholding_ratio,
+            clip_sample_range=clip_sample_range,
+            sample_max_value=sample_max_value,
+            timestep_spacing=timestep_spacing,
+            steps_offset=steps_offset,
             rescale_betas_zero_snr=rescale_betas_zero_snr,
-        )  # fmt: skip
+        )
 
     def step(
         self,
@@ -222,11 +247,19 @@ class ContextDDIMInverseScheduler(_Shifted, DDIMInverseScheduler):
         self._check_shift(shift)
         DDIMInverseScheduler.__init__(
             self,
-            num_train_timesteps=num_train_timesteps, beta_start=beta_start, beta_end=beta_end, beta_schedule=beta_schedule,
-            trained_betas=trained_betas, clip_sample=clip_sample, set_alpha_to_one=set_alpha_to_one, steps_offset=steps_offset,
-            prediction_type=prediction_type, clip_sample_range=clip_sample_range, timestep_spacing=timestep_spacing,
+            num_train_timesteps=num_train_timesteps,
+            beta_start=beta_start,
+            beta_end=beta_end,
+            beta_schedule=beta_schedule,
+            trained_betas=trained_betas,
+            clip_sample=clip_sample,
+            set_alpha_to_one=set_alpha_to_one,
+            steps_offset=steps_offset,
+            prediction_type=prediction_type,
+            clip_sample_range=clip_sample_range,
+            timestep_spacing=timestep_spacing,
             rescale_betas_zero_snr=rescale_betas_zero_snr,
-        )  # fmt: skip
+        )
 
     def step(
         self,
@@ -241,7 +274,9 @@ class ContextDDIMInverseScheduler(_Shifted, DDIMInverseScheduler):
         if relation is not None:
             t, count = int(timestep), self.config.num_train_timesteps
             s = min(t - count // self.num_inference_steps, count - 1)
-            first = t == int(self.timesteps[0])  # as the last step of sampling: it may come from step 0, which is then the clean end
+            first = t == int(
+                self.timesteps[0]
+            )  # as the last step of sampling: it may come from step 0, which is then the clean end
             r_s, r_t = relation(out.pred_original_sample, s, t)
             ab_s, ab_t = self.ab_at(s, sample), self.ab_at(t, sample)
             b_s, b_t = self.shift_at(-1 if first else s, sample) * r_s, self.shift_at(t, sample) * r_t

@@ -65,9 +65,11 @@ def train_context(
     """Train a relational network on a pipeline; it is saved into `out/relation`, with what else was trained beside it.
 
     `denoiser="full"` also saves the whole pipeline into `out/pipeline` (of XL the U-Net alone), `lora` an adapter
-    that stays on `pipe.unet`. With `config.pixels`, `clip` is what r looks through (the embedded one if None). `look(step, relation)` is
-    called every `save_every` steps with the averaged weights in. `data` names what is drawn from: a run is not resumed with another.
-    A run that is stopped takes its adapter off again; with `full` the denoiser is left half-trained, and is to be loaded afresh to go on.
+    that stays on `pipe.unet`. With `config.pixels`, `clip` is what r looks through (the embedded one if None).
+    `look(step, relation)` is
+    called every `save_every` steps with the averaged weights in. `data` names what is drawn from: a run is not resumed
+    with another. A run that is stopped takes its adapter off again; with `full` the denoiser is left half-trained, and
+    is to be loaded afresh to go on.
 
     Raises:
         InputError: for a pipeline, a number or a folder that cannot be used.
@@ -82,7 +84,15 @@ def train_context(
     relation = new_relation(
         pipe, config.share, config.seed, clip, gain=config.gain, use_image=config.use_image, use_text=config.use_text
     ).to(pipe.device)
-    with claim(folder, {**asdict(config), "model": fingerprint(pipe.unet), "data": data, "clip": clip and fingerprint(clip.model)}, resume, processes), frozen(pipe):
+    with (
+        claim(
+            folder,
+            {**asdict(config), "model": fingerprint(pipe.unet), "data": data, "clip": clip and fingerprint(clip.model)},
+            resume,
+            processes,
+        ),
+        frozen(pipe),
+    ):
         modules: dict[str, nn.Module] = {"relation": relation}
         if config.denoiser == "lora":
             add_lora(pipe, config.rank, config.seed)
@@ -124,19 +134,26 @@ def train_context(
             raise
 
 
-def _save(pipe: Pipeline, relation: RelationalNetwork, config: ContextTrainConfig, folder: Path, clip: ClipScorer | None) -> None:
+def _save(
+    pipe: Pipeline, relation: RelationalNetwork, config: ContextTrainConfig, folder: Path, clip: ClipScorer | None
+) -> None:
     """The relational network, and what else was trained, into `folder`. Raises InputError if it cannot be written."""
     try:
         replace_folder(folder / "relation", saved_by(relation))
         if config.denoiser == "lora":
             save_lora(pipe, folder)
         elif config.denoiser == "full" and isinstance(pipe, StableDiffusionPipeline):
-            replace_folder(folder / "pipeline", ContextDiffPipeline.from_pipeline(pipe, relation, config.shift, clip=clip).save_pretrained)
+            replace_folder(
+                folder / "pipeline",
+                ContextDiffPipeline.from_pipeline(pipe, relation, config.shift, clip=clip).save_pretrained,
+            )
         elif config.denoiser == "full":  # there is no pipeline class with context for XL
             (folder / "pipeline").mkdir(exist_ok=True)
             replace_folder(folder / "pipeline" / "unet", saved_by(pipe.unet))
     except (OSError, SafetensorError) as error:
-        raise InputError(f"what was trained cannot be written to {str(folder)!r} ({reason_of(error)}); make room and resume") from error
+        raise InputError(
+            f"what was trained cannot be written to {str(folder)!r} ({reason_of(error)}); make room and resume"
+        ) from error
 
 
 def guess_x0(
@@ -157,7 +174,7 @@ class Objective:
     def chance(
         self, shape: torch.Size, generator: torch.Generator
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Noise [B,C,h,w], timesteps [B], which captions are kept [B], which r are estimated [B]: of the global batch."""
+        """Noise [B,C,h,w], timesteps, captions that are kept, r that are estimated [B each], of the global batch."""
         count = self.scheduler.config.num_train_timesteps
         noise = torch.randn(shape, generator=generator)
         timesteps = torch.randint(count, (shape[0],), generator=generator)
@@ -206,12 +223,16 @@ class Objective:
             loss = (output - scheduler.get_target(noisy, latents, timesteps)).square().mean()
         return loss, {"shift": float(r.detach().square().mean().sqrt())}
 
-    def guess(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor, heard: Condition) -> torch.Tensor:
+    def guess(
+        self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor, heard: Condition
+    ) -> torch.Tensor:
         """The network's x0^ [B,C,h,w] from x_t without shift.
 
         In sampling r is given a guess too. With the true x0's shift in x_t the guess would hold part of the answer.
         """
-        return guess_x0(self.pipe, self.scheduler, self.scheduler.add_noise(latents, noise, timesteps), timesteps, heard)
+        return guess_x0(
+            self.pipe, self.scheduler, self.scheduler.add_noise(latents, noise, timesteps), timesteps, heard
+        )
 
     def kl(
         self,
@@ -223,7 +244,8 @@ class Objective:
         told: Condition,
         r_t: torch.Tensor,
     ) -> torch.Tensor:
-        """The exact bound's term at t against t - 1, in nats a latent element [B,C,h,w]; at t = 0 half the square of x0 - x0^.
+        """The exact bound's term at t against t - 1, in nats a latent element [B,C,h,w]; at t = 0 half the square of x0
+        - x0^.
 
         `shown` is what r looked at, x0 itself or a guess held fixed, and r_t what it made of it.
         """
@@ -239,4 +261,3 @@ class Objective:
         safe = torch.where(first, ab_t * 0.999, ab_t)
         inner = exact_kl(latents, predicted, k_t * r_t, k_s * r_s, k_t * guessed_t, k_s * guessed_s, safe, ab_s)
         return torch.where(first, (latents - predicted).square() / 2, inner)
-

@@ -1,7 +1,7 @@
 """Text-guided editing of a clip: one-shot tuning, inversion with the source prompt, sampling with the target prompt.
 
-ContextDiff, section 4.2, on the Tune-A-Video recipe; r(., c_source) in the inversion, r(x0^, c_target) in sampling. Without
-a relational network this is Tune-A-Video.
+ContextDiff, section 4.2, on the Tune-A-Video recipe; r(., c_source) in the inversion, r(x0^, c_target) in sampling.
+Without a relational network this is Tune-A-Video.
 
 Letters in shapes: F frames, C h w of the latents, W frames of a window.
 """
@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from difflib import SequenceMatcher
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -57,19 +58,24 @@ from accord.types import InputError, check_numbers
 
 @dataclass(frozen=True)
 class EditConfig:
-    """Knobs of tuning and editing, as measured on the lab. Raises ValueError for a field out of range, named in the message."""
+    """Knobs of tuning and editing, as measured on the lab.
+
+    Raises ValueError for a field out of range, named in the message.
+    """
 
     tune_steps: int = 60  # of one-shot tuning on the source clip
     learning_rate: float = 1e-3
     context: bool = True  # False, with injection and hold 0 as well, is Tune-A-Video
     shift: str = "quadratic"
     share: float = 0.15  # size of the relational network
-    estimated: bool = True  # tuning: r of the network's own x0^, as in sampling; False: of the clip itself, as in the paper
+    # tuning: r of the network's own x0^, as in sampling; False: of the clip itself, as in the paper
+    estimated: bool = True
     num_inference_steps: int = 25
     guidance_scale: float = 5.0
     strength: float = 1.0  # share of the steps that is inverted and sampled again
     injection: float = 0.5  # first share of the steps in which attention takes the source's queries and keys
-    hold: float = 0.7  # first share of the steps in which the source is put back wherever the two prompts agree about it
+    # first share of the steps in which the source is put back wherever the two prompts agree about it
+    hold: float = 0.7
     inversion_iterations: int = 3  # of the fixed point; 1 is ordinary DDIM inversion
     window: int = 16  # frames that the network sees at once
     overlap: int = 4
@@ -93,14 +99,25 @@ class EditConfig:
             raise ValueError(f"learning_rate must be positive, not {self.learning_rate}")
 
 
-TUNING = ("tune_steps", "learning_rate", "context", "shift", "share", "estimated", "window", "seed")  # the knobs that tuning depends on
+TUNING = (
+    "tune_steps",
+    "learning_rate",
+    "context",
+    "shift",
+    "share",
+    "estimated",
+    "window",
+    "seed",
+)  # the knobs that tuning depends on
 MAPPED = (0.25, 0.75)  # where things are, and where prompts differ, is looked at in this middle share of the inversion
 MAPPED_STEPS = 5  # in so many steps of it
 CHANGED = (0.2, 0.4)  # of the largest difference: below, a place stays as it was; above, it is the edit's
 
 
 class Act(Protocol):
-    """What acts on attention for the time of a run: an attention hook that is told of each step (realign's `Modulation`)."""
+    """What acts on attention for the time of a run: an attention hook that is told of each step (realign's
+    `Modulation`).
+    """
 
     @property
     def active(self) -> bool: ...
@@ -112,7 +129,8 @@ class Act(Protocol):
     ) -> torch.Tensor | None: ...
 
 
-# an editor, the target prompt and the inverted path -> by the first frame of each window what acts on the target's attention there
+# an editor, the target prompt and the inverted path -> by the first frame of each window what acts on the target's
+# attention there
 Modulate = Callable[["VideoEditor", str, Sequence[torch.Tensor]], Mapping[int, Act]]
 
 
@@ -143,13 +161,19 @@ class VideoEditor:
         self.pipe, self.clip, self.prompt, self.config = pipe, clip, prompt, config
         self.scheduler = latent_scheduler(ContextDDIMScheduler, pipe, shift=config.shift)
         if self.scheduler.config.prediction_type == "sample":  # its last step forgets x_t, and so has no inverse
-            raise InputError("a denoiser that predicts the picture itself cannot be inverted; use one that predicts epsilon or v")
+            raise InputError(
+                "a denoiser that predicts the picture itself cannot be inverted; use one that predicts epsilon or v"
+            )
         self.temporal = TemporalLayers.of(pipe.unet, seed=config.seed).to(device_of(pipe))
         self.relation: RelationalNetwork | None = None
         if config.context:
             self.relation = new_relation(pipe, config.share, config.seed).to(device_of(pipe))
         with held(pipe.unet):
-            self.queries = {k: v.detach().clone() for k, v in pipe.unet.named_parameters() if "attn" in k and k.endswith(("to_q.weight", "to_q.base_layer.weight"))}
+            self.queries = {
+                k: v.detach().clone()
+                for k, v in pipe.unet.named_parameters()
+                if "attn" in k and k.endswith(("to_q.weight", "to_q.base_layer.weight"))
+            }
         side = sample_size(pipe)[0] * pipe.vae_scale_factor
         self.latents = torch.cat([encode(pipe, fit(to_tensor(f), side)) for f in clip.frames])  # [F,C,h,w]
 
@@ -168,9 +192,14 @@ class VideoEditor:
         with held(pipe.unet):
             settings = {**self._knobs(), "prompt": self.prompt, "clip": clip, "model": fingerprint(pipe)}
         loop = LoopConfig(
-            steps=config.tune_steps, learning_rate=config.learning_rate, warmup_steps=min(20, config.tune_steps // 5),
-            weight_decay=0.0, seed=config.seed, save_every=50, log_every=10,
-        )  # fmt: skip
+            steps=config.tune_steps,
+            learning_rate=config.learning_rate,
+            warmup_steps=min(20, config.tune_steps // 5),
+            weight_decay=0.0,
+            seed=config.seed,
+            save_every=50,
+            log_every=10,
+        )
         told = self._told(self.prompt)
         with claim(folder, settings), self._own_queries(train=True), plain_attention(pipe.unet):
             modules: dict[str, nn.Module] = {"temporal": self.temporal.requires_grad_(True), "unet": pipe.unet}
@@ -182,7 +211,11 @@ class VideoEditor:
                 rows = window_rows(len(self.latents), config.window, generator)
                 x0 = self.latents[rows].float()
                 noise = torch.randn(x0.shape, generator=generator).to(x0.device)
-                t = torch.randint(self.scheduler.config.num_train_timesteps, (1,), generator=generator).to(x0.device).expand(len(x0))
+                t = (
+                    torch.randint(self.scheduler.config.num_train_timesteps, (1,), generator=generator)
+                    .to(x0.device)
+                    .expand(len(x0))
+                )
                 heard = told.repeated(len(x0))
                 with inflated(pipe.unet, self.temporal, len(x0)):
                     r = None
@@ -193,8 +226,12 @@ class VideoEditor:
                                 shown = guess_x0(pipe, self.scheduler, self.scheduler.add_noise(x0, noise, t), t, heard)
                         r = self.relation(shown, heard.states, t)
                     noisy = self.scheduler.add_noise(x0, noise, t, relation=r)
-                    output = pipe.unet(noisy.to(pipe.unet.dtype), t, heard.states, added_cond_kwargs=heard.added).sample.float()
-                target = network_target(noisy, x0, self.scheduler.ab_at(t, noisy), self.scheduler.config.prediction_type)
+                    output = pipe.unet(
+                        noisy.to(pipe.unet.dtype), t, heard.states, added_cond_kwargs=heard.added
+                    ).sample.float()
+                target = network_target(
+                    noisy, x0, self.scheduler.ab_at(t, noisy), self.scheduler.config.prediction_type
+                )
                 return (output - target).square().mean(), {}
 
             run.train(loss_fn, "tune clip", progress=progress)
@@ -208,7 +245,10 @@ class VideoEditor:
         return {k: v for k, v in asdict(self.config).items() if k in TUNING}
 
     def _tuned(self) -> dict[str, Any]:
-        """What is said of a tuned clip. The network by its shapes: it may be tuned in float32 and used in half precision."""
+        """What is said of a tuned clip.
+
+        The network by its shapes: it may be tuned in float32 and used in half precision.
+        """
         shapes = [(name, tuple(p.shape)) for name, p in self.pipe.unet.named_parameters()]
         return {**self._knobs(), "prompt": self.prompt, "network": fingerprint(shapes)}
 
@@ -218,7 +258,9 @@ class VideoEditor:
         with held(self.pipe.unet):
             named = dict(self.pipe.unet.named_parameters())
             before = {k: named[k].detach().clone() for k in self.queries}
-            trained = {k: p.requires_grad for k, p in named.items()}  # a pipeline that diffusers loaded has all of them on
+            trained = {
+                k: p.requires_grad for k, p in named.items()
+            }  # a pipeline that diffusers loaded has all of them on
             mode = self.pipe.unet.training
             try:
                 self.pipe.unet.requires_grad_(False).train(train)
@@ -246,7 +288,10 @@ class VideoEditor:
 
     def _save(self, folder: Path) -> None:
         replace_folder(folder / "temporal", saved_by(self.temporal))
-        replace_file(folder / "queries.safetensors", lambda p: save_file({k: v.cpu().contiguous() for k, v in self.queries.items()}, p))
+        replace_file(
+            folder / "queries.safetensors",
+            lambda p: save_file({k: v.cpu().contiguous() for k, v in self.queries.items()}, p),
+        )
         if self.relation is not None:
             replace_folder(folder / "relation", saved_by(self.relation))
         write_file(folder / "tuned.json", (json.dumps(self._tuned(), indent=1) + "\n").encode())
@@ -264,22 +309,34 @@ class VideoEditor:
         tuned = read_json(folder / "tuned.json", f"{what}: its", again)
         for name, wanted in self._tuned().items():
             if tuned.get(name) != wanted:
-                mend = "use the pipeline it was tuned with, with or without an adapter as then" if name == "network" else "give the same, or tune it again"
-                raise InputError(f"the clip in {str(folder)!r} was tuned with {name}={tuned.get(name)!r}, not {wanted!r}; {mend}")
+                mend = (
+                    "use the pipeline it was tuned with, with or without an adapter as then"
+                    if name == "network"
+                    else "give the same, or tune it again"
+                )
+                raise InputError(
+                    f"the clip in {str(folder)!r} was tuned with {name}={tuned.get(name)!r}, not {wanted!r}; {mend}"
+                )
         temporal = load_model(TemporalLayers, str(folder / "temporal"), what).to(device)
-        queries = {k: v.to(device) for k, v in load_tensors(folder / "queries.safetensors", f"{what}: its", again).items()}
+        queries = {
+            k: v.to(device) for k, v in load_tensors(folder / "queries.safetensors", f"{what}: its", again).items()
+        }
         own = dict(self.pipe.unet.named_parameters())
         if queries.keys() != self.queries.keys() or any(queries[k].shape != own[k].shape for k in queries):
             raise InputError(f"{what} has other query projections than this network; {again}")
-        relation = None if self.relation is None else load_model(RelationalNetwork, str(folder / "relation"), what).to(device)
+        relation = (
+            None if self.relation is None else load_model(RelationalNetwork, str(folder / "relation"), what).to(device)
+        )
         self.temporal, self.queries, self.relation = temporal, queries, relation
 
     # --- inversion and editing -----------------------------------------------------------------------------------
     @torch.no_grad()
     def invert(self, progress: bool = False) -> list[torch.Tensor]:
-        """From the clip towards noise with the source prompt: latents [F,C,h,w] on the CPU at each step, the clip's own first.
+        """From the clip towards noise with the source prompt: latents [F,C,h,w] on the CPU at each step, the clip's own
+        first.
 
-        Each step is the inverse of the sampling step, found as a fixed point (`inversion_iterations` rounds): x_t = (x_s - B output(x_t) - correction) / A.
+        Each step is the inverse of the sampling step, found as a fixed point (`inversion_iterations` rounds): x_t =
+        (x_s - B output(x_t) - correction) / A.
         """
         config, scheduler = self.config, self.scheduler
         times = self._times()
@@ -299,7 +356,11 @@ class VideoEditor:
 
     @torch.no_grad()
     def edit(
-        self, target: str, path: Sequence[torch.Tensor] | None = None, progress: bool = False, modulate: Modulate | None = None
+        self,
+        target: str,
+        path: Sequence[torch.Tensor] | None = None,
+        progress: bool = False,
+        modulate: Modulate | None = None,
     ) -> Clip:
         """The clip with the target prompt: the thing changes, motion and ground are meant to stay.
 
@@ -312,8 +373,15 @@ class VideoEditor:
             InputError: for a prompt that is empty or too long.
         """
         latents = self.sample(target, self.config.guidance_scale, path, progress, modulate)
-        frames = [f for i in range(0, len(latents), 8) for f in decode(self.pipe, latents[i : i + 8].to(self.pipe.vae.dtype))]
-        return Clip(tuple(f.resize(self.clip.size, Image.Resampling.BICUBIC) if f.size != self.clip.size else f for f in frames), self.clip.fps)
+        frames = [
+            f for i in range(0, len(latents), 8) for f in decode(self.pipe, latents[i : i + 8].to(self.pipe.vae.dtype))
+        ]
+        return Clip(
+            tuple(
+                f.resize(self.clip.size, Image.Resampling.BICUBIC) if f.size != self.clip.size else f for f in frames
+            ),
+            self.clip.fps,
+        )
 
     @torch.no_grad()
     def sample(
@@ -372,7 +440,9 @@ class VideoEditor:
         return ((smooth / smooth.amax().clamp(min=1e-12) - CHANGED[0]) / (CHANGED[1] - CHANGED[0])).clamp(0, 1)
 
     def token_maps(self, path: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Where each token of the source prompt looks in each frame, by cross-attention on the inverted clip: [F,T,h,w]."""
+        """Where each token of the source prompt looks in each frame, by cross-attention on the inverted clip:
+        [F,T,h,w].
+        """
         times = self._times()
         told = self._told(self.prompt)
         found: list[torch.Tensor] = [torch.zeros(0)] * len(self.latents)
@@ -396,7 +466,9 @@ class VideoEditor:
     @torch.no_grad()
     def _told(self, prompt: str | None) -> Condition:
         """What the network is told of one prompt, or of none."""
-        return condition(self.pipe, [prompt or ""], guided=False, dropped=torch.tensor([prompt is None], device=device_of(self.pipe)))
+        return condition(
+            self.pipe, [prompt or ""], guided=False, dropped=torch.tensor([prompt is None], device=device_of(self.pipe))
+        )
 
     def _times(self) -> list[int]:
         """Timesteps from the clean end on, the first share `strength` of the schedule."""
@@ -412,10 +484,11 @@ class VideoEditor:
         layout: Layout | None = None,
         acts: Mapping[int, Act] | None = None,
     ) -> list[torch.Tensor]:
-        """The network's output [F,C,h,w] for each text; windows of the clip one after the other, averaged where they overlap.
+        """The network's output [F,C,h,w] for each text; windows of the clip one after the other, averaged where they
+        overlap.
 
-        With `layout` the first text is the source's: its self-attention is injected into the others, and where its words look
-        into the last.
+        With `layout` the first text is the source's: its self-attention is injected into the others, and where its
+        words look into the last.
         `acts` (by the first frame of a window) are for the last text.
         """
         unet = self.pipe.unet
@@ -425,10 +498,12 @@ class VideoEditor:
             parts = [x[rows] if i or layout is None else layout.latents[rows] for i in range(len(told))]
             heard = Condition.joined([c.repeated(len(rows)) for c in told])
             act = (acts or {}).get(rows[0])
-            hook = attention_hook(unet, act, lambda act=act: act.active) if act is not None else nullcontext()  # type: ignore[misc]
+            hook = attention_hook(unet, act, partial(getattr, act, "active")) if act is not None else nullcontext()
             with inflated(unet, self.temporal, len(rows)) as state, hook:
                 state.inject, state.aligned = layout is not None, layout.aligned if layout is not None else None
-                out = unet(torch.cat(parts).to(unet.dtype), t, heard.states, added_cond_kwargs=heard.added).sample.float()
+                out = unet(
+                    torch.cat(parts).to(unet.dtype), t, heard.states, added_cond_kwargs=heard.added
+                ).sample.float()
             for total, part in zip(totals, out.chunk(len(told)), strict=True):
                 total[rows] += part
             counts[rows] += 1
@@ -444,7 +519,11 @@ class VideoEditor:
         parts = []
         for rows in torch.arange(len(x)).split(self.config.window):
             r_t, r_s = relation_of(self.relation, states.expand(len(rows), -1, -1))(x0[rows], t, s)
-            parts.append(ddim_correction(scheduler.shift_at(t, x) * r_t, scheduler.shift_at(s, x) * r_s, ab_t, ab_s, torch.zeros_like(ab_s)))
+            parts.append(
+                ddim_correction(
+                    scheduler.shift_at(t, x) * r_t, scheduler.shift_at(s, x) * r_s, ab_t, ab_s, torch.zeros_like(ab_s)
+                )
+            )
         return torch.cat(parts)
 
 
@@ -455,7 +534,8 @@ def middle_steps(count: int) -> list[int]:
 
 
 def aligned_tokens(pipe: Pipeline, source: str, target: str) -> torch.Tensor:
-    """For each token of the target prompt that of the source prompt that is the same or that it replaces, [T]; -1 if none.
+    """For each token of the target prompt that of the source prompt that is the same or that it replaces, [T]; -1 if
+    none.
 
     A run of words that is replaced by one of another length is stretched over it.
     """
@@ -483,4 +563,3 @@ def window_rows(count: int, size: int, generator: torch.Generator) -> list[int]:
         return list(range(count))
     start = int(torch.randint(count - size + 1, (1,), generator=generator))
     return list(range(start, start + size))
-

@@ -16,11 +16,12 @@ from accord.rewards.sentence import load_sentence
 class InversionScore:
     """cos(y^(x), y(p)) + WORD_WEIGHT * log-likelihood of which words p holds: a Reward, without gradient.
 
-    It can be held out while captioner and CLIP rewards are trained on: a network of its own, though the embedded inverter's tower
-    began as that of the embedded captioner.
+    It can be held out while captioner and CLIP rewards are trained on: a network of its own, though the embedded
+    inverter's tower began as that of the embedded captioner.
 
     Args:
-        inverter: gives y^, the embedding that it reads from a picture, and the words' probabilities; the embedded one if None.
+        inverter: gives y^, the embedding that it reads from a picture, and the words' probabilities; the embedded one
+            if None.
         embed: y, the sentence embedder; the packaged all-MiniLM-L6-v2 if None.
     """
 

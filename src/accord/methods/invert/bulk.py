@@ -28,10 +28,14 @@ from accord.types import InputError, reason_of
 CHUNK, CHUNK_PIXELS = 64, 100_000_000  # pictures that are held at once, each at its full size
 
 Chunk = tuple[list[str], list[Image.Image]]  # what pictures are called, and the pictures
-Labelled = tuple[torch.Tensor, torch.Tensor]  # predictions [N,E] and true embeddings [N,E] of images that were not trained on
+Labelled = tuple[
+    torch.Tensor, torch.Tensor
+]  # predictions [N,E] and true embeddings [N,E] of images that were not trained on
 
 
-def labelled_by(inverter: Inverter, pairs: str | Path, embed: Embed, skipped: PairsFile, progress: bool = False) -> Labelled:
+def labelled_by(
+    inverter: Inverter, pairs: str | Path, embed: Embed, skipped: PairsFile, progress: bool = False
+) -> Labelled:
     """What a second level is fitted on, of pairs that the inverter has not been trained on.
 
     Raises:
@@ -65,7 +69,8 @@ def check_target(target: Path) -> None:
     """Refuse to take a file for a finished table that nothing says was made here.
 
     Raises:
-        InputError: if the file is there without a readable record of what it was made of, or its place cannot be a file.
+        InputError: if the file is there without a readable record of what it was made of, or its place cannot be a
+            file.
     """
     if target.exists():
         _record(target)
@@ -75,9 +80,14 @@ def _record(target: Path) -> dict[str, Any]:
     """What a finished table was made of."""
     kept = target.with_suffix(".made.json")
     if not target.is_file():
-        raise InputError(f"output {str(target)!r} is no file, and no table can be put in its place; choose another name")
+        raise InputError(
+            f"output {str(target)!r} is no file, and no table can be put in its place; choose another name"
+        )
     if not kept.exists():
-        raise InputError(f"{str(target)!r} is there already, and nothing says that accord made it ({kept.name} is missing); remove it, or give another --out")
+        raise InputError(
+            f"{str(target)!r} is there already, and nothing says that accord made it ({kept.name} is missing); remove "
+            "it, or give another --out"
+        )
     return read_json(kept, "record of the table", f"remove it and {target.name}, and invert again")
 
 
@@ -91,8 +101,12 @@ def _skipped_before(path: Path) -> list[dict[str, str]]:
     except InputError:
         raise
     except ValueError as error:
-        raise InputError(f"list of skipped pictures {str(path)!r} is no valid JSON ({reason_of(error)}); {mend}") from error
-    if not isinstance(found, list) or any(not isinstance(row, dict) or {"image", "reason"} - row.keys() for row in found):
+        raise InputError(
+            f"list of skipped pictures {str(path)!r} is no valid JSON ({reason_of(error)}); {mend}"
+        ) from error
+    if not isinstance(found, list) or any(
+        not isinstance(row, dict) or {"image", "reason"} - row.keys() for row in found
+    ):
         raise InputError(f"list of skipped pictures {str(path)!r} is no list of pictures and reasons; {mend}")
     return found
 
@@ -116,12 +130,12 @@ def invert_files(
         names: what the table calls each file; its path if None.
 
     Returns:
-        {"out", "images", "skipped": [{"image", "reason"}], "done_before"}; a finished shard is left as it is. What was skipped, and
-        of what the table was made, is kept beside it, in files that end in .skipped.json and .made.json.
+        {"out", "images", "skipped": [{"image", "reason"}], "done_before"}; a finished shard is left as it is. What was
+        skipped, and of what the table was made, is kept beside it, in files that end in .skipped.json and .made.json.
 
     Raises:
-        InputError: if the finished shard is of other pictures, was made otherwise or is no table of ours, if none of its pictures can
-            be read (nothing is written then), or if a second level would harm.
+        InputError: if the finished shard is of other pictures, was made otherwise or is no table of ours, if none of
+            its pictures can be read (nothing is written then), or if a second level would harm.
     """
     index, count = shard
     target = shard_path(Path(out), index, count)
@@ -140,7 +154,10 @@ def invert_files(
         before = {"suffix": target.suffix, **_record(target)}
         other = [k for k in made if before.get(k) != made[k]]
         if other:
-            raise InputError(f"{str(target)!r} is there already, and was made with other {other[0]!r}; remove it, or give another --out")
+            raise InputError(
+                f"{str(target)!r} is there already, and was made with other {other[0]!r}; remove it, or give another "
+                "--out"
+            )
         return {"out": str(target), "images": 0, "skipped": _skipped_before(left_out), "done_before": True}
     mine = share_of(list(paths), shard)
     called = share_of([str(p) for p in paths] if names is None else list(names), shard)
@@ -155,7 +172,10 @@ def invert_files(
         for name, result in zip(told, invert(images, inverter, bank, readable=readable, **kwargs), strict=True):
             rows.append({"image": name, **result.to_dict()})
     if mine and not rows:
-        raise InputError(f"none of {len(mine)} pictures can be read (the first: {skipped[0]['reason'].partition(';')[0]}); check the paths")
+        raise InputError(
+            f"none of {len(mine)} pictures can be read (the first: {skipped[0]['reason'].partition(';')[0]}); check "
+            "the paths"
+        )
     if skipped:  # before the table, which says that all is done
         write_file(left_out, json.dumps(skipped, indent=1).encode())
     else:
@@ -176,7 +196,9 @@ def _shown_as(path: str | Path, name: str) -> tuple[str, str]:
 
 
 def _shown(chunks: Iterable[Chunk], what: str, total: int, progress: bool) -> Iterator[Chunk]:
-    """These with a bar of pictures, which is not there before the first of them is: what is refused as a whole shows none."""
+    """These with a bar of pictures, which is not there before the first of them is: what is refused as a whole shows
+    none.
+    """
     with contextlib.ExitStack() as open_bars:
         bar: tqdm[Any] | None = None
         for chunk in chunks:

@@ -38,7 +38,8 @@ class InvertTrainConfig:
     freeze_tower: bool = False  # True is the linear (or head-only) probe
     vocabulary_weight: float = 0.1  # of the classification loss; 0 switches it off
     vocabulary_size: int = 1000
-    curriculum: str = "none"  # prefix: easy pairs first, as in the paper (it harmed on the lab); random: the control, prefixes of a random order
+    # prefix: easy pairs first, as in the paper (it harmed on the lab); random: the control, prefixes of a random order
+    curriculum: str = "none"
     folds: int = 2  # out-of-fold scores of the curriculum
     fold_share: float = 0.3  # steps of one fold's model, as a share of `steps`
     fold_similar: float = 0.98  # cosine above which two prompts are in one fold

@@ -67,7 +67,11 @@ class PairSet:
     def save(self, path: Path) -> None:
         """Write everything into one safetensors file."""
         texts = json.dumps({"prompts": self.prompts, "captions": self.captions}).encode()
-        tensors = {"images": self.images, "targets": self.targets.cpu(), "texts": torch.frombuffer(bytearray(texts), dtype=torch.uint8)}
+        tensors = {
+            "images": self.images,
+            "targets": self.targets.cpu(),
+            "texts": torch.frombuffer(bytearray(texts), dtype=torch.uint8),
+        }
         replace_file(path, lambda p: save_file({k: v.contiguous() for k, v in tensors.items()}, p))
 
     @classmethod

@@ -26,7 +26,11 @@ def vocabulary_loss(logits: torch.Tensor, present: torch.Tensor) -> torch.Tensor
 
 
 def joint_loss(
-    predicted: torch.Tensor, target: torch.Tensor, logits: torch.Tensor | None, present: torch.Tensor | None, weight: float
+    predicted: torch.Tensor,
+    target: torch.Tensor,
+    logits: torch.Tensor | None,
+    present: torch.Tensor | None,
+    weight: float,
 ) -> torch.Tensor:
     """(3) regression + weight * classification (weight 0.1 in the paper)."""
     loss = regression_loss(predicted, target)
@@ -63,7 +67,8 @@ def ensemble(predictions: Sequence[torch.Tensor], weights: Sequence[float] | Non
 
 def ensemble_weights(predictions: Sequence[torch.Tensor], target: torch.Tensor) -> list[float]:
     """Weights of `ensemble`, fitted on predictions [N,D] of pairs that no predictor was trained on: the w >= 0 of least
-    mean |sum_k w_k y^_k - y|^2, scaled to sum to 1 (of this project; the paper averages). Equal ones if none is above zero.
+    mean |sum_k w_k y^_k - y|^2, scaled to sum to 1 (of this project; the paper averages). Equal ones if none is above
+    zero.
     """
     unit = torch.stack([F.normalize(p, dim=-1) for p in predictions]).double().cpu()  # [K,N,D]
     gram = torch.einsum("knd,lnd->kl", unit, unit) / unit.shape[1]
@@ -123,9 +128,7 @@ def spherical_kmeans(rows: torch.Tensor, count: int, steps: int = 10, seed: int 
     return centroids
 
 
-def ridge(
-    features: Iterable[tuple[torch.Tensor, torch.Tensor]], penalty: float
-) -> tuple[torch.Tensor, torch.Tensor]:
+def ridge(features: Iterable[tuple[torch.Tensor, torch.Tensor]], penalty: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Ridge regression with an intercept by streamed normal equations: weights [F,D] and intercept [D].
 
     Args:

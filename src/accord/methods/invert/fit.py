@@ -61,7 +61,9 @@ def train_inverter(
     check_weights(weights, len(kinds))
     folder = check_writable(Path(out))
     with only_writer(folder):
-        return _trained(pairs, folder, kinds, config, weights, similar, limit, other, embed, captioner, device, progress)
+        return _trained(
+            pairs, folder, kinds, config, weights, similar, limit, other, embed, captioner, device, progress
+        )
 
 
 def _trained(
@@ -84,7 +86,11 @@ def _trained(
     rows = list(islice(stream_pairs(pairs, skipped), limit))
     if len(rows) < 10:
         raise InputError(f"{len(rows)} pairs in {str(pairs)!r} are too few to split and train on; give at least 10")
-    told = (captioner or load_captioner(device=device)) if any(k.kind == "unet" and k.caption_conditioned for k in kinds) else None
+    told = (
+        (captioner or load_captioner(device=device))
+        if any(k.kind == "unet" and k.caption_conditioned for k in kinds)
+        else None
+    )
     sides = [tower_side(k) for k in kinds] + ([told.image_size] if told is not None else [])
     data = load_pairs(rows, max(sides), embed, skipped, progress)
     lab = max(Counter(data.sizes).items(), key=lambda kv: kv[1])[0] == (LAB_SIDE, LAB_SIDE)
@@ -102,12 +108,17 @@ def _trained(
     parts = {"validation": validation, "test": test, **parts}
     vocabulary = Vocabulary.build(train.prompts, config.vocabulary_size)
     predictors = [
-        train_predictor(kind, train, vocabulary, folder / "runs" / f"{i}-{kind.kind}", config, device) for i, kind in enumerate(kinds)
+        train_predictor(kind, train, vocabulary, folder / "runs" / f"{i}-{kind.kind}", config, device)
+        for i, kind in enumerate(kinds)
     ]
-    answers = [{name: predict(p, part, batch_size=config.batch_size) for name, part in parts.items()} for p in predictors]
+    answers = [
+        {name: predict(p, part, batch_size=config.batch_size) for name, part in parts.items()} for p in predictors
+    ]
     if weights is None and len(kinds) > 1:
         weights = [round(w, 4) for w in ensemble_weights([a["validation"][0] for a in answers], validation.targets)]
-    inverter = Inverter(predictors, list(kinds), vocabulary, list(weights) if weights is not None else None, told, lab=lab)
+    inverter = Inverter(
+        predictors, list(kinds), vocabulary, list(weights) if weights is not None else None, told, lab=lab
+    )
     inverter.save_pretrained(folder / "inverter")
     report: dict[str, Any] = {
         "pairs": len(split.train) + len(split.validation) + len(split.test),
@@ -122,9 +133,12 @@ def _trained(
     if len(kinds) > 1:
         report["weights"] = inverter.weights
         report["ensemble"] = {
-            name: measure(part, ensemble([a[name][0] for a in answers], weights), None, vocabulary) for name, part in parts.items()
+            name: measure(part, ensemble([a[name][0] for a in answers], weights), None, vocabulary)
+            for name, part in parts.items()
         }
-    report["mean embedding"] = {"test": cosine_of(F.normalize(train.targets.mean(0, keepdim=True), dim=-1).expand(len(test), -1), test.targets)}
+    report["mean embedding"] = {
+        "test": cosine_of(F.normalize(train.targets.mean(0, keepdim=True), dim=-1).expand(len(test), -1), test.targets)
+    }
     write_file(folder / "report.json", (json.dumps(report, indent=1) + "\n").encode())
     return report
 
@@ -135,7 +149,12 @@ def kept_captions(part: PairSet, captioner: Captioner, path: Path, progress: boo
     if path.exists():
         kept = read_json(path, "the run's captions", "remove it, and it is made again")
         captions = kept.get("captions")
-        if kept.get("of") == of and isinstance(captions, list) and len(captions) == len(part) and all(isinstance(c, str) for c in captions):
+        if (
+            kept.get("of") == of
+            and isinstance(captions, list)
+            and len(captions) == len(part)
+            and all(isinstance(c, str) for c in captions)
+        ):
             part.captions = captions
     part.add_captions(captioner, progress=progress)
     write_file(path, json.dumps({"of": of, "captions": part.captions}).encode())
@@ -153,7 +172,9 @@ def safe_split(targets: torch.Tensor, similar: float = SIMILAR, seed: int = 0) -
         raise InputError(str(error)) from error
 
 
-def measure(part: PairSet, predicted: torch.Tensor, logits: torch.Tensor | None, vocabulary: Vocabulary) -> dict[str, Any]:
+def measure(
+    part: PairSet, predicted: torch.Tensor, logits: torch.Tensor | None, vocabulary: Vocabulary
+) -> dict[str, Any]:
     """Mean cosine with its 95 % interval over the images, and the words' F1."""
     out = cosine_of(predicted, part.targets)
     if logits is not None:
@@ -170,7 +191,11 @@ def cosine_of(predicted: torch.Tensor, targets: torch.Tensor) -> dict[str, Any]:
 def interval(values: np.ndarray, draws: int = 1000) -> dict[str, Any]:
     """Mean of values [N] and its bootstrapped 95 % interval."""
     rng = np.random.default_rng(0)
-    means = np.asarray([values[rng.integers(len(values), size=len(values))].mean() for _ in range(draws)]) if len(values) else np.zeros(1)
+    means = (
+        np.asarray([values[rng.integers(len(values), size=len(values))].mean() for _ in range(draws)])
+        if len(values)
+        else np.zeros(1)
+    )
     low, high = np.percentile(means, [2.5, 97.5])
     return {"mean": round(float(values.mean()), 4), "ci95": [round(float(low), 4), round(float(high), 4)]}
 

@@ -1,4 +1,6 @@
-"""`accord.invert`: which prompt made this image? An embedding, ranked words, retrieved prompts, and one readable prompt."""
+"""`accord.invert`: which prompt made this image? An embedding, ranked words, retrieved prompts, and one readable
+prompt.
+"""
 
 from __future__ import annotations
 
@@ -30,10 +32,14 @@ EDIT_ROUNDS = 2
 
 # small words of German, French, Spanish, Italian, Portuguese and Dutch that are no English words, and English ones
 _FOREIGN = set(
-    "der das und mit ein eine einem einen einer auf im von zu ist le la les une des du avec sur dans et est el los las una unos con del por en y "
+    "der das und mit ein eine einem einen einer auf im von zu ist le la les une des du avec sur dans et est el los "
+    "las una unos con del por en y "
     "il lo gli di che della nel sul e um uma com na da het een voor".split()
 )
-_ENGLISH = set("a an the of and with in on at to from by for is are above below over under left right next beside behind its his her".split())
+_ENGLISH = set(
+    "a an the of and with in on at to from by for is are "
+    "above below over under left right next beside behind its his her".split()
+)
 
 Likelihood = Callable[[Sequence[str]], torch.Tensor]  # texts to log P(text | image) [T], in nats
 
@@ -71,7 +77,8 @@ class Bank:
     """Prompts to retrieve from, with their embeddings.
 
     Raises:
-        InputError: for fewer than two prompts, or prompts most of which are not in English, which the embedder cannot read.
+        InputError: for fewer than two prompts, or prompts most of which are not in English, which the embedder cannot
+            read.
     """
 
     def __init__(self, prompts: Sequence[str], embed: Embed) -> None:
@@ -80,7 +87,10 @@ class Bank:
             raise InputError(f"a bank of {len(self.prompts)} prompt has nothing to choose from; give at least 2")
         foreign = [p for p in self.prompts if not_english(p)]
         if 2 * len(foreign) > len(self.prompts):
-            raise InputError(f"most prompts of the bank are in a language that the sentence embedder cannot read ({foreign[0][:40]!r}); give prompts in English")
+            raise InputError(
+                "most prompts of the bank are in a language that the sentence embedder cannot read "
+                f"({foreign[0][:40]!r}); give prompts in English"
+            )
         self.vectors = embed(self.prompts).cpu()
 
     @classmethod
@@ -140,8 +150,8 @@ def invert(
         readable: whether to make a readable prompt; without it `prompt` is the nearest of the bank, or empty.
 
     Raises:
-        InputError: if there is no image, embedder and inverter do not fit, or a readable prompt of larger pictures than the lab's is
-            wanted of an inverter that names no captioner.
+        InputError: if there is no image, embedder and inverter do not fit, or a readable prompt of larger pictures than
+            the lab's is wanted of an inverter that names no captioner.
     """
     pictures = [images] if isinstance(images, Image.Image) else list(images)
     if any(not isinstance(p, Image.Image) for p in pictures):
@@ -159,7 +169,10 @@ def invert(
         bank = Bank(bank, embed)
     if readable and captioner is None:
         if inverter.captioner is None and inverter.captioner_id is None and inverter.is_foreign:
-            raise InputError("this inverter names no captioner, and the embedded one knows the lab's scenes alone; give captioner=load_captioner(ID), or readable=False")
+            raise InputError(
+                "this inverter names no captioner, and the embedded one knows the lab's scenes alone; give "
+                "captioner=load_captioner(ID), or readable=False"
+            )
         captioner = inverter.captioner or load_captioner(inverter.captioner_id, inverter.device)
     out: list[Inverted] = []
     for start in tqdm(range(0, len(pictures), batch_size), desc="invert", disable=not progress):
@@ -176,7 +189,9 @@ def invert(
                 assert embed is not None and captioner is not None and states is not None
                 candidates = [c for c in (caption, *(t for t, _ in near)) if c.strip()] or ["a picture"]
                 seen = partial(_seen, captioner, states[i : i + 1])
-                prompt, score = readable_prompt(candidates, vector, probability, inverter.vocabulary, embed, captioner.lexicon, seen)
+                prompt, score = readable_prompt(
+                    candidates, vector, probability, inverter.vocabulary, embed, captioner.lexicon, seen
+                )
             top = probability.topk(min(top_words, len(probability)) if inverter.has_words else 0)
             ranked = tuple((inverter.vocabulary.words[int(i)], float(p)) for p, i in zip(*top, strict=True))
             out.append(Inverted(vector, ranked, near, prompt, score))
@@ -200,7 +215,8 @@ def readable_prompt(
     """The best of the candidates and of their word edits, and its cosine to the predicted `vector` [E].
 
     Ranked by cos + WORD_WEIGHT * log-likelihood of which words it holds, under the predicted `probability` [V],
-    + CAPTION_WEIGHT * `seen`: the embedding and the words are those of a prompt, which leaves open what the image must show.
+    + CAPTION_WEIGHT * `seen`: the embedding and the words are those of a prompt, which leaves open what the image must
+    show.
     """
 
     def rank(texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,8 +1,8 @@
 """An inverter: predictors with weights and a vocabulary, saved in standard form.
 
-    folder/config.json             predictors (kind, architecture, weight), sizes
-    folder/vocabulary.txt          a word a line, most frequent first
-    folder/predictor-0.safetensors weights in float16; a U-Net's VAE and text encoder come from its pipeline
+folder/config.json             predictors (kind, architecture, weight), sizes
+folder/vocabulary.txt          a word a line, most frequent first
+folder/predictor-0.safetensors weights in float16; a U-Net's VAE and text encoder come from its pipeline
 """
 
 from __future__ import annotations
@@ -61,7 +61,9 @@ class Inverter:
 
     def __post_init__(self) -> None:
         if not self.predictors or len(self.predictors) != len(self.kinds):
-            raise InputError(f"{len(self.predictors)} predictors came with {len(self.kinds)} configs; give one for each")
+            raise InputError(
+                f"{len(self.predictors)} predictors came with {len(self.kinds)} configs; give one for each"
+            )
         check_weights(self.weights, len(self.predictors))
         if self.captioner is not None:
             self.captioner_id = self.captioner.source
@@ -105,11 +107,15 @@ class Inverter:
             self.captioner = self.captioner or load_captioner(self.captioner_id, self.device)
             captions = self.captioner.caption(pixels_of(images, self.captioner.image_size))
         vectors, words, shares = [], [], []
-        sides = [p.side for p in self.predictors] + ([self.captioner.image_size] if captions is not None and self.captioner is not None else [])
+        sides = [p.side for p in self.predictors] + (
+            [self.captioner.image_size] if captions is not None and self.captioner is not None else []
+        )
         pixels = pixels_of(images, max(sides))  # scaled first to the largest side, as in training
         for predictor, weight in zip(self.predictors, self.weights or [1.0] * len(self.predictors), strict=True):
             device = next(predictor.parameters()).device
-            vector, logits = predictor(fit(pixels, predictor.side).to(device), captions if predictor.needs_captions else None)
+            vector, logits = predictor(
+                fit(pixels, predictor.side).to(device), captions if predictor.needs_captions else None
+            )
             vectors.append(vector.float().cpu())
             if logits is not None and weight:
                 words.append(weight * logits.float().cpu().sigmoid())
@@ -123,12 +129,26 @@ class Inverter:
         folder = Path(folder)
         rows = []
         for i, (predictor, kind) in enumerate(zip(self.predictors, self.kinds, strict=True)):
-            state = {k: v.half().cpu().contiguous() for k, v in predictor.state_dict().items() if not k.startswith(_OUTSIDE)}
+            state = {
+                k: v.half().cpu().contiguous() for k, v in predictor.state_dict().items() if not k.startswith(_OUTSIDE)
+            }
             replace_file(folder / f"predictor-{i}.safetensors", partial(save_file, state))
-            rows.append({**asdict(kind), "architecture": _architecture(predictor), "vocabulary": predictor.words is not None})
-        config = {"embedding": self.embedding, "predictors": rows, "weights": self.weights, "captioner": self.captioner_id, "lab": self.lab}
-        replace_file(folder / "vocabulary.txt", lambda p: p.write_text("\n".join(self.vocabulary.words) + "\n", encoding="utf8"))
-        replace_file(folder / "config.json", lambda p: p.write_text(json.dumps(config, indent=1) + "\n", encoding="utf8"))
+            rows.append(
+                {**asdict(kind), "architecture": _architecture(predictor), "vocabulary": predictor.words is not None}
+            )
+        config = {
+            "embedding": self.embedding,
+            "predictors": rows,
+            "weights": self.weights,
+            "captioner": self.captioner_id,
+            "lab": self.lab,
+        }
+        replace_file(
+            folder / "vocabulary.txt", lambda p: p.write_text("\n".join(self.vocabulary.words) + "\n", encoding="utf8")
+        )
+        replace_file(
+            folder / "config.json", lambda p: p.write_text(json.dumps(config, indent=1) + "\n", encoding="utf8")
+        )
 
     @classmethod
     def from_pretrained(cls, folder: str | Path | None = None, device: str = "cpu") -> Inverter:
@@ -140,7 +160,9 @@ class Inverter:
         folder = Path(folder or EMBEDDED)
         what = f"inverter {str(folder)!r}"
         if not (folder / "config.json").exists():
-            raise InputError(f"folder {str(folder)!r} holds no inverter (no config.json); train one with accord train inverter")
+            raise InputError(
+                f"folder {str(folder)!r} holds no inverter (no config.json); train one with accord train inverter"
+            )
         config = read_json(folder / "config.json", f"{what}: its")
         words = read_text(folder / "vocabulary.txt", f"{what}: its").split()
         if not words:
@@ -150,12 +172,24 @@ class Inverter:
             for i, row in enumerate(config["predictors"]):
                 name = f"{what}: its predictor-{i}"
                 kind = PredictorConfig(**{k: row[k] for k in asdict(PredictorConfig())})
-                state = {k: v.float() if v.is_floating_point() else v for k, v in load_tensors(folder / f"predictor-{i}.safetensors", name).items()}
-                make = partial(_rebuild, kind, row["architecture"], len(words) if row["vocabulary"] else 0, config["embedding"])
+                state = {
+                    k: v.float() if v.is_floating_point() else v
+                    for k, v in load_tensors(folder / f"predictor-{i}.safetensors", name).items()
+                }
+                make = partial(
+                    _rebuild, kind, row["architecture"], len(words) if row["vocabulary"] else 0, config["embedding"]
+                )
                 predictor = _filled(make, state, name, whole=row["architecture"] is not None)
                 predictors.append(predictor.to(device))
                 kinds.append(kind)
-            return cls(predictors, kinds, Vocabulary(tuple(words)), config["weights"], captioner_id=config.get("captioner"), lab=config.get("lab"))
+            return cls(
+                predictors,
+                kinds,
+                Vocabulary(tuple(words)),
+                config["weights"],
+                captioner_id=config.get("captioner"),
+                lab=config.get("lab"),
+            )
 
 
 def check_weights(weights: Sequence[float] | None, count: int) -> None:
@@ -212,7 +246,10 @@ def _rebuild(kind: PredictorConfig, architecture: dict[str, Any] | None, vocabul
         return build(kind, vocabulary, embedding=embedding)
     towers = {model.__name__: (model, config) for model, config in tower_classes().values()}
     if architecture["class"] not in towers:
-        raise InputError(f"the tower {architecture['class']!r} is none of {', '.join(towers)}, and no other class is called; train it again")
+        raise InputError(
+            f"the tower {architecture['class']!r} is none of {', '.join(towers)}, and no other class is called; train "
+            "it again"
+        )
     network_class, config_class = towers[architecture["class"]]
     known = config_class().to_dict().keys() - _SAID_ELSEWHERE
     settings = {k: v for k, v in architecture["config"].items() if k in known and not k.startswith("_")}
@@ -220,16 +257,29 @@ def _rebuild(kind: PredictorConfig, architecture: dict[str, Any] | None, vocabul
         values = value if isinstance(value, list) else [value]
         if not all(isinstance(v, _NUMBER) and not (isinstance(v, (int, float)) and abs(v) > _LARGEST) for v in values):
             raise InputError(f"the tower's {key} is {value!r}, which is not used; save it again")
-    if max((v for v in (settings.get("num_hidden_layers"), *(settings.get("depths") or ())) if isinstance(v, int)), default=0) > 512:
+    if (
+        max(
+            (v for v in (settings.get("num_hidden_layers"), *(settings.get("depths") or ())) if isinstance(v, int)),
+            default=0,
+        )
+        > 512
+    ):
         raise InputError("the tower has more than 512 layers, which is not used; save it again")
     check_moments(architecture["mean"], architecture["std"], "the tower")
     config = config_class(**settings)
-    network = network_class(config, add_pooling_layer=False) if "add_pooling_layer" in signature(network_class).parameters else network_class(config)
-    return Predictor(VisionTower(network, architecture["mean"], architecture["std"]), vocabulary, kind.hidden, embedding)
+    network = (
+        network_class(config, add_pooling_layer=False)
+        if "add_pooling_layer" in signature(network_class).parameters
+        else network_class(config)
+    )
+    return Predictor(
+        VisionTower(network, architecture["mean"], architecture["std"]), vocabulary, kind.hidden, embedding
+    )
 
 
 def _filled(make: Callable[[], Predictor], state: dict[str, torch.Tensor], what: str, whole: bool) -> Predictor:
-    """A predictor with its saved weights. With `whole` it is first made without memory, so that no more is taken than its file has.
+    """A predictor with its saved weights. With `whole` it is first made without memory, so that no more is taken than
+    its file has.
 
     Raises:
         InputError: if file and description do not fit each other.

@@ -1,6 +1,7 @@
 """Domain-adaptive kernel learning (DAKL): a second level that has seen the target images, without their prompts.
 
-Source: the first version of Reverse Stable Diffusion (arXiv 2308.01472v1). It needs the whole target set, so it is an option
+Source: the first version of Reverse Stable Diffusion (arXiv 2308.01472v1). It needs the whole target set, so it is an
+option
 of batch inversion. Memory: one [F,F] matrix (F = D + K features) and chunks of rows; the [N,K] kernel is never held.
 
 Letters in shapes: N rows, D of the embedding, K centroids.
@@ -30,7 +31,10 @@ MOST = 10_000  # labelled rows that `best` looks at
 
 @dataclass(frozen=True)
 class DomainKernel:
-    """A fitted second level: y^ + W [y^, kernel row of y^] + b, normalised. It corrects, so that a heavy penalty leaves the first level."""
+    """A fitted second level: y^ + W [y^, kernel row of y^] + b, normalised.
+
+    It corrects, so that a heavy penalty leaves the first level.
+    """
 
     centroids: torch.Tensor  # [K,D]
     gamma: float
@@ -59,20 +63,26 @@ class DomainKernel:
             penalty: of the ridge.
 
         Raises:
-            InputError: if there are too few rows, answers of another size, or the kernel is degenerate (its off-diagonal entries do
-                not differ).
+            InputError: if there are too few rows, answers of another size, or the kernel is degenerate (its
+                off-diagonal entries do not differ).
         """
         if source.shape != answers.shape:
-            raise InputError(f"predictions of shape {tuple(source.shape)} cannot be corrected to answers of shape {tuple(answers.shape)}; give those of one embedder")
+            raise InputError(
+                f"predictions of shape {tuple(source.shape)} cannot be corrected to answers of shape "
+                f"{tuple(answers.shape)}; give those of one embedder"
+            )
         return cls._fit(_centroids(source, target, centroids, seed), source, answers, gamma, penalty)
 
     @classmethod
-    def _fit(cls, found: torch.Tensor, source: torch.Tensor, answers: torch.Tensor, gamma: float, penalty: float) -> DomainKernel:
+    def _fit(
+        cls, found: torch.Tensor, source: torch.Tensor, answers: torch.Tensor, gamma: float, penalty: float
+    ) -> DomainKernel:
         """`fit` with the centroids [K,D] at hand."""
         spread = kernel_spread(found, gamma)
         if spread < LEAST_SPREAD:
             raise InputError(
-                f"the kernel is degenerate: its entries differ by {spread:.1e} only with gamma {gamma:g}, so every image "
+                f"the kernel is degenerate: its entries differ by {spread:.1e} only with gamma {gamma:g}, so every "
+                "image "
                 "would get one prediction; choose another gamma or give predictions that differ"
             )
 
@@ -86,10 +96,13 @@ class DomainKernel:
         return cls(found, gamma, weights, intercept)
 
     @classmethod
-    def best(cls, source: torch.Tensor, answers: torch.Tensor, target: torch.Tensor, centroids: int = 256, seed: int = 0) -> DomainKernel:
+    def best(
+        cls, source: torch.Tensor, answers: torch.Tensor, target: torch.Tensor, centroids: int = 256, seed: int = 0
+    ) -> DomainKernel:
         """`fit` with that gamma and penalty which serve best on every fifth group of near-duplicate answers, kept back.
 
-        Kept back pair by pair, prompts would be in both halves, and a level that has learnt them by heart would look like one that helps.
+        Kept back pair by pair, prompts would be in both halves, and a level that has learnt them by heart would look
+        like one that helps.
 
         Raises:
             InputError: as `fit`, and if with none of them it is better there than no second level.
@@ -99,7 +112,10 @@ class DomainKernel:
         order = np.random.default_rng(seed).permutation(group.max() + 1)
         back = torch.from_numpy(np.isin(group, order[: max(1, len(order) // KEPT_BACK)]))
         if min(int((~back).sum()), len(target)) < 2:
-            raise InputError(f"{len(source)} labelled pairs and {len(target)} pictures are too few to adapt with; give more, or do without a second level")
+            raise InputError(
+                f"{len(source)} labelled pairs and {len(target)} pictures are too few to adapt with; give more, or do "
+                "without a second level"
+            )
         few = min(centroids, 2 * min(int((~back).sum()), len(target)))
         first = float(F.cosine_similarity(looked[back], told[back]).mean())
         centres = _centroids(looked[~back], target, few, seed)  # the same for all knobs
@@ -117,7 +133,8 @@ class DomainKernel:
         knobs = max(found, key=lambda k: found[k])
         if found[knobs] <= first:
             raise InputError(
-                f"with {len(source)} labelled pairs the second level would harm (cosine {found[knobs]:.4f} after it, {first:.4f} before, on those "
+                f"with {len(source)} labelled pairs the second level would harm (cosine {found[knobs]:.4f} after it, "
+                f"{first:.4f} before, on those "
                 "of every fifth prompt, kept back); give more, or do without it"
             )
         return cls.fit(source, answers, target, min(centroids, 2 * min(len(source), len(target))), *knobs, seed)
@@ -135,7 +152,9 @@ def _centroids(source: torch.Tensor, target: torch.Tensor, count: int, seed: int
     """`count` centroids [K,D], half from each domain."""
     half = count // 2
     if half < 1 or half > min(len(source), len(target)):
-        raise InputError(f"{count} centroids need {half} rows in each domain; there are {len(source)} and {len(target)}")
+        raise InputError(
+            f"{count} centroids need {half} rows in each domain; there are {len(source)} and {len(target)}"
+        )
     return torch.cat([spherical_kmeans(source, half, seed=seed), spherical_kmeans(target, half, seed=seed + 1)])
 
 

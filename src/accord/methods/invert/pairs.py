@@ -34,8 +34,8 @@ def make_pairs(
     shard: tuple[int, int] | None = None,
     progress: bool = False,
 ) -> int:
-    """Render one picture a prompt into `out/part-000001/...` and `out/metadata.parquet`; finished parts are kept, and more prompts
-    may be added at the end.
+    """Render one picture a prompt into `out/part-000001/...` and `out/metadata.parquet`; finished parts are kept, and
+    more prompts may be added at the end.
 
     The picture's own seed is a function of `seed` and its row, so that a run that was stopped goes on as if it had not.
 
@@ -59,16 +59,31 @@ def make_pairs(
 
     def row_of(i: int) -> dict[str, Any]:
         sampler = type(pipe.scheduler).__name__
-        return {"p": prompts[i], "se": seeds[i], "c": guidance_scale, "st": num_inference_steps, "sa": sampler, "model": model}
+        return {
+            "p": prompts[i],
+            "se": seeds[i],
+            "c": guidance_scale,
+            "st": num_inference_steps,
+            "sa": sampler,
+            "model": model,
+        }
 
     def make_part(number: int, start: int) -> None:
         there, due = read_part(folder, number), [row_of(i) for i in range(start, min(len(prompts), start + part_size))]
         if there is not None and there[: len(due)] == due:
             return
         if there is not None and there != due[: len(there)]:
-            raise InputError(f"part {number} of folder {str(out)!r} is of other prompts, another model or adapter, another seed or other settings; give another --out")
+            raise InputError(
+                f"part {number} of folder {str(out)!r} is of other prompts, another model or adapter, another seed or "
+                "other settings; give another --out"
+            )
         images: list[Image.Image] = []
-        for i in tqdm(range(start, min(len(prompts), start + part_size), batch_size), desc="pairs", leave=False, disable=not progress):
+        for i in tqdm(
+            range(start, min(len(prompts), start + part_size), batch_size),
+            desc="pairs",
+            leave=False,
+            disable=not progress,
+        ):
             texts = list(prompts[i : min(i + batch_size, start + part_size)])
             own = seeds[i : i + len(texts)]
             images += generate_each(pipe, texts, own, num_inference_steps, guidance_scale)
@@ -76,6 +91,8 @@ def make_pairs(
 
     starts = list(enumerate(range(0, len(prompts), part_size), start=1))
     for number, start in tqdm(share_of(starts, shard), desc="parts", disable=not progress):
-        with only_writer(folder, f"part-{number:06d}"):  # shards run at the same time, and a run without any beside them
+        with only_writer(
+            folder, f"part-{number:06d}"
+        ):  # shards run at the same time, and a run without any beside them
             make_part(number, start)
     return write_metadata(folder)

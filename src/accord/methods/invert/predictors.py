@@ -83,7 +83,11 @@ class UNetTower(Tower):
         self.conv_in, self.time_proj, self.time_embedding = unet.conv_in, unet.time_proj, unet.time_embedding
         self.down_blocks, self.mid_block = unet.down_blocks, unet.mid_block
         self.add_embedding = getattr(unet, "add_embedding", None)  # of XL: the pooled text and the sizes
-        self.vae, self.text_encoder, self.text_encoder_2 = pipe.vae, pipe.text_encoder, getattr(pipe, "text_encoder_2", None)
+        self.vae, self.text_encoder, self.text_encoder_2 = (
+            pipe.vae,
+            pipe.text_encoder,
+            getattr(pipe, "text_encoder_2", None),
+        )
         self._frozen().requires_grad_(False)
         self.needs_captions, self.all_levels = caption_conditioned, all_levels
         channels = unet.config.block_out_channels
@@ -181,7 +185,9 @@ def _clip(config: PredictorConfig) -> Tower:
     from accord.rewards.clip import load_clip
 
     scorer = load_clip(config.model)
-    return VisionTower(scorer.model.vision_model.requires_grad_(True), scorer.mean.flatten().tolist(), scorer.std.flatten().tolist())
+    return VisionTower(
+        scorer.model.vision_model.requires_grad_(True), scorer.mean.flatten().tolist(), scorer.std.flatten().tolist()
+    )
 
 
 def _blip(config: PredictorConfig) -> Tower:
@@ -198,9 +204,16 @@ def _vit(config: PredictorConfig) -> Tower:
     if config.model is not None:
         return _hub(config.model)
     small = ViTConfig(
-        image_size=LAB_SIDE, patch_size=8, hidden_size=128, intermediate_size=512, num_hidden_layers=5,
-        num_attention_heads=4, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, initializer_range=0.08,
-    )  # fmt: skip
+        image_size=LAB_SIDE,
+        patch_size=8,
+        hidden_size=128,
+        intermediate_size=512,
+        num_hidden_layers=5,
+        num_attention_heads=4,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        initializer_range=0.08,
+    )
     return VisionTower(ViTModel(small, add_pooling_layer=False), [0.5] * 3, [0.5] * 3)
 
 
@@ -210,21 +223,34 @@ def _swin(config: PredictorConfig) -> Tower:
     if config.model is not None:
         return _hub(config.model)
     small = SwinConfig(
-        image_size=LAB_SIDE, patch_size=4, embed_dim=48, depths=[2, 2, 4], num_heads=[2, 4, 8], window_size=4,
-        drop_path_rate=0.0, initializer_range=0.08,
-    )  # fmt: skip
+        image_size=LAB_SIDE,
+        patch_size=4,
+        embed_dim=48,
+        depths=[2, 2, 4],
+        num_heads=[2, 4, 8],
+        window_size=4,
+        drop_path_rate=0.0,
+        initializer_range=0.08,
+    )
     return VisionTower(SwinModel(small, add_pooling_layer=False), [0.5] * 3, [0.5] * 3)
 
 
 def tower_classes() -> dict[str, tuple[Any, Any]]:
-    """What a vision tower may be: its kind -> the class of the network and that of its configuration. Nothing else is ever called."""
+    """What a vision tower may be: its kind -> the class of the network and that of its configuration.
+
+    Nothing else is ever called.
+    """
     import transformers as t
 
     return {
-        "blip": (t.BlipVisionModel, t.BlipVisionConfig), "clip": (t.CLIPVisionModel, t.CLIPVisionConfig), "vit": (t.ViTModel, t.ViTConfig),
-        "swin": (t.SwinModel, t.SwinConfig), "deit": (t.DeiTModel, t.DeiTConfig), "beit": (t.BeitModel, t.BeitConfig),
+        "blip": (t.BlipVisionModel, t.BlipVisionConfig),
+        "clip": (t.CLIPVisionModel, t.CLIPVisionConfig),
+        "vit": (t.ViTModel, t.ViTConfig),
+        "swin": (t.SwinModel, t.SwinConfig),
+        "deit": (t.DeiTModel, t.DeiTConfig),
+        "beit": (t.BeitModel, t.BeitConfig),
         "dinov2": (t.Dinov2Model, t.Dinov2Config),
-    }  # fmt: skip
+    }
 
 
 def _hub(model: str) -> Tower:

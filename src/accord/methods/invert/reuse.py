@@ -20,7 +20,8 @@ PARTS = ("conv_in", "time_embedding", "add_embedding", "down_blocks", "mid_block
 
 @contextmanager
 def reused(pipe: Any, predictor: Predictor, weight: float) -> Iterator[None]:
-    """Inside, the encoder of `pipe.unet` is (1 - weight) * its own + weight * the predictor's; afterwards bit for bit its own.
+    """Inside, the encoder of `pipe.unet` is (1 - weight) * its own + weight * the predictor's; afterwards bit for bit
+    its own.
 
     Raises:
         InputError: for a predictor of another kind or architecture, or a weight out of 0..1.
@@ -49,7 +50,9 @@ def _encoder(predictor: Predictor) -> dict[str, torch.Tensor]:
     if not isinstance(tower, UNetTower):
         raise InputError("only a unet predictor can be put back into a denoiser; train one with --kind unet")
     parts = {part: getattr(tower, part) for part in PARTS}
-    return {f"{part}.{k}": v for part, module in parts.items() if module is not None for k, v in module.state_dict().items()}
+    return {
+        f"{part}.{k}": v for part, module in parts.items() if module is not None for k, v in module.state_dict().items()
+    }
 
 
 @contextmanager

@@ -20,7 +20,8 @@ class Split:
 
 
 def group_near_duplicates(embeddings: torch.Tensor, threshold: float = SIMILAR, chunk: int = 2048) -> np.ndarray:
-    """Group number of each row [N]: rows whose cosine exceeds the threshold are in one group, and so on from row to row.
+    """Group number of each row [N]: rows whose cosine exceeds the threshold are in one group, and so on from row to
+    row.
 
     Args:
         embeddings: unit vectors [N,D].
@@ -67,7 +68,9 @@ def split_groups(groups: np.ndarray, validation: float = 0.1, test: float = 0.1,
                 filled[part] += int(sizes[k])
                 taken.add(k)
     if any(w >= 1 and not chosen[part] for part, w in wanted.items()):
-        raise ValueError("nearly all prompts are near-duplicates of each other, so no part can be kept apart; give more prompts")
+        raise ValueError(
+            "nearly all prompts are near-duplicates of each other, so no part can be kept apart; give more prompts"
+        )
     of = {int(names[k]): part for part in chosen for k in chosen[part]}
     parts = np.asarray([of.get(int(g), "train") for g in groups])
     return Split(*(np.flatnonzero(parts == p) for p in ("train", "validation", "test")))

@@ -41,21 +41,35 @@ def train_predictor(
     folder = Path(folder)
     if len(data) < 2 * config.folds:
         raise InputError(f"{len(data)} pairs are too few to train an inverter on; give at least {2 * config.folds}")
-    settings = {**asdict(kind), **asdict(config), "pairs": len(data), "data": fingerprint(data.images, data.prompts, data.captions)}
+    settings = {
+        **asdict(kind),
+        **asdict(config),
+        "pairs": len(data),
+        "data": fingerprint(data.images, data.prompts, data.captions),
+    }
     with claim(folder, settings) as anew:
         if anew:
             (folder / SCORES).unlink(missing_ok=True)
         return _trained(kind, data, vocabulary, folder, config, device)
 
 
-def _trained(kind: PredictorConfig, data: PairSet, vocabulary: Vocabulary, folder: Path, config: InvertTrainConfig, device: str) -> Predictor:
+def _trained(
+    kind: PredictorConfig, data: PairSet, vocabulary: Vocabulary, folder: Path, config: InvertTrainConfig, device: str
+) -> Predictor:
     order = _order(kind, data, vocabulary, folder, config, device)
     present = vocabulary.present(data.prompts)
-    predictor = build(kind, len(vocabulary) if config.vocabulary_weight else 0, config.seed, data.targets.shape[1]).to(device)
+    predictor = build(kind, len(vocabulary) if config.vocabulary_weight else 0, config.seed, data.targets.shape[1]).to(
+        device
+    )
     if config.freeze_tower:
         predictor.freeze_tower()
     # what is frozen (a pipeline's VAE and text encoder) comes from its source again when the run is resumed
-    run = Run({"predictor": predictor}, LoopConfig.of(config, warmup_steps=min(100, config.steps // 10)), folder, save_frozen=False)
+    run = Run(
+        {"predictor": predictor},
+        LoopConfig.of(config, warmup_steps=min(100, config.steps // 10)),
+        folder,
+        save_frozen=False,
+    )
 
     def loss_fn(step: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         rows = order if config.curriculum == "none" else curriculum_prefix(step / config.steps, order)
@@ -63,7 +77,9 @@ def _trained(kind: PredictorConfig, data: PairSet, vocabulary: Vocabulary, folde
         images = data.pixels(rows, predictor.side).to(device)
         captions = data.captions_of(rows) if predictor.needs_captions else None
         predicted, logits = predictor(images, captions)
-        loss = joint_loss(predicted, data.targets[rows].to(device), logits, present[rows].to(device), config.vocabulary_weight)
+        loss = joint_loss(
+            predicted, data.targets[rows].to(device), logits, present[rows].to(device), config.vocabulary_weight
+        )
         cosine = F.cosine_similarity(predicted.detach().float(), data.targets[rows].to(device), dim=-1).mean()
         return loss, {"cosine": float(cosine)}
 
@@ -106,7 +122,9 @@ def _kept_scores(path: Path, count: int) -> torch.Tensor:
             raise ValueError(f"it has not {count} finite scores")
         return scores
     except (OSError, ValueError, EOFError, TypeError, SyntaxError) as error:
-        raise InputError(f"{str(path)!r} cannot be read ({reason_of(error)}); remove it, and it is made again") from error
+        raise InputError(
+            f"{str(path)!r} cannot be read ({reason_of(error)}); remove it, and it is made again"
+        ) from error
 
 
 def out_of_fold_scores(
@@ -120,7 +138,9 @@ def out_of_fold_scores(
     scores = torch.empty(len(data))
     for fold in range(config.folds):
         rows = (fold_of != fold).nonzero()[:, 0].numpy()
-        short = replace(config, curriculum="none", steps=max(1, int(config.fold_share * config.steps)), seed=config.seed + 1 + fold)
+        short = replace(
+            config, curriculum="none", steps=max(1, int(config.fold_share * config.steps)), seed=config.seed + 1 + fold
+        )
         model = train_predictor(kind, data.subset(rows), vocabulary, folder / str(fold), short, device)
         rest = (fold_of == fold).nonzero()[:, 0]
         predicted = predict(model, data, rest, config.batch_size)[0]
@@ -129,25 +149,35 @@ def out_of_fold_scores(
 
 
 def _folds(data: PairSet, config: InvertTrainConfig) -> torch.Tensor:
-    """Fold of each pair [N]. Near-duplicates of one prompt are in one fold: else the target of a pair would have been trained on.
+    """Fold of each pair [N]. Near-duplicates of one prompt are in one fold: else the target of a pair would have been
+    trained on.
 
     Raises:
         InputError: if nearly all prompts hang together.
     """
-    _, group, sizes = np.unique(group_near_duplicates(data.targets.cpu(), config.fold_similar), return_inverse=True, return_counts=True)
+    _, group, sizes = np.unique(
+        group_near_duplicates(data.targets.cpu(), config.fold_similar), return_inverse=True, return_counts=True
+    )
     fold_of_group, filled = np.zeros(len(sizes), dtype=np.int64), np.zeros(config.folds)
     order = np.random.default_rng(config.seed).permutation(len(sizes))
     for k in order[np.argsort(-sizes[order], kind="stable")]:  # the largest first, each to the fold that has least
         fold_of_group[k] = filled.argmin()
         filled[fold_of_group[k]] += sizes[k]
     if filled.min() < len(data) / (4 * config.folds):
-        raise InputError("nearly all prompts are near-duplicates of each other, so none can be scored by a model that has not seen it; use the curriculum none")
+        raise InputError(
+            "nearly all prompts are near-duplicates of each other, so none can be scored by a model that has not seen "
+            "it; use the curriculum none"
+        )
     return torch.from_numpy(fold_of_group[group])
 
 
 @torch.no_grad()
 def predict(
-    predictor: Predictor, data: PairSet, rows: torch.Tensor | np.ndarray | None = None, batch_size: int = 256, progress: bool = False
+    predictor: Predictor,
+    data: PairSet,
+    rows: torch.Tensor | np.ndarray | None = None,
+    batch_size: int = 256,
+    progress: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Unit vectors [N,E] and word logits [N,V] (None without a vocabulary), on the CPU."""
     index = torch.arange(len(data)) if rows is None else torch.as_tensor(rows)

@@ -13,10 +13,14 @@ from accord.types import InputError
 
 # words that are no noun, adjective, verb or number; what is left stands for the open classes without a tagger
 _CLOSED = set(
-    "a an the this that these those some any each every no and or but nor so yet if than then as of in on at to from by for with "
-    "without into onto over under above below about against between among through during before after up down out off near is "
-    "are was were be been being am do does did has have had will would can could should may might must shall not it its he she "
-    "they them his her their we us our you your i me my there here who whom which what where when why how very too also just "
+    "a an the this that these those some any each every no and or but nor so yet if than then as of in on at to from "
+    "by for with "
+    "without into onto over under above below about against between among through during before after up down out off "
+    "near is "
+    "are was were be been being am do does did has have had will would can could should may might must shall not it "
+    "its he she "
+    "they them his her their we us our you your i me my there here who whom which what where when why how very too "
+    "also just "
     "only own same other such both all more most less least".split()
 )
 _SPATIAL = {"above", "below", "under", "over", "near", "left", "right"}  # prepositions that say what is where
@@ -63,7 +67,9 @@ class Vocabulary:
         return out
 
     def likelihood(self, probability: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
-        """Log-likelihood [B] of which words each of B prompts holds, under probabilities [B,V] (or [V], for all of them)."""
+        """Log-likelihood [B] of which words each of B prompts holds, under probabilities [B,V] (or [V], for all of
+        them).
+        """
         present = self.present(prompts)
         p = probability.clamp(1e-4, 1 - 1e-4)
         return (present * p.log() + (1 - present) * (1 - p).log()).sum(-1)

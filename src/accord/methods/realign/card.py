@@ -20,7 +20,9 @@ def report_of(tuner: Tuner) -> dict[str, Any]:
     steps = sorted({int(k.split(".")[1]) for k in state if k.startswith("look.")})
     names = ["reward"] + (["held_out"] if tuner.held_out is not None else [])
     scores = {(s, n): state[f"look.{s}.{n}"] for s in steps for n in names}
-    looks = [{"step": s, **{n: float(v[torch.isfinite(v)].mean()) for n in names for v in [scores[s, n]]}} for s in steps]
+    looks = [
+        {"step": s, **{n: float(v[torch.isfinite(v)].mean()) for n in names for v in [scores[s, n]]}} for s in steps
+    ]
     parted = tuner.parted
     kept = guard.best_step if parted else steps[-1]
     gains = {n: _gain(scores[kept, n] - scores[0, n]) for n in names}
@@ -50,7 +52,8 @@ def _verdict(tuner: Tuner, parted: bool, kept: int, gains: dict[str, dict[str, f
         return "No held-out score was given, so nothing says whether the reward was earned or hacked."
     if parted:
         return (
-            f"Reward and held-out score parted ways at step {tuner.guard.parted_at}: the reward still rose while the held-out "
+            f"Reward and held-out score parted ways at step {tuner.guard.parted_at}: the reward still rose while the "
+            "held-out "
             f"score fell, which is reward hacking. The run was stopped and the adapter of step {kept} kept."
         )
     low, high = gains["held_out"]["low"], gains["held_out"]["high"]
@@ -67,18 +70,21 @@ def write_card(tuner: Tuner, report: dict[str, Any]) -> None:
     base = Path(str(tuner.pipe.config.get("_name_or_path") or "?"))
     base_name = base.name if base.is_absolute() else str(base)  # no path of this machine
     rows = [
-        f"| {row['step']} | {row['reward']:.3f} | {row['held_out']:.4f} |" if "held_out" in row else f"| {row['step']} | {row['reward']:.3f} | - |"
+        f"| {row['step']} | {row['reward']:.3f} | {row['held_out']:.4f} |"
+        if "held_out" in row
+        else f"| {row['step']} | {row['reward']:.3f} | - |"
         for row in report["looks"]
     ]
     weights = ", ".join(f"{k} x {v:g}" for k, v in report["rewards"].items())
     config = "\n".join(f"- {k}: {v}" for k, v in report["config"].items())
+    taken, skipped, kept = (report[k] for k in ("steps_taken", "steps_skipped", "kept_step"))
     text = f"""---
 library_name: diffusers
 tags: [text-to-image, lora, reward-tuning, accord]
 ---
 # LoRA adapter, tuned with {report["strategy"]}
 
-Reward: {weights}. {report["steps_taken"]} steps, {report["steps_skipped"]} of them skipped; the adapter of step {report["kept_step"]} is kept.
+Reward: {weights}. {taken} steps, {skipped} of them skipped; the adapter of step {kept} is kept.
 
 {report["verdict"]}
 

@@ -54,7 +54,7 @@ def frame_maps(editor: Any, path: Sequence[torch.Tensor]) -> np.ndarray:
 
 
 def segments_of(pipe: Any, source: str, target: str, maps: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-    """Masks [F,N,h,w] and tokens [1,N,T]: the k-th thing of the target prompt belongs where the k-th of the source is."""
+    """Masks [F,N,h,w] and tokens [1,N,T]: the target prompt's k-th thing belongs where the source's k-th is."""
     prompt, wanted = parse(source), parse(target)
     pairs = list(zip(prompt.things, wanted.things, strict=False))
     masks = torch.zeros(len(maps), max(1, len(pairs)), *sample_size(pipe))

@@ -15,16 +15,18 @@ class RealignConfig:
     """Raises ValueError for a field out of range, named in the message."""
 
     rounds: int = 2  # K: how often at most a picture is redone
-    # where a round starts. new_seed: another z_T, as a noise that has failed may be a bad one to modulate; same_seed: the same
-    # z_T; renoise: the picture, noised part-way
+    # where a round starts. new_seed: another z_T, as a noise that has failed may be a bad one to modulate; same_seed:
+    # the same z_T; renoise: the picture, noised part-way
     mode: str = "new_seed"
     strength: float = 0.8  # renoise: share of the steps that is redone
     cross_weight: float = 1.0  # w of cross-attention
     self_weight: float = 0.3  # w of self-attention
     modulated_share: float = 0.4  # first share of the steps that is modulated
-    time_power: float = 2.0  # tau = (t / T) ** time_power; published: 5, for larger latents, whose layout is decided earlier
+    # tau = (t / T) ** time_power; published: 5, for larger latents, whose layout is decided earlier
+    time_power: float = 2.0
     omega_gain: float = 1.0  # omega = 1 + omega_gain * (deficit - 1/2); 0 is the unweighted modulation
-    escalation: float = 1.0  # a vain round from the same z_T is followed by one with omega so much higher, and other places
+    # a vain round from the same z_T is followed by one with omega so much higher, and other places
+    escalation: float = 1.0
     ground: float = 1.0  # omega of the ground: pixels of no thing look at the tokens of no thing; 0 leaves them alone
     log_omega: bool = False  # also add log(omega_n) * tau to the logits of segment n's tokens
     exempt_tokens: str = "none"  # tokens left alone: "none", "special" (BOS, EOS, padding), "unassigned" (all others)
@@ -121,12 +123,24 @@ class TuneConfig:
         if self.strategy == "sft" and not self.pretrain_weight and not self.kl_weight:
             raise ValueError("pretrain_weight and kl_weight are both 0, and sft has no other loss; give one of them")
         if self.batch_size % self.gradient_accumulation:
-            raise ValueError(f"batch_size {self.batch_size} must be a multiple of gradient_accumulation {self.gradient_accumulation}")
+            raise ValueError(
+                f"batch_size {self.batch_size} must be a multiple of gradient_accumulation {self.gradient_accumulation}"
+            )
 
 
 def debug() -> TuneConfig:
     """Two steps of next to nothing, to see that everything runs."""
     return TuneConfig(
-        steps=2, batch_size=2, num_inference_steps=4, eval_every=1, eval_prompts=2, save_every=1, warmup_steps=0,
-        anchors=4, raft_candidates=2, raft_refresh=1, group_size=2, grpo_timesteps=2,
-    )  # fmt: skip
+        steps=2,
+        batch_size=2,
+        num_inference_steps=4,
+        eval_every=1,
+        eval_prompts=2,
+        save_every=1,
+        warmup_steps=0,
+        anchors=4,
+        raft_candidates=2,
+        raft_refresh=1,
+        group_size=2,
+        grpo_timesteps=2,
+    )

@@ -7,7 +7,8 @@ Letters in shapes: ... batch and heads, L queries, S keys, d channels of a head,
     (3) q~_i = [(1 - a_i) q_i ; sqrt(d) a_i rho_i m_1(i) ; ... ; sqrt(d) a_i rho_i m_N(i)],
         k~_j = [k_j ; e_1(j) ; ... ; e_N(j)],   R_ij = sum_n m_n(i) e_n(j)
     (3') joint attention, whose keys are blocks b (text, image): (1) in each block by itself, then one softmax over all,
-        q~_i = [(1 - a_bi) q_i ; sqrt(d) a_bi rho_bi m(i) ; sqrt(d) a_bi min_bi ]_b,  k~_j = [k_j ; e(j) ; 1] in j's own block, 0 in others
+        q~_i = [(1 - a_bi) q_i ; sqrt(d) a_bi rho_bi m(i) ; sqrt(d) a_bi min_bi ]_b,  k~_j = [k_j ; e(j) ; 1] in j's own
+        block, 0 in others
     (4) a_i = clip(g_i w tau omega_n, 0, 1), g_i = 1 - share of pixels in the segment of i, tau = (t / 1000)^power
 """
 
@@ -41,16 +42,16 @@ def logit_range(
     """Smallest and largest scaled logit of each query, [..., L, 1] each; never more than [..., chunk, S] at once.
 
     Args:
-        chunk: queries at once; if None 128, and on a GPU, where many small kernels would wait for each other, as many as
-            ROOM logits allow.
+        chunk: queries at once; if None 128, and on a GPU, where many small kernels would wait for each other, as many
+            as ROOM logits allow.
     """
     on_gpu = query.device.type != "cpu"
     if chunk is None:
         chunk = max(128, ROOM // max(1, query.shape[:-2].numel() * key.shape[-2])) if on_gpu else 128
     shift = None
     if query.dtype in HALF:
-        # in half precision too, as in float32 a GPU takes several times as long. The keys less their mean: a logit that all keys
-        # share does not change which is smallest, and would take the digits of those by which they differ
+        # in half precision too, as in float32 a GPU takes several times as long. The keys less their mean: a logit that
+        # all keys share does not change which is smallest, and would take the digits of those by which they differ
         mean = key.float().mean(-2, keepdim=True)
         shift = (query.float() @ mean.transpose(-1, -2)) * scale
         query, key, scale = query * scale, (key - mean).to(key.dtype), 1.0
@@ -59,7 +60,11 @@ def logit_range(
     for part in query.split(chunk, dim=-2):
         logits = part @ transposed
         # on a CPU amin and amax are four times as fast as aminmax
-        pair = logits.aminmax(dim=-1, keepdim=True) if on_gpu else (logits.amin(-1, keepdim=True), logits.amax(-1, keepdim=True))
+        pair = (
+            logits.aminmax(dim=-1, keepdim=True)
+            if on_gpu
+            else (logits.amin(-1, keepdim=True), logits.amax(-1, keepdim=True))
+        )
         low.append(pair[0])
         high.append(pair[1])
     bottom, top = torch.cat(low, -2) * scale, torch.cat(high, -2) * scale
@@ -131,9 +136,14 @@ class Block:
 
 
 def augment_blocks(
-    query: torch.Tensor, key: torch.Tensor, pixel_segments: torch.Tensor, blocks: Sequence[Block], chunk: int | None = None
+    query: torch.Tensor,
+    key: torch.Tensor,
+    pixel_segments: torch.Tensor,
+    blocks: Sequence[Block],
+    chunk: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Equation (3'): as `augment`, exact, with the keys in blocks that are each modulated by themselves. An extension of this project.
+    """Equation (3'): as `augment`, exact, with the keys in blocks that are each modulated by themselves. An extension
+    of this project.
 
     What drops out of one block's softmax, a_i min_i, differs between blocks, so it rides on a channel of its own.
 
@@ -192,9 +202,7 @@ def time_gain(timestep: float, power: float = 5.0, top: float = 1000) -> float:
     return (timestep / top) ** power if top else 1.0
 
 
-def modulation_strength(
-    pixel_segments: torch.Tensor, omega: torch.Tensor, weight: float, tau: float
-) -> torch.Tensor:
+def modulation_strength(pixel_segments: torch.Tensor, omega: torch.Tensor, weight: float, tau: float) -> torch.Tensor:
     """alpha of (4), [B, L]: pixel_segments [B, L, N], omega [B, N]."""
     omega_of_pixel = (pixel_segments * omega[:, None]).sum(-1)
     return (segment_gain(pixel_segments) * omega_of_pixel * weight * tau).clamp(0, 1)

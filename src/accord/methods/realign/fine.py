@@ -86,10 +86,12 @@ def realign(
         each: one picture a prompt, each with its own of as many seeds.
 
     Returns:
-        a Realigned per (prompt, seed), in order, seeds varying fastest. `after` is never worse than `before` by the alignment.
+        a Realigned per (prompt, seed), in order, seeds varying fastest. `after` is never worse than `before` by the
+        alignment.
 
     Raises:
-        InputError: for a pipeline of another class, a prompt that is empty or too long, or larger pictures without a captioner.
+        InputError: for a pipeline of another class, a prompt that is empty or too long, or larger pictures without a
+            captioner.
     """
     config = config or RealignConfig()
     check_repairable(pipe, config)
@@ -97,7 +99,10 @@ def realign(
         captioner = load_captioner(device=str(device_of(pipe)))
         side = sample_size(pipe)[0] * pipe.vae_scale_factor
         if side > captioner.image_size:
-            raise InputError(f"the embedded captioner knows the lab's small scenes alone, not pictures of {side} pixels; give captioner=load_captioner(ID)")
+            raise InputError(
+                f"the embedded captioner knows the lab's small scenes alone, not pictures of {side} pixels; give "
+                "captioner=load_captioner(ID)"
+            )
     names = [prompts] if isinstance(prompts, str) else list(prompts)
     numbers = [seeds] if isinstance(seeds, int) else list(seeds)
     for text in names:
@@ -121,10 +126,16 @@ def check_repairable(pipe: Any, config: RealignConfig) -> None:
     """
     if isinstance(engine_of(pipe), JointEngine):
         if config.mode == "renoise":
-            raise InputError(f"a {type(pipe).__name__} is not started from part-way here; use the mode new_seed or same_seed, not renoise")
+            raise InputError(
+                f"a {type(pipe).__name__} is not started from part-way here; use the mode new_seed or same_seed, not "
+                "renoise"
+            )
         return
     if "beta_schedule" not in pipe.scheduler.config:  # EDM's timesteps are no share of a whole, as tau takes them
-        raise InputError(f"a {type(pipe.scheduler).__name__} has no betas, and the modulation no time to follow; use a pipeline that was trained with betas")
+        raise InputError(
+            f"a {type(pipe.scheduler).__name__} has no betas, and the modulation no time to follow; use a pipeline "
+            "that was trained with betas"
+        )
     check_processors(pipe.unet)
 
 
@@ -190,7 +201,8 @@ class Rounds:
         segments: Segments | None = None,
         image_latents: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, list[np.ndarray], int]:
-        """Pictures [B,3,H,W] in 0..1, the phrases' attention maps, and the network's evaluations a picture, with or without modulation.
+        """Pictures [B,3,H,W] in 0..1, the phrases' attention maps, and the network's evaluations a picture, with or
+        without modulation.
 
         Attention is recorded where it is not modulated; no maps are returned if there was no such step in the middle.
         """
@@ -237,7 +249,9 @@ class Rounds:
         tried = [[] if mode == "new_seed" else i.tried for i in items]
         layouts = []
         for item, vain in zip(items, tried, strict=True):
-            found = describe(item.image, item.prompt, find_regions(item.prompt, item.maps), self.captioner, self.captions)
+            found = describe(
+                item.image, item.prompt, find_regions(item.prompt, item.maps), self.captioner, self.captions
+            )
             layouts.append(plan(item.prompt, slots(item.prompt), found, item.maps, tried=vain))
         segments = build_segments(self.pipe, [i.prompt for i in items], layouts, self.config)
         segments.omega *= 1 + self.config.escalation * torch.tensor([[float(len(v))] for v in tried])
@@ -270,10 +284,8 @@ class _Window:
         self.open = self.start <= (step.index + 0.5) / step.count <= self.stop
 
 
-def build_segments(
-    pipe: Any, prompts: list[Prompt], layouts: list[list[Region]], config: RealignConfig
-) -> Segments:
-    """Masks, tokens and weights of a batch of layouts, padded to the largest number of regions; the ground comes last."""
+def build_segments(pipe: Any, prompts: list[Prompt], layouts: list[list[Region]], config: RealignConfig) -> Segments:
+    """Masks, tokens and weights of a batch of layouts, padded to the most regions; the background comes last."""
     n = max(1, max(len(x) for x in layouts)) + (config.ground > 0)
     h, w = sample_size(pipe)
     spans_of = [token_spans(pipe, p.text) for p in prompts]

@@ -92,16 +92,22 @@ class Modulation:
         pixels = segments.at(grid_of(q.shape[2], self.size))
         alpha = modulation_strength(pixels, segments.omega, weight, self.tau)
         keys = segments.tokens.transpose(1, 2) if cross else pixels
-        q_aug, k_aug = augment(q, k, alpha, pixels, keys, self._bias() if cross else None, segments.exempt if cross else None)
+        q_aug, k_aug = augment(
+            q, k, alpha, pixels, keys, self._bias() if cross else None, segments.exempt if cross else None
+        )
         return self._with_the_free(attend(q_aug, k_aug, v, q.shape[-1]), query, key, value)
 
-    def joint(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, image: slice, text: slice) -> torch.Tensor:
+    def joint(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, image: slice, text: slice
+    ) -> torch.Tensor:
         """The image's queries in a joint attention; the text's are left alone."""
         config, segments = self.config, self.segments
         told = len(segments.masks)
         q, k, v = query[-told:], key[-told:], value[-told:]
         pixels = segments.at(grid_of(q[:, :, image].shape[2], self.size))
-        to_text, to_image = (modulation_strength(pixels, segments.omega, w, self.tau) for w in (config.cross_weight, config.self_weight))
+        to_text, to_image = (
+            modulation_strength(pixels, segments.omega, w, self.tau) for w in (config.cross_weight, config.self_weight)
+        )
         text_block = Block(text, to_text, segments.tokens.transpose(1, 2), self._bias(), segments.exempt)
         image_block = Block(image, to_image, pixels)
         blocks = [image_block, text_block] if text.start else [text_block, image_block]
@@ -127,7 +133,8 @@ class Modulation:
 
 @contextmanager
 def modulated(pipe: Any, segments: Segments, config: RealignConfig) -> Iterator[Modulation]:
-    """Modulate the attention of the pipeline's network for the time of the block; afterwards the pipeline is what it was.
+    """Modulate the attention of the pipeline's network for the time of the block; afterwards the pipeline is what it
+    was.
 
     Give the yielded object's `before_step` to `accord.diffusion.loop.sample`, or to an engine's `pictures`.
     """

@@ -25,7 +25,8 @@ def slots(prompt: Prompt, most: int = 4) -> list[int]:
 
 
 def phrase_maps(prompt: Prompt, maps: torch.Tensor, spans: list[tuple[int, int] | None]) -> np.ndarray:
-    """Attention of each phrase [P, h, w], scaled to 0..1: the head noun's tokens, with half the weight of its modifiers.
+    """Attention of each phrase [P, h, w], scaled to 0..1: the head noun's tokens, with half the weight of its
+    modifiers.
 
     Args:
         maps: mean cross-attention [T, h, w].
@@ -70,8 +71,9 @@ def find_regions(prompt: Prompt, maps: np.ndarray) -> list[Region]:
             if blob_mask.sum() < 0.01 * h * w:
                 continue
             rows, columns = np.flatnonzero(blob_mask.any(1)), np.flatnonzero(blob_mask.any(0))
-            box = (columns[0] / w, rows[0] / h, (columns[-1] + 1) / w, (rows[-1] + 1) / h)
-            regions.append(Region(phrase, tuple(float(v) for v in box), blob_mask.astype(np.float32)))  # type: ignore[arg-type]
+            left, right = float(columns[0] / w), float((columns[-1] + 1) / w)
+            top, bottom = float(rows[0] / h), float((rows[-1] + 1) / h)
+            regions.append(Region(phrase, (left, top, right, bottom), blob_mask.astype(np.float32)))
     return regions
 
 
@@ -98,6 +100,4 @@ def describe(
     crops = torch.cat([crop(image, r.box, CROP_MARGIN, captioner.image_size) for r in regions])
     locals_ = [local_prompt(prompt, r.phrase, captioner.lexicon) for r in regions]
     seen = align(crops, locals_, captioner, captions=captions)
-    return [
-        replace(r, caption=a.caption, deficit=1 - a.overall) for r, a in zip(regions, seen, strict=True)
-    ]
+    return [replace(r, caption=a.caption, deficit=1 - a.overall) for r, a in zip(regions, seen, strict=True)]

@@ -53,7 +53,9 @@ class Batch:
         return int(torch.randint(low, high, (1,), generator=generator))
 
 
-GRPO_ETA = 0.999  # 1 up to rounding: at 1 the first step from zero terminal SNR takes the root of a negative rounding error
+GRPO_ETA = (
+    0.999  # 1 up to rounding: at 1 the first step from zero terminal SNR takes the root of a negative rounding error
+)
 Strategy = Callable[["Tuner", Batch], tuple[torch.Tensor, dict[str, float]]]
 
 
@@ -82,7 +84,13 @@ def draft(tuner: Tuner, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
     config, pipe = tuner.config, tuner.pipe
     scheduler, told, latents = tuner.start(batch)
     steps = sample(
-        pipe, batch.prompts, latents=latents, told=told, scheduler=scheduler, grad_steps=config.draft_steps, **tuner.sampling
+        pipe,
+        batch.prompts,
+        latents=latents,
+        told=told,
+        scheduler=scheduler,
+        grad_steps=config.draft_steps,
+        **tuner.sampling,
     )
     for step in steps:
         latents = step.latents
@@ -101,8 +109,11 @@ def raft(tuner: Tuner, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
     kept, numbers, rewards = (tuner.run.tensors[f"raft.{k}"][batch.places] for k in ("latents", "numbers", "rewards"))
     judged = [i for i, r in enumerate(rewards.tolist()) if math.isfinite(r)] or list(range(len(rewards)))
     prompts, makers = [tuner.prompts[int(i)] for i in numbers], batch.generators(salt=3)
-    loss = tuner.denoising_loss(kept[judged].to(tuner.pipe.device), [prompts[i] for i in judged], [makers[i] for i in judged])[0]
-    # where none of a prompt's pictures could be judged there is nothing to learn from; where none at all, the step is skipped
+    loss = tuner.denoising_loss(
+        kept[judged].to(tuner.pipe.device), [prompts[i] for i in judged], [makers[i] for i in judged]
+    )[0]
+    # where none of a prompt's pictures could be judged there is nothing to learn from; where none at all, the step is
+    # skipped
     return loss + 0 * rewards[judged].max().to(loss), {"kept_reward": float(rewards[judged].mean())}
 
 
@@ -118,7 +129,11 @@ def _collect(tuner: Tuner, batch: Batch) -> None:
     best = torch.stack(candidates)[judged.argmax(0), torch.arange(judged.shape[1])]
     device, gather, state = judged.device, tuner.run.processes.gather, tuner.run.tensors
     places = gather(torch.tensor(batch.places, device=device)).cpu()
-    found = {"latents": best.float(), "numbers": torch.tensor(batch.numbers, device=device), "rewards": judged.amax(0).float()}
+    found = {
+        "latents": best.float(),
+        "numbers": torch.tensor(batch.numbers, device=device),
+        "rewards": judged.amax(0).float(),
+    }
     for name, value in found.items():
         whole = gather(value).cpu()
         key = f"raft.{name}"
@@ -143,7 +158,14 @@ def grpo(tuner: Tuner, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
     before, after, times = [], [], []
     x = latents * scheduler.init_noise_sigma
     steps = sample(
-        pipe, prompts, latents=latents, told=told, scheduler=scheduler, eta=GRPO_ETA, generator=group.generators(1), **tuner.sampling
+        pipe,
+        prompts,
+        latents=latents,
+        told=told,
+        scheduler=scheduler,
+        eta=GRPO_ETA,
+        generator=group.generators(1),
+        **tuner.sampling,
     )
     with torch.no_grad():
         for step in steps:
@@ -188,7 +210,10 @@ def group_advantages(
 def ddim_moments(
     scheduler: Any, output: torch.Tensor, timestep: torch.Tensor, latents: torch.Tensor
 ) -> tuple[torch.Tensor, float]:
-    """Mean [B,C,H,W] and standard deviation of x_{t-1} under DDIM with eta = GRPO_ETA. Source: DDIM (arXiv 2010.02502), (12), (16)."""
+    """Mean [B,C,H,W] and standard deviation of x_{t-1} under DDIM with eta = GRPO_ETA.
+
+    Source: DDIM (arXiv 2010.02502), (12), (16).
+    """
     zero = torch.zeros_like(latents)
     eta = rooted_eta(scheduler, timestep, GRPO_ETA)
     mean = scheduler.step(output, timestep, latents, eta=eta, variance_noise=zero, return_dict=False)[0]
@@ -203,7 +228,10 @@ def gaussian_log_p(x: torch.Tensor, mean: torch.Tensor, spread: float) -> torch.
 
 
 def sft(tuner: Tuner, _batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
-    """No reward at all: the control. What is trained on is the denoising loss that every strategy has beside its own."""
+    """No reward at all: the control.
+
+    What is trained on is the denoising loss that every strategy has beside its own.
+    """
     return torch.zeros((), device=tuner.pipe.device), {}
 
 

@@ -2,8 +2,9 @@
 
     loss = reward_weight * strategy + pretrain_weight * ||f - target||^2 + kl_weight * ||f - f_untuned||^2
 
-The second and third term, on by default, hold the model to what it was: pictures with their captions (`pairs`), or, where
-there are none, pictures of the untuned pipeline. The whole loop is `Run` of `accord.training`, which knows nothing of this.
+The second and third term, on by default, hold the model to what it was: pictures with their captions (`pairs`), or,
+where there are none, pictures of the untuned pipeline. The whole loop is `Run` of `accord.training`, which knows
+nothing of this.
 
 Letters in shapes: B pictures, C H W of the latents, N pictures of a look.
 """
@@ -84,7 +85,8 @@ def tune(
     resume: bool = False,
     progress: bool = True,
 ) -> Tuned:
-    """Tune any Stable Diffusion 1, 2 or XL pipeline with a reward. The pipeline itself is tuned too (`remove_lora` undoes it).
+    """Tune any Stable Diffusion 1, 2 or XL pipeline with a reward. The pipeline itself is tuned too (`remove_lora`
+    undoes it).
 
     Args:
         pipe: the pipeline; its U-Net gets an adapter.
@@ -117,13 +119,20 @@ def tune(
     if any(same_score(a, b) for a in scores_of(reward) for b in scores_of(held_out)):
         raise InputError("the held-out score is one of the rewards that are trained on; give another one")
     if pipe.unet.config.time_cond_proj_dim is not None:
-        raise InputError("a denoiser that was distilled with guidance (LCM) cannot be tuned here; tune the model it was made from")
+        raise InputError(
+            "a denoiser that was distilled with guidance (LCM) cannot be tuned here; tune the model it was made from"
+        )
     if pipe.unet.dtype == torch.float16 and not (computes_bf16(pipe.device) if config.bf16 is None else config.bf16):
-        raise InputError("gradients through float16 weights are lost in rounding; load the pipeline in float32, or in bfloat16 where the device computes in it")
+        raise InputError(
+            "gradients through float16 weights are lost in rounding; load the pipeline in float32, or in bfloat16 "
+            "where the device computes in it"
+        )
     if config.strategy in NEEDS_GRADIENT:
         for name, part in reward.rewards.items():
             if not part.differentiable:
-                raise InputError(f"reward {name!r} has no gradient, which {config.strategy} needs; use the strategy raft or grpo")
+                raise InputError(
+                    f"reward {name!r} has no gradient, which {config.strategy} needs; use the strategy raft or grpo"
+                )
     processes = Processes(pipe.device)
     processes.mine(config.batch_size // config.gradient_accumulation)  # refuses what cannot be shared
     folder = Path(out)
@@ -131,11 +140,15 @@ def tune(
         add_lora(pipe, config.rank, config.seed)
         try:
             settings = {
-                **asdict(config), "prompts": len(texts), "prompts_digest": fingerprint(texts), "rewards": reward.weights,
-                "held_out": None if held_out is None else type(held_out).__name__, "model": fingerprint(pipe.unet),
+                **asdict(config),
+                "prompts": len(texts),
+                "prompts_digest": fingerprint(texts),
+                "rewards": reward.weights,
+                "held_out": None if held_out is None else type(held_out).__name__,
+                "model": fingerprint(pipe.unet),
                 "judges": fingerprint(*(m for r in (*reward.rewards.values(), held_out) for m in _models(r))),
                 "pairs": None if pairs is None else fingerprint(list(pairs[1])),
-            }  # fmt: skip
+            }
             with claim(folder, settings, resume, processes) as anew:
                 if anew and processes.first:
                     for name in PREPARED:
@@ -191,7 +204,10 @@ class Tuner:
         self.look_prompts = prompts[::every][:kept]
         looked_at = set(self.look_prompts)
         self.prompts = [p for p in prompts if p not in looked_at]
-        self.sampling: dict[str, Any] = {"num_inference_steps": config.num_inference_steps, "guidance_scale": config.guidance_scale}
+        self.sampling: dict[str, Any] = {
+            "num_inference_steps": config.num_inference_steps,
+            "guidance_scale": config.guidance_scale,
+        }
         self.scheduler = latent_scheduler(DDIMScheduler, pipe)
         if config.gradient_checkpointing:
             pipe.unet.enable_gradient_checkpointing()
@@ -214,7 +230,9 @@ class Tuner:
                 own = self._own_pictures(texts)
                 latents, captions = (own, texts) if pairs is None else self._encoded(pairs)
                 scored = [
-                    self.reward.parts(decode_with_grad(self.pipe, own[i : i + 8].to(self.pipe.device)), texts[i : i + 8])
+                    self.reward.parts(
+                        decode_with_grad(self.pipe, own[i : i + 8].to(self.pipe.device)), texts[i : i + 8]
+                    )
                     for i in range(0, len(own), 8)
                 ]
             self.reward.calibrate({name: torch.cat([s[name] for s in scored]) for name in self.reward.rewards})
@@ -227,7 +245,9 @@ class Tuner:
         self.anchor_captions = saved.get("captions", [])
         try:
             self.reward.scales = {k: (float(v[0]), float(v[1])) for k, v in saved["scales"].items()}
-            if self.reward.scales.keys() != self.reward.rewards.keys() or not 0 < len(self.anchors) == len(self.anchor_captions):
+            if self.reward.scales.keys() != self.reward.rewards.keys() or not 0 < len(self.anchors) == len(
+                self.anchor_captions
+            ):
                 raise ValueError
         except (KeyError, TypeError, ValueError, IndexError, AttributeError):
             raise InputError(f"{str(scales)!r} and {anchor.name} are not of one whole run; {again}") from None
@@ -244,9 +264,14 @@ class Tuner:
     def _encoded(self, pairs: tuple[Sequence[Image.Image], Sequence[str]]) -> tuple[torch.Tensor, list[str]]:
         images, captions = pairs
         if len(images) != len(captions) or not images:
-            raise InputError(f"{len(images)} pictures were given with {len(captions)} captions; give one caption for each picture")
+            raise InputError(
+                f"{len(images)} pictures were given with {len(captions)} captions; give one caption for each picture"
+            )
         side = sample_size(self.pipe)[0] * self.pipe.vae_scale_factor
-        parts = [encode(self.pipe, torch.cat([fit(to_tensor(p), side) for p in images[i : i + 8]])) for i in range(0, len(images), 8)]
+        parts = [
+            encode(self.pipe, torch.cat([fit(to_tensor(p), side) for p in images[i : i + 8]]))
+            for i in range(0, len(images), 8)
+        ]
         return torch.cat(parts), list(captions)
 
     # --- what strategies use -------------------------------------------------------------------------------------
@@ -268,7 +293,9 @@ class Tuner:
         return run(sample(self.pipe, prompts, latents=noise, scheduler=self.scheduler, **self.sampling))
 
     def judge(self, images: torch.Tensor, prompts: list[str]) -> tuple[torch.Tensor, dict[str, float]]:
-        """Normalised rewards [B] and the mean of each part as it is; one that is infinite is NaN, so that no loss hides it."""
+        """Normalised rewards [B] and the mean of each part as it is; one that is infinite is NaN, so that no loss hides
+        it.
+        """
         parts = self.reward.parts(images, prompts)
         rewards = self.reward.combine(parts)
         rewards = torch.where(torch.isfinite(rewards), rewards, torch.nan)
@@ -281,11 +308,20 @@ class Tuner:
         """||f - target||^2 and, if `anchored`, ||f - f_untuned||^2 at one random timestep a picture."""
         scheduler, device = self.scheduler, latents.device
         count = scheduler.config.num_train_timesteps
-        draws = [(torch.randn(latents.shape[1:], generator=g), torch.randint(count, (1,), generator=g), torch.rand(1, generator=g)) for g in generators]
+        draws = [
+            (
+                torch.randn(latents.shape[1:], generator=g),
+                torch.randint(count, (1,), generator=g),
+                torch.rand(1, generator=g),
+            )
+            for g in generators
+        ]
         noise = torch.stack([d[0] for d in draws]).to(device)
         timesteps = torch.cat([d[1] for d in draws]).to(device)
         with torch.no_grad():
-            told = condition(self.pipe, prompts, guided=False, dropped=torch.cat([d[2] for d in draws]) < CAPTION_DROPOUT)
+            told = condition(
+                self.pipe, prompts, guided=False, dropped=torch.cat([d[2] for d in draws]) < CAPTION_DROPOUT
+            )
         clean = latents.float()
         noisy = scheduler.add_noise(clean, noise, timesteps).to(self.pipe.unet.dtype)
         output = denoise(self.pipe, scheduler, noisy, timesteps, told).float()
@@ -363,13 +399,17 @@ class Tuner:
         for name, values in scores.items():
             state[f"look.{step}.{name}"] = values.float().cpu()
         for name, values in scores.items():
-            if not torch.isfinite(values).any() or (step == 0 and not torch.isfinite(values).all()):  # later on, a few are left out
+            if not torch.isfinite(values).any() or (
+                step == 0 and not torch.isfinite(values).all()
+            ):  # later on, a few are left out
                 raise InputError(f"the {name.replace('_', '-')} score is not finite at step {step}; use another")
         if self.guard.look(step, reward, scores.get("held_out", reward)):
             for key, parameter in self.run.named.items():
                 state[f"best.{key}"] = self.run.ema.get(key, parameter.detach()).clone().cpu()
         if self.board is not None:
-            self.board.scalars({"step": step} | {f"look/{k}": float(v[torch.isfinite(v)].mean()) for k, v in scores.items()})
+            self.board.scalars(
+                {"step": step} | {f"look/{k}": float(v[torch.isfinite(v)].mean()) for k, v in scores.items()}
+            )
             self.board.images("look", pictures, step)
 
     def finish(self) -> Tuned:
@@ -385,11 +425,12 @@ class Tuner:
             try:
                 save_lora(self.pipe, self.folder)
             except (OSError, SafetensorError) as error:
-                raise InputError(f"{str(self.folder)!r} cannot be written ({reason_of(error)}); make room and resume") from error
+                raise InputError(
+                    f"{str(self.folder)!r} cannot be written ({reason_of(error)}); make room and resume"
+                ) from error
             write_file(self.folder / "report.json", (json.dumps(report, indent=1) + "\n").encode())
             write_card(self, report)
         if self.board is not None:
             self.board.close()
         self.run.processes.wait()
         return Tuned(self.folder, report)
-
