@@ -520,9 +520,8 @@ def train_context_command(
 
 
 def _pictures_of(pairs: Path, unread: PairsFile, progress: bool) -> tuple[Sequence[Any], list[str]]:
-    """All readable pictures of a pairs file or folder, and their captions;
-
-    `unread` gets the others. They stay on the disk until they are used.
+    """All readable pictures of a pairs file or folder, and their captions; `unread` gets the others. They stay on the
+    disk until they are used.
     """
     from accord.data.images import Pictures, open_image
     from accord.data.pair_folders import stream_pairs

@@ -387,9 +387,8 @@ def _check_part(name: str, value: Sequence[Any], what: str) -> None:
 
 
 def _network_class(library: str | None, class_name: str | None) -> Any:
-    """The class of a part with weights;
-
-    None for a scheduler, a tokenizer or a processor, and for what only diffusers knows how to find.
+    """The class of a part with weights; None for a scheduler, a tokenizer or a processor, and for what only diffusers
+    knows how to find.
     """
     if library not in ("diffusers", "transformers"):
         return None

@@ -403,9 +403,8 @@ def encode(pipe: Pipeline, images: torch.Tensor) -> torch.Tensor:
 
 
 def _latent_moments(pipe: Pipeline, latents: torch.Tensor) -> tuple[Any, Any]:
-    """Mean and standard deviation [1,C,1,1] that an XL pipeline's VAE normalises latents by;
-
-    None and None without them.
+    """Mean and standard deviation [1,C,1,1] that an XL pipeline's VAE normalises latents by; None and None without
+    them.
     """
     mean, spread = (getattr(pipe.vae.config, name, None) for name in ("latents_mean", "latents_std"))
     if mean is None or spread is None or not isinstance(pipe, StableDiffusionXLPipeline):

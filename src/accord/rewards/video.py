@@ -60,9 +60,8 @@ LOST = 0.5**0.5  # the error of a thing that is not there: half the picture's di
 
 
 def track_error(a: np.ndarray, b: np.ndarray) -> float:
-    """Mean distance of a track [F,2] from the true one `b`, LOST where only `b` has a thing;
-
-    NaN if `b` has none in any frame.
+    """Mean distance of a track [F,2] from the true one `b`, LOST where only `b` has a thing; NaN if `b` has none in any
+    frame.
     """
     wanted = ~np.isnan(b).any(1)
     return (

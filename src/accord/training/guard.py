@@ -51,9 +51,8 @@ class Guard:
         return self.numbers.get("guard.bad", 0) >= self.config.patience
 
     def look(self, step: int, reward: torch.Tensor, held_out: torch.Tensor) -> bool:
-        """Take in scores [N] each;
-
-        True if this is the best look so far. Pictures without a finite score are left out.
+        """Take in scores [N] each; True if this is the best look so far. Pictures without a finite score are left
+        out.
         """
         reward, held_out = reward.double().cpu(), held_out.double().cpu()
         best = self.tensors.get("guard.held_out")

@@ -112,9 +112,8 @@ class VideoAttention:
         return scaled_dot_product_attention(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1))
 
     def replaced(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        """Cross-attention in which the last clip's words are where the first clip's are:
-
-        Prompt-to-Prompt (arXiv 2208.01626), section 3.
+        """Cross-attention in which the last clip's words are where the first clip's are: Prompt-to-Prompt (arXiv
+        2208.01626), section 3.
         """
         frames, aligned = self.frames, self.aligned
         assert aligned is not None
