@@ -22,6 +22,7 @@ FOREGROUND_WEIGHT = 10.0
 KL_WEIGHT = 2e-5
 CROP = 32
 FULL_SHARE = 0.3  # the last share of the steps sees whole pictures
+SCALED_ON = 512  # pictures by which the latents are scaled to a spread of 1
 
 
 def config(steps: int = 5000) -> LoopConfig:
@@ -92,6 +93,6 @@ def train(folder: Path, steps: int | None = None, seed: int = 0, device: str = "
     run.use_ema()
     vae.eval()
     with torch.no_grad():
-        latents = vae.encode(batch(np.random.default_rng(7), 512, False)[0].to(device)).latent_dist.mean
+        latents = vae.encode(batch(np.random.default_rng(7), SCALED_ON, False)[0].to(device)).latent_dist.mean
     vae.register_to_config(scaling_factor=round(1 / latents.std().item(), 5))
     vae.half().save_pretrained(Path(folder) / "vae")

@@ -186,9 +186,14 @@ def grpo(tuner: Tuner, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
         mean, spread = ddim_moments(scheduler, output, times[i], before[i])
         log_p = gaussian_log_p(after[i], mean, spread)
         ratio = (log_p - log_p.detach()).exp()  # 1 on the first and only pass; its gradient is that of log p
-        clipped = ratio.clamp(1 - config.clip_range, 1 + config.clip_range)
-        losses.append(torch.maximum(-advantage * ratio, -advantage * clipped).mean())
+        losses.append(policy_loss(ratio, advantage, config.clip_range))
     return torch.stack(losses).mean(), logs
+
+
+def policy_loss(ratio: torch.Tensor, advantage: torch.Tensor, clip_range: float) -> torch.Tensor:
+    """mean(max(-A ratio, -A clip(ratio))), ratio = p / p_old [B]. Source: PPO (arXiv 1707.06347), (7), negated."""
+    clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
+    return torch.maximum(-advantage * ratio, -advantage * clipped).mean()
 
 
 def group_advantages(
