@@ -1,4 +1,4 @@
-"""The README's Python examples run as they stand."""
+"""The README and the pages under docs: their Python examples run, their commands parse, their links lead somewhere."""
 
 import re
 import shlex
@@ -11,31 +11,98 @@ from typer.main import get_command
 from accord.cli import app
 
 ROOT = Path(__file__).parents[1]
-BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf8"), re.S)
+README = ROOT / "README.md"
+DOCS = sorted((ROOT / "docs").glob("*.md"))
+PAGES = [README, *DOCS]
+FENCE = re.compile(r"^```(.*)\n((?:.*\n)*?)```$", re.M)
 
 
-@pytest.mark.parametrize("number", range(len(BLOCKS)))
-def test_readme_example_runs(number, tmp_path, monkeypatch):
+def name_of(page):
+    return str(page.relative_to(ROOT))
+
+
+def text_of(page):
+    return page.read_text(encoding="utf8")
+
+
+def blocks_of(page, language):
+    return [code for info, code in FENCE.findall(text_of(page)) if info.strip() == language]
+
+
+EXAMPLES = [(page, number) for page in PAGES for number in range(len(blocks_of(page, "python")))]
+
+
+@pytest.mark.parametrize(("page", "number"), EXAMPLES, ids=[f"{name_of(p)}-{n}" for p, n in EXAMPLES])
+def test_python_example_runs(page, number, tmp_path, monkeypatch):
     (tmp_path / "src").symlink_to(ROOT / "src")
     monkeypatch.chdir(tmp_path)
-    exec(compile(BLOCKS[number], f"README.md block {number}", "exec"), {})
+    exec(compile(blocks_of(page, "python")[number], f"{name_of(page)} block {number}", "exec"), {})
 
 
-def test_every_command_of_the_readme_is_one():
+def commands_of(page):
+    lines = [line for code in blocks_of(page, "bash") for line in code.replace("\\\n", " ").splitlines()]
+    return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("accord ")]
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if commands_of(p)], ids=name_of)
+def test_every_command_is_one(page):
     """Its options and arguments are known and complete; nothing is run."""
-    text = (ROOT / "README.md").read_text(encoding="utf8").replace("\\\n", " ")
-    lines = [line for block in re.findall(r"```bash\n(.*?)```", text, re.S) for line in block.splitlines()]
-    commands = [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("accord ")]
-    assert len(commands) > 20
-    for words in commands:
+    for words in commands_of(page):
         command, rest = get_command(app), words
         while isinstance(command, TyperGroup):
+            assert rest and rest[0] in command.commands, words
             command, rest = command.commands[rest[0]], rest[1:]
         command.make_context(command.name, rest)
 
 
-def test_every_picture_and_file_the_readme_links_is_there():
-    links = re.findall(r"\]\(([^)#]+)\)", (ROOT / "README.md").read_text(encoding="utf8"))
-    assert links
-    for link in links:
-        assert link.startswith("https://") or (ROOT / link).exists(), link
+def test_there_are_commands():
+    assert len(commands_of(README)) == 6
+    assert sum(len(commands_of(page)) for page in PAGES) > 20
+
+
+def without_fences(page):
+    return FENCE.sub("", text_of(page))
+
+
+def anchors_of(page):
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", without_fences(page), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_relative_link_leads_somewhere(page):
+    for link in re.findall(r"\]\(([^)\s]+)\)", without_fences(page)):
+        if link.startswith("https://"):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.is_relative_to(ROOT) and target.exists(), link
+        if anchor:
+            assert anchor in anchors_of(target), link
+
+
+def test_readme_is_short():
+    """700 words at most, code and tables left out."""
+    prose = [line for line in without_fences(README).splitlines() if not line.startswith("|")]
+    assert len(" ".join(prose).split()) <= 700
+
+
+def test_readme_example_has_eight_lines():
+    (code,) = blocks_of(README, "python")
+    assert len(code.splitlines()) == 8
+
+
+@pytest.mark.parametrize("page", DOCS, ids=name_of)
+def test_page_begins_with_a_heading_and_a_sentence(page):
+    heading, empty, sentence = text_of(page).splitlines()[:3]
+    assert re.fullmatch(r"# \S.*", heading) and not empty
+    assert re.match(r"[A-Z]", sentence)
+    paragraph = without_fences(page).split("\n\n")[1]
+    assert re.search(r"[.!?]$", paragraph.strip())
+    assert len(re.findall(r"^# ", without_fences(page), re.M)) == 1
+
+
+def test_readme_links_every_page():
+    links = {link.partition("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text_of(README))}
+    assert {name_of(page) for page in DOCS} <= links
