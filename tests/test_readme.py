@@ -1,4 +1,4 @@
-"""The README and the pages under docs: their Python examples run, their commands parse, their links lead somewhere."""
+"""The README and the pages under docs, the log too: Python examples run, commands parse, links lead somewhere."""
 
 import re
 import shlex
@@ -13,7 +13,8 @@ from accord.cli import app
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 DOCS = sorted((ROOT / "docs").glob("*.md"))
-PAGES = [README, *DOCS]
+LOG = sorted((ROOT / "docs" / "log").glob("*.md"))
+PAGES = [README, *DOCS, *LOG]
 FENCE = re.compile(r"^```(.*)\n((?:.*\n)*?)```$", re.M)
 
 
@@ -93,7 +94,7 @@ def test_readme_example_has_eight_lines():
     assert len(code.splitlines()) == 8
 
 
-@pytest.mark.parametrize("page", DOCS, ids=name_of)
+@pytest.mark.parametrize("page", [*DOCS, *LOG], ids=name_of)
 def test_page_begins_with_a_heading_and_a_sentence(page):
     heading, empty, sentence = text_of(page).splitlines()[:3]
     assert re.fullmatch(r"# \S.*", heading) and not empty
@@ -106,3 +107,19 @@ def test_page_begins_with_a_heading_and_a_sentence(page):
 def test_readme_links_every_page():
     links = {link.partition("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text_of(README))}
     assert {name_of(page) for page in DOCS} <= links
+    assert "docs/log/README.md" in links
+
+
+def test_log_index_links_every_page():
+    index, *_ = [page for page in LOG if page.name == "README.md"]
+    links = set(re.findall(r"\]\(([^)\s]+)\)", text_of(index)))
+    assert {page.name for page in LOG if page != index} <= links
+
+
+@pytest.mark.parametrize("page", [page for page in LOG if page.name != "README.md"], ids=name_of)
+def test_entries_of_the_log_are_dated_oldest_first(page):
+    headings = re.findall(r"^##+ (.+)$", without_fences(page), re.M)
+    assert headings and all(re.match(r"20\d\d-\d\d-\d\d \S", heading) for heading in headings)
+    assert len(set(headings)) == len(headings)
+    dates = [heading[:10] for heading in headings]
+    assert dates == sorted(dates)

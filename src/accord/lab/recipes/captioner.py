@@ -1,7 +1,7 @@
 """The lab's captioner (`BlipForConditionalGeneration`): whole scenes, and crops of single things for local captions.
 
-Captions alone teach a small tower neither silhouettes nor which of two things is left (docs/LOG.md), so each patch is
-also asked for its noun, first alone and then beside the captions, and for where its thing lies.
+Captions alone teach a small tower neither silhouettes nor which of two things is left (docs/log/judges.md), so each
+patch is also asked for its noun, first alone and then beside the captions, and for where its thing lies.
 """
 
 from __future__ import annotations

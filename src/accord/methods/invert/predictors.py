@@ -47,7 +47,7 @@ class Tower(nn.Module):
 class VisionTower(Tower):
     """A vision model of transformers, pooled by mean and maximum over its tokens: CLIP's, BLIP's, ViT or Swin.
 
-    The maximum says whether something is anywhere; the mean alone says less (docs/LOG.md).
+    The maximum says whether something is anywhere; the mean alone says less (docs/log/inversion.md).
     """
 
     mean: torch.Tensor
