@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-slow fuzz kill lint clean
+.PHONY: demo test test-slow fuzz kill mutate lint clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -36,6 +36,10 @@ fuzz: $(STAMP)
 
 kill: $(STAMP)
 	$(BIN)/python tests/robustness/kill.py --count 100 --out docs/bench
+
+# flip a sign, drop a term: every mutant of the losses, the guard and the equations is to be noticed; docs/bench/mutation.md
+mutate: $(STAMP)
+	$(BIN)/python tests/mutation/mutate.py --out docs/bench
 
 clean:
 	rm -rf $(VENV) out build *.egg-info src/*.egg-info

@@ -6,6 +6,7 @@ weights of zero and a bias that alone is trained. Then the loss is a formula, an
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from accord.methods.context.config import ContextTrainConfig
 from accord.methods.context.equations import exact_kl
 from accord.methods.context.pipeline import new_relation
 from accord.methods.context.train import Objective, train_context
-from accord.methods.context.video import EditConfig, VideoEditor
+from accord.methods.context.video import EditConfig, VideoEditor, window_rows
 from accord.methods.invert.config import InvertTrainConfig, PredictorConfig
 from accord.methods.invert.data import PairSet
 from accord.methods.invert.predictors import build
@@ -41,7 +42,7 @@ from accord.methods.realign.strategies import (
 from accord.methods.realign.tuning import CAPTION_DROPOUT, Tuner
 from accord.rewards.rewards import Composed
 from accord.training.guard import Guard, GuardConfig
-from accord.training.loop import LoopConfig
+from accord.training.loop import LoopConfig, step_generator
 from accord.training.processes import Processes
 
 PROMPTS = ["a red star", "a blue key", "two green fish", "a pink crown"]
@@ -580,6 +581,36 @@ def test_one_shot_tuning_lowers_the_denoising_loss_of_its_video(tmp_path, kind, 
     before = loss()
     editor.tune(tmp_path, progress=False)
     assert loss() < before - 1e-3
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("context", [None, "estimated", "true"])
+def test_the_loss_of_a_video_in_closed_form(tmp_path, kind, context):
+    """Its first step's: mean (c - target~)^2 of x_t with the shift of the video, or of the network's guess of it."""
+    config = EditConfig(
+        tune_steps=1, window=4, overlap=1, context=context is not None, estimated=context == "estimated"
+    )
+    editor = VideoEditor(constant_pipeline(kind, CONSTANT), moving(1, 6).clip, "a red star", config)
+    if editor.relation is not None:
+        torch.manual_seed(1)
+        torch.nn.init.normal_(editor.relation.out.weight, std=0.2)
+    generator = step_generator(config.seed, 0)
+    x0 = editor.latents[window_rows(6, 4, generator)]
+    noise, t = torch.randn(x0.shape, generator=generator), torch.randint(1000, (1,), generator=generator)
+    ab, c = editor.scheduler.alphas_cumprod[t], torch.tensor(CONSTANT).view(1, 4, 1, 1)
+    shifted = noise
+    if editor.relation is not None:
+        noisy = ab.sqrt() * x0 + (1 - ab).sqrt() * noise
+        by_epsilon, by_v = (noisy - (1 - ab).sqrt() * c) / ab.sqrt(), ab.sqrt() * noisy - (1 - ab).sqrt() * c
+        shown = x0 if context == "true" else by_epsilon if kind == "epsilon" else by_v
+        states = editor._told("a red star").states.expand(len(x0), -1, -1)
+        with torch.no_grad():
+            r = editor.relation(shown, states, t.expand(len(x0)))
+        shifted = noise + ab.sqrt() * (1 - ab.sqrt()) * r / (1 - ab).sqrt()
+    target = shifted if kind == "epsilon" else ab.sqrt() * shifted - (1 - ab).sqrt() * x0
+    editor.tune(tmp_path, progress=False)
+    (row,) = map(json.loads, (tmp_path / "curve.jsonl").read_text().splitlines())
+    assert row["loss"] == pytest.approx(float((c - target).square().mean()), rel=1e-3)
 
 
 # --- the lab's recipes ---------------------------------------------------------------------------------------------

@@ -1,0 +1,350 @@
+"""Flip a sign, drop a term, swap a bound: does a test notice? The mutants of the losses, the guard and the equations.
+
+    make mutate                                        # all, into docs/bench/mutation.md
+    python tests/mutation/mutate.py --only guard       # of the modules with this in their name
+
+A mutant is one change of one operator in one function. Its module's tests run in a process of its own, in which the
+module is loaded with that change; the first failing test kills it. What no test can tell from the original, as it is
+the same in every case that can occur, is listed in EQUIVALENT with the reason.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import contextlib
+import copy
+import importlib
+import importlib.abc
+import importlib.util
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "tests"))
+
+
+@dataclass(frozen=True)
+class Target:
+    """A module, its functions that are mutated (all if none), and the tests that are to notice."""
+
+    module: str
+    functions: str  # names with spaces between
+    files: str  # of tests
+    names: str = ""  # parts of the names of the tests, all if none
+
+    @property
+    def tests(self) -> list[str]:
+        files = [f"tests/test_{f}.py" for f in self.files.split()]
+        return files + (["-k", " or ".join(self.names.split())] if self.names else [])
+
+
+TARGETS = (
+    Target("accord.training.guard", "look stopped", "learning tuning", "guard"),
+    Target("accord.methods.realign.equations", "", "equations"),
+    Target(
+        "accord.methods.context.equations",
+        "",
+        "context_equations learning",
+        "test_1 test_2 test_3 test_4 test_5 test_6 test_7 test_8 test_9 corrections bound_of context_in_closed",
+    ),
+    Target(
+        "accord.methods.context.schedulers", "", "context", "ddim ddpm shifted last_step shift inversion noise half"
+    ),
+    Target(
+        "accord.methods.invert.equations",
+        "",
+        "invert",
+        "by_hand nested normalised_mean least_squares brute_force kmeans ridge domain_kernel",
+    ),
+    Target(
+        "accord.methods.realign.strategies",
+        "refl draft raft _collect grpo policy_loss group_advantages ddim_moments gaussian_log_p",
+        "learning tuning",
+        "margin gradient best grpo by_hand log_p moments advantages raft drawn",
+    ),
+    Target("accord.methods.realign.tuning", "denoising_loss loss", "learning", "denoising captions drift weighted_sum"),
+    Target(
+        "accord.methods.context.train",
+        "__call__ guess kl",
+        "learning context",
+        "context_in_closed bound_of estimated dropped_captions",
+    ),
+    Target("accord.methods.context.video", "loss_fn", "learning", "video_in_closed"),
+    Target("accord.methods.invert.train", "loss_fn", "learning", "inverter"),
+    Target("accord.lab.recipes.vae", "loss_fn", "learning", "vae_recipe"),
+    Target("accord.lab.recipes.clip", "loss_fn", "learning", "clip_recipe"),
+    Target("accord.lab.recipes.captioner", "loss_fn", "learning", "captioner_recipe"),
+    Target("accord.lab.recipes.denoiser", "loss_fn", "learning", "denoiser_recipe"),
+    Target("accord.lab.recipes.grounding", "loss __call__", "recipes", "contest grounded"),
+    Target("accord.rewards.rewards", "__call__ combine calibrate", "rewards"),
+    Target("accord.training.loop", "lr_at _step _average", "training", "learning_rate average"),
+)
+
+SWAPS: dict[type, type] = {
+    ast.Add: ast.Sub,
+    ast.Sub: ast.Add,
+    ast.Mult: ast.Div,
+    ast.Div: ast.Mult,
+    ast.Lt: ast.GtE,
+    ast.GtE: ast.Lt,
+    ast.Gt: ast.LtE,
+    ast.LtE: ast.Gt,
+    ast.Eq: ast.NotEq,
+    ast.NotEq: ast.Eq,
+}
+NAMES = {"argmax": "argmin", "amax": "amin", "max": "min", "maximum": "minimum"} | {
+    "argmin": "argmax", "amin": "amax", "min": "max", "minimum": "maximum", "sin": "cos", "cos": "sin"
+}  # fmt: skip
+DROPPED = {"relu", "square", "sqrt", "exp", "log", "clamp", "abs", "softmax", "normalize"}
+
+# "module.function: before -> after": why no test can tell them apart
+EQUIVALENT: dict[str, str] = json.loads((Path(__file__).parent / "equivalent.json").read_text(encoding="utf8"))
+
+
+@dataclass
+class Mutant:
+    """One change: where, what, and the module's source with it."""
+
+    target: Target
+    name: str
+    source: str = field(repr=False)
+
+
+def sites(tree: ast.Module, functions: set[str]) -> Iterator[tuple[str, ast.AST]]:
+    """(function, node) of what can be changed; texts of errors, annotations and defaults are none of it."""
+
+    def walk(node: ast.AST, inside: str) -> Iterator[tuple[str, ast.AST]]:
+        if isinstance(node, ast.FunctionDef):
+            inside = f"{inside}.{node.name}" if inside else node.name
+            for child in node.body:
+                yield from walk(child, inside)
+            return
+        if isinstance(node, ast.Raise | ast.JoinedStr | ast.AnnAssign | ast.Assert):
+            if isinstance(node, ast.AnnAssign) and node.value is not None:
+                yield from walk(node.value, inside)
+            return
+        if inside and (not functions or functions & set(inside.split("."))):
+            yield inside, node
+        for child in ast.iter_child_nodes(node):
+            yield from walk(child, inside)
+
+    yield from walk(tree, "")
+
+
+def changes(node: ast.AST) -> Iterator[ast.AST]:
+    """What a node may become."""
+    if isinstance(node, ast.BinOp) and type(node.op) in SWAPS:
+        if isinstance(node.left, ast.Constant) and isinstance(node.left.value, str):  # a text
+            return
+        yield ast.BinOp(node.left, SWAPS[type(node.op)](), node.right)
+        if isinstance(node.op, ast.Add | ast.Sub):
+            yield node.left
+    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub) and not isinstance(node.operand, ast.Constant):
+        yield node.operand
+    elif isinstance(node, ast.Compare) and len(node.ops) == 1 and type(node.ops[0]) in SWAPS:
+        yield ast.Compare(node.left, [SWAPS[type(node.ops[0])]()], node.comparators)
+    elif isinstance(node, ast.AugAssign) and type(node.op) in SWAPS:
+        yield ast.AugAssign(node.target, SWAPS[type(node.op)](), node.value)
+    elif isinstance(node, ast.Call):
+        function = node.func
+        name = getattr(function, "attr", getattr(function, "id", ""))
+        if name in NAMES:
+            other = copy.deepcopy(node)
+            setattr(other.func, "attr" if isinstance(function, ast.Attribute) else "id", NAMES[name])
+            yield other
+        elif name in DROPPED and isinstance(function, ast.Attribute):
+            of_module = isinstance(function.value, ast.Name) and function.value.id in ("torch", "F", "np", "math")
+            if not of_module or node.args:
+                yield node.args[0] if of_module else function.value
+
+
+def mutants(target: Target) -> list[Mutant]:
+    """All of a module, each named by its function and the expression before and after."""
+    path = ROOT / "src" / (target.module.replace(".", "/") + ".py")
+    tree = ast.parse(path.read_text(encoding="utf8"))
+    found: list[Mutant] = []
+    for function, node in sites(tree, set(target.functions.split())):
+        for other in changes(node):
+            before, after = ast.unparse(node), ast.unparse(ast.fix_missing_locations(copy.deepcopy(other)))
+            changed = _replaced(tree, node, other)
+            found.append(Mutant(target, f"{target.module}.{function}: {before} -> {after}", changed))
+    return found
+
+
+def _replaced(tree: ast.Module, node: ast.AST, other: ast.AST) -> str:
+    """The module's source with `other` where `node` is."""
+    for parent in ast.walk(tree):
+        for name, value in ast.iter_fields(parent):
+            here = value if isinstance(value, list) else [value]
+            for i, child in enumerate(here):
+                if child is not node:
+                    continue
+                if isinstance(value, list):
+                    value[i] = other
+                else:
+                    setattr(parent, name, other)
+                source = ast.unparse(ast.fix_missing_locations(tree))
+                if isinstance(value, list):
+                    value[i] = node
+                else:
+                    setattr(parent, name, node)
+                return source
+    raise ValueError("the node is not of this tree")
+
+
+class Loader(importlib.abc.MetaPathFinder, importlib.abc.SourceLoader):
+    """Loads one module from a changed source."""
+
+    def __init__(self, module: str, source: str) -> None:
+        self.module, self.source = module, source
+        self.path = str(ROOT / "src" / (module.replace(".", "/") + ".py"))
+
+    def find_spec(self, name, path, target=None):
+        return importlib.util.spec_from_loader(name, self, origin=self.path) if name == self.module else None
+
+    def get_filename(self, fullname):
+        return self.path
+
+    def get_data(self, path):
+        return self.source.encode()
+
+    def path_stats(self, path):
+        raise OSError  # never from a cache
+
+
+def start(tests: list[str], module: str | None = None, source: str = "", imported: Path | None = None) -> int:
+    """A process that runs the tests, with the module changed; it ends with pytest's code.
+
+    What it has imported is written into the file `imported`.
+    """
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        os.setsid()
+        sink = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(sink, 1)
+        os.dup2(sink, 2)
+        sys.dont_write_bytecode = True
+        if module is not None:
+            sys.meta_path.insert(0, Loader(module, source))
+        import pytest
+
+        code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--no-header", *tests])
+        if imported is not None:
+            imported.write_text("\n".join(sys.modules), encoding="utf8")
+    except BaseException:
+        code = 1
+    os._exit(int(code))
+
+
+def share_imports(names: list[str]) -> None:
+    """Import once what every process needs and no mutant touches; forked processes have it."""
+    import torch
+
+    torch.set_num_threads(1)
+    for name in names:
+        if name.split(".")[0] not in ("accord", "__main__", "conftest") and not name.startswith("test_"):
+            with contextlib.suppress(Exception):
+                importlib.import_module(name)
+    if "accord" in sys.modules:
+        raise RuntimeError("the package is imported already, and would not be loaded with its changes")
+
+
+def run_all(found: list[Mutant], jobs: int, limit: float) -> dict[str, str]:
+    """Each mutant's fate: killed, killed (time), or survived."""
+    from tqdm import tqdm
+
+    fate: dict[str, str] = {}
+    running: dict[int, tuple[Mutant, float]] = {}
+    waiting = list(found)
+    with tqdm(total=len(found), desc="mutants") as bar:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                mutant = waiting.pop(0)
+                running[start(mutant.target.tests, mutant.target.module, mutant.source)] = (mutant, time.monotonic())
+            for pid, (mutant, begun) in list(running.items()):
+                done, status = os.waitpid(pid, os.WNOHANG)
+                late = not done and time.monotonic() - begun > limit
+                if late:
+                    os.killpg(pid, signal.SIGKILL)
+                    os.waitpid(pid, 0)
+                if done or late:
+                    del running[pid]
+                    code = os.waitstatus_to_exitcode(status) if done else None
+                    fate[mutant.name] = "killed (time)" if late else "survived" if code == 0 else "killed"
+                    if fate[mutant.name] == "survived" and mutant.name not in EQUIVALENT:
+                        tqdm.write(f"survived: {mutant.name}")
+                    bar.update()
+            time.sleep(0.02)
+    return fate
+
+
+def page(fate: dict[str, str], seconds: float) -> str:
+    """The list, module by module."""
+    survived = [n for n, f in fate.items() if f == "survived" and n not in EQUIVALENT]
+    same = [n for n, f in fate.items() if f == "survived" and n in EQUIVALENT]
+    killed = len(fate) - len(same) - len(survived)
+    lines = [
+        "# Mutants",
+        "",
+        "`make mutate` changes one operator at a time in the losses, the guard and the equations, and runs the tests.",
+        "",
+        "| mutants | killed | the same as the original in every case | survived | minutes |",
+        "|---|---|---|---|---|",
+        f"| {len(fate)} | {killed} | {len(same)} | {len(survived)} | {seconds / 60:.0f} |",
+        "",
+    ]
+    for title, names in (("Survived", survived), ("The same as the original", same)):
+        if names:
+            lines += [f"## {title}", ""]
+            lines += [f"- `{n}`" + (f": {EQUIVALENT[n]}" if n in EQUIVALENT else "") for n in names] + [""]
+    lines += ["## Killed", ""]
+    lines += [f"- `{n}`" for n, f in fate.items() if f.startswith("killed")]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", help="modules with this in their name")
+    parser.add_argument("--out", type=Path, help="folder for mutation.md")
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--limit", type=float, default=180.0, help="seconds a mutant may take")
+    parser.add_argument("--list", action="store_true", help="say which there are and run none")
+    options = parser.parse_args()
+    targets = [t for t in TARGETS if options.only in t.module]
+    found = [m for t in targets for m in mutants(t)]
+    if options.list:
+        print("\n".join(m.name for m in found))
+        return 0
+    os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    os.chdir(ROOT)
+    begun = time.monotonic()
+    with tempfile.TemporaryDirectory() as scratch:
+        for target in targets:
+            imported = Path(scratch) / target.module
+            if os.waitstatus_to_exitcode(os.waitpid(start(target.tests, imported=imported), 0)[1]):
+                print(f"the tests of {target.module} fail without a change: {' '.join(target.tests)}", file=sys.stderr)
+                return 2
+            share_imports(imported.read_text(encoding="utf8").split("\n"))
+    fate = run_all(found, options.jobs, options.limit)
+    text = page(fate, time.monotonic() - begun)
+    if options.out is not None:
+        (options.out / "mutation.md").write_text(text, encoding="utf8")
+    print(text.split("## Killed")[0])
+    unknown = [n for n in EQUIVALENT if not options.only and n not in fate]
+    for name in unknown:
+        print(f"no such mutant any more: {name}", file=sys.stderr)
+    return 1 if unknown or any(f == "survived" and n not in EQUIVALENT for n, f in fate.items()) else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
