@@ -10,15 +10,15 @@ import pytest
 import torch
 from PIL import Image
 
-from accord.data.video import read_clip
+from accord.data.video import read_video
 from accord.lab.bench import context as bench_context
 from accord.lab.bench import context_cost, video_memory
 from accord.lab.bench import hacking as bench_hacking
 from accord.lab.bench import invert as bench_invert
 from accord.lab.bench import invert_speed as bench_invert_speed
 from accord.lab.bench import kernel as bench_kernel
-from accord.lab.bench import reuse as bench_reuse
 from accord.lab.bench import rewards as bench_rewards
+from accord.lab.bench import transplant as bench_transplant
 from accord.lab.bench import video as bench_video
 from accord.lab.bench.prompts import scenebench
 from accord.lab.scenes.ask import ask_of, check
@@ -112,7 +112,9 @@ def test_training_seeds_are_pooled_prompt_by_prompt():
 def test_the_hacking_bench_runs_whole(tmp_path):
     data, text = bench_hacking.main(tmp_path, quick=True, progress=False)
     assert {p.name for p in tmp_path.iterdir()} == {"hacking-quick.json", "hacking-quick.md", "hacking-quick.png"}
-    assert [r["step"] for r in data["looks"]] == [0, 2, 4][: len(data["looks"])] and list(data["right"]) == [
+    assert [r["step"] for r in data["evaluations"]] == [0, 2, 4][: len(data["evaluations"])] and list(
+        data["right"]
+    ) == [
         "untuned",
         "kept",
         "at the stop",
@@ -166,14 +168,20 @@ def test_the_inversion_bench_runs_whole(tmp_path, monkeypatch):
     assert data["device"] == "cpu" and "Of 3 test images" in text
     assert {p.name for p in tmp_path.iterdir()} == {".cache", "invert.json", "invert.md", "invert.png"}
     inverter = next((tmp_path / ".cache").glob("invert-*/inverter"))
-    job = bench_reuse.make_jobs(True, 1)[:2]
-    again, text = bench_reuse.main(tmp_path, inverter, progress=False, jobs=job)
-    assert [r["method"] for r in again["rows"]][:3] == ["base", "reused, weight 0.05", "moved at random, weight 0.05"]
+    job = bench_transplant.make_jobs(True, 1)[:2]
+    again, text = bench_transplant.main(tmp_path, inverter, progress=False, jobs=job)
+    assert [r["method"] for r in again["rows"]][:3] == [
+        "base",
+        "transplanted, weight 0.05",
+        "moved at random, weight 0.05",
+    ]
     for i, found in enumerate(again["against_control"]):
         ours, theirs = (again["rows"][1 + 2 * i + k]["overall"] for k in (0, 1))
-        assert found["lead"] == pytest.approx(ours - theirs) and f"weight {bench_reuse.WEIGHTS[i]:g}" in found["of"]
+        assert (
+            found["lead"] == pytest.approx(ours - theirs) and f"weight {bench_transplant.WEIGHTS[i]:g}" in found["of"]
+        )
     with pytest.raises(InputError, match="needs an inverter"):
-        bench_reuse.main(tmp_path, None, progress=False)
+        bench_transplant.main(tmp_path, None, progress=False)
 
 
 def test_effects_are_differences_of_the_rows():
@@ -319,7 +327,7 @@ def test_the_video_bench_runs_whole(tmp_path, monkeypatch):
     again, _ = bench_video.main(tmp_path, quick=True, progress=False, count=1)
     assert [r["seconds"]["mean"] for r in again["rows"]] == seconds  # from the cache
     picture = (tmp_path / "video-quick.png").read_bytes()
-    assert read_clip(tmp_path / "video-quick-0.mp4").size == (64 * (1 + len(bench_video.NAMES)), 64)
+    assert read_video(tmp_path / "video-quick-0.mp4").size == (64 * (1 + len(bench_video.NAMES)), 64)
     kept = sorted((tmp_path / ".cache").glob("video-quick-*/*.json"))
     for path in kept:  # measured otherwise: the edits are there, and are measured alone
         path.write_text(json.dumps(json.loads(path.read_text()) | {"judged": "by eye", "right": 7.0}))
@@ -365,7 +373,7 @@ def test_memory_of_an_edit_is_told_beside_that_of_the_window(tmp_path, monkeypat
 
 def test_a_stray_thing_is_damage_to_the_ground():
     task = bench_video.tasks(2)[1]
-    clean, keep = task.source.clip.frames, bench_video.ground(task)
+    clean, keep = task.source.video.frames, bench_video.background(task)
     stray = [f.copy() for f in clean]
     for frame in stray:
         frame.paste((0, 0, 0), (0, 0, 6, 6))
@@ -381,7 +389,7 @@ def test_a_perfect_edit_is_perfect():
     frames = tuple(Image.fromarray(render(f)) for f in task.target.frames)
     assert bench_video.reader_track_error(frames, task.target) < 1
     assert all(check(read(f), ask_of(task.target.image_prompt)).right for f in frames)
-    assert not any(check(read(f), ask_of(task.target.image_prompt)).right for f in task.source.clip.frames)
+    assert not any(check(read(f), ask_of(task.target.image_prompt)).right for f in task.source.video.frames)
 
 
 # --- context -------------------------------------------------------------------------------------------------------
@@ -413,7 +421,7 @@ def test_the_control_has_the_parameters_of_the_relational_network(lab):
 
 @pytest.mark.slow
 def test_the_context_bench_runs_whole(tmp_path, monkeypatch):
-    plan = bench_context.Plan(scenes=24, steps=2, looks=2, prompts=8, looked_at=4, reference=150)
+    plan = bench_context.Plan(scenes=24, steps=2, evaluations=2, prompts=8, looked_at=4, reference=150)
     monkeypatch.setattr(bench_context, "SAMPLERS", (("DDPM", 2),))
     monkeypatch.setattr(bench_context, "GUIDANCES", (3.0,))
     monkeypatch.setattr(

@@ -240,7 +240,7 @@ def test_file_names_come_from_the_prompt_and_stay_in_the_folder(prompt, expected
         ("train inverter --pairs p --captioner x", "--captioner"),
         ("bench rewards --sensitivity --shard 1/2", "--shard"),
         ("bench rewards --hacking --minutes 3", "--minutes"),
-        ("bench invert --reuse --kind vit", "--kind"),
+        ("bench invert --transplant --kind vit", "--kind"),
         ("bench invert --large", "--large"),
         ("bench video --memory --edits 3", "--edits"),
         ("bench speed --tuning --device cpu", "--device"),
@@ -396,38 +396,38 @@ def test_inversion_from_the_command_line(accord_cli, tmp_path):
 
 
 def test_editing_a_clip_from_the_command_line(accord_cli):
-    from accord.data.video import read_clip, write_clip
-    from accord.lab.scenes.clips import moving_scene
+    from accord.data.video import read_video, write_video
+    from accord.lab.scenes.videos import moving_scene
 
     scene = moving_scene(np.random.default_rng(0), 4)
-    write_clip("clip.mp4", scene.clip.frames, 8)
+    write_video("video.mp4", scene.video.frames, 8)
     words = ["--source", scene.image_prompt, "--target", "a blue key"]
     small = "--tune-steps 1 --steps 3 --window 4".split()
     code, out, _ = accord_cli(
-        "edit", "clip.mp4", *words, *small, "--out", "new.gif", "--frames", "1:4", "--tuned", "t", "--json"
+        "edit", "video.mp4", *words, *small, "--out", "new.gif", "--frames", "1:4", "--tuned", "t", "--json"
     )
     data = json.loads(out)
-    assert code == 0 and data["frames"] == 3 and len(read_clip("new.gif")) == 3 and "track_error" in data
+    assert code == 0 and data["frames"] == 3 and len(read_video("new.gif")) == 3 and "track_error" in data
     assert 0 <= data["frames_right"] <= 1  # of the lab, by the reader
     assert Path("t/temporal/config.json").is_file()
-    code, out, _ = accord_cli("score", "--video", "new.gif", "--prompt-of-clip", "a blue key", "--json")
+    code, out, _ = accord_cli("score", "--video", "new.gif", "--prompt-of-video", "a blue key", "--json")
     assert code == 0 and set(json.loads(out)) == {"text_alignment", "temporal_consistency", "flicker", "frames_right"}
-    code, out, _ = accord_cli("pairs", "clips", "--out", "clips", "--count", 2, "--frames", 3, "--json")
-    truth = [json.loads(s) for s in Path("clips/truth.jsonl").read_text().splitlines()]
+    code, out, _ = accord_cli("pairs", "videos", "--out", "videos", "--count", 2, "--frames", 3, "--json")
+    truth = [json.loads(s) for s in Path("videos/truth.jsonl").read_text().splitlines()]
     assert (
         code == 0
-        and len(json.loads(out)["clips"]) == 2
-        and len(truth[0]["boxes"]) == len(read_clip("clips/00000.mp4")) == 3
+        and len(json.loads(out)["videos"]) == 2
+        and len(truth[0]["boxes"]) == len(read_video("videos/00000.mp4")) == 3
     )
-    code, out, _ = accord_cli("score", "--video", "clips/00001.mp4", "--prompt-of-clip", truth[1]["prompt"], "--json")
+    code, out, _ = accord_cli("score", "--video", "videos/00001.mp4", "--prompt-of-video", truth[1]["prompt"], "--json")
     assert code == 0 and json.loads(out)["frames_right"] == 1
-    assert_refused(accord_cli("score", "--video", "new.gif"), "--video needs --prompt-of-clip")
-    assert_refused(accord_cli("score", "--prompt-of-clip", "a key"), "--prompt-of-clip is not used without --video")
-    assert_refused(accord_cli("edit", "clip.mp4", *words, "--out", "clip.mp4"), "is the clip itself")
+    assert_refused(accord_cli("score", "--video", "new.gif"), "--video needs --prompt-of-video")
+    assert_refused(accord_cli("score", "--prompt-of-video", "a key"), "--prompt-of-video is not used without --video")
+    assert_refused(accord_cli("edit", "video.mp4", *words, "--out", "video.mp4"), "is the video itself")
     assert_refused(
-        accord_cli("edit", "clip.mp4", *words[:2], "--target", "blue " * 99, "--out", "x.gif"), "is longer than"
+        accord_cli("edit", "video.mp4", *words[:2], "--target", "blue " * 99, "--out", "x.gif"), "is longer than"
     )
     assert_refused(accord_cli("edit", "none.mp4", *words), "does not exist")
-    assert_refused(accord_cli("edit", "clip.mp4", *words, "--frames", "3"), "is not START:STOP")
-    assert_refused(accord_cli("edit", "clip.mp4", *words, "--strength", 2), "strength must be in")
-    assert_refused(accord_cli("edit", "clip.mp4", *words, *small, "--out", "new.avif"), "is none of")
+    assert_refused(accord_cli("edit", "video.mp4", *words, "--frames", "3"), "is not START:STOP")
+    assert_refused(accord_cli("edit", "video.mp4", *words, "--strength", 2), "strength must be in")
+    assert_refused(accord_cli("edit", "video.mp4", *words, *small, "--out", "new.avif"), "is none of")

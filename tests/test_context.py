@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 
 from accord.diffusion.generate import generate
 from accord.diffusion.loop import decode, generators
-from accord.diffusion.pipelines import condition
+from accord.diffusion.pipelines import conditioning_of
 from accord.methods.context.config import ContextTrainConfig
 from accord.methods.context.equations import ddim, network_x0, posterior, posterior_sigma
 from accord.methods.context.network import RelationalNetwork
@@ -566,7 +566,7 @@ def test_estimated_pictures_take_r_of_the_networks_own_guess():
     )
     # the guess is what the network makes of x_t without any shift, of the estimated ones alone
     plain = DDIMScheduler.from_config(pipe.scheduler.config).add_noise(latents[1:], noise[1:], times[1:])
-    told = condition(pipe, captions[1:], guided=False)
+    told = conditioning_of(pipe, captions[1:], guided=False)
     expected = network_x0(
         pipe.unet(plain, times[1:], told.states).sample, plain, objective.scheduler.ab_at(times[1:], plain), "epsilon"
     )

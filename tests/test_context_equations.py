@@ -9,6 +9,7 @@ from diffusers import DDIMScheduler
 from accord.methods.context.equations import (
     SHIFTS,
     ddim,
+    ddim_affine,
     ddim_correction,
     ddpm_correction,
     exact_kl,
@@ -224,3 +225,38 @@ def test_corrections_turn_plain_steps_into_shifted_ones(ab, world, eta):
             )
     start = torch.ones((), dtype=torch.float64)
     assert torch.equal(ddim_correction(none, b[5], start, ab[5], start * 0), b[5])  # inversion from a clean picture
+
+
+def test_the_three_shifts_by_hand():
+    quarter = torch.tensor(0.25, dtype=torch.float64)
+    assert [float(shift_coefficient(quarter, kind)) for kind in SHIFTS] == [0.25, 0.5, -0.5]
+    with pytest.raises(ValueError, match="must be one of quadratic, prior, data"):
+        shift_coefficient(quarter, "nonsense")
+
+
+def test_noise_is_added_with_its_sign(ab, world):
+    x0, b = world
+    x_t, z, sigma = normal(DIM), normal(DIM, seed=2), torch.tensor(0.2, dtype=torch.float64)
+    with_it, without = (ddim(x_t, x0, b[20], b[10], ab[20], ab[10], sigma, n) for n in (z, 0 * z))
+    assert torch.allclose(with_it - without, 0.2 * z, atol=1e-12)
+
+
+def test_rounding_makes_no_root_of_a_negative_number():
+    """At eta 1 from zero terminal SNR 1 - ab - sigma^2 is 0 up to rounding, and so is 1 - ab at the clean end."""
+    x, half, above = torch.ones(2), torch.tensor(0.5), torch.tensor(1 + 1e-6)
+    sigma = torch.tensor(0.5000001).sqrt()
+    assert 1 - half - sigma**2 < 0
+    assert torch.isfinite(ddim(x, x, 0 * x, 0 * x, torch.tensor(0.1), half, sigma, x)).all()
+    assert torch.isfinite(ddim_correction(x, x, torch.tensor(0.1), half, sigma)).all()
+    assert torch.isfinite(posterior_sigma(half, above, 1.0))
+    assert torch.equal(ddim_correction(x, 2 * x, torch.tensor(1.0), half, 0 * half), 2 * x)
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
+def test_plain_ddim_is_affine_in_the_state_and_the_output(ab, kind):
+    x_t, output, none = normal(DIM), normal(DIM, seed=3), torch.zeros((), dtype=torch.float64)
+    for s, t in ((0, 1), (3, 17), (39, 40)):
+        a, b = ddim_affine(ab[t], ab[s], kind)
+        x0 = network_x0(output, x_t, ab[t], kind)
+        step = ddim(x_t, x0, none, none, ab[t], ab[s], none, none)
+        assert torch.allclose(a * x_t + b * output, step, atol=1e-10)

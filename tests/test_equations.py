@@ -225,3 +225,38 @@ def test_joint_form_in_half_precision(kind):
         results.append(attend(*augment_blocks(q.to(t), k.to(t), m.to(t), blocks), v.to(t), D))
     exact, half = results
     assert half.dtype == kind and torch.isfinite(half).all() and (half.double() - exact).abs().median() < 1e-2
+
+
+@pytest.mark.parametrize("exempt", [False, True])
+def test_exempt_keys_keep_their_logits_in_whatever_segment_they_are(exempt):
+    """Segments and biases of exempt keys count for nothing, in one block and in several."""
+    q, k, v, m, e, alpha = setting(6)
+    x = (torch.arange(S) < 4).double().expand(B, S) if exempt else torch.zeros(B, S, dtype=torch.float64)
+    bias = torch.randn(B, N, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    logits = q @ k.transpose(-1, -2) * D**-0.5
+    moved = modulated_logits(logits, (m @ e.transpose(1, 2))[:, None], alpha[:, None, :, None])
+    moved = moved + (m @ (e * bias[:, None]).transpose(1, 2))[:, None]
+    wanted = torch.where(x[:, None, None].bool(), logits, moved).softmax(-1) @ v
+    assert (e[0, :4] > 0).any()
+    out = attend(*augment(q, k, alpha, m, e, key_bias=bias, exempt=x), v, D)
+    assert torch.allclose(out, wanted, atol=1e-11, rtol=0)
+    out = attend(*augment_blocks(q, k, m, [Block(slice(S), alpha, e, bias, x)]), v, D)
+    assert torch.allclose(out, wanted, atol=1e-11, rtol=0)
+
+
+@pytest.mark.parametrize("exempt", [False, True])
+@pytest.mark.parametrize(("kind", "error"), [(torch.float16, 0.01), (torch.bfloat16, 0.1)])
+def test_half_precision_is_the_formula(kind, error, exempt):
+    """Of logits that leave the softmax open, every element: a factor on the wrong side would show."""
+    q, k, v, m, e, alpha = setting(7)
+    x = (torch.arange(S) < 3).double().expand(B, S) if exempt else None
+    bias = torch.randn(B, N, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    results: dict[str, list[torch.Tensor]] = {"one": [], "blocks": []}
+    for t in (torch.float64, kind):
+        mask = None if x is None else x.to(t)
+        parts = [p.to(t) for p in (q, k, alpha, m, e)]
+        results["one"].append(attend(*augment(*parts, key_bias=bias.to(t), exempt=mask), v.to(t), D))
+        block = Block(slice(S), alpha.to(t), e.to(t), bias.to(t), mask)
+        results["blocks"].append(attend(*augment_blocks(q.to(t), k.to(t), m.to(t), [block]), v.to(t), D))
+    for exact, half in results.values():
+        assert half.dtype == kind and (half.double() - exact).abs().max() < error

@@ -45,9 +45,9 @@ from accord.methods.invert.inverter import Inverter
 from accord.methods.invert.kernel import DomainKernel
 from accord.methods.invert.pairs import make_pairs
 from accord.methods.invert.predictors import UNetTower, build
-from accord.methods.invert.reuse import perturbed, reused
 from accord.methods.invert.split import group_near_duplicates, split_groups
 from accord.methods.invert.train import _folds, out_of_fold_scores, predict, train_predictor
+from accord.methods.invert.transplant import perturbed, transplanted
 from accord.methods.invert.vocabulary import Vocabulary, words_of
 from accord.rewards.captioners import load_captioner
 from accord.rewards.sentence import load_sentence
@@ -416,7 +416,7 @@ def test_a_predictor_on_xl_trains_and_is_saved_without_what_is_not_trained(data,
     again = Inverter.from_pretrained(tmp_path / "inverter")
     assert torch.allclose(again([picture()])[0], inverter([picture()])[0], atol=1e-2)
     pipe = tiny_sdxl()
-    with reused(pipe, trained, 1.0):
+    with transplanted(pipe, trained, 1.0):
         assert torch.equal(
             pipe.unet.state_dict()["add_embedding.linear_1.weight"], trained.tower.add_embedding.linear_1.weight
         )
@@ -562,7 +562,7 @@ def test_invert_gives_words_retrieval_and_a_prompt(vocabulary, embed):
         invert(odd[0], foreign, embed=embed)
     assert invert(odd[0], foreign, embed=embed, captioner=load_captioner())[0].prompt
     for lab, foreign in ((True, False), (False, True)):  # what it was trained on, where that is known
-        assert replace(made, lab=lab).is_foreign is foreign
+        assert replace(made, lab=lab).is_of_hub is foreign
     for prompts in (
         ["ein roter Stern auf einem Tisch", "der Mond und ein Haus"],
         ["une clé bleue", "la lune dans le ciel"],
@@ -646,7 +646,7 @@ def test_bulk_shards_are_whole_and_done_once(vocabulary, tmp_path):
         invert_files(paths, tmp_path / "o.txt", (1, 1), made)
 
 
-def test_a_second_level_moves_the_embeddings_alone_and_never_harms(vocabulary, tmp_path):
+def test_domain_adaptation_moves_the_embeddings_alone_and_never_harms(vocabulary, tmp_path):
     made, rng = inverter(vocabulary, "clip"), np.random.default_rng(0)
     for i in range(40):
         Image.new("RGB", (64, 64), tuple(int(v) for v in rng.integers(256, size=3))).save(tmp_path / f"{i:02d}.png")
@@ -680,7 +680,7 @@ def test_a_second_level_moves_the_embeddings_alone_and_never_harms(vocabulary, t
         DomainKernel.best(labelled[0][:1], labelled[1][:1], vectors)
 
 
-def test_a_second_level_that_has_learnt_prompts_by_heart_is_refused():
+def test_domain_adaptation_that_has_learnt_prompts_by_heart_is_refused():
     """Four pictures of each prompt, read with an error that is the same for all four: it can be told again, not
     foretold.
     """
@@ -696,11 +696,11 @@ def test_a_second_level_that_has_learnt_prompts_by_heart_is_refused():
         - F.cosine_similarity(source[~half], answers[~half]).mean()
     )
     assert gain > 0.005
-    with pytest.raises(InputError, match="the second level would harm"):
+    with pytest.raises(InputError, match="the domain adaptation would harm"):
         DomainKernel.best(source, answers, source, 100)
 
 
-def test_a_second_level_passes_over_a_degenerate_gamma(monkeypatch):
+def test_domain_adaptation_passes_over_a_degenerate_gamma(monkeypatch):
     generator = torch.Generator().manual_seed(0)
     answers = F.normalize(torch.randn(100, 16, generator=generator), dim=-1)
     turned = answers @ torch.linalg.qr(torch.randn(16, 16, generator=generator))[0]  # a turn can be learnt
@@ -711,7 +711,7 @@ def test_a_second_level_passes_over_a_degenerate_gamma(monkeypatch):
         DomainKernel.best(turned, answers, turned)
 
 
-def test_a_second_level_with_a_heavy_penalty_is_the_first():
+def test_domain_adaptation_with_a_heavy_penalty_is_the_first():
     generator = torch.Generator().manual_seed(0)
     source, answers = (F.normalize(torch.randn(80, 8, generator=generator), dim=-1) for _ in range(2))
     level = DomainKernel.fit(source, answers, source, 10, 10.0, 1e6)
@@ -796,14 +796,14 @@ def test_train_inverter_end_to_end(tmp_path, embed):
         train_inverter(tmp_path / "pairs", tmp_path / "x", kinds, QUICK, limit=5, embed=embed, progress=False)
 
 
-def test_reuse_mixes_and_restores_the_encoder(lab):
+def test_the_transplant_mixes_and_restores_the_encoder(lab):
     predictor = build(PredictorConfig(kind="unet", hidden=8), 0)
     with torch.no_grad():
         for p in predictor.tower.down_blocks.parameters():
             p.add_(0.01)
     before = {k: v.clone() for k, v in lab.unet.state_dict().items()}
     name = "down_blocks.0.resnets.0.conv1.weight"
-    with reused(lab, predictor, 0.25):
+    with transplanted(lab, predictor, 0.25):
         assert torch.allclose(lab.unet.state_dict()[name], before[name] + 0.0025, atol=1e-6)
         assert torch.equal(lab.unet.state_dict()["conv_out.weight"], before["conv_out.weight"])
     with perturbed(lab, predictor, 1.0):
@@ -811,11 +811,11 @@ def test_reuse_mixes_and_restores_the_encoder(lab):
         assert float(moved.norm()) == pytest.approx(0.01 * moved.numel() ** 0.5, rel=1e-3)
         assert float(moved.mean().abs()) < 0.002
     assert all(torch.equal(v, before[k]) for k, v in lab.unet.state_dict().items())
-    with pytest.raises(InputError, match=r"weight must be in 0\.\.1"), reused(lab, predictor, 2.0):
+    with pytest.raises(InputError, match=r"weight must be in 0\.\.1"), transplanted(lab, predictor, 2.0):
         pass
-    with pytest.raises(InputError, match="only a unet predictor"), reused(lab, build(PredictorConfig(), 0), 0.5):
+    with pytest.raises(InputError, match="only a unet predictor"), transplanted(lab, build(PredictorConfig(), 0), 0.5):
         pass
-    with pytest.raises(InputError, match="does not fit this U-Net"), reused(tiny_pipeline(), predictor, 0.5):
+    with pytest.raises(InputError, match="does not fit this U-Net"), transplanted(tiny_pipeline(), predictor, 0.5):
         pass
 
 

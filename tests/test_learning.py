@@ -308,8 +308,8 @@ def test_a_share_of_the_captions_is_dropped_from_the_denoising_loss(tmp_path, mo
     from accord.methods.realign import tuning
 
     tuner, seen = tuner_of(tmp_path, "sft", pretrain_weight=1.0), []
-    real = tuning.condition
-    monkeypatch.setattr(tuning, "condition", lambda *a, **k: (seen.append(k["dropped"]), real(*a, **k))[1])
+    real = tuning.conditioning_of
+    monkeypatch.setattr(tuning, "conditioning_of", lambda *a, **k: (seen.append(k["dropped"]), real(*a, **k))[1])
     tuner.denoising_loss(torch.zeros(200, 4, 2, 2), ["a"] * 200, [torch.Generator().manual_seed(i) for i in range(200)])
     assert abs(float(torch.cat(seen).float().mean()) - CAPTION_DROPOUT) < 0.07
 
@@ -387,8 +387,8 @@ def test_the_loss_is_the_weighted_sum_of_its_three_terms(tmp_path):
 def test_the_guard_stops_where_the_reward_rises_and_the_held_out_score_falls_alone(reward, held_out, stopped):
     guard = Guard(GuardConfig(z=1.0, patience=2), {}, {})
     noise = 0.01 * torch.randn(16, generator=torch.Generator().manual_seed(0))
-    guard.look(0, torch.zeros(16), torch.zeros(16))
-    best = [guard.look(10 * k, reward * k + noise, held_out * k + noise) for k in (1, 2)]
+    guard.update(0, torch.zeros(16), torch.zeros(16))
+    best = [guard.update(10 * k, reward * k + noise, held_out * k + noise) for k in (1, 2)]
     assert guard.stopped is stopped and guard.parted_at == (10 if stopped else None)
     assert guard.best_step == (20 if held_out > 0 else 0) and best == [held_out > 0] * 2
 
@@ -398,24 +398,24 @@ def test_the_guard_waits_for_more_than_noise():
     spread = torch.tensor([-1.0, 1.0] * 8)  # a paired difference of deviation 1.03: its error over 16 is 0.258
     for fall, z, stops in ((0.3, 1.0, True), (0.3, 1.5, False), (0.2, 1.0, False), (0.0, 0.0, False)):
         guard = Guard(GuardConfig(z=z, patience=1), {}, {})
-        guard.look(0, torch.zeros(16), torch.zeros(16))
-        guard.look(1, torch.ones(16), spread - fall)
+        guard.update(0, torch.zeros(16), torch.zeros(16))
+        guard.update(1, torch.ones(16), spread - fall)
         assert guard.stopped is stops, (fall, z)
     guard = Guard(GuardConfig(z=1.0, patience=1), {}, {})
-    guard.look(0, torch.zeros(1), torch.zeros(1))
-    guard.look(1, torch.ones(1), torch.tensor([-0.1]))
+    guard.update(0, torch.zeros(1), torch.zeros(1))
+    guard.update(1, torch.ones(1), torch.tensor([-0.1]))
     assert guard.stopped  # one picture has no error
 
 
 def test_the_guard_forgets_a_fall_that_has_passed():
     guard = Guard(GuardConfig(z=1.0, patience=2), {}, {})
     up = torch.arange(4.0)
-    guard.look(0, torch.zeros(4), torch.zeros(4))
-    guard.look(1, up + 1, torch.full((4,), -1.0))
-    guard.look(2, up - 9, torch.full((4,), -1.0))  # the reward fell too: not hacking
-    guard.look(3, up + 1, torch.full((4,), -1.0))
+    guard.update(0, torch.zeros(4), torch.zeros(4))
+    guard.update(1, up + 1, torch.full((4,), -1.0))
+    guard.update(2, up - 9, torch.full((4,), -1.0))  # the reward fell too: not hacking
+    guard.update(3, up + 1, torch.full((4,), -1.0))
     assert not guard.stopped
-    guard.look(4, up + 1, torch.full((4,), -1.0))
+    guard.update(4, up + 1, torch.full((4,), -1.0))
     assert guard.stopped and guard.parted_at == 3
 
 
@@ -558,7 +558,7 @@ def video_editor(kind: str = "epsilon", **changes) -> VideoEditor:
     pipe = tiny_pipeline()
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, prediction_type=kind)
     config = EditConfig(tune_steps=8, num_inference_steps=4, window=4, overlap=1, **changes)
-    return VideoEditor(pipe, moving(1, 4).clip, "a red star", config)
+    return VideoEditor(pipe, moving(1, 4).video, "a red star", config)
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
@@ -574,7 +574,7 @@ def test_one_shot_tuning_lowers_the_denoising_loss_of_its_video(tmp_path, kind, 
             times = torch.full((len(x0),), t)
             noisy = editor.scheduler.add_noise(x0, noise, times)
             with torch.no_grad(), editor._own_queries():
-                output = editor._predict(noisy, t, [editor._told("a red star")])[0]
+                output = editor._predict(noisy, t, [editor._conditioning("a red star")])[0]
             errors.append((output - editor.scheduler.get_target(noisy, x0, times)).square().mean())
         return float(torch.stack(errors).mean())
 
@@ -590,7 +590,7 @@ def test_the_loss_of_a_video_in_closed_form(tmp_path, kind, context):
     config = EditConfig(
         tune_steps=1, window=4, overlap=1, context=context is not None, estimated=context == "estimated"
     )
-    editor = VideoEditor(constant_pipeline(kind, CONSTANT), moving(1, 6).clip, "a red star", config)
+    editor = VideoEditor(constant_pipeline(kind, CONSTANT), moving(1, 6).video, "a red star", config)
     if editor.relation is not None:
         torch.manual_seed(1)
         torch.nn.init.normal_(editor.relation.out.weight, std=0.2)
@@ -603,7 +603,7 @@ def test_the_loss_of_a_video_in_closed_form(tmp_path, kind, context):
         noisy = ab.sqrt() * x0 + (1 - ab).sqrt() * noise
         by_epsilon, by_v = (noisy - (1 - ab).sqrt() * c) / ab.sqrt(), ab.sqrt() * noisy - (1 - ab).sqrt() * c
         shown = x0 if context == "true" else by_epsilon if kind == "epsilon" else by_v
-        states = editor._told("a red star").states.expand(len(x0), -1, -1)
+        states = editor._conditioning("a red star").states.expand(len(x0), -1, -1)
         with torch.no_grad():
             r = editor.relation(shown, states, t.expand(len(x0)))
         shifted = noise + ab.sqrt() * (1 - ab.sqrt()) * r / (1 - ab).sqrt()

@@ -19,8 +19,8 @@ from accord.types import Alignment, InputError, Region, WordScore
 PROMPT = parse("a red star to the left of a blue key")
 
 
-def alignment(prompt=PROMPT, probability: float = 0.25, looks: str = "blue") -> Alignment:
-    words = tuple(WordScore(w, probability, looks, 1 - probability) for w in prompt.words)
+def alignment(prompt=PROMPT, probability: float = 0.25, reads_as: str = "blue") -> Alignment:
+    words = tuple(WordScore(w, probability, reads_as, 1 - probability) for w in prompt.words)
     return Alignment(prompt, probability, words, "a blue star", 0.5, 0.125)
 
 
@@ -166,15 +166,15 @@ def test_write_file_onto_a_folder_is_refused_and_leaves_no_part(tmp_path):
 def test_words_html_colors_words_from_red_to_green():
     text = words_html(alignment(probability=0.25))
     assert text.count("<span") == len(PROMPT.words) and text.count("hsl(30,") == len(PROMPT.words)
-    assert 'title="0.25, looks like blue: 0.75"' in text
+    assert 'title="0.25, reads as blue: 0.75"' in text
     good = words_html(alignment(probability=1.0))
-    assert "hsl(120," in good and "looks like" not in good
+    assert "hsl(120," in good and "reads as" not in good
     assert "hsl(0," in words_html(alignment(probability=0.0))
 
 
 def test_words_html_keeps_the_text_of_the_prompt():
     prompt = parse('A <b>red</b> star & two "blue" keys, <script>alert(1)</script>')
-    text = words_html(alignment(prompt, looks='"><img src=x>'))
+    text = words_html(alignment(prompt, reads_as='"><img src=x>'))
     assert "<b>" not in text and "<script" not in text and "<img" not in text
     bare = re.sub(r"<sub>[\d.]+</sub>|<[^>]+>", "", text)
     assert html.unescape(bare) == prompt.text
@@ -195,7 +195,7 @@ def test_pages_escape_prompts_and_captions(tmp_path, saved):
 
 
 def test_words_text_names_what_a_missing_word_looks_like():
-    assert words_text(alignment()).splitlines()[1] == "red: 0.25, looks blue: 0.75"
+    assert words_text(alignment()).splitlines()[1] == "red: 0.25, reads as blue: 0.75"
     assert words_text(alignment(probability=0.75)).splitlines()[1] == "red: 0.75"
 
 

@@ -155,7 +155,7 @@ def test_local_prompts_name_one_thing():
 
 def test_segments_hold_tokens_and_weights(tiny):
     layout = plan(PROMPT, slots(PROMPT), [region(0, 0.3, 0.3, 0.2)], np.stack([blob(0.3, 0.3), blob(0.7, 0.5)]))
-    config = RealignConfig(omega_gain=1.0, exempt_tokens="special", ground=0.0)
+    config = RealignConfig(omega_gain=1.0, exempt_tokens="special", background=0.0)
     segments = build_segments(tiny, [PROMPT, parse("a cat")], [layout, []], config)
     assert segments.masks.shape == (2, 3, 16, 16) and segments.masks[1].sum() == 0
     words = [PROMPT.text[a:b] for a, b in (s for s in token_spans(tiny, PROMPT.text) if s)]
@@ -169,15 +169,15 @@ def test_segments_hold_tokens_and_weights(tiny):
 
 def test_the_ground_is_the_rest_of_the_pixels_and_of_the_tokens(tiny):
     layout = plan(PROMPT, slots(PROMPT), [region(0, 0.3, 0.3, 0.2)], np.stack([blob(0.3, 0.3), blob(0.7, 0.5)]))
-    plain = build_segments(tiny, [PROMPT, parse("a cat")], [layout, []], RealignConfig(ground=0.0))
-    ground = build_segments(tiny, [PROMPT, parse("a cat")], [layout, []], RealignConfig(ground=1.5))
-    assert ground.masks.shape[1] == plain.masks.shape[1] + 1
-    for whole, part in ((ground.masks, plain.masks), (ground.tokens, plain.tokens)):
+    plain = build_segments(tiny, [PROMPT, parse("a cat")], [layout, []], RealignConfig(background=0.0))
+    background = build_segments(tiny, [PROMPT, parse("a cat")], [layout, []], RealignConfig(background=1.5))
+    assert background.masks.shape[1] == plain.masks.shape[1] + 1
+    for whole, part in ((background.masks, plain.masks), (background.tokens, plain.tokens)):
         assert torch.equal(whole[:, :-1], part)
         assert torch.allclose(whole[0, -1] + part[0].amax(0), torch.ones_like(part[0, 0]))
         assert not whole[1].any()  # nothing is planned: nothing is changed
-    assert ground.omega[0, -1] == 1.5
-    assert (ground.at((16, 16))[0].sum(-1) == 1).float().mean() > 0.9  # all but rims that no segment covers by half
+    assert background.omega[0, -1] == 1.5
+    assert (background.at((16, 16))[0].sum(-1) == 1).float().mean() > 0.9  # all but rims that no segment covers by half
 
 
 @pytest.mark.parametrize("mode", ["same_seed", "renoise", "new_seed"])
@@ -295,7 +295,7 @@ def test_other_pipelines_and_bad_knobs_are_refused():
         ("modulated_share", 2),
         ("exempt_tokens", "y"),
         ("escalation", -1),
-        ("ground", -1),
+        ("background", -1),
     ):
         with pytest.raises(ValueError, match=field):
             RealignConfig(**{field: value})

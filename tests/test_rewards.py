@@ -166,3 +166,34 @@ def test_a_reward_that_never_varies_is_refused():
         both.calibrate({"clip": torch.zeros(8)})
     both.calibrate({"clip": torch.linspace(0, 1e-5, 8)})  # however little it varies
     assert both.combine({"clip": torch.linspace(0, 1e-5, 8)}).std() == pytest.approx(1, abs=1e-3)
+
+
+def test_a_right_picture_is_ahead_of_all_its_swaps(sentence):
+    """The own caption is none of those that it is compared with: else the contrast would never be above 0."""
+    score = CaptionContrast(load_captioner(), ceiling=1e4)
+    image = to_tensor(picture(STAR))
+    assert float(score(image, ["a red star"])) > 1 > -1 > float(score(image, ["a blue key"]))
+    assert float(score(image, ["it is"])) == 0  # nothing in it can be exchanged
+
+
+def test_clip_reward_is_the_cosine():
+    clip = load_clip()
+    images = pictures()
+    found = ClipReward(clip)(images, TEXTS)
+    image, text = clip.image_features(images), clip.text_features(TEXTS)
+    assert torch.allclose(found, torch.nn.functional.cosine_similarity(image, text), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("mean", "spread", "taken"),
+    [(0.0, 1e-7, False), (0.0, 1e-5, True), (1e-3, 5e-7, False), (1e3, 1e-5, False), (1e3, 1e-1, True)],
+)
+def test_a_spread_is_small_beside_the_scores_own_size(mean, spread, taken):
+    both = Composed({"x": ClipReward(load_clip())}, {"x": 1.0})
+    values = mean + spread * torch.linspace(-1, 1, 8, dtype=torch.float64)
+    if taken:
+        both.calibrate({"x": values})
+        assert both.scales["x"][0] == pytest.approx(mean) and both.scales["x"][1] > 0
+        return
+    with pytest.raises(InputError, match="is the same on 8 pictures"):
+        both.calibrate({"x": values})

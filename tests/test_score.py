@@ -119,7 +119,7 @@ def test_word_probability_is_the_share_among_its_swaps():
             logs = captioner.log_likelihood(states, texts, [0] * len(texts)).double()
         shares = logs.softmax(0)
         assert score_.probability == pytest.approx(float(shares[0]), abs=1e-5)
-        assert score_.looks == options[int(shares[1:].argmax())][0]
+        assert score_.reads_as == options[int(shares[1:].argmax())][0]
     logs = np.log([w.probability for w in alignment.words])
     assert alignment.overall == pytest.approx(float(np.exp(logs.mean())), rel=1e-6)
 
@@ -132,9 +132,9 @@ def test_lab_captioner_sees_right_and_wrong_words():
     )
     assert right.alignment.overall > 0.8
     assert all(w.probability > 0.5 for w in right.alignment.words)
-    low = {(w.word.text, w.looks) for w in color.alignment.words if w.probability < 0.5}
+    low = {(w.word.text, w.reads_as) for w in color.alignment.words if w.probability < 0.5}
     assert low == {("blue", "red")}
-    low = {(w.word.text, w.looks) for w in side.alignment.words if w.probability < 0.5}
+    low = {(w.word.text, w.reads_as) for w in side.alignment.words if w.probability < 0.5}
     assert low == {("to the right of", "left")}
     assert "star" in right.alignment.caption and "key" in right.alignment.caption
 

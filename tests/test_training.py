@@ -331,3 +331,47 @@ def test_learning_rate_at_its_corners():
 
 def test_learning_rate_without_warmup_starts_at_the_top():
     assert LoopConfig(steps=10, learning_rate=0.5, warmup_steps=0).lr_at(0) == 0.5
+
+
+def test_micro_batches_are_one_batch(tmp_path):
+    """Numbers run on from step to step; gradients and scalars are means over the micro-batches."""
+    model, numbers = linear(), []
+    run = Run({"model": model}, config(steps=3, gradient_accumulation=2, save_every=9), tmp_path)
+    before = model.weight.detach().clone()
+
+    def loss_fn(number, generator):
+        numbers.append(number)
+        return (model.weight * (number + 1)).sum(), {"number": float(number)}
+
+    run.config = config(steps=1, gradient_accumulation=2, log_every=9, max_grad_norm=1e9, weight_decay=0.0)
+    run._step(loss_fn, torch.device("cpu"), False)
+    assert numbers == [0, 1]
+    state = run.optimizer.state[model.weight]
+    assert torch.allclose(state["exp_avg"], torch.full_like(before, 0.1 * 1.5))  # the mean of 1 and 2
+    run.step = 1
+    logs = run._step(loss_fn, torch.device("cpu"), False)
+    assert numbers == [0, 1, 2, 3] and logs["number"] == pytest.approx(2.5)
+
+
+def test_skipped_steps_are_counted_up_and_in_a_row(tmp_path):
+    model = linear()
+    run = Run({"model": model}, config(steps=9), tmp_path)
+    losses = iter([float("nan"), float("nan"), 1.0, float("inf")])
+
+    def loss_fn(number, generator):
+        return model.weight.sum() * next(losses), {}
+
+    counts = []
+    for _ in range(4):
+        run._step(loss_fn, torch.device("cpu"), False)
+        counts.append((run.skipped, run.skipped_in_a_row))
+    assert counts == [(1, 1), (2, 2), (2, 0), (3, 1)]
+
+
+def test_what_the_loss_does_not_reach_is_left_alone(tmp_path):
+    """No gradient is no gradient of zero, with which the optimiser would still let the weights decay."""
+    model, idle = linear(), linear()
+    run = Run({"model": model, "idle": idle}, config(steps=2, weight_decay=0.5), tmp_path)
+    before = idle.weight.detach().clone()
+    run._step(lambda number, generator: (model.weight.sum(), {}), torch.device("cpu"), False)
+    assert torch.equal(idle.weight, before) and not run.optimizer.state.get(idle.weight)

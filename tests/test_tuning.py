@@ -74,7 +74,11 @@ def test_each_strategy_moves_the_adapter(tmp_path, kind, strategy):
     ups = [v for k, v in state.items() if "lora_B" in k or "lora.up" in k]
     assert ups and any(v.abs().max() > 0 for v in ups)
     assert not torch.equal(generate(pipe, PROMPTS[0], num_inference_steps=2, output_type="latent"), plain)
-    assert tuned.report["strategy"] == strategy and tuned.report["steps_taken"] == 2 and len(tuned.report["looks"]) == 3
+    assert (
+        tuned.report["strategy"] == strategy
+        and tuned.report["steps_taken"] == 2
+        and len(tuned.report["evaluations"]) == 3
+    )
     assert {"README.md", "report.json", "curve.jsonl", "config.json"} <= {p.name for p in tmp_path.iterdir()}
     assert str(tmp_path) not in (tmp_path / "README.md").read_text()
     remove_lora(pipe)
@@ -283,7 +287,7 @@ def test_refl_raises_the_reward(tmp_path):
     tuned = tune(
         tiny_pipeline(), ["a red star", "a big red star"], clip_reward(), tmp_path, config=config, progress=False
     )
-    first, last = tuned.report["looks"][0]["reward"], tuned.report["looks"][-1]["reward"]
+    first, last = tuned.report["evaluations"][0]["reward"], tuned.report["evaluations"][-1]["reward"]
     assert last > first + 0.5
 
 
@@ -303,14 +307,14 @@ def test_guard_stops_where_reward_and_held_out_score_part_ways():
     g = torch.Generator().manual_seed(0)
     base = torch.randn(16, generator=g)
     noise = lambda: 0.05 * torch.randn(16, generator=g)  # noqa: E731
-    assert guard.look(0, torch.zeros(16), base)
-    assert guard.look(10, torch.ones(16), base + 0.5)
-    assert not guard.look(20, torch.ones(16) * 2, base + 0.49 + noise()) and not guard.stopped  # within noise
-    assert not guard.look(30, torch.ones(16) * 3, base - 0.3 + noise()) and not guard.stopped  # once
-    assert not guard.look(40, torch.ones(16) * 0.5, base - 0.3 + noise())  # fallen, but the reward fell too: no hacking
-    guard.look(50, torch.ones(16) * 3, base - 0.3 + noise())
+    assert guard.update(0, torch.zeros(16), base)
+    assert guard.update(10, torch.ones(16), base + 0.5)
+    assert not guard.update(20, torch.ones(16) * 2, base + 0.49 + noise()) and not guard.stopped  # within noise
+    assert not guard.update(30, torch.ones(16) * 3, base - 0.3 + noise()) and not guard.stopped  # once
+    assert not guard.update(40, torch.ones(16) * 0.5, base - 0.3 + noise())  # the reward fell too: no hacking
+    guard.update(50, torch.ones(16) * 3, base - 0.3 + noise())
     assert not guard.stopped
-    guard.look(60, torch.ones(16) * 4, base - 0.5 + noise())
+    guard.update(60, torch.ones(16) * 4, base - 0.5 + noise())
     assert guard.stopped and guard.best_step == 10 and guard.parted_at == 50
 
 
@@ -352,10 +356,10 @@ def test_a_run_made_to_hack_is_stopped_and_says_so(tmp_path):
 def test_the_guard_leaves_out_what_has_no_score():
     guard = Guard(GuardConfig(z=1.0, patience=1), {}, {})
     flat = torch.zeros(4)
-    assert guard.look(0, flat, torch.tensor([1.0, 1.0, 1.0, 1.0]))
-    assert not guard.look(1, flat, torch.full((4,), torch.nan)) and not guard.stopped
-    assert guard.look(2, flat, torch.tensor([torch.nan, 2.0, 2.0, 2.0]))
-    assert not guard.look(3, flat + 1, torch.tensor([9.0, 1.0, 1.1, 1.0])) and guard.parted_at == 3
+    assert guard.update(0, flat, torch.tensor([1.0, 1.0, 1.0, 1.0]))
+    assert not guard.update(1, flat, torch.full((4,), torch.nan)) and not guard.stopped
+    assert guard.update(2, flat, torch.tensor([torch.nan, 2.0, 2.0, 2.0]))
+    assert not guard.update(3, flat + 1, torch.tensor([9.0, 1.0, 1.1, 1.0])) and guard.parted_at == 3
 
 
 # --- faults --------------------------------------------------------------------------------------------------------

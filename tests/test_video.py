@@ -1,4 +1,4 @@
-"""Clips in and out, inflation, one-shot tuning, inversion and editing, measures."""
+"""Videos in and out, inflation, one-shot tuning, inversion and editing, measures."""
 
 import copy
 import subprocess
@@ -14,14 +14,14 @@ from conftest import tiny_pipeline, tiny_sdxl
 from PIL import Image
 
 import accord
-from accord.data.video import Clip, read_clip, write_clip
+from accord.data.video import Video, read_video, write_video
 from accord.diffusion.lora import add_lora
-from accord.lab.scenes.clips import EDITS, edited, moving_scene
 from accord.lab.scenes.read import read
+from accord.lab.scenes.videos import EDITS, edited, moving_scene
 from accord.methods.context.inflate import TemporalLayers, VideoAttention, first_and_previous, inflated
 from accord.methods.context.video import EditConfig, VideoEditor, aligned_tokens, windows
-from accord.methods.realign import clips
-from accord.rewards.video import background_psnr, flicker, foreground, score_clip, ssim, track, track_error
+from accord.methods.realign import video as realign_video
+from accord.rewards.video import background_psnr, flicker, foreground, score_video, ssim, track, track_error
 from accord.types import InputError
 
 
@@ -37,25 +37,25 @@ def psnr(a: Image.Image, b: Image.Image) -> float:
 # --- in and out ----------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("suffix", [".mp4", ".webm", ".gif", ""])
 @pytest.mark.parametrize("size", [(64, 64), (63, 45)])
-def test_clips_keep_length_rate_and_pictures(tmp_path, suffix, size):
-    frames = [f.resize(size) for f in moving().clip.frames]
-    path = write_clip(tmp_path / f"clip{suffix}", frames, 10)
-    clip = read_clip(path, fps=None if suffix else 10)
-    assert len(clip) == 8 and float(clip.fps) == pytest.approx(10, rel=0.01)
+def test_videos_keep_length_rate_and_pictures(tmp_path, suffix, size):
+    frames = [f.resize(size) for f in moving().video.frames]
+    path = write_video(tmp_path / f"video{suffix}", frames, 10)
+    video = read_video(path, fps=None if suffix else 10)
+    assert len(video) == 8 and float(video.fps) == pytest.approx(10, rel=0.01)
     even = tuple(s + s % 2 for s in size) if suffix in (".mp4", ".webm") else size
-    assert clip.size == even
-    cropped = [f.crop((0, 0, *size)) for f in clip.frames]
+    assert video.size == even
+    cropped = [f.crop((0, 0, *size)) for f in video.frames]
     least = 60 if suffix == "" else 22
     assert min(psnr(a, b) for a, b in zip(frames, cropped, strict=True)) > least
-    part = read_clip(path, 2, 5)
-    assert len(part) == 3 and psnr(part.frames[0], clip.frames[2]) > 30
+    part = read_video(path, 2, 5)
+    assert len(part) == 3 and psnr(part.frames[0], video.frames[2]) > 30
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
 def test_the_reader_reads_every_frame_of_an_mp4(tmp_path):
     scene = moving(3)
-    clip = read_clip(write_clip(tmp_path / "a.mp4", scene.clip.frames, scene.clip.fps))
-    for frame, truth in zip(clip.frames, scene.frames, strict=True):
+    video = read_video(write_video(tmp_path / "a.mp4", scene.video.frames, scene.video.fps))
+    for frame, truth in zip(video.frames, scene.frames, strict=True):
         found = read(frame).things
         assert [(t.noun, t.color) for t in found] == [(t.noun, t.color) for t in truth.things]
 
@@ -78,17 +78,17 @@ def ffmpegs_own(path: Path, seconds: float, size: tuple[int, int], rate: int) ->
     return frames
 
 
-def test_a_clip_of_another_program_is_read(tmp_path):
+def test_a_video_of_another_program_is_read(tmp_path):
     frames = ffmpegs_own(tmp_path / "a.mp4", 1.5, (96, 64), 10)
-    clip = read_clip(tmp_path / "a.mp4")
-    assert (len(clip), clip.size, clip.fps) == (len(frames), (96, 64), 10) and len(frames) == 15
-    assert min(psnr(a, b) for a, b in zip(frames, clip.frames, strict=True)) > 20
+    video = read_video(tmp_path / "a.mp4")
+    assert (len(video), video.size, video.fps) == (len(frames), (96, 64), 10) and len(frames) == 15
+    assert min(psnr(a, b) for a, b in zip(frames, video.frames, strict=True)) > 20
 
 
 @pytest.mark.parametrize("fps", [8, 12, 15, 24, 30])
 def test_a_gif_keeps_up_with_its_rate(tmp_path, fps):
-    clip = read_clip(write_clip(tmp_path / "a.gif", moving(0, 24).clip.frames, fps))
-    assert len(clip) == 24 and float(clip.fps) == pytest.approx(fps, rel=0.01)
+    video = read_video(write_video(tmp_path / "a.gif", moving(0, 24).video.frames, fps))
+    assert len(video) == 24 and float(video.fps) == pytest.approx(fps, rel=0.01)
 
 
 def test_pixels_that_are_not_square_are_shown_as_players_do(tmp_path):
@@ -100,10 +100,10 @@ def test_pixels_that_are_not_square_are_shown_as_players_do(tmp_path):
         stream.codec_context.sample_aspect_ratio = Fraction(2)
         for packet in [*stream.encode(av.VideoFrame.from_image(Image.new("RGB", (48, 64), "red"))), *stream.encode()]:
             container.mux(packet)
-    assert read_clip(tmp_path / "wide.mp4").size == (96, 64)
+    assert read_video(tmp_path / "wide.mp4").size == (96, 64)
 
 
-def test_a_rotated_clip_is_upright(tmp_path):
+def test_a_rotated_video_is_upright(tmp_path):
     import av
 
     picture = Image.new("RGB", (96, 64), "white")
@@ -118,20 +118,20 @@ def test_a_rotated_clip_is_upright(tmp_path):
                     container.mux(packet)
             for packet in stream.encode():
                 container.mux(packet)
-        clip = read_clip(tmp_path / "turned.mp4")
-        assert clip.size == size and psnr(clip.frames[0], picture.rotate(degrees, expand=True)) > 20
+        video = read_video(tmp_path / "turned.mp4")
+        assert video.size == size and psnr(video.frames[0], picture.rotate(degrees, expand=True)) > 20
 
 
 @pytest.mark.parametrize(
     ("fps", "durations"), [(8, [120, 130]), (15, [70, 60, 70]), (30, [30, 30, 40]), (24, [40, 40, 40, 40, 50, 40])]
 )
 def test_a_gif_of_rounded_times_has_one_rate(tmp_path, fps, durations):
-    frames = moving(0, 12).clip.frames
+    frames = moving(0, 12).video.frames
     times = [durations[i % len(durations)] for i in range(12)]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:], duration=times)
-    clip = read_clip(tmp_path / "a.gif")
-    assert len(clip) == 12 and float(clip.fps) == pytest.approx(fps, rel=0.01)
-    assert len(read_clip(tmp_path / "a.gif", 0, 5)) == 5
+    video = read_video(tmp_path / "a.gif")
+    assert len(video) == 12 and float(video.fps) == pytest.approx(fps, rel=0.01)
+    assert len(read_video(tmp_path / "a.gif", 0, 5)) == 5
 
 
 def changing_rate(path: Path, times: tuple[int, ...] = (0, 1, 2, 9, 10, 30)) -> None:
@@ -153,10 +153,10 @@ def changing_rate(path: Path, times: tuple[int, ...] = (0, 1, 2, 9, 10, 30)) -> 
 def test_a_range_has_the_rate_of_its_own_frames(tmp_path):
     changing_rate(tmp_path / "slower.mp4", (*range(16), *range(28, 200, 12)))
     with pytest.raises(InputError, match="changing frame rate"):
-        read_clip(tmp_path / "slower.mp4")
+        read_video(tmp_path / "slower.mp4")
     assert [
         (len(c), float(c.fps))
-        for c in (read_clip(tmp_path / "slower.mp4", 0, 16), read_clip(tmp_path / "slower.mp4", 16))
+        for c in (read_video(tmp_path / "slower.mp4", 0, 16), read_video(tmp_path / "slower.mp4", 16))
     ] == [
         (16, pytest.approx(24, rel=0.01)),
         (15, pytest.approx(2, rel=0.01)),
@@ -199,8 +199,8 @@ def song_with_a_cover(path: Path) -> None:
     ("suffix", "damage"),
     [(s, d) for s in (".webm", ".avi", ".mp4", ".mkv") for d in ("cut", "zeroed") if (s, d) != (".webm", "zeroed")],
 )
-def test_a_damaged_clip_is_not_taken_for_a_shorter_one(tmp_path, suffix, damage):
-    path = write_clip(tmp_path / f"a{suffix}", [f.resize((128, 128)) for f in moving(0, 32).clip.frames], 8)
+def test_a_damaged_video_is_not_taken_for_a_shorter_one(tmp_path, suffix, damage):
+    path = write_video(tmp_path / f"a{suffix}", [f.resize((128, 128)) for f in moving(0, 32).video.frames], 8)
     data = bytearray(path.read_bytes())
     if damage == "cut":
         data = data[: len(data) // 2]
@@ -208,25 +208,25 @@ def test_a_damaged_clip_is_not_taken_for_a_shorter_one(tmp_path, suffix, damage)
         data[len(data) // 2 : len(data) * 5 // 8] = bytes(len(data) // 8)
     path.write_bytes(data)
     with pytest.raises(InputError, match=r"cannot be read|frames are missing"):
-        read_clip(path)
+        read_video(path)
 
 
 def test_frames_of_another_program_are_never_replaced(tmp_path):
-    frames = moving().clip.frames
+    frames = moving().video.frames
     (tmp_path / "bear").mkdir()
     frames[0].save(tmp_path / "bear" / "00000.png")  # as DAVIS names them
     with pytest.raises(InputError, match="holds other things than frames that accord wrote"):
-        write_clip(tmp_path / "bear", frames, 8)
-    (tmp_path / "link").symlink_to(write_clip(tmp_path / "own", frames, 8), target_is_directory=True)
-    write_clip(tmp_path / "link", frames[:3], 8)
-    assert len(read_clip(tmp_path / "own")) == 3 and (tmp_path / "link").is_symlink()
+        write_video(tmp_path / "bear", frames, 8)
+    (tmp_path / "link").symlink_to(write_video(tmp_path / "own", frames, 8), target_is_directory=True)
+    write_video(tmp_path / "link", frames[:3], 8)
+    assert len(read_video(tmp_path / "own")) == 3 and (tmp_path / "link").is_symlink()
 
 
-def test_bad_clips_are_named(tmp_path):
-    good = write_clip(tmp_path / "good.mp4", moving().clip.frames, 8)
+def test_bad_videos_are_named(tmp_path):
+    good = write_video(tmp_path / "good.mp4", moving().video.frames, 8)
     (tmp_path / "empty.mp4").write_bytes(b"")
     (tmp_path / "cut.mp4").write_bytes(good.read_bytes()[:200])
-    (tmp_path / "text.txt").write_text("no clip")
+    (tmp_path / "text.txt").write_text("no video")
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder.mp4").mkdir()
     (tmp_path / "plain").write_text("a file")
@@ -234,7 +234,7 @@ def test_bad_clips_are_named(tmp_path):
     changing_rate(tmp_path / "changing.mp4")
     sound_only(tmp_path / "sound.mp4")
     song_with_a_cover(tmp_path / "song.mp4")
-    frames = moving().clip.frames
+    frames = moving().video.frames
     frames[0].save(tmp_path / "odd.gif", save_all=True, append_images=frames[1:3], duration=[100, 250, 100])
     (tmp_path / "sizes").mkdir()
     frames[0].save(tmp_path / "sizes" / "0.png")
@@ -254,11 +254,11 @@ def test_bad_clips_are_named(tmp_path):
     }
     for name, message in cases.items():
         with pytest.raises(InputError, match=message):
-            read_clip(tmp_path / name)
+            read_video(tmp_path / name)
     with pytest.raises(InputError, match="no frame from 50 on"):
-        read_clip(good, 50)
+        read_video(good, 50)
     with pytest.raises(InputError, match="are no range"):
-        read_clip(good, 5, 5)
+        read_video(good, 5, 5)
     for arguments, message in [
         ((tmp_path / "x.mp4", [], 8), "no frame to write"),
         ((tmp_path / "x.avif", frames, 8), "is none of"),
@@ -273,8 +273,8 @@ def test_bad_clips_are_named(tmp_path):
         ((Path(".."), frames, 8), "has no name"),
     ]:
         with pytest.raises(InputError, match=message):
-            write_clip(*arguments)
-    assert (tmp_path / "sound.mp4").is_file()  # a folder that is not a clip's is left alone
+            write_video(*arguments)
+    assert (tmp_path / "sound.mp4").is_file()  # a folder that is not a video's is left alone
 
 
 FULL = """
@@ -282,13 +282,13 @@ import os, resource, sys
 from pathlib import Path
 import numpy as np
 from PIL import Image
-from accord.data.video import write_clip
+from accord.data.video import write_video
 from accord.types import InputError
 frames = [Image.fromarray(p) for p in np.random.default_rng(0).integers(0, 256, (8, 128, 128, 3), dtype=np.uint8)]
 resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
 for name in ("x.gif", "x.mp4", "frames"):
     try:
-        write_clip(Path(sys.argv[1]) / name, frames, 8)
+        write_video(Path(sys.argv[1]) / name, frames, 8)
     except InputError as error:
         print(error)
 print(os.listdir(sys.argv[1]))
@@ -304,40 +304,40 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path):
 
 
 def test_frames_that_a_gif_has_merged_come_apart_again(tmp_path):
-    a, b = moving().clip.frames[:2]
+    a, b = moving().video.frames[:2]
     frames = [a, a, a, b, b, a]
-    clip = read_clip(write_clip(tmp_path / "still.gif", frames, 8))
-    assert len(clip) == 6 and [psnr(f, g) > 30 for f, g in zip(clip.frames, frames, strict=True)] == [True] * 6
-    assert len(read_clip(tmp_path / "still.gif", 2, 5)) == 3
+    video = read_video(write_video(tmp_path / "still.gif", frames, 8))
+    assert len(video) == 6 and [psnr(f, g) > 30 for f, g in zip(video.frames, frames, strict=True)] == [True] * 6
+    assert len(read_video(tmp_path / "still.gif", 2, 5)) == 3
 
 
 def test_frames_of_a_folder_come_in_the_order_of_their_numbers(tmp_path):
-    for i, frame in enumerate(moving(0, 12).clip.frames):
+    for i, frame in enumerate(moving(0, 12).video.frames):
         frame.save(tmp_path / f"frame{i}.png")
-    clip = read_clip(tmp_path)
-    assert all(psnr(a, b) > 50 for a, b in zip(clip.frames, moving(0, 12).clip.frames, strict=True))
+    video = read_video(tmp_path)
+    assert all(psnr(a, b) > 50 for a, b in zip(video.frames, moving(0, 12).video.frames, strict=True))
 
 
-def test_too_large_clips_are_refused(tmp_path, monkeypatch):
+def test_too_large_videos_are_refused(tmp_path, monkeypatch):
     from accord.data import video
 
-    good = write_clip(tmp_path / "good.mp4", moving().clip.frames, 8)
+    good = write_video(tmp_path / "good.mp4", moving().video.frames, 8)
     monkeypatch.setattr(video, "MAX_FRAMES", 4)
     with pytest.raises(InputError, match="more than 4 frames"):
-        read_clip(good)
-    assert len(read_clip(good, 0, 4)) == 4
+        read_video(good)
+    assert len(read_video(good, 0, 4)) == 4
     monkeypatch.setattr(video, "budget", lambda kind: 3 * 64 * 64 * 4)
-    folder = write_clip(tmp_path / "folder", moving().clip.frames, 8)
+    folder = write_video(tmp_path / "folder", moving().video.frames, 8)
     for path in (good, folder):
         with pytest.raises(InputError, match="more than 3 frames of 64x64"):
-            read_clip(path, 0, 4)
-        assert len(read_clip(path, 0, 3)) == 3
+            read_video(path, 0, 4)
+        assert len(read_video(path, 0, 3)) == 3
     monkeypatch.setattr(video, "MAX_FRAME_PIXELS", 100)
     with pytest.raises(InputError, match="scale it down"):
-        read_clip(good, 0, 2)
+        read_video(good, 0, 2)
 
 
-# --- lab clips -----------------------------------------------------------------------------------------------------
+# --- lab videos -----------------------------------------------------------------------------------------------------
 def test_moving_scenes_are_exact_and_their_edits_keep_the_motion():
     for seed in range(8):
         scene = moving(seed, 8)
@@ -429,7 +429,7 @@ def test_frames_see_the_first_and_the_previous_one_only():
     assert found[:3] == [False] * 3 and found[3] and (found[4] or layers == 0)
 
 
-def test_clips_in_one_batch_do_not_leak_and_layers_are_saved(tmp_path):
+def test_videos_in_one_batch_do_not_leak_and_layers_are_saved(tmp_path):
     pipe = tiny_pipeline()
     layers = TemporalLayers.of(pipe.unet)
     with torch.no_grad():
@@ -458,30 +458,30 @@ def test_windows_cover_all_frames_and_are_whole():
 
 # --- editing -------------------------------------------------------------------------------------------------------
 QUICK = EditConfig(
-    tune_steps=3, num_inference_steps=8, guidance_scale=3.0, window=4, overlap=1, injection=0.0, hold=0.0
+    tune_steps=3, num_inference_steps=8, guidance_scale=3.0, window=4, overlap=1, injection=0.0, mask_blending=0.0
 )
 
 
 def editor(tmp_path, config=QUICK, kind="sd2", frames=4) -> VideoEditor:
     pipe = tiny_sdxl() if kind == "sdxl" else tiny_pipeline(kind)
-    made = VideoEditor(pipe, moving(1, frames).clip, "a red star", config)
+    made = VideoEditor(pipe, moving(1, frames).video, "a red star", config)
     made.tune(tmp_path / "run", progress=False)
     return made
 
 
 def test_a_pipeline_with_an_adapter_has_its_queries_tuned_too(tmp_path):
     pipe = tiny_pipeline()
-    plain = VideoEditor(pipe, moving(1, 2).clip, "a red star", QUICK)
+    plain = VideoEditor(pipe, moving(1, 2).video, "a red star", QUICK)
     plain.save(tmp_path / "plain")
     add_lora(pipe, 2)
-    adapted = VideoEditor(pipe, moving(1, 2).clip, "a red star", QUICK)
+    adapted = VideoEditor(pipe, moving(1, 2).video, "a red star", QUICK)
     assert len(adapted.queries) == len(plain.queries) > 0
     with pytest.raises(InputError, match="was tuned with network="):
         adapted.load(tmp_path / "plain")
 
 
 @pytest.mark.parametrize(("context", "kind"), [(True, "sd2"), (False, "sd1"), (True, "sdxl")])
-def test_inversion_then_sampling_with_the_source_prompt_returns_the_clip(tmp_path, context, kind):
+def test_inversion_then_sampling_with_the_source_prompt_returns_the_video(tmp_path, context, kind):
     config = EditConfig(
         tune_steps=3, num_inference_steps=20, window=2, overlap=0, context=context, inversion_iterations=15
     )
@@ -496,9 +496,9 @@ def test_inversion_then_sampling_with_the_source_prompt_returns_the_clip(tmp_pat
 
 def test_xl_is_told_what_its_pipeline_tells_it():
     """Pooled text and sizes beside the states; of no prompt zeros, as the pipeline has it."""
-    made = VideoEditor(tiny_sdxl(), moving(1, 2).clip, "a red star", QUICK)
+    made = VideoEditor(tiny_sdxl(), moving(1, 2).video, "a red star", QUICK)
     states, empty, pooled, no_pooled = made.pipe.encode_prompt("a blue star", device="cpu")
-    told, nothing = made._told("a blue star"), made._told(None)
+    told, nothing = made._conditioning("a blue star"), made._conditioning(None)
     assert torch.equal(told.states, states) and torch.equal(nothing.states, empty)
     assert torch.equal(told.added["text_embeds"], pooled) and torch.equal(nothing.added["text_embeds"], no_pooled)
     assert told.added["time_ids"].tolist() == [[32, 32, 0, 0, 32, 32]]
@@ -514,10 +514,10 @@ def test_xl_is_told_what_its_pipeline_tells_it():
 
 
 def test_an_edit_with_xl_whole(tmp_path):
-    made = editor(tmp_path, replace(QUICK, injection=0.5, hold=0.5), "sdxl", frames=6)
+    made = editor(tmp_path, replace(QUICK, injection=0.5, mask_blending=0.5), "sdxl", frames=6)
     plain = made.edit("a blue star")
-    assert len(plain.frames) == 6 and plain.frames[0].size == made.clip.size
-    other = made.edit("a blue star", modulate=clips.modulate_clip(1.0))
+    assert len(plain.frames) == 6 and plain.frames[0].size == made.video.size
+    other = made.edit("a blue star", modulate=realign_video.modulate_video(1.0))
     assert any(np.any(np.asarray(a) != np.asarray(b)) for a, b in zip(plain.frames, other.frames, strict=True))
 
 
@@ -525,7 +525,7 @@ def test_tuning_learns_and_leaves_the_pipeline_alone(tmp_path):
     pipe = tiny_pipeline()
     pipe.unet.requires_grad_(True)  # as diffusers' own from_pretrained leaves it
     before = {k: v.clone() for k, v in pipe.unet.state_dict().items()}
-    made = VideoEditor(pipe, moving(1, 4).clip, "a red star", QUICK)
+    made = VideoEditor(pipe, moving(1, 4).video, "a red star", QUICK)
     asleep = copy.deepcopy(made.temporal.state_dict())
     made.tune(tmp_path / "run", progress=False)
     assert all(torch.equal(v, before[k]) for k, v in pipe.unet.state_dict().items())
@@ -534,33 +534,33 @@ def test_tuning_learns_and_leaves_the_pipeline_alone(tmp_path):
     assert any(not torch.equal(v, asleep[k]) for k, v in made.temporal.state_dict().items())
     assert made.relation is not None and made.relation.out.weight.abs().max() > 0
     made.save(tmp_path / "saved")
-    clip = made.edit("a blue key")
-    other = VideoEditor(pipe, moving(1, 4).clip, "a red star", QUICK)
+    video = made.edit("a blue key")
+    other = VideoEditor(pipe, moving(1, 4).video, "a red star", QUICK)
     other.load(tmp_path / "saved")
     again = other.edit("a blue key")
-    assert all(psnr(a, b) > 35 for a, b in zip(clip.frames, again.frames, strict=True))
-    assert len(clip) == 4 and clip.size == (64, 64) and clip.fps == 8
+    assert all(psnr(a, b) > 35 for a, b in zip(video.frames, again.frames, strict=True))
+    assert len(video) == 4 and video.size == (64, 64) and video.fps == 8
     assert all(torch.equal(v, before[k]) for k, v in pipe.unet.state_dict().items())
-    louder = VideoEditor(pipe, moving(1, 4).clip, "a red star", replace(QUICK, guidance_scale=5.0, injection=0.5))
+    louder = VideoEditor(pipe, moving(1, 4).video, "a red star", replace(QUICK, guidance_scale=5.0, injection=0.5))
     louder.tune(tmp_path / "run", progress=False)  # found there: sampling may differ
     assert all(torch.equal(v, made.queries[k]) for k, v in louder.queries.items())
     with pytest.raises(InputError, match="was begun with prompt='a red star', not 'a key'"):
-        VideoEditor(pipe, moving(1, 4).clip, "a key", QUICK).tune(tmp_path / "run")
-    with pytest.raises(InputError, match="was begun with clip="):
-        VideoEditor(pipe, moving(2, 4).clip, "a red star", QUICK).tune(tmp_path / "run")
+        VideoEditor(pipe, moving(1, 4).video, "a key", QUICK).tune(tmp_path / "run")
+    with pytest.raises(InputError, match="was begun with video="):
+        VideoEditor(pipe, moving(2, 4).video, "a red star", QUICK).tune(tmp_path / "run")
     pipe.unet.half()
     with pytest.raises(InputError, match="are float16, too coarse"):
-        VideoEditor(pipe, moving(1, 4).clip, "a red star", QUICK).tune(tmp_path / "half")
-    with pytest.raises(InputError, match="holds no tuned clip"):
+        VideoEditor(pipe, moving(1, 4).video, "a red star", QUICK).tune(tmp_path / "half")
+    with pytest.raises(InputError, match="holds no tuned video"):
         other.load(tmp_path)
     pipe.unet.float()
-    longer = VideoEditor(pipe, moving(1, 4).clip, "a red star", replace(QUICK, tune_steps=2, shift="prior"))
+    longer = VideoEditor(pipe, moving(1, 4).video, "a red star", replace(QUICK, tune_steps=2, shift="prior"))
     with pytest.raises(InputError, match="was tuned with tune_steps=3, not 2"):
         longer.load(tmp_path / "saved")
     for name in ("queries.safetensors", "tuned.json"):
         (tmp_path / "saved" / name).write_bytes(b"[1")
         with pytest.raises(
-            InputError, match=r"tuned clip in .*saved.* (cannot be read|is no valid JSON) .*tune it again"
+            InputError, match=r"tuned video in .*saved.* (cannot be read|is no valid JSON) .*tune it again"
         ):
             other.load(tmp_path / "saved")
 
@@ -612,9 +612,11 @@ def test_tokens_are_aligned_with_what_they_replace():
 
 
 def test_what_the_prompts_agree_about_is_found_and_held(tmp_path):
-    """On the lab: the change is where the thing is, and the rest of the clip is the source's own, bit for bit."""
+    """On the lab: the change is where the thing is, and the rest of the video is the source's own, bit for bit."""
     scene = moving(1, 4)
-    made = VideoEditor(accord.load(), scene.clip, scene.image_prompt, replace(QUICK, hold=1.0, window=16, overlap=4))
+    made = VideoEditor(
+        accord.load(), scene.video, scene.image_prompt, replace(QUICK, mask_blending=1.0, window=16, overlap=4)
+    )
     target = edited(scene, "color", np.random.default_rng(0)).image_prompt
     path = made.invert()
     change = made.change_mask(target, path)
@@ -634,11 +636,11 @@ def test_what_the_prompts_agree_about_is_found_and_held(tmp_path):
 def test_modulation_acts_in_every_frame_where_its_own_source_is(tmp_path, monkeypatch):
     made = editor(tmp_path, frames=6)
     path = made.invert()
-    maps = clips.frame_maps(made, path)
+    maps = realign_video.frame_maps(made, path)
     assert maps.shape == (6, 1, 16, 16) and maps.min() == 0 and maps.max() == 1
     plain = made.sample("a blue key", 3.0, path)
     before = dict(made.pipe.unet.attn_processors)
-    modulate = clips.modulate_clip(1.0)
+    modulate = realign_video.modulate_video(1.0)
     assert not torch.allclose(made.sample("a blue key", 3.0, path, modulate=modulate), plain, atol=1e-3)
     assert made.pipe.unet.attn_processors == before
 
@@ -646,7 +648,7 @@ def test_modulation_acts_in_every_frame_where_its_own_source_is(tmp_path, monkey
     squares = np.zeros((6, 1, 16, 16))
     for frame in range(6):
         squares[frame, 0, 4:8, 2 * frame : 2 * frame + 4] = 1
-    monkeypatch.setattr(clips, "frame_maps", lambda editor, path: squares)
+    monkeypatch.setattr(realign_video, "frame_maps", lambda editor, path: squares)
     found = modulate(made, "a blue key", path)
     assert sorted(found) == [w[0] for w in windows(6, 4, 1)]
     for first, state in found.items():
@@ -654,10 +656,10 @@ def test_modulation_acts_in_every_frame_where_its_own_source_is(tmp_path, monkey
         words = made.pipe.tokenizer.convert_ids_to_tokens(made.pipe.tokenizer("a blue key").input_ids)
         assert 1 <= int(state.segments.tokens[0, 0].sum()) <= len(words) - 2
     # the first frame's region changes nothing where no region is
-    monkeypatch.setattr(clips, "frame_maps", lambda editor, path: np.zeros_like(squares))
+    monkeypatch.setattr(realign_video, "frame_maps", lambda editor, path: np.zeros_like(squares))
     assert torch.allclose(made.sample("a blue key", 3.0, path, modulate=modulate), plain, atol=1e-4)
     with pytest.raises(ValueError, match="modulation must be positive"):
-        clips.modulate_clip(-1.0)
+        realign_video.modulate_video(-1.0)
 
 
 def test_the_network_never_sees_more_than_a_window(tmp_path):
@@ -688,12 +690,12 @@ def test_a_field_out_of_range_is_named(field, value):
 
 
 # --- measures ------------------------------------------------------------------------------------------------------
-def test_measures_on_clips_whose_truth_is_known():
+def test_measures_on_videos_whose_truth_is_known():
     scene = moving(2)
-    frames = scene.clip.frames
+    frames = scene.video.frames
     assert np.abs(track(frames) * 64 - scene.track).max() < 4  # the centre of a silhouette is not that of its box
     assert track_error(track(frames), track(frames)) == 0 and background_psnr(frames, frames) == 100
-    still = Clip((frames[0],) * 8, Fraction(8)).frames
+    still = Video((frames[0],) * 8, Fraction(8)).frames
     assert track_error(track(frames), track(still)) > 0.05
     assert flicker(frames) < 1e-3 and flicker([frames[0], Image.fromarray(255 - np.asarray(frames[0]))]) > 0.05
     rng = np.random.default_rng(0)
@@ -705,7 +707,7 @@ def test_measures_on_clips_whose_truth_is_known():
     mask = foreground(frames[0])
     x0, y0, x1, y1 = scene.frames[0].things[0].box
     assert mask[y0:y1, x0:x1].mean() > 0.3 and not mask[:y0].any() and not mask[y1:].any()
-    found = score_clip(noisy, scene.image_prompt, frames)
+    found = score_video(noisy, scene.image_prompt, frames)
     assert set(found) == {
         "text_alignment",
         "temporal_consistency",
@@ -714,16 +716,16 @@ def test_measures_on_clips_whose_truth_is_known():
         "background_psnr",
         "background_ssim",
     }
-    assert set(score_clip(frames, scene.image_prompt)) == {"text_alignment", "temporal_consistency", "flicker"}
-    with pytest.raises(InputError, match="the clips differ"):
-        score_clip(frames, "a star", frames[:4])
+    assert set(score_video(frames, scene.image_prompt)) == {"text_alignment", "temporal_consistency", "flicker"}
+    with pytest.raises(InputError, match="the videos differ"):
+        score_video(frames, "a star", frames[:4])
     with pytest.raises(InputError, match="no frame to score"):
-        score_clip([], "a star")
+        score_video([], "a star")
 
 
 def test_damage_is_never_better_than_none():
     scene = moving(2)
-    frames, prompt = scene.clip.frames, scene.image_prompt
+    frames, prompt = scene.video.frames, scene.image_prompt
     empty = [Image.new("RGB", f.size, f.getpixel((0, 0))) for f in frames]
     shifted = [Image.fromarray(np.roll(np.asarray(f), 8, axis=1)) for f in frames]
     stray, flashing = [f.copy() for f in frames], [f.copy() for f in frames]
@@ -732,7 +734,7 @@ def test_damage_is_never_better_than_none():
         if i % 2:
             b.paste("black", (0, 0, 12, 12))
     own, moved, lost, spoilt, flickers = (
-        score_clip(f, prompt, frames) for f in (frames, shifted, empty, stray, flashing)
+        score_video(f, prompt, frames) for f in (frames, shifted, empty, stray, flashing)
     )
     assert own["track_error"] == 0 < moved["track_error"] < lost["track_error"] == pytest.approx(0.5**0.5)
     assert (
@@ -741,13 +743,13 @@ def test_damage_is_never_better_than_none():
         and spoilt["background_ssim"] < own["background_ssim"]
     )
     assert flickers["flicker"] > 10 * own["flicker"]
-    assert "track_error" not in score_clip(frames, prompt, empty)  # there is no motion to keep
+    assert "track_error" not in score_video(frames, prompt, empty)  # there is no motion to keep
 
 
 def test_an_edit_written_with_even_sides_is_scored_against_its_source(tmp_path):
-    source = [f.resize((63, 45)) for f in moving().clip.frames]
-    written = read_clip(write_clip(tmp_path / "a.mp4", source, 8))
-    assert written.size == (64, 46) and score_clip(written.frames, "a star", source)["background_psnr"] > 20
+    source = [f.resize((63, 45)) for f in moving().video.frames]
+    written = read_video(write_video(tmp_path / "a.mp4", source, 8))
+    assert written.size == (64, 46) and score_video(written.frames, "a star", source)["background_psnr"] > 20
 
 
 def test_half_precision_products_do_not_overflow():
@@ -760,10 +762,10 @@ def test_half_precision_products_do_not_overflow():
 
 
 def test_what_cannot_be_edited_is_named(tmp_path):
-    pipe, clip = tiny_pipeline(), moving(0, 4).clip
-    VideoEditor(pipe, clip, "a star", replace(QUICK, context=False)).save(tmp_path)
+    pipe, video = tiny_pipeline(), moving(0, 4).video
+    VideoEditor(pipe, video, "a star", replace(QUICK, context=False)).save(tmp_path)
     with pytest.raises(InputError, match="was tuned with context=False, not True"):
-        VideoEditor(pipe, clip, "a star", replace(QUICK, context=True)).load(tmp_path)
+        VideoEditor(pipe, video, "a star", replace(QUICK, context=True)).load(tmp_path)
     pipe.scheduler.register_to_config(prediction_type="sample")
     with pytest.raises(InputError, match="predicts the picture itself"):
-        VideoEditor(pipe, clip, "a star", QUICK)
+        VideoEditor(pipe, video, "a star", QUICK)

@@ -41,9 +41,9 @@ _HOME = {
     "ContextTrainConfig": "accord.methods.context.config",
     "VideoEditor": "accord.methods.context.video",
     "EditConfig": "accord.methods.context.video",
-    "Clip": "accord.data.video",
-    "read_clip": "accord.data.video",
-    "write_clip": "accord.data.video",
+    "Video": "accord.data.video",
+    "read_video": "accord.data.video",
+    "write_video": "accord.data.video",
     "make_rewards": "accord.rewards.rewards",
     "Composed": "accord.rewards.rewards",
     "Reward": "accord.rewards.rewards",
@@ -58,9 +58,9 @@ _HOME = {
 __all__ = [*_HOME, "__version__"]
 
 if TYPE_CHECKING:
-    from accord.data.video import Clip as Clip
-    from accord.data.video import read_clip as read_clip
-    from accord.data.video import write_clip as write_clip
+    from accord.data.video import Video as Video
+    from accord.data.video import read_video as read_video
+    from accord.data.video import write_video as write_video
     from accord.diffusion.generate import generate as generate
     from accord.diffusion.lora import remove_lora as remove_lora
     from accord.diffusion.pipelines import load as load

@@ -43,14 +43,14 @@ def budget(kind: str) -> int:
         InputError: for an environment variable that is no positive number.
     """
     name = f"ACCORD_MAX_{kind.upper()}_MB"
-    told = os.environ.get(name, "")
-    if not told:
+    setting = os.environ.get(name, "")
+    if not setting:
         return BUDGETS[kind] * 2**20
-    if not re.fullmatch(r"\d{1,9}", told) or not int(told):
+    if not re.fullmatch(r"\d{1,9}", setting) or not int(setting):
         raise InputError(
-            f"the environment variable {name} is {told!r}, no whole number of megabytes; set one, or unset it"
+            f"the environment variable {name} is {setting!r}, no whole number of megabytes; set one, or unset it"
         )
-    return int(told) * 2**20
+    return int(setting) * 2**20
 
 
 def check_regular(path: str | Path, what: str) -> Path:
@@ -221,14 +221,14 @@ def sweep(folder: Path) -> None:
 
 def _host() -> str:
     """This machine, in a few digits that do not tell its name."""
-    told = [socket.gethostname()]
+    parts = [socket.gethostname()]
     for place in (
         "/proc/sys/kernel/random/boot_id",
         "/proc/self/ns/pid",
     ):  # containers count their processes for themselves
         with contextlib.suppress(OSError):
-            told.append(os.readlink(place) if os.path.islink(place) else Path(place).read_text())
-    return sha256(" ".join(told).encode("utf8", "replace")).hexdigest()[:8]
+            parts.append(os.readlink(place) if os.path.islink(place) else Path(place).read_text())
+    return sha256(" ".join(parts).encode("utf8", "replace")).hexdigest()[:8]
 
 
 def _born(pid: int) -> int:
@@ -439,12 +439,12 @@ def _locked(path: Path) -> BinaryIO:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            told = file.read(200).decode("utf8", "replace").strip()
+            owner = file.read(200).decode("utf8", "replace").strip()
             file.close()
             who = (
                 "another thread"
-                if told.startswith(f"{os.getpid()} on ")
-                else "another process" + (f" (process {told})" if told else "")
+                if owner.startswith(f"{os.getpid()} on ")
+                else "another process" + (f" (process {owner})" if owner else "")
             )
             raise InputError(
                 f"{str(path.parent)!r} is being written to by {who}; wait for it, or give another --out"

@@ -85,7 +85,7 @@ def words_html(alignment: Alignment) -> str:
         hue = int(120 * score.probability)
         tip = f"{score.probability:.2f}"
         if score.probability < 0.5:
-            tip += f", looks like {score.looks}: {score.looks_probability:.2f}"
+            tip += f", reads as {score.reads_as}: {score.reads_as_probability:.2f}"
         out.append(html.escape(text[position : word.start]))
         out.append(
             f'<span class="w" style="background:hsl({hue},75%,80%)" title="{html.escape(tip)}">'
@@ -96,12 +96,12 @@ def words_html(alignment: Alignment) -> str:
 
 
 def words_text(alignment: Alignment) -> str:
-    """One line a word, for a terminal: `red: 0.12, looks blue: 0.85`."""
+    """One line a word, for a terminal: `red: 0.12, reads as blue: 0.85`."""
     lines = []
     for s in alignment.words:
         line = f"{s.word.text}: {s.probability:.2f}"
         if s.probability < 0.5:
-            line += f", looks {s.looks}: {s.looks_probability:.2f}"
+            line += f", reads as {s.reads_as}: {s.reads_as_probability:.2f}"
         lines.append(line)
     return "\n".join(lines)
 

@@ -71,7 +71,7 @@ class Phrase:
         head: the noun.
         words: checkable words of the phrase, head included, in order.
         count: how many are asked for; None for a bare plural.
-        background: True if the phrase names the ground and not a thing.
+        background: True if the phrase names the background and not a thing.
     """
 
     text: str
@@ -119,8 +119,8 @@ class WordScore:
 
     word: Word
     probability: float
-    looks: str
-    looks_probability: float
+    reads_as: str
+    reads_as_probability: float
 
 
 @dataclass(frozen=True)
@@ -190,8 +190,8 @@ class Alignment:
                     "kind": s.word.kind,
                     "start": s.word.start,
                     "probability": s.probability,
-                    "looks": s.looks,
-                    "looks_probability": s.looks_probability,
+                    "reads_as": s.reads_as,
+                    "reads_as_probability": s.reads_as_probability,
                 }
                 for s in self.words
             ],

@@ -47,13 +47,14 @@ class Target:
 
 
 TARGETS = (
-    Target("accord.training.guard", "look stopped", "learning tuning", "guard"),
+    Target("accord.training.guard", "update stopped", "learning tuning", "guard"),
     Target("accord.methods.realign.equations", "", "equations"),
     Target(
         "accord.methods.context.equations",
         "",
         "context_equations learning",
-        "test_1 test_2 test_3 test_4 test_5 test_6 test_7 test_8 test_9 corrections bound_of context_in_closed",
+        "test_1 test_2 test_3 test_4 test_5 test_6 test_7 test_8 test_9 corrections bound_of context_in_closed "
+        "three_shifts its_sign rounding affine",
     ),
     Target(
         "accord.methods.context.schedulers", "", "context", "ddim ddpm shifted last_step shift inversion noise half"
@@ -85,7 +86,12 @@ TARGETS = (
     Target("accord.lab.recipes.denoiser", "loss_fn", "learning", "denoiser_recipe"),
     Target("accord.lab.recipes.grounding", "loss __call__", "recipes", "contest grounded"),
     Target("accord.rewards.rewards", "__call__ combine calibrate", "rewards"),
-    Target("accord.training.loop", "lr_at _step _average", "training", "learning_rate average"),
+    Target(
+        "accord.training.loop",
+        "lr_at _step _average",
+        "training",
+        "learning_rate average micro skipped left_alone follows",
+    ),
 )
 
 SWAPS: dict[type, type] = {

@@ -93,13 +93,13 @@ def _gif_bomb(side: int, frames: int) -> Callable[[Path, Bases], None]:
     return make
 
 
-# --- clips
+# --- videos
 # ----------------------------------------------------------------------------------------------------------------
-def _clip(suffix: str, side: int = 32, count: int = 6) -> Callable[[Path, Bases], None]:
+def _video(suffix: str, side: int = 32, count: int = 6) -> Callable[[Path, Bases], None]:
     def make(path: Path, bases: Bases) -> None:
-        from accord.data.video import write_clip
+        from accord.data.video import write_video
 
-        written = write_clip(path.with_name(f"one-{path.name}").with_suffix(suffix), moving(count, side), 8)
+        written = write_video(path.with_name(f"one-{path.name}").with_suffix(suffix), moving(count, side), 8)
         written.rename(path)
 
     return make
@@ -315,14 +315,14 @@ MAKERS: dict[str, Callable[[Path, Bases], None]] = {
     "pictures/float-64-megapixels.tif": _pil_bomb("F", 8_000, format="TIFF", compression="tiff_adobe_deflate"),
     "pictures/81-megapixels.gif": _pil_bomb("L", 9_000, format="GIF"),
     "pictures/49-megapixels.webp": _pil_bomb("RGB", 7_000, format="WEBP", lossless=True, method=0, quality=0),
-    "clips/small.gif": _clip(".gif"),
-    "clips/small.mp4": _clip(".mp4"),
-    "clips/small.webm": _clip(".webm"),
-    "clips/small.mkv": _clip(".mkv"),
-    "clips/small.avi": _clip(".avi"),
-    "clips/64-frames-of-16-megapixels.gif": _gif_bomb(4_096, 64),
-    "clips/5000-frames.gif": _gif_bomb(8, 5_000),
-    "clips/100-frames-of-1-megapixel.mp4": _clip(".mp4", 1_024, 100),
+    "videos/small.gif": _video(".gif"),
+    "videos/small.mp4": _video(".mp4"),
+    "videos/small.webm": _video(".webm"),
+    "videos/small.mkv": _video(".mkv"),
+    "videos/small.avi": _video(".avi"),
+    "videos/64-frames-of-16-megapixels.gif": _gif_bomb(4_096, 64),
+    "videos/5000-frames.gif": _gif_bomb(8, 5_000),
+    "videos/100-frames-of-1-megapixel.mp4": _video(".mp4", 1_024, 100),
     "tables/long-texts.parquet": _long_texts,
     "tables/many-rows.parquet": _many_rows,
     "tables/same-texts.parquet": _same_texts,

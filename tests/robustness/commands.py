@@ -14,7 +14,7 @@ LEAST = {
     "generate": ["generate", "a star"],
     "score": ["score", "star.png", "a star"],
     "realign": ["realign", "a star"],
-    "edit": ["edit", "clip.gif", "--source", "a star", "--target", "a key"],
+    "edit": ["edit", "video.gif", "--source", "a star", "--target", "a key"],
     "invert": ["invert", "star.png"],
     "info": ["info"],
     "train lab": ["train", "lab", "vae"],
@@ -22,7 +22,7 @@ LEAST = {
     "train inverter": ["train", "inverter", "--pairs", "pairs.csv"],
     "train context": ["train", "context"],
     "pairs make": ["pairs", "make", "--out", "made"],
-    "pairs clips": ["pairs", "clips", "--out", "made"],
+    "pairs videos": ["pairs", "videos", "--out", "made"],
     "bench scenes": ["bench", "scenes", "--quick", "--out", "table"],
     "bench rewards": ["bench", "rewards", "--quick", "--so-far", "--out", "table"],
     "bench invert": ["bench", "invert", "--quick", "--out", "table"],
@@ -33,7 +33,7 @@ LEAST = {
 FLOATS = {
     "generate": "--guidance",
     "realign": "--guidance",
-    "edit": "--learning-rate --guidance --strength --injection --hold --modulation",
+    "edit": "--learning-rate --guidance --strength --injection --mask-blending --modulation",
     "train reward": "--learning-rate --stop-from --stop-until --guidance --reward-weight --pretrain-weight --kl-weight",
     "train inverter": "--weight --learning-rate --vocabulary-weight --similar",
     "train context": "--learning-rate --gain --share --estimated-share",
@@ -51,7 +51,7 @@ INTEGERS = {
     "train inverter": "--steps --batch-size --vocabulary-size --limit --seed",
     "train context": "--scenes --steps --batch-size --rank --save-every --seed",
     "pairs make": "--count --steps --seed",
-    "pairs clips": "--count --frames --seed",
+    "pairs videos": "--count --frames --seed",
     "bench scenes": "--seeds",
     "bench rewards": "--seeds",
     "bench invert": "--seeds --steps",
@@ -97,12 +97,12 @@ def usage() -> list[list[str]]:
         ["train", "reward"],
         ["train", "inverter"],
         ["pairs", "make"],
-        ["pairs", "clips"],
+        ["pairs", "videos"],
     ]
     return [
         *lines,
         ["generate", "a star", "--out"],
-        ["edit", "clip.gif", "--source", "a star"],
+        ["edit", "video.gif", "--source", "a star"],
         ["info", "--json", "--json=1"],
         ["bench", "speed", "--quick=maybe"],
     ]
@@ -141,16 +141,16 @@ def odd_names() -> list[list[str]]:
         ["realign", LONG],
         ["realign", "a star", LONG],
         ["realign", os.fsdecode(b"a st\xe9r")],
-        ["edit", "clip.gif", "--source", "a star", "--target", LONG],
-        ["edit", "clip.gif", "--source", LONG, "--target", "a star"],
+        ["edit", "video.gif", "--source", "a star", "--target", LONG],
+        ["edit", "video.gif", "--source", LONG, "--target", "a star"],
         ["edit", os.fsdecode(b"\xe9.gif"), "--source", "a star", "--target", "a key"],
-        ["edit", "clip.gif", "--source", "a star", "--target", "a key", "--out", long + ".gif"],
+        ["edit", "video.gif", "--source", "a star", "--target", "a key", "--out", long + ".gif"],
         ["invert", latin],
         ["invert", "star.png", "--bank", os.fsdecode(b"\xe9.txt")],
         ["invert", "--folder", os.fsdecode(b"\xe9"), "--out", "i.csv"],
         ["pairs", "make", "--out", "made", "--prompts", "long.txt"],
         ["pairs", "make", "--out", long],
-        ["pairs", "clips", "--out", long],
+        ["pairs", "videos", "--out", long],
         ["train", "reward", "--prompts", "long.txt"],
         ["train", "reward", "--prompts", "prompts.txt", "--out", long],
         ["train", "lab", "vae", "--out", long],
@@ -240,10 +240,10 @@ score afile/x.png 'a star'
 score star.png ''
 score star.png '?!'
 score star.png 'a star' --pairs pairs.csv
-score star.png 'a star' --video clip.gif
+score star.png 'a star' --video video.gif
 score star.png 'a star' --frames 0:2
-score star.png 'a star' --source-clip clip.gif
-score star.png 'a star' --prompt-of-clip 'a star'
+score star.png 'a star' --source-video video.gif
+score star.png 'a star' --prompt-of-video 'a star'
 score star.png 'a star' --captioner nowhere
 score star.png 'a star' --captioner folder
 score star.png 'a star' --captioner badcaptioner
@@ -281,67 +281,67 @@ score --pairs notes.parquet --out s.csv
 score --pairs empty.parquet --out s.csv
 score --pairs broken.jsonl --out s.csv
 score --pairs deep.jsonl --out s.csv
-score --video clip.gif
-score --video clip.gif --prompt-of-clip ''
-score --video clip.gif --prompt-of-clip ' '
-score --video no.mp4 --prompt-of-clip 'a star'
-score --video notes.mp4 --prompt-of-clip 'a star'
-score --video empty.mp4 --prompt-of-clip 'a star'
-score --video fifo.mp4 --prompt-of-clip 'a star'
-score --video star.png --prompt-of-clip 'a star'
-score --video folder --prompt-of-clip 'a star'
-score --video afile --prompt-of-clip 'a star'
-score --video clip.gif --prompt-of-clip 'a star' --frames 0:1
-score --video clip.gif --prompt-of-clip 'a star' --source-clip no.gif
-score --video clip.gif --prompt-of-clip 'a star' --source-clip clip.gif --frames 1
-score --video clip.gif --prompt-of-clip 'a star' --source-clip clip.gif --frames 2:1
-score --video clip.gif --prompt-of-clip 'a star' --source-clip clip.gif --frames 9:
-score --video clip.gif --prompt-of-clip 'a star' --source-clip clip.gif --frames -1:2
-score --video clip.gif --prompt-of-clip 'a star' --source-clip clip.gif --frames 0:1
-score --video clip.gif --prompt-of-clip 'a star' --out report
-score --video clip.gif --prompt-of-clip 'a star' --captioner lab
-score --video clip.gif --prompt-of-clip 'a star' --pairs pairs.csv
-score --video clip.gif --prompt-of-clip 'a star' --clip nowhere
-score --video clip.gif --prompt-of-clip 'a star' --device nowhere
+score --video video.gif
+score --video video.gif --prompt-of-video ''
+score --video video.gif --prompt-of-video ' '
+score --video no.mp4 --prompt-of-video 'a star'
+score --video notes.mp4 --prompt-of-video 'a star'
+score --video empty.mp4 --prompt-of-video 'a star'
+score --video fifo.mp4 --prompt-of-video 'a star'
+score --video star.png --prompt-of-video 'a star'
+score --video folder --prompt-of-video 'a star'
+score --video afile --prompt-of-video 'a star'
+score --video video.gif --prompt-of-video 'a star' --frames 0:1
+score --video video.gif --prompt-of-video 'a star' --source-video no.gif
+score --video video.gif --prompt-of-video 'a star' --source-video video.gif --frames 1
+score --video video.gif --prompt-of-video 'a star' --source-video video.gif --frames 2:1
+score --video video.gif --prompt-of-video 'a star' --source-video video.gif --frames 9:
+score --video video.gif --prompt-of-video 'a star' --source-video video.gif --frames -1:2
+score --video video.gif --prompt-of-video 'a star' --source-video video.gif --frames 0:1
+score --video video.gif --prompt-of-video 'a star' --out report
+score --video video.gif --prompt-of-video 'a star' --captioner lab
+score --video video.gif --prompt-of-video 'a star' --pairs pairs.csv
+score --video video.gif --prompt-of-video 'a star' --clip nowhere
+score --video video.gif --prompt-of-video 'a star' --device nowhere
 edit no.gif --source 'a star' --target 'a key'
 edit notes.mp4 --source 'a star' --target 'a key'
 edit fifo.mp4 --source 'a star' --target 'a key'
 edit folder --source 'a star' --target 'a key'
 edit star.png --source 'a star' --target 'a key'
-edit clip.gif --source '' --target 'a key'
-edit clip.gif --source 'a star' --target ''
-edit clip.gif --source 'a star' --target ' moving left'
-edit clip.gif --source 'a star' --target 'a key' --out clip.gif
-edit clip.gif --source 'a star' --target 'a key' --out new.avif
-edit clip.gif --source 'a star' --target 'a key' --out pictures
-edit clip.gif --source 'a star' --target 'a key' --out folder.gif
-edit clip.gif --source 'a star' --target 'a key' --out afile
-edit clip.gif --source 'a star' --target 'a key' --out afile/x.gif
-edit clip.gif --source 'a star' --target 'a key' --out .
-edit clip.gif --source 'a star' --target 'a key' --out fifo.mp4
-edit clip.gif --source 'a star' --target 'a key' --out /dev/null
-edit clip.gif --source 'a star' --target 'a key' --out new --tuned new/tuned
-edit clip.gif --source 'a star' --target 'a key' --out new.gif --tuned afile
-edit clip.gif --source 'a star' --target 'a key' --out new.gif --tuned damagedrun
-edit clip.gif --source 'a star' --target 'a key' --frames 3
-edit clip.gif --source 'a star' --target 'a key' --frames 2:1
-edit clip.gif --source 'a star' --target 'a key' --frames 99:
-edit clip.gif --source 'a star' --target 'a key' --frames a:b
-edit clip.gif --source 'a star' --target 'a key' --strength 2
-edit clip.gif --source 'a star' --target 'a key' --strength 0
-edit clip.gif --source 'a star' --target 'a key' --injection -1
-edit clip.gif --source 'a star' --target 'a key' --hold 1.5
-edit clip.gif --source 'a star' --target 'a key' --modulation -1
-edit clip.gif --source 'a star' --target 'a key' --window 0
-edit clip.gif --source 'a star' --target 'a key' --steps 1
-edit clip.gif --source 'a star' --target 'a key' --learning-rate 0
-edit clip.gif --source 'a star' --target 'a key' --tune-steps 0 --tuned new
-edit clip.gif --source 'a star' --target 'a key' --tune-steps 0 --learning-rate 1
-edit clip.gif --source 'a star' --target 'a key' --tune-steps 0 --seed 0
-edit clip.gif --source 'a star' --target 'a key' --clip nowhere --out new/x.gif
-edit clip.gif --source 'a star' --target 'a key' --model folder --out new/x.gif
-edit clip.gif --source 'a star' --target 'a key' --model othermodel
-edit clip.gif --source 'a star' --target 'a key' --device nowhere
+edit video.gif --source '' --target 'a key'
+edit video.gif --source 'a star' --target ''
+edit video.gif --source 'a star' --target ' moving left'
+edit video.gif --source 'a star' --target 'a key' --out video.gif
+edit video.gif --source 'a star' --target 'a key' --out new.avif
+edit video.gif --source 'a star' --target 'a key' --out pictures
+edit video.gif --source 'a star' --target 'a key' --out folder.gif
+edit video.gif --source 'a star' --target 'a key' --out afile
+edit video.gif --source 'a star' --target 'a key' --out afile/x.gif
+edit video.gif --source 'a star' --target 'a key' --out .
+edit video.gif --source 'a star' --target 'a key' --out fifo.mp4
+edit video.gif --source 'a star' --target 'a key' --out /dev/null
+edit video.gif --source 'a star' --target 'a key' --out new --tuned new/tuned
+edit video.gif --source 'a star' --target 'a key' --out new.gif --tuned afile
+edit video.gif --source 'a star' --target 'a key' --out new.gif --tuned damagedrun
+edit video.gif --source 'a star' --target 'a key' --frames 3
+edit video.gif --source 'a star' --target 'a key' --frames 2:1
+edit video.gif --source 'a star' --target 'a key' --frames 99:
+edit video.gif --source 'a star' --target 'a key' --frames a:b
+edit video.gif --source 'a star' --target 'a key' --strength 2
+edit video.gif --source 'a star' --target 'a key' --strength 0
+edit video.gif --source 'a star' --target 'a key' --injection -1
+edit video.gif --source 'a star' --target 'a key' --mask-blending 1.5
+edit video.gif --source 'a star' --target 'a key' --modulation -1
+edit video.gif --source 'a star' --target 'a key' --window 0
+edit video.gif --source 'a star' --target 'a key' --steps 1
+edit video.gif --source 'a star' --target 'a key' --learning-rate 0
+edit video.gif --source 'a star' --target 'a key' --tune-steps 0 --tuned new
+edit video.gif --source 'a star' --target 'a key' --tune-steps 0 --learning-rate 1
+edit video.gif --source 'a star' --target 'a key' --tune-steps 0 --seed 0
+edit video.gif --source 'a star' --target 'a key' --clip nowhere --out new/x.gif
+edit video.gif --source 'a star' --target 'a key' --model folder --out new/x.gif
+edit video.gif --source 'a star' --target 'a key' --model othermodel
+edit video.gif --source 'a star' --target 'a key' --device nowhere
 invert
 invert no.png
 invert notes.png
@@ -517,11 +517,11 @@ pairs make --out made --count 1 --model folder
 pairs make --out made --count 1 --model nobody/nothing
 pairs make --out made --count 1 --lora folder
 pairs make --out made/deep --count 1 --model badmodel
-pairs clips --out afile
-pairs clips --out afile/made
-pairs clips --out /dev/null
-pairs clips --out made --count 0
-pairs clips --out made --frames 1
+pairs videos --out afile
+pairs videos --out afile/made
+pairs videos --out /dev/null
+pairs videos --out made --count 0
+pairs videos --out made --frames 1
 bench scenes --out afile
 bench scenes --out table --seeds 0
 bench scenes --out table --seeds 5
@@ -541,8 +541,8 @@ bench rewards --out table --model folder
 bench rewards --out afile/table --so-far
 bench invert --out table --kind gan
 bench invert --out table --seeds 0
-bench invert --out table --reuse --kernel
-bench invert --out table --reuse --kind vit
+bench invert --out table --transplant --kernel
+bench invert --out table --transplant --kind vit
 bench invert --out table --kernel --device cpu
 bench invert --out table --kernel --model folder
 bench invert --out table --kernel --quick --large
@@ -551,7 +551,7 @@ bench invert --out table --inverter x
 bench invert --out table --only-pairs --steps 5
 bench invert --out table --speed --shard 1/2
 bench invert --out table --speed --inverter folder
-bench invert --out table --reuse --inverter folder
+bench invert --out table --transplant --inverter folder
 bench invert --out table --model folder
 bench invert --out table --shard 0/0
 bench invert --out afile
@@ -594,7 +594,7 @@ def make_files(folder: Path) -> None:
     for name in ("star.png", "pictures/0.png", "pictures/1.png"):
         star.save(folder / name)
     star.save(
-        folder / "clip.gif",
+        folder / "video.gif",
         save_all=True,
         append_images=[Image.new("RGB", (64, 64), c) for c in ("red", "blue")],
         duration=100,
@@ -603,7 +603,7 @@ def make_files(folder: Path) -> None:
     texts = {
         "afile": "no folder\n",
         "notes.png": "no picture",
-        "notes.mp4": "no clip",
+        "notes.mp4": "no video",
         "notes.parquet": "no table",
         "empty.png": "",
         "empty.csv": "",

@@ -201,10 +201,10 @@ def pictures(rng: Random, folder: Path, bases: Bases) -> Case:
     return Case(what, read, "picture")
 
 
-# --- clips
+# --- videos
 # ----------------------------------------------------------------------------------------------------------------
-def clips(rng: Random, folder: Path, bases: Bases) -> Case:
-    from accord.data.video import read_clip
+def videos(rng: Random, folder: Path, bases: Bases) -> Case:
+    from accord.data.video import read_video
 
     start, stop, fps = rng.choice((0,) * 8 + (2, 10**6, -1)), rng.choice((None,) * 5 + (4, 1, 0, 10**9)), None
     if rng.random() < 0.35:
@@ -231,9 +231,9 @@ def clips(rng: Random, folder: Path, bases: Bases) -> Case:
         fps = rng.choice((None, 8, 24.0, 0, -3, float("nan"), float("inf"), 1e300, 1e-300))
         what += f", fps {fps}"
     else:
-        name = f"clips/small.{rng.choice(('gif', 'mp4', 'webm', 'mkv', 'avi'))}"
+        name = f"videos/small.{rng.choice(('gif', 'mp4', 'webm', 'mkv', 'avi'))}"
         if rng.random() < 0.06:
-            name = bomb_of("clips", rng)
+            name = bomb_of("videos", rng)
         path, what, data = (
             folder / f"a{rng.choice((Path(name).suffix,) * 5 + ('.gif', '.mp4', '.webm', '.mov', '.txt'))}",
             name,
@@ -244,19 +244,19 @@ def clips(rng: Random, folder: Path, bases: Bases) -> Case:
         else:
             if rng.random() < 0.75:
                 how, data = damaged_bytes(
-                    data, rng, bases(f"clips/small.{rng.choice(('gif', 'mp4', 'webm'))}").read_bytes()
+                    data, rng, bases(f"videos/small.{rng.choice(('gif', 'mp4', 'webm'))}").read_bytes()
                 )
                 what = f"{name}, {how}"
             write(path, data)
 
     def read() -> None:
-        clip = read_clip(path, start, stop, fps)
-        if not len(clip) or not 0 < clip.fps < math.inf:
-            raise Silent(f"{len(clip)} frames at {clip.fps}")
+        video = read_video(path, start, stop, fps)
+        if not len(video) or not 0 < video.fps < math.inf:
+            raise Silent(f"{len(video)} frames at {video.fps}")
         if fps is not None and not 0 < fps < math.inf:
             raise Silent(f"fps {fps} was taken")
-        if fps is not None and abs(float(clip.fps) / fps - 1) > 0.01:
-            raise Silent(f"fps {fps} became {clip.fps}")
+        if fps is not None and abs(float(video.fps) / fps - 1) > 0.01:
+            raise Silent(f"fps {fps} became {video.fps}")
 
     return Case(f"{what}, {start}:{stop}", read, "video")
 
@@ -975,13 +975,13 @@ def _leave_over(folder: Path, lock: str, rng: Random) -> str:
 
 KINDS: dict[str, Generator] = {
     "pictures": pictures,
-    "clips": clips,
+    "videos": videos,
     "tables": tables,
     "prompts": prompts,
     "models": models,
     "runs": run_files,
 }
-SHARES = {"pictures": 34, "tables": 30, "prompts": 16, "clips": 6, "models": 11, "runs": 3}  # of a hundred inputs
+SHARES = {"pictures": 34, "tables": 30, "prompts": 16, "videos": 6, "models": 11, "runs": 3}  # of a hundred inputs
 _ORDER = [kind for _, kind in sorted(((k + 0.5) / share, kind) for kind, share in SHARES.items() for k in range(share))]
 
 

@@ -78,9 +78,9 @@ def _pictures(folder: Path) -> None:
 
 
 def _frames(folder: Path) -> None:
-    (folder / "clip").mkdir()
+    (folder / "frames").mkdir()
     for i, frame in enumerate(moving(3, 64)):
-        frame.save(folder / "clip" / f"{i:05d}.png")
+        frame.save(folder / "frames" / f"{i:05d}.png")
 
 
 def _parts(folder: Path) -> None:
@@ -121,7 +121,7 @@ COMMANDS = {
     ),
     "edit": Command(
         (
-            "edit clip --source circle --target square --frames 0:3 --tune-steps 5 --steps 2 --tuned tuned --out "
+            "edit frames --source circle --target square --frames 0:3 --tune-steps 5 --steps 2 --tuned tuned --out "
             "out.gif --device cpu --json",
         ),
         _frames,

@@ -140,13 +140,13 @@ def train_context_on(bases: Bases, folder: Path, denoiser: str) -> None:
 def _edit(folder: Path, bases: Bases) -> None:
     from fractions import Fraction
 
-    from accord.data.video import Clip
+    from accord.data.video import Video
     from accord.diffusion.pipelines import load
     from accord.methods.context.video import EditConfig, VideoEditor
 
     config = EditConfig(tune_steps=2, num_inference_steps=4, window=4, overlap=1, share=0.3)
-    clip = Clip(tuple(moving(2)), Fraction(8))
-    editor = VideoEditor(load(str(bases("models/sd")), "cpu"), clip, "a red star", config)
+    video = Video(tuple(moving(2)), Fraction(8))
+    editor = VideoEditor(load(str(bases("models/sd")), "cpu"), video, "a red star", config)
     editor.tune(folder, progress=False)
     editor.save(folder)
     editor.load(folder)

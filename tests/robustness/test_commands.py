@@ -29,7 +29,7 @@ info --no-such-option
 bench speed --quick=maybe
 generate 'a star' --out
 realign 'a star' --seed 1.5
-edit clip.gif --source 'a star'
+edit video.gif --source 'a star'
 train lab vae --seed 9999999999999999999999999
 train reward --prompts prompts.txt --rank 1.5
 train context --gain much
@@ -45,8 +45,8 @@ score star.png 'a star' --clip nowhere --out new/report
 score --pairs pairs.csv --out new/s.csv --captioner nowhere
 score --pairs loop.csv --out s.csv
 score --pairs gone.csv --out new/s.csv
-edit clip.gif --source 'a star' --target 'a key' --model folder --out new/x.gif
-edit clip.gif --source 'a star' --target 'a key' --clip nowhere --out new/x.gif
+edit video.gif --source 'a star' --target 'a key' --model folder --out new/x.gif
+edit video.gif --source 'a star' --target 'a key' --clip nowhere --out new/x.gif
 invert --folder pictures --out mine.csv
 invert --folder pictures --out damaged.csv
 invert --folder unreadable --out new/i.csv
@@ -56,7 +56,7 @@ train inverter --pairs pairs.csv --out new
 train reward --prompts prompts.txt --pairs gone.csv --out new
 train context --pairs gone.csv --out new
 pairs make --out made --steps 1.5
-pairs clips --out made --frames 1
+pairs videos --out made --frames 1
 bench scenes --out table --model folder
 bench rewards --out table --model folder
 bench invert --out table --kind gan
@@ -176,8 +176,8 @@ def test_a_number_that_is_none_is_refused_by_its_option(accord_cli, files, monke
     ("words", "option"),
     [
         ("realign star --rounds 0 --mode renoise", "--mode"),
-        ("edit clip.gif --source a --target b --tune-steps 0 --seed 3", "--seed"),
-        ("edit clip.gif --source a --target b --tune-steps 0 --context", "--context"),
+        ("edit video.gif --source a --target b --tune-steps 0 --seed 3", "--seed"),
+        ("edit video.gif --source a --target b --tune-steps 0 --context", "--context"),
         ("train reward --prompts prompts.txt --strategy sft --reward-weight 1", "--reward-weight"),
         ("train reward --prompts prompts.txt --pretrain-weight 0 --kl-weight 0 --pairs pairs.csv", "--pairs"),
         ("train inverter --pairs pairs.csv --weight 1", "--weight"),
@@ -212,7 +212,7 @@ def test_pairs_without_a_readable_picture_are_refused_without_a_bar(accord_cli, 
     ("encoding", "words", "shown"),
     [
         ("ascii", ["generate", "a rød star", "--steps", "1", "--out", "o"], "a-r\\xf8d-star"),
-        ("utf-8", ["pairs", "clips", "--count", "1", "--frames", "2", "--out", os.fsdecode(b"caf\xe9")], "caf\\udce9"),
+        ("utf-8", ["pairs", "videos", "--count", "1", "--frames", "2", "--out", os.fsdecode(b"caf\xe9")], "caf\\udce9"),
     ],
 )
 def test_what_a_terminal_cannot_show_is_escaped(monkeypatch, tmp_path, encoding, words, shown):
@@ -266,10 +266,10 @@ def test_a_file_name_fits_into_its_255_bytes():
         (".", "i.csv", "invert --folder pictures --words-only --out i.csv"),
         (".", "i.csv", "invert --pairs pairs.csv --words-only --out i.csv"),
         (".", "i-00001-of-00002.csv", "invert --folder pictures --words-only --out i.csv --shard 1/2"),
-        (".", "new.gif", "edit clip.gif --source star --target key --tune-steps 1 --steps 2 --out new.gif"),
+        (".", "new.gif", "edit video.gif --source star --target key --tune-steps 1 --steps 2 --out new.gif"),
         ("o", "shard-1-of-1", "pairs make --count 1 --steps 1 --out o"),
         ("o", "shard-1-of-2", "pairs make --count 1 --steps 1 --out o --shard 1/2"),
-        ("o", "", "pairs clips --count 1 --frames 2 --out o"),
+        ("o", "", "pairs videos --count 1 --frames 2 --out o"),
         ("o", "context", "bench context --quick --so-far --out o"),
         ("o", "video-shard-2-of-9", "bench video --quick --edits 1 --shard 2/9 --out o"),
         ("o", "speed", "bench speed --quick --out o"),

@@ -173,10 +173,10 @@ def test_every_number_of_a_config_must_be_one():
 
 @pytest.mark.parametrize("weight", [float("nan"), float("inf"), -1.0])
 def test_the_modulation_of_a_clip_must_be_a_number(weight):
-    from accord.methods.realign.clips import modulate_clip
+    from accord.methods.realign.video import modulate_video
 
     with pytest.raises(ValueError, match="modulation must be"):
-        modulate_clip(weight)
+        modulate_video(weight)
 
 
 # --- runs -----------------------------------------------------------------------------------------------------------
@@ -292,9 +292,9 @@ def test_a_run_without_its_config_is_not_gone_on_with(tmp_path):
 
 def test_reports_hold_no_host_name_and_no_path(tmp_path):
     from accord.methods.context.pipeline import ContextDiffPipeline, new_relation
-    from accord.training.board import Board
+    from accord.training.tensorboard import TensorBoardLogger
 
-    board = Board(tmp_path / "board")
+    board = TensorBoardLogger(tmp_path / "board")
     board.scalars({"step": 1, "loss": 0.5})
     board.images("look", torch.rand(2, 3, 8, 8), 1)
     board.close()
@@ -312,10 +312,10 @@ def test_reports_hold_no_host_name_and_no_path(tmp_path):
 def test_tensorboard_reads_what_the_board_writes(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    from accord.training.board import Board
+    from accord.training.tensorboard import TensorBoardLogger
 
     for first, last in ((0, 3), (2, 4)):  # a run that was killed after step 3, and resumed at step 2
-        board = Board(tmp_path, first)
+        board = TensorBoardLogger(tmp_path, first)
         for step in range(first + 1, last + 1):
             board.scalars({"step": step, "loss": float(step + 10 * first)})
         board.images("look", torch.rand(9, 3, 8, 8), last)

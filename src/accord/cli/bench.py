@@ -159,14 +159,19 @@ def bench_invert(
     shard: Annotated[
         str | None, typer.Option(help="I/N: only a share of the pairs or predictors; after all N, run without it.")
     ] = None,
-    reuse: Annotated[
-        bool, typer.Option("--reuse", help="Instead: the trained encoder put back into the denoiser, on SceneBench.")
+    transplant: Annotated[
+        bool,
+        typer.Option("--transplant", help="Instead: the trained encoder put back into the denoiser, on SceneBench."),
     ] = False,
     inverter: Annotated[
         Path | None,
-        typer.Option(help="With --reuse: inverter with a unet predictor; with --speed: another than the embedded one."),
+        typer.Option(
+            help="With --transplant: inverter with a unet predictor; with --speed: another than the embedded one."
+        ),
     ] = None,
-    kernel: Annotated[bool, typer.Option("--kernel", help="Instead: time and memory of DAKL's second level.")] = False,
+    kernel: Annotated[
+        bool, typer.Option("--kernel", help="Instead: time and memory of domain adaptation (DAKL).")
+    ] = False,
     large: Annotated[
         bool, typer.Option("--large", help="With --kernel: a million rows and 10,000 centroids too, an hour or more.")
     ] = False,
@@ -184,9 +189,9 @@ def bench_invert(
     from accord.lab.bench.invert import main
     from accord.lab.bench.invert_speed import main as speed_main
     from accord.lab.bench.kernel import main as kernel_main
-    from accord.lab.bench.reuse import main as reuse_main
+    from accord.lab.bench.transplant import main as transplant_main
 
-    other = [name for name, asked in (("--reuse", reuse), ("--kernel", kernel), ("--speed", speed)) if asked]
+    other = [name for name, asked in (("--transplant", transplant), ("--kernel", kernel), ("--speed", speed)) if asked]
     if len(other) > 1:
         raise InputError(f"{other[0]} and {other[1]} are two tables; ask for one at a time")
     if other:
@@ -197,22 +202,22 @@ def bench_invert(
             steps=steps,
             only_pairs=only_pairs,
             shard=shard,
-            model=None if reuse else model,
+            model=None if transplant else model,
         )
     if only_pairs:
         leave_out("with --only-pairs", kind=kind, seeds=seeds, steps=steps)
-    if not reuse and not speed:
-        leave_out("without --reuse or --speed", inverter=inverter)
+    if not transplant and not speed:
+        leave_out("without --transplant or --speed", inverter=inverter)
     if not kernel:
         leave_out("without --kernel", large=large)
     if quick:
         leave_out("with --quick", large=large)
-    if reuse or kernel:
+    if transplant or kernel:
         leave_out(f"with {other[0]}", device=device)
-    where = None if reuse or kernel else pick_device(device)
+    where = None if transplant or kernel else pick_device(device)
     with _writing(out, f"invert{other[0]}" if other else "invert", shard) as part:
-        if reuse:
-            data, text = reuse_main(out, inverter, model=model, quick=quick, progress=not as_json)
+        if transplant:
+            data, text = transplant_main(out, inverter, model=model, quick=quick, progress=not as_json)
         elif kernel:
             data, text = kernel_main(out, quick=quick, large=large, progress=not as_json)
         elif speed:
@@ -290,14 +295,14 @@ def bench_video(
     ] = None,
     so_far: Annotated[bool, typer.Option("--so-far", help="Make nothing; the table of what is finished.")] = False,
     memory: Annotated[
-        bool, typer.Option("--memory", help="Instead: peak memory and time as the clip grows beyond the window.")
+        bool, typer.Option("--memory", help="Instead: peak memory and time as the video grows beyond the window.")
     ] = False,
     model: Model = None,
     device: Device = None,
     out: Out = Path("docs/bench"),
     as_json: AsJson = False,
 ) -> None:
-    """Edits of lab clips: frame by frame, Tune-A-Video, with context, with attention injection."""
+    """Edits of lab videos: frame by frame, Tune-A-Video, with context, with attention injection."""
     quiet()
     from accord.lab.bench.video import main
     from accord.lab.bench.video_memory import main as memory_main

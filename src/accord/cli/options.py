@@ -281,7 +281,7 @@ def say_lab_only(size: tuple[int, int], named: Any, what: str) -> None:
 
 
 def read_by_the_lab(frames: Any, prompt: str) -> dict[str, float]:
-    """On clips of the lab, the share of frames that the reader finds right; nothing of others, and a note on stderr
+    """On videos of the lab, the share of frames that the reader finds right; nothing of others, and a note on stderr
     why.
     """
     from accord.lab.scenes.ask import ask_of, check, still

@@ -1,4 +1,4 @@
-"""`accord pairs`: pairs of picture and prompt, and clips of the lab."""
+"""`accord pairs`: pairs of picture and prompt, and videos of the lab."""
 
 from __future__ import annotations
 
@@ -86,19 +86,21 @@ def pairs_make(
     emit(as_json, {"pairs": made, "out": str(out), "skipped": broken.skipped}, f"{made} pairs in {out}")
 
 
-@app.command("clips")
-def pairs_clips(
-    out: Annotated[Path, typer.Option(help="Folder for the clips, and truth.jsonl: prompt and boxes, frame by frame.")],
-    count: Annotated[int, typer.Option(min=1, help="How many clips.")] = 8,
+@app.command("videos")
+def pairs_videos(
+    out: Annotated[
+        Path, typer.Option(help="Folder for the videos, and truth.jsonl: prompt and boxes, frame by frame.")
+    ],
+    count: Annotated[int, typer.Option(min=1, help="How many videos.")] = 8,
     frames: Annotated[int, typer.Option(min=2, help="Frames of each.")] = 8,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Write clips of the lab: a thing that moves, to be edited and scored."""
+    """Write videos of the lab: a thing that moves, to be edited and scored."""
     quiet()
     from accord.files import check_writable, only_writer
-    from accord.lab.scenes.clips import write_clips
+    from accord.lab.scenes.videos import write_videos
 
     with only_writer(check_writable(out)):
-        rows = write_clips(out, count, frames, seed)
-    emit(as_json, {"clips": rows, "out": str(out)}, "\n".join(f"{out / r['clip']}: {r['prompt']}" for r in rows))
+        rows = write_videos(out, count, frames, seed)
+    emit(as_json, {"videos": rows, "out": str(out)}, "\n".join(f"{out / r['video']}: {r['prompt']}" for r in rows))

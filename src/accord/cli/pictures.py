@@ -112,7 +112,7 @@ def generate(
             network, shift = load_context(pipe, context, accord.load_clip(clip, str(pipe.device)) if clip else None)
             if network.from_pixels is None:
                 leave_out("with a context that looks at no pixels", clip=clip)
-            told: dict[str, Any] = {
+            options: dict[str, Any] = {
                 "shift": shift,
                 "ancestral": ancestral,
                 "num_inference_steps": steps,
@@ -120,7 +120,7 @@ def generate(
             }
 
             def draw(texts: list[str], numbers: list[int]) -> Any:
-                return generate_with_context(pipe, network, texts, numbers, each=True, batch_size=batch_size, **told)
+                return generate_with_context(pipe, network, texts, numbers, each=True, batch_size=batch_size, **options)
 
         check_prompts(pipe, prompts)
         rows: list[dict[str, Any]] = []
@@ -137,11 +137,11 @@ def score(
     image: Annotated[Path | None, typer.Argument(help="A picture.")] = None,
     prompt: Annotated[str | None, typer.Argument(help="Its prompt, in quotes.")] = None,
     pairs: Annotated[Path | None, typer.Option(help="CSV, JSONL or Parquet with columns image and prompt.")] = None,
-    video: Annotated[Path | None, typer.Option(help="Instead of IMAGE: a clip, with --prompt-of-clip.")] = None,
-    clip_prompt: Annotated[str | None, typer.Option("--prompt-of-clip", help="What the clip is to show.")] = None,
-    source_clip: Annotated[Path | None, typer.Option(help="With --video: the clip it was edited from.")] = None,
+    video: Annotated[Path | None, typer.Option(help="Instead of IMAGE: a video, with --prompt-of-video.")] = None,
+    video_prompt: Annotated[str | None, typer.Option("--prompt-of-video", help="What the video is to show.")] = None,
+    source_video: Annotated[Path | None, typer.Option(help="With --video: the video it was edited from.")] = None,
     frames: Annotated[
-        str | None, typer.Option(help="With --source-clip: START:STOP, the range of it that was edited.")
+        str | None, typer.Option(help="With --source-video: START:STOP, the range of it that was edited.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the report, or with --pairs a file to write.")] = None,
     captioner: OwnCaptionerId = None,
@@ -152,25 +152,25 @@ def score(
     """How well pictures say their prompts, by phrase and word."""
     quiet()
     if video is not None:
-        if image is not None or pairs is not None or not clip_prompt:
-            raise InputError("--video needs --prompt-of-clip TEXT, and neither IMAGE nor --pairs")
+        if image is not None or pairs is not None or not video_prompt:
+            raise InputError("--video needs --prompt-of-video TEXT, and neither IMAGE nor --pairs")
         leave_out("with --video", out=out, captioner=captioner)
         import accord
-        from accord.data.video import read_clip
-        from accord.rewards.video import score_clip
+        from accord.data.video import read_video
+        from accord.rewards.video import score_video
 
-        if source_clip is None:
-            leave_out("without --source-clip", frames=frames)
-        check_said(clip_prompt)
+        if source_video is None:
+            leave_out("without --source-video", frames=frames)
+        check_said(video_prompt)
         where = pick_device(device)
-        before = read_clip(source_clip, *frame_range(frames)).frames if source_clip is not None else None
-        shown = read_clip(video)
+        before = read_video(source_video, *frame_range(frames)).frames if source_video is not None else None
+        shown = read_video(video)
         similarity = accord.load_clip(clip, where)
-        measured = score_clip(shown.frames, clip_prompt, before, similarity)
+        measured = score_video(shown.frames, video_prompt, before, similarity)
         say_lab_only(shown.size, clip, "--clip ID")
-        measured |= read_by_the_lab(shown.frames, clip_prompt) if clip is None else {}
+        measured |= read_by_the_lab(shown.frames, video_prompt) if clip is None else {}
         return emit(as_json, measured, "\n".join(f"{k} {v:.4f}" for k, v in measured.items()))
-    leave_out("without --video", prompt_of_clip=clip_prompt, source_clip=source_clip, frames=frames)
+    leave_out("without --video", prompt_of_video=video_prompt, source_video=source_video, frames=frames)
     if pairs is not None:
         if image is not None or prompt is not None:
             raise InputError("both --pairs and an IMAGE were given; give one of them")
@@ -293,13 +293,13 @@ def realign(
         lines: list[str] = []
         for jobs in batches([(p, s) for p in prompts for s in seed], batch_size, "realign", as_json):
             texts, numbers = map(list, zip(*jobs, strict=True))
-            told: dict[str, Any] = {
+            options: dict[str, Any] = {
                 "num_inference_steps": steps,
                 "guidance_scale": guidance,
                 "batch_size": batch_size,
                 "each": True,
             }
-            for result in accord.realign(pipe, texts, numbers, config=config, captioner=judge, **told):
+            for result in accord.realign(pipe, texts, numbers, config=config, captioner=judge, **options):
                 folder = result.save(out / file_name(len(rows), result.prompt.text, result.seed))
                 rows.append({**result.to_dict(), "folder": str(folder)})
                 before, after = result.alignment_before, result.alignment_after
@@ -331,7 +331,8 @@ def invert(
         Path | None,
         typer.Option(
             help=(
-                "With --folder or --pairs: labelled pairs that the inverter was not trained on; a second level (DAKL) "
+                "With --folder or --pairs: labelled pairs that the inverter was not trained on; domain adaptation "
+                "(DAKL) "
                 "is fitted on them and the pictures at hand."
             )
         ),
@@ -370,10 +371,10 @@ def invert(
     if images:
         pictures = [open_image(p) for p in images]
         texts = read_prompts(bank, broken) if bank is not None else None
-        reader, embed, shelf = _inverter(inverter, captioner, texts, words_only, where)
+        reader, embed, prompt_bank = _inverter(inverter, captioner, texts, words_only, where)
         say_lab_only(pictures[0].size, inverter, _FOREIGN)
         tell_skipped(broken.skipped)
-        results = accord.invert(pictures, reader, shelf, embed=embed, readable=not words_only)
+        results = accord.invert(pictures, reader, prompt_bank, embed=embed, readable=not words_only)
         lines = []
         for path, result in zip(images, results, strict=True):
             lines.append(
@@ -416,7 +417,7 @@ def invert(
             f"no picture of {str(folder or pairs)!r} can be read ({why.partition(';')[0]}); check the paths"
         )
     with only_writer(target.parent, target.name):
-        reader, embed, shelf = _inverter(inverter, captioner, texts, words_only, where)
+        reader, embed, prompt_bank = _inverter(inverter, captioner, texts, words_only, where)
         labelled = (
             labelled_by(reader, adapt, embed or accord.load_sentence(device=where), unread, not as_json)
             if adapt is not None
@@ -430,7 +431,7 @@ def invert(
             out,
             part,
             reader,
-            shelf,
+            prompt_bank,
             readable=not words_only,
             progress=not as_json,
             embed=embed,
@@ -459,10 +460,10 @@ def _inverter(
 
     reader = accord.Inverter.from_pretrained(inverter, device)
     if words_only and not any(p.needs_captions for p in reader.predictors):
-        leave_out("with --words-only by an inverter that is told no caption", captioner=captioner)
+        leave_out("with --words-only by an inverter that takes no caption", captioner=captioner)
     embed = accord.load_sentence(device=device) if bank is not None or not words_only else None
-    shelf = Bank(bank, embed) if bank is not None and embed is not None else None
+    prompt_bank = Bank(bank, embed) if bank is not None and embed is not None else None
     if captioner is not None or not words_only:
-        own = reader.captioner_id or (HUB_CAPTIONER if reader.is_foreign else None)
+        own = reader.captioner_id or (HUB_CAPTIONER if reader.is_beyond_the_lab else None)
         reader.captioner = accord.load_captioner(captioner or own, device)
-    return reader, embed, shelf
+    return reader, embed, prompt_bank

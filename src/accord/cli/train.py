@@ -354,8 +354,8 @@ def train_inverter_command(
         vocabulary_size=vocabulary_size,
         seed=seed,
     )
-    whites = [k for k in kinds if k.kind == "unet"]
-    if not whites:
+    unets = [k for k in kinds if k.kind == "unet"]
+    if not unets:
         leave_out("without --kind unet", captioner=captioner, no_caption=not caption)
     if not caption:
         leave_out("with --no-caption", captioner=captioner)
@@ -367,7 +367,7 @@ def train_inverter_command(
     check_pairs(pairs)
     check_pairs(out_of_domain)
     check_writable(out)
-    captioner = captioner or (HUB_CAPTIONER if any(k.model for k in whites) else None)
+    captioner = captioner or (HUB_CAPTIONER if any(k.model for k in unets) else None)
     report = train_inverter(
         pairs,
         out,
@@ -379,7 +379,7 @@ def train_inverter_command(
         other=out_of_domain,
         device=where,
         progress=not as_json,
-        captioner=load_captioner(captioner, where) if whites and caption else None,
+        captioner=load_captioner(captioner, where) if unets and caption else None,
     )
     lines = [
         f"{p['kind']}: cosine {p['test']['cosine']:.4f} on {report['split']['test']} test images"
@@ -495,7 +495,7 @@ def train_context_command(
     if pairs is not None:
         images, captions = _pictures_of(pairs, unread, not as_json)
     pipe = accord.load(model, device, classes=UNETS)
-    eyes = accord.load_clip(clip, str(pipe.device)) if pixels else None
+    similarity = accord.load_clip(clip, str(pipe.device)) if pixels else None
     tell_skipped(unread.skipped)
     if pairs is None:
         from accord.lab.scenes.pairs import rendered_pairs
@@ -510,7 +510,13 @@ def train_context_command(
         torch.manual_seed(seed)
         pipe.register_modules(unet=type(pipe.unet).from_config(pipe.unet.config).to(pipe.device))
     train_context(
-        pipe, draw_from(latents, captions), out, config, resume=resume, clip=eyes, data=fingerprint(latents, captions)
+        pipe,
+        draw_from(latents, captions),
+        out,
+        config,
+        resume=resume,
+        clip=similarity,
+        data=fingerprint(latents, captions),
     )
     emit(
         as_json,

@@ -173,8 +173,8 @@ def _flat(image: Image.Image, most: float) -> Image.Image:
         return Image.fromarray((values * 255 / top).clip(0, 255).astype(np.uint8)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
-        ground = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        return Image.alpha_composite(ground, image).convert("RGB")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, image).convert("RGB")
     return image.convert("RGB")
 
 

@@ -161,8 +161,8 @@ def write_metadata(folder: Path) -> int:
     for part in _parts(folder):
         try:
             for name, row in _index(folder / part).items():
-                told = {"seed": row["se"], "step": row["st"], "cfg": row["c"], "sampler": row["sa"]}
-                rows.append({"image_name": name, "prompt": row["p"], "part_id": int(part[5:]), **told})
+                sampling = {"seed": row["se"], "step": row["st"], "cfg": row["c"], "sampler": row["sa"]}
+                rows.append({"image_name": name, "prompt": row["p"], "part_id": int(part[5:]), **sampling})
         except (KeyError, TypeError) as error:
             raise InputError(
                 f"index of part {str(folder / part)!r} has a row without p, se, st, c or sa; make that part again"

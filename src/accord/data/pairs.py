@@ -385,7 +385,7 @@ def parquet_rows(path: Path, what: str, columns: Sequence[str]) -> Iterator[dict
 
 
 def _kind(types: Any, kind: Any) -> str:
-    """ "text", "number", "picture" (as the hub's own tables hold them) or "other"."""
+    """Which kind a value is: "text", "number", "picture" (as the hub's own tables hold them) or "other"."""
     if types.is_dictionary(kind):
         kind = kind.value_type
     if types.is_string(kind) or types.is_large_string(kind) or str(kind) == "string_view":
@@ -416,7 +416,7 @@ def _longest(column: Any) -> int:
 
 
 def _values(column: Any) -> list[Any]:
-    """The values of a column; a text that is too long for a cell is only told to be so."""
+    """The values of a column; a text that is too long for a cell is only named as such."""
     import pyarrow.compute as pc
 
     if not hasattr(column, "dictionary"):

@@ -177,7 +177,7 @@ def _only_tints(chunk: list[_Token]) -> bool:
 
 
 def _goes_on(tokens: list[_Token], stop: int) -> bool:
-    """Whether a chunk of colours that ends here is told on behind "and" or a comma, without an article of its own."""
+    """Whether a chunk of colours that ends here goes on after "and" or a comma, without an article of its own."""
     if stop + 1 >= len(tokens) or tokens[stop].low not in _JOINTS or not tokens[stop + 1].text[0].isalnum():
         return False
     return not _ends(tokens, stop + 1, -1) and _chunk_end(tokens, stop + 1) > stop + 1
@@ -228,11 +228,11 @@ def _phrase(text: str, chunk: list[_Token], before: str) -> Phrase | None:
         plural = _is_plural(head.low)
         # "red star" is one as much as "a red star"; "the dogs" are as many as "dogs"
         count = None if plural else 1
-    # "on white": a lone colour after "on" is the ground
+    # "on white": a lone colour after "on" is the background
     if head.low in _GROUNDS or (before == "on" and len(chunk) == 1 and head.low in COLORS):
         tints = [t for t in content if t.low in COLORS]
-        ground = tuple(Word(t.text, t.start, t.end, "background") for t in tints)
-        return Phrase(text[start:end], start, end, Word(head.text, head.start, head.end, "noun"), ground, None, True)
+        colors = tuple(Word(t.text, t.start, t.end, "background") for t in tints)
+        return Phrase(text[start:end], start, end, Word(head.text, head.start, head.end, "noun"), colors, None, True)
     for token in modifiers:
         kind = "color" if token.low in COLORS else "size" if token.low in SIZES else "modifier"
         words.append(Word(token.text, token.start, token.end, kind))
@@ -273,8 +273,8 @@ def swaps(prompt: Prompt, word: Word, lexicon: Lexicon) -> list[tuple[str, str]]
             (o, _splice(text, word.start, word.end, lexicon.relations[o])) for o in others if o in lexicon.relations
         ]
     if word.kind == "background":
-        grounds = [b for b in lexicon.backgrounds if not lexicon.alike(b, word.text.lower())]
-        return [(b, _splice(text, word.start, word.end, b)) for b in grounds]
+        others = [b for b in lexicon.backgrounds if not lexicon.alike(b, word.text.lower())]
+        return [(b, _splice(text, word.start, word.end, b)) for b in others]
     phrase = next(p for p in prompt.phrases if word in p.words)
     if word.kind == "count":
         return _count_swaps(text, phrase, lexicon)

@@ -1,4 +1,4 @@
-"""Clips in and out with PyAV: mp4, webm, gif, or a folder of frames (DAVIS's layout)."""
+"""Videos in and out with PyAV: mp4, webm, gif, or a folder of frames (DAVIS's layout)."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _CODECS = {
 
 
 @dataclass(frozen=True)
-class Clip:
+class Video:
     """Frames of one size, RGB, at a constant rate."""
 
     frames: tuple[Image.Image, ...]
@@ -59,7 +59,7 @@ class Clip:
         return self.frames[0].size
 
 
-def read_clip(path: str | Path, start: int = 0, stop: int | None = None, fps: float | None = None) -> Clip:
+def read_video(path: str | Path, start: int = 0, stop: int | None = None, fps: float | None = None) -> Video:
     """Frames [start, stop) of a video file or a folder of frames.
 
     Args:
@@ -76,11 +76,11 @@ def read_clip(path: str | Path, start: int = 0, stop: int | None = None, fps: fl
         raise InputError(f"frames {start} to {stop} of {str(path)!r} are no range; give a start below the stop")
     if os.path.isdir(path):
         frames, rate = _from_folder(path, start, stop), check_fps(FOLDER_FPS if fps is None else fps)
-        return Clip(tuple(frames), rate)
-    check_regular(path, "clip")
+        return Video(tuple(frames), rate)
+    check_regular(path, "video")
     if path.suffix.lower() not in VIDEO_SUFFIXES:
         raise InputError(
-            f"clip {str(path)!r} is none of {', '.join(VIDEO_SUFFIXES)} and no folder of frames; convert it"
+            f"video {str(path)!r} is none of {', '.join(VIDEO_SUFFIXES)} and no folder of frames; convert it"
         )
     elif path.suffix.lower() == ".gif":
         frames, rate = _from_gif(path, start, stop)
@@ -90,7 +90,7 @@ def read_clip(path: str | Path, start: int = 0, stop: int | None = None, fps: fl
         raise _no_frame(path, start)
     for frame in frames:
         _check_same(path, frames[0].size, frame.size)
-    return Clip(tuple(frames), rate)
+    return Video(tuple(frames), rate)
 
 
 def check_fps(fps: float | Fraction) -> Fraction:
@@ -108,7 +108,7 @@ def check_fps(fps: float | Fraction) -> Fraction:
 
 
 def _no_frame(path: Path, start: int) -> InputError:
-    return InputError(f"clip {str(path)!r} has no frame from {start} on; choose an earlier start")
+    return InputError(f"video {str(path)!r} has no frame from {start} on; choose an earlier start")
 
 
 def _check_same(path: Path, first: tuple[int, int], other: tuple[int, int]) -> None:
@@ -121,14 +121,14 @@ def _check_size(path: Path, width: int, height: int, count: float) -> None:
     """Refuse frames that are too large, one or all of them together."""
     if width * height > MAX_FRAME_PIXELS:
         raise InputError(
-            f"clip {str(path)!r} has frames of {width}x{height}, more than {MAX_FRAME_PIXELS // 2**20} megapixels; "
+            f"video {str(path)!r} has frames of {width}x{height}, more than {MAX_FRAME_PIXELS // 2**20} megapixels; "
             "scale it down"
         )
     most = min(MAX_FRAMES, budget("video") // (FRAME_BYTES * max(1, width * height)))
     if count > most:
         knob = "" if most == MAX_FRAMES else ", or set ACCORD_MAX_VIDEO_MB"
         raise InputError(
-            f"clip {str(path)!r} has more than {most} frames of {width}x{height} in the range; give a shorter one "
+            f"video {str(path)!r} has more than {most} frames of {width}x{height} in the range; give a shorter one "
             "(--frames START:STOP) or "
             f"scale it down{knob}"
         )
@@ -169,7 +169,7 @@ def _from_gif(path: Path, start: int, stop: int | None) -> tuple[list[Image.Imag
         raise
     except Exception as error:  # decoders raise whatever a damaged or oversized file leads them to
         raise InputError(
-            f"clip {str(path)!r} cannot be read, it is damaged, oversized or no gif; save it again"
+            f"video {str(path)!r} cannot be read, it is damaged, oversized or no gif; save it again"
         ) from error
     if not frames:
         return [], Fraction(10)
@@ -207,7 +207,7 @@ def _from_video(path: Path, start: int, stop: int | None) -> tuple[list[Image.Im
             ]  # a song's cover
             if not streams:
                 kind = "sound only" if container.streams.audio else "no pictures"
-                raise InputError(f"clip {str(path)!r} holds {kind}; give a video")
+                raise InputError(f"video {str(path)!r} holds {kind}; give a video")
             stream = streams[0]
             rate = stream.average_rate or stream.guessed_rate
             announced = announced_frames(container, stream)
@@ -235,10 +235,10 @@ def _from_video(path: Path, start: int, stop: int | None) -> tuple[list[Image.Im
         raise
     except Exception as error:  # the library raises whatever a damaged file leads it to
         raise InputError(
-            f"clip {str(path)!r} cannot be read, it is empty, damaged or no video ({reason(error)}); save it again"
+            f"video {str(path)!r} cannot be read, it is empty, damaged or no video ({reason(error)}); save it again"
         ) from error
     if not seen:
-        raise InputError(f"clip {str(path)!r} has no frame; save it again")
+        raise InputError(f"video {str(path)!r} has no frame; save it again")
     steps = np.diff(np.asarray([float(t) for t in times]))
     if len(steps) and (
         steps.min() <= 0 or steps.max() > 1.5 * np.median(steps) or steps.min() < np.median(steps) / 1.5
@@ -279,17 +279,17 @@ def _shown_size(frame: Any, aspect: Fraction | None) -> tuple[int, int]:
 
 def _changing_rate(path: Path) -> InputError:
     return InputError(
-        f"clip {str(path)!r} has a changing frame rate, or frames are missing; make it constant (ffmpeg -i IN -vf "
+        f"video {str(path)!r} has a changing frame rate, or frames are missing; make it constant (ffmpeg -i IN -vf "
         "fps=8 OUT.mp4)"
     )
 
 
-def check_clip_path(path: Path) -> None:
-    """Refuse a place that `write_clip` could not write to, before hours of work are spent.
+def check_video_path(path: Path) -> None:
+    """Refuse a place that `write_video` could not write to, before hours of work are spent.
 
     Raises:
         InputError: for an unknown suffix, a codec that is missing, a file where a folder is to be or a folder where a
-            file is to be, or a folder that holds other things than a clip's frames.
+            file is to be, or a folder that holds other things than a video's frames.
     """
     suffix, is_folder = path.suffix.lower(), os.path.isdir(path)
     if suffix and is_folder:
@@ -312,7 +312,7 @@ def check_clip_path(path: Path) -> None:
 
 
 def _is_ours(folder: Path) -> bool:
-    """Whether a folder is empty or holds the frames of one clip that `write_clip` wrote, and nothing else."""
+    """Whether a folder is empty or holds the frames of one video that `write_video` wrote, and nothing else."""
     try:
         names = sorted(os.listdir(folder))
         if not names or names != [f"{i:05d}.png" for i in range(len(names))]:
@@ -325,7 +325,7 @@ def _is_ours(folder: Path) -> bool:
         return False
 
 
-def write_clip(path: str | Path, frames: Sequence[Image.Image], fps: float | Fraction) -> Path:
+def write_video(path: str | Path, frames: Sequence[Image.Image], fps: float | Fraction) -> Path:
     """Write frames of one size as mp4, webm, gif, or (no suffix) a folder of PNG; under another name first, then
     renamed.
 
@@ -346,7 +346,7 @@ def write_clip(path: str | Path, frames: Sequence[Image.Image], fps: float | Fra
     if len({f.size for f in frames}) > 1:
         raise InputError(f"the frames for {str(path)!r} have different sizes; scale them to one")
     rate = check_fps(fps)
-    check_clip_path(path)
+    check_video_path(path)
     suffix = path.suffix.lower()
     try:
         if os.path.isdir(path.parent):
@@ -360,11 +360,11 @@ def write_clip(path: str | Path, frames: Sequence[Image.Image], fps: float | Fra
     except InputError:
         raise
     except OSError as error:
-        raise InputError(f"clip {str(path)!r} cannot be written ({reason(error)}); choose another --out") from error
+        raise InputError(f"video {str(path)!r} cannot be written ({reason(error)}); choose another --out") from error
     except ValueError as error:  # a rate or size that the codec does not take
         size = "x".join(str(s) for s in frames[0].size)
         raise InputError(
-            f"clip {str(path)!r} cannot be written at {float(fps):g} frames a second of {size} ({error}); choose "
+            f"video {str(path)!r} cannot be written at {float(fps):g} frames a second of {size} ({error}); choose "
             "another suffix"
         ) from error
     return path

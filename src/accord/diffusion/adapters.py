@@ -139,10 +139,10 @@ def _told(path: Path, what: str) -> dict[str, dict[str, Any]]:
     """What is said of the adapter beside its weights: settings of peft by the network that they are for, "" for any."""
     if (path.parent / "adapter_config.json").is_file() and path.name == WEIGHTS[1]:
         return {"": read_json(path.parent / "adapter_config.json", f"{what}: its")}
-    told = header_of(path, f"{what}: its file").get("lora_adapter_metadata")
+    header = header_of(path, f"{what}: its file").get("lora_adapter_metadata")
     found: dict[str, dict[str, Any]] = {}
     try:
-        for key, value in (json.loads(told) if told else {}).items():
+        for key, value in (json.loads(header) if header else {}).items():
             network, _, name = key.rpartition(".")
             found.setdefault(network, {})[name] = value
     except (ValueError, AttributeError) as error:
@@ -194,10 +194,10 @@ def _pairs(tensors: dict[str, torch.Tensor], what: str) -> Pairs:
 
 
 def _scaled(
-    tensors: dict[str, torch.Tensor], pairs: Pairs, told: dict[str, dict[str, Any]], what: str
+    tensors: dict[str, torch.Tensor], pairs: Pairs, settings_of: dict[str, dict[str, Any]], what: str
 ) -> dict[str, torch.Tensor]:
     """The tensors with each module's alpha / rank in its second matrix; libraries may lose a number beside it."""
-    for settings in told.values():
+    for settings in settings_of.values():
         other = next((name for key, name in _ANOTHER.items() if settings.get(key)), None)
         if other or settings.get("peft_type", "LORA") != "LORA" or settings.get("bias", "none") != "none":
             raise InputError(f"{what} is {other or settings.get('peft_type')}, which is not read here; give a LoRA")
@@ -221,15 +221,15 @@ def _scaled(
                 ),
                 None,
             )
-            scale = float(own) / rank if own is not None and own.numel() == 1 else _scale_of(name, rank, told)
+            scale = float(own) / rank if own is not None and own.numel() == 1 else _scale_of(name, rank, settings_of)
             out[key] = tensor if scale == 1 else tensor.float() * scale  # in half precision a small one would be lost
     return out
 
 
-def _scale_of(name: str, rank: int, told: dict[str, dict[str, Any]]) -> float:
+def _scale_of(name: str, rank: int, settings_of: dict[str, dict[str, Any]]) -> float:
     """alpha / rank of a module as peft's settings have it; 1 if they say nothing."""
     network, _, module = name.partition(".")
-    settings = told.get(network, told.get("", {}))
+    settings = settings_of.get(network, settings_of.get("", {}))
     alpha = settings.get("lora_alpha")
     for pattern, value in (settings.get("alpha_pattern") or {}).items():
         ending = pattern.removeprefix("^").removesuffix("$")  # taken as a name: an expression of a file's may never end

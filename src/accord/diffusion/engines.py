@@ -62,11 +62,11 @@ class UNetEngine:
         before_step: BeforeStep,
         image_latents: torch.Tensor | None = None,
         strength: float = 1.0,
-        makers: list[torch.Generator] | None = None,
+        generator: list[torch.Generator] | None = None,
     ) -> torch.Tensor:
         """[B,3,H,W] in 0..1 from `noise` [B,C,H,W], or from pictures' latents noised part-way.
 
-        `makers`, those that drew the noise, draw what an ancestral scheduler adds on the way.
+        `generator`, those that drew the noise, draw what an ancestral scheduler adds on the way.
         """
         steps = sample(
             self.pipe,
@@ -75,7 +75,7 @@ class UNetEngine:
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
             latents=noise,
-            generator=makers,
+            generator=generator,
             image_latents=image_latents,
             strength=strength,
             before_step=before_step,
@@ -91,7 +91,7 @@ class JointEngine:
         self.dtype: torch.dtype = pipe.transformer.dtype
 
     def guided(self, guidance_scale: float) -> bool:
-        """Flux is told the guidance and makes no second half of the batch."""
+        """Flux takes the guidance as an input and makes no second half of the batch."""
         return isinstance(self.pipe, StableDiffusion3Pipeline) and guidance_scale > 1
 
     def hook(self, observer: AttentionObserver, active: Callable[[], bool]) -> AbstractContextManager[None]:
@@ -108,7 +108,7 @@ class JointEngine:
         before_step: BeforeStep,
         image_latents: torch.Tensor | None = None,
         strength: float = 1.0,
-        makers: list[torch.Generator] | None = None,
+        generator: list[torch.Generator] | None = None,
     ) -> torch.Tensor:
         """[B,3,H,W] in 0..1 from `noise` [B,C,H,W], by the pipeline's own call.
 
@@ -124,7 +124,7 @@ class JointEngine:
         more: dict[str, Any] = {}
         if isinstance(pipe, FluxPipeline):
             if negative_prompt:
-                raise InputError("a FluxPipeline is told no negative prompt; leave it out")
+                raise InputError("a FluxPipeline takes no negative prompt; leave it out")
             noise = pipe._pack_latents(noise, *noise.shape)
         elif negative_prompt:
             if not self.guided(guidance_scale):
@@ -144,7 +144,7 @@ class JointEngine:
                 images = pipe(
                     prompt=prompts,
                     latents=noise,
-                    generator=makers,
+                    generator=generator,
                     height=height,
                     width=width,
                     num_inference_steps=num_inference_steps,

@@ -65,17 +65,23 @@ def generate(
     if generator is None:
         numbers = [seeds] if isinstance(seeds, int) else [0] if seeds is None else list(seeds)
         jobs = [(text, seed) for text in names for seed in numbers]
-        makers: Generators = generators([seed for _, seed in jobs])
+        generator_of_each: Generators = generators([seed for _, seed in jobs])
         texts = [text for text, _ in jobs]
     elif seeds is not None:
         raise InputError("both seeds and a generator were given; give one of them")
     else:
-        makers, texts = (generator if isinstance(generator, torch.Generator) else list(generator)), names
-        if not isinstance(makers, torch.Generator) and len(makers) != len(texts):
-            raise InputError(f"{len(makers)} generators were given for {len(texts)} pictures; give one for each")
+        generator_of_each, texts = (generator if isinstance(generator, torch.Generator) else list(generator)), names
+        if not isinstance(generator_of_each, torch.Generator) and len(generator_of_each) != len(texts):
+            raise InputError(
+                f"{len(generator_of_each)} generators were given for {len(texts)} pictures; give one for each"
+            )
     out: list[Any] = []
     for start in tqdm(range(0, len(texts), batch_size), desc="generate", disable=not progress):
-        own = makers if isinstance(makers, torch.Generator) else list(makers[start : start + batch_size])
+        own = (
+            generator_of_each
+            if isinstance(generator_of_each, torch.Generator)
+            else list(generator_of_each[start : start + batch_size])
+        )
         rows = slice(start, start + batch_size)
         of_each = {
             k: v[rows] if k in ("latents", "image_latents") and isinstance(v, torch.Tensor) else v
@@ -97,7 +103,7 @@ def generate_each(
 def draw(
     pipe: DiffusionPipeline,
     texts: Sequence[str],
-    makers: Generators,
+    generator_of_each: Generators,
     num_inference_steps: int,
     guidance_scale: float,
     negative_prompt: str = "",
@@ -108,7 +114,7 @@ def draw(
     given: dict[str, Any] = {
         "num_inference_steps": num_inference_steps,
         "guidance_scale": guidance_scale,
-        "generator": makers,
+        "generator": generator_of_each,
         **loop,
     }
     against = [negative_prompt] * len(texts) if negative_prompt else None  # XL has zeros for none, and not for ""
@@ -116,7 +122,7 @@ def draw(
         _check_taken(pipe, given.keys() - set(OWN), sample)
         _check_taken(pipe, given.keys() & set(OWN), None)
         if "latents" not in given:
-            each = list(makers) if isinstance(makers, Sequence) else makers
+            each = list(generator_of_each) if isinstance(generator_of_each, Sequence) else generator_of_each
             given["latents"] = initial_noise(pipe, len(texts), each, loop.get("height"), loop.get("width"))
         with held(network_of(pipe)):  # for the whole of it: no other thread trains or changes the network in between
             return decode(pipe, run(sample(pipe, list(texts), negative_prompts=against, **given)), output_type)
@@ -124,7 +130,7 @@ def draw(
     _check_taken(pipe, given.keys(), pipe.__call__)
     own = inspect.signature(pipe.__call__).parameters.get(
         "true_cfg_scale"
-    )  # of those that are told the guidance, and guided beside that
+    )  # of those that take the guidance as an input, and guided beside that
     if against and (guidance_scale if own is None else given.get("true_cfg_scale", own.default)) <= 1:
         raise InputError(
             "a negative prompt is not used without guidance; leave it out, or raise "

@@ -99,17 +99,17 @@ def load_model(kind: Any, model: str, what: str, unused: tuple[str, ...] = (), *
     """
     check_folder(model, what)
     with loading(what):
-        network, told = kind.from_pretrained(model, use_safetensors=True, output_loading_info=True, **settings)
-        check_keys(network, told, what, unused)
+        network, report = kind.from_pretrained(model, use_safetensors=True, output_loading_info=True, **settings)
+        check_keys(network, report, what, unused)
         check_finite(network, what)
     return network.eval().requires_grad_(False)
 
 
-def check_keys(network: nn.Module, told: dict[str, Any], what: str, unused: tuple[str, ...] = ()) -> None:
+def check_keys(network: nn.Module, report: dict[str, Any], what: str, unused: tuple[str, ...] = ()) -> None:
     """Refuse a network some of whose weights are not those of its file, or a file some of whose weights are not in it.
 
     Args:
-        told: what `from_pretrained` tells with `output_loading_info`.
+        report: what `from_pretrained` tells with `output_loading_info`.
 
     Raises:
         InputError: naming the model and a weight.
@@ -119,14 +119,14 @@ def check_keys(network: nn.Module, told: dict[str, Any], what: str, unused: tupl
         return not key.endswith(_HARMLESS) and not set(key.split(".")) & set(unused)
 
     missing = sorted(
-        filter(asked_for, {*told["missing_keys"], *(n for n, p in network.named_parameters() if p.is_meta)})
+        filter(asked_for, {*report["missing_keys"], *(n for n, p in network.named_parameters() if p.is_meta)})
     )
     if missing:
         raise InputError(f"{what} lacks weights ({_some(missing)}); give a whole one, that was trained for this")
-    misshapen = sorted(m[0] if isinstance(m, (tuple, list)) else m for m in told["mismatched_keys"])
+    misshapen = sorted(m[0] if isinstance(m, (tuple, list)) else m for m in report["mismatched_keys"])
     if misshapen:
         raise InputError(f"{what} has weights of other shapes than its config says ({_some(misshapen)}); save it again")
-    left = sorted(filter(asked_for, told["unexpected_keys"]))
+    left = sorted(filter(asked_for, report["unexpected_keys"]))
     if left:
         raise InputError(
             f"{what} has weights that its config has no place for ({_some(left)}); give the config that they were "
@@ -218,19 +218,19 @@ def check_folder(model: str, what: str) -> None:
 def _check_sizes(config: dict[str, Any], what: str) -> None:
     """Refuse a configuration that would take for ever, or all memory, before its weights are even looked at."""
 
-    def look(name: str, value: Any) -> None:
+    def check(name: str, value: Any) -> None:
         if isinstance(value, dict):
             for key, inner in value.items():
-                look(key, inner)
+                check(key, inner)
         elif isinstance(value, list):
             for inner in value:
-                look(name, inner)
+                check(name, inner)
         elif isinstance(value, int) and abs(value) > (
             MOST_LAYERS if any(part in name for part in ("layers", "depth", "blocks")) else MOST
         ):
             raise InputError(f"{what} has {name}={value} in its config.json, more than any model has; save it again")
 
-    look("config", config)
+    check("config", config)
 
 
 def _check_types(path: Path, what: str) -> None:
@@ -335,7 +335,7 @@ def load_pipeline(model: str, dtype: torch.dtype, check_class: Callable[[str | N
     lost = "save it again" if local else "check the name and the network"
     try:
         with LOADING:
-            told = DiffusionPipeline.load_config(model)
+            index = DiffusionPipeline.load_config(model)
     except Exception as error:
         where = (
             "folder cannot be read as a pipeline"
@@ -343,10 +343,10 @@ def load_pipeline(model: str, dtype: torch.dtype, check_class: Callable[[str | N
             else "model is no folder here and no hub id that can be reached"
         )
         raise InputError(f"{where}: {model!r} ({_why(error)}); {lost}") from error
-    kind = told.get("_class_name")
+    kind = index.get("_class_name")
     more = check_class(kind if isinstance(kind, str) else None)
     parts = {
-        name: value for name, value in told.items() if isinstance(value, (list, tuple)) and not name.startswith("_")
+        name: value for name, value in index.items() if isinstance(value, (list, tuple)) and not name.startswith("_")
     }
     for name, value in parts.items():
         _check_part(name, value, what)

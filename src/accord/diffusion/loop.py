@@ -21,7 +21,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from tqdm.auto import tqdm
 
-from accord.diffusion.pipelines import Condition, Pipeline, condition, device_of, latent_channels, sample_size
+from accord.diffusion.pipelines import Conditioning, Pipeline, conditioning_of, device_of, latent_channels, sample_size
 from accord.diffusion.state import held
 from accord.types import InputError, reason_of
 
@@ -74,25 +74,26 @@ def denoise(
     scheduler: Any,
     latents: torch.Tensor,
     timestep: torch.Tensor,
-    told: Condition,
+    conditioning: Conditioning,
     guidance_scale: float = 1.0,
     guidance_rescale: float = 0.0,
     timestep_cond: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """One call of the U-Net with guidance, [B,C,H,W] in the pipeline's own prediction type; keeps the graph.
 
-    `told.states` has 2B rows where guidance is meant (as `condition(..., guided=True)` makes them), else B.
+    `conditioning.states` has 2B rows where guidance is meant (as `conditioning_of(..., guided=True)` makes them), else
+    B.
     """
-    guided = len(told.states) == 2 * len(latents)
+    guided = len(conditioning.states) == 2 * len(latents)
     model_input = torch.cat([latents] * 2) if guided else latents
     model_input = scheduler.scale_model_input(model_input, timestep)
     with held(pipe.unet):  # not in the middle of another thread's modulation
         noise_pred = pipe.unet(
             model_input,
             timestep,
-            encoder_hidden_states=told.states,
+            encoder_hidden_states=conditioning.states,
             timestep_cond=timestep_cond,
-            added_cond_kwargs=told.added,
+            added_cond_kwargs=conditioning.added,
             return_dict=False,
         )[0]
     if not guided:
@@ -120,7 +121,7 @@ def sample(
     height: int | None = None,
     width: int | None = None,
     encoder_hidden_states: torch.Tensor | None = None,
-    told: Condition | None = None,
+    conditioning: Conditioning | None = None,
     before_step: BeforeStep | None = None,
     scheduler: Any = None,
     step_kwargs: dict[str, Any] | None = None,
@@ -136,7 +137,7 @@ def sample(
         image_latents: clean latents [B,C,H,W]; with `strength` < 1 the loop starts from them, noised part-way.
         strength: share of the steps that is taken, 1 for all of them.
         encoder_hidden_states: states to use instead of encoding `prompts`, [2B,T,D] or [B,T,D] without guidance.
-        told: the same as a Condition (which SDXL needs).
+        conditioning: the same as a Conditioning (which SDXL needs).
         before_step: called with the Step before the network runs.
         scheduler: to use instead of the pipeline's.
         step_kwargs: further arguments of the scheduler's `step`.
@@ -156,18 +157,18 @@ def sample(
     if guidance_rescale and not guided:
         raise InputError("guidance_rescale is not used without guidance; leave it out, or raise guidance_scale above 1")
     _check_steps(scheduler, num_inference_steps, strength, eta, image_latents is not None)
-    if any(negative_prompts or ()) and (told is not None or encoder_hidden_states is not None):
+    if any(negative_prompts or ()) and (conditioning is not None or encoder_hidden_states is not None):
         raise InputError("negative prompts are not used beside text states; put them into the states")
     if latents is not None and _pixels(pipe, latents, height, width) != _pixels(pipe, latents, None, None):
         raise InputError(f"height {height} and width {width} are not those of the latents; leave them out")
-    if told is None:
+    if conditioning is None:
         if encoder_hidden_states is not None:
-            told = Condition(encoder_hidden_states)
+            conditioning = Conditioning(encoder_hidden_states)
         else:
             size = _pixels(pipe, latents, height, width)
             with torch.no_grad():
-                told = condition(pipe, prompts, negative_prompts, guided, size)
-    states = told.states
+                conditioning = conditioning_of(pipe, prompts, negative_prompts, guided, size)
+    states = conditioning.states
     _check_counts(len(prompts), guided, states, latents, image_latents)
     set_timesteps(scheduler, num_inference_steps, device_of(pipe))
     if latents is None:
@@ -184,7 +185,7 @@ def sample(
             latents = step.latents
         # not around the yield: the caller's own gradient mode is none of ours
         with torch.set_grad_enabled(i >= len(timesteps) - grad_steps):
-            noise_pred = denoise(pipe, scheduler, latents, t, told, guidance_scale, guidance_rescale, embedding)
+            noise_pred = denoise(pipe, scheduler, latents, t, conditioning, guidance_scale, guidance_rescale, embedding)
             step.noise_pred = noise_pred
             if "eta" in extra:
                 extra["eta"] = rooted_eta(scheduler, t, eta)
@@ -322,7 +323,7 @@ def _step_kwargs(scheduler: Any, eta: float, generator: Any) -> dict[str, Any]:
 
 
 def is_guided(pipe: Pipeline, guidance_scale: float) -> bool:
-    """Whether the network's batch holds an unconditional half; one that was distilled with guidance (LCM) is told its
+    """Whether the network's batch holds an unconditional half; one that was distilled with guidance (LCM) is given its
     scale instead.
     """
     return guidance_scale > 1 and pipe.unet.config.time_cond_proj_dim is None

@@ -36,8 +36,8 @@ Pipeline: TypeAlias = StableDiffusionPipeline | StableDiffusionXLPipeline
 
 
 @dataclass(frozen=True)
-class Condition:
-    """What a U-Net is told of B prompts.
+class Conditioning:
+    """The conditioning of B prompts, as a U-Net takes it.
 
     Attributes:
         states: text states [2B,T,D] with guidance (unconditional half first), else [B,T,D].
@@ -47,19 +47,19 @@ class Condition:
     states: torch.Tensor
     added: dict[str, torch.Tensor] | None = None
 
-    def rows(self, index: torch.Tensor) -> Condition:
+    def rows(self, index: torch.Tensor) -> Conditioning:
         """These rows of it, in this order."""
-        return Condition(self.states[index], self.added and {k: v[index] for k, v in self.added.items()})
+        return Conditioning(self.states[index], self.added and {k: v[index] for k, v in self.added.items()})
 
-    def repeated(self, count: int) -> Condition:
-        """What is told of one prompt, told `count` times."""
+    def repeated(self, count: int) -> Conditioning:
+        """The conditioning of one prompt, repeated `count` times."""
         return self.rows(torch.zeros(count, dtype=torch.long))
 
     @staticmethod
-    def joined(parts: Sequence[Condition]) -> Condition:
+    def joined(parts: Sequence[Conditioning]) -> Conditioning:
         """One after the other."""
         added = [p.added for p in parts if p.added is not None]
-        return Condition(
+        return Conditioning(
             torch.cat([p.states for p in parts]),
             {k: torch.cat([a[k] for a in added]) for k in added[0]} if added else None,
         )
@@ -245,10 +245,10 @@ def check_prompts(pipe: Any, prompts: Sequence[str]) -> None:
         if not text.strip():
             raise InputError("the prompt is empty; give it at least one word")
         check_sayable(text)
-    told = [(tokenizer, length) for tokenizer, length in _told(pipe) if tokenizer is not None]
-    if not told:
+    found = [(tokenizer, length) for tokenizer, length in _encoders(pipe) if tokenizer is not None]
+    if not found:
         return
-    tokenizer, length = max(told, key=lambda pair: pair[1])
+    tokenizer, length = max(found, key=lambda pair: pair[1])
     room = length - tokenizer.num_special_tokens_to_add()
 
     def tokens(text: str) -> int:
@@ -280,19 +280,19 @@ def encode_prompts(
     return torch.cat([negative, positive]) if guided else positive
 
 
-def condition(
+def conditioning_of(
     pipe: Pipeline,
     prompts: list[str],
     negative_prompts: list[str] | None = None,
     guided: bool = True,
     size: tuple[int, int] | None = None,
     dropped: torch.Tensor | None = None,
-) -> Condition:
-    """What the U-Net of any supported pipeline is told of `prompts`.
+) -> Conditioning:
+    """The conditioning of `prompts` for the U-Net of any supported pipeline.
 
     Args:
         size: the picture's (height, width), for SDXL.
-        dropped: bool [B]: prompts of which the U-Net is told nothing, as the unconditional half of a guided batch is
+        dropped: bool [B]: prompts that are replaced by the empty one, as the unconditional half of a guided batch is
             (SDXL's is often zeros, and not the states of an empty text). Without guidance only.
     """
     if any(negative_prompts or ()) and not guided:
@@ -302,7 +302,7 @@ def condition(
     if dropped is not None:
         prompts = ["" if gone else p for p, gone in zip(prompts, dropped.tolist(), strict=True)]
     if not isinstance(pipe, StableDiffusionXLPipeline):
-        return Condition(encode_prompts(pipe, prompts, negative_prompts, guided))
+        return Conditioning(encode_prompts(pipe, prompts, negative_prompts, guided))
     with held(
         *(p for p in (pipe.text_encoder, pipe.text_encoder_2, pipe.tokenizer, pipe.tokenizer_2) if p is not None)
     ):
@@ -324,7 +324,7 @@ def condition(
         states, pooled = states * kept[:, None, None], pooled * kept[:, None]
     if guided:
         states, pooled, ids = torch.cat([negative, states]), torch.cat([negative_pooled, pooled]), torch.cat([ids, ids])
-    return Condition(states, {"text_embeds": pooled.to(device_of(pipe)), "time_ids": ids})
+    return Conditioning(states, {"text_embeds": pooled.to(device_of(pipe)), "time_ids": ids})
 
 
 def latent_channels(pipe: Any) -> int:
@@ -335,18 +335,18 @@ def latent_channels(pipe: Any) -> int:
 
 
 def joint_length(pipe: StableDiffusion3Pipeline | FluxPipeline) -> int:
-    """How many tokens of text the network of Stable Diffusion 3 or Flux is told, padding included."""
-    return sum(length for _, length in _told(pipe))
+    """How many tokens of text the network of Stable Diffusion 3 or Flux takes, padding included."""
+    return sum(length for _, length in _encoders(pipe))
 
 
 def token_spans(pipe: Any, prompt: str) -> list[tuple[int, int] | None]:
-    """Per token of the text states that the network is told its character span in the prompt, or None for BOS, EOS and
+    """Per token of the text states that the network takes: its character span in the prompt, or None for BOS, EOS and
     padding.
     """
-    return [span for tokenizer, length in _told(pipe) for span in _spans(tokenizer, prompt, length)]
+    return [span for tokenizer, length in _encoders(pipe) for span in _spans(tokenizer, prompt, length)]
 
 
-def _told(pipe: Any) -> list[tuple[Any, int]]:
+def _encoders(pipe: Any) -> list[tuple[Any, int]]:
     """Whose tokens the text states are of, one after the other, and how many of each.
 
     XL's two encoders share theirs. Of pipelines that are only run by their own call, every tokenizer there is.

@@ -59,14 +59,14 @@ def align(
     plans = []
     for i, prompt in enumerate(parsed):
         plan = []
-        told = spelled(prompt)  # digits in words, as in their counterfactuals
+        spelt_out = spelled(prompt)  # digits in words, as in their counterfactuals
         own = (
-            dict(zip(told.words, prompt.words, strict=True))
-            if len(told.words) == len(prompt.words)
-            else {w: w for w in told.words}
+            dict(zip(spelt_out.words, prompt.words, strict=True))
+            if len(spelt_out.words) == len(prompt.words)
+            else {w: w for w in spelt_out.words}
         )
-        texts.append(told.text)
-        for spelt, options in counterfactuals(told, captioner.lexicon):
+        texts.append(spelt_out.text)
+        for spelt, options in counterfactuals(spelt_out, captioner.lexicon):
             word = own[spelt]
             plan.append((word, [name for name, _ in options], len(texts) + np.arange(len(options))))
             texts += [text for _, text in options]

@@ -1,4 +1,4 @@
-"""Measures of an edited clip. The reader of the lab is not used here: it judges the benchmarks.
+"""Measures of an edited video. The reader of the lab is not used here: it judges the benchmarks.
 
 Letters in shapes: F frames, H W pixels.
 """
@@ -69,10 +69,10 @@ def track_error(a: np.ndarray, b: np.ndarray) -> float:
     )
 
 
-def ground_of(frame: Image.Image, source: Image.Image) -> np.ndarray:
+def background_of(frame: Image.Image, source: Image.Image) -> np.ndarray:
     """Bool [H,W]: where neither the source's foreground is nor what touches it in the edited frame.
 
-    A stray thing is on the ground.
+    A stray thing is on the background.
     """
     own, edited = foreground(source), foreground(frame)
     parts, _ = label(edited | own)
@@ -83,16 +83,16 @@ MOST_DB = 100.0  # what PSNR says of equal pixels
 
 
 def background_psnr(
-    frames: Sequence[Image.Image], source: Sequence[Image.Image], ground: Sequence[np.ndarray] | None = None
+    frames: Sequence[Image.Image], source: Sequence[Image.Image], background: Sequence[np.ndarray] | None = None
 ) -> float:
-    """PSNR in dB over the ground, at most MOST_DB; NaN if there is none.
+    """PSNR in dB over the background, at most MOST_DB; NaN if there is none.
 
     Args:
-        ground: bool [H,W] per frame; `ground_of` if None.
+        background: bool [H,W] per frame; `background_of` if None.
     """
-    total, count = 0.0, 0  # the pixels of a long clip are not held
+    total, count = 0.0, 0  # the pixels of a long video are not held
     for i, (x, y) in enumerate(zip(frames, source, strict=True)):
-        changes = _changes(x, y, ground[i] if ground is not None else ground_of(x, y))
+        changes = _changes(x, y, background[i] if background is not None else background_of(x, y))
         total, count = total + float(np.square(changes).sum()), count + changes.size
     return float(min(MOST_DB, -10 * np.log10(max(total / count, 1e-12)))) if count else float("nan")
 
@@ -116,23 +116,23 @@ def ssim(a: Image.Image, b: Image.Image, keep: np.ndarray | None = None) -> floa
     return float(values[keep].mean() if keep is not None else values.mean())
 
 
-def flicker(frames: Sequence[Image.Image], ground: Sequence[np.ndarray] | None = None) -> float:
-    """Mean change of the ground from frame to frame, in 0..1; 0 if there is none.
+def flicker(frames: Sequence[Image.Image], background: Sequence[np.ndarray] | None = None) -> float:
+    """Mean change of the background from frame to frame, in 0..1; 0 if there is none.
 
     Args:
-        ground: bool [H,W] per frame, of which both frames' is taken; without it the pixels that are foreground in
+        background: bool [H,W] per frame, of which both frames' is taken; without it the pixels that are foreground in
             neither frame, to which a thing that comes and goes does not belong.
     """
     total, count = 0.0, 0
     for i, (x, y) in enumerate(pairwise(frames)):
-        keep = ground[i] & ground[i + 1] if ground is not None else ~(foreground(x) | foreground(y))
+        keep = background[i] & background[i + 1] if background is not None else ~(foreground(x) | foreground(y))
         changes = _changes(x, y, keep)
         total, count = total + float(np.abs(changes).sum()), count + changes.size
     return total / count if count else 0.0
 
 
 def _unpadded(frames: Sequence[Image.Image], size: tuple[int, int]) -> Sequence[Image.Image]:
-    """Frames without the row or column that `write_clip` adds to an odd side, where that is all they differ by from
+    """Frames without the row or column that `write_video` adds to an odd side, where that is all they differ by from
     `size`.
     """
     if frames[0].size == size or frames[0].size != tuple(s + s % 2 for s in size):
@@ -140,24 +140,25 @@ def _unpadded(frames: Sequence[Image.Image], size: tuple[int, int]) -> Sequence[
     return [f.crop((0, 0, *size)) for f in frames]
 
 
-def score_clip(
+def score_video(
     frames: Sequence[Image.Image],
     prompt: str,
     source: Sequence[Image.Image] | None = None,
     clip: ClipScorer | None = None,
 ) -> dict[str, float]:
-    """All measures of a clip; those against `source` only where it is given, those of the ground only where there is
-    one.
+    """All measures of a video; those against `source` only where it is given, those of the background only where there
+    is one.
 
-    Thing and ground are told apart by the border's median colour (`foreground`), so track, ground and flicker mean
-    something on clips with a plain ground. A stray thing in the edit is damage to the ground, a lost one an error of
-    the track. Higher is better for text_alignment, temporal_consistency and background_*, lower for the others.
+    Thing and background are separated by the border's median colour (`foreground`), so track, background and flicker
+    mean something on videos with a plain background. A stray thing in the edit is damage to the background, a lost one
+    an error of the track. Higher is better for text_alignment, temporal_consistency and background_*, lower for the
+    others.
 
     Raises:
-        InputError: if there is no frame, or the clips differ in length or size.
+        InputError: if there is no frame, or the videos differ in length or size.
     """
     if not frames:
-        raise InputError("there is no frame to score; give a clip")
+        raise InputError("there is no frame to score; give a video")
     clip = clip or load_clip()
     out = {
         "text_alignment": text_alignment(frames, prompt, clip),
@@ -168,15 +169,18 @@ def score_clip(
     frames = _unpadded(frames, source[0].size)
     if len(source) != len(frames) or source[0].size != frames[0].size:
         raise InputError(
-            f"the clips differ: {len(frames)} frames of {frames[0].size} and {len(source)} of {source[0].size}; give "
-            "clips of one length and size"
+            f"the videos differ: {len(frames)} frames of {frames[0].size} and {len(source)} of {source[0].size}; give "
+            "videos of one length and size"
         )
-    grounds = [ground_of(a, b) for a, b in zip(frames, source, strict=True)]
-    out["flicker"] = flicker(frames, grounds)
+    backgrounds = [background_of(a, b) for a, b in zip(frames, source, strict=True)]
+    out["flicker"] = flicker(frames, backgrounds)
     found = track(source)
     if not np.isnan(found).all():  # else there is no motion to keep
         out["track_error"] = track_error(track(frames), found)
-    similar = [ssim(a, b, g) for a, b, g in zip(frames, source, grounds, strict=True) if g.any()]
-    if similar:  # on a clip without a plain ground there is nothing to compare
-        out |= {"background_psnr": background_psnr(frames, source, grounds), "background_ssim": float(np.mean(similar))}
+    similar = [ssim(a, b, g) for a, b, g in zip(frames, source, backgrounds, strict=True) if g.any()]
+    if similar:  # on a video without a plain background there is nothing to compare
+        out |= {
+            "background_psnr": background_psnr(frames, source, backgrounds),
+            "background_ssim": float(np.mean(similar)),
+        }
     return out

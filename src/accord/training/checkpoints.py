@@ -15,7 +15,7 @@ from accord.files import read_json, replace_folder, sweep
 from accord.types import InputError
 
 Tensors = dict[str, torch.Tensor]
-WEIGHTS = ("model.", "ema.", "optim.")  # what must be finite; a look's scores need not be
+WEIGHTS = ("model.", "ema.", "optim.")  # what must be finite; an evaluation's scores need not be
 
 
 def save(folder: Path, step: int, tensors: Tensors, keep: int = 2) -> None:
@@ -52,13 +52,13 @@ def load_latest(
     corrupt: list[str] = []
     for path in sorted(folder.glob("step-*"), reverse=True):
         try:
-            told = read_json(path / "state.json", "checkpoint's")
+            state = read_json(path / "state.json", "checkpoint's")
             tensors = load_tensors(path / "state.safetensors", "checkpoint's", finite=WEIGHTS)
-            step = told.get("step")
+            step = state.get("step")
             whole = (
                 isinstance(step, int)
                 and path.name == f"step-{step:08d}"
-                and told.get("tensors", len(tensors)) == len(tensors)
+                and state.get("tensors", len(tensors)) == len(tensors)
             )
             if whole and fits(tensors):
                 return int(str(step)), tensors, corrupt

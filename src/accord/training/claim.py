@@ -35,7 +35,7 @@ def claim(
     with contextlib.ExitStack() as stack:
         there = False
 
-        def look() -> None:
+        def check() -> None:
             nonlocal there
             if first:
                 stack.enter_context(only_writer(folder))
@@ -50,7 +50,7 @@ def claim(
             if first:
                 sweep(folder / "checkpoints")
 
-        for step in (look, begin):  # all have looked before one writes
+        for step in (check, begin):  # all have checked before one writes
             _together(step, processes)
         yield not there
 

@@ -14,7 +14,7 @@ class GuardConfig:
     """When a run counts as hacking its reward. Raises ValueError for a field out of range."""
 
     z: float = 1.645  # the held-out score must have fallen by so many standard errors of the paired difference
-    patience: int = 2  # looks in a row at which it has fallen, before the run is stopped
+    patience: int = 2  # evaluations in a row in which it has fallen, before the run is stopped
 
     def __post_init__(self) -> None:
         check_numbers(self)
@@ -27,8 +27,8 @@ class GuardConfig:
 class Guard:
     """Watches reward and held-out score on fixed prompts and seeds.
 
-    At each look the held-out scores [N] are compared, picture by picture, with those of the best look so far. If they
-    are lower by more than `z` standard errors while the reward is higher, the two part ways.
+    At each evaluation the held-out scores [N] are compared, picture by picture, with those of the best evaluation so
+    far. If they are lower by more than `z` standard errors while the reward is higher, the two part ways.
 
     Its state is in `numbers` and `tensors` (those of a Run), so that a resumed run goes on as if it had not stopped.
     """
@@ -38,20 +38,20 @@ class Guard:
 
     @property
     def best_step(self) -> int:
-        """The look with the highest mean held-out score."""
+        """The evaluation with the highest mean held-out score."""
         return int(self.numbers.get("guard.best_step", 0))
 
     @property
     def parted_at(self) -> int | None:
-        """The first look of those that stopped the run, or None."""
+        """The first evaluation of those that stopped the run, or None."""
         return int(self.numbers["guard.parted_at"]) if self.stopped else None
 
     @property
     def stopped(self) -> bool:
         return self.numbers.get("guard.bad", 0) >= self.config.patience
 
-    def look(self, step: int, reward: torch.Tensor, held_out: torch.Tensor) -> bool:
-        """Take in scores [N] each; True if this is the best look so far. Pictures without a finite score are left
+    def update(self, step: int, reward: torch.Tensor, held_out: torch.Tensor) -> bool:
+        """Take in scores [N] each; True if this is the best evaluation so far. Pictures without a finite score are left
         out.
         """
         reward, held_out = reward.double().cpu(), held_out.double().cpu()

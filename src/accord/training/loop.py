@@ -377,7 +377,7 @@ class Run:
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
-        """The averaged weights in the modules, in eval mode, for a look in the middle of a run."""
+        """The averaged weights in the modules, in eval mode, for an evaluation in the middle of a run."""
         raw = {k: self.named[k].detach().clone() for k in self.ema}
         self.use_ema()
         for module in self.modules.values():

@@ -102,7 +102,7 @@ class Plan:
 
     scenes: int
     steps: int
-    looks: int  # points of training that are measured
+    evaluations: int  # points of training that are measured
     prompts: int  # of SceneBench for a finished model, a seed each
     looked_at: int  # of them at the points before the end, and for each way of sampling
     reference: int  # rendered scenes for the Fréchet distance
@@ -299,8 +299,8 @@ class Trainings:
         config = ContextTrainConfig(steps=self.plan.steps, denoiser="full", learning_rate=8e-4, seed=seed)
         if variant.adapter:
             config = replace(config, steps=max(1, self.plan.steps // 4), denoiser="lora", learning_rate=3e-4)
-        looks = max(1, self.plan.looks // 2) if variant.adapter else self.plan.looks
-        return replace(config, save_every=max(1, config.steps // looks), **variant.changes)
+        evaluations = max(1, self.plan.evaluations // 2) if variant.adapter else self.plan.evaluations
+        return replace(config, save_every=max(1, config.steps // evaluations), **variant.changes)
 
     def folder(self, variant: Variant, seed: int) -> Path:
         return _folder(self.cache, variant, seed)
@@ -313,10 +313,10 @@ class Trainings:
             copy.deepcopy(self.pipe.unet) if variant.adapter else reduced_unet(self.pipe, variant.wider, seed),
         )
 
-        def look(step: int, relation: RelationalNetwork) -> None:
+        def evaluate(step: int, relation: RelationalNetwork) -> None:
             if 0 < config.steps - step < config.save_every:
                 return  # the end, which is measured anyway, is near
-            path, end = folder / f"look-{step}.json", step == config.steps
+            path, end = folder / f"evaluation-{step}.json", step == config.steps
             if not path.is_file():
                 strip = folder / "pictures.png" if end else None
                 write_file(
@@ -328,11 +328,13 @@ class Trainings:
 
         if not variant.trained:
             relation = new_relation(own, gain=0.0)
-            look(config.steps, relation)
+            evaluate(config.steps, relation)
             return own, relation
         source = self.draw.finished if variant.adapter else self.draw
-        relation = train_context(own, source, folder, config, resume=(folder / "config.json").is_file(), look=look)
-        look(config.steps, relation)  # of a run that was killed after its last step
+        relation = train_context(
+            own, source, folder, config, resume=(folder / "config.json").is_file(), evaluate=evaluate
+        )
+        evaluate(config.steps, relation)  # of a run that was killed after its last step
         return own, relation
 
     def row(self, variant: Variant, seed: int) -> dict[str, Any]:
@@ -342,7 +344,7 @@ class Trainings:
             return _read(saved)
         own, relation = self.trained(variant, seed)
         config = self.config(variant, seed)
-        looks = {int(p.stem[5:]): _read(p) for p in self.folder(variant, seed).glob("look-*.json")}
+        evaluations = {int(p.stem[11:]): _read(p) for p in self.folder(variant, seed).glob("evaluation-*.json")}
         count = lambda m: sum(p.numel() for p in m.parameters())  # noqa: E731
         row = {
             "variant": variant.name,
@@ -352,7 +354,7 @@ class Trainings:
             "relation_parameters": count(relation) if config.gain else 0,
             "cost": sampling_cost(own, relation, self.judge.prompts[0].text) if config.gain else 1.0,
             "bound": round(bound(own, relation, config, self.held, self.held_captions), 5),
-            "curve": {str(k): looks[k] for k in sorted(looks)},
+            "curve": {str(k): evaluations[k] for k in sorted(evaluations)},
         }
         write_file(saved, json.dumps(row).encode())
         return row

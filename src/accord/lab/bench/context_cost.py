@@ -19,7 +19,7 @@ from diffusers import StableDiffusionPipeline
 from tqdm.auto import tqdm
 
 from accord.diffusion.loop import run, sample
-from accord.diffusion.pipelines import Condition, latent_scheduler, sample_size
+from accord.diffusion.pipelines import Conditioning, latent_scheduler, sample_size
 from accord.files import check_writable, write_file
 from accord.lab.bench.context import reduced_unet, with_unet
 from accord.lab.bench.speed import network
@@ -93,13 +93,13 @@ def measured(size: Size, repeats: int, progress: bool) -> dict[str, Any]:
     relation = new_relation(pipe).eval().requires_grad_(False)
     g, side, width = torch.Generator().manual_seed(0), sample_size(pipe)[0], pipe.unet.config.cross_attention_dim
     noise = torch.randn(size.pictures, pipe.unet.config.in_channels, side, side, generator=g)
-    told = Condition(torch.randn(2 * size.pictures, TOKENS, width, generator=g))
+    conditioning = Conditioning(torch.randn(2 * size.pictures, TOKENS, width, generator=g))
     plain: list[float] = []
     shifted: list[float] = []
     for _ in tqdm(range(repeats + 1), desc=size.name, disable=not progress):
-        for times, r in ((plain, None), (shifted, relation_of(relation, told.states[-size.pictures :]))):
+        for times, r in ((plain, None), (shifted, relation_of(relation, conditioning.states[-size.pictures :]))):
             began = time.perf_counter()
-            run(steps_of(pipe, r, noise, told, size.steps))
+            run(steps_of(pipe, r, noise, conditioning, size.steps))
             times.append((time.perf_counter() - began) / size.steps)
     plain, shifted = plain[1:], shifted[1:]  # the first were the warm-up
     ratios = sorted(b / a for a, b in zip(plain, shifted, strict=True))
@@ -114,7 +114,9 @@ def measured(size: Size, repeats: int, progress: bool) -> dict[str, Any]:
     }
 
 
-def steps_of(pipe: StableDiffusionPipeline, relation: Any, noise: torch.Tensor, told: Condition, count: int) -> Any:
+def steps_of(
+    pipe: StableDiffusionPipeline, relation: Any, noise: torch.Tensor, conditioning: Conditioning, count: int
+) -> Any:
     """The loop as `generate --context` runs it."""
     return sample(
         pipe,
@@ -122,7 +124,7 @@ def steps_of(pipe: StableDiffusionPipeline, relation: Any, noise: torch.Tensor, 
         num_inference_steps=count,
         guidance_scale=5.0,
         latents=noise,
-        told=told,
+        conditioning=conditioning,
         scheduler=latent_scheduler(ContextDDIMScheduler, pipe),
         step_kwargs={"relation": relation},
     )

@@ -1,8 +1,8 @@
 """`accord bench rewards --hacking`: a run that is made to hack its reward, and what the guard makes of it.
 
-No denoising term, no distance to the untuned model, no decay of the adapter, a high rate, no margin, and a look every
-ten steps. The guard's held-out score is the benchmark's; the reader, which neither reward nor guard sees, judges the
-untuned pipeline, the adapter that was kept, and the one at which the run was stopped.
+No denoising term, no distance to the untuned model, no decay of the adapter, a high rate, no margin, and an evaluation
+every ten steps. The guard's held-out score is the benchmark's; the reader, which neither reward nor guard sees, judges
+the untuned pipeline, the adapter that was kept, and the one at which the run was stopped.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def main(out: Path, model: str | None = None, quick: bool = False, progress: boo
         "bench": "rewards --hacking",
         "quick": quick,
         "learning_rate": knobs.learning_rate,
-        **{k: report[k] for k in ("steps_taken", "kept_step", "parted_ways_at", "looks", "verdict")},
+        **{k: report[k] for k in ("steps_taken", "kept_step", "parted_ways_at", "evaluations", "verdict")},
         "prompts": len(judged),
         "looked_at": len(set(judged) & set(prompts[:: len(prompts) // knobs.eval_prompts][: knobs.eval_prompts])),
         "right": {name: _share(values) for name, values in right.items()},
@@ -121,7 +121,9 @@ def _share(values: list[bool]) -> dict[str, Any]:
 
 def table(data: dict[str, Any]) -> str:
     """The results as Markdown."""
-    looks = "\n".join(f"| {row['step']} | {row['reward']:.2f} | {row['held_out']:.3f} |" for row in data["looks"])
+    evaluations = "\n".join(
+        f"| {row['step']} | {row['reward']:.2f} | {row['held_out']:.3f} |" for row in data["evaluations"]
+    )
     right = "\n".join(
         f"| {name} | {100 * r['mean']:.1f} [{100 * r['ci95'][0]:.1f}, {100 * r['ci95'][1]:.1f}] |"
         for name, r in data["right"].items()
@@ -129,8 +131,9 @@ def table(data: dict[str, Any]) -> str:
     return (
         "# A run that is made to hack its reward\n\nReFL without denoising term, without the distance to the untuned "
         f"model, at a learning rate of {data['learning_rate']:g}.\n\n"
-        f"{data['verdict']}\n\n| step | reward, in spreads | held-out score |\n|---|---|---|\n{looks}\n\n"
-        f"{data['prompts']} prompts, {data['looked_at']} of them those of the looks, one picture each from one noise, "
+        f"{data['verdict']}\n\n| step | reward, in spreads | held-out score |\n|---|---|---|\n{evaluations}\n\n"
+        f"{data['prompts']} prompts, {data['looked_at']} of them those of the evaluations, one picture each from one "
+        "noise, "
         f"judged by the reader:\n\n| adapter | right % [95 %] |\n|---|---|\n{right}\n\n"
         "In the picture, from above: untuned, kept, at the stop.\n"
     )

@@ -386,8 +386,8 @@ def _combine(
     """Add the ensembles and the second levels to `answers`.
 
     Returns:
-        for each second level the domains where it refused, and why; the fitted weights of each ensemble, one for each
-        kind; of each kind the variant that is best on the validation split.
+        for each domain adaptation the domains where it refused, and why; the fitted weights of each ensemble, one for
+        each kind; of each kind the variant that is best on the validation split.
     """
     refused: dict[str, dict[str, str]] = {}
     weights: dict[str, list[float]] = {}

@@ -1,5 +1,5 @@
-"""`accord bench invert --kernel`: time and memory of DAKL's second level, ours in chunks beside scikit-learn's direct
-route.
+"""`accord bench invert --kernel`: time and memory of domain adaptation (DAKL), ours in chunks beside scikit-learn's
+direct route.
 
 The direct route holds every kernel row: KMeans on both domains, `rbf_kernel`, Ridge. Each measurement has a process of
 its own, so
@@ -43,7 +43,7 @@ def main(out: Path, quick: bool = False, large: bool = False, progress: bool = T
     check_writable(out)
     sizes = ((2_000, 100),) if quick else (*SIZES, *((LARGE,) if large else ()))
     rows = []
-    for count, centroids in tqdm(sizes, desc="second level", disable=not progress):
+    for count, centroids in tqdm(sizes, desc="domain adaptation", disable=not progress):
         row: dict[str, Any] = {"rows": count, "centroids": centroids, "ours": measured("ours", count, centroids)}
         if count * (WIDTH + centroids) * 4 / MIB <= DIRECT_MIB:
             row["direct"] = measured("direct", count, centroids)
@@ -69,7 +69,7 @@ def main(out: Path, quick: bool = False, large: bool = False, progress: bool = T
             cells += ["-"] * 4
         lines.append("| " + " | ".join(cells) + " |")
     text = (
-        "# DAKL's second level\n\n"
+        "# domain adaptation (DAKL)\n\n"
         f"Fitted on so many labelled rows of {WIDTH} numbers and applied to as many of the target set, "
         f"{data['threads']} threads; peak memory over "
         "the rows themselves. Left out where the direct route's kernel rows alone would take 8 GB.\n\n"
@@ -114,7 +114,7 @@ def _measure(way: str, count: int, centroids: int, threads: int) -> dict[str, fl
 
 
 def ours(source: torch.Tensor, answers: torch.Tensor, target: torch.Tensor, centroids: int) -> torch.Tensor:
-    """The second level's answers for the target set, [M, WIDTH]."""
+    """The adapted answers for the target set, [M, WIDTH]."""
     return DomainKernel.fit(source, answers, target, centroids, GAMMA, PENALTY)(target)
 
 

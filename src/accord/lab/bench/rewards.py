@@ -191,7 +191,7 @@ def sensitivity(out: Path, model: str | None = None, quick: bool = False) -> tup
     text = (
         "# Which reward sees what\n\nHow often, in %, a reward ranks a picture's true prompt above the same prompt "
         "with one "
-        "thing swapped (a coin: 50) [95 %]. Generated pictures are told as the reader reads them.\n\n"
+        "thing swapped (a coin: 50) [95 %]. Generated pictures are captioned as the reader reads them.\n\n"
         + "\n".join(lines)
         + "\n"
     )

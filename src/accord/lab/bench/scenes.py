@@ -86,9 +86,9 @@ class Bench:
         if self._first is None or self._first[0] != jobs:
             began, rounds = time.perf_counter(), self.rounds()
             pairs = [(parse(j.prompt.text), j.noise_seed()) for j in jobs]
-            makers = generators([s for _, s in pairs])
-            noise = initial_noise(self.pipe, len(jobs), makers)
-            images, maps, calls = rounds.denoise([p for p, _ in pairs], noise, makers)
+            each = generators([s for _, s in pairs])
+            noise = initial_noise(self.pipe, len(jobs), each)
+            images, maps, calls = rounds.denoise([p for p, _ in pairs], noise, each)
             sampled = time.perf_counter()
             pictures = rounds.judge(pairs, images, maps, calls)
             judged = time.perf_counter()
@@ -138,7 +138,7 @@ class Bench:
         return method
 
     def attend_and_excite(self, jobs: Sequence[Job]) -> list[Made]:
-        """diffusers' own pipeline on the same parts, told the nouns; its processors stay, so the U-Net is put back."""
+        """diffusers' own pipeline on the same parts, given the nouns; its processors stay, so the U-Net is put back."""
         import warnings
 
         from diffusers import StableDiffusionAttendAndExcitePipeline

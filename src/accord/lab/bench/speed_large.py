@@ -73,7 +73,7 @@ class Network:
 
     Attributes:
         side: of the latents.
-        tokens: of the text that it is told.
+        tokens: of the text that it takes.
         batch: pictures of one call; 2 is one picture with guidance.
         dtype: that such pipelines are run in on a GPU.
     """
@@ -112,7 +112,7 @@ class Network:
         width: int = self.config[
             "joint_attention_dim" if "joint_attention_dim" in self.config else "cross_attention_dim"
         ]
-        told = {
+        common = {
             "encoder_hidden_states": random(batch, self.tokens, width),
             "timestep": torch.full((batch,), 500.0, device=device),
         }
@@ -125,12 +125,12 @@ class Network:
                 if pooled
                 else {}
             )
-            return told | {"sample": random(batch, 4, side, side)} | more
-        told |= {"pooled_projections": random(batch, self.config["pooled_projection_dim"])}
+            return common | {"sample": random(batch, 4, side, side)} | more
+        common |= {"pooled_projections": random(batch, self.config["pooled_projection_dim"])}
         if issubclass(self.kind, SD3Transformer2DModel):
-            return told | {"hidden_states": random(batch, self.config["in_channels"], side, side)}
+            return common | {"hidden_states": random(batch, self.config["in_channels"], side, side)}
         rows = torch.cartesian_prod(torch.zeros(1), torch.arange(side / 2), torch.arange(side / 2)).to(device)
-        return told | {
+        return common | {
             "hidden_states": random(batch, (side // 2) ** 2, self.config["in_channels"]),
             "timestep": torch.full((batch,), 0.5, device=device, dtype=self.dtype),
             "guidance": torch.full((batch,), 3.5, device=device, dtype=self.dtype),

@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 from accord.diffusion.attention import plain_attention
 from accord.diffusion.loop import decode_with_grad, denoise, initial_noise, predicted_x0, sample
 from accord.diffusion.lora import add_lora
-from accord.diffusion.pipelines import Condition, condition, load
+from accord.diffusion.pipelines import Conditioning, conditioning_of, load
 from accord.files import check_writable, write_file
 from accord.lab.bench.rewards import training_prompts
 from accord.lab.bench.speed import SD15, alone, interleaved, peak_of, rounded
@@ -128,7 +128,7 @@ def _lab_peak(strategy: str, quick: bool) -> float:
 # --- Stable Diffusion 1.5's architecture
 # --------------------------------------------------------------------------------
 def sd15_pipeline() -> StableDiffusionPipeline:
-    """Stable Diffusion 1.5's U-Net and VAE with random weights; it is told what the lab's text tower says."""
+    """Stable Diffusion 1.5's U-Net and VAE with random weights; its conditioning is of the lab's text tower."""
     lab = load(device="cpu")
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -172,7 +172,7 @@ def parts_of_a_picture(pipe: StableDiffusionPipeline, reward: Composed, prompt: 
     scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
     scheduler.set_timesteps(TuneConfig().num_inference_steps)
     timestep, noise = scheduler.timesteps[STOP], initial_noise(pipe, 1, [torch.Generator().manual_seed(0)])
-    guided, alone = (condition(pipe, [prompt], guided=g) for g in (True, False))
+    guided, alone = (conditioning_of(pipe, [prompt], guided=g) for g in (True, False))
 
     @torch.no_grad()
     def step() -> None:
@@ -182,8 +182,8 @@ def parts_of_a_picture(pipe: StableDiffusionPipeline, reward: Composed, prompt: 
     def judge() -> None:
         reward(decode_with_grad(pipe, noise), [prompt])
 
-    def with_gradient(told: Condition) -> None:
-        denoise(pipe, scheduler, noise, timestep, told, 5.0).square().mean().backward()
+    def with_gradient(conditioning: Conditioning) -> None:
+        denoise(pipe, scheduler, noise, timestep, conditioning, 5.0).square().mean().backward()
 
     def end_of_refl() -> None:
         output = denoise(pipe, scheduler, noise, timestep, guided, 5.0)
@@ -253,20 +253,23 @@ def _refl_at(tuner: Tuner) -> Callable[[], torch.Tensor]:
 
 def _parts(tuner: Tuner, stop: int) -> dict[str, Callable[[], torch.Tensor]]:
     pipe, config, batch = tuner.pipe, tuner.config, tuner.batch(0)
-    scheduler, told, noise = tuner.start(batch)
+    scheduler, conditioning, noise = tuner.start(batch)
     timestep = scheduler.timesteps[stop]
 
     def rollout() -> torch.Tensor:
-        tuner.told(batch.prompts, True)
+        tuner.conditioning(batch.prompts, True)
         x = noise
         for step in islice(
-            sample(pipe, batch.prompts, latents=noise, told=told, scheduler=scheduler, **tuner.sampling), stop
+            sample(
+                pipe, batch.prompts, latents=noise, conditioning=conditioning, scheduler=scheduler, **tuner.sampling
+            ),
+            stop,
         ):
             x = step.latents
         return x
 
     def one_step() -> torch.Tensor:
-        output = denoise(pipe, scheduler, noise, timestep, told, config.guidance_scale)
+        output = denoise(pipe, scheduler, noise, timestep, conditioning, config.guidance_scale)
         output.square().mean().backward()
         return output.detach()
 

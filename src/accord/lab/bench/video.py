@@ -1,4 +1,4 @@
-"""`accord bench video`: edits of lab clips whose truth is known, judged by the reader frame by frame."""
+"""`accord bench video`: edits of lab videos whose truth is known, judged by the reader frame by frame."""
 
 from __future__ import annotations
 
@@ -18,45 +18,49 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from accord.data.shards import share_of
-from accord.data.video import Clip, read_clip, write_clip
+from accord.data.video import Video, read_video, write_video
 from accord.diffusion.loop import decode
 from accord.diffusion.pipelines import SD, Pipeline, device_name, load
 from accord.files import check_writable, write_file
 from accord.lab.bench.cache import cache_folder, slug
 from accord.lab.bench.scenes import bootstrap
 from accord.lab.scenes.ask import ask_of, check
-from accord.lab.scenes.clips import EDITS, MovingScene, edited, moving_scene
 from accord.lab.scenes.lexicon import IMAGE_SIZE
 from accord.lab.scenes.read import read
+from accord.lab.scenes.videos import EDITS, MovingScene, edited, moving_scene
 from accord.methods.context.video import EditConfig, VideoEditor
 from accord.rewards.clip import ClipScorer, load_clip
 from accord.rewards.video import LOST, background_psnr, flicker, temporal_consistency, track
 from accord.types import InputError
 
 TUNED = EditConfig(
-    tune_steps=60, learning_rate=1e-3, num_inference_steps=25, guidance_scale=5.0, injection=0.0, hold=0.0
+    tune_steps=60, learning_rate=1e-3, num_inference_steps=25, guidance_scale=5.0, injection=0.0, mask_blending=0.0
 )
-HELD = {"injection": 0.5, "hold": 0.7}
+BLENDED = {"injection": 0.5, "mask_blending": 0.7}
 # what is tuned and inverted, and the ways of sampling that share it
 METHODS: tuple[tuple[EditConfig, dict[str, dict[str, float]]], ...] = (
     (replace(TUNED, tune_steps=0, context=False, window=1, overlap=0), {"frame by frame": {}}),
     (
         replace(TUNED, context=False),
-        {"Tune-A-Video": {}, "Tune-A-Video + injection": {"injection": 0.5}, "Tune-A-Video + injection + hold": HELD},
+        {
+            "Tune-A-Video": {},
+            "Tune-A-Video + injection": {"injection": 0.5},
+            "Tune-A-Video + injection + mask blending": BLENDED,
+        },
     ),
-    (TUNED, {"context": {}, "context + injection": {"injection": 0.5}, "context + injection + hold": HELD}),
+    (TUNED, {"context": {}, "context + injection": {"injection": 0.5}, "context + injection + mask blending": BLENDED}),
 )
 NAMES = tuple(name for _, ways in METHODS for name in ways)
 AGAINST = (
     ("context", "Tune-A-Video"),
     ("context + injection", "Tune-A-Video + injection"),
-    ("context + injection + hold", "Tune-A-Video + injection + hold"),
+    ("context + injection + mask blending", "Tune-A-Video + injection + mask blending"),
     ("Tune-A-Video", "frame by frame"),
-    ("Tune-A-Video + injection + hold", "Tune-A-Video"),
-    ("context + injection + hold", "context"),
+    ("Tune-A-Video + injection + mask blending", "Tune-A-Video"),
+    ("context + injection + mask blending", "context"),
 )
 # edits that were measured otherwise are measured again
-JUDGED = "ground from the boxes of the scenes, a lost thing half a diagonal off"
+JUDGED = "background from the boxes of the scenes, a lost thing half a diagonal off"
 MEASURES = ("right", "track_error", "consistency", "background_psnr", "flicker", "seconds")
 
 
@@ -83,10 +87,10 @@ def tasks(count: int) -> list[Task]:
 
 def run_task(
     pipe: Pipeline, task: Task, config: EditConfig, ways: dict[str, dict[str, float]]
-) -> Iterator[tuple[str, dict[str, float], Clip]]:
-    """Name, cost and edited clip of each way of sampling; the clip is tuned to and inverted once for all of them."""
+) -> Iterator[tuple[str, dict[str, float], Video]]:
+    """Name, cost and edited video of each way of sampling; the video is tuned to and inverted once for all of them."""
     began = time.perf_counter()
-    source = task.source.clip
+    source = task.source.video
     editor = VideoEditor(pipe, source, task.source.image_prompt, config)
     with tempfile.TemporaryDirectory() as scratch:
         editor.tune(Path(scratch) / "run", progress=False)
@@ -101,8 +105,8 @@ def run_task(
 
 
 def measures(task: Task, frames: tuple[Image.Image, ...], clip: ClipScorer) -> dict[str, Any]:
-    """What is measured of an edited clip."""
-    ask, keep = ask_of(task.target.image_prompt), ground(task)
+    """What is measured of an edited video."""
+    ask, keep = ask_of(task.target.image_prompt), background(task)
     return {
         "number": task.number,
         "kind": task.kind,
@@ -110,7 +114,7 @@ def measures(task: Task, frames: tuple[Image.Image, ...], clip: ClipScorer) -> d
         "right": float(np.mean([check(read(f), ask).right for f in frames])),
         "track_error": reader_track_error(frames, task.target),
         "consistency": temporal_consistency(frames, clip),
-        "background_psnr": min(60.0, background_psnr(frames, task.source.clip.frames, keep))
+        "background_psnr": min(60.0, background_psnr(frames, task.source.video.frames, keep))
         if task.kind != "background"
         else None,
         "flicker": flicker(frames, keep),
@@ -118,7 +122,7 @@ def measures(task: Task, frames: tuple[Image.Image, ...], clip: ClipScorer) -> d
     }
 
 
-def ground(task: Task) -> list[np.ndarray]:
+def background(task: Task) -> list[np.ndarray]:
     """Bool [H,W] per frame: where there is no thing, neither before nor after the edit."""
     out = []
     for frames in zip(task.source.frames, task.target.frames, strict=True):
@@ -147,14 +151,14 @@ def reader_track_error(frames: tuple[Image.Image, ...], truth: MovingScene) -> f
 
 @torch.no_grad()
 def reconstruction(pipe: Pipeline, latents: torch.Tensor, back: torch.Tensor) -> float:
-    """PSNR in dB of the clip after inversion and sampling against the VAE's own decoding of it."""
+    """PSNR in dB of the video after inversion and sampling against the VAE's own decoding of it."""
     a, b = (torch.as_tensor(decode(pipe, x.to(pipe.vae.dtype), "pt")).float() for x in (latents, back))
     return min(60.0, float(-10 * (a - b).square().mean().clamp(min=1e-12).log10()))
 
 
 @dataclass(frozen=True)
 class Run:
-    """One tuning and inversion of a clip, and the edits that share it."""
+    """One tuning and inversion of a video, and the edits that share it."""
 
     task: Task
     seed: int
@@ -162,7 +166,7 @@ class Run:
     ways: dict[str, dict[str, float]]
 
     def saved(self, cache: Path) -> dict[str, Path]:
-        """Where each way's measures are kept; the edited clip is in a folder beside them."""
+        """Where each way's measures are kept; the edited video is in a folder beside them."""
         return {name: cache / f"{slug(name)}-{self.task.number}-{self.seed}.json" for name in self.ways}
 
     def finished(self, cache: Path) -> bool:
@@ -173,7 +177,7 @@ class Run:
         saved = self.saved(cache)
         if not all(p.is_file() and (p.with_suffix("").is_dir() or self.finished(cache)) for p in saved.values()):
             for name, cost, result in run_task(pipe, self.task, replace(self.config, seed=self.seed), self.ways):
-                write_clip(saved[name].with_suffix(""), result.frames, result.fps)
+                write_video(saved[name].with_suffix(""), result.frames, result.fps)
                 write_file(
                     saved[name],
                     json.dumps(
@@ -182,7 +186,7 @@ class Run:
                 )
         elif not self.finished(cache):
             for path in saved.values():
-                frames = read_clip(path.with_suffix("")).frames
+                frames = read_video(path.with_suffix("")).frames
                 write_file(path, json.dumps(_row(path) | measures(self.task, frames, clip)).encode())
 
 
@@ -197,7 +201,7 @@ def main(
     shard: tuple[int, int] | None = None,
     so_far: bool = False,
 ) -> tuple[dict[str, Any], str]:
-    """All methods on the same edits; writes `video.json`, `.md`, `.png`, clips of the first edits with the source and
+    """All methods on the same edits; writes `video.json`, `.md`, `.png`, videos of the first edits with the source and
     each method side by side, and the measures of each edit, `video-edits.jsonl` (`video-quick*`).
 
     Edits whose measures are there already are taken over if they were made with the same models and knobs.
@@ -242,13 +246,13 @@ def main(
     device = timed_on(records)
     first: dict[
         int, list[Path]
-    ] = {}  # of each edit the first seed whose clips are there (of what was put back they are not)
+    ] = {}  # of each edit the first seed whose videos are there (of what was put back they are not)
     for runs in edits:
-        clips = [p.with_suffix("") for r in runs for p in r.saved(cache).values()]
-        if all(c.is_dir() for c in clips):
-            first.setdefault(runs[0].task.number, clips)
+        videos = [p.with_suffix("") for r in runs for p in r.saved(cache).values()]
+        if all(c.is_dir() for c in videos):
+            first.setdefault(runs[0].task.number, videos)
     shown = [task for task in tasks(count) if task.number in first][:4]
-    strips = [[t.source.clip, *(read_clip(c, fps=float(t.source.clip.fps)) for c in first[t.number])] for t in shown]
+    strips = [[t.source.video, *(read_video(c, fps=float(t.source.video.fps)) for c in first[t.number])] for t in shown]
     data = {
         "bench": "video",
         "quick": quick,
@@ -272,7 +276,7 @@ def main(
     if strips:
         write_file(out / f"{stem}.png", sheet(strips))
         for i, strip in enumerate(strips):
-            write_clip(out / f"{stem}-{i}.mp4", side_by_side(strip), strip[0].fps)
+            write_video(out / f"{stem}-{i}.mp4", side_by_side(strip), strip[0].fps)
     return data, text
 
 
@@ -350,7 +354,7 @@ def table(data: dict[str, Any]) -> str:
         "frames right",
         "track error, px",
         "consistency",
-        "ground PSNR, dB",
+        "background PSNR, dB",
         "flicker",
         "s/edit",
         "reconstruction, dB",
@@ -363,8 +367,8 @@ def table(data: dict[str, Any]) -> str:
         ]
         lines.append(f"| {row['method']} | " + " | ".join(cells) + " |")
     text = (
-        f"# Editing lab clips\n\n{data['edits']} edits, seeds {data['seeds']}, judged by the reader; mean [95 %]; "
-        f"time on {data['device']}. The ground's PSNR is of edits that leave it; PSNRs are capped at 60 dB.\n\n"
+        f"# Editing lab videos\n\n{data['edits']} edits, seeds {data['seeds']}, judged by the reader; mean [95 %]; "
+        f"time on {data['device']}. The background's PSNR is of edits that leave it; PSNRs are capped at 60 dB.\n\n"
         + "\n".join(lines)
         + "\n\n"
     )
@@ -391,24 +395,24 @@ def table(data: dict[str, Any]) -> str:
     return text
 
 
-def side_by_side(strip: list[Clip]) -> list[Image.Image]:
-    """Frames of several clips next to each other."""
+def side_by_side(strip: list[Video]) -> list[Image.Image]:
+    """Frames of several videos next to each other."""
     return [
         Image.fromarray(np.concatenate([np.asarray(f.convert("RGB")) for f in row], axis=1))
         for row in zip(*(c.frames for c in strip), strict=True)
     ]
 
 
-def sheet(strips: list[list[Clip]], side: int = 64) -> bytes:
+def sheet(strips: list[list[Video]], side: int = 64) -> bytes:
     """A contact sheet: a block an edit, a row the source and each method, a column a frame."""
-    rows = [clip for strip in strips for clip in strip]
+    rows = [video for strip in strips for video in strip]
     columns = max(len(c) for c in rows)
     gap = 8
     picture = Image.new("RGB", (columns * side, len(rows) * side + gap * (len(strips) - 1)), "white")
     y = 0
     for strip in strips:
-        for clip in strip:
-            for i, frame in enumerate(clip.frames):
+        for video in strip:
+            for i, frame in enumerate(video.frames):
                 picture.paste(frame.resize((side, side)), (i * side, y))
             y += side
         y += gap

@@ -45,7 +45,7 @@ SHARES = {
     "same+one": 0.07,  # as often as what is nearly it: two and one are asked for, and two and two are shown
     "same+two": 0.04,
     "trio+one": 0.04,
-    "two": 0.15,  # with their relation told
+    "two": 0.15,  # with their relation in the caption
     "three": 0.18,  # of three kinds: the decoder has to know what it has said already
 }
 RELATION_WEIGHT = 4.0  # of the words that tell a relation: one of ten, and the last to be learned

@@ -1,10 +1,10 @@
 """The lab's denoiser and the whole `StableDiffusionPipeline` folder.
 
 v-prediction with zero terminal SNR, on latents that were encoded once. The text tower starts as the lab CLIP's and is
-tuned along. Which silhouette a noun is comes last by far (colours, grounds, counts and sizes are there after 50,000
+tuned along. Which silhouette a noun is comes last by far (colours, backgrounds, counts and sizes are there after 50,000
 samples, silhouettes not after 130,000), because while a thing can be anywhere its noun predicts next to nothing of a
 noisy latent. So training begins with one big thing in the middle, then one thing anywhere, then all scenes (with some
-of the first two among them). Half of the timesteps are drawn where shape is decided. The cross-attention is told which
+of the first two among them). Half of the timesteps are drawn where shape is decided. The cross-attention learns which
 phrase each place belongs to (`grounding`); without that it was at chance after 14,800 steps.
 """
 
@@ -147,7 +147,7 @@ def draw_sayings(rng: np.random.Generator, centred: np.ndarray, share: tuple[flo
     """What the captions tell: shares of FULL and of SPARSE, the rest as usual.
 
     Args:
-        centred: bool [size]. Of these everything is told: what a caption leaves open is noise to the gradient of the
+        centred: bool [size]. Their captions say everything: what a caption leaves open is noise to the gradient of the
             rest.
     """
     kind = np.where(centred, 0.0, 1 - rng.random(len(centred)))  # in (0, 1]: a share of 0 is none
@@ -239,15 +239,17 @@ def train(
             "" if rng.random() < CAPTION_DROPOUT else caption(scene, rng, saying)
             for scene, saying in zip(scenes, sayings, strict=True)
         ]
-        told = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt", return_offsets_mapping=True)
-        tokens, places = targets(texts, scenes, told.offset_mapping)
+        encoded_texts = tokenizer(
+            texts, padding="max_length", truncation=True, return_tensors="pt", return_offsets_mapping=True
+        )
+        tokens, places = targets(texts, scenes, encoded_texts.offset_mapping)
         latents = (encoded[index].float() * vae.config.scaling_factor).to(device)
         noise = torch.randn(latents.shape, generator=generator).to(device)
         timesteps = draw_timesteps(
             rng, batch_size, noise_scheduler.config.num_train_timesteps, CONTINUE_LAYOUT if start else 0.0
         ).to(device)
         noisy = noise_scheduler.add_noise(latents, noise, timesteps).contiguous(memory_format=layout)
-        states = tower(told.input_ids.to(device)).last_hidden_state
+        states = tower(encoded_texts.input_ids.to(device)).last_hidden_state
         velocity = unet(noisy, timesteps, states).sample.float()
         target = noise_scheduler.get_velocity(latents, noise, timesteps)
         error = (velocity - target).square().mean()

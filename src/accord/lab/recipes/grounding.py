@@ -1,7 +1,7 @@
 """Who draws what, as a loss: cross-attention held to the scene's own masks (after TokenCompose, arXiv 2312.03626).
 
 A denoiser learns late which of two phrases a place belongs to: nothing in its loss says so but the few pixels that come
-out wrong. The scenes have masks, so it can be told. Only the contest between the phrases is: how much a pixel looks at
+out wrong. The scenes have masks, which can say so. Only the contest between the phrases is: how much a pixel looks at
 phrases at all, and at which of their words, is left to the denoiser.
 
 Letters in shapes: B samples, L pixels of a layer, T tokens, G phrases.

@@ -50,7 +50,7 @@ def owners(scene: Scene, patch: int = 8) -> np.ndarray:
 
 
 def noun_labels(scene: Scene) -> np.ndarray:
-    """1 + index of the noun that covers each patch, 0 for the ground; int64 [patches].
+    """1 + index of the noun that covers each patch, 0 for the background; int64 [patches].
 
     Dense labels teach a small vision transformer silhouettes from tens of thousands of pictures, where captions alone
     take hundreds of thousands.
@@ -62,7 +62,7 @@ def relation_labels(scene: Scene) -> np.ndarray:
     """Where the thing that covers each patch lies as seen by the other, as index into RELATION_PHRASES; int64
     [patches].
 
-    IGNORED on the ground, and everywhere unless there are two things. Captions alone taught a captioner that two
+    IGNORED on the background, and everywhere unless there are two things. Captions alone taught a captioner that two
     things lie side by side, but in 1,400 steps not which of them is left; these labels do it in 250.
     """
     labels = np.full(1 + len(scene.things), IGNORED, dtype=np.int64)

@@ -45,7 +45,7 @@ def lab_lexicon() -> Lexicon:
 
 
 def still(prompt: str) -> str:
-    """What a prompt of a clip says of a single frame: `a red car moving right` shows a red car."""
+    """What a prompt of a video says of a single frame: `a red car moving right` shows a red car."""
     return re.sub(r"\s+moving(\s+(to the\s+)?(left|right|up|down))?\b", "", prompt)
 
 

@@ -73,8 +73,8 @@ def noun_phrase(noun: str, *modifiers: str | None, count: str | int = 1) -> str:
 def caption(scene: Scene, rng: np.random.Generator, saying: Saying = Saying()) -> str:
     """A caption of the scene, drawn from the grammar.
 
-    Things are grouped by the attributes that are told, so that a caption without colours says "two stars" of a red
-    and a blue star. A relation is told of the first two groups if both have one member.
+    Things are grouped by the attributes that the caption names, so that a caption without colours says "two stars" of a
+    red and a blue star. A relation is named for the first two groups if both have one member.
     """
     free = rng.random() < saying.paraphrase
 
@@ -84,11 +84,11 @@ def caption(scene: Scene, rng: np.random.Generator, saying: Saying = Saying()) -
     def usual(options: tuple[str, ...]) -> str:
         return options[0] if rng.random() < USUAL else pick(options)
 
-    told = [rng.random() < p for p in (saying.color, saying.size)]
+    named = [rng.random() < p for p in (saying.color, saying.size)]
 
     groups: dict[tuple[str, str | None, str | None], list[tuple[float, float]]] = {}
     for t in scene.things:
-        key = (t.noun, t.color if told[0] else None, t.size if told[1] else None)
+        key = (t.noun, t.color if named[0] else None, t.size if named[1] else None)
         groups.setdefault(key, []).append(t.center)
     order = list(groups)
     if free and len(order) > 1 and rng.random() < 0.5:

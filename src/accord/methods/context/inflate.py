@@ -1,10 +1,10 @@
-"""An image denoiser on clips, after Tune-A-Video (arXiv 2212.11565): frames folded into the batch, sparse-causal
+"""An image denoiser on videos, after Tune-A-Video (arXiv 2212.11565): frames folded into the batch, sparse-causal
 self-attention (first and previous frame), and temporal attention after each transformer block.
 
 Nothing of the network is copied or patched: attention goes through `attention_hook`, temporal layers through forward
 hooks, both for the time of a `with` block.
 
-Letters in shapes: G clips (guidance makes two of one), F frames, L pixels of a layer, D width.
+Letters in shapes: G videos (guidance makes two of one), F frames, L pixels of a layer, D width.
 """
 
 from __future__ import annotations
@@ -82,12 +82,12 @@ def blocks_of(unet: UNet2DConditionModel) -> list[Any]:
 
 
 class VideoAttention:
-    """Sparse-causal self-attention over G clips of F frames; state of an inflated network.
+    """Sparse-causal self-attention over G videos of F frames; state of an inflated network.
 
     Attributes:
         frames: F.
-        inject: take queries and keys of the first clip (the source) in all others, which holds its layout.
-        aligned: with `inject`, for each token of the last clip's text that of the first one's whose place it takes,
+        inject: take queries and keys of the first video (the source) in all others, which holds its layout.
+        aligned: with `inject`, for each token of the last video's text that of the first one's whose place it takes,
             [T];
             -1 for a token that has none. None leaves cross-attention alone.
     """
@@ -99,20 +99,20 @@ class VideoAttention:
     def __call__(
         self, attn: Attention, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cross: bool
     ) -> torch.Tensor | None:
-        clips = query.shape[0] // self.frames
-        inject = self.inject and clips > 1
+        videos = query.shape[0] // self.frames
+        inject = self.inject and videos > 1
         if cross:
             return self.replaced(query, key, value) if inject and self.aligned is not None else None
         if self.frames == 1 and not inject:
             return None
-        q, k, v = (x.unflatten(0, (clips, self.frames)) for x in (query, key, value))
+        q, k, v = (x.unflatten(0, (videos, self.frames)) for x in (query, key, value))
         if inject:
-            q, k = (torch.cat([x[:1]] * clips) for x in (q, k))
+            q, k = (torch.cat([x[:1]] * videos) for x in (q, k))
         k, v = first_and_previous(k), first_and_previous(v)
         return scaled_dot_product_attention(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1))
 
     def replaced(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        """Cross-attention in which the last clip's words are where the first clip's are: Prompt-to-Prompt (arXiv
+        """Cross-attention in which the last video's words are where the first video's are: Prompt-to-Prompt (arXiv
         2208.01626), section 3.
         """
         frames, aligned = self.frames, self.aligned
@@ -137,7 +137,7 @@ def first_and_previous(x: torch.Tensor) -> torch.Tensor:
 
 @contextmanager
 def inflated(unet: UNet2DConditionModel, layers: TemporalLayers | None, frames: int) -> Iterator[VideoAttention]:
-    """Inside, the batch of `unet` is clips of `frames` frames; afterwards the network is what it was.
+    """Inside, the batch of `unet` is videos of `frames` frames; afterwards the network is what it was.
 
     Args:
         layers: temporal layers, or None for sparse-causal attention alone.

@@ -32,11 +32,11 @@ from accord.diffusion.loop import (
 )
 from accord.diffusion.lora import check_no_lora
 from accord.diffusion.pipelines import (
-    Condition,
+    Conditioning,
     Pipeline,
     check_latent_unet,
     check_prompt_length,
-    condition,
+    conditioning_of,
     device_of,
     latent_scheduler,
     sample_size,
@@ -118,7 +118,7 @@ class ContextDiffPipeline(StableDiffusionPipeline):
             raise InputError(f"a {type(pipe).__name__} has no pipeline class with context; use generate_with_context")
         kind = ContextDDPMScheduler if ancestral else ContextDDIMScheduler
         scheduler = latent_scheduler(kind, pipe, shift=shift)
-        eyes: dict[str, Any] = {}
+        image_half: dict[str, Any] = {}
         if relation.config.pixel_width:
             from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
@@ -129,12 +129,18 @@ class ContextDiffPipeline(StableDiffusionPipeline):
                 clip.std.flatten().tolist(),
             )
             size = {"height": side, "width": side}
-            eyes = {
+            image_half = {
                 "image_encoder": vision_tower(clip),
                 "feature_extractor": CLIPImageProcessorPil(size=size, crop_size=size, image_mean=mean, image_std=std),
             }
         return cls(
-            pipe.vae, pipe.text_encoder, pipe.tokenizer, pipe.unet, scheduler, relation.to(device_of(pipe)), **eyes
+            pipe.vae,
+            pipe.text_encoder,
+            pipe.tokenizer,
+            pipe.unet,
+            scheduler,
+            relation.to(device_of(pipe)),
+            **image_half,
         )
 
     def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
@@ -196,16 +202,22 @@ class ContextDiffPipeline(StableDiffusionPipeline):
         ):
             if many is not None and len(many) != len(prompts):
                 raise InputError(f"{len(many)} {what} were given for {len(prompts)} pictures; give one for each")
-        told = condition(self, prompts, negative, is_guided(self, guidance_scale))
-        relation = relation_of(self.relation, told.states[-len(prompts) :], context_scale)
+        conditioning = conditioning_of(self, prompts, negative, is_guided(self, guidance_scale))
+        relation = relation_of(self.relation, conditioning.states[-len(prompts) :], context_scale)
         if context_scale and self.scheduler.config.shift == "prior":
             drawn = (
-                initial_noise(self, len(prompts), generator, height, width, told.states.dtype)
+                initial_noise(self, len(prompts), generator, height, width, conditioning.states.dtype)
                 if latents is None
                 else latents
             )
             latents = moved_start(
-                self, self.scheduler, drawn.to(told.states), told, relation, num_inference_steps, guidance_scale
+                self,
+                self.scheduler,
+                drawn.to(conditioning.states),
+                conditioning,
+                relation,
+                num_inference_steps,
+                guidance_scale,
             )
         steps = sample(
             self,
@@ -217,7 +229,7 @@ class ContextDiffPipeline(StableDiffusionPipeline):
             latents=latents,
             height=height,
             width=width,
-            told=told,
+            conditioning=conditioning,
             step_kwargs={"relation": relation},
         )
         for step in steps:
@@ -275,7 +287,7 @@ def moved_start(
     pipe: Any,
     scheduler: Any,
     noise: torch.Tensor,
-    told: Condition,
+    conditioning: Conditioning,
     relation: Relation,
     num_inference_steps: int,
     guidance_scale: float = 1.0,
@@ -287,9 +299,9 @@ def moved_start(
     scheduler = copy.deepcopy(scheduler)
     set_timesteps(scheduler, num_inference_steps, noise.device)
     t, count = scheduler.timesteps[0], len(noise)
-    heard = told.rows(torch.arange(len(told.states) - count, len(told.states)))
+    conditional = conditioning.rows(torch.arange(len(conditioning.states) - count, len(conditioning.states)))
     output = denoise(
-        pipe, scheduler, noise, t, heard, timestep_cond=guidance_embedding(pipe, guidance_scale, noise)
+        pipe, scheduler, noise, t, conditional, timestep_cond=guidance_embedding(pipe, guidance_scale, noise)
     ).float()
     ab, k = scheduler.ab_at(t, noise), scheduler.shift_at(t, noise)
     r, _ = relation(network_x0(output, noise.float(), ab, scheduler.config.prediction_type), int(t), int(t))
@@ -336,21 +348,21 @@ def generate_with_context(
     out: list[Any] = []
     for start in tqdm(range(0, len(jobs), batch_size), desc="generate", disable=not progress):
         part = jobs[start : start + batch_size]
-        texts, makers = [t for t, _ in part], generators([s for _, s in part])
-        told = condition(pipe, texts, guided=is_guided(pipe, guidance_scale))
-        noise = initial_noise(pipe, len(part), makers, dtype=told.states.dtype)
-        relation = relation_of(network, told.states[-len(part) :], context_scale)
+        texts, generator = [t for t, _ in part], generators([s for _, s in part])
+        conditioning = conditioning_of(pipe, texts, guided=is_guided(pipe, guidance_scale))
+        noise = initial_noise(pipe, len(part), generator, dtype=conditioning.states.dtype)
+        relation = relation_of(network, conditioning.states[-len(part) :], context_scale)
         if context_scale and shift == "prior":
-            noise = moved_start(pipe, scheduler, noise, told, relation, num_inference_steps, guidance_scale)
+            noise = moved_start(pipe, scheduler, noise, conditioning, relation, num_inference_steps, guidance_scale)
         steps = sample(
             pipe,
             texts,
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
             eta=eta,
-            generator=makers,
+            generator=generator,
             latents=noise,
-            told=told,
+            conditioning=conditioning,
             scheduler=scheduler,
             step_kwargs={"relation": relation},
         )

@@ -24,11 +24,11 @@ from accord.diffusion.loading import saved_by
 from accord.diffusion.loop import denoise
 from accord.diffusion.lora import add_lora, check_no_lora, remove_lora, save_lora
 from accord.diffusion.pipelines import (
-    Condition,
+    Conditioning,
     Pipeline,
     check_latent_unet,
     check_trainable,
-    condition,
+    conditioning_of,
     latent_scheduler,
 )
 from accord.diffusion.state import frozen
@@ -39,11 +39,11 @@ from accord.methods.context.network import RelationalNetwork
 from accord.methods.context.pipeline import ContextDiffPipeline, new_relation
 from accord.methods.context.schedulers import ContextDDIMScheduler
 from accord.rewards.clip import ClipScorer, load_clip
-from accord.training.board import Board
 from accord.training.claim import claim
 from accord.training.fingerprint import fingerprint
 from accord.training.loop import LoopConfig, Run
 from accord.training.processes import Processes
+from accord.training.tensorboard import TensorBoardLogger
 from accord.types import InputError, reason_of
 
 # (generator of the step, size, share of the steps that is done) -> clean scaled latents [B,C,h,w] and B captions
@@ -57,7 +57,7 @@ def train_context(
     config: ContextTrainConfig,
     *,
     resume: bool = False,
-    look: Callable[[int, RelationalNetwork], None] | None = None,
+    evaluate: Callable[[int, RelationalNetwork], None] | None = None,
     processes: Processes | None = None,
     clip: ClipScorer | None = None,
     data: str = "",
@@ -66,7 +66,7 @@ def train_context(
 
     `denoiser="full"` also saves the whole pipeline into `out/pipeline` (of XL the U-Net alone), `lora` an adapter
     that stays on `pipe.unet`. With `config.pixels`, `clip` is what r looks through (the embedded one if None).
-    `look(step, relation)` is
+    `evaluate(step, relation)` is
     called every `save_every` steps with the averaged weights in. `data` names what is drawn from: a run is not resumed
     with another. A run that is stopped takes its adapter off again; with `full` the denoiser is left half-trained, and
     is to be loaded afresh to go on.
@@ -103,25 +103,25 @@ def train_context(
         try:
             with plain_attention(pipe.unet):
                 run = Run(modules, LoopConfig.of(config), folder, save_frozen=False, processes=processes)
-                board = Board(folder / "tensorboard", run.step) if processes.first else None
-                if board is not None:
-                    run.on_row.append(board.scalars)
+                logger = TensorBoardLogger(folder / "tensorboard", run.step) if processes.first else None
+                if logger is not None:
+                    run.on_row.append(logger.scalars)
                 objective = Objective(pipe, relation, config)
 
                 def loss_fn(number: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
                     return objective.of_step(draw, number, generator, processes)
 
                 def after_step(step: int) -> bool:
-                    if look is not None and (step % config.save_every == 0 or step == config.steps):
+                    if evaluate is not None and (step % config.save_every == 0 or step == config.steps):
                         with run.averaged():
-                            look(step, relation)
+                            evaluate(step, relation)
                     return False
 
                 try:
                     run.train(loss_fn, "context", after_step)
                 finally:
-                    if board is not None:
-                        board.close()
+                    if logger is not None:
+                        logger.close()
                 run.use_ema()
             relation.requires_grad_(False).eval()
             if processes.first:
@@ -157,10 +157,14 @@ def _save(
 
 
 def guess_x0(
-    pipe: Pipeline, scheduler: ContextDDIMScheduler, noisy: torch.Tensor, timesteps: torch.Tensor, heard: Condition
+    pipe: Pipeline,
+    scheduler: ContextDDIMScheduler,
+    noisy: torch.Tensor,
+    timesteps: torch.Tensor,
+    conditioning: Conditioning,
 ) -> torch.Tensor:
     """The network's x0^ [B,C,h,w] from x_t [B,C,h,w] at timesteps [B]."""
-    output = denoise(pipe, scheduler, noisy.to(pipe.unet.dtype), timesteps, heard).float()
+    output = denoise(pipe, scheduler, noisy.to(pipe.unet.dtype), timesteps, conditioning).float()
     return network_x0(output, noisy, scheduler.ab_at(timesteps, noisy), scheduler.config.prediction_type)
 
 
@@ -205,33 +209,33 @@ class Objective:
         pipe, scheduler, device = self.pipe, self.scheduler, self.pipe.device
         latents, noise, timesteps = latents.to(device).float(), noise.to(device), timesteps.to(device)
         with torch.no_grad():
-            told = condition(pipe, captions, guided=False)
-            heard = condition(pipe, captions, guided=False, dropped=~kept)
+            conditioning = conditioning_of(pipe, captions, guided=False)
+            with_drops = conditioning_of(pipe, captions, guided=False, dropped=~kept)
         shown = latents
         # an r that is nothing, or that does not look, is the same whatever it is shown
         if self.config.gain and self.config.use_image and estimated.any():
             rows = estimated.nonzero()[:, 0].to(device)
             with torch.no_grad():
-                guessed = self.guess(latents[rows], noise[rows], timesteps[rows], heard.rows(rows))
+                guessed = self.guess(latents[rows], noise[rows], timesteps[rows], with_drops.rows(rows))
             shown = latents.index_copy(0, rows, guessed)
-        r = self.relation(shown, told.states, timesteps)
+        r = self.relation(shown, conditioning.states, timesteps)
         noisy = scheduler.add_noise(latents, noise, timesteps, relation=r)
-        output = denoise(pipe, scheduler, noisy.to(pipe.unet.dtype), timesteps, heard).float()
+        output = denoise(pipe, scheduler, noisy.to(pipe.unet.dtype), timesteps, with_drops).float()
         if self.config.loss == "kl":
-            loss = self.kl(latents, shown, noisy, output, timesteps, told, r).mean()
+            loss = self.kl(latents, shown, noisy, output, timesteps, conditioning, r).mean()
         else:
             loss = (output - scheduler.get_target(noisy, latents, timesteps)).square().mean()
         return loss, {"shift": float(r.detach().square().mean().sqrt())}
 
     def guess(
-        self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor, heard: Condition
+        self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning
     ) -> torch.Tensor:
         """The network's x0^ [B,C,h,w] from x_t without shift.
 
         In sampling r is given a guess too. With the true x0's shift in x_t the guess would hold part of the answer.
         """
         return guess_x0(
-            self.pipe, self.scheduler, self.scheduler.add_noise(latents, noise, timesteps), timesteps, heard
+            self.pipe, self.scheduler, self.scheduler.add_noise(latents, noise, timesteps), timesteps, conditioning
         )
 
     def kl(
@@ -241,7 +245,7 @@ class Objective:
         noisy: torch.Tensor,
         output: torch.Tensor,
         timesteps: torch.Tensor,
-        told: Condition,
+        conditioning: Conditioning,
         r_t: torch.Tensor,
     ) -> torch.Tensor:
         """The exact bound's term at t against t - 1, in nats a latent element [B,C,h,w]; at t = 0 half the square of x0
@@ -254,8 +258,8 @@ class Objective:
         ab_t, ab_s = scheduler.ab_at(timesteps, noisy), scheduler.ab_at(before, noisy)
         predicted = network_x0(output, noisy, ab_t, scheduler.config.prediction_type)
         k_t, k_s = scheduler.shift_at(timesteps, noisy), scheduler.shift_at(before, noisy)
-        r_s = self.relation(shown, told.states, before)
-        guessed_t, guessed_s = (self.relation(predicted, told.states, t) for t in (timesteps, before))
+        r_s = self.relation(shown, conditioning.states, before)
+        guessed_t, guessed_s = (self.relation(predicted, conditioning.states, t) for t in (timesteps, before))
         # at t = 0 the two steps are one: the bound's reconstruction term, with unit variance
         first = (timesteps == 0)[:, None, None, None]
         safe = torch.where(first, ab_t * 0.999, ab_t)

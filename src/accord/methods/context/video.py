@@ -1,4 +1,4 @@
-"""Text-guided editing of a clip: one-shot tuning, inversion with the source prompt, sampling with the target prompt.
+"""Text-guided editing of a video: one-shot tuning, inversion with the source prompt, sampling with the target prompt.
 
 ContextDiff, section 4.2, on the Tune-A-Video recipe; r(., c_source) in the inversion, r(x0^, c_target) in sampling.
 Without a relational network this is Tune-A-Video.
@@ -27,17 +27,17 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from accord.data.images import fit, to_tensor
-from accord.data.video import Clip
+from accord.data.video import Video
 from accord.diffusion.attention import AttentionMaps, attention_hook, plain_attention
 from accord.diffusion.loading import load_model, load_tensors, saved_by
 from accord.diffusion.loop import Step, check_finite, decode, encode, is_guided, set_timesteps
 from accord.diffusion.pipelines import (
-    Condition,
+    Conditioning,
     Pipeline,
     check_latent_unet,
     check_prompt_length,
     check_trainable,
-    condition,
+    conditioning_of,
     device_of,
     latent_scheduler,
     sample_size,
@@ -63,19 +63,19 @@ class EditConfig:
     Raises ValueError for a field out of range, named in the message.
     """
 
-    tune_steps: int = 60  # of one-shot tuning on the source clip
+    tune_steps: int = 60  # of one-shot tuning on the source video
     learning_rate: float = 1e-3
-    context: bool = True  # False, with injection and hold 0 as well, is Tune-A-Video
+    context: bool = True  # False, with injection and mask_blending 0 as well, is Tune-A-Video
     shift: str = "quadratic"
     share: float = 0.15  # size of the relational network
-    # tuning: r of the network's own x0^, as in sampling; False: of the clip itself, as in the paper
+    # tuning: r of the network's own x0^, as in sampling; False: of the video itself, as in the paper
     estimated: bool = True
     num_inference_steps: int = 25
     guidance_scale: float = 5.0
     strength: float = 1.0  # share of the steps that is inverted and sampled again
     injection: float = 0.5  # first share of the steps in which attention takes the source's queries and keys
-    # first share of the steps in which the source is put back wherever the two prompts agree about it
-    hold: float = 0.7
+    # first share of the steps in which the source's latents replace the edit's wherever the two prompts agree
+    mask_blending: float = 0.7
     inversion_iterations: int = 3  # of the fixed point; 1 is ordinary DDIM inversion
     window: int = 16  # frames that the network sees at once
     overlap: int = 4
@@ -92,7 +92,7 @@ class EditConfig:
             raise ValueError(f"overlap must be in [0, window), not {self.overlap}")
         if not 0 < self.strength <= 1:
             raise ValueError(f"strength must be in (0, 1], not {self.strength}")
-        for name in ("injection", "hold"):
+        for name in ("injection", "mask_blending"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in [0, 1], not {getattr(self, name)}")
         if self.learning_rate <= 0:
@@ -115,7 +115,7 @@ CHANGED = (0.2, 0.4)  # of the largest difference: below, a place stays as it wa
 
 
 class Act(Protocol):
-    """What acts on attention for the time of a run: an attention hook that is told of each step (realign's
+    """What acts on attention for the time of a run: an attention hook that hears of each step (realign's
     `Modulation`).
     """
 
@@ -143,11 +143,11 @@ class Layout:
 
 
 class VideoEditor:
-    """A pipeline tuned to one clip.
+    """A pipeline tuned to one video.
 
     Args:
         pipe: a Stable Diffusion 1, 2 or XL pipeline; outside of the editor's calls it is what it was, bit for bit.
-        clip: the source.
+        video: the source.
         prompt: what it shows.
         config: the knobs.
 
@@ -155,10 +155,10 @@ class VideoEditor:
         InputError: for a pipeline of another class or one that predicts x0, or a prompt that is empty or too long.
     """
 
-    def __init__(self, pipe: Pipeline, clip: Clip, prompt: str, config: EditConfig) -> None:
+    def __init__(self, pipe: Pipeline, video: Video, prompt: str, config: EditConfig) -> None:
         check_latent_unet(pipe)
         check_prompt_length(pipe, prompt)
-        self.pipe, self.clip, self.prompt, self.config = pipe, clip, prompt, config
+        self.pipe, self.video, self.prompt, self.config = pipe, video, prompt, config
         self.scheduler = latent_scheduler(ContextDDIMScheduler, pipe, shift=config.shift)
         if self.scheduler.config.prediction_type == "sample":  # its last step forgets x_t, and so has no inverse
             raise InputError(
@@ -175,11 +175,11 @@ class VideoEditor:
                 if "attn" in k and k.endswith(("to_q.weight", "to_q.base_layer.weight"))
             }
         side = sample_size(pipe)[0] * pipe.vae_scale_factor
-        self.latents = torch.cat([encode(pipe, fit(to_tensor(f), side)) for f in clip.frames])  # [F,C,h,w]
+        self.latents = torch.cat([encode(pipe, fit(to_tensor(f), side)) for f in video.frames])  # [F,C,h,w]
 
     # --- one-shot tuning -----------------------------------------------------------------------------------------
     def tune(self, folder: str | Path, progress: bool = True) -> None:
-        """Fit temporal layers, query projections and relational network to the clip. A run in `folder` is resumed.
+        """Fit temporal layers, query projections and relational network to the video. A run in `folder` is resumed.
 
         Raises:
             InputError: if the folder holds a run with other settings.
@@ -188,9 +188,9 @@ class VideoEditor:
         if not config.tune_steps:
             return
         check_trainable(pipe)
-        clip = fingerprint(*(f.tobytes() for f in self.clip.frames), self.clip.size)
+        video = fingerprint(*(f.tobytes() for f in self.video.frames), self.video.size)
         with held(pipe.unet):
-            settings = {**self._knobs(), "prompt": self.prompt, "clip": clip, "model": fingerprint(pipe)}
+            settings = {**self._knobs(), "prompt": self.prompt, "video": video, "model": fingerprint(pipe)}
         loop = LoopConfig(
             steps=config.tune_steps,
             learning_rate=config.learning_rate,
@@ -200,7 +200,7 @@ class VideoEditor:
             save_every=50,
             log_every=10,
         )
-        told = self._told(self.prompt)
+        source = self._conditioning(self.prompt)
         with claim(folder, settings), self._own_queries(train=True), plain_attention(pipe.unet):
             modules: dict[str, nn.Module] = {"temporal": self.temporal.requires_grad_(True), "unet": pipe.unet}
             if self.relation is not None:
@@ -216,36 +216,38 @@ class VideoEditor:
                     .to(x0.device)
                     .expand(len(x0))
                 )
-                heard = told.repeated(len(x0))
+                conditioning = source.repeated(len(x0))
                 with inflated(pipe.unet, self.temporal, len(x0)):
                     r = None
                     if self.relation is not None:
                         shown = x0
                         if config.estimated:
                             with torch.no_grad():
-                                shown = guess_x0(pipe, self.scheduler, self.scheduler.add_noise(x0, noise, t), t, heard)
-                        r = self.relation(shown, heard.states, t)
+                                shown = guess_x0(
+                                    pipe, self.scheduler, self.scheduler.add_noise(x0, noise, t), t, conditioning
+                                )
+                        r = self.relation(shown, conditioning.states, t)
                     noisy = self.scheduler.add_noise(x0, noise, t, relation=r)
                     output = pipe.unet(
-                        noisy.to(pipe.unet.dtype), t, heard.states, added_cond_kwargs=heard.added
+                        noisy.to(pipe.unet.dtype), t, conditioning.states, added_cond_kwargs=conditioning.added
                     ).sample.float()
                 target = network_target(
                     noisy, x0, self.scheduler.ab_at(t, noisy), self.scheduler.config.prediction_type
                 )
                 return (output - target).square().mean(), {}
 
-            run.train(loss_fn, "tune clip", progress=progress)
+            run.train(loss_fn, "tune video", progress=progress)
             self.queries = {k: v.detach().clone() for k, v in pipe.unet.named_parameters() if k in self.queries}
         self.temporal.requires_grad_(False).eval()
         if self.relation is not None:
             self.relation.requires_grad_(False).eval()
 
     def _knobs(self) -> dict[str, Any]:
-        """What tuning depends on; what only sampling asks for may differ from one edit of a tuned clip to the next."""
+        """What tuning depends on; what only sampling asks for may differ from one edit of a tuned video to the next."""
         return {k: v for k, v in asdict(self.config).items() if k in TUNING}
 
     def _tuned(self) -> dict[str, Any]:
-        """What is said of a tuned clip.
+        """What is said of a tuned video.
 
         The network by its shapes: it may be tuned in float32 and used in half precision.
         """
@@ -254,7 +256,7 @@ class VideoEditor:
 
     @contextmanager
     def _own_queries(self, train: bool = False) -> Iterator[None]:
-        """The clip's query projections in the U-Net; afterwards its own again."""
+        """The video's query projections in the U-Net; afterwards its own again."""
         with held(self.pipe.unet):
             named = dict(self.pipe.unet.named_parameters())
             before = {k: named[k].detach().clone() for k in self.queries}
@@ -304,8 +306,8 @@ class VideoEditor:
         """
         folder, device = Path(folder), device_of(self.pipe)
         if not (folder / "tuned.json").exists():
-            raise InputError(f"folder {str(folder)!r} holds no tuned clip; tune one first")
-        what, again = f"the tuned clip in {str(folder)!r}", "tune it again"
+            raise InputError(f"folder {str(folder)!r} holds no tuned video; tune one first")
+        what, again = f"the tuned video in {str(folder)!r}", "tune it again"
         tuned = read_json(folder / "tuned.json", f"{what}: its", again)
         for name, wanted in self._tuned().items():
             if tuned.get(name) != wanted:
@@ -315,7 +317,7 @@ class VideoEditor:
                     else "give the same, or tune it again"
                 )
                 raise InputError(
-                    f"the clip in {str(folder)!r} was tuned with {name}={tuned.get(name)!r}, not {wanted!r}; {mend}"
+                    f"the video in {str(folder)!r} was tuned with {name}={tuned.get(name)!r}, not {wanted!r}; {mend}"
                 )
         temporal = load_model(TemporalLayers, str(folder / "temporal"), what).to(device)
         queries = {
@@ -332,25 +334,25 @@ class VideoEditor:
     # --- inversion and editing -----------------------------------------------------------------------------------
     @torch.no_grad()
     def invert(self, progress: bool = False) -> list[torch.Tensor]:
-        """From the clip towards noise with the source prompt: latents [F,C,h,w] on the CPU at each step, the clip's own
-        first.
+        """From the video towards noise with the source prompt: latents [F,C,h,w] on the CPU at each step, the video's
+        own first.
 
         Each step is the inverse of the sampling step, found as a fixed point (`inversion_iterations` rounds): x_t =
         (x_s - B output(x_t) - correction) / A.
         """
         config, scheduler = self.config, self.scheduler
         times = self._times()
-        told = self._told(self.prompt)
+        conditioning = self._conditioning(self.prompt)
         x = self.latents.float()
-        path = [x.cpu()]  # of a long clip more than a GPU would hold beside the network
+        path = [x.cpu()]  # of a long video more than a GPU would hold beside the network
         with self._own_queries():
             for s, t in tqdm(list(zip([-1, *times], times, strict=False)), desc="invert", disable=not progress):
                 x_s = x
                 ab_t, ab_s = scheduler.ab_at(t, x_s), scheduler.ab_at(s, x_s)
                 a, b = ddim_affine(ab_t, ab_s, scheduler.config.prediction_type)
                 for _ in range(config.inversion_iterations):
-                    output = self._predict(x, t, [told])[0]
-                    x = (x_s - b * output - self._correction(output, x, t, s, told.states)) / a
+                    output = self._predict(x, t, [conditioning])[0]
+                    x = (x_s - b * output - self._correction(output, x, t, s, conditioning.states)) / a
                 path.append(x.cpu())
         return path
 
@@ -361,13 +363,13 @@ class VideoEditor:
         path: Sequence[torch.Tensor] | None = None,
         progress: bool = False,
         modulate: Modulate | None = None,
-    ) -> Clip:
-        """The clip with the target prompt: the thing changes, motion and ground are meant to stay.
+    ) -> Video:
+        """The video with the target prompt: the thing changes, motion and background are meant to stay.
 
         Args:
             target: the new prompt.
             path: what `invert` gave; it is called if None.
-            modulate: what else acts on the target's attention, such as `realign.clips.modulate_clip`.
+            modulate: what else acts on the target's attention, such as `realign.video.modulate_video`.
 
         Raises:
             InputError: for a prompt that is empty or too long.
@@ -376,11 +378,11 @@ class VideoEditor:
         frames = [
             f for i in range(0, len(latents), 8) for f in decode(self.pipe, latents[i : i + 8].to(self.pipe.vae.dtype))
         ]
-        return Clip(
+        return Video(
             tuple(
-                f.resize(self.clip.size, Image.Resampling.BICUBIC) if f.size != self.clip.size else f for f in frames
+                f.resize(self.video.size, Image.Resampling.BICUBIC) if f.size != self.video.size else f for f in frames
             ),
-            self.clip.fps,
+            self.video.fps,
         )
 
     @torch.no_grad()
@@ -392,32 +394,32 @@ class VideoEditor:
         progress: bool = False,
         modulate: Modulate | None = None,
     ) -> torch.Tensor:
-        """Latents [F,C,h,w] of the edit; guidance 1 with the source prompt returns the clip's own."""
+        """Latents [F,C,h,w] of the edit; guidance 1 with the source prompt returns the video's own."""
         check_prompt_length(self.pipe, target)
         config, scheduler = self.config, self.scheduler
         path = list(path) if path is not None else self.invert(progress)
         times = self._times()
-        empty, wanted, source = (self._told(p) for p in (None, target, self.prompt))
+        empty, wanted, source = (self._conditioning(p) for p in (None, target, self.prompt))
         guided = is_guided(self.pipe, guidance_scale)
         x = path[-1].to(device_of(self.pipe))
         acts = modulate(self, target, path) if modulate is not None else {}
         aligned = aligned_tokens(self.pipe, self.prompt, target)
-        change = self.change_mask(target, path) if config.hold and target != self.prompt else None
+        change = self.change_mask(target, path) if config.mask_blending and target != self.prompt else None
         with self._own_queries():
             for i, t in enumerate(tqdm(times[::-1], desc="edit", disable=not progress)):
                 s = times[-i - 2] if i + 1 < len(times) else -1
                 for act in acts.values():
                     act.before_step(Step(i, len(times), torch.tensor(t), x))
                 layout = Layout(path[-i - 1].to(x), aligned) if i < config.injection * len(times) else None
-                told = ([source] if layout else []) + ([empty] if guided else []) + [wanted]
-                outputs = self._predict(x, t, told, layout, acts)
+                rows = ([source] if layout else []) + ([empty] if guided else []) + [wanted]
+                outputs = self._predict(x, t, rows, layout, acts)
                 output = outputs[-1]
                 if guided:
                     output = outputs[-2] + guidance_scale * (output - outputs[-2])
                 ab_t, ab_s = scheduler.ab_at(t, x), scheduler.ab_at(s, x)
                 a, b = ddim_affine(ab_t, ab_s, scheduler.config.prediction_type)
                 x = a * x + b * output + self._correction(output, x, t, s, wanted.states)
-                if change is not None and i < config.hold * len(times):
+                if change is not None and i < config.mask_blending * len(times):
                     x = torch.lerp(path[-i - 2].to(x), x, change)
         check_finite(x)
         return x
@@ -426,10 +428,10 @@ class VideoEditor:
     def change_mask(self, target: str, path: Sequence[torch.Tensor]) -> torch.Tensor:
         """Where the target prompt asks for something else than the source prompt: [F,1,h,w], 0 (the same) to 1.
 
-        DiffEdit (arXiv 2210.11427), section 3.2: where the two prompts' outputs differ, on the inverted clip itself.
+        DiffEdit (arXiv 2210.11427), section 3.2: where the two prompts' outputs differ, on the inverted video itself.
         """
         times = self._times()
-        source, wanted = (self._told(p) for p in (self.prompt, target))
+        source, wanted = (self._conditioning(p) for p in (self.prompt, target))
         total = torch.zeros_like(self.latents[:, :1], dtype=torch.float32)
         with self._own_queries():
             for i in middle_steps(len(times)):
@@ -440,11 +442,11 @@ class VideoEditor:
         return ((smooth / smooth.amax().clamp(min=1e-12) - CHANGED[0]) / (CHANGED[1] - CHANGED[0])).clamp(0, 1)
 
     def token_maps(self, path: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Where each token of the source prompt looks in each frame, by cross-attention on the inverted clip:
+        """Where each token of the source prompt looks in each frame, by cross-attention on the inverted video:
         [F,T,h,w].
         """
         times = self._times()
-        told = self._told(self.prompt)
+        source = self._conditioning(self.prompt)
         found: list[torch.Tensor] = [torch.zeros(0)] * len(self.latents)
         with torch.no_grad(), self._own_queries():
             for rows in self.windows:
@@ -452,8 +454,8 @@ class VideoEditor:
                 with inflated(self.pipe.unet, self.temporal, len(rows)), attention_hook(self.pipe.unet, recorder):
                     for i in middle_steps(len(times)):
                         x = path[i + 1][rows].to(device_of(self.pipe), self.pipe.unet.dtype)
-                        heard = told.repeated(len(rows))
-                        self.pipe.unet(x, times[i], heard.states, added_cond_kwargs=heard.added)
+                        conditioning = source.repeated(len(rows))
+                        self.pipe.unet(x, times[i], conditioning.states, added_cond_kwargs=conditioning.added)
                 for row, maps in zip(rows, recorder.mean(), strict=True):
                     found[row] = maps
         return torch.stack(found)
@@ -464,9 +466,9 @@ class VideoEditor:
         return windows(len(self.latents), self.config.window, self.config.overlap)
 
     @torch.no_grad()
-    def _told(self, prompt: str | None) -> Condition:
-        """What the network is told of one prompt, or of none."""
-        return condition(
+    def _conditioning(self, prompt: str | None) -> Conditioning:
+        """The conditioning of one prompt, or of none."""
+        return conditioning_of(
             self.pipe, [prompt or ""], guided=False, dropped=torch.tensor([prompt is None], device=device_of(self.pipe))
         )
 
@@ -480,11 +482,11 @@ class VideoEditor:
         self,
         x: torch.Tensor,
         t: int,
-        told: Sequence[Condition],
+        conditionings: Sequence[Conditioning],
         layout: Layout | None = None,
         acts: Mapping[int, Act] | None = None,
     ) -> list[torch.Tensor]:
-        """The network's output [F,C,h,w] for each text; windows of the clip one after the other, averaged where they
+        """The network's output [F,C,h,w] for each text; windows of the video one after the other, averaged where they
         overlap.
 
         With `layout` the first text is the source's: its self-attention is injected into the others, and where its
@@ -492,19 +494,19 @@ class VideoEditor:
         `acts` (by the first frame of a window) are for the last text.
         """
         unet = self.pipe.unet
-        totals = [torch.zeros_like(x) for _ in told]
+        totals = [torch.zeros_like(x) for _ in conditionings]
         counts = torch.zeros(len(x), 1, 1, 1, device=x.device)
         for rows in self.windows:
-            parts = [x[rows] if i or layout is None else layout.latents[rows] for i in range(len(told))]
-            heard = Condition.joined([c.repeated(len(rows)) for c in told])
+            parts = [x[rows] if i or layout is None else layout.latents[rows] for i in range(len(conditionings))]
+            conditioning = Conditioning.joined([c.repeated(len(rows)) for c in conditionings])
             act = (acts or {}).get(rows[0])
             hook = attention_hook(unet, act, partial(getattr, act, "active")) if act is not None else nullcontext()
             with inflated(unet, self.temporal, len(rows)) as state, hook:
                 state.inject, state.aligned = layout is not None, layout.aligned if layout is not None else None
                 out = unet(
-                    torch.cat(parts).to(unet.dtype), t, heard.states, added_cond_kwargs=heard.added
+                    torch.cat(parts).to(unet.dtype), t, conditioning.states, added_cond_kwargs=conditioning.added
                 ).sample.float()
-            for total, part in zip(totals, out.chunk(len(told)), strict=True):
+            for total, part in zip(totals, out.chunk(len(conditionings)), strict=True):
                 total[rows] += part
             counts[rows] += 1
         return [total / counts for total in totals]
@@ -558,7 +560,7 @@ def windows(count: int, size: int, overlap: int) -> list[list[int]]:
 
 
 def window_rows(count: int, size: int, generator: torch.Generator) -> list[int]:
-    """One window at random, or the whole clip if it fits."""
+    """One window at random, or the whole video if it fits."""
     if count <= size:
         return list(range(count))
     start = int(torch.randint(count - size + 1, (1,), generator=generator))

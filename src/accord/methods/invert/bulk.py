@@ -36,7 +36,7 @@ Labelled = tuple[
 def labelled_by(
     inverter: Inverter, pairs: str | Path, embed: Embed, skipped: PairsFile, progress: bool = False
 ) -> Labelled:
-    """What a second level is fitted on, of pairs that the inverter has not been trained on.
+    """What domain adaptation is fitted on, of pairs that the inverter has not been trained on.
 
     Raises:
         InputError: if none can be read.
@@ -126,7 +126,7 @@ def invert_files(
     """Invert this shard's share of the files (every N-th) into one table with a row an image.
 
     Args:
-        labelled: what the second level (DAKL) is fitted on, beside this shard's images; none without it.
+        labelled: what domain adaptation (DAKL) is fitted on, beside this shard's images; none without it.
         names: what the table calls each file; its path if None.
 
     Returns:
@@ -135,7 +135,7 @@ def invert_files(
 
     Raises:
         InputError: if the finished shard is of other pictures, was made otherwise or is no table of ours, if none of
-            its pictures can be read (nothing is written then), or if a second level would harm.
+            its pictures can be read (nothing is written then), or if domain adaptation would harm.
     """
     index, count = shard
     target = shard_path(Path(out), index, count)
@@ -168,8 +168,8 @@ def invert_files(
         inverter = replace(inverter, kernel=DomainKernel.best(*labelled, torch.cat(found)))
     rows: list[dict[str, Any]] = []
     skipped: list[dict[str, str]] = []
-    for told, images in _shown(_chunks(mine, skipped, called), "invert", len(mine), progress):
-        for name, result in zip(told, invert(images, inverter, bank, readable=readable, **kwargs), strict=True):
+    for names, images in _shown(_chunks(mine, skipped, called), "invert", len(mine), progress):
+        for name, result in zip(names, invert(images, inverter, bank, readable=readable, **kwargs), strict=True):
             rows.append({"image": name, **result.to_dict()})
     if mine and not rows:
         raise InputError(
@@ -212,7 +212,7 @@ def _chunks(
     paths: Sequence[Path], skipped: list[dict[str, str]], names: Sequence[str] | None = None
 ) -> Iterator[Chunk]:
     """Pictures that can be read, some at once, and what they are called."""
-    told: list[str] = []
+    taken: list[str] = []
     images: list[Image.Image] = []
     for path, name in zip(paths, [str(p) for p in paths] if names is None else names, strict=True):
         try:
@@ -220,9 +220,9 @@ def _chunks(
         except InputError as error:
             skipped.append({"image": name, "reason": reason_as_named(error, path, name)})
             continue
-        told.append(name)
-        if len(told) == CHUNK or sum(i.width * i.height for i in images) > CHUNK_PIXELS:
-            yield told, images
-            told, images = [], []
-    if told:
-        yield told, images
+        taken.append(name)
+        if len(taken) == CHUNK or sum(i.width * i.height for i in images) > CHUNK_PIXELS:
+            yield taken, images
+            taken, images = [], []
+    if taken:
+        yield taken, images

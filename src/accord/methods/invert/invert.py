@@ -168,7 +168,7 @@ def invert(
         assert embed is not None
         bank = Bank(bank, embed)
     if readable and captioner is None:
-        if inverter.captioner is None and inverter.captioner_id is None and inverter.is_foreign:
+        if inverter.captioner is None and inverter.captioner_id is None and inverter.is_beyond_the_lab:
             raise InputError(
                 "this inverter names no captioner, and the embedded one knows the lab's scenes alone; give "
                 "captioner=load_captioner(ID), or readable=False"

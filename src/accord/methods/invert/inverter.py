@@ -44,10 +44,10 @@ class Inverter:
         kinds: their configs.
         vocabulary: of all of them.
         weights: of the ensemble, one for each; equal if None.
-        captioner: for predictors that are told a caption; that of `captioner_id` if None.
+        captioner: for predictors that take a caption; that of `captioner_id` if None.
         captioner_id: folder or hub id of the captioner that they were trained with; the embedded one if None.
         lab: whether they were trained on pictures of the lab's size; None if that is not known.
-        kernel: a second level over the predicted vectors, fitted to the images at hand; not saved.
+        kernel: domain adaptation (DAKL) of the predicted vectors, fitted to the images at hand; not saved.
     """
 
     predictors: list[Predictor]
@@ -81,8 +81,8 @@ class Inverter:
         return any(p.words is not None for p in self.predictors)
 
     @property
-    def is_foreign(self) -> bool:
-        """Whether it is of other pictures than the lab's and none of its towers is told a caption."""
+    def is_beyond_the_lab(self) -> bool:
+        """Whether it is of other pictures than the lab's and none of its towers takes a caption."""
         if self.lab is not None:
             return not self.lab and not any(p.needs_captions for p in self.predictors)
         return all(k.model is not None for k in self.kinds) and not any(p.needs_captions for p in self.predictors)

@@ -1,4 +1,5 @@
-"""Domain-adaptive kernel learning (DAKL): a second level that has seen the target images, without their prompts.
+"""Domain-adaptive kernel learning (DAKL): a model over the predictions that has seen the target images, without their
+prompts.
 
 Source: the first version of Reverse Stable Diffusion (arXiv 2308.01472v1). It needs the whole target set, so it is an
 option
@@ -26,12 +27,12 @@ LEAST_SPREAD = 1e-3
 GAMMAS, PENALTIES = (1.0, 10.0), (1e-4, 1e-3, 1e-2, 1e-1)  # tried by `best`
 NEAR = 0.98  # cosine above which answers are of near-duplicate prompts, which are kept back together or not at all
 KEPT_BACK = 5  # every fifth group of them
-MOST = 10_000  # labelled rows that `best` looks at
+MOST = 10_000  # labelled rows that `best` uses
 
 
 @dataclass(frozen=True)
 class DomainKernel:
-    """A fitted second level: y^ + W [y^, kernel row of y^] + b, normalised.
+    """A fitted domain adaptation: y^ + W [y^, kernel row of y^] + b, normalised.
 
     It corrects, so that a heavy penalty leaves the first level.
     """
@@ -101,39 +102,39 @@ class DomainKernel:
     ) -> DomainKernel:
         """`fit` with that gamma and penalty which serve best on every fifth group of near-duplicate answers, kept back.
 
-        Kept back pair by pair, prompts would be in both halves, and a level that has learnt them by heart would look
+        Kept back pair by pair, prompts would be in both halves, and one that has learnt them by heart would look
         like one that helps.
 
         Raises:
-            InputError: as `fit`, and if with none of them it is better there than no second level.
+            InputError: as `fit`, and if with none of them it is better there than none.
         """
-        looked, told = source[:MOST], answers[:MOST]
-        _, group = np.unique(group_near_duplicates(told, NEAR), return_inverse=True)
+        predicted, wanted = source[:MOST], answers[:MOST]
+        _, group = np.unique(group_near_duplicates(wanted, NEAR), return_inverse=True)
         order = np.random.default_rng(seed).permutation(group.max() + 1)
         back = torch.from_numpy(np.isin(group, order[: max(1, len(order) // KEPT_BACK)]))
         if min(int((~back).sum()), len(target)) < 2:
             raise InputError(
                 f"{len(source)} labelled pairs and {len(target)} pictures are too few to adapt with; give more, or do "
-                "without a second level"
+                "without domain adaptation"
             )
         few = min(centroids, 2 * min(int((~back).sum()), len(target)))
-        first = float(F.cosine_similarity(looked[back], told[back]).mean())
-        centres = _centroids(looked[~back], target, few, seed)  # the same for all knobs
+        first = float(F.cosine_similarity(predicted[back], wanted[back]).mean())
+        centres = _centroids(predicted[~back], target, few, seed)  # the same for all knobs
         found: dict[tuple[float, float], float] = {}
         refused: InputError | None = None
         for gamma, penalty in product(GAMMAS, PENALTIES):
             try:
-                level = cls._fit(centres, looked[~back], told[~back], gamma, penalty)
+                level = cls._fit(centres, predicted[~back], wanted[~back], gamma, penalty)
             except InputError as error:  # a kernel may be degenerate with one gamma and not with another
                 refused = error
                 continue
-            found[gamma, penalty] = float(F.cosine_similarity(level(looked[back]), told[back]).mean())
+            found[gamma, penalty] = float(F.cosine_similarity(level(predicted[back]), wanted[back]).mean())
         if not found and refused is not None:
             raise refused
         knobs = max(found, key=lambda k: found[k])
         if found[knobs] <= first:
             raise InputError(
-                f"with {len(source)} labelled pairs the second level would harm (cosine {found[knobs]:.4f} after it, "
+                f"with {len(source)} labelled pairs domain adaptation would harm (cosine {found[knobs]:.4f} after it, "
                 f"{first:.4f} before, on those "
                 "of every fifth prompt, kept back); give more, or do without it"
             )

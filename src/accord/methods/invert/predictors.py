@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from accord.diffusion.loading import LOADING, check_moments, kind_of, load_model, loading
 from accord.diffusion.loop import encode
-from accord.diffusion.pipelines import UNETS, condition, load
+from accord.diffusion.pipelines import UNETS, conditioning_of, load
 from accord.diffusion.state import held, seeded
 from accord.methods.invert.config import PredictorConfig
 from accord.types import InputError
@@ -68,7 +68,8 @@ class VisionTower(Tower):
 
 
 class UNetTower(Tower):
-    """White box: the encoder and middle block of a denoiser at t = 0 on the VAE latent, told a caption of the image.
+    """White box: the encoder and middle block of a denoiser at t = 0 on the VAE latent, conditioned on a caption of the
+    image.
 
     Source: Reverse Stable Diffusion, section 3; pooling every level too (`all_levels`) is an option of this project.
 
@@ -112,11 +113,11 @@ class UNetTower(Tower):
         with torch.no_grad():
             latents = torch.cat([encode(self.pipe, p) for p in images.split(max(1, ENCODED // self.side**2))])
             texts = list(captions) if captions is not None and self.needs_captions else [""] * len(images)
-            told = condition(self.pipe, texts, guided=False)
-        states = told.states
+            conditioning = conditioning_of(self.pipe, texts, guided=False)
+        states = conditioning.states
         zero = torch.zeros(len(images), dtype=torch.long, device=images.device)
         time = self.time_embedding(self.time_proj(zero).to(latents.dtype))
-        added = self.pipe.unet.get_aug_embed(time, states, told.added)
+        added = self.pipe.unet.get_aug_embed(time, states, conditioning.added)
         time = time if added is None else time + added
         x = self.conv_in(latents)
         levels = []
@@ -265,8 +266,8 @@ def _hub(model: str) -> Tower:
     bare = {"add_pooling_layer": False} if "add_pooling_layer" in signature(network_class).parameters else {}
     network = load_model(network_class, model, what, unused=HEADS, dtype=torch.float32, **bare)
     with loading(what):
-        told = get_image_processor_config(model, trust_remote_code=False)
-    mean, std = told.get("image_mean", [0.485, 0.456, 0.406]), told.get("image_std", [0.229, 0.224, 0.225])
+        processor = get_image_processor_config(model, trust_remote_code=False)
+    mean, std = processor.get("image_mean", [0.485, 0.456, 0.406]), processor.get("image_std", [0.229, 0.224, 0.225])
     check_moments(mean, std, what)
     return VisionTower(network.requires_grad_(True), mean, std)
 

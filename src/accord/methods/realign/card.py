@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 def report_of(tuner: Tuner) -> dict[str, Any]:
-    """What the looks saw, with paired 95 % intervals against the untuned pipeline, and a verdict in words."""
+    """What the evaluations saw, with paired 95 % intervals against the untuned pipeline, and a verdict in words."""
     state, guard = tuner.run.tensors, tuner.guard
-    steps = sorted({int(k.split(".")[1]) for k in state if k.startswith("look.")})
+    steps = sorted({int(k.split(".")[1]) for k in state if k.startswith("evaluation.")})
     names = ["reward"] + (["held_out"] if tuner.held_out is not None else [])
-    scores = {(s, n): state[f"look.{s}.{n}"] for s in steps for n in names}
-    looks = [
+    scores = {(s, n): state[f"evaluation.{s}.{n}"] for s in steps for n in names}
+    evaluations = [
         {"step": s, **{n: float(v[torch.isfinite(v)].mean()) for n in names for v in [scores[s, n]]}} for s in steps
     ]
     parted = tuner.parted
@@ -33,7 +33,7 @@ def report_of(tuner: Tuner) -> dict[str, Any]:
         "steps_skipped": tuner.run.skipped,
         "kept_step": kept,
         "parted_ways_at": guard.parted_at if parted else None,
-        "looks": looks,
+        "evaluations": evaluations,
         "gains": gains,
         "verdict": _verdict(tuner, parted, kept, gains),
         "config": asdict(tuner.config),
@@ -73,7 +73,7 @@ def write_card(tuner: Tuner, report: dict[str, Any]) -> None:
         f"| {row['step']} | {row['reward']:.3f} | {row['held_out']:.4f} |"
         if "held_out" in row
         else f"| {row['step']} | {row['reward']:.3f} | - |"
-        for row in report["looks"]
+        for row in report["evaluations"]
     ]
     weights = ", ".join(f"{k} x {v:g}" for k, v in report["rewards"].items())
     config = "\n".join(f"- {k}: {v}" for k, v in report["config"].items())
@@ -95,7 +95,7 @@ pipe = {kind}.from_pretrained(...)  # tuned on: {base_name}
 pipe.load_lora_weights("this folder")
 ```
 
-Looks at {len(tuner.look_prompts)} prompts that were not trained on (reward in spreads of the untuned pipeline's):
+Evaluations on {len(tuner.eval_prompts)} prompts that were not trained on (reward in spreads of the untuned pipeline's):
 
 | step | reward | held-out score |
 |---|---|---|

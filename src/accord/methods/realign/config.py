@@ -27,7 +27,9 @@ class RealignConfig:
     omega_gain: float = 1.0  # omega = 1 + omega_gain * (deficit - 1/2); 0 is the unweighted modulation
     # a vain round from the same z_T is followed by one with omega so much higher, and other places
     escalation: float = 1.0
-    ground: float = 1.0  # omega of the ground: pixels of no thing look at the tokens of no thing; 0 leaves them alone
+    background: float = (
+        1.0  # omega of the background: pixels of no thing look at the tokens of no thing; 0 leaves them alone
+    )
     log_omega: bool = False  # also add log(omega_n) * tau to the logits of segment n's tokens
     exempt_tokens: str = "none"  # tokens left alone: "none", "special" (BOS, EOS, padding), "unassigned" (all others)
     good_enough: float = 0.9  # a picture whose every word is at least this probable is not redone
@@ -44,7 +46,7 @@ class RealignConfig:
             raise ValueError(f"strength must be in (0, 1], not {self.strength}")
         if not 0 <= self.modulated_share <= 1:
             raise ValueError(f"modulated_share must be in [0, 1], not {self.modulated_share}")
-        for name in ("cross_weight", "self_weight", "omega_gain", "time_power", "escalation", "ground"):
+        for name in ("cross_weight", "self_weight", "omega_gain", "time_power", "escalation", "background"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
 
@@ -88,9 +90,9 @@ class TuneConfig:
     group_size: int = 4  # pictures of a prompt
     grpo_timesteps: int = 4  # steps of the trajectory that are trained on
     clip_range: float = 1e-3
-    # looks
+    # evaluations
     eval_every: int = 50
-    eval_prompts: int = 24  # prompts kept out of training for the looks
+    eval_prompts: int = 24  # prompts kept out of training for the evaluations
     guard: bool = True
     guard_z: float = 1.645
     guard_patience: int = 2

@@ -181,9 +181,9 @@ class Rounds:
 
     # 1. generate ---------------------------------------------------------------------------------------------------
     def generate(self, jobs: list[tuple[Prompt, int]]) -> list[Picture]:
-        makers = generators([s for _, s in jobs])
-        noise = initial_noise(self.pipe, len(jobs), makers)
-        return self.judge(jobs, *self.denoise([p for p, _ in jobs], noise, makers))
+        each = generators([s for _, s in jobs])
+        noise = initial_noise(self.pipe, len(jobs), each)
+        return self.judge(jobs, *self.denoise([p for p, _ in jobs], noise, each))
 
     def judge(
         self, jobs: list[tuple[Prompt, int]], images: torch.Tensor, maps: list[np.ndarray], calls: int
@@ -197,7 +197,7 @@ class Rounds:
         self,
         prompts: list[Prompt],
         noise: torch.Tensor,
-        makers: list[torch.Generator],
+        generator: list[torch.Generator],
         segments: Segments | None = None,
         image_latents: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, list[np.ndarray], int]:
@@ -228,7 +228,7 @@ class Rounds:
                 before_step,
                 image_latents,
                 self.config.strength if image_latents is not None else 1.0,
-                makers,
+                generator,
             )
 
         with engine.hook(recorder, lambda: window.open):
@@ -255,11 +255,11 @@ class Rounds:
             layouts.append(plan(item.prompt, slots(item.prompt), found, item.maps, tried=vain))
         segments = build_segments(self.pipe, [i.prompt for i in items], layouts, self.config)
         segments.omega *= 1 + self.config.escalation * torch.tensor([[float(len(v))] for v in tried])
-        makers = generators(seeds if mode == "new_seed" else [i.seed for i in items])
-        noise = initial_noise(self.pipe, len(items), makers)
+        each = generators(seeds if mode == "new_seed" else [i.seed for i in items])
+        noise = initial_noise(self.pipe, len(items), each)
         latents = encode(self.pipe, torch.stack([i.image for i in items])) if mode == "renoise" else None
         prompts = [i.prompt for i in items]
-        images, maps, calls = self.denoise(prompts, noise, makers, segments, latents)
+        images, maps, calls = self.denoise(prompts, noise, each, segments, latents)
         maps = maps or [i.maps for i in items]  # all of it was modulated
         alignments = align(images, prompts, self.captioner, self.clip, self.captions)
         for k, (item, layout) in enumerate(zip(items, layouts, strict=True)):
@@ -286,7 +286,7 @@ class _Window:
 
 def build_segments(pipe: Any, prompts: list[Prompt], layouts: list[list[Region]], config: RealignConfig) -> Segments:
     """Masks, tokens and weights of a batch of layouts, padded to the most regions; the background comes last."""
-    n = max(1, max(len(x) for x in layouts)) + (config.ground > 0)
+    n = max(1, max(len(x) for x in layouts)) + (config.background > 0)
     h, w = sample_size(pipe)
     spans_of = [token_spans(pipe, p.text) for p in prompts]
     length = len(spans_of[0])
@@ -304,8 +304,8 @@ def build_segments(pipe: Any, prompts: list[Prompt], layouts: list[list[Region]]
             exempt[b] = torch.tensor([float(s is None) for s in spans])
         elif config.exempt_tokens == "unassigned":
             exempt[b] = 1 - tokens[b].amax(0)
-        if config.ground > 0 and layout:  # "a car and a star": nothing of the two outside their places
+        if config.background > 0 and layout:  # "a car and a star": nothing of the two outside their places
             masks[b, -1] = 1 - masks[b, :-1].amax(0)
             tokens[b, -1] = 1 - tokens[b, :-1].amax(0)
-            omega[b, -1] = config.ground
+            omega[b, -1] = config.background
     return Segments(masks, tokens, omega, None if config.exempt_tokens == "none" else exempt)

@@ -87,23 +87,23 @@ class Modulation:
         weight = config.cross_weight if cross else config.self_weight
         if weight == 0:
             return None
-        told = len(segments.masks)
-        q, k, v = query[-told:], key[-told:], value[-told:]
+        conditional = len(segments.masks)
+        q, k, v = query[-conditional:], key[-conditional:], value[-conditional:]
         pixels = segments.at(grid_of(q.shape[2], self.size))
         alpha = modulation_strength(pixels, segments.omega, weight, self.tau)
         keys = segments.tokens.transpose(1, 2) if cross else pixels
         q_aug, k_aug = augment(
             q, k, alpha, pixels, keys, self._bias() if cross else None, segments.exempt if cross else None
         )
-        return self._with_the_free(attend(q_aug, k_aug, v, q.shape[-1]), query, key, value)
+        return self._with_unconditional(attend(q_aug, k_aug, v, q.shape[-1]), query, key, value)
 
     def joint(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, image: slice, text: slice
     ) -> torch.Tensor:
         """The image's queries in a joint attention; the text's are left alone."""
         config, segments = self.config, self.segments
-        told = len(segments.masks)
-        q, k, v = query[-told:], key[-told:], value[-told:]
+        conditional = len(segments.masks)
+        q, k, v = query[-conditional:], key[-conditional:], value[-conditional:]
         pixels = segments.at(grid_of(q[:, :, image].shape[2], self.size))
         to_text, to_image = (
             modulation_strength(pixels, segments.omega, w, self.tau) for w in (config.cross_weight, config.self_weight)
@@ -115,20 +115,24 @@ class Modulation:
         seen = attend(q_aug, k_aug, v, q.shape[-1])
         read = torch.nn.functional.scaled_dot_product_attention(q[:, :, text], k, v)
         out = torch.cat([seen, read] if text.start else [read, seen], 2)
-        return self._with_the_free(out, query, key, value)
+        return self._with_unconditional(out, query, key, value)
 
     def _bias(self) -> torch.Tensor | None:
         """log omega for the segments' tokens, [B, N]."""
         return self.segments.omega.clamp_min(1e-3).log() * self.tau if self.config.log_omega else None
 
     @staticmethod
-    def _with_the_free(out: torch.Tensor, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    def _with_unconditional(
+        out: torch.Tensor, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+    ) -> torch.Tensor:
         """The batch's unconditional half, plain, before the modulated half."""
-        told = len(out)
-        if len(query) == told:
+        conditional = len(out)
+        if len(query) == conditional:
             return out
-        free = torch.nn.functional.scaled_dot_product_attention(query[:-told], key[:-told], value[:-told])
-        return torch.cat([free, out])
+        unconditional = torch.nn.functional.scaled_dot_product_attention(
+            query[:-conditional], key[:-conditional], value[:-conditional]
+        )
+        return torch.cat([unconditional, out])
 
 
 @contextmanager

@@ -67,13 +67,15 @@ def refl(tuner: Tuner, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
     config, pipe = tuner.config, tuner.pipe
     first = int(config.stop_from * config.num_inference_steps)
     stop = batch.randint(first, max(first + 1, round(config.stop_until * config.num_inference_steps)))
-    scheduler, told, latents = tuner.start(batch)
-    rollout = sample(pipe, batch.prompts, latents=latents, told=told, scheduler=scheduler, **tuner.sampling)
+    scheduler, conditioning, latents = tuner.start(batch)
+    rollout = sample(
+        pipe, batch.prompts, latents=latents, conditioning=conditioning, scheduler=scheduler, **tuner.sampling
+    )
     latents = latents * scheduler.init_noise_sigma
     for step in itertools.islice(rollout, stop):
         latents = step.latents
     timestep = scheduler.timesteps[stop]
-    output = denoise(pipe, scheduler, latents, timestep, told, config.guidance_scale)
+    output = denoise(pipe, scheduler, latents, timestep, conditioning, config.guidance_scale)
     x0 = predicted_x0(scheduler, output, timestep, latents)
     rewards, logs = tuner.judge(decode_with_grad(pipe, x0), batch.prompts)
     return (config.margin - rewards).relu().mean(), logs
@@ -82,12 +84,12 @@ def refl(tuner: Tuner, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
 def draft(tuner: Tuner, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
     """mean(relu(m - r(x))), with the graph of the last K steps. Source: DRaFT (arXiv 2309.17400), DRaFT-K."""
     config, pipe = tuner.config, tuner.pipe
-    scheduler, told, latents = tuner.start(batch)
+    scheduler, conditioning, latents = tuner.start(batch)
     steps = sample(
         pipe,
         batch.prompts,
         latents=latents,
-        told=told,
+        conditioning=conditioning,
         scheduler=scheduler,
         grad_steps=config.draft_steps,
         **tuner.sampling,
@@ -108,9 +110,9 @@ def raft(tuner: Tuner, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
         _collect(tuner, batch)
     kept, numbers, rewards = (tuner.run.tensors[f"raft.{k}"][batch.places] for k in ("latents", "numbers", "rewards"))
     judged = [i for i, r in enumerate(rewards.tolist()) if math.isfinite(r)] or list(range(len(rewards)))
-    prompts, makers = [tuner.prompts[int(i)] for i in numbers], batch.generators(salt=3)
+    prompts, generators = [tuner.prompts[int(i)] for i in numbers], batch.generators(salt=3)
     loss = tuner.denoising_loss(
-        kept[judged].to(tuner.pipe.device), [prompts[i] for i in judged], [makers[i] for i in judged]
+        kept[judged].to(tuner.pipe.device), [prompts[i] for i in judged], [generators[i] for i in judged]
     )[0]
     # where none of a prompt's pictures could be judged there is nothing to learn from; where none at all, the step is
     # skipped
@@ -154,14 +156,14 @@ def grpo(tuner: Tuner, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
     seeds = [(s * size + k) % 2**62 for s in batch.seeds for k in range(size)]
     numbers = [n for n in batch.numbers for _ in range(size)]
     group = Batch(batch.step, [], prompts, numbers, seeds, batch.shared_seed)
-    scheduler, told, latents = tuner.start(group)
+    scheduler, conditioning, latents = tuner.start(group)
     before, after, times = [], [], []
     x = latents * scheduler.init_noise_sigma
     steps = sample(
         pipe,
         prompts,
         latents=latents,
-        told=told,
+        conditioning=conditioning,
         scheduler=scheduler,
         eta=GRPO_ETA,
         generator=group.generators(1),
@@ -182,7 +184,7 @@ def grpo(tuner: Tuner, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
     chosen = order[: config.grpo_timesteps].tolist() or [0]
     losses = []
     for i in chosen:
-        output = denoise(pipe, scheduler, before[i], times[i], told, config.guidance_scale)
+        output = denoise(pipe, scheduler, before[i], times[i], conditioning, config.guidance_scale)
         mean, spread = ddim_moments(scheduler, output, times[i], before[i])
         log_p = gaussian_log_p(after[i], mean, spread)
         ratio = (log_p - log_p.detach()).exp()  # 1 on the first and only pass; its gradient is that of log p

@@ -6,7 +6,7 @@ The second and third term, on by default, hold the model to what it was: picture
 where there are none, pictures of the untuned pipeline. The whole loop is `Run` of `accord.training`, which knows
 nothing of this.
 
-Letters in shapes: B pictures, C H W of the latents, N pictures of a look.
+Letters in shapes: B pictures, C H W of the latents, N pictures of an evaluation.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from accord.diffusion.loading import load_tensors
 from accord.diffusion.loop import decode_with_grad, denoise, encode, initial_noise, precise_vae, run, sample
 from accord.diffusion.lora import add_lora, remove_lora, save_lora, without_lora
 from accord.diffusion.pipelines import (
-    Condition,
+    Conditioning,
     Pipeline,
     check_latent_unet,
     check_prompts,
-    condition,
+    conditioning_of,
     latent_scheduler,
     sample_size,
 )
@@ -46,16 +46,16 @@ from accord.methods.realign.card import report_of, write_card
 from accord.methods.realign.config import TuneConfig
 from accord.methods.realign.strategies import NEEDS_GRADIENT, STRATEGIES, Batch
 from accord.rewards.rewards import Composed, Reward, check_gradient
-from accord.training.board import Board
 from accord.training.claim import claim
 from accord.training.fingerprint import fingerprint
 from accord.training.guard import Guard, GuardConfig
 from accord.training.loop import LoopConfig, Run, computes_bf16
 from accord.training.processes import Processes
+from accord.training.tensorboard import TensorBoardLogger
 from accord.types import InputError, reason_of
 
 CAPTION_DROPOUT = 0.1  # of the denoising term, which keeps guidance alive
-LOOK_SEED = 1_000_000
+EVAL_SEED = 1_000_000
 PREPARED = ("anchor.safetensors", "scales.json")  # files of a run that are made before its first step
 
 
@@ -90,7 +90,7 @@ def tune(
 
     Args:
         pipe: the pipeline; its U-Net gets an adapter.
-        prompts: what to train on; some of them are kept out for the looks.
+        prompts: what to train on; some of them are kept out for the evaluations.
         reward: what `make_rewards` gives, or anything of the `Reward` protocol.
         out: folder of the run.
         strategy: refl, draft, raft or grpo (or sft, the control); overrides the one in `config`.
@@ -112,7 +112,7 @@ def tune(
     check_latent_unet(pipe)
     texts = list(dict.fromkeys(prompts))
     if len(texts) < 2:
-        raise InputError(f"{len(texts)} different prompts are too few to train on and look at; give at least 2")
+        raise InputError(f"{len(texts)} different prompts are too few to train on and to evaluate; give at least 2")
     check_prompts(pipe, texts)
     for text in texts:
         check_says_something(text)  # which a reward would do in the middle of the run
@@ -201,9 +201,9 @@ class Tuner:
         self.pipe, self.reward, self.config, self.held_out, self.folder = pipe, reward, config, held_out, folder
         kept = min(config.eval_prompts, len(prompts) // 2)
         every = len(prompts) // kept
-        self.look_prompts = prompts[::every][:kept]
-        looked_at = set(self.look_prompts)
-        self.prompts = [p for p in prompts if p not in looked_at]
+        self.eval_prompts = prompts[::every][:kept]
+        kept_out = set(self.eval_prompts)
+        self.prompts = [p for p in prompts if p not in kept_out]
         self.sampling: dict[str, Any] = {
             "num_inference_steps": config.num_inference_steps,
             "guidance_scale": config.guidance_scale,
@@ -215,9 +215,9 @@ class Tuner:
         self._prepare(pairs, processes)
         self.run = Run({"unet": pipe.unet}, loop, folder, save_frozen=False, processes=processes)
         self.guard = Guard(GuardConfig(config.guard_z, config.guard_patience), self.run.numbers, self.run.tensors)
-        self.board = Board(folder / "tensorboard", self.run.step) if processes.first else None
-        if self.board is not None:
-            self.run.on_row.append(self.board.scalars)
+        self.logger = TensorBoardLogger(folder / "tensorboard", self.run.step) if processes.first else None
+        if self.logger is not None:
+            self.run.on_row.append(self.logger.scalars)
         self.progress = progress
 
     # --- before the first step -----------------------------------------------------------------------------------
@@ -258,8 +258,8 @@ class Tuner:
 
     def _own_pictures(self, texts: list[str]) -> torch.Tensor:
         """Latents [B,C,H,W] of the untuned pipeline."""
-        makers = [torch.Generator().manual_seed(self.config.seed * 1_000_003 + i) for i in range(len(texts))]
-        return torch.cat([self.pictures(texts[i : i + 8], makers[i : i + 8]) for i in range(0, len(texts), 8)])
+        generators = [torch.Generator().manual_seed(self.config.seed * 1_000_003 + i) for i in range(len(texts))]
+        return torch.cat([self.pictures(texts[i : i + 8], generators[i : i + 8]) for i in range(0, len(texts), 8)])
 
     def _encoded(self, pairs: tuple[Sequence[Image.Image], Sequence[str]]) -> tuple[torch.Tensor, list[str]]:
         images, captions = pairs
@@ -275,16 +275,16 @@ class Tuner:
         return torch.cat(parts), list(captions)
 
     # --- what strategies use -------------------------------------------------------------------------------------
-    def start(self, batch: Batch) -> tuple[DDIMScheduler, Condition, torch.Tensor]:
-        """A scheduler with its timesteps set, what the U-Net is told, and z_T [B,C,H,W] from the batch's seeds."""
+    def start(self, batch: Batch) -> tuple[DDIMScheduler, Conditioning, torch.Tensor]:
+        """A scheduler with its timesteps set, the conditioning, and z_T [B,C,H,W] from the batch's seeds."""
         scheduler = DDIMScheduler.from_config(self.scheduler.config)
         scheduler.set_timesteps(self.config.num_inference_steps, device=self.pipe.device)
         noise = initial_noise(self.pipe, len(batch.prompts), batch.generators(), dtype=self.pipe.unet.dtype)
-        return scheduler, self.told(batch.prompts, self.config.guidance_scale > 1), noise
+        return scheduler, self.conditioning(batch.prompts, self.config.guidance_scale > 1), noise
 
     @torch.no_grad()
-    def told(self, prompts: list[str], guided: bool) -> Condition:
-        return condition(self.pipe, prompts, guided=guided)
+    def conditioning(self, prompts: list[str], guided: bool) -> Conditioning:
+        return conditioning_of(self.pipe, prompts, guided=guided)
 
     @torch.no_grad()
     def pictures(self, prompts: list[str], generators: list[torch.Generator]) -> torch.Tensor:
@@ -319,12 +319,12 @@ class Tuner:
         noise = torch.stack([d[0] for d in draws]).to(device)
         timesteps = torch.cat([d[1] for d in draws]).to(device)
         with torch.no_grad():
-            told = condition(
+            conditioning = conditioning_of(
                 self.pipe, prompts, guided=False, dropped=torch.cat([d[2] for d in draws]) < CAPTION_DROPOUT
             )
         clean = latents.float()
         noisy = scheduler.add_noise(clean, noise, timesteps).to(self.pipe.unet.dtype)
-        output = denoise(self.pipe, scheduler, noisy, timesteps, told).float()
+        output = denoise(self.pipe, scheduler, noisy, timesteps, conditioning).float()
         kind = scheduler.config.prediction_type
         target = {"epsilon": noise, "sample": clean}.get(kind)
         if target is None:
@@ -333,7 +333,7 @@ class Tuner:
         if not anchored:
             return loss, torch.zeros_like(loss)
         with torch.no_grad(), without_lora(self.pipe):
-            reference = denoise(self.pipe, scheduler, noisy, timesteps, told).float()
+            reference = denoise(self.pipe, scheduler, noisy, timesteps, conditioning).float()
         return loss, (output - reference).square().mean()
 
     # --- the run -------------------------------------------------------------------------------------------------
@@ -365,14 +365,14 @@ class Tuner:
         return loss, logs
 
     def train(self) -> None:
-        if self.run.step == 0 and "look.0.reward" not in self.run.tensors:
-            self.look(0)
+        if self.run.step == 0 and "evaluation.0.reward" not in self.run.tensors:
+            self.evaluate(0)
         self.run.train(self.loss, f"tune {self.config.strategy}", self.after_step, self.progress)
 
     def after_step(self, step: int) -> bool:
         if step % self.config.eval_every and step != self.config.steps:
             return False
-        self.look(step)
+        self.evaluate(step)
         return self.parted
 
     @property
@@ -380,37 +380,37 @@ class Tuner:
         """Whether the guard, if there is one, has stopped the run; the same in all processes."""
         return self.config.guard and self.held_out is not None and not self.run.processes.all(not self.guard.stopped)
 
-    def look(self, step: int) -> None:
+    def evaluate(self, step: int) -> None:
         """Reward and held-out score on fixed prompts and seeds, with the averaged weights."""
         images = []
         with self.run.averaged():
-            for i in range(0, len(self.look_prompts), 8):
-                texts = self.look_prompts[i : i + 8]
-                makers = [torch.Generator().manual_seed(LOOK_SEED + i + k) for k in range(len(texts))]
-                images.append(decode_with_grad(self.pipe, self.pictures(texts, makers)))
+            for i in range(0, len(self.eval_prompts), 8):
+                texts = self.eval_prompts[i : i + 8]
+                generators = [torch.Generator().manual_seed(EVAL_SEED + i + k) for k in range(len(texts))]
+                images.append(decode_with_grad(self.pipe, self.pictures(texts, generators)))
             pictures = torch.cat(images)
-            reward = torch.cat([self.reward(p, self.look_prompts[8 * i : 8 * i + 8]) for i, p in enumerate(images)])
+            reward = torch.cat([self.reward(p, self.eval_prompts[8 * i : 8 * i + 8]) for i, p in enumerate(images)])
             scores = {"reward": reward}
             if self.held_out is not None:
                 scores["held_out"] = torch.cat(
-                    [self.held_out(p, self.look_prompts[8 * i : 8 * i + 8]) for i, p in enumerate(images)]
+                    [self.held_out(p, self.eval_prompts[8 * i : 8 * i + 8]) for i, p in enumerate(images)]
                 )
         state = self.run.tensors
         for name, values in scores.items():
-            state[f"look.{step}.{name}"] = values.float().cpu()
+            state[f"evaluation.{step}.{name}"] = values.float().cpu()
         for name, values in scores.items():
             if not torch.isfinite(values).any() or (
                 step == 0 and not torch.isfinite(values).all()
             ):  # later on, a few are left out
                 raise InputError(f"the {name.replace('_', '-')} score is not finite at step {step}; use another")
-        if self.guard.look(step, reward, scores.get("held_out", reward)):
+        if self.guard.update(step, reward, scores.get("held_out", reward)):
             for key, parameter in self.run.named.items():
                 state[f"best.{key}"] = self.run.ema.get(key, parameter.detach()).clone().cpu()
-        if self.board is not None:
-            self.board.scalars(
-                {"step": step} | {f"look/{k}": float(v[torch.isfinite(v)].mean()) for k, v in scores.items()}
+        if self.logger is not None:
+            self.logger.scalars(
+                {"step": step} | {f"evaluation/{k}": float(v[torch.isfinite(v)].mean()) for k, v in scores.items()}
             )
-            self.board.images("look", pictures, step)
+            self.logger.images("evaluation", pictures, step)
 
     def finish(self) -> Tuned:
         """Put the best weights in, write adapter, card and report."""
@@ -430,7 +430,7 @@ class Tuner:
                 ) from error
             write_file(self.folder / "report.json", (json.dumps(report, indent=1) + "\n").encode())
             write_card(self, report)
-        if self.board is not None:
-            self.board.close()
+        if self.logger is not None:
+            self.logger.close()
         self.run.processes.wait()
         return Tuned(self.folder, report)

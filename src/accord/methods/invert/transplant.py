@@ -19,7 +19,7 @@ PARTS = ("conv_in", "time_embedding", "add_embedding", "down_blocks", "mid_block
 
 
 @contextmanager
-def reused(pipe: Any, predictor: Predictor, weight: float) -> Iterator[None]:
+def transplanted(pipe: Any, predictor: Predictor, weight: float) -> Iterator[None]:
     """Inside, the encoder of `pipe.unet` is (1 - weight) * its own + weight * the predictor's; afterwards bit for bit
     its own.
 
@@ -32,7 +32,7 @@ def reused(pipe: Any, predictor: Predictor, weight: float) -> Iterator[None]:
 
 @contextmanager
 def perturbed(pipe: Any, predictor: Predictor, weight: float, seed: int = 0) -> Iterator[None]:
-    """The control: the encoder moved as far in each tensor as `reused` moves it, in a random direction."""
+    """The control: the encoder moved as far in each tensor as `transplanted` moves it, in a random direction."""
     own = pipe.unet.state_dict()
     generator = torch.Generator().manual_seed(seed)
     moved = {}

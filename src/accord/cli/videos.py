@@ -1,4 +1,4 @@
-"""`accord edit`: a clip, changed by words."""
+"""`accord edit`: a video, changed by words."""
 
 from __future__ import annotations
 
@@ -39,19 +39,19 @@ STABLE_DIFFUSION: dict[str, Any] = {
 
 
 def edit(
-    clip: Annotated[Path, typer.Argument(help="mp4, webm, gif, or a folder of frames.")],
-    source: Annotated[str, typer.Option(help="What the clip shows.")],
+    video: Annotated[Path, typer.Argument(help="mp4, webm, gif, or a folder of frames.")],
+    source: Annotated[str, typer.Option(help="What the video shows.")],
     target: Annotated[str, typer.Option(help="What it is to show.")],
     out: Annotated[Path, typer.Option(help="mp4, webm or gif to write, or a folder for frames.")] = Path(
         "out/edited.mp4"
     ),
-    frames: Annotated[str | None, typer.Option(help="START:STOP, a range of the clip's frames.")] = None,
+    frames: Annotated[str | None, typer.Option(help="START:STOP, a range of the video's frames.")] = None,
     model: Model = None,
     context: Annotated[
         bool,
         typer.Option(
             "--context/--no-context",
-            help="ContextDiff; without it, and with --injection 0 --hold 0, this is Tune-A-Video.",
+            help="ContextDiff; without it, and with --injection 0 --mask-blending 0, this is Tune-A-Video.",
         ),
     ] = True,
     tune_steps: Annotated[
@@ -68,7 +68,7 @@ def edit(
     injection: Annotated[
         float, typer.Option(help="First share of the steps in which the source's attention holds the layout.")
     ] = 0.5,
-    hold: Annotated[
+    mask_blending: Annotated[
         float,
         typer.Option(help="First share of the steps in which the source is put back wherever the two prompts agree."),
     ] = 0.7,
@@ -90,18 +90,18 @@ def edit(
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
-    """Edit a clip with words: the thing changes, motion and ground are meant to stay."""
+    """Edit a video with words: the thing changes, motion and background are meant to stay."""
     quiet()
     import tempfile
 
     import accord
-    from accord.data.video import check_clip_path, read_clip, write_clip
+    from accord.data.video import check_video_path, read_video, write_video
     from accord.diffusion.pipelines import UNETS, check_prompts
     from accord.files import check_writable, only_writer
     from accord.lab.scenes.ask import still
     from accord.methods.context.video import EditConfig, VideoEditor
-    from accord.methods.realign.clips import modulate_clip
-    from accord.rewards.video import score_clip
+    from accord.methods.realign.video import modulate_video
+    from accord.rewards.video import score_video
 
     given = {
         "tune_steps": tune_steps,
@@ -117,12 +117,12 @@ def edit(
         context=context,
         strength=strength,
         injection=injection,
-        hold=hold,
+        mask_blending=mask_blending,
         window=window,
         overlap=min(4, window - 1),
         seed=seed,
     )
-    modulate = checked(modulate_clip, weight=modulation) if modulation else None
+    modulate = checked(modulate_video, weight=modulation) if modulation else None
     if not config.tune_steps:
         leave_out("with --tune-steps 0, which makes nothing to keep", tuned=tuned, learning_rate=learning_rate)
         leave_out("with --tune-steps 0", **said("context", "seed"))  # what is not tuned adds nothing
@@ -130,11 +130,11 @@ def edit(
         source, target = still(source), still(target)
     check_said(source, target)
     pick_device(device)
-    check_clip_path(out)
+    check_video_path(out)
     if out.suffix:
         check_file(out)
-    if is_same(out, clip):
-        raise InputError(f"--out {str(out)!r} is the clip itself; give another name")
+    if is_same(out, video):
+        raise InputError(f"--out {str(out)!r} is the video itself; give another name")
     if (
         tuned is not None
         and not out.suffix
@@ -145,7 +145,7 @@ def edit(
     if tuned is not None:
         check_writable(tuned)
     first, last = frame_range(frames)
-    taken = read_clip(clip, first, last)
+    taken = read_video(video, first, last)
     with only_writer(out.parent, out.name):
         pipe = accord.load(model, device, classes=UNETS)
         check_prompts(pipe, [source, target])  # before the tuning, like what measures the edit
@@ -157,8 +157,8 @@ def edit(
         if tuned is not None:
             editor.save(tuned)
         result = editor.edit(target, progress=not as_json, modulate=modulate)
-        write_clip(out, result.frames, result.fps)
-    measured = score_clip(result.frames, target, taken.frames, judge)
+        write_video(out, result.frames, result.fps)
+    measured = score_video(result.frames, target, taken.frames, judge)
     measured |= read_by_the_lab(result.frames, target) if model is None else {}
     text = "\n".join([f"written to {out}", *(f"  {k} {v:.4f}" for k, v in measured.items())])
     emit(as_json, {"out": str(out), "frames": len(result), "fps": float(result.fps), **measured}, text)

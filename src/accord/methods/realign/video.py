@@ -1,4 +1,4 @@
-"""The fine stage's modulation on clips: in every frame the target's phrases belong where the source's are.
+"""The fine stage's modulation on videos: in every frame the target's phrases belong where the source's are.
 
 The editor (`context.video.VideoEditor`) is given; this folder knows nothing else of it.
 
@@ -21,11 +21,11 @@ from accord.methods.realign.modulation import Modulation, Segments
 from accord.methods.realign.regions import find_regions, phrase_maps
 
 
-def modulate_clip(weight: float) -> Callable[[Any, str, Sequence[torch.Tensor]], dict[int, Modulation]]:
+def modulate_video(weight: float) -> Callable[[Any, str, Sequence[torch.Tensor]], dict[int, Modulation]]:
     """What `VideoEditor.edit` takes as `modulate`.
 
     Args:
-        weight: of the cross-attention's modulation; the self-attention is the clip's own.
+        weight: of the cross-attention's modulation; the self-attention is the video's own.
 
     Raises:
         ValueError: for a weight that is not positive and finite.

@@ -1,4 +1,4 @@
-"""Lab clips: one moving thing with exact truth per frame, and edits of them."""
+"""Lab videos: one moving thing with exact truth per frame, and edits of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from accord.data.video import Clip, write_clip
+from accord.data.video import Video, write_video
 from accord.files import write_file
 from accord.lab.scenes.grammar import noun_phrase
 from accord.lab.scenes.lexicon import BACKGROUNDS, COLORS, IMAGE_SIZE, NOUNS, SIZES
@@ -31,8 +31,8 @@ class MovingScene:
     direction: str
 
     @property
-    def clip(self) -> Clip:
-        return Clip(tuple(Image.fromarray(render(f)) for f in self.frames), FPS)
+    def video(self) -> Video:
+        return Video(tuple(Image.fromarray(render(f)) for f in self.frames), FPS)
 
     @property
     def prompt(self) -> str:
@@ -70,17 +70,17 @@ def moving_scene(rng: np.random.Generator, frames: int = 8) -> MovingScene:
     return _along(noun, color, background, direction, frames, rng.uniform(0.6, 1.0), rng.uniform(0.2, 0.8))
 
 
-def write_clips(out: Path, count: int, frames: int = 8, seed: int = 0) -> list[dict[str, Any]]:
-    """Write `count` clips as `out/00000.mp4` ... and what each frame shows as `out/truth.jsonl`; returns its rows."""
+def write_videos(out: Path, count: int, frames: int = 8, seed: int = 0) -> list[dict[str, Any]]:
+    """Write `count` videos as `out/00000.mp4` ... and what each frame shows as `out/truth.jsonl`; returns its rows."""
     rows = []
     for i in range(count):
         scene = moving_scene(np.random.default_rng((seed, i)), frames)
-        thing, clip = scene.frames[0].things[0], scene.clip
-        path = write_clip(out / f"{i:05d}.mp4", clip.frames, clip.fps)
+        thing, video = scene.frames[0].things[0], scene.video
+        path = write_video(out / f"{i:05d}.mp4", video.frames, video.fps)
         boxes = [f.things[0].box for f in scene.frames]
         rows.append(
             {
-                "clip": path.name,
+                "video": path.name,
                 "prompt": scene.image_prompt,
                 "noun": thing.noun,
                 "color": thing.color,
@@ -111,14 +111,14 @@ def _along(
 
 
 def edited(scene: MovingScene, kind: str, rng: np.random.Generator) -> MovingScene:
-    """The same motion with another noun, colour, both, or ground: the truth that an edit is held against.
+    """The same motion with another noun, colour, both, or background: the truth that an edit is held against.
 
     Raises:
         ValueError: for another kind.
     """
     if kind not in EDITS:
         raise ValueError(f"kind must be one of {', '.join(EDITS)}, not {kind!r}")
-    thing, ground = scene.frames[0].things[0], scene.frames[0].background
+    thing, behind = scene.frames[0].things[0], scene.frames[0].background
     noun, color = thing.noun, thing.color
     while True:
         if kind in ("noun", "both"):
@@ -128,11 +128,11 @@ def edited(scene: MovingScene, kind: str, rng: np.random.Generator) -> MovingSce
         if not is_held_out([(noun, color)]):
             break
     if kind == "background":
-        ground = str(rng.choice([b for b in BACKGROUNDS if b != ground]))
+        behind = str(rng.choice([b for b in BACKGROUNDS if b != behind]))
     frames = []
     for frame in scene.frames:
         h, w = silhouette(noun, SIZES["big"][1]).shape
         x, y = (round(c - s / 2) for c, s in zip(frame.things[0].center, (w, h), strict=True))
         x, y = min(max(x, 1), IMAGE_SIZE - 1 - w), min(max(y, 1), IMAGE_SIZE - 1 - h)
-        frames.append(replace(frame, background=ground, things=(Thing(noun, color, "big", (x, y, x + w, y + h)),)))
+        frames.append(replace(frame, background=behind, things=(Thing(noun, color, "big", (x, y, x + w, y + h)),)))
     return MovingScene(tuple(frames), scene.direction)

@@ -20,7 +20,7 @@ from accord.outputs import in_a_row, png
 ACROSS = 8  # pictures in a row of a grid
 
 
-class Board:
+class TensorBoardLogger:
     """Writes under `folder`; does nothing if TensorBoard is not installed.
 
     Args:

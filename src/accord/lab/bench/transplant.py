@@ -1,4 +1,4 @@
-"""`accord bench invert --reuse`: does a denoiser align better with the encoder that learned to read prompts from
+"""`accord bench invert --transplant`: does a denoiser align better with the encoder that learned to read prompts from
 pictures?
 
 Reverse Stable Diffusion, section 5, says so. Measured on SceneBench with the same prompts and seeds, the encoder mixed
@@ -29,7 +29,7 @@ from accord.lab.bench.scenes import (
 )
 from accord.methods.invert.inverter import Inverter
 from accord.methods.invert.predictors import Predictor
-from accord.methods.invert.reuse import perturbed, reused
+from accord.methods.invert.transplant import perturbed, transplanted
 from accord.methods.realign.config import RealignConfig
 from accord.rewards.captioners import load_captioner
 from accord.types import InputError
@@ -45,7 +45,7 @@ def main(
     progress: bool = True,
     jobs: list[Job] | None = None,
 ) -> tuple[dict[str, Any], str]:
-    """Sweep the weight; writes `reuse.json` and `.md` (`reuse-quick.*` with `quick`).
+    """Sweep the weight; writes `transplant.json` and `.md` (`transplant-quick.*` with `quick`).
 
     Args:
         inverter: folder with a unet predictor of this pipeline, as `accord train inverter --kind unet` saves it.
@@ -55,15 +55,17 @@ def main(
     """
     check_writable(out)
     if inverter is None:
-        raise InputError("reuse needs an inverter; give --inverter FOLDER, from accord train inverter --kind unet")
+        raise InputError(
+            "the transplant needs an inverter; give --inverter FOLDER, from accord train inverter --kind unet"
+        )
     predictor = _unet_of(Inverter.from_pretrained(inverter), inverter)
     captioner, pipe = load_captioner(), load(model, classes=SD)
     if jobs is None:
         jobs = make_jobs(True, 1) if quick else make_jobs(False, 1)
-    cache = cache_folder(out, "reuse", pipe, predictor, STEPS, GUIDANCE)
+    cache = cache_folder(out, "transplant", pipe, predictor, STEPS, GUIDANCE)
     settings: dict[str, AbstractContextManager[None]] = {"base": nullcontext()}
     for weight in WEIGHTS:
-        settings[f"reused, weight {weight:g}"] = reused(pipe, predictor, weight)
+        settings[f"transplanted, weight {weight:g}"] = transplanted(pipe, predictor, weight)
         settings[f"moved at random, weight {weight:g}"] = perturbed(pipe, predictor, weight)
     rows = []
     for name, setting in settings.items():
@@ -75,12 +77,12 @@ def main(
         rows.append(row_of(name, records, jobs))
     pairs = zip(rows[1::2], rows[2::2], strict=True)
     against = [{"of": a["method"], "over": b["method"], **lead(a, b)} for a, b in pairs]
-    data = {"bench": "invert --reuse", "quick": quick, **results(rows, jobs, "base"), "against_control": against}
+    data = {"bench": "invert --transplant", "quick": quick, **results(rows, jobs, "base"), "against_control": against}
     text = table(data).replace(
         "# SceneBench", "# An encoder that learned to read prompts, put back into the denoiser", 1
     )
     text += "\n" + "".join(f"- {told_lead(a)}\n" for a in against)
-    stem = "reuse-quick" if quick else "reuse"
+    stem = "transplant-quick" if quick else "transplant"
     write_file(out / f"{stem}.json", (json.dumps(data, indent=1) + "\n").encode())
     write_file(out / f"{stem}.md", text.encode())
     return data, text
