@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-slow fuzz kill mutate lint clean
+.PHONY: demo test test-slow snapshots fuzz kill mutate lint clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -29,6 +29,10 @@ test: lint
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
+
+# what tests/test_snapshots.py compares with: public names, signatures and every command's help
+snapshots: $(STAMP)
+	ACCORD_SNAPSHOTS=write $(BIN)/python -m pytest tests/test_snapshots.py
 
 # 10,000 damaged inputs and all bad command lines; 100 kills over all that can be resumed; docs/bench/robustness.md
 fuzz: $(STAMP)

@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -29,6 +30,8 @@ from accord.lab.scenes.scene import Scene, Thing
 from accord.methods.invert.data import PairSet
 from accord.rewards.video import background_psnr
 from accord.types import InputError
+
+ROOT = Path(__file__).parents[1]
 
 
 # --- rewards -------------------------------------------------------------------------------------------------------
@@ -106,6 +109,49 @@ def test_training_seeds_are_pooled_prompt_by_prompt():
     assert row["right_by_prompt"] == [3, 1] and row["pictures"] == 8 and row["overall"] == 0.5
     assert bench_rewards.right_by_prompt(row).tolist() == [0.75, 0.25] and row["heldout"] == 0.75
     assert row["by_category"] == {"one": 0.75, "two": 0.25} and row["ci95"] == [0.25, 0.75]
+
+
+def coloured(*colors: str) -> list[Image.Image]:
+    return [Image.new("RGB", (64, 64), c) for c in colors]
+
+
+def written(image: Image.Image) -> bool:
+    return bool((np.asarray(image.convert("L")) < 60).any())
+
+
+def colors_at(sheet: Image.Image, bottom: int, side: int = 192, gap: int = 8) -> list[tuple[int, ...]]:
+    """Of the pictures of a row that ends there."""
+    return [sheet.getpixel((x + 5, bottom - 5)) for x in range(0, sheet.width, side + gap)]
+
+
+def test_pictures_before_and_after_tuning_say_which_and_of_what(monkeypatch):
+    jobs = [
+        SimpleNamespace(prompt=SimpleNamespace(text=f"a star {i}", category=f"c{i % 4}"), noise_seed=lambda: 0)
+        for i in range(6)
+    ]
+    rows = [
+        {"method": "base", "right_by_prompt": "000011"},
+        {"method": "refl", "right_by_prompt": "111000"},
+    ]
+    colors = {None: "red", "lab": "blue"}
+    monkeypatch.setattr(bench_rewards, "load", lambda lora: colors[lora])
+    monkeypatch.setattr(bench_rewards, "generate", lambda pipe, text, seed: coloured(pipe))
+    sheet = bench_rewards.before_and_after(rows, jobs)
+    assert sheet.width == 5 * 192 + 4 * 8  # three that were mended, two that were broken
+    assert colors_at(sheet, sheet.height) == [(0, 0, 255)] * 5
+    middle = next(y for y in range(100, sheet.height) if sheet.getpixel((5, y)) == (255, 255, 255))
+    assert colors_at(sheet, middle) == [(255, 0, 0)] * 5
+    first = middle - 192
+    for x in range(0, sheet.width, 200):
+        assert written(sheet.crop((x, 30, x + 192, first)))  # its prompt
+    assert written(sheet.crop((0, 0, 192, 30))) and written(sheet.crop((0, middle, 192, sheet.height - 192)))
+
+
+def test_the_sheet_of_hacking_names_adapters_and_prompts():
+    found = {"untuned": coloured("red", "lime"), "kept": coloured("blue", "white")}
+    sheet = bench_hacking._sheet(found, ["a star", "a key", "a moon"][:2])
+    assert sheet.width == 392 and colors_at(sheet, sheet.height) == [(0, 0, 255), (255, 255, 255)]
+    assert all(written(sheet.crop((x, 30, x + 192, 60))) for x in (0, 200)) and written(sheet.crop((0, 0, 100, 30)))
 
 
 @pytest.mark.slow
@@ -305,6 +351,17 @@ def test_the_linear_probe_is_the_least_squares_solution():
 
 
 # --- video ---------------------------------------------------------------------------------------------------------
+def test_the_sheet_of_clips_names_edits_and_methods():
+    names = ("source", *bench_video.NAMES)
+    clips = [SimpleNamespace(frames=coloured(*["red", "blue"] * n)) for n in (2, 4)]
+    sheet = bench_video.sheet(["a star -> a key", "a moon -> a fish"], [[clip] * len(names) for clip in clips])
+    assert sheet.width == 8 * 64 and sheet.getpixel((8 * 64 - 1, 100)) == (255, 255, 255)
+    assert colors_at(sheet, sheet.height, 64, 0) == [(255, 0, 0), (0, 0, 255)] * 4
+    label = (sheet.height - 2 * len(names) * 64) / (2 * len(names))
+    assert 20 < label < 40  # between the rows
+    assert written(sheet.crop((0, 0, 200, 30)))
+
+
 @pytest.mark.slow
 def test_the_video_bench_runs_whole(tmp_path, monkeypatch):
     small = tuple(
@@ -417,6 +474,28 @@ def test_the_control_has_the_parameters_of_the_relational_network(lab):
     relation = bench_context.new_relation(bench_context.with_unet(lab, small))
     assert 2e6 < count(small) < 3.3e6 and count(relation) <= 0.15 * count(small)
     assert abs(count(wider) - count(small) - count(relation)) < 0.05 * count(small)
+
+
+def test_the_sheet_of_context_is_labelled_and_can_be_read_again(tmp_path, monkeypatch):
+    """Pictures that no cache has are taken from the sheet that is there, be it one without labels."""
+    monkeypatch.setattr(bench_context, "_plot", lambda data: b"")
+    data, told = json.loads((ROOT / "docs" / "bench" / "context.json").read_text()), {}
+    data.pop("shown_at", None)
+    shown, rng = data["shown"], np.random.default_rng(0)
+    (tmp_path / "context.json").write_text(json.dumps(data))
+    rows = [rng.integers(0, 256, (64, 8 * 64, 3), dtype=np.uint8) for _ in shown]
+    Image.fromarray(np.concatenate(rows)).save(tmp_path / "context-pictures.png")
+    for turn in range(2):
+        told[turn], text = bench_context._write(tmp_path, "context", data, tmp_path / "none")
+        sheet = Image.open(tmp_path / "context-pictures.png")
+        sheet.load()
+        assert told[turn]["shown"] == shown and "; ".join(shown) in text and sheet.width == 8 * 192 + 7 * 8
+        for row, (top, end) in zip(rows, told[turn]["shown_at"], strict=True):
+            assert written(sheet.crop((0, top - 40, sheet.width, top)))
+            for k in range(8):
+                found = np.asarray(sheet.crop((200 * k, top, 200 * k + 192, end)))
+                assert np.array_equal(found, row[:, 64 * k : 64 * k + 64].repeat(3, 0).repeat(3, 1))
+    assert told[0] == told[1]
 
 
 @pytest.mark.slow

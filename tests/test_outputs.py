@@ -13,7 +13,17 @@ from PIL import Image
 
 from accord.data.prompts import parse
 from accord.files import check_writable, save_folder, write_file
-from accord.outputs import Realigned, Scored, draw_regions, enlarge, page, words_html, words_text
+from accord.outputs import (
+    Realigned,
+    Scored,
+    draw_regions,
+    enlarge,
+    in_a_row,
+    labelled_row,
+    page,
+    words_html,
+    words_text,
+)
 from accord.types import Alignment, InputError, Region, WordScore
 
 PROMPT = parse("a red star to the left of a blue key")
@@ -194,7 +204,7 @@ def test_pages_escape_prompts_and_captions(tmp_path, saved):
     assert "&lt;script&gt;said" in text
 
 
-def test_words_text_names_what_a_missing_word_looks_like():
+def test_words_text_names_what_a_missing_word_reads_as():
     assert words_text(alignment()).splitlines()[1] == "red: 0.25, reads as blue: 0.75"
     assert words_text(alignment(probability=0.75)).splitlines()[1] == "red: 0.75"
 
@@ -264,13 +274,110 @@ def test_drawing_leaves_the_picture_as_it_was():
 
 
 def test_strip_shows_before_regions_and_after_side_by_side():
+    result = realigned()
+    strip = result.strip()
+    assert strip.width == 3 * 384 + 2 * 8 and 384 + 40 < strip.height < 384 + 80
+    shown = [enlarge(result.before), draw_regions(result.before, PROMPT, result.regions), enlarge(result.after)]
+    for k, panel in enumerate(shown):
+        assert same(strip.crop((392 * k, strip.height - 384, 392 * k + 384, strip.height)), panel)
+    assert strip.getpixel((388, strip.height - 100)) == (255, 255, 255)
+
+
+def test_strip_says_its_prompt_and_the_alignments():
     strip = realigned().strip()
-    assert strip.size == (3 * 384 + 2 * 8, 384)
-    assert strip.getpixel((200, 380)) == (255, 0, 0)
-    assert strip.getpixel((388, 100)) == (255, 255, 255)
-    assert strip.getpixel((392 + 5, 5)) == (255, 0, 0)
-    assert strip.getpixel((392 + 48, 150)) not in [(255, 0, 0), (255, 255, 255)]
-    assert strip.getpixel((2 * 392 + 200, 200)) == (0, 0, 255)
+    top = strip.height - 384
+    written = ink(strip.crop((0, 0, strip.width, top)))
+    lines = np.flatnonzero(written.any(1))
+    assert len(np.flatnonzero(np.diff(lines) > 2)) == 1  # the prompt, and below it a label for each picture
+    gap = lines[np.flatnonzero(np.diff(lines) > 2)[0]] + 1
+    assert written[:gap].any(0).nonzero()[0][-1] > 250
+    for k in range(3):
+        below = written[gap:, 392 * k : 392 * k + 384].any(0).nonzero()[0]
+        assert below[0] < 5 and 40 < below[-1] < 120
+    # another prompt, or another alignment, is another label, and only that
+    other = realigned(alignment_before=alignment(probability=0.31)).strip()
+    changed = np.asarray(other) != np.asarray(strip)
+    assert changed[gap:top, :384].any() and not changed[:gap].any() and not changed[:, 384:].any()
+    after = realigned(alignment_after=alignment(probability=0.97)).strip()
+    changed = np.asarray(after) != np.asarray(strip)
+    assert changed[gap:top, 784:].any() and not changed[:, :784].any() and not changed[top:].any()
+    changed = (
+        np.asarray(realigned(prompt=parse("a green star and a pink key")).strip())[:top] != np.asarray(strip)[:top]
+    )
+    assert changed[:gap].any() and not changed[gap:].any()
+
+
+def same(a: Image.Image, b: Image.Image) -> bool:
+    return np.array_equal(np.asarray(a), np.asarray(b))
+
+
+def ink(image: Image.Image) -> np.ndarray:
+    """Where there is dark writing."""
+    return np.asarray(image.convert("L")) < 128
+
+
+@pytest.mark.parametrize(("side", "factor"), [(1, 192), (64, 3), (100, 2), (191, 2), (192, 1), (500, 1)])
+def test_a_row_leaves_its_pictures_as_they_are_and_shows_small_ones_larger(side, factor):
+    rng = np.random.default_rng(side)
+    panels = [Image.fromarray(rng.integers(0, 256, (side, side, 3), dtype=np.uint8)) for _ in range(3)]
+    row, large = labelled_row(panels, ["a", "b", "c"], "abc"), side * factor
+    assert row.width == 3 * large + 2 * 8 and row.height > large + 30
+    for k, panel in enumerate(panels):
+        x = k * (large + 8)
+        shown = np.asarray(row.crop((x, row.height - large, x + large, row.height)))
+        assert np.array_equal(shown, np.asarray(panel).repeat(factor, 0).repeat(factor, 1))
+        assert ink(row.crop((x, 0, x + 20, row.height - large))).any()
+    assert same(labelled_row(panels[:1]), panels[0].resize((large, large), Image.Resampling.NEAREST))
+
+
+def test_pictures_of_several_sizes_stand_on_one_line():
+    row = labelled_row([picture("red", 200), picture("blue", 300)], ["", "b"])
+    assert row.size == (508, row.height) and row.getpixel((0, row.height - 201)) == (255, 255, 255)
+    assert row.getpixel((0, row.height - 200)) == (255, 0, 0) and row.getpixel((208, row.height - 300)) == (0, 0, 255)
+    with pytest.raises(ValueError, match="zip"):
+        labelled_row([picture()], ["a", "b"])
+
+
+TEXTS = [
+    "two yellow stars " * 117,  # of 2,000 letters
+    "x" * 20_000,
+    "",
+    " \n\t ",
+    "東京の猫と犬" * 300,
+    "é ü ß Ж λ – “quoted” … 🙂 \u202e \x00 \x1b[31m \ud800",
+    "ﷺ" * 500,
+    "a\nb\r\nc",
+]
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=range(len(TEXTS)))
+def test_any_text_can_be_a_label(text):
+    """It wraps, is cut where it is too long, and stays over its own picture."""
+    row = labelled_row([picture(), picture()], [text, ""], text)
+    top = row.height - 192
+    assert row.width == 392 and top <= 8 + 3 * 30 + 5 * 20 + 8
+    assert same(row.crop((0, top, 192, row.height)), picture(side=192))
+    assert ink(row.crop((0, 0, 392, top))).any() == bool(text.strip())
+    labels = labelled_row([picture(), picture()], [text, ""])
+    assert not ink(labels.crop((192, 0, 392, labels.height - 192))).any()
+
+
+def test_long_labels_take_more_lines_and_end_in_dots_when_there_is_no_room():
+    one, two, most, more = (labelled_row([picture()], ["star " * n]) for n in (2, 8, 200, 400))
+    assert one.height < two.height < most.height and same(most, more)
+    whole = labelled_row([picture()], ["star " * 23])
+    assert not same(whole, most)  # of the last line's dots
+
+
+def test_what_the_font_has_not_is_a_question_mark_and_accents_are_dropped():
+    for shown, text in (("???", "猫🙂Ж"), ("cafe", "café"), ("'a' - \"b\"", "‘a’ – “b”"), ("? b", "\ud800\nb")):
+        assert same(labelled_row([picture()], [text]), labelled_row([picture()], [shown])), text
+    assert not same(labelled_row([picture()], ["cafe"]), labelled_row([picture()], ["cave"]))
+
+
+def test_rows_one_below_the_other_are_on_white():
+    sheet = in_a_row([picture("red", 10), picture("blue", 20)], across=False)
+    assert sheet.size == (20, 30) and sheet.getpixel((15, 5)) == (255, 255, 255)
 
 
 @pytest.mark.parametrize(("side", "shown"), [(64, 384), (100, 300), (384, 384), (500, 500)])

@@ -45,7 +45,7 @@ from accord.methods.context.data import encode_images
 from accord.methods.context.network import RelationalNetwork
 from accord.methods.context.pipeline import generate_with_context, new_relation
 from accord.methods.context.train import Objective, train_context
-from accord.outputs import in_a_row, png
+from accord.outputs import GAP, in_a_row, labelled_row, png
 from accord.rewards.captioners import Captioner, load_captioner
 from accord.rewards.sentence import load_sentence
 from accord.training.fingerprint import fingerprint
@@ -186,14 +186,18 @@ SEED = 1001  # of that noise
 SHOWN = 8  # pictures of a model in the sheet, one a category
 
 
+def judged(count: int) -> list[BenchPrompt]:
+    """About `count` prompts of SceneBench, evenly spread."""
+    bench = scenebench()
+    return bench[:: max(1, len(bench) // count)]
+
+
 class Judge:
     """Everything that a trained model is measured by."""
 
     def __init__(self, plan: Plan, captioner: Captioner) -> None:
-        bench = scenebench()
-        self.number = {p: i for i, p in enumerate(bench)}
-        every = lambda count: [bench[i] for i in range(0, len(bench), max(1, len(bench) // count))]  # noqa: E731
-        self.prompts, self.fewer = every(plan.prompts), every(plan.looked_at)
+        self.number = {p: i for i, p in enumerate(scenebench())}
+        self.prompts, self.fewer = judged(plan.prompts), judged(plan.looked_at)
         self.captioner, self.embed = captioner, load_sentence()
         images, _ = rendered_pairs(plan.reference, seed=77)
         self.reference = features(images, captioner)
@@ -457,10 +461,23 @@ def _write(out: Path, stem: str, data: dict[str, Any], cache: Path) -> tuple[dic
     for variant in VARIANTS:
         if (path := _folder(cache, variant, 0) / "pictures.png").is_file():
             strips[variant.name] = Image.open(path)
+    first: dict[str, str] = {}
+    for p in judged(data["prompts"]):
+        first.setdefault(p.category, p.text)
+    told = list(first.values())[:SHOWN]
+    strips = {n: s for n, s in strips.items() if s.width == len(told) * s.height}
     shown = [r["variant"] for r in data["rows"] if not r["seed"] and r["variant"] in strips]
+    labelled = [labelled_row(_panels(strips[n]), [] if i else told, n) for i, n in enumerate(shown)]
     if shown:
-        write_file(sheet, png(in_a_row([strips[n] for n in shown], across=False)))
-    data = {**data, "differences": _differences(data["rows"]), "shown": shown}
+        write_file(sheet, png(in_a_row(labelled, across=False)))
+    ends = np.cumsum([row.height for row in labelled]).tolist()
+    side = (labelled[0].width - GAP * (len(told) - 1)) // len(told) if shown else 0
+    data = {
+        **data,
+        "differences": _differences(data["rows"]),
+        "shown": shown,
+        "shown_at": [[e - side, e] for e in ends],
+    }
     text = table(data)
     if shown:
         text += f"\nPictures ({stem}-pictures.png), from above: {'; '.join(shown)}. "
@@ -475,9 +492,20 @@ def _strips_of(out: Path, stem: str) -> dict[str, Image.Image]:
     """The strips of the sheet that is there, by variant."""
     if not all((out / name).is_file() for name in (f"{stem}.json", f"{stem}-pictures.png")):
         return {}
-    names, sheet = _read(out / f"{stem}.json").get("shown", []), Image.open(out / f"{stem}-pictures.png")
-    high = sheet.height // max(1, len(names))
-    return {n: sheet.crop((0, i * high, sheet.width, (i + 1) * high)) for i, n in enumerate(names)}
+    data, sheet = _read(out / f"{stem}.json"), Image.open(out / f"{stem}-pictures.png")
+    names, places = data.get("shown", []), data.get("shown_at")
+    if places is None:  # of before there were labels
+        high = sheet.height // max(1, len(names))
+        places = [(i * high, (i + 1) * high) for i in range(len(names))]
+    rows = {n: sheet.crop((0, top, sheet.width, end)) for n, (top, end) in zip(names, places, strict=True)}
+    gap = 0 if "shown_at" not in data else GAP
+    return {n: in_a_row(_panels(row, gap)) for n, row in rows.items()}
+
+
+def _panels(strip: Image.Image, gap: int = 0) -> list[Image.Image]:
+    """The square pictures of a strip."""
+    side = strip.height
+    return [strip.crop((x, 0, x + side, side)) for x in range(0, strip.width, side + gap)]
 
 
 def _last(row: dict[str, Any]) -> dict[str, Any]:

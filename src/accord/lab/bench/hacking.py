@@ -7,7 +7,6 @@ the untuned pipeline, the adapter that was kept, and the one at which the run wa
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 import tempfile
@@ -30,7 +29,7 @@ from accord.lab.settings import TUNING
 from accord.methods.invert.alignment import InversionScore
 from accord.methods.realign.config import TuneConfig
 from accord.methods.realign.tuning import tune
-from accord.outputs import enlarge
+from accord.outputs import in_a_row, labelled_row, png
 from accord.rewards.captioners import load_captioner
 from accord.rewards.rewards import make_rewards
 from accord.training import checkpoints
@@ -94,7 +93,7 @@ def main(out: Path, model: str | None = None, quick: bool = False, progress: boo
     stem = "hacking-quick" if quick else "hacking"
     write_file(out / f"{stem}.json", (json.dumps(data, indent=1) + "\n").encode())
     write_file(out / f"{stem}.md", text.encode())
-    write_file(out / f"{stem}.png", _sheet([images[:SHOWN] for images in found.values()]))
+    write_file(out / f"{stem}.png", png(_sheet(found, judged)))
     return data, text
 
 
@@ -139,12 +138,9 @@ def table(data: dict[str, Any]) -> str:
     )
 
 
-def _sheet(rows: list[list[Image.Image]], side: int = 128) -> bytes:
-    """Pictures of each row side by side."""
-    sheet = Image.new("RGB", (side * len(rows[0]), side * len(rows)), "white")
-    for y, row in enumerate(rows):
-        for x, image in enumerate(row):
-            sheet.paste(enlarge(image, side), (x * side, y * side))
-    buffer = io.BytesIO()
-    sheet.save(buffer, "PNG")
-    return buffer.getvalue()
+def _sheet(found: dict[str, list[Image.Image]], prompts: list[str]) -> Image.Image:
+    """A row for each adapter, a column for each of the first prompts."""
+    rows: list[Image.Image] = []
+    for name, images in found.items():
+        rows.append(labelled_row(images[:SHOWN], [] if rows else prompts[:SHOWN], name))
+    return in_a_row(rows, across=False)

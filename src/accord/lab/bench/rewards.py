@@ -55,7 +55,7 @@ from accord.lab.settings import TUNING
 from accord.methods.invert.alignment import InversionScore
 from accord.methods.realign.config import RealignConfig, TuneConfig
 from accord.methods.realign.tuning import tune
-from accord.outputs import in_a_row, png
+from accord.outputs import in_a_row, labelled_row, png
 from accord.rewards.captioners import load_captioner
 from accord.rewards.clip import load_clip
 from accord.rewards.rewards import NAMES, Reward, make_rewards
@@ -511,17 +511,11 @@ def before_and_after(rows: Sequence[dict[str, Any]], jobs: Sequence[Job]) -> Ima
         if c > 0:
             mended.setdefault(job.prompt.category, job)
     chosen = [*mended.values(), *[j for j, c in zip(jobs, change, strict=True) if c < 0][:2]]
-    made = []
-    for lora in (None, "lab"):
+    made: list[Image.Image] = []
+    for name, lora in (("base", None), (f"tuned ({SHIPS})", "lab")):
         pipe = load(lora=lora)
-        made.append(
-            in_a_row(
-                [
-                    generate(pipe, j.prompt.text, j.noise_seed())[0].resize((128, 128), Image.Resampling.NEAREST)
-                    for j in chosen
-                ]
-            )
-        )
+        pictures: list[Any] = [generate(pipe, j.prompt.text, j.noise_seed())[0] for j in chosen]
+        made.append(labelled_row(pictures, [] if made else [j.prompt.text for j in chosen], name))
     return in_a_row(made, across=False)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import tempfile
 import time
@@ -29,6 +28,7 @@ from accord.lab.scenes.lexicon import IMAGE_SIZE
 from accord.lab.scenes.read import read
 from accord.lab.scenes.videos import EDITS, MovingScene, edited, moving_scene
 from accord.methods.context.video import EditConfig, VideoEditor
+from accord.outputs import in_a_row, labelled_row, png
 from accord.rewards.clip import ClipScorer, load_clip
 from accord.rewards.video import LOST, background_psnr, flicker, temporal_consistency, track
 from accord.types import InputError
@@ -274,7 +274,8 @@ def main(
     write_file(out / f"{stem}.md", text.encode())
     write_file(measured, "".join(kept_measures(cache)).encode())
     if strips:
-        write_file(out / f"{stem}.png", sheet(strips))
+        titles = [f"{t.source.image_prompt} -> {t.target.image_prompt}" for t in shown]
+        write_file(out / f"{stem}.png", png(sheet(titles, strips)))
         for i, strip in enumerate(strips):
             write_video(out / f"{stem}-{i}.mp4", side_by_side(strip), strip[0].fps)
     return data, text
@@ -403,19 +404,11 @@ def side_by_side(strip: list[Video]) -> list[Image.Image]:
     ]
 
 
-def sheet(strips: list[list[Video]], side: int = 64) -> bytes:
-    """A contact sheet: a block an edit, a row the source and each method, a column a frame."""
-    rows = [video for strip in strips for video in strip]
-    columns = max(len(c) for c in rows)
-    gap = 8
-    picture = Image.new("RGB", (columns * side, len(rows) * side + gap * (len(strips) - 1)), "white")
-    y = 0
-    for strip in strips:
-        for video in strip:
-            for i, frame in enumerate(video.frames):
-                picture.paste(frame.resize((side, side)), (i * side, y))
-            y += side
-        y += gap
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    return buffer.getvalue()
+def sheet(titles: list[str], strips: list[list[Video]], side: int = 64) -> Image.Image:
+    """A contact sheet: a block an edit under its title, a row the source and each method, a column a frame."""
+    rows = []
+    for title, strip in zip(titles, strips, strict=True):
+        for i, (name, video) in enumerate(zip(("source", *NAMES), strip, strict=True)):
+            frames = in_a_row([frame.resize((side, side)) for frame in video.frames])
+            rows.append(labelled_row([frames], [name], "" if i else title))
+    return in_a_row(rows, across=False)
