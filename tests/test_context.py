@@ -636,7 +636,7 @@ def test_training_goes_on_where_it_was_and_refuses_other_settings(tmp_path, monk
     with pytest.raises(KeyboardInterrupt):
         train_context(tiny_pipeline(), draw, tmp_path / "b", config)
     monkeypatch.undo()
-    with pytest.raises(InputError, match="holds a run; give --resume"):
+    with pytest.raises(InputError, match="holds a run; give `resume=True`"):
         train_context(tiny_pipeline(), draw, tmp_path / "b", config)
     with pytest.raises(InputError, match="was begun with gain="):
         train_context(tiny_pipeline(), draw, tmp_path / "b", replace(config, gain=0.5), resume=True)

@@ -403,7 +403,7 @@ def test_a_killed_run_resumes_bit_for_bit(tmp_path, undisturbed):
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert process.returncode == -signal.SIGKILL and not (folder / "report.json").exists()
-    with pytest.raises(InputError, match="holds a run; give --resume"):
+    with pytest.raises(InputError, match="holds a run; give `resume=True`"):
         run(folder, config=FAULTY)
     with pytest.raises(InputError, match="was begun with rank="):
         run(folder, config=replace(FAULTY, rank=2), resume=True)

@@ -14,7 +14,10 @@ _LONGEST = 2000  # letters of a sentence
 
 
 class InputError(ValueError):
-    """Input that Accord cannot use. Its text is one sentence, on one line, that names the input and the mend."""
+    """Input that Accord cannot use. Its text is one sentence, on one line, that names the input and the mend.
+
+    Arguments stand in it as `name`; the command line puts its own options there.
+    """
 
     def __init__(self, text: str) -> None:
         text = _BREAKS.sub(" ", text)

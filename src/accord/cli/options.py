@@ -82,6 +82,9 @@ Guidance = Annotated[
 _context: ContextVar[typer.Context | None] = ContextVar("context", default=None)
 
 
+CALLED = {"num_inference_steps": "steps", "guidance_scale": "guidance", "start": "frames", "stop": "frames"}
+
+
 class Command(TyperCommand):
     """A command that takes no number which is none, whatever the option, and lets `said` ask what was given."""
 
@@ -96,8 +99,16 @@ class Command(TyperCommand):
         token = _context.set(ctx)
         try:
             return super().invoke(ctx)
+        except InputError as error:
+            raise InputError(self._with_options(str(error))) from error
         finally:
             _context.reset(token)
+
+    def _with_options(self, text: str) -> str:
+        """The library's message with this command's options in place of its arguments, which stand as `name`."""
+        flags = {p.name: p.opts[0] for p in self.params if p.opts[0].startswith("--")}
+        flags |= {name: flags[option] for name, option in CALLED.items() if option in flags}
+        return re.sub(r"`(\w+)(?:=True)?`", lambda m: flags.get(m[1], m[0]), text)
 
 
 class App(typer.Typer):

@@ -153,7 +153,7 @@ def check_device(device: str) -> None:
     except Exception:  # each backend has its own way to say that it is not here; "meta" holds no numbers
         there = False
     if not there:
-        raise InputError(f"device {device!r} is not available here; use --device cpu")
+        raise InputError(f"device {device!r} is not available here; use cpu")
 
 
 def device_of(pipe: Any) -> torch.device:

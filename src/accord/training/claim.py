@@ -71,7 +71,7 @@ def _together(step: Callable[[], None], processes: Processes | None) -> None:
 def _check(folder: Path, now: dict[str, Any], resume: bool) -> None:
     """Refuse to go on with another run than that of these settings."""
     if not resume:
-        raise InputError(f"folder {str(folder)!r} holds a run; give --resume to go on with it, or another --out")
+        raise InputError(f"folder {str(folder)!r} holds a run; give `resume=True` to go on with it, or another `out`")
     path = folder / "config.json"
     if not path.exists():
         raise InputError(

@@ -437,7 +437,7 @@ def main(
         ways |= {v.name: _read(p) for v in swept for p in _folder(cache, v, 0).glob("sampling.json")}
         rows = [known[v.name, k] for v, k in runs(seeds) if (v.name, k) in known]
         if not rows:
-            raise InputError("no run is finished yet; run accord bench context without --so-far")
+            raise InputError("no run is finished yet; run it without `so_far`")
         return _write(out, stem, {**about, "rows": rows, "sampling": ways}, cache)
     maker = Trainings(pipe, captioner, plan, cache, progress)
     todo = [lambda v=v, k=k: maker.row(v, k) for v, k in runs(seeds)] + [lambda v=v: maker.sweep(v) for v in swept]

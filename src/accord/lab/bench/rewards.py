@@ -417,7 +417,7 @@ def main(
         named += [(name, tuned_caches[t.strategy]) for t in tunings(quick) for name in t.rows]
         rows = [r for r in (known.get(name) or kept_row(name, folder, len(jobs)) for name, folder in named) if r]
         if [r["method"] for r in rows[:2]] != ["base", RIVAL]:
-            raise InputError(f"base and {RIVAL} are not finished yet; run accord bench rewards without --so-far")
+            raise InputError(f"base and {RIVAL} are not finished yet; run it without `so_far`")
         return _write(out, stem, rows, jobs, about)
     maker = Tunings(model, cache, tuned_caches, known, jobs, minutes, quick, progress)
     parts: list[Callable[[], list[dict[str, Any]]]] = [

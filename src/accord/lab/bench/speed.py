@@ -306,7 +306,7 @@ def alone(what: str, work: Callable[..., Any], *args: Any) -> Any:
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
             return pool.submit(_with_threads, torch.get_num_threads(), work, *args).result()
     except BrokenProcessPool as error:
-        raise InputError(f"{what} was killed, most likely for want of memory; use --quick") from error
+        raise InputError(f"{what} was killed, most likely for want of memory; use `quick=True`") from error
 
 
 def _with_threads(threads: int, work: Callable[..., Any], *args: Any) -> Any:

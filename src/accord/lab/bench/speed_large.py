@@ -244,8 +244,8 @@ def main(
     check_device(device)
     if networks is NETWORKS and not device.startswith("cuda"):
         raise InputError(
-            "networks of this size are measured on a GPU (Flux needs 30 GB of it); leave --large out, or give "
-            "--device cuda"
+            "networks of this size are measured on a GPU (Flux needs 30 GB of it); leave `large` out, or give "
+            "cuda as `device`"
         )
     check_writable(out)
     rows = [row(n, device, repeats, progress) for n in tqdm(networks, desc="networks", disable=not progress)]

@@ -55,9 +55,7 @@ def main(
     """
     check_writable(out)
     if inverter is None:
-        raise InputError(
-            "the transplant needs an inverter; give --inverter FOLDER, from accord train inverter --kind unet"
-        )
+        raise InputError("the transplant needs an inverter; give the folder of one with a unet predictor as `inverter`")
     predictor = _unet_of(Inverter.from_pretrained(inverter), inverter)
     captioner, pipe = load_captioner(), load(model, classes=SD)
     if jobs is None:
@@ -92,6 +90,4 @@ def _unet_of(inverter: Inverter, folder: Path) -> Predictor:
     for predictor, kind in zip(inverter.predictors, inverter.kinds, strict=True):
         if kind.kind == "unet":
             return predictor
-    raise InputError(
-        f"inverter {str(folder)!r} has no unet predictor; train one with accord train inverter --kind unet"
-    )
+    raise InputError(f"inverter {str(folder)!r} has no unet predictor; train one of the kind unet")

@@ -233,7 +233,7 @@ def main(
     if so_far:
         edits = [runs for runs in edits if all(r.finished(cache) for r in runs)]
         if not edits:
-            raise InputError("no edit is finished yet; run accord bench video without --so-far")
+            raise InputError("no edit is finished yet; run it without `so_far`")
     for runs in tqdm(share_of(edits, shard), desc="edits", disable=not progress):
         for run in runs:
             run.make(pipe, clip, cache)

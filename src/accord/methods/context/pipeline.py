@@ -400,7 +400,7 @@ def load_context(pipe: Pipeline, folder: str | Path, clip: ClipScorer | None = N
     check_fits(network, pipe, f"context {str(folder)!r}")
     if network.config.pixel_width and clip is not None and begun.get("clip") not in (None, fingerprint(clip.model)):
         raise InputError(
-            f"context {str(folder)!r} was trained to look through another CLIP than this one; give that one (--clip)"
+            f"context {str(folder)!r} was trained to look through another CLIP than this one; give that one (`clip`)"
         )
     if (folder / "pytorch_lora_weights.safetensors").is_file():
         check_no_lora(pipe, "which that of the context would switch off")

@@ -86,7 +86,7 @@ def _record(target: Path) -> dict[str, Any]:
     if not kept.exists():
         raise InputError(
             f"{str(target)!r} is there already, and nothing says that accord made it ({kept.name} is missing); remove "
-            "it, or give another --out"
+            "it, or give another `out`"
         )
     return read_json(kept, "record of the table", f"remove it and {target.name}, and invert again")
 
@@ -156,7 +156,7 @@ def invert_files(
         if other:
             raise InputError(
                 f"{str(target)!r} is there already, and was made with other {other[0]!r}; remove it, or give another "
-                "--out"
+                "`out`"
             )
         return {"out": str(target), "images": 0, "skipped": _skipped_before(left_out), "done_before": True}
     mine = share_of(list(paths), shard)

@@ -75,7 +75,7 @@ def make_pairs(
         if there is not None and there != due[: len(there)]:
             raise InputError(
                 f"part {number} of folder {str(out)!r} is of other prompts, another model or adapter, another seed or "
-                "other settings; give another --out"
+                "other settings; give another `out`"
             )
         images: list[Image.Image] = []
         for i in tqdm(

@@ -48,7 +48,7 @@ def _encoder(predictor: Predictor) -> dict[str, torch.Tensor]:
     """The learned encoder, by its names in a U-Net."""
     tower = predictor.tower
     if not isinstance(tower, UNetTower):
-        raise InputError("only a unet predictor can be put back into a denoiser; train one with --kind unet")
+        raise InputError("only a unet predictor can be put back into a denoiser; train one of the kind unet")
     parts = {part: getattr(tower, part) for part in PARTS}
     return {
         f"{part}.{k}": v for part, module in parts.items() if module is not None for k, v in module.state_dict().items()
