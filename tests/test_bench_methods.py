@@ -272,7 +272,7 @@ def test_effects_are_differences_of_the_rows():
     assert found["DAKL, over one predictor"]["kinds"]["clip"]["mean"] == pytest.approx(0.1, abs=1e-4)
 
 
-def test_both_routes_to_the_second_level_agree():
+def test_both_routes_to_the_domain_adaptation_agree():
     """Different clusters, the same regression: with a smooth truth both predict it."""
     truth = bench_kernel.rows_of(1200, 3)
     bent = torch.nn.functional.normalize(truth + 0.1 * truth.square(), dim=-1)

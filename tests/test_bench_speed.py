@@ -8,7 +8,7 @@ from conftest import tiny_pipeline
 
 from accord.diffusion.lora import add_lora
 from accord.lab.bench import speed, speed_large, speed_tuning
-from accord.methods.realign.config import TuneConfig
+from accord.methods.tune.config import TuneConfig
 from accord.rewards.captioners import load_captioner
 from accord.rewards.rewards import make_rewards
 from accord.types import InputError

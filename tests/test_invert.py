@@ -562,7 +562,7 @@ def test_invert_gives_words_retrieval_and_a_prompt(vocabulary, embed):
         invert(odd[0], foreign, embed=embed)
     assert invert(odd[0], foreign, embed=embed, captioner=load_captioner())[0].prompt
     for lab, foreign in ((True, False), (False, True)):  # what it was trained on, where that is known
-        assert replace(made, lab=lab).is_of_hub is foreign
+        assert replace(made, lab=lab).is_beyond_the_lab is foreign
     for prompts in (
         ["ein roter Stern auf einem Tisch", "der Mond und ein Haus"],
         ["une clé bleue", "la lune dans le ciel"],
@@ -696,7 +696,7 @@ def test_domain_adaptation_that_has_learnt_prompts_by_heart_is_refused():
         - F.cosine_similarity(source[~half], answers[~half]).mean()
     )
     assert gain > 0.005
-    with pytest.raises(InputError, match="the domain adaptation would harm"):
+    with pytest.raises(InputError, match="domain adaptation would harm"):
         DomainKernel.best(source, answers, source, 100)
 
 

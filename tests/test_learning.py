@@ -31,15 +31,16 @@ from accord.methods.invert.data import PairSet
 from accord.methods.invert.predictors import build
 from accord.methods.invert.train import predict, train_predictor
 from accord.methods.invert.vocabulary import Vocabulary
-from accord.methods.realign.config import debug
-from accord.methods.realign.strategies import (
+from accord.methods.tune.config import debug
+from accord.methods.tune.rollouts import CAPTION_DROPOUT
+from accord.methods.tune.strategies.grpo import (
     GRPO_ETA,
     ddim_moments,
     gaussian_log_p,
     group_advantages,
     policy_loss,
 )
-from accord.methods.realign.tuning import CAPTION_DROPOUT, Tuner
+from accord.methods.tune.train import Tuner
 from accord.rewards.rewards import Composed
 from accord.training.guard import Guard, GuardConfig
 from accord.training.loop import LoopConfig, step_generator
@@ -98,24 +99,24 @@ def descend(tuner: Tuner, steps: int, rate: float) -> None:
             bias -= rate * bias.grad / bias.grad.norm().clamp(min=1e-12)
 
 
-def brightness(tuner: Tuner, seeds: int = 8) -> float:
+def brightness(tuner: Tuner, seeds: int = 4) -> float:
     generators = [torch.Generator().manual_seed(900 + i) for i in range(seeds)]
     with torch.no_grad():
-        return float(decode_with_grad(tuner.pipe, tuner.pictures(["a red star"] * seeds, generators)).mean())
+        return float(decode_with_grad(tuner.pipe, tuner.rollouts.pictures(["a red star"] * seeds, generators)).mean())
 
 
 # --- strategies ------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("strategy", ["refl", "draft", "raft", "grpo"])
 def test_a_reward_and_its_opposite_pull_apart_around_the_untuned_pipeline(tmp_path, strategy):
     """Trained for bright pictures they become brighter on other seeds, trained for dark ones darker."""
-    steps = {"refl": 5, "draft": 5, "raft": 4, "grpo": 8}[strategy]
+    steps = {"refl": 3, "draft": 3, "raft": 3, "grpo": 4}[strategy]
     changes = {
-        "raft": {"raft_candidates": 8, "raft_refresh": 1, "kind": "v_prediction"},  # whose target holds the picture
+        "raft": {"raft_candidates": 4, "raft_refresh": 1, "kind": "v_prediction"},  # whose target holds the picture
         "grpo": {"group_size": 8},
     }
     found = {}
     for sign in (1.0, -1.0):
-        tuner = tuner_of(tmp_path / f"{sign}", strategy, sign, **changes.get(strategy, {}))
+        tuner = tuner_of(tmp_path / f"{sign}", strategy, sign, **{"batch_size": 2, **changes.get(strategy, {})})
         before = brightness(tuner)
         descend(tuner, steps, 0.1)
         found[sign] = brightness(tuner) - before
@@ -161,11 +162,11 @@ def test_raft_learns_from_the_best_and_not_from_the_worst(tmp_path):
     batch = tuner.batch(0)
     loss, logs = tuner.loss(0, torch.Generator())
     kept = tuner.run.tensors["raft.latents"]
-    tried = [tuner.pictures(batch.prompts, batch.generators(salt=100 + k)) for k in range(5)]
+    tried = [tuner.rollouts.pictures(batch.prompts, batch.generators(salt=100 + k)) for k in range(5)]
     scores = torch.stack([tuner.reward(decode_with_grad(tuner.pipe, t), batch.prompts) for t in tried])
     assert torch.allclose(tuner.run.tensors["raft.rewards"], scores.amax(0), atol=1e-4)
     assert logs["kept_reward"] == pytest.approx(float(scores.amax(0).mean()), abs=1e-4)
-    expected = tuner.denoising_loss(kept, batch.prompts, batch.generators(salt=3))[0]
+    expected = tuner.rollouts.denoising_loss(kept, batch.prompts, batch.generators(salt=3))[0]
     assert float(loss.detach()) == pytest.approx(float(expected.detach()), abs=1e-6)
 
 
@@ -189,7 +190,7 @@ def grpo_objective(tuner: Tuner, batch, size: int):
     prompts = [p for p in batch.prompts for _ in range(size)]
     seeds = [s * size + k for s in batch.seeds for k in range(size)]
     numbers = [n for n in batch.numbers for _ in range(size)]
-    scheduler = DDIMScheduler.from_config(tuner.scheduler.config)
+    scheduler = DDIMScheduler.from_config(tuner.rollouts.scheduler.config)
     scheduler.set_timesteps(tuner.config.num_inference_steps)
     x = torch.stack([torch.randn(4, 16, 16, generator=torch.Generator().manual_seed(s)) for s in seeds])
     noises = [torch.Generator().manual_seed((s + 7_919) % 2**62) for s in seeds]
@@ -290,12 +291,12 @@ def test_the_denoising_loss_in_closed_form(tmp_path, kind):
     bias = bias_of(tuner)
     clean = 2 * torch.randn(3, 4, 16, 16, generator=torch.Generator().manual_seed(5))
     generators = [torch.Generator().manual_seed(40 + i) for i in range(3)]
-    loss, drift = tuner.denoising_loss(clean, PROMPTS[:3], generators)
+    loss, drift = tuner.rollouts.denoising_loss(clean, PROMPTS[:3], generators)
     draws = [torch.Generator().manual_seed(40 + i) for i in range(3)]
     each = []
     for x0, g in zip(clean, draws, strict=True):
         noise, t = torch.randn(4, 16, 16, generator=g), torch.randint(1000, (1,), generator=g)
-        ab = tuner.scheduler.alphas_cumprod[t]
+        ab = tuner.rollouts.scheduler.alphas_cumprod[t]
         target = {"epsilon": noise, "sample": x0, "v_prediction": ab.sqrt() * noise - (1 - ab).sqrt() * x0}[kind]
         each.append(torch.tensor(CONSTANT).view(4, 1, 1) - target)
     errors = torch.stack(each)
@@ -305,12 +306,14 @@ def test_the_denoising_loss_in_closed_form(tmp_path, kind):
 
 
 def test_a_share_of_the_captions_is_dropped_from_the_denoising_loss(tmp_path, monkeypatch):
-    from accord.methods.realign import tuning
+    from accord.methods.tune import rollouts
 
     tuner, seen = tuner_of(tmp_path, "sft", pretrain_weight=1.0), []
-    real = tuning.conditioning_of
-    monkeypatch.setattr(tuning, "conditioning_of", lambda *a, **k: (seen.append(k["dropped"]), real(*a, **k))[1])
-    tuner.denoising_loss(torch.zeros(200, 4, 2, 2), ["a"] * 200, [torch.Generator().manual_seed(i) for i in range(200)])
+    real = rollouts.conditioning_of
+    monkeypatch.setattr(rollouts, "conditioning_of", lambda *a, **k: (seen.append(k["dropped"]), real(*a, **k))[1])
+    tuner.rollouts.denoising_loss(
+        torch.zeros(200, 4, 2, 2), ["a"] * 200, [torch.Generator().manual_seed(i) for i in range(200)]
+    )
     assert abs(float(torch.cat(seen).float().mean()) - CAPTION_DROPOUT) < 0.07
 
 
@@ -340,7 +343,7 @@ def test_drift_is_the_distance_from_the_untuned_network_and_training_lowers_it(t
 
     def drift() -> tuple[torch.Tensor, torch.Tensor]:
         generators = [torch.Generator().manual_seed(i) for i in range(4)]
-        return tuner.denoising_loss(tuner.anchors[:4], PROMPTS, generators, anchored=True)
+        return tuner.rollouts.denoising_loss(tuner.anchors[:4], PROMPTS, generators, anchored=True)
 
     with torch.no_grad():
         before = float(drift()[1])
@@ -363,11 +366,11 @@ def test_drift_is_the_distance_from_the_untuned_network_and_training_lowers_it(t
             t = torch.randint(1000, (1,), generator=g)
             if torch.rand(1, generator=g) >= CAPTION_DROPOUT:
                 break
-        noisy = tuner.scheduler.add_noise(x, noise[None], t)
+        noisy = tuner.rollouts.scheduler.add_noise(x, noise[None], t)
         expected = (pipe.unet(noisy, t, states).sample - reference(noisy, t, states).sample).square().mean()
         again = torch.Generator()
         again.set_state(state)
-        found = tuner.denoising_loss(x, ["a red star"], [again], anchored=True)[1]
+        found = tuner.rollouts.denoising_loss(x, ["a red star"], [again], anchored=True)[1]
     assert float(found) == pytest.approx(float(expected), rel=1e-3)
 
 

@@ -24,9 +24,11 @@ from accord.diffusion.lora import add_lora, remove_lora, without_lora
 from accord.diffusion.pipelines import load
 from accord.methods.context.config import ContextTrainConfig
 from accord.methods.context.train import train_context
-from accord.methods.realign.config import TuneConfig, debug
-from accord.methods.realign.strategies import GRPO_ETA, Batch, ddim_moments, gaussian_log_p, group_advantages, refl
-from accord.methods.realign.tuning import Tuner, tune
+from accord.methods.tune.config import TuneConfig, debug
+from accord.methods.tune.rollouts import Batch
+from accord.methods.tune.strategies.grpo import GRPO_ETA, ddim_moments, gaussian_log_p, group_advantages
+from accord.methods.tune.strategies.refl import refl
+from accord.methods.tune.train import Tuner, tune
 from accord.rewards.clip import load_clip
 from accord.rewards.rewards import CaptionContrast, CaptionLikelihood, CaptionReward, ClipReward, Composed
 from accord.training.guard import Guard, GuardConfig
@@ -229,13 +231,13 @@ def tuner_of(tmp_path, strategy, **changes) -> Tuner:
 def test_raft_keeps_the_best_of_each_prompt(tmp_path):
     """Each picture is judged by its own prompt: brute force over all candidates."""
     from accord.diffusion.loop import decode_with_grad
-    from accord.methods.realign.strategies import raft
+    from accord.methods.tune.strategies.raft import raft
 
     tuner = tuner_of(tmp_path, "raft", raft_candidates=3, batch_size=2)
     batch = tuner.batch(0)
-    raft(tuner, batch)
+    raft(tuner.rollouts, batch)
     for i, prompt in enumerate(batch.prompts):
-        tried = [tuner.pictures([prompt], [batch.generators(salt=100 + k)[i]]) for k in range(3)]
+        tried = [tuner.rollouts.pictures([prompt], [batch.generators(salt=100 + k)[i]]) for k in range(3)]
         scores = [float(tuner.reward(decode_with_grad(tuner.pipe, t), [prompt])) for t in tried]
         best = max(range(3), key=scores.__getitem__)
         assert torch.allclose(tuner.run.tensors["raft.latents"][i], tried[best][0], atol=1e-4)
@@ -243,15 +245,17 @@ def test_raft_keeps_the_best_of_each_prompt(tmp_path):
 
 
 def test_raft_does_not_learn_from_what_could_not_be_judged(tmp_path):
-    from accord.methods.realign.strategies import raft
+    from accord.methods.tune.strategies.raft import raft
 
     tuner = tuner_of(tmp_path, "raft", batch_size=2, raft_refresh=9)
-    raft(tuner, tuner.batch(0))
+    raft(tuner.rollouts, tuner.batch(0))
     batch = tuner.batch(1)
-    loss = lambda: float(raft(tuner, batch)[0].detach())  # noqa: E731
+    loss = lambda: float(raft(tuner.rollouts, batch)[0].detach())  # noqa: E731
     tuner.run.tensors["raft.rewards"][0] = -torch.inf
     kept, numbers = (tuner.run.tensors[f"raft.{k}"] for k in ("latents", "numbers"))
-    expected = tuner.denoising_loss(kept[1:], [tuner.prompts[int(numbers[1])]], batch.generators(salt=3)[1:])[0]
+    expected = tuner.rollouts.denoising_loss(kept[1:], [tuner.prompts[int(numbers[1])]], batch.generators(salt=3)[1:])[
+        0
+    ]
     assert loss() == pytest.approx(float(expected.detach()), abs=1e-6)
     tuner.run.tensors["raft.rewards"][1] = -torch.inf
     assert not np.isfinite(loss())  # such a step is skipped and counted
@@ -297,7 +301,7 @@ def test_the_step_with_gradient_is_drawn_where_it_is_asked_for(tmp_path, monkeyp
     changes = {"num_inference_steps": 10, "batch_size": 2}
     for number, (start, stop) in enumerate(((0.75, 1.0), (0.2, 0.5), (0.2, 0.21))):
         tuner = tuner_of(tmp_path / str(number), "refl", stop_from=start, stop_until=stop, **changes)
-        refl(tuner, tuner.batch(0))
+        refl(tuner.rollouts, tuner.batch(0))
     assert drawn == [(7, 10), (2, 5), (2, 3)]
 
 

@@ -26,9 +26,9 @@ _HOME = {
     "modulated": "accord.methods.realign.modulation",
     "remove_lora": "accord.diffusion.lora",
     "RealignConfig": "accord.methods.realign.config",
-    "tune": "accord.methods.realign.tuning",
-    "TuneConfig": "accord.methods.realign.config",
-    "Tuned": "accord.methods.realign.tuning",
+    "tune": "accord.methods.tune.train",
+    "TuneConfig": "accord.methods.tune.config",
+    "Tuned": "accord.methods.tune.train",
     "invert": "accord.methods.invert.invert",
     "Bank": "accord.methods.invert.invert",
     "Inverter": "accord.methods.invert.inverter",
@@ -77,12 +77,12 @@ if TYPE_CHECKING:
     from accord.methods.invert.invert import invert as invert
     from accord.methods.invert.inverter import Inverter as Inverter
     from accord.methods.realign.config import RealignConfig as RealignConfig
-    from accord.methods.realign.config import TuneConfig as TuneConfig
     from accord.methods.realign.fine import realign as realign
     from accord.methods.realign.modulation import Segments as Segments
     from accord.methods.realign.modulation import modulated as modulated
-    from accord.methods.realign.tuning import Tuned as Tuned
-    from accord.methods.realign.tuning import tune as tune
+    from accord.methods.tune.config import TuneConfig as TuneConfig
+    from accord.methods.tune.train import Tuned as Tuned
+    from accord.methods.tune.train import tune as tune
     from accord.outputs import Realigned as Realigned
     from accord.outputs import Scored as Scored
     from accord.rewards.captioners import load_captioner as load_captioner

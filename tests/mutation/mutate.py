@@ -66,12 +66,13 @@ TARGETS = (
         "by_hand nested normalised_mean least_squares brute_force kmeans ridge domain_kernel",
     ),
     Target(
-        "accord.methods.realign.strategies",
-        "refl draft raft _collect grpo policy_loss group_advantages ddim_moments gaussian_log_p",
-        "learning tuning",
-        "margin gradient best grpo by_hand log_p moments advantages raft drawn",
+        "accord.methods.tune.strategies.grpo", "", "learning tuning", "pull_apart grpo by_hand log_p moments advantages"
     ),
-    Target("accord.methods.realign.tuning", "denoising_loss loss", "learning", "denoising captions drift weighted_sum"),
+    Target("accord.methods.tune.strategies.refl", "", "learning tuning", "refl drawn"),
+    Target("accord.methods.tune.strategies.draft", "", "learning", "draft"),
+    Target("accord.methods.tune.strategies.raft", "", "learning tuning", "raft"),
+    Target("accord.methods.tune.rollouts", "denoising_loss", "learning", "denoising captions drift"),
+    Target("accord.methods.tune.train", "loss", "learning", "weighted_sum"),
     Target(
         "accord.methods.context.train",
         "__call__ guess kl",

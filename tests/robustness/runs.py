@@ -99,8 +99,8 @@ def _inverter(folder: Path, bases: Bases) -> None:
 
 def _reward(folder: Path, bases: Bases) -> None:
     from accord.diffusion.pipelines import load
-    from accord.methods.realign.config import debug
-    from accord.methods.realign.tuning import tune
+    from accord.methods.tune.config import debug
+    from accord.methods.tune.train import tune
     from accord.rewards.clip import load_clip
     from accord.rewards.rewards import ClipReward
 

@@ -400,7 +400,7 @@ def test_a_full_disk_ends_the_making_of_pairs_in_one_line(accord_cli):
 
 
 @pytest.mark.timeout(120)
-def test_a_hundred_thousand_prompts_are_checked_together(monkeypatch, tmp_path):
+def test_twenty_thousand_prompts_are_checked_together(monkeypatch, tmp_path):
     from accord.types import InputError
 
     module = importlib.import_module("accord.methods.invert.pairs")
@@ -410,7 +410,7 @@ def test_a_hundred_thousand_prompts_are_checked_together(monkeypatch, tmp_path):
 
     pipe = accord.load(device="cpu")
     monkeypatch.setattr(module, "generate_each", drawn)
-    prompts = [f"a red star number {i}" for i in range(100_000)]
+    prompts = [f"a red star number {i}" for i in range(20_000)]
     calls, real = [], type(pipe.tokenizer).__call__
     monkeypatch.setattr(type(pipe.tokenizer), "__call__", lambda self, *a, **k: calls.append(1) or real(self, *a, **k))
     with pytest.raises(InputError, match="the run has begun"):

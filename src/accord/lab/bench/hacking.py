@@ -27,8 +27,8 @@ from accord.lab.scenes.ask import ask_of, check
 from accord.lab.scenes.read import read
 from accord.lab.settings import TUNING
 from accord.methods.invert.alignment import InversionScore
-from accord.methods.realign.config import TuneConfig
-from accord.methods.realign.tuning import tune
+from accord.methods.tune.config import TuneConfig
+from accord.methods.tune.train import tune
 from accord.outputs import in_a_row, labelled_row, png
 from accord.rewards.captioners import load_captioner
 from accord.rewards.rewards import make_rewards

@@ -383,7 +383,7 @@ def ridge(known: torch.Tensor, targets: torch.Tensor, own: dict[str, torch.Tenso
 def _combine(
     answers: dict[str, Answers], sets: Sets, plan: Plan
 ) -> tuple[dict[str, dict[str, str]], dict[str, list[float]], dict[str, str]]:
-    """Add the ensembles and the second levels to `answers`.
+    """Add the ensembles and the domain adaptations to `answers`.
 
     Returns:
         for each domain adaptation the domains where it refused, and why; the fitted weights of each ensemble, one for
@@ -394,7 +394,7 @@ def _combine(
     truth = sets.parts["validation"].targets
 
     def second(name: str) -> None:
-        answers[name + DAKL], refused[name + DAKL] = _second_level(answers[name], sets)
+        answers[name + DAKL], refused[name + DAKL] = _adapted(answers[name], sets)
 
     def weighted(name: str, members: Sequence[Answers]) -> None:
         weights[name] = ensemble_weights([m["validation"] for m in members], truth)
@@ -423,7 +423,7 @@ def _of_seed(name: str, seed: int) -> str:
     return name + (f", seed {seed}" if seed else "")
 
 
-def _second_level(answers: Answers, sets: Sets) -> tuple[Answers, dict[str, str]]:
+def _adapted(answers: Answers, sets: Sets) -> tuple[Answers, dict[str, str]]:
     """DAKL, for each domain by itself, fitted on the validation split; where it refuses, the first level's answer and
     why.
     """

@@ -93,7 +93,8 @@ def measured(way: str, count: int, centroids: int) -> dict[str, float]:
             return pool.submit(_measure, way, count, centroids, torch.get_num_threads()).result()
     except BrokenProcessPool as error:
         raise InputError(
-            f"{count} rows with {centroids} centroids ({way}) were killed, most likely for want of memory; use `quick=True`"
+            f"{count} rows with {centroids} centroids ({way}) were killed, most likely for want of memory; "
+            "use `quick=True`"
         ) from error
 
 

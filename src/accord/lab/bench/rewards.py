@@ -53,8 +53,9 @@ from accord.lab.scenes.render import render
 from accord.lab.scenes.scene import Scene, sample_scene
 from accord.lab.settings import TUNING
 from accord.methods.invert.alignment import InversionScore
-from accord.methods.realign.config import RealignConfig, TuneConfig
-from accord.methods.realign.tuning import tune
+from accord.methods.realign.config import RealignConfig
+from accord.methods.tune.config import TuneConfig
+from accord.methods.tune.train import tune
 from accord.outputs import in_a_row, labelled_row, png
 from accord.rewards.captioners import load_captioner
 from accord.rewards.clip import load_clip

@@ -29,9 +29,10 @@ from accord.diffusion.pipelines import Conditioning, conditioning_of, load
 from accord.files import check_writable, write_file
 from accord.lab.bench.rewards import training_prompts
 from accord.lab.bench.speed import SD15, alone, interleaved, peak_of, rounded
-from accord.methods.realign.config import TuneConfig
-from accord.methods.realign.strategies import STRATEGIES, Batch
-from accord.methods.realign.tuning import Tuner
+from accord.methods.tune.config import TuneConfig
+from accord.methods.tune.rollouts import Batch
+from accord.methods.tune.strategies import STRATEGIES
+from accord.methods.tune.train import Tuner
 from accord.rewards.captioners import load_captioner
 from accord.rewards.rewards import Composed, make_rewards
 from accord.training.processes import Processes
@@ -226,7 +227,7 @@ def _large_table(large: dict[str, Any]) -> str:
 
 def _step(tuner: Tuner, strategy: str) -> Callable[[], torch.Tensor]:
     def step() -> torch.Tensor:
-        loss, _ = STRATEGIES[strategy](tuner, tuner.batch(0))
+        loss, _ = STRATEGIES[strategy].loss(tuner.rollouts, tuner.batch(0))
         loss.backward()
         return loss.detach()
 
@@ -244,7 +245,7 @@ def _refl_at(tuner: Tuner) -> Callable[[], torch.Tensor]:
     """A ReFL step with a fixed stop."""
 
     def step() -> torch.Tensor:
-        loss, _ = STRATEGIES["refl"](tuner, _Stopped(**vars(tuner.batch(0))))
+        loss, _ = STRATEGIES["refl"].loss(tuner.rollouts, _Stopped(**vars(tuner.batch(0))))
         loss.backward()
         return loss.detach()
 
@@ -253,15 +254,20 @@ def _refl_at(tuner: Tuner) -> Callable[[], torch.Tensor]:
 
 def _parts(tuner: Tuner, stop: int) -> dict[str, Callable[[], torch.Tensor]]:
     pipe, config, batch = tuner.pipe, tuner.config, tuner.batch(0)
-    scheduler, conditioning, noise = tuner.start(batch)
+    scheduler, conditioning, noise = tuner.rollouts.start(batch)
     timestep = scheduler.timesteps[stop]
 
     def rollout() -> torch.Tensor:
-        tuner.conditioning(batch.prompts, True)
+        tuner.rollouts.conditioning(batch.prompts, True)
         x = noise
         for step in islice(
             sample(
-                pipe, batch.prompts, latents=noise, conditioning=conditioning, scheduler=scheduler, **tuner.sampling
+                pipe,
+                batch.prompts,
+                latents=noise,
+                conditioning=conditioning,
+                scheduler=scheduler,
+                **tuner.rollouts.sampling,
             ),
             stop,
         ):
@@ -283,7 +289,7 @@ def _parts(tuner: Tuner, stop: int) -> dict[str, Callable[[], torch.Tensor]]:
 
     def captioner() -> torch.Tensor:
         images = pictures.clone().requires_grad_(True)
-        score = tuner.judge(images, batch.prompts)[0].mean()
+        score = tuner.rollouts.judge(images, batch.prompts)[0].mean()
         score.backward()
         return score.detach()
 

@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import save_file
@@ -29,22 +28,20 @@ from accord.data.images import fit, to_tensor
 from accord.data.prompts import check_says_something
 from accord.diffusion.attention import plain_attention
 from accord.diffusion.loading import load_tensors
-from accord.diffusion.loop import decode_with_grad, denoise, encode, initial_noise, precise_vae, run, sample
+from accord.diffusion.loop import decode_with_grad, encode, precise_vae
 from accord.diffusion.lora import add_lora, remove_lora, save_lora, without_lora
 from accord.diffusion.pipelines import (
-    Conditioning,
     Pipeline,
     check_latent_unet,
     check_prompts,
-    conditioning_of,
-    latent_scheduler,
     sample_size,
 )
 from accord.diffusion.state import frozen
 from accord.files import read_json, replace_file, write_file
-from accord.methods.realign.card import report_of, write_card
-from accord.methods.realign.config import TuneConfig
-from accord.methods.realign.strategies import NEEDS_GRADIENT, STRATEGIES, Batch
+from accord.methods.tune.card import report_of, write_card
+from accord.methods.tune.config import TuneConfig
+from accord.methods.tune.rollouts import Batch, Rollouts
+from accord.methods.tune.strategies import STRATEGIES
 from accord.rewards.rewards import Composed, Reward, check_gradient
 from accord.training.claim import claim
 from accord.training.fingerprint import fingerprint
@@ -54,7 +51,6 @@ from accord.training.processes import Processes
 from accord.training.tensorboard import TensorBoardLogger
 from accord.types import InputError, reason_of
 
-CAPTION_DROPOUT = 0.1  # of the denoising term, which keeps guidance alive
 EVAL_SEED = 1_000_000
 PREPARED = ("anchor.safetensors", "scales.json")  # files of a run that are made before its first step
 
@@ -127,7 +123,7 @@ def tune(
             "gradients through float16 weights are lost in rounding; load the pipeline in float32, or in bfloat16 "
             "where the device computes in it"
         )
-    if config.strategy in NEEDS_GRADIENT:
+    if STRATEGIES[config.strategy].needs_gradient:
         for name, part in reward.rewards.items():
             if not part.differentiable:
                 raise InputError(
@@ -204,16 +200,13 @@ class Tuner:
         self.eval_prompts = prompts[::every][:kept]
         kept_out = set(self.eval_prompts)
         self.prompts = [p for p in prompts if p not in kept_out]
-        self.sampling: dict[str, Any] = {
-            "num_inference_steps": config.num_inference_steps,
-            "guidance_scale": config.guidance_scale,
-        }
-        self.scheduler = latent_scheduler(DDIMScheduler, pipe)
+        self.rollouts = Rollouts(pipe, self.prompts, reward, config, processes)
         if config.gradient_checkpointing:
             pipe.unet.enable_gradient_checkpointing()
         loop = LoopConfig.of(config, log_every=min(10, config.eval_every))
         self._prepare(pairs, processes)
         self.run = Run({"unet": pipe.unet}, loop, folder, save_frozen=False, processes=processes)
+        self.rollouts.state = self.run.tensors
         self.guard = Guard(GuardConfig(config.guard_z, config.guard_patience), self.run.numbers, self.run.tensors)
         self.logger = TensorBoardLogger(folder / "tensorboard", self.run.step) if processes.first else None
         if self.logger is not None:
@@ -251,7 +244,7 @@ class Tuner:
                 raise ValueError
         except (KeyError, TypeError, ValueError, IndexError, AttributeError):
             raise InputError(f"{str(scales)!r} and {anchor.name} are not of one whole run; {again}") from None
-        if self.config.strategy in NEEDS_GRADIENT:
+        if STRATEGIES[self.config.strategy].needs_gradient:
             images = decode_with_grad(self.pipe, self.anchors[:2].to(self.pipe.device, self.pipe.unet.dtype)).detach()
             for name, part in self.reward.rewards.items():
                 check_gradient(part, images, self.anchor_captions[: len(images)], f"reward {name!r}")
@@ -259,7 +252,9 @@ class Tuner:
     def _own_pictures(self, texts: list[str]) -> torch.Tensor:
         """Latents [B,C,H,W] of the untuned pipeline."""
         generators = [torch.Generator().manual_seed(self.config.seed * 1_000_003 + i) for i in range(len(texts))]
-        return torch.cat([self.pictures(texts[i : i + 8], generators[i : i + 8]) for i in range(0, len(texts), 8)])
+        return torch.cat(
+            [self.rollouts.pictures(texts[i : i + 8], generators[i : i + 8]) for i in range(0, len(texts), 8)]
+        )
 
     def _encoded(self, pairs: tuple[Sequence[Image.Image], Sequence[str]]) -> tuple[torch.Tensor, list[str]]:
         images, captions = pairs
@@ -273,68 +268,6 @@ class Tuner:
             for i in range(0, len(images), 8)
         ]
         return torch.cat(parts), list(captions)
-
-    # --- what strategies use -------------------------------------------------------------------------------------
-    def start(self, batch: Batch) -> tuple[DDIMScheduler, Conditioning, torch.Tensor]:
-        """A scheduler with its timesteps set, the conditioning, and z_T [B,C,H,W] from the batch's seeds."""
-        scheduler = DDIMScheduler.from_config(self.scheduler.config)
-        scheduler.set_timesteps(self.config.num_inference_steps, device=self.pipe.device)
-        noise = initial_noise(self.pipe, len(batch.prompts), batch.generators(), dtype=self.pipe.unet.dtype)
-        return scheduler, self.conditioning(batch.prompts, self.config.guidance_scale > 1), noise
-
-    @torch.no_grad()
-    def conditioning(self, prompts: list[str], guided: bool) -> Conditioning:
-        return conditioning_of(self.pipe, prompts, guided=guided)
-
-    @torch.no_grad()
-    def pictures(self, prompts: list[str], generators: list[torch.Generator]) -> torch.Tensor:
-        """Latents [B,C,H,W] of the pipeline as it stands."""
-        noise = initial_noise(self.pipe, len(prompts), generators, dtype=self.pipe.unet.dtype)
-        return run(sample(self.pipe, prompts, latents=noise, scheduler=self.scheduler, **self.sampling))
-
-    def judge(self, images: torch.Tensor, prompts: list[str]) -> tuple[torch.Tensor, dict[str, float]]:
-        """Normalised rewards [B] and the mean of each part as it is; one that is infinite is NaN, so that no loss hides
-        it.
-        """
-        parts = self.reward.parts(images, prompts)
-        rewards = self.reward.combine(parts)
-        rewards = torch.where(torch.isfinite(rewards), rewards, torch.nan)
-        logs = {"reward": float(rewards.mean().detach())}
-        return rewards, logs | {f"reward/{k}": float(v.mean().detach()) for k, v in parts.items()}
-
-    def denoising_loss(
-        self, latents: torch.Tensor, prompts: list[str], generators: list[torch.Generator], anchored: bool = False
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """||f - target||^2 and, if `anchored`, ||f - f_untuned||^2 at one random timestep a picture."""
-        scheduler, device = self.scheduler, latents.device
-        count = scheduler.config.num_train_timesteps
-        draws = [
-            (
-                torch.randn(latents.shape[1:], generator=g),
-                torch.randint(count, (1,), generator=g),
-                torch.rand(1, generator=g),
-            )
-            for g in generators
-        ]
-        noise = torch.stack([d[0] for d in draws]).to(device)
-        timesteps = torch.cat([d[1] for d in draws]).to(device)
-        with torch.no_grad():
-            conditioning = conditioning_of(
-                self.pipe, prompts, guided=False, dropped=torch.cat([d[2] for d in draws]) < CAPTION_DROPOUT
-            )
-        clean = latents.float()
-        noisy = scheduler.add_noise(clean, noise, timesteps).to(self.pipe.unet.dtype)
-        output = denoise(self.pipe, scheduler, noisy, timesteps, conditioning).float()
-        kind = scheduler.config.prediction_type
-        target = {"epsilon": noise, "sample": clean}.get(kind)
-        if target is None:
-            target = scheduler.get_velocity(clean, noise, timesteps)
-        loss = (output - target).square().mean()
-        if not anchored:
-            return loss, torch.zeros_like(loss)
-        with torch.no_grad(), without_lora(self.pipe):
-            reference = denoise(self.pipe, scheduler, noisy, timesteps, conditioning).float()
-        return loss, (output - reference).square().mean()
 
     # --- the run -------------------------------------------------------------------------------------------------
     def batch(self, number: int) -> Batch:
@@ -352,14 +285,16 @@ class Tuner:
 
     def loss(self, number: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         config, batch = self.config, self.batch(number)
-        loss, logs = STRATEGIES[config.strategy](self, batch)
+        loss, logs = STRATEGIES[config.strategy].loss(self.rollouts, batch)
         logs["strategy"] = float(loss.detach())
         loss = config.reward_weight * loss
         if config.pretrain_weight or config.kl_weight:
             rows = [s % len(self.anchors) for s in batch.seeds]
             latents = self.anchors[rows].to(self.pipe.device)
             captions = [self.anchor_captions[i] for i in rows]
-            denoising, drift = self.denoising_loss(latents, captions, batch.generators(salt=2), config.kl_weight > 0)
+            denoising, drift = self.rollouts.denoising_loss(
+                latents, captions, batch.generators(salt=2), config.kl_weight > 0
+            )
             loss = loss + config.pretrain_weight * denoising + config.kl_weight * drift
             logs |= {"denoising": float(denoising.detach()), "drift": float(drift.detach())}
         return loss, logs
@@ -387,7 +322,7 @@ class Tuner:
             for i in range(0, len(self.eval_prompts), 8):
                 texts = self.eval_prompts[i : i + 8]
                 generators = [torch.Generator().manual_seed(EVAL_SEED + i + k) for k in range(len(texts))]
-                images.append(decode_with_grad(self.pipe, self.pictures(texts, generators)))
+                images.append(decode_with_grad(self.pipe, self.rollouts.pictures(texts, generators)))
             pictures = torch.cat(images)
             reward = torch.cat([self.reward(p, self.eval_prompts[8 * i : 8 * i + 8]) for i, p in enumerate(images)])
             scores = {"reward": reward}

@@ -11,7 +11,7 @@ import torch
 from accord.files import write_file
 
 if TYPE_CHECKING:
-    from accord.methods.realign.tuning import Tuner
+    from accord.methods.tune.train import Tuner
 
 
 def report_of(tuner: Tuner) -> dict[str, Any]:
