@@ -18,7 +18,8 @@ from diffusers import (
 
 from accord.diffusion.attention import AttentionMaps, attention_hook
 from accord.diffusion.generate import generate
-from accord.diffusion.loop import _start, decode, encode, generators, initial_noise, predicted_x0, run, sample
+from accord.diffusion.loop import _start, decode, encode, generators, initial_noise, run, sample
+from accord.diffusion.objective import predicted_x0
 from accord.diffusion.pipelines import SD, check_device, check_prompt_length, load
 from accord.methods.realign.config import RealignConfig
 from accord.methods.realign.modulation import Segments, modulated

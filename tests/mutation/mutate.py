@@ -71,6 +71,12 @@ TARGETS = (
     Target("accord.methods.tune.strategies.refl", "", "learning tuning", "refl drawn"),
     Target("accord.methods.tune.strategies.draft", "", "learning", "draft"),
     Target("accord.methods.tune.strategies.raft", "", "learning tuning", "raft"),
+    Target(
+        "accord.diffusion.objective",
+        "prediction_target network_x0",
+        "context_equations learning loop",
+        "test_9 closed predicted affine",
+    ),
     Target("accord.methods.tune.rollouts", "denoising_loss", "learning", "denoising captions drift"),
     Target("accord.methods.tune.train", "loss", "learning", "weighted_sum"),
     Target(

@@ -275,27 +275,6 @@ def _pixels(pipe: Pipeline, latents: torch.Tensor | None, height: int | None, wi
     return height or rows * pipe.vae_scale_factor, width or columns * pipe.vae_scale_factor
 
 
-def predicted_x0(scheduler: Any, output: torch.Tensor, timestep: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
-    """Clean latents [B,C,H,W] that a network's `output` at x_t means, for epsilon, v and sample prediction.
-
-    `timestep` is one for all, or [B]. Raises InputError for a scheduler without `alphas_cumprod`.
-    """
-    if not hasattr(scheduler, "alphas_cumprod"):
-        raise InputError(f"a {type(scheduler).__name__} has no alphas_cumprod; use DDIM or DDPM")
-    ab = scheduler.alphas_cumprod.to(latents.device)[timestep].float().reshape(-1, *[1] * (latents.dim() - 1))
-    # in float32 at least: near the clean end 1 - ab is lost in half precision
-    return network_x0(output, latents, ab, scheduler.config.prediction_type).to(latents.dtype)
-
-
-def network_x0(output: torch.Tensor, x_t: torch.Tensor, ab_t: torch.Tensor, kind: str) -> torch.Tensor:
-    """x0^ out of what a network of prediction type `kind` predicted at x_t; `ab_t` broadcasts against it."""
-    if kind == "epsilon":
-        return (x_t - (1 - ab_t).sqrt() * output) / ab_t.sqrt()
-    if kind == "v_prediction":
-        return ab_t.sqrt() * x_t - (1 - ab_t).sqrt() * output
-    return output
-
-
 def _start(
     scheduler: Any, noise: torch.Tensor, image_latents: torch.Tensor | None, strength: float
 ) -> tuple[torch.Tensor, torch.Tensor]:

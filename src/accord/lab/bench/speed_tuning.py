@@ -23,8 +23,9 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from tqdm.auto import tqdm
 
 from accord.diffusion.attention import plain_attention
-from accord.diffusion.loop import decode_with_grad, denoise, initial_noise, predicted_x0, sample
+from accord.diffusion.loop import decode_with_grad, denoise, initial_noise, sample
 from accord.diffusion.lora import add_lora
+from accord.diffusion.objective import predicted_x0
 from accord.diffusion.pipelines import Conditioning, conditioning_of, load
 from accord.files import check_writable, write_file
 from accord.lab.bench.rewards import training_prompts

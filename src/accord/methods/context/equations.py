@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import torch
 
-from accord.diffusion.loop import network_x0 as network_x0  # the way back from `network_target`
+from accord.diffusion.objective import network_x0 as network_x0  # the way back from `network_target`
+from accord.diffusion.objective import prediction_target
 
 SHIFTS = ("quadratic", "prior", "data")
 
@@ -118,10 +119,9 @@ def network_target(x_t: torch.Tensor, x0: torch.Tensor, ab_t: torch.Tensor, kind
     With them the usual ways back to x0^ stay exact, as x_t = sqrt(ab) x0 + sqrt(1 - ab) e~. The gradient of the loss
     reaches r through x_t in here too: |v~ - v|^2 is |x0^ - x0|^2 / (1 - ab).
     """
-    if kind == "sample":
+    if kind == "sample":  # which needs no noise, and at ab = 1 has none
         return x0
-    noise = shifted_noise(x_t, x0, ab_t)
-    return noise if kind == "epsilon" else ab_t.sqrt() * noise - (1 - ab_t).sqrt() * x0
+    return prediction_target(x0, shifted_noise(x_t, x0, ab_t), ab_t, kind)
 
 
 # --- the exact bound --------------------------------------------------------------------------------------------------

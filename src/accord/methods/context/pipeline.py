@@ -25,12 +25,12 @@ from accord.diffusion.loop import (
     guidance_embedding,
     initial_noise,
     is_guided,
-    network_x0,
     run,
     sample,
     set_timesteps,
 )
 from accord.diffusion.lora import check_no_lora
+from accord.diffusion.objective import network_x0
 from accord.diffusion.pipelines import (
     Conditioning,
     Pipeline,

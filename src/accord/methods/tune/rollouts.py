@@ -14,6 +14,7 @@ from diffusers import DDIMScheduler
 
 from accord.diffusion.loop import Step, decode_with_grad, denoise, initial_noise, run, sample
 from accord.diffusion.lora import without_lora
+from accord.diffusion.objective import ab_at, prediction_target
 from accord.diffusion.pipelines import Conditioning, Pipeline, conditioning_of, latent_scheduler
 from accord.methods.tune.config import TuneConfig
 from accord.rewards.rewards import Composed
@@ -136,10 +137,7 @@ class Rollouts:
         clean = latents.float()
         noisy = scheduler.add_noise(clean, noise, timesteps).to(self.pipe.unet.dtype)
         output = denoise(self.pipe, scheduler, noisy, timesteps, conditioning).float()
-        kind = scheduler.config.prediction_type
-        target = {"epsilon": noise, "sample": clean}.get(kind)
-        if target is None:
-            target = scheduler.get_velocity(clean, noise, timesteps)
+        target = prediction_target(clean, noise, ab_at(scheduler, timesteps, clean), scheduler.config.prediction_type)
         loss = (output - target).square().mean()
         if not anchored:
             return loss, torch.zeros_like(loss)

@@ -6,7 +6,7 @@ import itertools
 
 import torch
 
-from accord.diffusion.loop import predicted_x0
+from accord.diffusion.objective import predicted_x0
 from accord.methods.tune.registry import strategy
 from accord.methods.tune.rollouts import Batch, Rollouts
 

@@ -1,0 +1,55 @@
+"""What a denoiser predicts of x_t = sqrt(ab) x0 + sqrt(1 - ab) e, and the way back to x0: written once, for all that
+trains.
+
+`ab` is the product of the alphas up to a step; it broadcasts against the latents.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from accord.types import InputError
+
+
+def prediction_target(x0: torch.Tensor, noise: torch.Tensor, ab_t: torch.Tensor, kind: str) -> torch.Tensor:
+    """What a network of prediction type `kind` is trained to: e, v = sqrt(ab) e - sqrt(1 - ab) x0, or x0.
+
+    Source of v: progressive distillation (arXiv 2202.00512), appendix D.
+    """
+    if kind == "epsilon":
+        return noise
+    if kind == "v_prediction":
+        return ab_t.sqrt() * noise - (1 - ab_t).sqrt() * x0
+    return x0
+
+
+def network_x0(output: torch.Tensor, x_t: torch.Tensor, ab_t: torch.Tensor, kind: str) -> torch.Tensor:
+    """x0^ out of what a network of prediction type `kind` predicted at x_t: the way back from `prediction_target`."""
+    if kind == "epsilon":
+        return (x_t - (1 - ab_t).sqrt() * output) / ab_t.sqrt()
+    if kind == "v_prediction":
+        return ab_t.sqrt() * x_t - (1 - ab_t).sqrt() * output
+    return output
+
+
+def ab_at(scheduler: Any, timestep: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
+    """ab at a timestep, one for all or [B], in float32 and shaped to broadcast against latents [B,...].
+
+    Raises:
+        InputError: for a scheduler without `alphas_cumprod`.
+    """
+    if not hasattr(scheduler, "alphas_cumprod"):
+        raise InputError(f"a {type(scheduler).__name__} has no alphas_cumprod; use DDIM or DDPM")
+    return scheduler.alphas_cumprod.to(latents.device)[timestep].float().reshape(-1, *[1] * (latents.dim() - 1))
+
+
+def predicted_x0(scheduler: Any, output: torch.Tensor, timestep: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
+    """Clean latents [B,C,H,W] that a network's `output` at x_t means, for epsilon, v and sample prediction.
+
+    `timestep` is one for all, or [B]. Raises InputError for a scheduler without `alphas_cumprod`.
+    """
+    ab = ab_at(scheduler, timestep, latents)
+    # in float32 at least: near the clean end 1 - ab is lost in half precision
+    return network_x0(output, latents, ab, scheduler.config.prediction_type).to(latents.dtype)
