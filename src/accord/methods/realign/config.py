@@ -27,9 +27,8 @@ class RealignConfig:
     omega_gain: float = 1.0  # omega = 1 + omega_gain * (deficit - 1/2); 0 is the unweighted modulation
     # a vain round from the same z_T is followed by one with omega so much higher, and other places
     escalation: float = 1.0
-    background: float = (
-        1.0  # omega of the background: pixels of no thing look at the tokens of no thing; 0 leaves them alone
-    )
+    # omega of the background: pixels of no thing look at the tokens of no thing; 0 leaves them alone
+    background: float = 1.0
     log_omega: bool = False  # also add log(omega_n) * tau to the logits of segment n's tokens
     exempt_tokens: str = "none"  # tokens left alone: "none", "special" (BOS, EOS, padding), "unassigned" (all others)
     good_enough: float = 0.9  # a picture whose every word is at least this probable is not redone
