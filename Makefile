@@ -2,13 +2,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-slow snapshots fuzz kill mutate lint clean
+.PHONY: demo test test-slow test-lowest snapshots fuzz kill mutate lint clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[lab,parquet,train,sentence,video,dev]'
+	$(BIN)/python $(PIP_INSTALL) -c constraints.txt -e '.[all,dev]'
 	touch $(STAMP)
 
 # the main job on the embedded lab: what the model ignored, and the same seed repaired
@@ -30,6 +30,17 @@ test: lint
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
 
+# the lowest versions that pyproject.toml promises, in a venv of their own, made anew: a download of some gigabytes
+LOWEST := .venv-lowest
+LOWEST_TESTS := test_package test_cli test_models test_equations test_context_equations test_joint test_rewards test_score \
+  test_loop test_prompts test_training
+test-lowest:
+	rm -rf $(LOWEST)
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python $(PIP_INSTALL) -c constraints-lowest.txt -e '.[all]' \
+	  $$(grep -E '^(hypothesis|pytest|pytest-timeout|pytest-xdist)==' constraints.txt)
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n 2 --dist worksteal $(LOWEST_TESTS:%=tests/%.py)
+
 # what tests/test_snapshots.py compares with: public names, signatures and every command's help
 snapshots: $(STAMP)
 	ACCORD_SNAPSHOTS=write $(BIN)/python -m pytest tests/test_snapshots.py
@@ -46,4 +57,4 @@ mutate: $(STAMP)
 	$(BIN)/python tests/mutation/mutate.py --out docs/bench
 
 clean:
-	rm -rf $(VENV) out build *.egg-info src/*.egg-info
+	rm -rf $(VENV) $(LOWEST) out build dist *.egg-info src/*.egg-info
