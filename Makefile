@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-slow test-lowest snapshots fuzz kill mutate lint clean
+.PHONY: demo test test-slow test-lowest wheel snapshots fuzz kill mutate lint clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -32,14 +32,25 @@ test-slow: $(STAMP)
 
 # the lowest versions that pyproject.toml promises, in a venv of their own, made anew: a download of some gigabytes
 LOWEST := .venv-lowest
-LOWEST_TESTS := test_package test_cli test_models test_equations test_context_equations test_joint test_rewards test_score \
-  test_loop test_prompts test_training
+LOWEST_TESTS := test_package test_cli test_models test_equations test_context_equations test_joint test_rewards \
+  test_score test_loop test_prompts test_training
 test-lowest:
 	rm -rf $(LOWEST)
 	$(PYTHON) -m venv $(LOWEST)
 	$(LOWEST)/bin/python $(PIP_INSTALL) -c constraints-lowest.txt -e '.[all]' \
 	  $$(grep -E '^(hypothesis|pytest|pytest-timeout|pytest-xdist)==' constraints.txt)
 	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n 2 --dist worksteal $(LOWEST_TESTS:%=tests/%.py)
+
+# the package as others get it: built, compared with what git has, installed into an empty venv, used in another folder
+wheel:
+	rm -rf build dist
+	$(PYTHON) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+	$(PYTHON) -m zipfile -l dist/*.whl | cut -d' ' -f1 | sort > dist/contents.txt
+	git ls-files src/accord | sed 's,src/,,' | sort | comm -23 - dist/contents.txt \
+	  | sed 's/^/not in the wheel: /' | (! grep .)
+	place=$$(mktemp -d) && trap 'rm -rf "$$place"' EXIT && $(PYTHON) -m venv "$$place/venv" && \
+	  "$$place/venv/bin/python" $(PIP_INSTALL) -c constraints.txt dist/*.whl && cd "$$place" && \
+	  venv/bin/accord info && venv/bin/accord generate "two green fish" && ls out/generate/*.png
 
 # what tests/test_snapshots.py compares with: public names, signatures and every command's help
 snapshots: $(STAMP)
