@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-slow test-lowest wheel snapshots fuzz kill mutate lint clean
+.PHONY: demo test test-slow test-lowest coverage wheel snapshots fuzz kill mutate lint clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -29,6 +29,10 @@ test: lint
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
+
+# the same tests, slower, and which lines of the package none of them runs
+coverage: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --cov=accord --cov-report=term
 
 # the lowest versions that pyproject.toml promises, in a venv of their own, made anew: a download of some gigabytes
 LOWEST := .venv-lowest
