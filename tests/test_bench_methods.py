@@ -70,6 +70,7 @@ def test_diversity_is_zero_for_equal_pictures(lab, monkeypatch):
     assert bench_rewards.diversity(lab, quick=True) == pytest.approx(2 / 3, abs=1e-5)  # of 6 pairs 4 differ by 1
 
 
+@pytest.mark.slow
 def test_rows_of_tuning_are_made_once(tmp_path, monkeypatch):
     """Shards, one table, and a second table that takes its rows from the first."""
     made = []

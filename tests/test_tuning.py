@@ -460,7 +460,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, undisturbed, monk
 
 # --- two processes -------------------------------------------------------------------------------------------------
 SHARED = replace(debug(), batch_size=4, learning_rate=1e-2, bf16=False)  # rounded alike, however the batch is shared
-SPREAD = ("refl", "raft", "grpo")
+SPREAD = ("raft", "grpo")
 WORKER = """
 import sys
 sys.path.insert(0, sys.argv[1])

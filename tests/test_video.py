@@ -514,7 +514,8 @@ def test_xl_is_told_what_its_pipeline_tells_it():
 
 
 def test_an_edit_with_xl_whole(tmp_path):
-    made = editor(tmp_path, replace(QUICK, injection=0.5, mask_blending=0.5), "sdxl", frames=6)
+    config = replace(QUICK, num_inference_steps=4, injection=0.5, mask_blending=0.5)
+    made = editor(tmp_path, config, "sdxl", frames=6)
     plain = made.edit("a blue star")
     assert len(plain.frames) == 6 and plain.frames[0].size == made.video.size
     other = made.edit("a blue star", modulate=realign_video.modulate_video(1.0))
@@ -679,7 +680,7 @@ def test_the_network_never_sees_more_than_a_window(tmp_path):
         ("overlap", 16),
         ("strength", 0.0),
         ("injection", 2.0),
-        ("hold", -0.1),
+        ("mask_blending", -0.1),
         ("tune_steps", -1),
         ("learning_rate", 0.0),
         ("num_inference_steps", 0),
