@@ -1,4 +1,4 @@
-"""The README and the pages under docs, the log too: Python examples run, commands parse, links lead somewhere."""
+"""README, CONTRIBUTING, CHANGELOG, docs and the log: Python examples run, commands parse, links lead somewhere."""
 
 import re
 import shlex
@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 LOG = sorted((ROOT / "docs" / "log").glob("*.md"))
-PAGES = [README, *DOCS, *LOG]
+PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *DOCS, *LOG]
 FENCE = re.compile(r"^```(.*)\n((?:.*\n)*?)```$", re.M)
 
 
@@ -106,7 +106,7 @@ def test_page_begins_with_a_heading_and_a_sentence(page):
 
 def test_readme_links_every_page():
     links = {link.partition("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text_of(README))}
-    assert {name_of(page) for page in DOCS} <= links
+    assert {name_of(page) for page in DOCS} | {"CONTRIBUTING.md", "CHANGELOG.md"} <= links
     assert "docs/log/README.md" in links
 
 
