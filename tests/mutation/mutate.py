@@ -66,11 +66,16 @@ TARGETS = (
         "by_hand nested normalised_mean least_squares brute_force kmeans ridge domain_kernel",
     ),
     Target(
-        "accord.methods.tune.strategies.grpo", "", "learning tuning", "pull_apart grpo by_hand log_p moments advantages"
+        "accord.methods.tune.strategies.grpo",
+        "",
+        "learning tuning",
+        "raises_the_probability clipped_objective advantages log_p moments",
     ),
-    Target("accord.methods.tune.strategies.refl", "", "learning tuning", "refl drawn"),
-    Target("accord.methods.tune.strategies.draft", "", "learning", "draft"),
-    Target("accord.methods.tune.strategies.raft", "", "learning tuning", "raft"),
+    Target(
+        "accord.methods.tune.strategies.refl", "", "learning tuning", "margin_ends is_that_of_the_reward drawn_where"
+    ),
+    Target("accord.methods.tune.strategies.draft", "", "learning", "margin_ends is_that_of_the_reward"),
+    Target("accord.methods.tune.strategies.raft", "", "learning tuning", "raft_learns raft_keeps raft_does"),
     Target(
         "accord.diffusion.objective",
         "prediction_target network_x0",
@@ -351,6 +356,7 @@ def main() -> int:
     fate = run_all(found, options.jobs, options.limit)
     text = page(fate, time.monotonic() - begun)
     if options.out is not None:
+        options.out.mkdir(parents=True, exist_ok=True)
         (options.out / "mutation.md").write_text(text, encoding="utf8")
     print(text.split("## Killed")[0])
     unknown = [n for n in EQUIVALENT if not options.only and n not in fate]
