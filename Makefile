@@ -32,7 +32,7 @@ test-slow: $(STAMP)
 
 # the same tests, slower, and which lines of the package none of them runs
 coverage: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --cov=accord --cov-report=term
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --cov=accord --cov=accord_lab --cov-report=term
 
 # the lowest versions that pyproject.toml promises, in a venv of their own, made anew: a download of some gigabytes
 LOWEST := .venv-lowest
@@ -50,7 +50,7 @@ wheel:
 	rm -rf build dist
 	$(PYTHON) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
 	$(PYTHON) -m zipfile -l dist/*.whl | cut -d' ' -f1 | sort > dist/contents.txt
-	git ls-files src/accord | sed 's,src/,,' | sort | comm -23 - dist/contents.txt \
+	git ls-files src | sed 's,src/,,' | sort | comm -23 - dist/contents.txt \
 	  | sed 's/^/not in the wheel: /' | (! grep .)
 	place=$$(mktemp -d) && trap 'rm -rf "$$place"' EXIT && $(PYTHON) -m venv "$$place/venv" && \
 	  "$$place/venv/bin/python" $(PIP_INSTALL) -c constraints.txt dist/*.whl && cd "$$place" && \

@@ -2,7 +2,6 @@
 
 import json
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -29,8 +28,9 @@ from transformers import (
     T5TokenizerFast,
 )
 
+from accord.embedded import FOLDER as MODELS
+
 torch.set_num_threads(min(2, torch.get_num_threads()))
-MODELS = Path(__file__).parents[1] / "src" / "accord" / "lab" / "models"
 
 
 def tiny_tokenizer() -> CLIPTokenizer:

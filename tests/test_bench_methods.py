@@ -12,24 +12,24 @@ import torch
 from PIL import Image
 
 from accord.data.video import read_video
-from accord.lab.bench import context as bench_context
-from accord.lab.bench import context_cost, video_memory
-from accord.lab.bench import hacking as bench_hacking
-from accord.lab.bench import invert as bench_invert
-from accord.lab.bench import invert_speed as bench_invert_speed
-from accord.lab.bench import kernel as bench_kernel
-from accord.lab.bench import rewards as bench_rewards
-from accord.lab.bench import transplant as bench_transplant
-from accord.lab.bench import video as bench_video
-from accord.lab.bench.prompts import scenebench
-from accord.lab.scenes.ask import ask_of, check
-from accord.lab.scenes.edits import KINDS
-from accord.lab.scenes.read import read
-from accord.lab.scenes.render import render
-from accord.lab.scenes.scene import Scene, Thing
 from accord.methods.invert.data import PairSet
 from accord.rewards.video import background_psnr
 from accord.types import InputError
+from accord_lab.bench import context as bench_context
+from accord_lab.bench import context_cost, video_memory
+from accord_lab.bench import hacking as bench_hacking
+from accord_lab.bench import invert as bench_invert
+from accord_lab.bench import invert_speed as bench_invert_speed
+from accord_lab.bench import kernel as bench_kernel
+from accord_lab.bench import rewards as bench_rewards
+from accord_lab.bench import transplant as bench_transplant
+from accord_lab.bench import video as bench_video
+from accord_lab.bench.prompts import scenebench
+from accord_lab.scenes.ask import ask_of, check
+from accord_lab.scenes.edits import KINDS
+from accord_lab.scenes.read import read
+from accord_lab.scenes.render import render
+from accord_lab.scenes.scene import Scene, Thing
 
 ROOT = Path(__file__).parents[1]
 

@@ -8,8 +8,11 @@ import torch
 from PIL import Image
 
 from accord.diffusion.generate import GUIDANCE, STEPS, generate
-from accord.lab.bench import scenes
-from accord.lab.bench.scenes import (
+from accord.methods.realign.config import RealignConfig
+from accord.rewards.captioners import load_captioner
+from accord.types import InputError
+from accord_lab.bench import scenes
+from accord_lab.bench.scenes import (
     BATCH,
     SEEDS,
     Bench,
@@ -25,11 +28,8 @@ from accord.lab.bench.scenes import (
     run_method,
     table,
 )
-from accord.lab.scenes.render import render
-from accord.lab.scenes.scene import Scene, Thing
-from accord.methods.realign.config import RealignConfig
-from accord.rewards.captioners import load_captioner
-from accord.types import InputError
+from accord_lab.scenes.render import render
+from accord_lab.scenes.scene import Scene, Thing
 
 
 @pytest.fixture(scope="module")

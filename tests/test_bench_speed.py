@@ -7,11 +7,11 @@ import torch
 from conftest import tiny_pipeline
 
 from accord.diffusion.lora import add_lora
-from accord.lab.bench import speed, speed_large, speed_tuning
 from accord.methods.tune.config import TuneConfig
 from accord.rewards.captioners import load_captioner
 from accord.rewards.rewards import make_rewards
 from accord.types import InputError
+from accord_lab.bench import speed, speed_large, speed_tuning
 
 CELL = {"seconds", "ratio", "largest_tensor_numel", "largest_tensor_bytes"}
 
@@ -73,7 +73,7 @@ def test_bands_give_each_region_pixels_and_two_tokens_and_leave_a_rest():
 
 
 def test_a_network_gives_a_row_of_every_variant(monkeypatch):
-    monkeypatch.setattr(speed, "EMBEDDED", speed.EMBEDDED / "nowhere")  # random weights
+    monkeypatch.setattr(speed, "PIPELINE", speed.PIPELINE / "nowhere")  # random weights
     monkeypatch.setattr(speed, "peak_memory", lambda *args: 1.0)
     row = speed.network_row(speed.Size("lab", 1, 8, 2, 1, 1), "cpu")
     assert row["weights"] == "random" and row["run_is"] == "measured" and row["modulated_share"] == 0.5

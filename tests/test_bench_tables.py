@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from accord.lab.bench import context, hacking, invert, rewards, scenes, speed_large, video
+from accord_lab.bench import context, hacking, invert, rewards, scenes, speed_large, video
 
 TABLES = Path(__file__).parents[1] / "docs" / "bench"
 

@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 import accord
 from accord import cli
 from accord.cli.options import file_name
-from accord.lab.scenes.render import render
-from accord.lab.scenes.scene import Scene, Thing
+from accord_lab.scenes.render import render
+from accord_lab.scenes.scene import Scene, Thing
 
 STAR = Scene("white", (Thing("star", "red", "big", (18, 18, 46, 45)),))
 
@@ -355,8 +355,8 @@ def test_context_from_the_command_line(accord_cli, tmp_path):
 def test_inversion_from_the_command_line(accord_cli, tmp_path):
     rng = np.random.default_rng(0)
     Path("pairs").mkdir()
-    from accord.lab.scenes.grammar import caption
-    from accord.lab.scenes.scene import sample_scene
+    from accord_lab.scenes.grammar import caption
+    from accord_lab.scenes.scene import sample_scene
 
     rows = []
     for i in range(24):
@@ -397,7 +397,7 @@ def test_inversion_from_the_command_line(accord_cli, tmp_path):
 
 def test_editing_a_clip_from_the_command_line(accord_cli):
     from accord.data.video import read_video, write_video
-    from accord.lab.scenes.videos import moving_scene
+    from accord_lab.scenes.videos import moving_scene
 
     scene = moving_scene(np.random.default_rng(0), 4)
     write_video("video.mp4", scene.video.frames, 8)

@@ -21,10 +21,6 @@ from accord.data.pairs import PairsFile
 from accord.data.shards import parse_shard
 from accord.diffusion.loop import generators
 from accord.diffusion.lora import add_lora
-from accord.lab.scenes.ask import ask_of, check
-from accord.lab.scenes.grammar import caption
-from accord.lab.scenes.render import render
-from accord.lab.scenes.scene import Scene, Thing, sample_scene
 from accord.methods.invert.alignment import InversionScore
 from accord.methods.invert.bulk import invert_files, labelled_by
 from accord.methods.invert.config import InvertTrainConfig, PredictorConfig
@@ -52,6 +48,10 @@ from accord.methods.invert.vocabulary import Vocabulary, words_of
 from accord.rewards.captioners import load_captioner
 from accord.rewards.sentence import load_sentence
 from accord.types import InputError
+from accord_lab.scenes.ask import ask_of, check
+from accord_lab.scenes.grammar import caption
+from accord_lab.scenes.render import render
+from accord_lab.scenes.scene import Scene, Thing, sample_scene
 
 QUICK = InvertTrainConfig(steps=4, batch_size=4, curriculum="none", save_every=2, bf16=False)
 KINDS = ("unet", "clip", "vit", "swin", "blip")

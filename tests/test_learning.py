@@ -626,7 +626,7 @@ def recipe(monkeypatch):
     import importlib
 
     def get(name: str):
-        module = importlib.import_module(f"accord.lab.recipes.{name}")
+        module = importlib.import_module(f"accord_lab.recipes.{name}")
         monkeypatch.setattr(module, "config", lambda steps=0: fast(steps))
         return module
 

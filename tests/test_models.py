@@ -65,10 +65,10 @@ def test_vae_round_trip_is_read_exactly():
     import numpy as np
     from diffusers import AutoencoderKL
 
-    from accord.lab.recipes.vae import to_tensor
-    from accord.lab.scenes.read import read, same_content
-    from accord.lab.scenes.render import render
-    from accord.lab.scenes.scene import sample_scene
+    from accord_lab.recipes.vae import to_tensor
+    from accord_lab.scenes.read import read, same_content
+    from accord_lab.scenes.render import render
+    from accord_lab.scenes.scene import sample_scene
 
     vae = AutoencoderKL.from_pretrained(MODELS / "pipeline" / "vae", dtype=torch.float32).eval()
     rng = np.random.default_rng(99)
@@ -92,9 +92,9 @@ def test_captioner_says_exactly_what_held_out_renders_show():
     import accord
     from accord.data.images import to_tensor
     from accord.data.prompts import parse
-    from accord.lab.scenes.ask import ask_of, check
-    from accord.lab.scenes.render import render
-    from accord.lab.scenes.scene import sample_scene
+    from accord_lab.scenes.ask import ask_of, check
+    from accord_lab.scenes.render import render
+    from accord_lab.scenes.scene import sample_scene
 
     captioner = accord.load_captioner()
     rng = np.random.default_rng(123)

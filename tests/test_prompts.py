@@ -8,10 +8,10 @@ import pytest
 
 from accord.data.lexicon import DEFAULT, Lexicon, plural_of
 from accord.data.prompts import parse, singular_of, spelled, swaps
-from accord.lab.scenes.ask import ask_of, lab_lexicon
-from accord.lab.scenes.grammar import caption
-from accord.lab.scenes.scene import sample_scene
 from accord.types import InputError
+from accord_lab.scenes.ask import ask_of, lab_lexicon
+from accord_lab.scenes.grammar import caption
+from accord_lab.scenes.scene import sample_scene
 
 LAB = lab_lexicon()
 

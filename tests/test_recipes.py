@@ -11,9 +11,10 @@ from diffusers.models.attention_processor import AttnProcessor
 from transformers import CLIPTokenizer
 
 from accord.diffusion.attention import attention_hook
-from accord.lab import recipes
-from accord.lab.recipes import denoiser
-from accord.lab.recipes.denoiser import (
+from accord.types import InputError
+from accord_lab import recipes
+from accord_lab.recipes import denoiser
+from accord_lab.recipes.denoiser import (
     LAYOUT_TIMESTEPS,
     SPARSE,
     build,
@@ -22,8 +23,8 @@ from accord.lab.recipes.denoiser import (
     draw_timesteps,
     scene_pools,
 )
-from accord.lab.recipes.grounding import SIDE, Grounding, targets
-from accord.lab.recipes.views import (
+from accord_lab.recipes.grounding import SIDE, Grounding, targets
+from accord_lab.recipes.views import (
     DIRECTIONS,
     IGNORED,
     noun_labels,
@@ -32,10 +33,9 @@ from accord.lab.recipes.views import (
     relation_head,
     relation_labels,
 )
-from accord.lab.scenes.grammar import FULL, Saying
-from accord.lab.scenes.lexicon import NOUNS
-from accord.lab.scenes.scene import Scene, Thing
-from accord.types import InputError
+from accord_lab.scenes.grammar import FULL, Saying
+from accord_lab.scenes.lexicon import NOUNS
+from accord_lab.scenes.scene import Scene, Thing
 
 STAR = Thing("star", "red", "big", (2, 20, 30, 47))
 KEY = Thing("key", "blue", "big", (34, 22, 62, 50))

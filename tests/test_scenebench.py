@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from accord.lab.bench.prompts import CATEGORIES, HELD_OUT_SHARE, PER_CATEGORY, draw, scenebench
+from accord_lab.bench.prompts import CATEGORIES, HELD_OUT_SHARE, PER_CATEGORY, draw, scenebench
 
 BENCH = scenebench()
 

@@ -8,10 +8,11 @@ import pytest
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from accord.lab.scenes.ask import RELATION_MARGIN, ask_of, check, holds
-from accord.lab.scenes.edits import KINDS, edit_scene
-from accord.lab.scenes.grammar import FULL, PLAIN, caption, noun_phrase
-from accord.lab.scenes.lexicon import (
+from accord.types import InputError
+from accord_lab.scenes.ask import RELATION_MARGIN, ask_of, check, holds
+from accord_lab.scenes.edits import KINDS, edit_scene
+from accord_lab.scenes.grammar import FULL, PLAIN, caption, noun_phrase
+from accord_lab.scenes.lexicon import (
     BACKGROUNDS,
     COLORS,
     HELD_OUT_NOUN_COLOR,
@@ -19,10 +20,9 @@ from accord.lab.scenes.lexicon import (
     IMAGE_SIZE,
     NOUNS,
 )
-from accord.lab.scenes.read import UNKNOWN, name_silhouette, read, same_content
-from accord.lab.scenes.render import foreground, render, silhouette
-from accord.lab.scenes.scene import GAP, LAYOUTS, Scene, Thing, is_held_out, relation, sample_scene
-from accord.types import InputError
+from accord_lab.scenes.read import UNKNOWN, name_silhouette, read, same_content
+from accord_lab.scenes.render import foreground, render, silhouette
+from accord_lab.scenes.scene import GAP, LAYOUTS, Scene, Thing, is_held_out, relation, sample_scene
 
 
 def scenes(count: int, seed: int = 0, **kwargs) -> list[Scene]:

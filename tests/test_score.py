@@ -16,12 +16,12 @@ from transformers import (
 from accord.data.images import to_tensor
 from accord.data.lexicon import DEFAULT
 from accord.data.prompts import parse, swaps
-from accord.lab.scenes.render import render
-from accord.lab.scenes.scene import Scene, Thing
 from accord.rewards.captioners import Captioner, load_captioner
 from accord.rewards.clip import load_clip
 from accord.rewards.diagnosis import align, score
 from accord.types import InputError
+from accord_lab.scenes.render import render
+from accord_lab.scenes.scene import Scene, Thing
 
 STAR = Thing("star", "red", "big", (3, 20, 31, 47))
 KEY = Thing("key", "blue", "big", (34, 18, 62, 46))

@@ -16,13 +16,13 @@ from PIL import Image
 import accord
 from accord.data.video import Video, read_video, write_video
 from accord.diffusion.lora import add_lora
-from accord.lab.scenes.read import read
-from accord.lab.scenes.videos import EDITS, edited, moving_scene
 from accord.methods.context.inflate import TemporalLayers, VideoAttention, first_and_previous, inflated
 from accord.methods.context.video import EditConfig, VideoEditor, aligned_tokens, windows
 from accord.methods.realign import video as realign_video
 from accord.rewards.video import background_psnr, flicker, foreground, score_video, ssim, track, track_error
 from accord.types import InputError
+from accord_lab.scenes.read import read
+from accord_lab.scenes.videos import EDITS, edited, moving_scene
 
 
 def moving(seed: int = 0, frames: int = 8):

@@ -43,7 +43,7 @@ def warm_up() -> None:
     import accord
 
     for found in pkgutil.walk_packages(accord.__path__, "accord."):
-        if not found.name.startswith("accord.lab.bench.") and not found.name.endswith("__main__"):
+        if not found.name.startswith("accord_lab.bench.") and not found.name.endswith("__main__"):
             importlib.import_module(found.name)
     for name in (
         "av",

@@ -65,7 +65,7 @@ def _pictures(folder: Path) -> None:
 
     from PIL import Image
 
-    from accord.lab.scenes.pairs import rendered_pairs
+    from accord_lab.scenes.pairs import rendered_pairs
 
     place = folder / "pictures"
     place.mkdir()
@@ -85,10 +85,10 @@ def _frames(folder: Path) -> None:
 
 def _parts(folder: Path) -> None:
     """The parts of the lab that the denoiser builds on."""
-    from accord.diffusion.pipelines import EMBEDDED
+    from accord.embedded import FOLDER
 
-    shutil.copytree(EMBEDDED / "vae", folder / "lab" / "vae")
-    shutil.copytree(EMBEDDED.with_name("clip"), folder / "lab" / "clip")
+    shutil.copytree(FOLDER / "pipeline" / "vae", folder / "lab" / "vae")
+    shutil.copytree(FOLDER / "clip", folder / "lab" / "clip")
 
 
 COMMANDS = {
@@ -134,9 +134,9 @@ def often() -> None:
 
     The lab's recipes are made small.
     """
-    from accord.lab.recipes import captioner, clip, denoiser, vae
     from accord.methods.invert.pairs import make_pairs
     from accord.training.loop import Run
+    from accord_lab.recipes import captioner, clip, denoiser, vae
 
     begin, drawn = Run.__init__, vae.batch
 

@@ -255,5 +255,5 @@ def test_an_alpha_pattern_is_taken_as_a_name(folders, tmp_path):
 def test_the_embedded_adapter_is_on(tmp_path):
     pipe = accord.load(device="cpu", lora="lab")
     assert len(changes(pipe.unet)) * 2 == len(
-        load_file(Path(accord.__file__).parent / "lab/models/tuned/pytorch_lora_weights.safetensors")
+        load_file(Path(accord.__file__).parent / "embedded/tuned/pytorch_lora_weights.safetensors")
     )

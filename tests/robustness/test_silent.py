@@ -378,8 +378,8 @@ def test_the_embedded_models_still_load():
 
 def test_a_saved_tokenizer_has_nothing_of_its_last_call(tmp_path, monkeypatch):
     """A run of the lab that was killed after its last step saved another tokenizer.json than one that was not."""
-    from accord.lab.recipes.saving import at_rest
-    from accord.lab.recipes.tokenizers import bert_tokenizer, clip_tokenizer, corpus
+    from accord_lab.recipes.saving import at_rest
+    from accord_lab.recipes.tokenizers import bert_tokenizer, clip_tokenizer, corpus
 
     monkeypatch.setattr(corpus, "__defaults__", (2_000, 1))
     for make in (bert_tokenizer, clip_tokenizer):

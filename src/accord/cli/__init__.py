@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import sys
-from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -65,12 +64,11 @@ def info(as_json: AsJson = False) -> None:
     import torch
 
     import accord
+    from accord.embedded import CAPTIONER, CLIP, INVERTER, LORA, PIPELINE
 
-    folder = Path(accord.__file__).parent / "lab" / "models"
     sizes = {
         p.name: round(sum(f.stat().st_size for f in p.rglob("*") if f.is_file()) / 2**20, 1)
-        for p in sorted(folder.iterdir())
-        if p.is_dir()
+        for p in (CAPTIONER, CLIP, INVERTER, PIPELINE, LORA)
     }
     versions = {n: metadata.version(n) for n in ("torch", "diffusers", "transformers")}
     data = {

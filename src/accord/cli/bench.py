@@ -70,7 +70,7 @@ def bench_scenes(
     quiet()
     _check_quick_seeds(quick)
     pick_device(device)
-    from accord.lab.bench.scenes import main
+    from accord_lab.bench.scenes import main
 
     with _writing(out, "scenes", shard) as part:
         data, text = main(
@@ -126,8 +126,8 @@ def bench_rewards(
     if so_far:
         leave_out("with --so-far", shard=shard)
     _check_quick_seeds(quick)
-    from accord.lab.bench.hacking import main as hacking_main
-    from accord.lab.bench.rewards import main, sensitivity
+    from accord_lab.bench.hacking import main as hacking_main
+    from accord_lab.bench.rewards import main, sensitivity
 
     with _writing(out, "hacking" if hacking else "sensitivity" if only_sensitivity else "rewards", shard) as part:
         if hacking:
@@ -186,10 +186,10 @@ def bench_invert(
 ) -> None:
     """Inversion: every predictor, plain and with each part of the method, beside plain baselines."""
     quiet()
-    from accord.lab.bench.invert import main
-    from accord.lab.bench.invert_speed import main as speed_main
-    from accord.lab.bench.kernel import main as kernel_main
-    from accord.lab.bench.transplant import main as transplant_main
+    from accord_lab.bench.invert import main
+    from accord_lab.bench.invert_speed import main as speed_main
+    from accord_lab.bench.kernel import main as kernel_main
+    from accord_lab.bench.transplant import main as transplant_main
 
     other = [name for name, asked in (("--transplant", transplant), ("--kernel", kernel), ("--speed", speed)) if asked]
     if len(other) > 1:
@@ -260,8 +260,8 @@ def bench_context(
 ) -> None:
     """ContextDiff from scratch and as an adapter, beside plain diffusion and a control of the same size."""
     quiet()
-    from accord.lab.bench.context import main
-    from accord.lab.bench.context_cost import main as cost_main
+    from accord_lab.bench.context import main
+    from accord_lab.bench.context_cost import main as cost_main
 
     if cost:
         leave_out("with --cost", seeds=seeds, shard=shard, so_far=so_far, model=model)
@@ -304,8 +304,8 @@ def bench_video(
 ) -> None:
     """Edits of lab videos: frame by frame, Tune-A-Video, with context, with attention injection."""
     quiet()
-    from accord.lab.bench.video import main
-    from accord.lab.bench.video_memory import main as memory_main
+    from accord_lab.bench.video import main
+    from accord_lab.bench.video_memory import main as memory_main
 
     if memory:
         leave_out("with --memory", edits=edits, seeds=seeds, shard=shard, so_far=so_far, model=model, device=device)
@@ -337,7 +337,7 @@ def bench_speed(
     quiet()
     if large:
         leave_out("with --large", quick=quick, tuning=tuning)
-        from accord.lab.bench.speed_large import main as large_main
+        from accord_lab.bench.speed_large import main as large_main
 
         where = pick_device(device)
         with _writing(out, "speed-large"):
@@ -345,12 +345,12 @@ def bench_speed(
         return emit(as_json, data, text)
     if tuning:
         leave_out("with --tuning, which is of the CPU", device=device)
-        from accord.lab.bench.speed_tuning import main as tuning_main
+        from accord_lab.bench.speed_tuning import main as tuning_main
 
         with _writing(out, "speed-tuning"):
             data, text = tuning_main(out, quick=quick, progress=not as_json)
         return emit(as_json, data, text)
-    from accord.lab.bench.speed import main
+    from accord_lab.bench.speed import main
 
     where = pick_device(device)
     with _writing(out, "speed"):

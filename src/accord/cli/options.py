@@ -295,8 +295,8 @@ def read_by_the_lab(frames: Any, prompt: str) -> dict[str, float]:
     """On videos of the lab, the share of frames that the reader finds right; nothing of others, and a note on stderr
     why.
     """
-    from accord.lab.scenes.ask import ask_of, check, still
-    from accord.lab.scenes.read import read
+    from accord_lab.scenes.ask import ask_of, check, still
+    from accord_lab.scenes.read import read
 
     if frames[0].size != (64, 64):
         return {}

@@ -68,7 +68,7 @@ def pairs_make(
     part, parts = share or (1, 1)
     with only_writer(out, f"shard-{part}-of-{parts}"):  # shards are made at once, each by one process
         if texts is None:
-            from accord.lab.recipes.tokenizers import corpus
+            from accord_lab.recipes.tokenizers import corpus
 
             texts = corpus(count or 20_000, seed + 100)
         pipe = accord.load(model, device, kind, lora)
@@ -99,7 +99,7 @@ def pairs_videos(
     """Write videos of the lab: a thing that moves, to be edited and scored."""
     quiet()
     from accord.files import check_writable, only_writer
-    from accord.lab.scenes.videos import write_videos
+    from accord_lab.scenes.videos import write_videos
 
     with only_writer(check_writable(out)):
         rows = write_videos(out, count, frames, seed)

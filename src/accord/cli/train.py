@@ -59,15 +59,16 @@ def train_lab(
 ) -> None:
     """Train an embedded model of the lab; a killed run goes on where it was."""
     quiet()
-    from accord.diffusion.pipelines import EMBEDDED, check_device
+    from accord.diffusion.pipelines import check_device
+    from accord.embedded import FOLDER
     from accord.files import check_writable
-    from accord.lab.recipes import train
+    from accord_lab.recipes import train
 
     check_device(device)
     check_writable(out)
     if go_on and start is not None:
         raise InputError("--continue and --start are two places to start from; give one of them")
-    train(part, out, steps=steps, seed=seed, device=device, start=EMBEDDED.parent if go_on else start)
+    train(part, out, steps=steps, seed=seed, device=device, start=FOLDER if go_on else start)
     print(f"written to {out}")
 
 
@@ -162,8 +163,8 @@ def train_reward(
     from accord.data.pairs import PairsFile
     from accord.data.prompt_files import read_prompts
     from accord.diffusion.pipelines import UNETS
+    from accord.embedded import TUNING
     from accord.files import check_writable
-    from accord.lab.settings import TUNING
     from accord.rewards.rewards import NAMES
     from accord.training.claim import holds_run
 
@@ -498,7 +499,7 @@ def train_context_command(
     similarity = accord.load_clip(clip, str(pipe.device)) if pixels else None
     tell_skipped(unread.skipped)
     if pairs is None:
-        from accord.lab.scenes.pairs import rendered_pairs
+        from accord_lab.scenes.pairs import rendered_pairs
 
         images, captions = rendered_pairs(scenes or 8000, seed + 21)
     processes = Processes(pipe.device)

@@ -98,10 +98,10 @@ def edit(
     from accord.data.video import check_video_path, read_video, write_video
     from accord.diffusion.pipelines import UNETS, check_prompts
     from accord.files import check_writable, only_writer
-    from accord.lab.scenes.ask import still
     from accord.methods.context.video import EditConfig, VideoEditor
     from accord.methods.realign.video import modulate_video
     from accord.rewards.video import score_video
+    from accord_lab.scenes.ask import still
 
     given = {
         "tune_steps": tune_steps,

@@ -19,10 +19,10 @@ from torch import nn
 from accord.data.extras import need
 from accord.diffusion.loading import CONVERT, PICKLES, header_of, load_tensors, loading
 from accord.diffusion.state import held, network_of
+from accord.embedded import LORA
 from accord.files import read_json
 from accord.types import InputError, Notice
 
-EMBEDDED_LORA = Path(__file__).parents[1] / "lab" / "models" / "tuned"  # what reward tuning made of the lab
 WEIGHTS = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")  # of diffusers, of peft
 _MATRIX = re.compile(r"(.+?)[._]lora\d*(?:_linear_layer)?[._](A|B|down|up)(?:\.(?!bias)[^.]+)?\.weight")
 _KOHYA = ("lora_unet_", "lora_te_", "lora_te1_", "lora_te2_", "lora_te3_", "lora_transformer_")
@@ -62,7 +62,7 @@ def put_on(pipe: Any, lora: str) -> None:
         f"adapter {lora!r}",
         "give what accord train reward left for this pipeline, or another LoRA of its model",
     )
-    path = _file_of(str(EMBEDDED_LORA) if lora == "lab" else lora, what, mend)
+    path = _file_of(str(LORA) if lora == "lab" else lora, what, mend)
     tensors = load_tensors(path, f"{what}: its file")
     named = _prefixed(pipe, tensors)
     pairs = _pairs(named, what)

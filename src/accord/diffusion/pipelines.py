@@ -21,9 +21,9 @@ from accord.data.prompts import check_sayable, words_beyond
 from accord.diffusion.adapters import put_on
 from accord.diffusion.loading import load_pipeline
 from accord.diffusion.state import held
+from accord.embedded import PIPELINE
 from accord.types import InputError
 
-EMBEDDED = Path(__file__).parents[1] / "lab" / "models" / "pipeline"
 SUPPORTED = "StableDiffusionPipeline (the classes of Stable Diffusion 1 and 2)"
 
 SD = ("StableDiffusionPipeline",)  # names of classes, for `load`
@@ -100,7 +100,7 @@ def load(
         return {"safety_checker": None, "requires_safety_checker": False} if kind == "StableDiffusionPipeline" else {}
 
     # the type is said aloud: left out, the text encoders would take the saved one and the U-Net float32
-    model = model or str(EMBEDDED)
+    model = model or str(PIPELINE)
     pipe = load_pipeline(model, dtype or torch.float32, check_class)
     if kind in UNETS:
         check_latent_unet(pipe)

@@ -17,6 +17,7 @@ from accord.data.lexicon import DEFAULT, Lexicon
 from accord.data.prompts import words_beyond
 from accord.diffusion.loading import check_moments, kind_of, load_model, load_tokenizer, loading
 from accord.diffusion.state import held
+from accord.embedded import CAPTIONER
 from accord.types import InputError
 
 
@@ -95,7 +96,7 @@ class Captioner(nn.Module):
         check_moments(processor.image_mean, processor.image_std, what)
         path = Path(model) / "lexicon.json"
         lexicon = Lexicon.load(path) if path.is_file() else DEFAULT
-        source = None if model == str(EMBEDDED) else model
+        source = None if model == str(CAPTIONER) else model
         return cls(network, tokenizer, size, processor.image_mean, processor.image_std, lexicon, source).to(device)
 
     def check_length(self, text: str) -> None:
@@ -199,9 +200,6 @@ class Captioner(nn.Module):
         return ids.to(self.device), mask.to(self.device)
 
 
-EMBEDDED = Path(__file__).parents[1] / "lab" / "models" / "captioner"
-
-
 def load_captioner(model: str | None = None, device: str = "cpu", dtype: torch.dtype | None = None) -> Captioner:
     """The embedded captioner (None or `lab`), or one from a folder or hub id."""
-    return Captioner.from_pretrained(str(EMBEDDED) if model in (None, "lab") else model, device, dtype)
+    return Captioner.from_pretrained(str(CAPTIONER) if model in (None, "lab") else model, device, dtype)

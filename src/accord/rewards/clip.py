@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from transformers import CLIPModel
 
 from accord.diffusion.loading import check_moments, kind_of, load_model, load_tokenizer, loading
 from accord.diffusion.state import held
+from accord.embedded import CLIP
 from accord.types import InputError
 
 
@@ -74,9 +74,6 @@ def resized(images: torch.Tensor, side: int) -> torch.Tensor:
     return F.interpolate(images, (side, side), mode="bicubic", antialias=True).clamp(0, 1)
 
 
-EMBEDDED = Path(__file__).parents[1] / "lab" / "models" / "clip"
-
-
 def load_clip(model: str | None = None, device: str = "cpu", dtype: torch.dtype | None = None) -> ClipScorer:
     """The embedded CLIP (None or `lab`), or one from a folder or hub id."""
-    return ClipScorer.from_pretrained(str(EMBEDDED) if model in (None, "lab") else model, device, dtype)
+    return ClipScorer.from_pretrained(str(CLIP) if model in (None, "lab") else model, device, dtype)

@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 
 from accord.data.images import fit, to_rgb, to_tensor
 from accord.diffusion.loading import check_moments, load_tensors, loading
+from accord.embedded import INVERTER
 from accord.files import read_json, read_text, replace_file
 from accord.methods.invert.config import PredictorConfig
 from accord.methods.invert.equations import ensemble
@@ -31,7 +32,6 @@ from accord.methods.invert.vocabulary import Vocabulary
 from accord.rewards.captioners import Captioner, load_captioner
 from accord.types import InputError
 
-EMBEDDED = Path(__file__).parents[2] / "lab" / "models" / "inverter"
 _OUTSIDE = ("tower.vae.", "tower.text_encoder.", "tower.text_encoder_2.")  # parts of a pipeline that are not trained
 
 
@@ -157,7 +157,7 @@ class Inverter:
         Raises:
             InputError: for a folder that is missing, incomplete or damaged, or a vocabulary without words.
         """
-        folder = Path(folder or EMBEDDED)
+        folder = Path(folder or INVERTER)
         what = f"inverter {str(folder)!r}"
         if not (folder / "config.json").exists():
             raise InputError(
