@@ -1,0 +1,119 @@
+"""Whether commands still make what they made at another commit: pictures, adapters and curves, byte for byte.
+
+    python tests/same_as.py db9b4d7
+
+Runs the demo, every tuning strategy, a training of context, an inversion and an edit with both trees, each on the
+embedded lab with a few steps, and compares what they have written. Exit code 1 if anything differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+from io import BytesIO
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+DEMO = ("two yellow stars and a purple moon", "a green fish and a pink heart", "a red star to the left of a blue key")
+PROMPTS = "".join(f"a {color} {noun}\n" for color in ("red", "blue", "green") for noun in ("star", "key", "fish"))
+TUNING = "--steps 2 --batch-size 2 --inference-steps 4 --anchors 4 --eval-every 2 --held-out none --reward likelihood"
+# a command's words, and the files of its folder that are compared (reports name settings, which may be renamed)
+COMMANDS: dict[str, tuple[list[str], tuple[str, ...]]] = {
+    "demo": (
+        ["realign", *DEMO, "--seed", "1", "--seed", "2", "--mode", "same_seed"],
+        ("*/before.png", "*/after.png"),
+    ),
+    "new-seed": (["realign", DEMO[0], "--seed", "5", "--rounds", "2"], ("*/before.png", "*/after.png")),
+    **{
+        f"tune-{strategy}": (
+            ["train", "reward", "--prompts", "prompts.txt", "--strategy", strategy, *TUNING.split()],
+            ("*.safetensors", "curve.jsonl"),
+        )
+        for strategy in ("refl", "draft", "raft", "grpo", "sft")
+    },
+    "context": (
+        ["train", "context", "--scenes", "8", "--steps", "2", "--batch-size", "2"],
+        ("**/*.safetensors", "curve.jsonl"),
+    ),
+    "inverter": (
+        ["train", "inverter", "--pairs", "pairs.csv", "--kind", "clip", "--steps", "3", "--batch-size", "4"],
+        ("inverter/*.safetensors",),
+    ),
+    "edit": (
+        ["edit", "frames", "--source", "a red star", "--target", "a blue key", "--tune-steps", "2", "--steps", "4"],
+        ("*.png",),
+    ),
+}
+
+
+def inputs(folder: Path) -> None:
+    """What the commands read: prompts, pairs, and a video of eight frames."""
+    import numpy as np
+    from PIL import Image
+
+    (folder / "prompts.txt").write_text(PROMPTS, encoding="utf8")
+    rng = np.random.default_rng(0)
+    rows = ["image,prompt"]
+    for i in range(24):
+        Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+        rows.append(f"{i}.png,{PROMPTS.splitlines()[i % 9]} number {i} of {rng.integers(10**6)}")
+    (folder / "pairs.csv").write_text("\n".join(rows) + "\n", encoding="utf8")
+    (folder / "frames").mkdir()
+    for i in range(8):
+        pixels = np.full((64, 64, 3), 200, np.uint8)
+        pixels[20:40, 4 + 4 * i : 24 + 4 * i] = (200, 30, 30)
+        Image.fromarray(pixels).save(folder / "frames" / f"{i:05d}.png")
+
+
+def made(source: Path, folder: Path, name: str) -> dict[str, bytes] | str:
+    """Files that a command writes with the package in `source`, or what it said when it failed."""
+    words, compared = COMMANDS[name]
+    folder.mkdir()
+    inputs(folder)
+    environment = os.environ | {"PYTHONPATH": str(source), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-m", "accord.cli", *words, "--out", "out"]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        return done.stderr.strip().splitlines()[-1]
+    out = folder / "out"
+    return {str(p.relative_to(out)): p.read_bytes() for pattern in compared for p in sorted(out.glob(pattern))}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("commit", help="the code as it was")
+    parser.add_argument("--only", default="", help="commands with this in their name")
+    options = parser.parse_args()
+    differing = 0
+    with tempfile.TemporaryDirectory() as scratch:
+        before = Path(scratch) / "before"
+        archive = subprocess.run(["git", "archive", options.commit, "src"], cwd=ROOT, capture_output=True, check=True)
+        with tarfile.open(fileobj=BytesIO(archive.stdout)) as tar:
+            tar.extractall(before, filter="data")
+        for name in (n for n in COMMANDS if options.only in n):
+            old, new = (
+                made(source, Path(scratch) / f"{name}-{when}", name)
+                for when, source in (("before", before / "src"), ("now", ROOT / "src"))
+            )
+            if isinstance(old, str) or isinstance(new, str):
+                same, said = (
+                    False,
+                    f"before: {old if isinstance(old, str) else 'ran'}; now: {new if isinstance(new, str) else 'ran'}",
+                )
+            else:
+                other = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
+                same, said = (
+                    bool(old) and not other,
+                    f"{len(old)} files" + (f", other: {', '.join(other)}" if other else ""),
+                )
+            differing += not same
+            print(f"{'same ' if same else 'OTHER'} {name}: {said}", flush=True)
+    return 1 if differing else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
