@@ -25,7 +25,7 @@ from accord_lab.bench.hacking import Hacking
 from accord_lab.bench.invert_speed import InvertSpeed
 from accord_lab.bench.prompts import scenebench
 from accord_lab.bench.report import sheet
-from accord_lab.bench.scenes import make_jobs
+from accord_lab.bench.scenes import make_jobs, right_by_prompt
 from accord_lab.bench.stats import wilson
 from accord_lab.scenes.ask import ask_of, check
 from accord_lab.scenes.edits import KINDS
@@ -120,7 +120,7 @@ def test_training_seeds_are_pooled_prompt_by_prompt():
     b = {"pictures": 4, "right_by_prompt": "11", "heldout": 0.5, "by_category": {"one": 0.5, "two": 0.5}, **shared}
     row = bench_rewards.pooled([a, b], "both")
     assert row["right_by_prompt"] == [3, 1] and row["pictures"] == 8 and row["overall"] == 0.5
-    assert bench_rewards.right_by_prompt(row).tolist() == [0.75, 0.25] and row["heldout"] == 0.75
+    assert right_by_prompt(row).tolist() == [0.75, 0.25] and row["heldout"] == 0.75
     assert row["by_category"] == {"one": 0.75, "two": 0.25} and row["ci95"] == [0.25, 0.75]
 
 
@@ -501,26 +501,26 @@ def test_the_control_has_the_parameters_of_the_relational_network(lab):
 
 
 def test_the_sheet_of_context_is_labelled_and_can_be_read_again(tmp_path, monkeypatch):
-    """Pictures that no cache has are taken from the sheet that is there, be it one without labels."""
+    """Pictures that no cache has any more are taken from the sheet that is there."""
     monkeypatch.setattr(bench_context, "plot", lambda data: b"")
-    data, told = json.loads((ROOT / "docs" / "bench" / "context.json").read_text()), {}
-    data.pop("shown_at", None)
-    shown, rng = data["shown"], np.random.default_rng(0)
-    (tmp_path / "context.json").write_text(json.dumps(data))
-    rows = [rng.integers(0, 256, (64, 8 * 64, 3), dtype=np.uint8) for _ in shown]
-    Image.fromarray(np.concatenate(rows)).save(tmp_path / "context-pictures.png")
+    committed, told = json.loads((ROOT / "docs" / "bench" / "context.json").read_text()), {}
+    shown, rng = committed["shown"], np.random.default_rng(0)
+    strips = [rng.integers(0, 256, (64, 8 * 64, 3), dtype=np.uint8) for _ in shown]
     for turn in range(2):
         bench = bench_context.Context(out=tmp_path)
-        bench.cache = tmp_path / "none"
-        told[turn], text = bench.write(data["rows"])
+        bench.cache = tmp_path / f"cache {turn}"
+        for variant, strip in zip(bench.variants, strips, strict=True) if not turn else ():
+            bench.folder(variant).mkdir(parents=True)
+            Image.fromarray(strip).save(bench.folder(variant) / "pictures.png")
+        told[turn], text = bench.write(committed["rows"])
         sheet = Image.open(tmp_path / "context-pictures.png")
         sheet.load()
         assert told[turn]["shown"] == shown and "; ".join(shown) in text and sheet.width == 8 * 192 + 7 * 8
-        for row, (top, end) in zip(rows, told[turn]["shown_at"], strict=True):
+        for strip, (top, end) in zip(strips, told[turn]["shown_at"], strict=True):
             assert written(sheet.crop((0, top - 40, sheet.width, top)))
             for k in range(8):
                 found = np.asarray(sheet.crop((200 * k, top, 200 * k + 192, end)))
-                assert np.array_equal(found, row[:, 64 * k : 64 * k + 64].repeat(3, 0).repeat(3, 1))
+                assert np.array_equal(found, strip[:, 64 * k : 64 * k + 64].repeat(3, 0).repeat(3, 1))
     assert told[0] == told[1]
 
 

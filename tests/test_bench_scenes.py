@@ -23,13 +23,13 @@ from accord_lab.bench.scenes import (
     lead_line,
     make_jobs,
     noun_tokens,
+    page,
     removed,
     results,
     right_by_prompt,
     row_of,
     run_method,
 )
-from accord_lab.bench.scenes import render as page
 from accord_lab.scenes.render import render
 from accord_lab.scenes.scene import Scene, Thing
 

@@ -1,7 +1,9 @@
-"""`accord bench`: every table under docs/bench, a command each."""
+"""`accord bench NAME`: every table under docs/bench. A bench is a name, what it measures, and its options."""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +12,8 @@ from typer.core import TyperGroup
 
 from accord.cli.options import App, AsJson, Device, Model, Out, emit, pick_device, quiet
 from accord.types import InputError
+
+TABLES = Path("out/bench")  # a folder each, if none is given
 
 
 class Benches(TyperGroup):
@@ -23,198 +27,129 @@ class Benches(TyperGroup):
 
 app = App(help="Measure, and write a table: JSON, Markdown and pictures.", cls=Benches, no_args_is_help=True)
 
-Quick = Annotated[bool, typer.Option("--quick", help="A small share of it.")]
-SoFar = Annotated[bool, typer.Option("--so-far", help="Measure nothing; the table of what is finished.")]
-Shard = Annotated[str | None, typer.Option(help="I/N: only a share of it; after all N, run without it for the table.")]
-FourSeeds = Annotated[
-    int | None,
-    typer.Option(help="How many of the four seeds of sampling; finished pictures are kept, so more can be added."),
+
+def _flag(name: str, text: str) -> Any:
+    return Annotated[bool, typer.Option(name, help=text)]
+
+
+def _number(text: str) -> Any:
+    return Annotated[int | None, typer.Option(help=text)]
+
+
+def _folder(text: str) -> Any:
+    return Annotated[Path | None, typer.Option(help=text)]
+
+
+# a flag is off, a number 12 minutes, and all else None by default
+QUICK = _flag("--quick", "A small share of it.")
+SO_FAR = _flag("--so-far", "Measure nothing; the table of what is finished.")
+SHARD = Annotated[str | None, typer.Option(help="I/N: only a share of it; after all N, run without it for the table.")]
+SEEDS = _number("How many of the four seeds of sampling; finished pictures are kept, so more can be added.")
+MINUTES = Annotated[
+    float, typer.Option(help="Processor time of each strategy, over threads; twice as much for the one that ships.")
 ]
-TABLES = Path("out/bench")  # a folder each
+KINDS = Annotated[list[str] | None, typer.Option(help="unet, clip, vit, swin or blip; repeat; all five if not given.")]
+BENCHES: dict[str, tuple[str, dict[str, Any]]] = {
+    "scenes": (
+        "SceneBench: base, best-of-N, Attend-and-Excite and realign, same prompts and seeds, judged by the reader.",
+        {
+            "quick": _flag("--quick", "A small share of it, under 5 minutes on 2 cores."),
+            "seeds": SEEDS,
+            "shard": SHARD,
+            "model": Model,
+            "device": Device,
+        },
+    ),
+    "rewards": (
+        "Reward tuning: every strategy at equal processor time beside base, control and best-of-4.",
+        {"quick": QUICK, "minutes": MINUTES, "seeds": SEEDS, "shard": SHARD, "so_far": SO_FAR, "model": Model},
+    ),
+    "sensitivity": ("Which reward sees which swapped word.", {"quick": QUICK, "model": Model}),
+    "hacking": ("A run that is made to hack its reward, and the guard.", {"quick": QUICK, "model": Model}),
+    "invert": (
+        "Inversion: every predictor, plain and with each part of the method, beside plain baselines.",
+        {
+            "quick": QUICK,
+            "kind": KINDS,
+            "seeds": _number("Training seeds of the full system; three if not given."),
+            "steps": _number("Of each predictor; 600 if not given."),
+            "only_pairs": _flag("--only-pairs", "Make the pairs and stop."),
+            "shard": SHARD,
+            "model": Model,
+            "device": Device,
+        },
+    ),
+    "invert-speed": (
+        "Inversion: time of one image, and images a second in bulk.",
+        {"quick": QUICK, "inverter": _folder("Folder; the embedded one if not given."), "device": Device},
+    ),
+    "kernel": (
+        "Time and memory of domain adaptation (DAKL), beside scikit-learn's direct route.",
+        {"quick": QUICK, "large": _flag("--large", "A million rows and 10,000 centroids too, an hour or more.")},
+    ),
+    "transplant": (
+        "The encoder that learned inversion put back into the denoiser, on SceneBench.",
+        {"quick": QUICK, "inverter": _folder("Folder of an inverter with a unet predictor."), "model": Model},
+    ),
+    "context": (
+        "ContextDiff from scratch and as an adapter, beside plain diffusion and a control of the same size.",
+        {
+            "quick": QUICK,
+            "seeds": _number("Training seeds of the main variants, 3 if not given; finished runs are kept."),
+            "shard": SHARD,
+            "so_far": SO_FAR,
+            "model": Model,
+        },
+    ),
+    "context-cost": ("The time of sampling with context beside plain sampling.", {"quick": QUICK}),
+    "video": (
+        "Edits of lab videos: frame by frame, Tune-A-Video, with context, with attention injection.",
+        {
+            "quick": _flag("--quick", "Four edits, one seed."),
+            "edits": _number("How many edits; 40 if not given. Finished ones are kept, so more can be added."),
+            "seeds": _number("Seeds of each edit; 3 if not given."),
+            "shard": SHARD,
+            "so_far": SO_FAR,
+            "model": Model,
+            "device": Device,
+        },
+    ),
+    "video-memory": ("Peak memory and time of an edit as the video grows beyond the window.", {"quick": QUICK}),
+    "speed": (
+        "Cost of modulated attention beside plain and materialised attention, as ratios of one run.",
+        {"quick": _flag("--quick", "Fewer repeats and no SD 1.5 size."), "device": Device},
+    ),
+    "speed-large": (
+        "Cost of modulated attention in networks of real size, SD 1.5 to Flux, on a GPU.",
+        {"device": Device},
+    ),
+    "speed-tuning": ("The cost of reward tuning, strategy by strategy, on the CPU.", {"quick": QUICK}),
+}
 
 
-def _run(name: str, as_json: bool, shard: str | None = None, so_far: bool = False, **settings: Any) -> None:
-    """Run a bench with these settings, and print its table."""
-    quiet()
-    if "device" in settings:
-        settings["device"] = pick_device(settings["device"])
-    from accord.data.shards import parse_shard
-    from accord_lab.bench.runner import bench_named
+def _command(name: str, options: dict[str, Any]) -> Callable[..., None]:
+    """The command that runs a bench with these options, and prints its table."""
 
-    part = parse_shard(shard) if shard else None
-    emit(as_json, *bench_named(name)(progress=not as_json, **settings).run(part, so_far))
+    def command(as_json: bool, shard: str | None = None, so_far: bool = False, **settings: Any) -> None:
+        quiet()
+        if "device" in settings:
+            settings["device"] = pick_device(settings["device"])
+        from accord.data.shards import parse_shard
+        from accord_lab.bench.runner import bench_named
 
+        part = parse_shard(shard) if shard else None
+        emit(as_json, *bench_named(name)(progress=not as_json, **settings).run(part, so_far))
 
-@app.command("scenes")
-def scenes(
-    quick: Annotated[bool, typer.Option("--quick", help="A small share of it, under 5 minutes on 2 cores.")] = False,
-    seeds: FourSeeds = None,
-    shard: Shard = None,
-    model: Model = None,
-    device: Device = None,
-    out: Out = TABLES / "scenes",
-    as_json: AsJson = False,
-) -> None:
-    """SceneBench: base, best-of-N, Attend-and-Excite and realign, same prompts and seeds, judged by the reader."""
-    _run("scenes", as_json, shard, quick=quick, seeds=seeds, model=model, device=device, out=out)
+    options = {**options, "out": Out, "as_json": AsJson}
+    defaults: dict[Any, Any] = {bool: False, float: 12.0, Path: TABLES / name}
+    parameters = [
+        inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=defaults.get(kind.__origin__), annotation=kind)
+        for key, kind in options.items()
+    ]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = options
+    return command
 
 
-@app.command("rewards")
-def rewards(
-    minutes: Annotated[
-        float, typer.Option(help="Processor time of each strategy, over threads; twice as much for the one that ships.")
-    ] = 12.0,
-    seeds: FourSeeds = None,
-    quick: Quick = False,
-    shard: Shard = None,
-    so_far: SoFar = False,
-    model: Model = None,
-    out: Out = TABLES / "rewards",
-    as_json: AsJson = False,
-) -> None:
-    """Reward tuning: every strategy at equal processor time beside base, control and best-of-4."""
-    _run("rewards", as_json, shard, so_far, quick=quick, minutes=minutes, seeds=seeds, model=model, out=out)
-
-
-@app.command("sensitivity")
-def sensitivity(
-    quick: Quick = False, model: Model = None, out: Out = TABLES / "sensitivity", as_json: AsJson = False
-) -> None:
-    """Which reward sees which swapped word."""
-    _run("sensitivity", as_json, quick=quick, model=model, out=out)
-
-
-@app.command("hacking")
-def hacking(quick: Quick = False, model: Model = None, out: Out = TABLES / "hacking", as_json: AsJson = False) -> None:
-    """A run that is made to hack its reward, and the guard."""
-    _run("hacking", as_json, quick=quick, model=model, out=out)
-
-
-@app.command("invert")
-def invert(
-    quick: Quick = False,
-    kind: Annotated[
-        list[str] | None, typer.Option(help="unet, clip, vit, swin or blip; repeat; all five if not given.")
-    ] = None,
-    seeds: Annotated[int | None, typer.Option(help="Training seeds of the full system; three if not given.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Of each predictor; 600 if not given.")] = None,
-    only_pairs: Annotated[bool, typer.Option("--only-pairs", help="Make the pairs and stop.")] = False,
-    shard: Shard = None,
-    model: Model = None,
-    device: Device = None,
-    out: Out = TABLES / "invert",
-    as_json: AsJson = False,
-) -> None:
-    """Inversion: every predictor, plain and with each part of the method, beside plain baselines."""
-    knobs: dict[str, Any] = {"kind": kind, "seeds": seeds, "steps": steps, "only_pairs": only_pairs}
-    _run("invert", as_json, shard, quick=quick, **knobs, model=model, device=device, out=out)
-
-
-@app.command("invert-speed")
-def invert_speed(
-    quick: Quick = False,
-    inverter: Annotated[Path | None, typer.Option(help="Folder; the embedded one if not given.")] = None,
-    device: Device = None,
-    out: Out = TABLES / "invert-speed",
-    as_json: AsJson = False,
-) -> None:
-    """Inversion: time of one image, and images a second in bulk."""
-    _run("invert-speed", as_json, quick=quick, inverter=inverter, device=device, out=out)
-
-
-@app.command("kernel")
-def kernel(
-    quick: Quick = False,
-    large: Annotated[
-        bool, typer.Option("--large", help="A million rows and 10,000 centroids too, an hour or more.")
-    ] = False,
-    out: Out = TABLES / "kernel",
-    as_json: AsJson = False,
-) -> None:
-    """Time and memory of domain adaptation (DAKL), beside scikit-learn's direct route."""
-    _run("kernel", as_json, quick=quick, large=large, out=out)
-
-
-@app.command("transplant")
-def transplant(
-    inverter: Annotated[Path | None, typer.Option(help="Folder of an inverter with a unet predictor.")] = None,
-    quick: Quick = False,
-    model: Model = None,
-    out: Out = TABLES / "transplant",
-    as_json: AsJson = False,
-) -> None:
-    """The encoder that learned inversion put back into the denoiser, on SceneBench."""
-    _run("transplant", as_json, quick=quick, inverter=inverter, model=model, out=out)
-
-
-@app.command("context")
-def context(
-    quick: Quick = False,
-    seeds: Annotated[
-        int | None,
-        typer.Option(
-            help="Training seeds of the main variants, 3 if not given; finished runs are kept, so more can be added."
-        ),
-    ] = None,
-    shard: Shard = None,
-    so_far: SoFar = False,
-    model: Model = None,
-    out: Out = TABLES / "context",
-    as_json: AsJson = False,
-) -> None:
-    """ContextDiff from scratch and as an adapter, beside plain diffusion and a control of the same size."""
-    _run("context", as_json, shard, so_far, quick=quick, seeds=seeds, model=model, out=out)
-
-
-@app.command("context-cost")
-def context_cost(quick: Quick = False, out: Out = TABLES / "context-cost", as_json: AsJson = False) -> None:
-    """The time of sampling with context beside plain sampling."""
-    _run("context-cost", as_json, quick=quick, out=out)
-
-
-@app.command("video")
-def video(
-    quick: Annotated[bool, typer.Option("--quick", help="Four edits, one seed.")] = False,
-    edits: Annotated[
-        int | None, typer.Option(help="How many edits; 40 if not given. Finished ones are kept, so more can be added.")
-    ] = None,
-    seeds: Annotated[int | None, typer.Option(help="Seeds of each edit; 3 if not given.")] = None,
-    shard: Shard = None,
-    so_far: SoFar = False,
-    model: Model = None,
-    device: Device = None,
-    out: Out = TABLES / "video",
-    as_json: AsJson = False,
-) -> None:
-    """Edits of lab videos: frame by frame, Tune-A-Video, with context, with attention injection."""
-    knobs: dict[str, Any] = {"edits": edits, "seeds": seeds, "model": model, "device": device}
-    _run("video", as_json, shard, so_far, quick=quick, **knobs, out=out)
-
-
-@app.command("video-memory")
-def video_memory(quick: Quick = False, out: Out = TABLES / "video-memory", as_json: AsJson = False) -> None:
-    """Peak memory and time of an edit as the video grows beyond the window."""
-    _run("video-memory", as_json, quick=quick, out=out)
-
-
-@app.command("speed")
-def speed(
-    quick: Annotated[bool, typer.Option("--quick", help="Fewer repeats and no SD 1.5 size.")] = False,
-    device: Device = None,
-    out: Out = TABLES / "speed",
-    as_json: AsJson = False,
-) -> None:
-    """Cost of modulated attention beside plain and materialised attention, as ratios of one run."""
-    _run("speed", as_json, quick=quick, device=device, out=out)
-
-
-@app.command("speed-large")
-def speed_large(device: Device = None, out: Out = TABLES / "speed-large", as_json: AsJson = False) -> None:
-    """Cost of modulated attention in networks of real size, SD 1.5 to Flux, on a GPU."""
-    _run("speed-large", as_json, device=device, out=out)
-
-
-@app.command("speed-tuning")
-def speed_tuning(quick: Quick = False, out: Out = TABLES / "speed-tuning", as_json: AsJson = False) -> None:
-    """The cost of reward tuning, strategy by strategy, on the CPU."""
-    _run("speed-tuning", as_json, quick=quick, out=out)
+for _name, (_help, _options) in BENCHES.items():
+    app.command(_name, help=_help)(_command(_name, _options))

@@ -288,6 +288,77 @@ class Cell:
         return self.variant.name, self.seed, self.swept
 
 
+def _last(row: dict[str, Any]) -> dict[str, Any]:
+    end: dict[str, Any] = row["curve"][max(row["curve"], key=int)]
+    return end
+
+
+def _of_fewer(per_prompt: list[int], data: dict[str, Any]) -> list[int]:
+    """Of a finished model's prompts those that are looked at before the end too."""
+    return per_prompt[:: max(1, data["prompts"] // data["looked_at"])]
+
+
+def page(data: dict[str, Any]) -> str:
+    """The results as Markdown."""
+    rows = []
+    for row in data["rows"]:
+        end = _last(row)
+        rows.append(
+            [
+                row["variant"],
+                row["seed"],
+                f"{row['unet_parameters'] / 1e6:.2f} M",
+                f"{row['relation_parameters'] / 1e6:.2f} M",
+                percent(end["right"]),
+                "-".join(map(percent, end["ci95"])),
+                f"{end['frechet']:.2f}",
+                f"{end['caption_similarity']:.3f}",
+                f"{row['bound']:.4f}",
+                f"{row['cost']:.2f}",
+                *(f"{100 * v:.0f}" for v in end["by_category"].values()),
+            ]
+        )
+    head = ["variant", "seed", "U-Net", "relation", "right %", "95 %", "Fréchet", "caption", "bound", "cost"]
+    text = (
+        f"# Context\n\nTrained on {data['scenes']} scenes: from scratch, {data['steps']} steps; adapters on the "
+        f"finished denoiser, a quarter of them; judged on {data['prompts']} prompts of SceneBench.\n\n"
+        + table([*head, *_last(data["rows"][0])["by_category"]], rows)
+        + "\n\n"
+    )
+    for d in data["differences"]:
+        text += (
+            f"- {d['of']} less {d['over']}: {within(d['right'], d['ci95'], '+.1f', 100, ' points')}; "
+            f"Fréchet distance by training seed {', '.join(f'{f:+.2f}' for f in d['frechet'])}\n"
+        )
+    if data["sampling"]:
+        text += (
+            f"\nSampled in other ways ({data['looked_at']} prompts, training seed 0): right %, Fréchet distance.\n\n"
+            + _sampling_table(data)
+            + "\n"
+        )
+    if data.get("shown"):
+        stem = "context-quick" if data["quick"] else "context"
+        text += f"\nPictures ({stem}-pictures.png), from above: {'; '.join(data['shown'])}. "
+        text += "The first prompt of each category of SceneBench, each with its own noise.\n"
+    return text
+
+
+def _sampling_table(data: dict[str, Any]) -> str:
+    ways = list(next(iter(data["sampling"].values())))
+    ends = {r["variant"]: _last(r) for r in data["rows"] if not r["seed"]}
+    rows = []
+    for name, found in data["sampling"].items():
+        if name in ends:
+            end = ends[name]
+            usual = {
+                "right": np.mean(_of_fewer(end["per_prompt"], data)),
+                "frechet": end.get("frechet_of_fewer", float("nan")),
+            }
+            shown = (usual, *map(found.get, ways))
+            rows.append([name, *(f"{100 * w['right']:.0f}, {w['frechet']:.1f}" for w in shown)])
+    return table(["variant", "DDIM 25, guidance 5", *ways], rows)
+
+
 @dataclass(kw_only=True)
 class Context(Bench[Cell, dict[str, Any]]):
     """Trains and measures variants. A run, each of its measured points and its row are kept once they are made. Rows of
@@ -443,54 +514,42 @@ class Context(Bench[Cell, dict[str, Any]]):
         """The runs' pictures, from the cache or else from the sheet that is there; whose they are, and from where to
         where.
         """
-        strips = strips_of(self.out, self.stem)
+        found = pictures_of(self.out, self.stem)
         for variant in self.variants:
             if (path := self.folder(variant) / "pictures.png").is_file():
-                strips[variant.name] = Image.open(path)
+                found[variant.name] = panels(Image.open(path), 0)
         first: dict[str, str] = {}
         for p in judged(self.plan.prompts):
             first.setdefault(p.category, p.text)
         prompts = list(first.values())[:SHOWN]
         names = [r["variant"] for r in rows if not r["seed"]]
-        shown = {n: panels(s) for n in names if (s := strips.get(n)) and s.width == len(prompts) * s.height}
+        shown = {n: found[n] for n in names if len(found.get(n, ())) == len(prompts)}
         labelled = sheet_rows(shown, prompts)
         ends = np.cumsum([row.height for row in labelled]).tolist()
         side = (labelled[0].width - GAP * (len(prompts) - 1)) // len(prompts) if shown else 0
         about = {"shown": list(shown), "shown_at": [[end - side, end] for end in ends]}
         return in_a_row(labelled, across=False) if shown else None, about
 
-    @staticmethod
-    def render(data: dict[str, Any]) -> str:
-        return page(data)
+    render = staticmethod(page)
 
     def pictures(self, data: dict[str, Any]) -> dict[str, bytes]:
         sheet = {} if self.sheet is None else {"-pictures.png": png(self.sheet)}
         return {".png": plot(data), **sheet}
 
 
-def strips_of(out: Path, stem: str) -> dict[str, Image.Image]:
-    """The strips of the sheet that is there, by variant."""
+def pictures_of(out: Path, stem: str) -> dict[str, list[Image.Image]]:
+    """The pictures of the sheet that is there, by variant."""
     if not all((out / name).is_file() for name in (f"{stem}.json", f"{stem}-pictures.png")):
         return {}
     data, sheet = read_json(out / f"{stem}.json"), Image.open(out / f"{stem}-pictures.png")
-    names, places = data.get("shown", []), data.get("shown_at")
-    if places is None:  # of before there were labels
-        high = sheet.height // max(1, len(names))
-        places = [(i * high, (i + 1) * high) for i in range(len(names))]
-    rows = {n: sheet.crop((0, top, sheet.width, end)) for n, (top, end) in zip(names, places, strict=True)}
-    gap = 0 if "shown_at" not in data else GAP
-    return {n: in_a_row(panels(row, gap)) for n, row in rows.items()}
+    rows = zip(data["shown"], data["shown_at"], strict=True)
+    return {name: panels(sheet.crop((0, top, sheet.width, end)), GAP) for name, (top, end) in rows}
 
 
-def panels(strip: Image.Image, gap: int = 0) -> list[Image.Image]:
-    """The square pictures of a strip."""
-    side = strip.height
-    return [strip.crop((x, 0, x + side, side)) for x in range(0, strip.width, side + gap)]
-
-
-def _last(row: dict[str, Any]) -> dict[str, Any]:
-    end: dict[str, Any] = row["curve"][max(row["curve"], key=int)]
-    return end
+def panels(row: Image.Image, gap: int) -> list[Image.Image]:
+    """The square pictures of a row."""
+    side = row.height
+    return [row.crop((x, 0, x + side, side)) for x in range(0, row.width, side + gap)]
 
 
 AGAINST = (
@@ -518,72 +577,6 @@ def _differences(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             about = {"of": name, "over": other, "seeds": shared}
             found.append({**about, **interval(np.mean(right, 0), "right"), "frechet": frechet})
     return found
-
-
-def _of_fewer(per_prompt: list[int], data: dict[str, Any]) -> list[int]:
-    """Of a finished model's prompts those that are looked at before the end too."""
-    return per_prompt[:: max(1, data["prompts"] // data["looked_at"])]
-
-
-def page(data: dict[str, Any]) -> str:
-    """The results as Markdown."""
-    rows = []
-    for row in data["rows"]:
-        end = _last(row)
-        rows.append(
-            [
-                row["variant"],
-                row["seed"],
-                f"{row['unet_parameters'] / 1e6:.2f} M",
-                f"{row['relation_parameters'] / 1e6:.2f} M",
-                percent(end["right"]),
-                "-".join(map(percent, end["ci95"])),
-                f"{end['frechet']:.2f}",
-                f"{end['caption_similarity']:.3f}",
-                f"{row['bound']:.4f}",
-                f"{row['cost']:.2f}",
-                *(f"{100 * v:.0f}" for v in end["by_category"].values()),
-            ]
-        )
-    head = ["variant", "seed", "U-Net", "relation", "right %", "95 %", "Fréchet", "caption", "bound", "cost"]
-    text = (
-        f"# Context\n\nTrained on {data['scenes']} scenes: from scratch, {data['steps']} steps; adapters on the "
-        f"finished denoiser, a quarter of them; judged on {data['prompts']} prompts of SceneBench.\n\n"
-        + table([*head, *_last(data["rows"][0])["by_category"]], rows)
-        + "\n\n"
-    )
-    for d in data["differences"]:
-        text += (
-            f"- {d['of']} less {d['over']}: {within(d['right'], d['ci95'], '+.1f', 100, ' points')}; "
-            f"Fréchet distance by training seed {', '.join(f'{f:+.2f}' for f in d['frechet'])}\n"
-        )
-    if data["sampling"]:
-        text += (
-            f"\nSampled in other ways ({data['looked_at']} prompts, training seed 0): right %, Fréchet distance.\n\n"
-            + _sampling_table(data)
-            + "\n"
-        )
-    if data.get("shown"):
-        stem = "context-quick" if data["quick"] else "context"
-        text += f"\nPictures ({stem}-pictures.png), from above: {'; '.join(data['shown'])}. "
-        text += "The first prompt of each category of SceneBench, each with its own noise.\n"
-    return text
-
-
-def _sampling_table(data: dict[str, Any]) -> str:
-    ways = list(next(iter(data["sampling"].values())))
-    ends = {r["variant"]: _last(r) for r in data["rows"] if not r["seed"]}
-    rows = []
-    for name, found in data["sampling"].items():
-        if name in ends:
-            end = ends[name]
-            usual = {
-                "right": np.mean(_of_fewer(end["per_prompt"], data)),
-                "frechet": end.get("frechet_of_fewer", float("nan")),
-            }
-            shown = (usual, *map(found.get, ways))
-            rows.append([name, *(f"{100 * w['right']:.0f}, {w['frechet']:.1f}" for w in shown)])
-    return table(["variant", "DDIM 25, guidance 5", *ways], rows)
 
 
 def plot(data: dict[str, Any]) -> bytes:

@@ -91,7 +91,7 @@ class ContextCost(Bench[Size, dict[str, Any]]):
         }
 
     def results(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        return {**stamp("cpu"), "repeats": self.plan.repeats, "rows": list(rows)}
+        return {**stamp("cpu"), "repeats": self.plan.repeats, **super().results(rows)}
 
     @staticmethod
     def render(data: dict[str, Any]) -> str:

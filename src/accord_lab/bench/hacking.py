@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,9 +106,6 @@ class Hacking(Bench[Plan, dict[str, Any]]):
                 for name, images in found.items()
             },
         }
-
-    def results(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        return rows[0]
 
     @staticmethod
     def render(data: dict[str, Any]) -> str:

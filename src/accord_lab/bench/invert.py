@@ -204,6 +204,62 @@ Answers = dict[str, torch.Tensor]  # unit vectors [N,E] of each part, and "words
 
 
 # --- running ----------------------------------------------------------------------------------------------------------
+
+
+def page(data: dict[str, Any]) -> str:
+    """The results as Markdown."""
+    rows = []
+    for row in data["rows"]:
+        test = row["test"]
+        rows.append(
+            [
+                row["method"] + (f" (refused on: {', '.join(row['refused'])})" if row.get("refused") else ""),
+                f"{test['cosine']:.4f}",
+                "-".join(f"{v:.4f}" for v in test["ci95"]),
+                f"{row['held out']['cosine']:.4f}",
+                f"{row['renders']['cosine']:.4f}",
+                f"{row['word_f1']:.3f}" if "word_f1" in row else "-",
+                "-" if row["method"] == data["full"] else _signed(row["full_system_over_it"]),
+            ]
+        )
+    changes = [
+        [e["change"], _signed(e), ", ".join(f"{k} {v['mean']:+.4f}" for k, v in e["kinds"].items())]
+        for e in data["effects"]
+    ]
+    words = []
+    for name, found in data["readable"].items():
+        for way in ("readable prompt", "caption alone"):
+            shares = [
+                f"{100 * found[way][k]:.1f} %" for k in ("says_what_the_image_shows", "says_what_the_prompt_asked")
+            ]
+            words.append([f"{name}, {way}", *shares, f"{found[way]['word_f1']:.3f}"])
+    split, images = data["split"], next(iter(data["readable"].values()))["images"]
+    return (
+        "# Inversion\n\n"
+        f"{data['pairs']} pairs rendered by the pipeline in {data['pair_steps']} steps; {split['train']} to train, "
+        f"{split['validation']} "
+        f"to validate, {split['test']} to test (no two prompts of two parts with a cosine above {split['similar']}); "
+        f"{data['steps']} steps "
+        f"of {data['batch_size']} a predictor, on {data['device']}. Mean cosine to the true prompt's embedding; 95 % "
+        "intervals over the images. "
+        "Held out: combinations that no pair has. Renders: drawn scenes instead of generated pictures; their prompts "
+        "are drawn like those of the pairs, and some are among them.\n\n"
+        + table(["method", "test", "95 %", "held out", "renders", "word F1", "full system over it"], rows)
+        + "\n\nWeights of the ensembles, fitted on the validation split: "
+        + "; ".join(f"{n}: {', '.join(f'{k} {w:g}' for k, w in found.items())}" for n, found in data["weights"].items())
+        + f". Best on validation: {', '.join(f'{k} {v}' for k, v in data['chosen'].items())}.\n\nWhat each part "
+        "brings on the test split, mean over the predictors:\n\n"
+        + table(["part of the method", "brings", "predictor by predictor"], changes)
+        + f"\n\nOf {images} test images, judged by the reader and by the true prompt:\n\n"
+        + table(["readable prompts of", "says what the image shows", "what the prompt asked", "word F1"], words)
+        + "\n"
+    )
+
+
+def _signed(found: dict[str, Any]) -> str:
+    return within(found["mean"], found["ci95"], "+.4f")
+
+
 @dataclass(kw_only=True)
 class Invert(Bench[Trial, Answers]):
     """Makes pairs, trains, measures. A cell is a predictor to train; the rows of the table are made of all of them.
@@ -341,9 +397,7 @@ class Invert(Bench[Trial, Answers]):
         shipped = {EMBEDDED_ROW: Inverter.from_pretrained(device=self.sets.device)} if embedded else {}
         return {"full system": inverter, **shipped}
 
-    @staticmethod
-    def render(data: dict[str, Any]) -> str:
-        return page(data)
+    render = staticmethod(page)
 
     def pictures(self, data: dict[str, Any]) -> dict[str, bytes]:
         return {".png": _plot(data)}
@@ -536,60 +590,6 @@ def _asks_the_same(said: str, true: str) -> bool:
     except (InputError, KeyError):
         return False
     return a == b
-
-
-def page(data: dict[str, Any]) -> str:
-    """The results as Markdown."""
-    rows = []
-    for row in data["rows"]:
-        test = row["test"]
-        rows.append(
-            [
-                row["method"] + (f" (refused on: {', '.join(row['refused'])})" if row.get("refused") else ""),
-                f"{test['cosine']:.4f}",
-                "-".join(f"{v:.4f}" for v in test["ci95"]),
-                f"{row['held out']['cosine']:.4f}",
-                f"{row['renders']['cosine']:.4f}",
-                f"{row['word_f1']:.3f}" if "word_f1" in row else "-",
-                "-" if row["method"] == data["full"] else _signed(row["full_system_over_it"]),
-            ]
-        )
-    changes = [
-        [e["change"], _signed(e), ", ".join(f"{k} {v['mean']:+.4f}" for k, v in e["kinds"].items())]
-        for e in data["effects"]
-    ]
-    words = []
-    for name, found in data["readable"].items():
-        for way in ("readable prompt", "caption alone"):
-            shares = [
-                f"{100 * found[way][k]:.1f} %" for k in ("says_what_the_image_shows", "says_what_the_prompt_asked")
-            ]
-            words.append([f"{name}, {way}", *shares, f"{found[way]['word_f1']:.3f}"])
-    split, images = data["split"], next(iter(data["readable"].values()))["images"]
-    return (
-        "# Inversion\n\n"
-        f"{data['pairs']} pairs rendered by the pipeline in {data['pair_steps']} steps; {split['train']} to train, "
-        f"{split['validation']} "
-        f"to validate, {split['test']} to test (no two prompts of two parts with a cosine above {split['similar']}); "
-        f"{data['steps']} steps "
-        f"of {data['batch_size']} a predictor, on {data['device']}. Mean cosine to the true prompt's embedding; 95 % "
-        "intervals over the images. "
-        "Held out: combinations that no pair has. Renders: drawn scenes instead of generated pictures; their prompts "
-        "are drawn like those of the pairs, and some are among them.\n\n"
-        + table(["method", "test", "95 %", "held out", "renders", "word F1", "full system over it"], rows)
-        + "\n\nWeights of the ensembles, fitted on the validation split: "
-        + "; ".join(f"{n}: {', '.join(f'{k} {w:g}' for k, w in found.items())}" for n, found in data["weights"].items())
-        + f". Best on validation: {', '.join(f'{k} {v}' for k, v in data['chosen'].items())}.\n\nWhat each part "
-        "brings on the test split, mean over the predictors:\n\n"
-        + table(["part of the method", "brings", "predictor by predictor"], changes)
-        + f"\n\nOf {images} test images, judged by the reader and by the true prompt:\n\n"
-        + table(["readable prompts of", "says what the image shows", "what the prompt asked", "word F1"], words)
-        + "\n"
-    )
-
-
-def _signed(found: dict[str, Any]) -> str:
-    return within(found["mean"], found["ci95"], "+.4f")
 
 
 def _plot(data: dict[str, Any]) -> bytes:

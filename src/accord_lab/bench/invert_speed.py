@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,13 +12,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from accord.diffusion.pipelines import default_device
 from accord.methods.invert.bulk import invert_files
 from accord.methods.invert.invert import invert
 from accord.methods.invert.inverter import Inverter
 from accord.rewards.captioners import load_captioner
 from accord.rewards.sentence import load_sentence
-from accord_lab.bench.measure import seconds_of
+from accord_lab.bench.measure import here, seconds_of
 from accord_lab.bench.report import stamp, table
 from accord_lab.bench.runner import Bench
 from accord_lab.scenes.render import render
@@ -45,7 +43,7 @@ class InvertSpeed(Bench[Plan, dict[str, Any]]):
     device: str | None = None
 
     def measure(self, cell: Plan) -> dict[str, Any]:
-        where = self.device or default_device()
+        where = here(self.device)
         reader = Inverter.from_pretrained(self.inverter, where)
         captioner, embed = load_captioner(reader.captioner_id, where), load_sentence(device=where)
         rng = np.random.default_rng(203)
@@ -72,9 +70,6 @@ class InvertSpeed(Bench[Plan, dict[str, Any]]):
                 "network alone": round(cell.many / median(network), 1),
             },
         }
-
-    def results(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        return rows[0]
 
     @staticmethod
     def render(data: dict[str, Any]) -> str:

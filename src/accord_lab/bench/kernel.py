@@ -58,7 +58,7 @@ class Kernel(Bench[tuple[int, int], dict[str, Any]]):
         return row
 
     def results(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        return {"width": WIDTH, **stamp("cpu"), "rows": list(rows)}
+        return {"width": WIDTH, **stamp("cpu"), **super().results(rows)}
 
     @staticmethod
     def render(data: dict[str, Any]) -> str:

@@ -21,9 +21,21 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
+from accord.diffusion.pipelines import check_device, default_device
 from accord.types import InputError
 
 MIB = 2**20
+
+
+def here(device: str | None) -> str:
+    """The device that is named, or the default one.
+
+    Raises:
+        InputError: if it is not here.
+    """
+    device = device or default_device()
+    check_device(device)
+    return device
 
 
 def seconds_of(work: Callable[[], object], device: str = "cpu") -> float:
@@ -109,10 +121,14 @@ def peak_rss() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def rounded(value: Any) -> Any:
+def rounded(data: dict[str, Any]) -> dict[str, Any]:
     """All floats to 4 significant digits."""
+    return {k: _rounded(v) for k, v in data.items()}
+
+
+def _rounded(value: Any) -> Any:
     if isinstance(value, dict):
-        return {k: rounded(v) for k, v in value.items()}
+        return rounded(value)
     if isinstance(value, (list, tuple)):
-        return [rounded(v) for v in value]
+        return [_rounded(v) for v in value]
     return float(f"{value:.4g}") if isinstance(value, float) else value

@@ -42,8 +42,8 @@ from accord_lab.bench.scenes import (
     lead_line,
     make_jobs,
     overall,
+    page,
     plot,
-    render,
     results,
     run_method,
 )
@@ -292,7 +292,7 @@ class Rewards(Bench[Tuning | str, list[dict[str, Any]]]):
     @staticmethod
     def render(data: dict[str, Any]) -> str:
         rows = data["rows"]
-        text = render(data, "Reward tuning on SceneBench")
+        text = page(data, "Reward tuning on SceneBench")
         text += "\nMean distance of pictures of one prompt across seeds: "
         text += ", ".join(f"{r['method']} {r['diversity']:.4f}" for r in rows if "diversity" in r) + ".\n\n"
         text += "".join(map(lead_line, data["against"]))

@@ -274,6 +274,39 @@ def batches(jobs: Sequence[Job]) -> list[Sequence[Job]]:
     return [jobs[start : start + BATCH] for start in range(0, len(jobs), BATCH)]
 
 
+def page(data: dict[str, Any], title: str = "SceneBench") -> str:
+    """The results as Markdown."""
+    categories = list(data["rows"][0]["by_category"])
+    head = [
+        "method",
+        "right %",
+        "95 %",
+        "errors removed % [95 %]",
+        f"points over {data.get('lead_over', 'base')} [95 %]",
+        *categories,
+        "held out",
+        "calls",
+        "s/image",
+    ]
+    body = [
+        [
+            r["method"],
+            percent(r["overall"]),
+            "-".join(percent(v) for v in r["ci95"]),
+            "" if r["method"] == "base" else within(r["errors_removed"], r["errors_removed_ci95"], times=100),
+            "" if r["method"] == data["lead_over"] else within(r["lead"], r["lead_ci95"], "+.1f", 100),
+            *(percent(r["by_category"][c]) for c in categories),
+            percent(r["heldout"]),
+            f"{r['denoiser_calls']:.0f}",
+            f"{r['seconds_per_image']:.2f}",
+        ]
+        for r in data["rows"]
+    ]
+    note = f"{data['prompts']} prompts x {len(data['seeds'])} seeds, {data['num_inference_steps']} steps, "
+    note += f"guidance {data['guidance_scale']}"
+    return f"# {title}\n\n{note}. Judged by the reader, which no method sees.\n\n{markdown(head, body)}\n"
+
+
 @dataclass(kw_only=True)
 class Scenes(Bench[Sequence[Job], dict[str, list[Record]]]):
     """All methods, batch by batch, so that those of one batch share its first pictures."""
@@ -305,9 +338,7 @@ class Scenes(Bench[Sequence[Job], dict[str, list[Record]]]):
         records = {name: [r for row in rows for r in row[name]] for name in self.methods}
         return results([row_of(name, found, self.jobs) for name, found in records.items()], self.jobs, RIVAL)
 
-    @staticmethod
-    def render(data: dict[str, Any]) -> str:
-        return render(data)
+    render = staticmethod(page)
 
     def pictures(self, data: dict[str, Any]) -> dict[str, bytes]:
         return {".png": plot(data)}
@@ -422,7 +453,7 @@ def lead_line(found: dict[str, Any]) -> str:
 
 
 def results(rows: Sequence[dict[str, Any]], jobs: Sequence[Job], rival: str) -> dict[str, Any]:
-    """What `render` reads: the rows, compared, and how the pictures were made."""
+    """What `page` reads: the rows, compared, and how the pictures were made."""
     return {
         "lead_over": rival,
         "prompts": len({j.number for j in jobs}),
@@ -431,39 +462,6 @@ def results(rows: Sequence[dict[str, Any]], jobs: Sequence[Job], rival: str) -> 
         "guidance_scale": GUIDANCE,
         "rows": compared(rows, rival),
     }
-
-
-def render(data: dict[str, Any], title: str = "SceneBench") -> str:
-    """The results as Markdown."""
-    categories = list(data["rows"][0]["by_category"])
-    head = [
-        "method",
-        "right %",
-        "95 %",
-        "errors removed % [95 %]",
-        f"points over {data.get('lead_over', 'base')} [95 %]",
-        *categories,
-        "held out",
-        "calls",
-        "s/image",
-    ]
-    body = [
-        [
-            r["method"],
-            percent(r["overall"]),
-            "-".join(percent(v) for v in r["ci95"]),
-            "" if r["method"] == "base" else within(r["errors_removed"], r["errors_removed_ci95"], times=100),
-            "" if r["method"] == data["lead_over"] else within(r["lead"], r["lead_ci95"], "+.1f", 100),
-            *(percent(r["by_category"][c]) for c in categories),
-            percent(r["heldout"]),
-            f"{r['denoiser_calls']:.0f}",
-            f"{r['seconds_per_image']:.2f}",
-        ]
-        for r in data["rows"]
-    ]
-    note = f"{data['prompts']} prompts x {len(data['seeds'])} seeds, {data['num_inference_steps']} steps, "
-    note += f"guidance {data['guidance_scale']}"
-    return f"# {title}\n\n{note}. Judged by the reader, which no method sees.\n\n{markdown(head, body)}\n"
 
 
 def plot(data: dict[str, Any]) -> bytes:

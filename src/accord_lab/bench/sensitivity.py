@@ -152,9 +152,6 @@ class Sensitivity(Bench[tuple[str, str], dict[str, Any]]):
             row[kind] = {"right": round(share, 4), "ci95": ci95, "questions": len(right)}
         return row
 
-    def results(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        return {"rows": list(rows)}
-
     @staticmethod
     def render(data: dict[str, Any]) -> str:
         rows = [

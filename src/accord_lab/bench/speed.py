@@ -21,12 +21,12 @@ from tqdm.auto import tqdm
 
 from accord.diffusion.attention import attention_hook, grid_of
 from accord.diffusion.loop import BeforeStep, run, sample
-from accord.diffusion.pipelines import check_device, default_device, sample_size
+from accord.diffusion.pipelines import sample_size
 from accord.embedded import PIPELINE
 from accord.methods.realign.config import RealignConfig
 from accord.methods.realign.equations import attend, augment, modulated_logits, modulation_strength
 from accord.methods.realign.modulation import Modulation, Segments, modulated
-from accord_lab.bench.measure import MIB, alone, cuda_peak, interleaved, peak_of, rounded
+from accord_lab.bench.measure import MIB, alone, cuda_peak, here, interleaved, peak_of, rounded
 from accord_lab.bench.report import figure_png, stamp, table
 from accord_lab.bench.runner import Bench
 from accord_lab.recipes.denoiser import build, scheduler
@@ -328,61 +328,8 @@ def attention_row(
 
 
 # the bench ----------------------------------------------------------------------------------------------------------
-@dataclass(kw_only=True)
-class Speed(Bench[tuple[str, Any], tuple[str, dict[str, Any]]]):
-    """Whole networks, then one layer as the picture grows (`resolution`) and as the regions do (`regions`).
-
-    Raises:
-        InputError: for a device that is not here, or if the memory is not enough.
-    """
-
-    name = "speed"
-    plans = (
-        Plan(
-            (Size("lab", 4, 32, 25, 15, 5), Size("sd15", 1, 77, 25, 3)),
-            sides=(32, 64, 96),
-            regions=(1, 2, 4, 8, 16),
-            side=64,
-            repeats=3,
-        ),
-        Plan((Size("lab", 4, 32, 10, 5, 2),), sides=(32, 64), regions=(1, 2, 4, 8, 16), side=32, repeats=3),
-    )
-    device: str | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.where = self.device or default_device()
-        check_device(self.where)
-
-    def cells(self) -> Sequence[tuple[str, Any]]:
-        return [
-            *(("networks", size) for size in self.plan.networks),
-            *(("resolution", (side, REGIONS)) for side in self.plan.sides),
-            *(("regions", (self.plan.side, regions)) for regions in self.plan.regions),
-        ]
-
-    def measure(self, cell: tuple[str, Any]) -> tuple[str, dict[str, Any]]:
-        kind, size = cell
-        if kind == "networks":
-            return kind, network_row(size, self.where, self.progress)
-        side, regions = size
-        return kind, attention_row(side, regions, self.plan.repeats, self.where, self.progress)
-
-    def results(self, rows: Sequence[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
-        networks, *layer = ([row for of, row in rows if of == kind] for kind in ("networks", "resolution", "regions"))
-        attention = dict(zip(("resolution", "regions"), layer, strict=True))
-        data: dict[str, Any] = rounded({**stamp(self.where), "networks": networks, "attention": attention})
-        return data
-
-    @staticmethod
-    def render(data: dict[str, Any]) -> str:
-        return page(data)
-
-    def pictures(self, data: dict[str, Any]) -> dict[str, bytes]:
-        return {".png": plot(data)}
 
 
-# the page -------------------------------------------------------------------------------------------------------------
 def _network_table(rows: list[dict[str, Any]]) -> str:
     head = ["U-Net", "variant", "one step, s", "step ratio", "whole run, s", "run ratio", "peak over weights, MiB"]
     body = []
@@ -458,3 +405,56 @@ def plot(data: dict[str, Any]) -> bytes:
     axes[2].set(yscale="linear", ylim=(0, None), xticks=[r["regions"] for r in by_regions])
     axes[0].legend()
     return figure_png(figure)
+
+
+@dataclass(kw_only=True)
+class Speed(Bench[tuple[str, Any], tuple[str, dict[str, Any]]]):
+    """Whole networks, then one layer as the picture grows (`resolution`) and as the regions do (`regions`).
+
+    Raises:
+        InputError: for a device that is not here, or if the memory is not enough.
+    """
+
+    name = "speed"
+    plans = (
+        Plan(
+            (Size("lab", 4, 32, 25, 15, 5), Size("sd15", 1, 77, 25, 3)),
+            sides=(32, 64, 96),
+            regions=(1, 2, 4, 8, 16),
+            side=64,
+            repeats=3,
+        ),
+        Plan((Size("lab", 4, 32, 10, 5, 2),), sides=(32, 64), regions=(1, 2, 4, 8, 16), side=32, repeats=3),
+    )
+    device: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.where = here(self.device)
+
+    def cells(self) -> Sequence[tuple[str, Any]]:
+        return [
+            *(("networks", size) for size in self.plan.networks),
+            *(("resolution", (side, REGIONS)) for side in self.plan.sides),
+            *(("regions", (self.plan.side, regions)) for regions in self.plan.regions),
+        ]
+
+    def measure(self, cell: tuple[str, Any]) -> tuple[str, dict[str, Any]]:
+        kind, size = cell
+        if kind == "networks":
+            return kind, network_row(size, self.where, self.progress)
+        side, regions = size
+        return kind, attention_row(side, regions, self.plan.repeats, self.where, self.progress)
+
+    def results(self, rows: Sequence[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
+        networks, *layer = ([row for of, row in rows if of == kind] for kind in ("networks", "resolution", "regions"))
+        attention = dict(zip(("resolution", "regions"), layer, strict=True))
+        return rounded({**stamp(self.where), "networks": networks, "attention": attention})
+
+    render = staticmethod(page)
+
+    def pictures(self, data: dict[str, Any]) -> dict[str, bytes]:
+        return {".png": plot(data)}
+
+
+# the page -------------------------------------------------------------------------------------------------------------

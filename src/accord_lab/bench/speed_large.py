@@ -18,11 +18,10 @@ from diffusers import FluxTransformer2DModel, SD3Transformer2DModel, UNet2DCondi
 
 from accord.diffusion.attention import attention_hook
 from accord.diffusion.joint import joint_hook
-from accord.diffusion.pipelines import check_device, default_device
 from accord.methods.realign.config import RealignConfig
 from accord.methods.realign.modulation import Modulation
 from accord.types import InputError
-from accord_lab.bench.measure import cuda_peak, interleaved, rounded
+from accord_lab.bench.measure import cuda_peak, here, interleaved, rounded
 from accord_lab.bench.report import stamp, table
 from accord_lab.bench.runner import Bench
 from accord_lab.bench.speed import REGIONS, SD15, bands, share_of_steps
@@ -207,8 +206,7 @@ class SpeedLarge(Bench[Network, dict[str, Any]]):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.where = self.device or default_device()
-        check_device(self.where)
+        self.where = here(self.device)
         if self.plan.networks is NETWORKS and not self.where.startswith("cuda"):
             raise InputError(
                 "networks of this size are measured on a GPU (Flux needs 30 GB of it); give cuda as `device`"
@@ -221,8 +219,7 @@ class SpeedLarge(Bench[Network, dict[str, Any]]):
         return row_of(cell, self.where, self.plan.repeats, self.progress)
 
     def results(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        data: dict[str, Any] = rounded({**stamp(self.where), "repeats": self.plan.repeats, "rows": list(rows)})
-        return data
+        return rounded({**stamp(self.where), "repeats": self.plan.repeats, "rows": list(rows)})
 
     @staticmethod
     def render(data: dict[str, Any]) -> str:

@@ -95,8 +95,7 @@ class SpeedTuning(Bench[Plan, dict[str, Any]]):
         }
 
     def results(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        data: dict[str, Any] = rounded(rows[0])
-        return data
+        return rounded(rows[0])
 
     @staticmethod
     def render(data: dict[str, Any]) -> str:

@@ -22,7 +22,7 @@ from accord.methods.realign.config import RealignConfig
 from accord.rewards.captioners import load_captioner
 from accord.types import InputError
 from accord_lab.bench.runner import Bench, cache_folder, slug
-from accord_lab.bench.scenes import Job, Maker, lead, lead_line, make_jobs, render, results, run_method
+from accord_lab.bench.scenes import Job, Maker, lead, lead_line, make_jobs, page, results, run_method
 
 WEIGHTS = (0.05, 0.2, 1.0)
 
@@ -81,7 +81,7 @@ class Transplant(Bench[str, dict[str, Any]]):
 
     @staticmethod
     def render(data: dict[str, Any]) -> str:
-        text = render(data, "An encoder that learned to read prompts, put back into the denoiser")
+        text = page(data, "An encoder that learned to read prompts, put back into the denoiser")
         return text + "\n" + "".join(map(lead_line, data["against_control"]))
 
 

@@ -192,6 +192,30 @@ class Run:
 Cell = tuple[Task, int]  # an edit and its seed
 
 
+def page(data: dict[str, Any]) -> str:
+    """The results as Markdown."""
+    head = ["method", "frames right", "track error, px", "consistency", "background PSNR, dB", "flicker", "s/edit"]
+    measured = (*MEASURES, "reconstruction_psnr")
+    rows = [[r["method"], *(within(r[m]["mean"], r[m]["ci95"], ".3g") for m in measured)] for r in data["rows"]]
+    parts = data["parts"]
+    by_part = [
+        [name, *(f"{p[name]['right']['mean']:.2f}, {p[name]['track_error']['mean']:.1f}" for p in parts.values())]
+        for name in NAMES
+    ]
+    text = (
+        f"# Editing lab videos\n\n{data['edits']} edits, seeds {data['seeds']}, judged by the reader; mean [95 %]; "
+        f"time on {data['device']}. The background's PSNR is of edits that leave it; PSNRs are capped at 60 dB.\n\n"
+        + table([*head, "reconstruction, dB"], rows)
+        + "\n\nFrames right and track error in px, by what is changed and by length:\n\n"
+        + table(["method", *parts], by_part)
+        + "\n\n"
+    )
+    for d in data["differences"]:
+        said = [f"{m} {within(d[m]['mean'], d[m]['ci95'], '+.3g')}" for m in MEASURES]
+        text += f"- {d['of']} less {d['over']}: {', '.join(said)}\n"
+    return text
+
+
 @dataclass(kw_only=True)
 class Video(Bench[Cell, list[Run]]):
     """All methods on the same edits. Beside the table, its sheet and videos of the first edits (the source and each
@@ -288,9 +312,7 @@ class Video(Bench[Cell, list[Run]]):
                 first[task.number] = title, [source, *(read_video(p, fps=float(source.fps)) for p in places)]
         return list(first.values())
 
-    @staticmethod
-    def render(data: dict[str, Any]) -> str:
-        return page(data)
+    render = staticmethod(page)
 
     def pictures(self, data: dict[str, Any]) -> dict[str, bytes]:
         for i, (_, videos) in enumerate(self.shown):
@@ -356,30 +378,6 @@ def _mean(rows: list[dict[str, Any]], measure: str) -> dict[str, Any]:
         if row[measure] is not None:
             by_task.setdefault(row["number"], []).append(row[measure])
     return interval([np.mean(v) for v in by_task.values()])
-
-
-def page(data: dict[str, Any]) -> str:
-    """The results as Markdown."""
-    head = ["method", "frames right", "track error, px", "consistency", "background PSNR, dB", "flicker", "s/edit"]
-    measured = (*MEASURES, "reconstruction_psnr")
-    rows = [[r["method"], *(within(r[m]["mean"], r[m]["ci95"], ".3g") for m in measured)] for r in data["rows"]]
-    parts = data["parts"]
-    by_part = [
-        [name, *(f"{p[name]['right']['mean']:.2f}, {p[name]['track_error']['mean']:.1f}" for p in parts.values())]
-        for name in NAMES
-    ]
-    text = (
-        f"# Editing lab videos\n\n{data['edits']} edits, seeds {data['seeds']}, judged by the reader; mean [95 %]; "
-        f"time on {data['device']}. The background's PSNR is of edits that leave it; PSNRs are capped at 60 dB.\n\n"
-        + table([*head, "reconstruction, dB"], rows)
-        + "\n\nFrames right and track error in px, by what is changed and by length:\n\n"
-        + table(["method", *parts], by_part)
-        + "\n\n"
-    )
-    for d in data["differences"]:
-        said = [f"{m} {within(d[m]['mean'], d[m]['ci95'], '+.3g')}" for m in MEASURES]
-        text += f"- {d['of']} less {d['over']}: {', '.join(said)}\n"
-    return text
 
 
 def side_by_side(strip: list[Frames]) -> list[Image.Image]:

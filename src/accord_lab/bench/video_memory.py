@@ -45,8 +45,7 @@ class VideoMemory(Bench[int, dict[str, Any]]):
     def results(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         config = self.plan.config
         found = [{**r, "ratio": r["peak_mib"] / rows[0]["peak_mib"]} for r in rows]
-        data: dict[str, Any] = rounded({"window": config.window, "overlap": config.overlap, "rows": found})
-        return data
+        return rounded({"window": config.window, "overlap": config.overlap, "rows": found})
 
     @staticmethod
     def render(data: dict[str, Any]) -> str:
