@@ -111,9 +111,7 @@ COMMANDS = {
         ),
         _pictures,
     ),
-    "context": Command(
-        ("train context --scenes 8 --steps 5 --batch-size 2 --out out --device cpu --json",), resume=("--resume",)
-    ),
+    "context": Command(("train context --scenes 8 --steps 5 --batch-size 2 --out out --device cpu --json",)),
     "pairs": Command(("pairs make --prompts prompts.txt --steps 4 --out out --device cpu --json",), _prompts),
     "invert": Command(
         tuple(f"invert --folder pictures --out words.parquet --shard {i}/3 --device cpu --json" for i in (1, 2, 3)),
