@@ -1,4 +1,4 @@
-"""`train_reward`: RealignDiff's coarse stage. A LoRA adapter is trained until the plain pipeline's pictures earn more reward.
+"""`train_reward`, RealignDiff's coarse stage: an adapter is trained until plain pictures of it earn more reward.
 
     loss = reward_weight * strategy + pretrain_weight * ||f - target||^2 + kl_weight * ||f - f_untuned||^2
 
