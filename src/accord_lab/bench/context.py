@@ -472,8 +472,7 @@ class Context(Bench[Cell, dict[str, Any]]):
             relation = new_relation(own, gain=0.0)
             evaluate(config.steps, relation)
             return own, relation
-        resume = (folder / "config.json").is_file()
-        relation = train_context(own, source, folder, config, resume=resume, evaluate=evaluate)
+        relation = train_context(own, source, folder, config, evaluate=evaluate)
         evaluate(config.steps, relation)  # of a run that was killed after its last step
         return own, relation
 

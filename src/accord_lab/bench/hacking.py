@@ -22,7 +22,7 @@ from accord.diffusion.pipelines import SD, Pipeline, load
 from accord.embedded import TUNING
 from accord.methods.invert.alignment import InversionScore
 from accord.methods.tune.config import TuneConfig
-from accord.methods.tune.train import tune
+from accord.methods.tune.train import train_reward
 from accord.outputs import png
 from accord.rewards.captioners import load_captioner
 from accord.rewards.rewards import make_rewards
@@ -53,8 +53,8 @@ class Plan:
     def config(self) -> TuneConfig:
         """The knobs that ask for it."""
         how_far = {k: TUNING["refl"][k] for k in ("num_inference_steps", "stop_from", "stop_until")}
-        return TuneConfig(
-            strategy="refl",
+        return TuneConfig.of(
+            "refl",
             steps=self.steps,
             learning_rate=3e-3,
             weight_decay=0.0,
@@ -88,7 +88,8 @@ class Hacking(Bench[Plan, dict[str, Any]]):
         folder = Path(tempfile.mkdtemp(prefix="accord-hacking-"))
         try:
             reward, score = make_rewards(REWARD, load_captioner()), InversionScore()
-            report = tune(pipe, prompts, reward, folder, config=config, held_out=score, progress=self.progress).report
+            tuned = train_reward(pipe, prompts, reward, folder, config=config, held_out=score, progress=self.progress)
+            report = tuned.report
             found["kept"] = _pictures(pipe, judged)
             _put_last_weights(pipe, folder)
             found["at the stop"] = _pictures(pipe, judged)

@@ -25,7 +25,8 @@ from accord.embedded import TUNING
 from accord.methods.invert.alignment import InversionScore
 from accord.methods.realign.config import RealignConfig
 from accord.methods.tune.config import TuneConfig
-from accord.methods.tune.train import tune
+from accord.methods.tune.strategies.raft import Raft
+from accord.methods.tune.train import train_reward
 from accord.outputs import png
 from accord.rewards.captioners import Captioner, load_captioner
 from accord.rewards.clip import ClipScorer, load_clip
@@ -125,7 +126,7 @@ class Rewards(Bench[Tuning | str, list[dict[str, Any]]]):
         found = {"": cache_folder(self.out, self.stem, *self.models, RealignConfig())}
         for strategy in STRATEGIES:
             minutes = self.minutes * (LONG if strategy in (SHIPS, CONTROL) else 1)
-            knobs = TuneConfig(strategy=strategy, **TUNING.get(strategy, {}))
+            knobs = TuneConfig.of(strategy, **TUNING.get(strategy, {}))
             parts = (*self.models, RealignConfig(), knobs, REWARD, minutes, GUARD)
             found[strategy] = cache_folder(self.out, f"{self.stem}-{strategy}", *parts)
         return found
@@ -204,7 +205,7 @@ class Rewards(Bench[Tuning | str, list[dict[str, Any]]]):
         folder = self.folder(tuning)
         config = replace(self.config(tuning), steps=self.steps(pipe, tuning))
         began = time.perf_counter()
-        tuned = tune(
+        tuned = train_reward(
             pipe,
             training_prompts(),
             make_rewards(REWARD, captioner, clip),
@@ -212,7 +213,6 @@ class Rewards(Bench[Tuning | str, list[dict[str, Any]]]):
             config=config,
             held_out=InversionScore(),
             pairs=self.pairs,
-            resume=(folder / "config.json").is_file(),
             progress=self.progress,
         )
         report = tuned.report
@@ -224,7 +224,7 @@ class Rewards(Bench[Tuning | str, list[dict[str, Any]]]):
         }
 
     def config(self, tuning: Tuning) -> TuneConfig:
-        return TuneConfig(strategy=tuning.strategy, seed=tuning.seed, **TUNING.get(tuning.strategy, {}))
+        return TuneConfig.of(tuning.strategy, seed=tuning.seed, **TUNING.get(tuning.strategy, {}))
 
     def folder(self, tuning: Tuning) -> Path:
         return self.cache(tuning) / "tuned" / slug(tuning.name)
@@ -254,11 +254,12 @@ class Rewards(Bench[Tuning | str, list[dict[str, Any]]]):
         seconds = []
         # their difference has no loading and no evaluation in it, and of RAFT's collecting as much as there is in the
         # mean; two of the strategies whose step takes half a minute
-        few, many = 2, 2 + {"raft": config.raft_refresh, "grpo": 2, "draft": 2}.get(config.strategy, 12)
+        extra = {"grpo": 2, "draft": 2}.get(tuning.strategy, 12)
+        few, many = 2, 2 + (config.strategy.refresh if isinstance(config.strategy, Raft) else extra)
         for steps in (few, many):
             shutil.rmtree(probe, ignore_errors=True)
             began = time.process_time()
-            tune(
+            train_reward(
                 pipe,
                 training_prompts(16),
                 make_rewards(REWARD, captioner, clip),

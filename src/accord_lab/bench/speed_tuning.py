@@ -29,10 +29,14 @@ from accord.diffusion.pipelines import Conditioning, conditioning_of, load
 from accord.methods.tune.config import TuneConfig
 from accord.methods.tune.rollouts import Batch
 from accord.methods.tune.strategies import STRATEGIES
+from accord.methods.tune.strategies.draft import Draft
+from accord.methods.tune.strategies.grpo import Grpo
+from accord.methods.tune.strategies.raft import Raft
 from accord.methods.tune.train import Tuner
 from accord.rewards.captioners import load_captioner
 from accord.rewards.rewards import Composed, make_rewards
 from accord.training.processes import Processes
+from accord.training.session import Session
 from accord_lab.bench.measure import alone, interleaved, peak_of, rounded, seconds_of
 from accord_lab.bench.report import table
 from accord_lab.bench.rewards import training_prompts
@@ -55,7 +59,7 @@ class Plan:
 
     @property
     def config(self) -> TuneConfig:
-        return TuneConfig(batch_size=4, num_inference_steps=self.num_inference_steps, anchors=8, raft_refresh=1)
+        return TuneConfig(batch_size=4, num_inference_steps=self.num_inference_steps, anchors=8)
 
     @property
     def stop(self) -> int:
@@ -80,7 +84,7 @@ class SpeedTuning(Bench[Plan, dict[str, Any]]):
             whole = interleaved(steps, cell.rounds, "cpu", "strategies", self.progress)
             parts = {"refl": _step(tuner, "refl", _Stopped), **_parts(tuner, cell.stop)}
             cells = interleaved(parts, cell.repeats, "cpu", "parts of refl", self.progress)
-        refl = cells.pop("refl")["seconds"]
+        refl, usual = cells.pop("refl")["seconds"], TuneConfig().num_inference_steps
         return {
             "prompts": config.batch_size,
             "num_inference_steps": config.num_inference_steps,
@@ -91,7 +95,7 @@ class SpeedTuning(Bench[Plan, dict[str, Any]]):
             "parts": {n: c["seconds"] for n, c in cells.items()},
             "refl_seconds": refl,
             "refl_over_parts": refl / sum(c["seconds"] for c in cells.values()),
-            "sd15": large and {**large, "strategies": projected(large["seconds"], TuneConfig())},
+            "sd15": large and {**large, "strategies": projected(large["seconds"], usual, Draft(), Raft(), Grpo())},
         }
 
     def results(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -106,7 +110,7 @@ class SpeedTuning(Bench[Plan, dict[str, Any]]):
         stop = STOP * data["num_inference_steps"] // 40
         return (
             f"# Cost of reward tuning on the lab\n\n{data['prompts']} prompts a step, rollouts of "
-            f"{data['num_inference_steps']} steps, guided; RAFT and GRPO draw {TuneConfig().group_size} pictures of "
+            f"{data['num_inference_steps']} steps, guided; RAFT and GRPO draw {Grpo().group_size} pictures of "
             "each. The strategy's own loss, without the denoising term; RAFT collects anew every step here.\n\n"
             + table(["strategy", "s/step", "steps/min", "peak MiB over the weights"], strategies)
             + f"\n\nA ReFL step that stops at {stop} takes {data['refl_seconds']:.2f} s, {data['refl_over_parts']:.2f} "
@@ -124,7 +128,7 @@ def _tuner(config: TuneConfig, folder: Path) -> Iterator[Tuner]:
     add_lora(pipe, 8)
     reward = make_rewards({"contrast": 1.0}, load_captioner())
     with plain_attention(pipe.unet):
-        yield Tuner(pipe, training_prompts(32), reward, folder, config, None, None, Processes(), False)
+        yield Tuner(pipe, training_prompts(32), reward, Session(folder, Processes()), config, None, None, False)
 
 
 def _lab_peak(strategy: str, config: TuneConfig) -> float:
@@ -134,8 +138,10 @@ def _lab_peak(strategy: str, config: TuneConfig) -> float:
 
 
 def _step(tuner: Tuner, strategy: str, kind: type[Batch] = Batch) -> Callable[[], torch.Tensor]:
+    way = Raft(refresh=1) if strategy == "raft" else STRATEGIES[strategy]()
+
     def step() -> torch.Tensor:
-        loss, _ = STRATEGIES[strategy].loss(tuner.rollouts, kind(**vars(tuner.batch(0))))
+        loss, _ = way.loss(tuner.rollouts, kind(**vars(tuner.batch(0))))
         loss.backward()
         return loss.detach()
 
@@ -267,16 +273,15 @@ def parts_of_a_picture(pipe: StableDiffusionPipeline, reward: Composed, prompt: 
     )
 
 
-def projected(seconds: dict[str, float], config: TuneConfig) -> dict[str, float]:
-    """Seconds that each strategy takes for one prompt, from those of its parts."""
+def projected(seconds: dict[str, float], steps: int, draft: Draft, raft: Raft, grpo: Grpo) -> dict[str, float]:
+    """Seconds that each strategy takes for one prompt with rollouts of so many steps, from those of its parts."""
     step, guided, plain, judge, end = (seconds[n] for n in SD15_PARTS)
-    steps = config.num_inference_steps
     picture = steps * step + judge
     return {
         "refl": STOP * step + end,
-        "draft": (steps - config.draft_steps) * step + (config.draft_steps - 1) * guided + end,
-        "raft": config.raft_candidates * picture / config.raft_refresh + plain,
-        "grpo": config.group_size * (picture + config.grpo_timesteps * guided),
+        "draft": (steps - draft.last_steps) * step + (draft.last_steps - 1) * guided + end,
+        "raft": raft.candidates * picture / raft.refresh + plain,
+        "grpo": grpo.group_size * (picture + grpo.trained_steps * guided),
     }
 
 
