@@ -173,16 +173,16 @@ class Rewards(Bench[Tuning | str, list[dict[str, Any]]]):
             fresh = load(self.model, classes=SD)
             return fresh, {} if isinstance(cell, str) else self.train(fresh, cell)
 
-        def alone() -> dict[str, Any]:
+        def alone(name: str) -> dict[str, Any]:
             made = self.plain(name, lambda m: m.best_of(4, stop=False) if cell == RIVAL else m.base, cell, pipe()[0])
             return {**made, **pipe()[1], **({} if cell == RIVAL else {"diversity": self.diversity(pipe()[0])})}
 
-        def with_realign() -> dict[str, Any]:
+        def with_realign(name: str) -> dict[str, Any]:
             return self.plain(name, lambda m: m.realigned(), cell, pipe()[0])
 
         rows = []
         for name, make in zip(_rows(cell), (alone, with_realign), strict=False):
-            row = self.row(name, cell, make)
+            row = self.row(name, cell, functools.partial(make, name))
             assert row is not None
             rows.append(row)
         return rows

@@ -12,7 +12,7 @@ import contextlib
 import importlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
@@ -149,8 +149,8 @@ class Bench(ABC, Generic[Cell, Row]):
             raise InputError(f"{what}; run it without `so_far`")
         return rows
 
-    def _bar(self, cells: Sequence[Cell]) -> Iterator[Cell]:
-        yield from tqdm(cells, desc=self.name, disable=not self.progress)
+    def _bar(self, cells: Sequence[Cell]) -> Iterable[Cell]:
+        return tqdm(cells, desc=self.name, disable=not self.progress)
 
     @contextlib.contextmanager
     def _writing(self, shard: tuple[int, int] | None) -> Iterator[None]:
