@@ -13,6 +13,7 @@ from PIL import Image
 
 from accord.data.video import read_video
 from accord.methods.invert.data import PairSet
+from accord.rewards.rewards import NAMES
 from accord.rewards.video import background_psnr
 from accord.types import InputError
 from accord_lab.bench import context as bench_context
@@ -179,8 +180,9 @@ def test_the_sensitivity_bench_runs_whole(tmp_path):
     plan = sensitivity.Plan(questions=3, pictures=4)
     data, text = sensitivity.Sensitivity(out=tmp_path, plan=plan, progress=False).run()
     assert {p.name for p in tmp_path.iterdir()} == {"sensitivity.json", "sensitivity.md"}
-    assert [r["pictures"] for r in data["rows"]] == ["renders"] * 8 + ["generated"] * 8
-    assert all(r[k]["questions"] == 3 for r in data["rows"][:8] for k in KINDS) and "| inversion |" in text
+    rewards = [r["reward"] for r in data["rows"]]
+    assert rewards == [*NAMES, "inversion"] * 2 and "| generated | inversion |" in text
+    assert all(r[k]["questions"] == 3 for r in data["rows"] if r["pictures"] == "renders" for k in KINDS)
 
 
 # --- inversion -----------------------------------------------------------------------------------------------------
