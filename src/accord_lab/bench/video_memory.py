@@ -13,7 +13,8 @@ from tqdm.auto import tqdm
 
 from accord.diffusion.pipelines import load
 from accord.files import check_writable, write_file
-from accord.methods.context.video import EditConfig, VideoEditor
+from accord.methods.video.config import EditConfig
+from accord.methods.video.editing import VideoEditor
 from accord_lab.bench.speed import alone, peak_of, rounded
 from accord_lab.scenes.videos import edited, moving_scene
 
