@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[1]
 DEMO = ("two yellow stars and a purple moon", "a green fish and a pink heart", "a red star to the left of a blue key")
 PROMPTS = "".join(f"a {color} {noun}\n" for color in ("red", "blue", "green") for noun in ("star", "key", "fish"))
 TUNING = "--steps 2 --batch-size 2 --inference-steps 4 --anchors 4 --eval-every 2 --held-out none --reward likelihood"
+EDIT = ("edit", "frames", "--source", "a red star", "--target", "a blue key", "--tune-steps", "2")
 # a command's words, and the files of its folder that are compared (reports name settings, which may be renamed)
 COMMANDS: dict[str, tuple[list[str], tuple[str, ...]]] = {
     "demo": (
@@ -39,12 +40,24 @@ COMMANDS: dict[str, tuple[list[str], tuple[str, ...]]] = {
         ["train", "context", "--scenes", "8", "--steps", "2", "--batch-size", "2"],
         ("**/*.safetensors", "curve.jsonl"),
     ),
+    "context-bound": (
+        "train context --scenes 8 --steps 2 --batch-size 2 --loss kl --estimated-share 0.5 --denoiser full".split(),
+        ("**/*.safetensors", "curve.jsonl"),
+    ),
     "inverter": (
         ["train", "inverter", "--pairs", "pairs.csv", "--kind", "clip", "--steps", "3", "--batch-size", "4"],
         ("inverter/*.safetensors",),
     ),
     "edit": (
-        ["edit", "frames", "--source", "a red star", "--target", "a blue key", "--tune-steps", "2", "--steps", "4"],
+        [*EDIT, "--steps", "4"],
+        ("*.png",),
+    ),
+    "edit-windows": (  # 8 frames in two windows of 6, which share 4; what was tuned is beside the frames
+        [*EDIT, *"--steps 5 --window 6 --strength 0.8 --injection 0.7 --mask-blending 1 --tuned tuned".split()],
+        ("*.png", "../tuned/*.safetensors", "../tuned/*/*.safetensors", "../tuned/*.json*"),
+    ),
+    "edit-plain": (
+        [*EDIT, *"--steps 4 --window 6 --no-context --injection 0 --mask-blending 0 --modulation 1".split()],
         ("*.png",),
     ),
 }

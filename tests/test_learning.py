@@ -25,7 +25,6 @@ from accord.methods.context.config import ContextTrainConfig
 from accord.methods.context.equations import exact_kl
 from accord.methods.context.pipeline import new_relation
 from accord.methods.context.train import Objective, train_context
-from accord.methods.context.video import EditConfig, VideoEditor, window_rows
 from accord.methods.invert.config import InvertTrainConfig, PredictorConfig
 from accord.methods.invert.data import PairSet
 from accord.methods.invert.predictors import build
@@ -41,6 +40,9 @@ from accord.methods.tune.strategies.grpo import (
     policy_loss,
 )
 from accord.methods.tune.train import Tuner
+from accord.methods.video.config import EditConfig
+from accord.methods.video.editing import VideoEditor
+from accord.methods.video.windows import window_rows
 from accord.rewards.rewards import Composed
 from accord.training.guard import Guard, GuardConfig
 from accord.training.loop import LoopConfig, step_generator
@@ -580,8 +582,8 @@ def test_one_shot_tuning_lowers_the_denoising_loss_of_its_video(tmp_path, kind, 
             noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(k))
             times = torch.full((len(x0),), t)
             noisy = editor.scheduler.add_noise(x0, noise, times)
-            with torch.no_grad(), editor._own_queries():
-                output = editor._predict(noisy, t, [editor._conditioning("a red star")])[0]
+            with torch.no_grad(), editor.parts.put_in(editor.pipe.unet):
+                output = editor._network(noisy, t, [editor._conditioning("a red star")])[0]
             errors.append((output - editor.scheduler.get_target(noisy, x0, times)).square().mean())
         return float(torch.stack(errors).mean())
 
@@ -598,21 +600,21 @@ def test_the_loss_of_a_video_in_closed_form(tmp_path, kind, context):
         tune_steps=1, window=4, overlap=1, context=context is not None, estimated=context == "estimated"
     )
     editor = VideoEditor(constant_pipeline(kind, CONSTANT), moving(1, 6).video, "a red star", config)
-    if editor.relation is not None:
+    if editor.parts.relation is not None:
         torch.manual_seed(1)
-        torch.nn.init.normal_(editor.relation.out.weight, std=0.2)
+        torch.nn.init.normal_(editor.parts.relation.out.weight, std=0.2)
     generator = step_generator(config.seed, 0)
     x0 = editor.latents[window_rows(6, 4, generator)]
     noise, t = torch.randn(x0.shape, generator=generator), torch.randint(1000, (1,), generator=generator)
     ab, c = editor.scheduler.alphas_cumprod[t], torch.tensor(CONSTANT).view(1, 4, 1, 1)
     shifted = noise
-    if editor.relation is not None:
+    if editor.parts.relation is not None:
         noisy = ab.sqrt() * x0 + (1 - ab).sqrt() * noise
         by_epsilon, by_v = (noisy - (1 - ab).sqrt() * c) / ab.sqrt(), ab.sqrt() * noisy - (1 - ab).sqrt() * c
         shown = x0 if context == "true" else by_epsilon if kind == "epsilon" else by_v
         states = editor._conditioning("a red star").states.expand(len(x0), -1, -1)
         with torch.no_grad():
-            r = editor.relation(shown, states, t.expand(len(x0)))
+            r = editor.parts.relation(shown, states, t.expand(len(x0)))
         shifted = noise + ab.sqrt() * (1 - ab.sqrt()) * r / (1 - ab).sqrt()
     target = shifted if kind == "epsilon" else ab.sqrt() * shifted - (1 - ab).sqrt() * x0
     editor.tune(tmp_path, progress=False)

@@ -33,8 +33,6 @@ from accord.data.prompts import exchanged, parse, singular_of, spelled, swaps, w
 from accord.data.shards import share_of
 from accord.diffusion.loop import Step
 from accord.diffusion.pipelines import Conditioning, token_spans, tokens_of
-from accord.methods.context import video
-from accord.methods.context.video import aligned_tokens, middle_steps, window_rows, windows
 from accord.methods.invert import train as invert_train
 from accord.methods.invert.config import InvertTrainConfig
 from accord.methods.invert.equations import curriculum_prefix, ensemble, ensemble_weights, kernel_rows, spherical_kmeans
@@ -57,6 +55,9 @@ from accord.methods.realign.fine import build_segments
 from accord.methods.realign.layout import box_mask, box_side, plan
 from accord.methods.realign.modulation import Modulation, Segments
 from accord.methods.realign.regions import PEAK_SHARE, find_regions, local_prompt, phrase_maps, slots
+from accord.methods.video import windows as video_windows
+from accord.methods.video.masks import aligned_tokens, change_mask, middle_steps
+from accord.methods.video.windows import Layout, VideoNetwork, window_rows, windows
 from accord.types import Alignment, InputError, Prompt, Region, WordScore
 
 
@@ -834,10 +835,10 @@ class Unet:
     frames: int = 0
     dtype: torch.dtype = torch.float32
 
-    def __call__(self, x, t, states, added_cond_kwargs=None):
+    def __call__(self, x, t, encoder_hidden_states, **_):
         place = torch.arange(len(x)) % self.frames
-        told = states.mean((1, 2)) + 100 * place
-        return SimpleNamespace(sample=x * t + told[:, None, None, None])
+        said = encoder_hidden_states.mean((1, 2)) + 100 * place
+        return (x * t + said[:, None, None, None],)
 
 
 @given(cuts(), st.integers(1, 3), st.booleans())
@@ -851,13 +852,14 @@ def test_a_video_is_predicted_window_by_window_each_text_for_itself(cut, texts, 
         network.frames = frames
         yield SimpleNamespace(inject=None, aligned=None)
 
-    editor = SimpleNamespace(pipe=SimpleNamespace(unet=unet), windows=rows_of, temporal=None)
+    scheduler = SimpleNamespace(scale_model_input=lambda x, t: x)
+    network = VideoNetwork(SimpleNamespace(unet=unet), scheduler, None, rows_of)
     x, other = (torch.randn(count, 2, 2, 2, generator=torch.Generator().manual_seed(i)) for i in range(2))
-    told_of = [Conditioning(torch.full((1, 3, 4), 10.0**i)) for i in range(texts)]
-    of_source = video.Layout(other, torch.zeros(4)) if injected else None
+    conditionings = [Conditioning(torch.full((1, 3, 4), 10.0**i)) for i in range(texts)]
+    of_source = Layout(other, torch.zeros(4)) if injected else None
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(video, "inflated", inflated)
-        found = video.VideoEditor._predict(editor, x, 3, told_of, of_source)
+        patch.setattr(video_windows, "inflated", inflated)
+        found = network(x, 3, conditionings, of_source)
     places = [[rows.index(f) for rows in rows_of if f in rows] for f in range(count)]
     offset = 100 * torch.tensor([sum(p) / len(p) for p in places])[:, None, None, None]
     for i, output in enumerate(found):
@@ -870,29 +872,22 @@ def test_a_video_is_predicted_window_by_window_each_text_for_itself(cut, texts, 
 def test_what_changes_is_found_in_the_frame_and_at_the_place_where_outputs_differ(frames, steps, data):
     places = [data.draw(st.tuples(st.integers(2, 9), st.integers(2, 9))) for _ in range(frames)]
     latents = torch.zeros(frames, 4, 12, 12)
-    times = list(range(10, 10 * (steps + 1), 10))
+    spans = [(t - 10, t) for t in range(10, 10 * (steps + 1), 10)]
     path = [torch.full_like(latents, i) for i in range(steps + 1)]
     seen = []
 
-    def predict(x, t, told_of):
-        assert times[int(x.mean()) - 1] == t  # the network is asked at the step that the latents are of
+    def predict(x, t, texts):
+        assert spans[int(x.mean()) - 1][1] == t  # the network is asked at the step that the latents are of
         seen.append(t)
         out = torch.zeros_like(x)
         for f, (y, column) in enumerate(places):
             out[f, :, y - 1 : y + 2, column - 1 : column + 2] = 1
-        return [x + out if told_of[0] == "source" else x, x if told_of[0] == "source" else x + out]
+        return [x + out if texts[0] == "source" else x, x if texts[0] == "source" else x + out]
 
-    editor = SimpleNamespace(
-        prompt="source",
-        latents=latents,
-        _times=lambda: times,
-        _conditioning=str,
-        _predict=predict,
-        _own_queries=contextlib.nullcontext,
-    )
-    change = video.VideoEditor.change_mask(editor, "target", path)
+    predict.device = torch.device("cpu")
+    change = change_mask(predict, path, spans, "source", "target")
     assert change.shape == (frames, 1, 12, 12) and change.min() == 0 and change.max() == 1
-    assert seen == [times[i] for i in middle_steps(steps)]
+    assert seen == [spans[i][1] for i in middle_steps(steps)]
     for f, (y, column) in enumerate(places):
         differs = np.zeros((12, 12))
         differs[y - 1 : y + 2, column - 1 : column + 2] = 1

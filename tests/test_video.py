@@ -16,9 +16,12 @@ from PIL import Image
 import accord
 from accord.data.video import Video, read_video, write_video
 from accord.diffusion.lora import add_lora
-from accord.methods.context.inflate import TemporalLayers, VideoAttention, first_and_previous, inflated
-from accord.methods.context.video import EditConfig, VideoEditor, aligned_tokens, windows
 from accord.methods.realign import video as realign_video
+from accord.methods.video.config import EditConfig
+from accord.methods.video.editing import VideoEditor
+from accord.methods.video.inflate import TemporalLayers, VideoAttention, first_and_previous, inflated
+from accord.methods.video.masks import aligned_tokens
+from accord.methods.video.windows import windows
 from accord.rewards.video import background_psnr, flicker, foreground, score_video, ssim, track, track_error
 from accord.types import InputError
 from accord_lab.scenes.read import read
@@ -475,7 +478,7 @@ def test_a_pipeline_with_an_adapter_has_its_queries_tuned_too(tmp_path):
     plain.save(tmp_path / "plain")
     add_lora(pipe, 2)
     adapted = VideoEditor(pipe, moving(1, 2).video, "a red star", QUICK)
-    assert len(adapted.queries) == len(plain.queries) > 0
+    assert len(adapted.parts.queries) == len(plain.parts.queries) > 0
     with pytest.raises(InputError, match="was tuned with network="):
         adapted.load(tmp_path / "plain")
 
@@ -494,21 +497,21 @@ def test_inversion_then_sampling_with_the_source_prompt_returns_the_video(tmp_pa
     assert torch.allclose(back, made.latents, atol=2e-2)
 
 
-def test_xl_is_told_what_its_pipeline_tells_it():
+def test_xl_is_conditioned_as_by_its_pipeline():
     """Pooled text and sizes beside the states; of no prompt zeros, as the pipeline has it."""
     made = VideoEditor(tiny_sdxl(), moving(1, 2).video, "a red star", QUICK)
     states, empty, pooled, no_pooled = made.pipe.encode_prompt("a blue star", device="cpu")
-    told, nothing = made._conditioning("a blue star"), made._conditioning(None)
-    assert torch.equal(told.states, states) and torch.equal(nothing.states, empty)
-    assert torch.equal(told.added["text_embeds"], pooled) and torch.equal(nothing.added["text_embeds"], no_pooled)
-    assert told.added["time_ids"].tolist() == [[32, 32, 0, 0, 32, 32]]
+    given, nothing = made._conditioning("a blue star"), made._conditioning(None)
+    assert torch.equal(given.states, states) and torch.equal(nothing.states, empty)
+    assert torch.equal(given.added["text_embeds"], pooled) and torch.equal(nothing.added["text_embeds"], no_pooled)
+    assert given.added["time_ids"].tolist() == [[32, 32, 0, 0, 32, 32]]
     x = made.latents.float()
     with torch.no_grad():
-        made.temporal.layers.requires_grad_(False)
-        first, second = made._predict(x, 500, [nothing, told])
-        with inflated(made.pipe.unet, made.temporal, 2):
+        made.parts.temporal.layers.requires_grad_(False)
+        first, second = made._network(x, 500, [nothing, given])
+        with inflated(made.pipe.unet, made.parts.temporal, 2):
             alone = made.pipe.unet(
-                x, 500, told.states.expand(2, -1, -1), added_cond_kwargs=told.repeated(2).added
+                x, 500, given.states.expand(2, -1, -1), added_cond_kwargs=given.repeated(2).added
             ).sample
     assert torch.allclose(second, alone, atol=1e-5) and not torch.allclose(first, second, atol=1e-3)
 
@@ -528,13 +531,13 @@ def test_tuning_leaves_the_pipeline_alone(tmp_path):
     pipe.unet.requires_grad_(True)  # as diffusers' own from_pretrained leaves it
     before = {k: v.clone() for k, v in pipe.unet.state_dict().items()}
     made = VideoEditor(pipe, moving(1, 4).video, "a red star", QUICK)
-    asleep = copy.deepcopy(made.temporal.state_dict())
+    asleep = copy.deepcopy(made.parts.temporal.state_dict())
     made.tune(tmp_path / "run", progress=False)
     assert all(torch.equal(v, before[k]) for k, v in pipe.unet.state_dict().items())
     assert all(p.requires_grad and p.grad is None for p in pipe.unet.parameters())  # as it was
-    assert any(not torch.equal(v, before[k]) for k, v in made.queries.items())
-    assert any(not torch.equal(v, asleep[k]) for k, v in made.temporal.state_dict().items())
-    assert made.relation is not None and made.relation.out.weight.abs().max() > 0
+    assert any(not torch.equal(v, before[k]) for k, v in made.parts.queries.items())
+    assert any(not torch.equal(v, asleep[k]) for k, v in made.parts.temporal.state_dict().items())
+    assert made.parts.relation is not None and made.parts.relation.out.weight.abs().max() > 0
     made.save(tmp_path / "saved")
     video = made.edit("a blue key")
     other = VideoEditor(pipe, moving(1, 4).video, "a red star", QUICK)
@@ -545,7 +548,7 @@ def test_tuning_leaves_the_pipeline_alone(tmp_path):
     assert all(torch.equal(v, before[k]) for k, v in pipe.unet.state_dict().items())
     louder = VideoEditor(pipe, moving(1, 4).video, "a red star", replace(QUICK, guidance_scale=5.0, injection=0.5))
     louder.tune(tmp_path / "run", progress=False)  # found there: sampling may differ
-    assert all(torch.equal(v, made.queries[k]) for k, v in louder.queries.items())
+    assert all(torch.equal(v, made.parts.queries[k]) for k, v in louder.parts.queries.items())
     with pytest.raises(InputError, match="was begun with prompt='a red star', not 'a key'"):
         VideoEditor(pipe, moving(1, 4).video, "a key", QUICK).tune(tmp_path / "run")
     with pytest.raises(InputError, match="was begun with video="):
@@ -569,9 +572,9 @@ def test_tuning_leaves_the_pipeline_alone(tmp_path):
 
 def test_an_editor_that_is_tuned_again_is_tuned_whole(tmp_path):
     made = editor(tmp_path)
-    before = copy.deepcopy(made.temporal.state_dict())
+    before = copy.deepcopy(made.parts.temporal.state_dict())
     made.tune(tmp_path / "again", progress=False)
-    assert any(not torch.equal(v, before[k]) for k, v in made.temporal.state_dict().items())
+    assert any(not torch.equal(v, before[k]) for k, v in made.parts.temporal.state_dict().items())
 
 
 def test_injection_and_windows_change_the_result_and_run(tmp_path):

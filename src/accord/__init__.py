@@ -40,8 +40,8 @@ _HOME = {
     "load_context": "accord.methods.context.pipeline",
     "train_context": "accord.methods.context.train",
     "ContextTrainConfig": "accord.methods.context.config",
-    "VideoEditor": "accord.methods.context.video",
-    "EditConfig": "accord.methods.context.video",
+    "VideoEditor": "accord.methods.video.editing",
+    "EditConfig": "accord.methods.video.config",
     "Video": "accord.data.video",
     "read_video": "accord.data.video",
     "write_video": "accord.data.video",
@@ -70,8 +70,6 @@ if TYPE_CHECKING:
     from accord.methods.context.pipeline import generate_with_context as generate_with_context
     from accord.methods.context.pipeline import load_context as load_context
     from accord.methods.context.train import train_context as train_context
-    from accord.methods.context.video import EditConfig as EditConfig
-    from accord.methods.context.video import VideoEditor as VideoEditor
     from accord.methods.invert.alignment import InversionScore as InversionScore
     from accord.methods.invert.fit import train_inverter as train_inverter
     from accord.methods.invert.invert import Bank as Bank
@@ -85,6 +83,8 @@ if TYPE_CHECKING:
     from accord.methods.tune.config import TuneConfig as TuneConfig
     from accord.methods.tune.train import Tuned as Tuned
     from accord.methods.tune.train import train_reward as train_reward
+    from accord.methods.video.config import EditConfig as EditConfig
+    from accord.methods.video.editing import VideoEditor as VideoEditor
     from accord.outputs import Realigned as Realigned
     from accord.outputs import Scored as Scored
     from accord.rewards.captioners import load_captioner as load_captioner

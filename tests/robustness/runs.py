@@ -142,7 +142,8 @@ def _edit(folder: Path, bases: Bases) -> None:
 
     from accord.data.video import Video
     from accord.diffusion.pipelines import load
-    from accord.methods.context.video import EditConfig, VideoEditor
+    from accord.methods.video.config import EditConfig
+    from accord.methods.video.editing import VideoEditor
 
     config = EditConfig(tune_steps=2, num_inference_steps=4, window=4, overlap=1, share=0.3)
     video = Video(tuple(moving(2)), Fraction(8))

@@ -148,8 +148,8 @@ def test_realign_with_attention_slicing_runs_and_leaves_it_on(slicing):
 
 def test_every_number_of_a_config_must_be_one():
     from accord.methods.context.config import ContextTrainConfig
-    from accord.methods.context.video import EditConfig
     from accord.methods.invert.config import InvertTrainConfig, PredictorConfig
+    from accord.methods.video.config import EditConfig
     from accord.training.guard import GuardConfig
     from accord.training.loop import LoopConfig
 

@@ -98,8 +98,9 @@ def edit(
     from accord.data.video import check_video_path, read_video, write_video
     from accord.diffusion.pipelines import UNETS, check_prompts
     from accord.files import check_writable, only_writer
-    from accord.methods.context.video import EditConfig, VideoEditor
     from accord.methods.realign.video import modulate_video
+    from accord.methods.video.config import EditConfig
+    from accord.methods.video.editing import VideoEditor
     from accord.rewards.video import score_video
     from accord_lab.scenes.ask import still
 

@@ -128,8 +128,8 @@ def _check_size(path: Path, width: int, height: int, count: float) -> None:
     if count > most:
         knob = "" if most == MAX_FRAMES else ", or set ACCORD_MAX_VIDEO_MB"
         raise InputError(
-            f"video {str(path)!r} has more than {most} frames of {width}x{height} in the range; give a shorter one, "
-            f"or fewer of its frames (`stop`), or scale it down{knob}"
+            f"video {str(path)!r} has more than {most} frames of {width}x{height} in the range; cut it to fewer, or "
+            f"scale it down{knob}"
         )
 
 
@@ -306,7 +306,7 @@ def check_video_path(path: Path) -> None:
     elif not suffix and is_folder and not _is_ours(path):
         raise InputError(
             f"folder {str(path)!r} holds other things than frames that accord wrote, and would be replaced; choose "
-            "another `out`"
+            "another place"
         )
 
 
@@ -359,7 +359,7 @@ def write_video(path: str | Path, frames: Sequence[Image.Image], fps: float | Fr
     except InputError:
         raise
     except OSError as error:
-        raise InputError(f"video {str(path)!r} cannot be written ({reason(error)}); choose another `out`") from error
+        raise InputError(f"video {str(path)!r} cannot be written ({reason(error)}); choose another place") from error
     except ValueError as error:  # a rate or size that the codec does not take
         size = "x".join(str(s) for s in frames[0].size)
         raise InputError(

@@ -73,7 +73,7 @@ def denoise(
     pipe: Pipeline,
     scheduler: Any,
     latents: torch.Tensor,
-    timestep: torch.Tensor,
+    timestep: torch.Tensor | int,
     conditioning: Conditioning,
     guidance_scale: float = 1.0,
     guidance_rescale: float = 0.0,
@@ -99,10 +99,15 @@ def denoise(
     if not guided:
         return noise_pred
     uncond, text = noise_pred.chunk(2)
-    noise_pred = uncond + guidance_scale * (text - uncond)
+    noise_pred = guide(uncond, text, guidance_scale)
     if guidance_rescale > 0:
         noise_pred = rescale_noise_cfg(noise_pred, text, guidance_rescale=guidance_rescale)
     return noise_pred
+
+
+def guide(uncond: torch.Tensor, text: torch.Tensor, guidance_scale: float) -> torch.Tensor:
+    """Classifier-free guidance (arXiv 2207.12598), in the parametrisation of diffusers: 1 is the conditional output."""
+    return uncond + guidance_scale * (text - uncond)
 
 
 def sample(

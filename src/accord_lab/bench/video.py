@@ -21,7 +21,8 @@ from accord.data.video import read_video, write_video
 from accord.diffusion.loop import decode
 from accord.diffusion.pipelines import SD, Pipeline, device_name, load
 from accord.files import write_file
-from accord.methods.context.video import EditConfig, VideoEditor
+from accord.methods.video.config import EditConfig
+from accord.methods.video.editing import VideoEditor
 from accord.outputs import in_a_row, labelled_row, png
 from accord.rewards.clip import ClipScorer, load_clip
 from accord.rewards.video import LOST, background_psnr, flicker, temporal_consistency, track

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from accord.diffusion.pipelines import load
-from accord.methods.context.video import EditConfig, VideoEditor
+from accord.methods.video.config import EditConfig
+from accord.methods.video.editing import VideoEditor
 from accord_lab.bench.measure import MIB, alone, peak_of, rounded, seconds_of
 from accord_lab.bench.report import table
 from accord_lab.bench.runner import Bench

@@ -149,7 +149,8 @@ def exact_kl(
 def ddim_affine(ab_t: torch.Tensor, ab_s: torch.Tensor, kind: str) -> tuple[torch.Tensor, torch.Tensor]:
     """A and B of plain DDIM with sigma = 0 as x_s = A x_t + B output, for a network of this prediction type.
 
-    Solved for x_t it is the exact inverse of a step, once the output at x_t is known: that is a fixed point (`video`).
+    Solved for x_t it is the exact inverse of a step, once the output at x_t is known: that is a fixed point
+    (`video.trajectory`).
     """
     left, right = (1 - ab_t).sqrt(), (1 - ab_s).sqrt()
     if kind == "v_prediction":

@@ -1,8 +1,6 @@
 """Training with context: the relational network, and the denoiser as far as it is wanted, jointly.
 
-    x_t = sqrt(ab_t) x0 + k_t r_phi(x0, c, t) + sqrt(1 - ab_t) e,   loss = lambda_t |f(x_t, c, t) - x0|^2
-
-phi's gradient flows through x_t (and, in another prediction type than x0, through the target, which is the same thing).
+The loss is `objective.ContextLoss`.
 
 Letters in shapes: B pictures, C h w of the latents.
 """
@@ -20,10 +18,8 @@ from safetensors import SafetensorError
 from torch import nn
 
 from accord.diffusion.loading import saved_by
-from accord.diffusion.loop import denoise
 from accord.diffusion.lora import check_no_lora, save_lora
 from accord.diffusion.pipelines import (
-    Conditioning,
     Pipeline,
     check_latent_unet,
     check_trainable,
@@ -32,8 +28,8 @@ from accord.diffusion.pipelines import (
 )
 from accord.files import replace_folder
 from accord.methods.context.config import ContextTrainConfig
-from accord.methods.context.equations import exact_kl, network_x0
 from accord.methods.context.network import RelationalNetwork
+from accord.methods.context.objective import ContextLoss
 from accord.methods.context.pipeline import ContextDiffPipeline, new_relation
 from accord.methods.context.schedulers import ContextDDIMScheduler
 from accord.rewards.clip import ClipScorer, load_clip
@@ -61,7 +57,7 @@ def train_context(
     """Train a relational network on a pipeline; it is saved into `out/relation`, with what else was trained beside it.
 
     `denoiser="full"` also saves the whole pipeline into `out/pipeline` (of XL the U-Net alone), `lora` an adapter
-    that stays on `pipe.unet`. With `config.pixels`, `clip` is what r looks through (the embedded one if None).
+    that stays on `pipe.unet`. With `config.pixels`, r sees the picture through `clip` (the embedded one if None).
     `evaluate(step, relation)` is called every `save_every` steps with the averaged weights in. A run found in `out` is
     resumed; `data` names what is drawn from, as it is not resumed with another. A run that is stopped takes its adapter
     off again; with `full` the denoiser is left half-trained, and is to be loaded afresh to go on.
@@ -135,24 +131,13 @@ def _save(
         ) from error
 
 
-def guess_x0(
-    pipe: Pipeline,
-    scheduler: ContextDDIMScheduler,
-    noisy: torch.Tensor,
-    timesteps: torch.Tensor,
-    conditioning: Conditioning,
-) -> torch.Tensor:
-    """The network's x0^ [B,C,h,w] from x_t [B,C,h,w] at timesteps [B]."""
-    output = denoise(pipe, scheduler, noisy.to(pipe.unet.dtype), timesteps, conditioning).float()
-    return network_x0(output, noisy, scheduler.ab_at(timesteps, noisy), scheduler.config.prediction_type)
-
-
 class Objective:
-    """The loss of one batch."""
+    """The loss of one batch of pictures: their captions are read and dropped here, what is left to chance is drawn."""
 
     def __init__(self, pipe: Pipeline, relation: RelationalNetwork, config: ContextTrainConfig) -> None:
         self.pipe, self.relation, self.config = pipe, relation, config
         self.scheduler = latent_scheduler(ContextDDIMScheduler, pipe, shift=config.shift)
+        self.loss = ContextLoss(pipe, self.scheduler, relation, config.loss)
 
     def chance(
         self, shape: torch.Size, generator: torch.Generator
@@ -185,62 +170,16 @@ class Objective:
         estimated: torch.Tensor,
     ) -> tuple[torch.Tensor, dict[str, float]]:
         """Mean loss, and scalars to log."""
-        pipe, scheduler, device = self.pipe, self.scheduler, self.pipe.device
-        latents, noise, timesteps = latents.to(device).float(), noise.to(device), timesteps.to(device)
+        pipe, device = self.pipe, self.pipe.device
         with torch.no_grad():
-            conditioning = conditioning_of(pipe, captions, guided=False)
+            caption = conditioning_of(pipe, captions, guided=False)
             with_drops = conditioning_of(pipe, captions, guided=False, dropped=~kept)
-        shown = latents
-        # an r that is nothing, or that does not look, is the same whatever it is shown
-        if self.config.gain and self.config.use_image and estimated.any():
-            rows = estimated.nonzero()[:, 0].to(device)
-            with torch.no_grad():
-                guessed = self.guess(latents[rows], noise[rows], timesteps[rows], with_drops.rows(rows))
-            shown = latents.index_copy(0, rows, guessed)
-        r = self.relation(shown, conditioning.states, timesteps)
-        noisy = scheduler.add_noise(latents, noise, timesteps, relation=r)
-        output = denoise(pipe, scheduler, noisy.to(pipe.unet.dtype), timesteps, with_drops).float()
-        if self.config.loss == "kl":
-            loss = self.kl(latents, shown, noisy, output, timesteps, conditioning, r).mean()
-        else:
-            loss = (output - scheduler.get_target(noisy, latents, timesteps)).square().mean()
-        return loss, {"shift": float(r.detach().square().mean().sqrt())}
-
-    def guess(
-        self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning
-    ) -> torch.Tensor:
-        """The network's x0^ [B,C,h,w] from x_t without shift.
-
-        In sampling r is given a guess too. With the true x0's shift in x_t the guess would hold part of the answer.
-        """
-        return guess_x0(
-            self.pipe, self.scheduler, self.scheduler.add_noise(latents, noise, timesteps), timesteps, conditioning
+        loss, r = self.loss(
+            latents.to(device).float(),
+            noise.to(device),
+            timesteps.to(device),
+            caption,
+            with_drops,
+            estimated.to(device),
         )
-
-    def kl(
-        self,
-        latents: torch.Tensor,
-        shown: torch.Tensor,
-        noisy: torch.Tensor,
-        output: torch.Tensor,
-        timesteps: torch.Tensor,
-        conditioning: Conditioning,
-        r_t: torch.Tensor,
-    ) -> torch.Tensor:
-        """The exact bound's term at t against t - 1, in nats a latent element [B,C,h,w]; at t = 0 half the square of x0
-        - x0^.
-
-        `shown` is what r looked at, x0 itself or a guess held fixed, and r_t what it made of it.
-        """
-        scheduler = self.scheduler
-        before = (timesteps - 1).clamp(min=0)
-        ab_t, ab_s = scheduler.ab_at(timesteps, noisy), scheduler.ab_at(before, noisy)
-        predicted = network_x0(output, noisy, ab_t, scheduler.config.prediction_type)
-        k_t, k_s = scheduler.shift_at(timesteps, noisy), scheduler.shift_at(before, noisy)
-        r_s = self.relation(shown, conditioning.states, before)
-        guessed_t, guessed_s = (self.relation(predicted, conditioning.states, t) for t in (timesteps, before))
-        # at t = 0 the two steps are one: the bound's reconstruction term, with unit variance
-        first = (timesteps == 0)[:, None, None, None]
-        safe = torch.where(first, ab_t * 0.999, ab_t)
-        inner = exact_kl(latents, predicted, k_t * r_t, k_s * r_s, k_t * guessed_t, k_s * guessed_s, safe, ab_s)
-        return torch.where(first, (latents - predicted).square() / 2, inner)
+        return loss, {"shift": float(r.detach().square().mean().sqrt())}

@@ -1,6 +1,6 @@
 """The fine stage's modulation on videos: in every frame the target's phrases belong where the source's are.
 
-The editor (`context.video.VideoEditor`) is given; this folder knows nothing else of it.
+The editor (`video.editing.VideoEditor`) is given; this folder knows nothing else of it.
 
 Letters in shapes: F frames, N things, P phrases, T tokens, h w of the latents.
 """
