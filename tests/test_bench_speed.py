@@ -9,7 +9,7 @@ from conftest import tiny_pipeline
 from accord.diffusion.lora import add_lora
 from accord.methods.tune.config import TuneConfig
 from accord.rewards.captioners import load_captioner
-from accord.rewards.rewards import make_rewards
+from accord.rewards.composed import make_rewards
 from accord.types import InputError
 from accord_lab.bench import speed, speed_large, speed_tuning
 

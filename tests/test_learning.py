@@ -41,7 +41,7 @@ from accord.methods.tune.strategies.grpo import (
     policy_loss,
 )
 from accord.methods.tune.train import Tuner
-from accord.rewards.rewards import Composed
+from accord.rewards.composed import Composed
 from accord.training.guard import Guard, GuardConfig
 from accord.training.loop import LoopConfig, step_generator
 from accord.training.processes import Processes

@@ -44,16 +44,16 @@ _HOME = {
     "Video": "accord.data.video",
     "read_video": "accord.data.video",
     "write_video": "accord.data.video",
-    "make_rewards": "accord.rewards.rewards",
-    "Composed": "accord.rewards.rewards",
-    "Reward": "accord.rewards.rewards",
+    "make_rewards": "accord.rewards.composed",
+    "Composed": "accord.rewards.composed",
+    "Reward": "accord.rewards.registry",
     "load_sentence": "accord.rewards.sentence",
     "Alignment": "accord.types",
     "InputError": "accord.types",
     "Prompt": "accord.types",
     "Region": "accord.types",
-    "Realigned": "accord.outputs",
-    "Scored": "accord.outputs",
+    "Realigned": "accord.reports.results",
+    "Scored": "accord.reports.results",
 }
 __all__ = [*_HOME, "__version__"]
 
@@ -83,14 +83,14 @@ if TYPE_CHECKING:
     from accord.methods.tune.config import TuneConfig as TuneConfig
     from accord.methods.tune.train import Tuned as Tuned
     from accord.methods.tune.train import tune as tune
-    from accord.outputs import Realigned as Realigned
-    from accord.outputs import Scored as Scored
+    from accord.reports.results import Realigned as Realigned
+    from accord.reports.results import Scored as Scored
     from accord.rewards.captioners import load_captioner as load_captioner
     from accord.rewards.clip import load_clip as load_clip
+    from accord.rewards.composed import Composed as Composed
+    from accord.rewards.composed import make_rewards as make_rewards
     from accord.rewards.diagnosis import score as score
-    from accord.rewards.rewards import Composed as Composed
-    from accord.rewards.rewards import Reward as Reward
-    from accord.rewards.rewards import make_rewards as make_rewards
+    from accord.rewards.registry import Reward as Reward
     from accord.rewards.sentence import load_sentence as load_sentence
     from accord.types import Alignment as Alignment
     from accord.types import InputError as InputError

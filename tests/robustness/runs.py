@@ -102,7 +102,7 @@ def _reward(folder: Path, bases: Bases) -> None:
     from accord.methods.tune.config import debug
     from accord.methods.tune.train import tune
     from accord.rewards.clip import load_clip
-    from accord.rewards.rewards import ClipReward
+    from accord.rewards.named.clip import ClipReward
 
     pipe = load(str(bases("models/sd")), "cpu")
     reward = ClipReward(load_clip(str(bases("models/clip"))))

@@ -86,7 +86,7 @@ def generate(
     from accord.diffusion.pipelines import UNETS, check_prompts
     from accord.files import check_writable, only_writer, write_file
     from accord.methods.context.pipeline import generate_with_context, load_context
-    from accord.outputs import png
+    from accord.reports.pictures import png
 
     if context is None:
         leave_out("without --context", clip=clip, ancestral=ancestral)
@@ -180,7 +180,7 @@ def score(
     import accord
     from accord.data.images import open_image
     from accord.files import check_writable
-    from accord.outputs import words_text
+    from accord.reports.page import words_text
 
     check_said(prompt, parsed=True)
     picture = open_image(image)
@@ -274,7 +274,7 @@ def realign(
     from accord.diffusion.pipelines import JOINT, UNETS, check_prompts
     from accord.files import check_writable, only_writer
     from accord.methods.realign.fine import check_repairable
-    from accord.outputs import words_text
+    from accord.reports.page import words_text
 
     config = checked(accord.RealignConfig, rounds=rounds, mode=mode)
     if not rounds:

@@ -33,6 +33,7 @@ from accord.cli.options import (
     said,
     tell_skipped,
 )
+from accord.rewards.registry import reward_names
 from accord.types import InputError, Pair
 
 if TYPE_CHECKING:
@@ -81,7 +82,9 @@ def train_reward(
     reward: Annotated[
         list[str],
         typer.Option(
-            help="caption, caption-clip, likelihood, contrast or clip, as NAME or NAME=WEIGHT; repeat to add up."
+            help=(
+                f"{', '.join(reward_names()[:-1])} or {reward_names()[-1]}, as NAME or NAME=WEIGHT; repeat to add up."
+            )
         ),
     ] = ["contrast"],  # noqa: B006
     held_out: Annotated[
@@ -165,7 +168,7 @@ def train_reward(
     from accord.diffusion.pipelines import UNETS
     from accord.embedded import TUNING
     from accord.files import check_writable
-    from accord.rewards.rewards import NAMES
+    from accord.rewards.registry import registered
     from accord.training.claim import holds_run
 
     if held_out == "inversion" and model is not None:
@@ -182,10 +185,11 @@ def train_reward(
         )
     if held_out in weights:
         raise InputError(f"the held-out score {held_out!r} is trained on; choose another --held-out")
-    unknown = {*weights, held_out} - {*NAMES, "inversion", "none"}
+    wanted, known = {*weights, held_out}, registered()
+    unknown = wanted - {*known, "inversion", "none"}
     if unknown:
         raise InputError(
-            f"score {min(unknown)!r} is unknown; choose among {', '.join(NAMES)}, and for --held-out also inversion "
+            f"score {min(unknown)!r} is unknown; choose among {', '.join(known)}, and for --held-out also inversion "
             "and none"
         )
     if strategy != "refl":
@@ -194,8 +198,8 @@ def train_reward(
         leave_out("by sft", reward_weight=reward_weight)
     if not pretrain_weight and not kl_weight:
         leave_out("with --pretrain-weight 0 and --kl-weight 0", pairs=pairs)
-    wanted = {*weights, held_out}
-    captions, similarities = bool(wanted - {"clip", "inversion", "none"}), bool(wanted & {"clip", "caption-clip"})
+    needed = {need for name in wanted & known.keys() for need in known[name].needs}
+    captions, similarities = "captioner" in needed, "clip" in needed
     if not captions:
         leave_out("by these scores", captioner=captioner)
     if not similarities:

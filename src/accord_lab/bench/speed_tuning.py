@@ -33,7 +33,7 @@ from accord.methods.tune.rollouts import Batch
 from accord.methods.tune.strategies import STRATEGIES
 from accord.methods.tune.train import Tuner
 from accord.rewards.captioners import load_captioner
-from accord.rewards.rewards import Composed, make_rewards
+from accord.rewards.composed import Composed, make_rewards
 from accord.training.processes import Processes
 from accord_lab.bench.rewards import training_prompts
 from accord_lab.bench.speed import SD15, alone, interleaved, peak_of, rounded

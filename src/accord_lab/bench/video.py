@@ -22,7 +22,7 @@ from accord.diffusion.loop import decode
 from accord.diffusion.pipelines import SD, Pipeline, device_name, load
 from accord.files import check_writable, write_file
 from accord.methods.context.video import EditConfig, VideoEditor
-from accord.outputs import in_a_row, labelled_row, png
+from accord.reports.pictures import in_a_row, labelled_row, png
 from accord.rewards.clip import ClipScorer, load_clip
 from accord.rewards.video import LOST, background_psnr, flicker, temporal_consistency, track
 from accord.types import InputError

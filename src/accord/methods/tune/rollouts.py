@@ -17,7 +17,7 @@ from accord.diffusion.lora import without_lora
 from accord.diffusion.objective import ab_at, prediction_target
 from accord.diffusion.pipelines import Conditioning, Pipeline, conditioning_of, latent_scheduler
 from accord.methods.tune.config import TuneConfig
-from accord.rewards.rewards import Composed
+from accord.rewards.composed import Composed
 from accord.training.processes import Processes
 
 CAPTION_DROPOUT = 0.1  # of the denoising term, which keeps guidance alive

@@ -42,7 +42,8 @@ from accord.methods.tune.card import report_of, write_card
 from accord.methods.tune.config import TuneConfig
 from accord.methods.tune.rollouts import Batch, Rollouts
 from accord.methods.tune.strategies import STRATEGIES
-from accord.rewards.rewards import Composed, Reward, check_gradient
+from accord.rewards.composed import Composed, check_gradient
+from accord.rewards.registry import Reward
 from accord.training.claim import claim
 from accord.training.fingerprint import fingerprint
 from accord.training.guard import Guard, GuardConfig
