@@ -29,10 +29,10 @@ _HOME = {
     "tune": "accord.methods.tune.train",
     "TuneConfig": "accord.methods.tune.config",
     "Tuned": "accord.methods.tune.train",
-    "invert": "accord.methods.invert.invert",
-    "Bank": "accord.methods.invert.invert",
+    "invert": "accord.methods.invert.reader",
+    "Bank": "accord.methods.invert.bank",
     "Inverter": "accord.methods.invert.inverter",
-    "Inverted": "accord.methods.invert.invert",
+    "Inverted": "accord.methods.invert.reader",
     "InversionScore": "accord.methods.invert.alignment",
     "ContextDiffPipeline": "accord.methods.context.pipeline",
     "generate_with_context": "accord.methods.context.pipeline",
@@ -72,10 +72,10 @@ if TYPE_CHECKING:
     from accord.methods.context.video import EditConfig as EditConfig
     from accord.methods.context.video import VideoEditor as VideoEditor
     from accord.methods.invert.alignment import InversionScore as InversionScore
-    from accord.methods.invert.invert import Bank as Bank
-    from accord.methods.invert.invert import Inverted as Inverted
-    from accord.methods.invert.invert import invert as invert
+    from accord.methods.invert.bank import Bank as Bank
     from accord.methods.invert.inverter import Inverter as Inverter
+    from accord.methods.invert.reader import Inverted as Inverted
+    from accord.methods.invert.reader import invert as invert
     from accord.methods.realign.config import RealignConfig as RealignConfig
     from accord.methods.realign.fine import realign as realign
     from accord.methods.realign.modulation import Segments as Segments

@@ -165,6 +165,7 @@ def _table(folder: Path, bases: Bases) -> None:
     from accord.files import only_writer
     from accord.methods.invert.bulk import invert_files
     from accord.methods.invert.inverter import Inverter
+    from accord.methods.invert.reader import Reader
 
     pictures = bases.folder / "pictures-to-invert"
     if not pictures.is_dir():
@@ -173,7 +174,7 @@ def _table(folder: Path, bases: Bases) -> None:
             frame.save(pictures / f"{i}.png")
     paths = [*sorted(pictures.glob("*.png")), pictures / "missing.png"]
     with only_writer(folder, "words.jsonl"):  # as the command has it
-        invert_files(paths, folder / "words.jsonl", inverter=Inverter.from_pretrained(bases("models/inverter")))
+        invert_files(paths, folder / "words.jsonl", reader=Reader(Inverter.from_pretrained(bases("models/inverter"))))
 
 
 RUNS = {
