@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -99,6 +100,10 @@ def train_reward(
     strategy: Annotated[
         str, typer.Option(help="refl, draft, raft or grpo; sft is the control without reward.")
     ] = "refl",
+    strategy_option: Annotated[
+        list[str] | None,
+        typer.Option(help="A knob of the strategy alone, as NAME=NUMBER (group_size=8 of grpo); repeat for more."),
+    ] = None,
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 300,
     batch_size: Annotated[int, typer.Option(help="Prompts a step, over all processes.")] = 8,
     accumulate: Annotated[int, typer.Option(help="Micro-batches a step.")] = 1,
@@ -144,7 +149,9 @@ def train_reward(
             )
         ),
     ] = 64,
-    eval_every: Annotated[int, typer.Option(help="Steps between two looks at prompts that are not trained on.")] = 50,
+    eval_every: Annotated[
+        int, typer.Option(help="Steps between two evaluations on prompts that are not trained on.")
+    ] = 50,
     save_every: Annotated[int, typer.Option(help="Steps between two checkpoints.")] = 50,
     gradient_checkpointing: Annotated[
         bool, typer.Option("--gradient-checkpointing", help="Less memory, more time.")
@@ -154,10 +161,9 @@ def train_reward(
     seed: Seed = 0,
     device: Device = None,
     out: Out = Path("out/tuned"),
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Tune a pipeline with a reward; leaves a LoRA that plain diffusers loads.
+    """Tune a pipeline with a reward; leaves a LoRA that plain diffusers loads. A run found in --out is resumed.
 
     Several processes: accelerate launch -m accord.cli train reward ...
     """
@@ -168,8 +174,8 @@ def train_reward(
     from accord.diffusion.pipelines import UNETS
     from accord.embedded import TUNING
     from accord.files import check_writable
+    from accord.methods.tune.config import strategy_of
     from accord.rewards.registry import registered
-    from accord.training.claim import holds_run
 
     if held_out == "inversion" and model is not None:
         raise InputError(
@@ -185,20 +191,21 @@ def train_reward(
         )
     if held_out in weights:
         raise InputError(f"the held-out score {held_out!r} is trained on; choose another --held-out")
-    wanted, known = {*weights, held_out}, registered()
-    unknown = wanted - {*known, "inversion", "none"}
+    wanted, scores = {*weights, held_out}, registered()
+    unknown = wanted - {*scores, "inversion", "none"}
     if unknown:
         raise InputError(
-            f"score {min(unknown)!r} is unknown; choose among {', '.join(known)}, and for --held-out also inversion "
+            f"score {min(unknown)!r} is unknown; choose among {', '.join(scores)}, and for --held-out also inversion "
             "and none"
         )
+    its_class = type(checked(strategy_of, strategy=strategy))
     if strategy != "refl":
         leave_out(f"by {strategy}", stop_from=stop_from, stop_until=stop_until)
     if strategy == "sft":
         leave_out("by sft", reward_weight=reward_weight)
     if not pretrain_weight and not kl_weight:
         leave_out("with --pretrain-weight 0 and --kl-weight 0", pairs=pairs)
-    needed = {need for name in wanted & known.keys() for need in known[name].needs}
+    needed = {need for name in wanted & scores.keys() for need in scores[name].needs}
     captions, similarities = "captioner" in needed, "clip" in needed
     if not captions:
         leave_out("by these scores", captioner=captioner)
@@ -216,8 +223,15 @@ def train_reward(
         TUNING.get(strategy, {}) if model is None else {"reward_weight": 1.0} if strategy in ("raft", "grpo") else {}
     )
     knobs = {**usual, **{k: v for k, v in given.items() if v is not None}}
+    for name, number in map(_knob, strategy_option or []):
+        if name not in (known := [f.name for f in fields(its_class)]):
+            its = f"its own are {', '.join(known)}" if known else "it has none"
+            raise InputError(f"strategy {strategy} has no knob {name!r}; {its}")
+        if name in given and given[name] is not None:
+            raise InputError(f"{name} was given twice; give --{name.replace('_', '-')} or --strategy-option, not both")
+        knobs[name] = number
     config = checked(
-        accord.TuneConfig,
+        accord.TuneConfig.of,
         {"gradient_accumulation": "accumulate", "guidance_scale": "guidance", "num_inference_steps": "inference_steps"},
         strategy=strategy,
         steps=steps,
@@ -235,8 +249,6 @@ def train_reward(
         **knobs,
     )
     check_writable(out)
-    if holds_run(out) and not resume:
-        raise InputError(f"folder {str(out)!r} holds a run; give --resume to go on with it, or another --out")
     pick_device(device)
     broken = PairsFile()  # rows of the prompts file that are left out
     texts = read_prompts(prompts, broken)
@@ -248,7 +260,7 @@ def train_reward(
     similarity = accord.load_clip(judge_of(clip, model, HUB_CLIP), where) if similarities else None
     tell_skipped(broken.skipped)
     tell_skipped(unread.skipped)
-    tuned = accord.tune(
+    tuned = accord.train_reward(
         pipe,
         texts,
         accord.make_rewards(weights, judge, similarity),
@@ -256,7 +268,6 @@ def train_reward(
         config=config,
         held_out=_held_out(held_out, judge, similarity),
         pairs=examples,
-        resume=resume,
         progress=not as_json,
     )
     gains = "".join(
@@ -288,6 +299,15 @@ def _weight(text: str) -> tuple[str, float]:
         return name, value
     except ValueError:
         raise InputError(f"reward {text!r} is not NAME or NAME=WEIGHT; write for example contrast=1.0") from None
+
+
+def _knob(text: str) -> tuple[str, float]:
+    """NAME=NUMBER, whole where it is written so."""
+    name, _, number = text.partition("=")
+    try:
+        return name, int(number) if number.lstrip("+-").isdigit() else float(number)
+    except ValueError:
+        raise InputError(f"strategy option {text!r} is not NAME=NUMBER; write for example group_size=8") from None
 
 
 @app.command("inverter")
@@ -336,9 +356,9 @@ def train_inverter_command(
 ) -> None:
     """Train an inverter on pairs; a run found in --out is resumed."""
     quiet()
+    import accord
     from accord.files import check_writable
     from accord.methods.invert.config import InvertTrainConfig, PredictorConfig
-    from accord.methods.invert.fit import train_inverter
     from accord.methods.invert.inverter import check_weights
     from accord.rewards.captioners import load_captioner
 
@@ -373,7 +393,7 @@ def train_inverter_command(
     check_pairs(out_of_domain)
     check_writable(out)
     captioner = captioner or (HUB_CAPTIONER if any(k.model for k in unets) else None)
-    report = train_inverter(
+    report = accord.train_inverter(
         pairs,
         out,
         kinds,
@@ -443,10 +463,12 @@ def train_context_command(
     seed: Seed = 0,
     device: Device = None,
     out: Out = Path("out/context"),
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train a relational network (ContextDiff) on a pipeline, as an adapter or from scratch."""
+    """Train a relational network (ContextDiff) on a pipeline, as an adapter or from scratch.
+
+    A run found in --out is resumed.
+    """
     quiet()
     import accord
     from accord.data.pairs import PairsFile
@@ -455,7 +477,6 @@ def train_context_command(
     from accord.methods.context.config import ContextTrainConfig
     from accord.methods.context.data import draw_from, encode_images
     from accord.methods.context.train import train_context
-    from accord.training.claim import holds_run
     from accord.training.fingerprint import fingerprint
     from accord.training.processes import Processes
 
@@ -493,8 +514,6 @@ def train_context_command(
     if scenes is not None and scenes < 1:
         raise InputError(f"scenes must be at least 1, not {scenes}")
     check_writable(out)
-    if holds_run(out) and not resume:
-        raise InputError(f"folder {str(out)!r} holds a run; give --resume to go on with it, or another --out")
     pick_device(device)
     unread = PairsFile()
     if pairs is not None:
@@ -519,7 +538,6 @@ def train_context_command(
         draw_from(latents, captions),
         out,
         config,
-        resume=resume,
         clip=similarity,
         data=fingerprint(latents, captions),
     )
