@@ -160,9 +160,10 @@ def test_rewards_by_name():
 
 
 def test_the_names_are_those_of_the_files_and_keep_their_order():
-    assert reward_names() == ("caption", "caption-clip", "likelihood", "contrast", "clip") == tuple(registered())
-    assert [n for n, r in registered().items() if r.differentiable] == ["likelihood", "contrast", "clip"]
-    with pytest.raises(InputError, match="a likelihood, contrast or clip reward"):
+    assert reward_names()[:5] == ("caption", "caption-clip", "likelihood", "contrast", "clip")
+    assert reward_names() == tuple(registered())
+    assert [n for n, r in registered().items() if r.differentiable][:3] == ["likelihood", "contrast", "clip"]
+    with pytest.raises(InputError, match=r"a likelihood, contrast(, .*)? or .* reward"):
         check_gradient(CaptionReward(tiny_blip(), load_clip().text_features), pictures(), TEXTS)
     with pytest.raises(ValueError, match="'clip' is registered already"):
         registry.reward("clip")(ClipReward)
@@ -192,10 +193,10 @@ def test_a_reward_is_one_file(tmp_path, monkeypatch):
     monkeypatch.setattr(registry.named, "__path__", [*registry.named.__path__, str(tmp_path)])
     importlib.invalidate_caches()
     try:
-        assert reward_names()[-2:] == ("clip", "very-colourful") == tuple(registered())[-2:]
+        assert reward_names()[-1] == tuple(registered())[-1] == "very-colourful"
         found = make_rewards({"very-colourful": 1.0})(pictures(), TEXTS)
         assert torch.allclose(found, pictures().std(1).mean((1, 2)))
-        with pytest.raises(InputError, match="contrast, clip, very-colourful"):
+        with pytest.raises(InputError, match=r"choose among caption, .*, very-colourful"):
             make_rewards({"nonsense": 1.0})
     finally:
         sys.modules.pop("accord.rewards.named.very_colourful", None)
