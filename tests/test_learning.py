@@ -43,7 +43,7 @@ from accord.methods.tune.train import Tuner
 from accord.methods.video.config import EditConfig
 from accord.methods.video.editing import VideoEditor
 from accord.methods.video.windows import window_rows
-from accord.rewards.rewards import Composed
+from accord.rewards.composed import Composed
 from accord.training.guard import Guard, GuardConfig
 from accord.training.loop import LoopConfig, step_generator
 from accord.training.processes import Processes

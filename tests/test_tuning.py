@@ -32,7 +32,11 @@ from accord.methods.tune.strategies.grpo import GRPO_ETA, ddim_moments, gaussian
 from accord.methods.tune.strategies.refl import Refl
 from accord.methods.tune.train import Tuner, train_reward
 from accord.rewards.clip import load_clip
-from accord.rewards.rewards import CaptionContrast, CaptionLikelihood, CaptionReward, ClipReward, Composed
+from accord.rewards.composed import Composed
+from accord.rewards.named.caption import CaptionReward
+from accord.rewards.named.clip import ClipReward
+from accord.rewards.named.contrast import CaptionContrast
+from accord.rewards.named.likelihood import CaptionLikelihood
 from accord.training.guard import Guard, GuardConfig
 from accord.training.processes import Processes
 from accord.training.session import Session

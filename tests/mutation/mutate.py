@@ -98,7 +98,11 @@ TARGETS = (
     Target("accord_lab.recipes.captioner", "loss_fn", "learning", "captioner_recipe"),
     Target("accord_lab.recipes.denoiser", "loss_fn", "learning", "denoiser_recipe"),
     Target("accord_lab.recipes.grounding", "loss __call__", "recipes", "contest grounded"),
-    Target("accord.rewards.rewards", "__call__ combine calibrate", "rewards"),
+    Target("accord.rewards.composed", "__call__ combine calibrate", "rewards"),
+    *(
+        Target(f"accord.rewards.named.{name}", "__call__", "rewards")
+        for name in ("caption", "likelihood", "contrast", "clip")
+    ),
     Target(
         "accord.training.loop",
         "lr_at _step _average",

@@ -25,9 +25,9 @@ from accord.files import check_writable, write_file
 from accord.methods.invert.alignment import InversionScore
 from accord.methods.tune.config import TuneConfig
 from accord.methods.tune.train import train_reward
-from accord.outputs import in_a_row, labelled_row, png
+from accord.reports.pictures import in_a_row, labelled_row, png
 from accord.rewards.captioners import load_captioner
-from accord.rewards.rewards import make_rewards
+from accord.rewards.composed import make_rewards
 from accord.training import checkpoints
 from accord_lab.bench.rewards import REWARD, training_prompts
 from accord_lab.bench.scenes import bootstrap

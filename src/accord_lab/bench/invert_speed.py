@@ -18,8 +18,8 @@ from PIL import Image
 from accord.diffusion.pipelines import default_device, device_name
 from accord.files import check_writable, write_file
 from accord.methods.invert.bulk import invert_files
-from accord.methods.invert.invert import invert
 from accord.methods.invert.inverter import Inverter
+from accord.methods.invert.reader import Reader
 from accord.rewards.captioners import load_captioner
 from accord.rewards.sentence import load_sentence
 from accord_lab.scenes.render import render
@@ -37,35 +37,36 @@ def main(
     """
     check_writable(out)
     where = device or default_device()
-    reader = Inverter.from_pretrained(inverter, where)
-    captioner, embed = load_captioner(reader.captioner_id, where), load_sentence(device=where)
+    network = Inverter.from_pretrained(inverter, where)
+    captioner = load_captioner(network.captioner_id, where)
+    reader = Reader(network, captioner=captioner, embed=load_sentence(device=where))
     singles, many, repeats = (3, 64, 1) if quick else (20, 1000, 3)
     rng = np.random.default_rng(203)
     images = [Image.fromarray(render(sample_scene(rng))) for _ in range(many)]
-    invert(images[:2], reader, captioner=captioner, embed=embed)  # the warm-up
-    reader(images[:2])
-    seconds = [_timed(partial(invert, i, reader, captioner=captioner, embed=embed)) for i in images[:singles]]
+    reader(images[:2])  # the warm-up
+    network(images[:2])
+    seconds = [_timed(partial(reader, [i])) for i in images[:singles]]
     with tempfile.TemporaryDirectory() as scratch:
         paths = [Path(scratch) / f"{i:04d}.png" for i in range(many)]
         for path, image in zip(paths, images, strict=True):
             image.save(path)
         files = [
-            _timed(partial(invert_files, paths, Path(scratch) / f"{n}.parquet", inverter=reader))
+            _timed(partial(invert_files, paths, Path(scratch) / f"{n}.parquet", reader=Reader(network)))
             for n in range(repeats)
         ]
-    network = [_timed(partial(reader, images)) for _ in range(repeats)]
+    alone = [_timed(partial(network, images)) for _ in range(repeats)]
     data: dict[str, Any] = {
         "bench": "invert --speed",
         "quick": quick,
         "inverter": str(inverter) if inverter is not None else "embedded",
-        "predictors": [k.kind for k in reader.kinds],
+        "predictors": [k.kind for k in network.kinds],
         "device": device_name(where),
         "threads": torch.get_num_threads(),
         "images": many,
         "one_image": {"median": round(median(seconds), 4), "slowest": round(max(seconds), 4)},
         "images_per_second": {
             "files to a table": round(many / median(files), 1),
-            "network alone": round(many / median(network), 1),
+            "network alone": round(many / median(alone), 1),
         },
     }
     one, bulk = data["one_image"], data["images_per_second"]

@@ -33,10 +33,11 @@ from accord.methods.realign.config import RealignConfig
 from accord.methods.tune.config import TuneConfig
 from accord.methods.tune.strategies.raft import Raft
 from accord.methods.tune.train import train_reward
-from accord.outputs import in_a_row, labelled_row, png
+from accord.reports.pictures import in_a_row, labelled_row, png
 from accord.rewards.captioners import load_captioner
 from accord.rewards.clip import load_clip
-from accord.rewards.rewards import NAMES, Reward, make_rewards
+from accord.rewards.composed import make_rewards
+from accord.rewards.registry import Reward, reward_names
 from accord.types import InputError
 from accord_lab.bench.cache import cache_folder, known_rows, slug
 from accord_lab.bench.prompts import draw, scenebench
@@ -164,7 +165,7 @@ def sensitivity(out: Path, model: str | None = None, quick: bool = False) -> tup
     """
     check_writable(out)
     pipe, captioner, clip = load(model, classes=SD), load_captioner(), load_clip()
-    rewards: dict[str, Reward] = {n: make_rewards({n: 1.0}, captioner, clip).rewards[n] for n in NAMES}
+    rewards: dict[str, Reward] = {n: make_rewards({n: 1.0}, captioner, clip).rewards[n] for n in reward_names()}
     rewards[GUARD] = InversionScore()
     count = 60 if quick else 400
     rows = []
