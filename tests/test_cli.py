@@ -238,17 +238,19 @@ def test_file_names_come_from_the_prompt_and_stay_in_the_folder(prompt, expected
         ("train context --pairs p --scenes 5", "--scenes"),
         ("train context --clip x", "--clip"),
         ("train inverter --pairs p --captioner x", "--captioner"),
-        ("bench rewards --sensitivity --shard 1/2", "--shard"),
-        ("bench rewards --hacking --minutes 3", "--minutes"),
-        ("bench invert --transplant --kind vit", "--kind"),
-        ("bench invert --large", "--large"),
-        ("bench video --memory --edits 3", "--edits"),
-        ("bench speed --tuning --device cpu", "--device"),
+        ("bench rewards --so-far --shard 1/2", "--shard"),
+        ("bench invert --only-pairs --kind vit", "--kind"),
+        ("bench kernel --quick --large", "--large"),
     ],
 )
 def test_an_option_that_would_do_nothing_is_refused(accord_cli, words, option):
     Path("p.txt").write_text("a star\na key\n")
     assert_refused(accord_cli(*words.split()), f"{option} is not used", "leave it out")
+
+
+def test_an_unknown_bench_is_refused_with_the_names_that_there_are(accord_cli):
+    names = [path[1] for path, _ in COMMANDS if path[:1] == ("bench",) and len(path) > 1]
+    assert_refused(accord_cli("bench", "bogus"), "bench 'bogus' is unknown; use scenes, rewards", ", ".join(names))
 
 
 # --- imports -------------------------------------------------------------------------------------------------------

@@ -186,7 +186,8 @@ def test_a_number_that_is_none_is_refused_by_its_option(accord_cli, files, monke
         ("bench rewards --so-far --shard 1/2 --out table", "--shard"),
         ("bench context --so-far --shard 1/2 --out table", "--shard"),
         ("bench video --so-far --shard 1/2 --out table", "--shard"),
-        ("bench invert --kernel --quick --large --out table", "--large"),
+        ("bench kernel --quick --large --out table", "--large"),
+        ("bench invert --only-pairs --steps 5 --out table", "--steps"),
     ],
 )
 def test_an_option_that_would_do_nothing_is_refused(accord_cli, files, monkeypatch, words, option):
@@ -273,6 +274,7 @@ def test_a_file_name_fits_into_its_255_bytes():
         ("o", "context", "bench context --quick --so-far --out o"),
         ("o", "video-shard-2-of-9", "bench video --quick --edits 1 --shard 2/9 --out o"),
         ("o", "speed", "bench speed --quick --out o"),
+        ("o", "kernel", "bench kernel --quick --out o"),
     ],
 )
 def test_a_second_writer_is_refused_at_once(accord_cli, files, monkeypatch, place, name, words):
