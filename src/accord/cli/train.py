@@ -141,7 +141,9 @@ def train_reward(
             )
         ),
     ] = 64,
-    eval_every: Annotated[int, typer.Option(help="Steps between two looks at prompts that are not trained on.")] = 50,
+    eval_every: Annotated[
+        int, typer.Option(help="Steps between two evaluations, on prompts that are not trained on.")
+    ] = 50,
     save_every: Annotated[int, typer.Option(help="Steps between two checkpoints.")] = 50,
     gradient_checkpointing: Annotated[
         bool, typer.Option("--gradient-checkpointing", help="Less memory, more time.")
