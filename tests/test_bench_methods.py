@@ -352,7 +352,7 @@ def test_the_linear_probe_is_the_least_squares_solution():
 
 
 # --- video ---------------------------------------------------------------------------------------------------------
-def test_the_sheet_of_clips_names_edits_and_methods():
+def test_the_sheet_of_videos_names_edits_and_methods():
     names = ("source", *bench_video.NAMES)
     clips = [SimpleNamespace(frames=coloured(*["red", "blue"] * n)) for n in (2, 4)]
     sheet = bench_video.sheet(["a star -> a key", "a moon -> a fish"], [[clip] * len(names) for clip in clips])
@@ -415,7 +415,7 @@ def test_time_is_of_one_machine():
     assert bench_video.timed_on({"one": [{"device": "A100", "seconds": 1.0}]}) == "A100"
 
 
-def test_memory_of_an_edit_is_told_beside_that_of_the_window(tmp_path, monkeypatch):
+def test_memory_of_an_edit_stands_beside_that_of_the_window(tmp_path, monkeypatch):
     monkeypatch.setattr(
         video_memory, "CONFIG", replace(video_memory.CONFIG, window=2, overlap=0, tune_steps=1, num_inference_steps=2)
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_pipeline, tiny_sdxl
+from conftest import moving, tiny_pipeline, tiny_sdxl
 from PIL import Image
 
 import accord
@@ -22,11 +22,7 @@ from accord.methods.realign import video as realign_video
 from accord.rewards.video import background_psnr, flicker, foreground, score_video, ssim, track, track_error
 from accord.types import InputError
 from accord_lab.scenes.read import read
-from accord_lab.scenes.videos import EDITS, edited, moving_scene
-
-
-def moving(seed: int = 0, frames: int = 8):
-    return moving_scene(np.random.default_rng(seed), frames)
+from accord_lab.scenes.videos import EDITS, edited
 
 
 def psnr(a: Image.Image, b: Image.Image) -> float:
@@ -494,7 +490,7 @@ def test_inversion_then_sampling_with_the_source_prompt_returns_the_video(tmp_pa
     assert torch.allclose(back, made.latents, atol=2e-2)
 
 
-def test_xl_is_told_what_its_pipeline_tells_it():
+def test_xl_gets_what_its_pipeline_gives_it():
     """Pooled text and sizes beside the states; of no prompt zeros, as the pipeline has it."""
     made = VideoEditor(tiny_sdxl(), moving(1, 2).video, "a red star", QUICK)
     states, empty, pooled, no_pooled = made.pipe.encode_prompt("a blue star", device="cpu")
