@@ -7,7 +7,9 @@ import torch
 from conftest import tiny_pipeline
 
 from accord.diffusion.lora import add_lora
-from accord.methods.tune.config import TuneConfig
+from accord.methods.tune.strategies.draft import Draft
+from accord.methods.tune.strategies.grpo import Grpo
+from accord.methods.tune.strategies.raft import Raft
 from accord.rewards.captioners import load_captioner
 from accord.rewards.rewards import make_rewards
 from accord.types import InputError
@@ -184,12 +186,10 @@ def test_the_parts_of_a_large_model_are_what_strategies_are_made_of():
 
 
 def test_projections_count_every_call():
-    config = TuneConfig(
-        num_inference_steps=40, draft_steps=2, raft_candidates=3, raft_refresh=6, group_size=5, grpo_timesteps=4
-    )
+    knobs = Draft(last_steps=2), Raft(candidates=3, refresh=6), Grpo(group_size=5, trained_steps=4)
     step, guided, plain, judge, end = (1.0, 100.0, 1e4, 1e6, 1e8)
     found = speed_tuning.projected(
-        dict(zip(speed_tuning.SD15_PARTS, (step, guided, plain, judge, end), strict=True)), config
+        dict(zip(speed_tuning.SD15_PARTS, (step, guided, plain, judge, end), strict=True)), 40, *knobs
     )
     assert found["refl"] == 34 + end and found["draft"] == 38 + guided + end
     assert found["raft"] == pytest.approx(plain + 3 * (40 + judge) / 6) and found["grpo"] == 5 * (

@@ -342,7 +342,13 @@ def test_tuning_from_the_command_line(accord_cli, tmp_path):
     assert_refused(accord_cli("generate", *look, "--lora", "nowhere"), "adapter 'nowhere'", "is no folder or file here")
     assert_refused(accord_cli("realign", *look, "--lora", tmp_path), "does not fit this pipeline, or is none")
     assert_refused(accord_cli("generate", *look, "--lora", "run", "--context", "run"), "brings its own adapter")
-    assert_refused(accord_cli(*start, "--out", "run", *small), "holds a run; give --resume")
+    assert accord_cli(*start, "--out", "run", *small)[0] == 0  # the same command again: it is finished already
+    assert_refused(accord_cli(*start, "--out", "run", *small, "--rank", "3"), "was begun with rank=2, not 3")
+    of_grpo = ("--strategy", "grpo", "--strategy-option")
+    assert_refused(accord_cli(*start, *of_grpo, "groups=8"), "no knob 'groups'; its own are group_size")
+    assert_refused(accord_cli(*start, *of_grpo, "group_size=1"), "group_size must be at least 2")
+    assert_refused(accord_cli(*start, *of_grpo, "group_size"), "is not NAME=NUMBER")
+    assert_refused(accord_cli(*start, "--stop-from", "0.5", "--strategy-option", "stop_from=0.3"), "given twice")
     assert_refused(accord_cli(*start, "--reward", "beauty"), "score 'beauty' is unknown")
     assert_refused(
         accord_cli(*start, "--reward", "clip", "--held-out", "clip"), "is trained on; choose another --held-out"
@@ -395,7 +401,8 @@ def test_context_from_the_command_line(accord_cli, tmp_path):
     with_context = Path(json.loads(out)["images"][0]["image"]).read_bytes()
     code, out, _ = accord_cli("generate", "a red star", "--steps", 2, "--out", "b", "--json")
     assert with_context != Path(json.loads(out)["images"][0]["image"]).read_bytes()
-    assert_refused(accord_cli("train", "context", "--out", "run", *small), "holds a run; give --resume")
+    assert accord_cli("train", "context", "--out", "run", *small)[0] == 0
+    assert_refused(accord_cli("train", "context", "--out", "run", *small, "--gain", "0.5"), "was begun with gain=")
     assert_refused(accord_cli("train", "context", "--out", "x", "--fresh"), "add --denoiser full")
     assert_refused(accord_cli("train", "context", "--out", "x", "--pairs", "none"), "pairs 'none' do not exist")
     assert_refused(accord_cli("train", "context", "--out", "x", "--pairs", "run"), "folder 'run' holds no pairs")

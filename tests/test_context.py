@@ -636,11 +636,9 @@ def test_training_goes_on_where_it_was_and_refuses_other_settings(tmp_path, monk
     with pytest.raises(KeyboardInterrupt):
         train_context(tiny_pipeline(), draw, tmp_path / "b", config)
     monkeypatch.undo()
-    with pytest.raises(InputError, match="holds a run; give `resume=True`"):
-        train_context(tiny_pipeline(), draw, tmp_path / "b", config)
     with pytest.raises(InputError, match="was begun with gain="):
-        train_context(tiny_pipeline(), draw, tmp_path / "b", replace(config, gain=0.5), resume=True)
-    again = train_context(tiny_pipeline(), draw, tmp_path / "b", config, resume=True)
+        train_context(tiny_pipeline(), draw, tmp_path / "b", replace(config, gain=0.5))
+    again = train_context(tiny_pipeline(), draw, tmp_path / "b", config)
     assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), again.state_dict().values(), strict=True))
 
 

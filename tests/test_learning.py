@@ -44,6 +44,7 @@ from accord.rewards.rewards import Composed
 from accord.training.guard import Guard, GuardConfig
 from accord.training.loop import LoopConfig, step_generator
 from accord.training.processes import Processes
+from accord.training.session import Session
 
 PROMPTS = ["a red star", "a blue key", "two green fish", "a pink crown"]
 KINDS = ("epsilon", "v_prediction", "sample")
@@ -78,10 +79,11 @@ def tuner_of(folder: Path, strategy: str, sign: float = 1.0, kind: str = "epsilo
     folder.mkdir(parents=True, exist_ok=True)
     add_lora(pipe, 2)
     pipe.unet.conv_out.bias.requires_grad_(True)  # the adapter's own matrices have no say in what follows
-    knobs = {"guidance_scale": 1.0, "pretrain_weight": 0.0, "kl_weight": 0.0, "reward_weight": 1.0, "margin": 50.0}
-    config = replace(debug(), **{"batch_size": 4, "strategy": strategy, "bf16": False, **knobs, **changes})
+    knobs = {"guidance_scale": 1.0, "pretrain_weight": 0.0, "kl_weight": 0.0, "reward_weight": 1.0}
+    knobs |= {"margin": 50.0} if strategy in ("refl", "draft") else {}
+    config = debug(strategy, **{"batch_size": 4, "bf16": False, **knobs, **changes})
     reward = Composed({"bright": Bright(sign)}, {"bright": 1.0})
-    return Tuner(pipe, PROMPTS, reward, folder, config, None, None, Processes(), False)
+    return Tuner(pipe, PROMPTS, reward, Session(folder, Processes()), config, None, None, False)
 
 
 def bias_of(tuner: Tuner) -> torch.Tensor:
@@ -110,7 +112,7 @@ def test_a_reward_and_its_opposite_pull_apart_around_the_untuned_pipeline(tmp_pa
     """Trained for bright pictures they become brighter on other seeds, trained for dark ones darker."""
     steps = {"refl": 3, "draft": 3, "raft": 3, "grpo": 4}[strategy]
     changes = {
-        "raft": {"raft_candidates": 4, "raft_refresh": 1, "kind": "v_prediction"},  # whose target holds the picture
+        "raft": {"candidates": 4, "refresh": 1, "kind": "v_prediction"},  # whose target holds the picture
         "grpo": {"group_size": 8},
     }
     found = {}
@@ -141,7 +143,9 @@ def test_the_margin_ends_what_a_reward_pulls_at(tmp_path, strategy):
 @pytest.mark.parametrize("strategy", ["refl", "draft"])
 def test_the_gradient_is_that_of_the_reward(tmp_path, strategy):
     """Against finite differences of the loss: the constant is in every step with a graph, and in no other."""
-    tuner = tuner_of(tmp_path, strategy, draft_steps=4, stop_from=0.0, stop_until=0.2)
+    tuner = tuner_of(
+        tmp_path, strategy, **({"last_steps": 4} if strategy == "draft" else {"stop_from": 0.0, "stop_until": 0.2})
+    )
     bias = bias_of(tuner)
     loss = tuner.loss(0, torch.Generator())[0]
     (gradient,) = torch.autograd.grad(loss, bias)
@@ -157,7 +161,7 @@ def test_the_gradient_is_that_of_the_reward(tmp_path, strategy):
 
 def test_raft_learns_from_the_best_and_not_from_the_worst(tmp_path):
     """Its loss is the denoising loss of what was kept, which is the brightest candidate of each prompt."""
-    tuner = tuner_of(tmp_path, "raft", raft_candidates=5)
+    tuner = tuner_of(tmp_path, "raft", candidates=5)
     batch = tuner.batch(0)
     loss, logs = tuner.loss(0, torch.Generator())
     kept = tuner.run.tensors["raft.latents"]
@@ -171,7 +175,7 @@ def test_raft_learns_from_the_best_and_not_from_the_worst(tmp_path):
 
 def test_grpo_raises_the_probability_of_what_was_better(tmp_path):
     """The step along -gradient raises sum A log p of the very steps that were taken, and its gradient is -A dlog p."""
-    tuner = tuner_of(tmp_path, "grpo", batch_size=2, group_size=4, grpo_timesteps=3)
+    tuner = tuner_of(tmp_path, "grpo", batch_size=2, group_size=4, trained_steps=3)
     bias = bias_of(tuner)
     batch = tuner.batch(0)
     loss = tuner.loss(0, torch.Generator())[0]

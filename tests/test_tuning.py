@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,15 +23,18 @@ from accord.diffusion.lora import add_lora, remove_lora, without_lora
 from accord.diffusion.pipelines import load
 from accord.methods.context.config import ContextTrainConfig
 from accord.methods.context.train import train_context
+from accord.methods.tune import registry
 from accord.methods.tune.config import TuneConfig, debug
+from accord.methods.tune.registry import STRATEGIES
 from accord.methods.tune.rollouts import Batch
 from accord.methods.tune.strategies.grpo import GRPO_ETA, ddim_moments, gaussian_log_p, group_advantages
-from accord.methods.tune.strategies.refl import refl
-from accord.methods.tune.train import Tuner, tune
+from accord.methods.tune.strategies.refl import Refl
+from accord.methods.tune.train import Tuner, train_reward
 from accord.rewards.clip import load_clip
 from accord.rewards.rewards import CaptionContrast, CaptionLikelihood, CaptionReward, ClipReward, Composed
 from accord.training.guard import Guard, GuardConfig
 from accord.training.processes import Processes
+from accord.training.session import Session
 from accord.types import InputError
 
 PROMPTS = ["a red star", "a blue key", "two green fish", "a pink crown", "a green tree", "a yellow egg"]
@@ -51,7 +54,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def run(folder: Path, pipe=None, reward=None, config=None, **kwargs):
-    return tune(
+    return train_reward(
         pipe or tiny_pipeline(),
         PROMPTS,
         reward or likelihood(),
@@ -68,9 +71,7 @@ def run(folder: Path, pipe=None, reward=None, config=None, **kwargs):
 def test_each_strategy_moves_the_adapter(tmp_path, kind, strategy):
     pipe = PIPELINES[kind]()
     plain = generate(pipe, PROMPTS[0], num_inference_steps=2, output_type="latent")
-    tuned = run(
-        tmp_path, pipe, strategy=strategy, config=replace(debug(), learning_rate=1e-2), held_out=ClipReward(load_clip())
-    )
+    tuned = run(tmp_path, pipe, config=debug(strategy, learning_rate=1e-2), held_out=ClipReward(load_clip()))
     state = weights(tmp_path)
     ups = [v for k, v in state.items() if "lora_B" in k or "lora.up" in k]
     assert ups and any(v.abs().max() > 0 for v in ups)
@@ -223,18 +224,17 @@ def tuner_of(tmp_path, strategy, **changes) -> Tuner:
     pipe = tiny_pipeline()
     tmp_path.mkdir(exist_ok=True)
     add_lora(pipe, 4)
-    config = replace(debug(), strategy=strategy, **changes)
-    return Tuner(pipe, PROMPTS, clip_reward(), tmp_path, config, None, None, Processes(), False)
+    config = debug(strategy, **changes)
+    return Tuner(pipe, PROMPTS, clip_reward(), Session(tmp_path, Processes()), config, None, None, False)
 
 
 def test_raft_keeps_the_best_of_each_prompt(tmp_path):
     """Each picture is judged by its own prompt: brute force over all candidates."""
     from accord.diffusion.loop import decode_with_grad
-    from accord.methods.tune.strategies.raft import raft
 
-    tuner = tuner_of(tmp_path, "raft", raft_candidates=3, batch_size=2)
+    tuner = tuner_of(tmp_path, "raft", candidates=3, batch_size=2)
     batch = tuner.batch(0)
-    raft(tuner.rollouts, batch)
+    tuner.config.strategy.loss(tuner.rollouts, batch)
     for i, prompt in enumerate(batch.prompts):
         tried = [tuner.rollouts.pictures([prompt], [batch.generators(salt=100 + k)[i]]) for k in range(3)]
         scores = [float(tuner.reward(decode_with_grad(tuner.pipe, t), [prompt])) for t in tried]
@@ -244,12 +244,10 @@ def test_raft_keeps_the_best_of_each_prompt(tmp_path):
 
 
 def test_raft_does_not_learn_from_what_could_not_be_judged(tmp_path):
-    from accord.methods.tune.strategies.raft import raft
-
-    tuner = tuner_of(tmp_path, "raft", batch_size=2, raft_refresh=9)
-    raft(tuner.rollouts, tuner.batch(0))
+    tuner = tuner_of(tmp_path, "raft", batch_size=2, refresh=9)
+    tuner.config.strategy.loss(tuner.rollouts, tuner.batch(0))
     batch = tuner.batch(1)
-    loss = lambda: float(raft(tuner.rollouts, batch)[0].detach())  # noqa: E731
+    loss = lambda: float(tuner.config.strategy.loss(tuner.rollouts, batch)[0].detach())  # noqa: E731
     tuner.run.tensors["raft.rewards"][0] = -torch.inf
     kept, numbers = (tuner.run.tensors[f"raft.{k}"] for k in ("latents", "numbers"))
     expected = tuner.rollouts.denoising_loss(kept[1:], [tuner.prompts[int(numbers[1])]], batch.generators(salt=3)[1:])[
@@ -274,10 +272,10 @@ def test_refl_raises_the_reward(tmp_path):
         pretrain_weight=0.0,
         kl_weight=0.0,
         reward_weight=1.0,
-        margin=50.0,
+        strategy=Refl(margin=50.0),
         guidance_scale=1.0,
     )
-    tuned = tune(
+    tuned = train_reward(
         tiny_pipeline(), ["a red star", "a big red star"], clip_reward(), tmp_path, config=config, progress=False
     )
     first, last = tuned.report["evaluations"][0]["reward"], tuned.report["evaluations"][-1]["reward"]
@@ -290,7 +288,7 @@ def test_the_step_with_gradient_is_drawn_where_it_is_asked_for(tmp_path, monkeyp
     changes = {"num_inference_steps": 10, "batch_size": 2}
     for number, (start, stop) in enumerate(((0.75, 1.0), (0.2, 0.5), (0.2, 0.21))):
         tuner = tuner_of(tmp_path / str(number), "refl", stop_from=start, stop_until=stop, **changes)
-        refl(tuner.rollouts, tuner.batch(0))
+        tuner.config.strategy.loss(tuner.rollouts, tuner.batch(0))
     assert drawn == [(7, 10), (2, 5), (2, 3)]
 
 
@@ -336,7 +334,7 @@ def test_a_run_made_to_hack_is_stopped_and_says_so(tmp_path):
         pretrain_weight=0.0,
         kl_weight=0.0,
         reward_weight=1.0,
-        margin=1e3,
+        strategy=Refl(margin=1e3),
         guidance_scale=1.0,
     )
     tuned = run(tmp_path, reward=Composed({"bright": Bright()}, {"bright": 1.0}), config=config, held_out=Dark())
@@ -396,11 +394,9 @@ def test_a_killed_run_resumes_bit_for_bit(tmp_path, undisturbed):
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert process.returncode == -signal.SIGKILL and not (folder / "report.json").exists()
-    with pytest.raises(InputError, match="holds a run; give `resume=True`"):
-        run(folder, config=FAULTY)
     with pytest.raises(InputError, match="was begun with rank="):
-        run(folder, config=replace(FAULTY, rank=2), resume=True)
-    run(folder, config=FAULTY, held_out=ClipReward(load_clip()), resume=True)
+        run(folder, config=replace(FAULTY, rank=2))
+    run(folder, config=FAULTY, held_out=ClipReward(load_clip()))
     assert_same(folder, undisturbed)
 
 
@@ -453,12 +449,17 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, undisturbed, monk
         run(folder, config=FAULTY, held_out=ClipReward(load_clip()))
     assert [p.name for p in (folder / "checkpoints").iterdir()] == ["step-00000002"]
     monkeypatch.undo()
-    run(folder, config=FAULTY, held_out=ClipReward(load_clip()), resume=True)
+    run(folder, config=FAULTY, held_out=ClipReward(load_clip()))
     assert_same(folder, undisturbed)
 
 
 # --- two processes -------------------------------------------------------------------------------------------------
-SHARED = replace(debug(), batch_size=4, learning_rate=1e-2, bf16=False)  # rounded alike, however the batch is shared
+
+
+def shared(strategy):
+    return debug(strategy, batch_size=4, learning_rate=1e-2, bf16=False)  # rounded alike, however the batch is shared
+
+
 SPREAD = ("raft", "grpo")  # what refl adds, one draw for all processes, has a test of its own
 WORKER = """
 import sys
@@ -468,7 +469,7 @@ import test_tuning as t
 from pathlib import Path
 torch.set_num_threads(1)  # two threads each on two cores spend their time waiting for each other
 for strategy in t.SPREAD:
-    t.run(Path(sys.argv[2]) / strategy, reward=t.clip_reward(), config=t.SHARED, strategy=strategy)
+    t.run(Path(sys.argv[2]) / strategy, reward=t.clip_reward(), config=t.shared(strategy))
 t.context(Path(sys.argv[2]) / "context")
 """
 
@@ -526,7 +527,7 @@ def test_two_processes_learn_what_one_learns(tmp_path):
         one, two = (load_file(tmp_path / n / "context" / name) for n in ("one", "two"))
         assert one.keys() == two.keys() and max(float((one[k] - two[k]).abs().max()) for k in one) < 1e-4
     for strategy in SPREAD:
-        run(tmp_path / "one" / strategy, reward=clip_reward(), config=SHARED, strategy=strategy)
+        run(tmp_path / "one" / strategy, reward=clip_reward(), config=shared(strategy))
         folders = [tmp_path / n / strategy for n in ("one", "two")]
         one, two = (weights(f) for f in folders)
         moved = max(float(v.abs().max()) for k, v in one.items() if "lora_B" in k or "lora.up" in k)
@@ -542,9 +543,6 @@ def test_two_processes_learn_what_one_learns(tmp_path):
     [
         ("strategy", "ppo"),
         ("steps", 0),
-        ("group_size", 1),
-        ("stop_from", 1.0),
-        ("stop_until", 0.7),
         ("learning_rate", 0.0),
         ("kl_weight", -1.0),
         ("gradient_accumulation", 3),
@@ -557,7 +555,42 @@ def test_a_field_out_of_range_is_named(field, value):
     with pytest.raises(ValueError, match=field):
         replace(TuneConfig(), **{field: value})
     with pytest.raises(ValueError, match="sft has no other loss"):
-        TuneConfig(strategy="sft", pretrain_weight=0, kl_weight=0)
+        TuneConfig.of("sft", pretrain_weight=0, kl_weight=0)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "field", "value"),
+    [
+        ("refl", "stop_from", 1.0),
+        ("refl", "stop_until", 0.7),
+        ("refl", "margin", float("nan")),
+        ("draft", "last_steps", 0),
+        ("raft", "candidates", 1),
+        ("raft", "refresh", 0),
+        ("grpo", "group_size", 1),
+        ("grpo", "trained_steps", 0),
+    ],
+)
+def test_a_strategys_knob_out_of_range_is_named(strategy, field, value):
+    with pytest.raises(ValueError, match=field):
+        TuneConfig.of(strategy, **{field: value})
+
+
+def test_a_strategy_brings_its_own_knobs():
+    """They are told from those of the run by their names alone, so no two have one name."""
+    shared = {f.name for f in fields(TuneConfig)}
+    for name, kind in STRATEGIES.items():
+        own = {f.name for f in fields(kind)}
+        assert not own & shared, name
+        config = TuneConfig.of(name, steps=7)
+        assert config == TuneConfig(strategy=name, steps=7) == TuneConfig(strategy=kind(), steps=7)
+        assert config.flat() == {**asdict(kind()), "strategy": name} | {
+            f: getattr(config, f) for f in shared - {"strategy"}
+        }
+        with pytest.raises(TypeError):
+            TuneConfig.of(name, nothing=1)
+    with pytest.raises(ValueError, match="registered already"):
+        registry.strategy("refl")(Refl)
 
 
 def test_bad_input_is_refused_before_anything_is_made(tmp_path):
@@ -575,7 +608,7 @@ def test_bad_input_is_refused_before_anything_is_made(tmp_path):
     for kwargs, message in cases:
         arguments = {"prompts": PROMPTS, "reward": composed, "out": tmp_path / "x", "config": debug()} | kwargs
         with pytest.raises(InputError, match=message):
-            tune(pipe, **arguments)
+            train_reward(pipe, **arguments)
     names = set(pipe.unet.state_dict())
     exact = Composed({"caption": CaptionReward(tiny_blip(), load_clip().text_features)}, {"caption": 1.0})
     with pytest.raises(InputError, match="use the strategy raft or grpo"):
@@ -600,7 +633,7 @@ def test_bad_input_is_refused_before_anything_is_made(tmp_path):
     run(tmp_path / "y", pipe, composed, strategy="refl")  # the folder is free, and nothing of the first try is used
     remove_lora(pipe)
     with pytest.raises(InputError, match="was begun with rewards="):
-        run(tmp_path / "y", pipe, Composed({"clip": clip}, {"clip": 0.5}), strategy="refl", resume=True)
+        run(tmp_path / "y", pipe, Composed({"clip": clip}, {"clip": 0.5}), strategy="refl")
 
     class Bright:  # anything of the protocol is a reward
         differentiable = True
@@ -662,9 +695,9 @@ def test_a_run_is_not_resumed_with_other_pairs_or_judges(tmp_path):
         ({"held_out": ClipReward(load_clip())}, "held_out"),
     ):
         with pytest.raises(InputError, match=f"was begun with {name}"):
-            run(tmp_path, config=short, **{"pairs": (pictures, ["a star", "a key"]), **changed}, resume=True)
+            run(tmp_path, config=short, **{"pairs": (pictures, ["a star", "a key"]), **changed})
     other = likelihood()
     with torch.no_grad():
         next(other.rewards["likelihood"].captioner.model.parameters()).add_(1)
     with pytest.raises(InputError, match="was begun with judges"):
-        run(tmp_path, config=short, pairs=(pictures, ["a star", "a key"]), reward=other, resume=True)
+        run(tmp_path, config=short, pairs=(pictures, ["a star", "a key"]), reward=other)

@@ -26,10 +26,11 @@ _HOME = {
     "modulated": "accord.methods.realign.modulation",
     "remove_lora": "accord.diffusion.lora",
     "RealignConfig": "accord.methods.realign.config",
-    "tune": "accord.methods.tune.train",
+    "train_reward": "accord.methods.tune.train",
     "TuneConfig": "accord.methods.tune.config",
     "Tuned": "accord.methods.tune.train",
     "invert": "accord.methods.invert.invert",
+    "train_inverter": "accord.methods.invert.fit",
     "Bank": "accord.methods.invert.invert",
     "Inverter": "accord.methods.invert.inverter",
     "Inverted": "accord.methods.invert.invert",
@@ -72,6 +73,7 @@ if TYPE_CHECKING:
     from accord.methods.context.video import EditConfig as EditConfig
     from accord.methods.context.video import VideoEditor as VideoEditor
     from accord.methods.invert.alignment import InversionScore as InversionScore
+    from accord.methods.invert.fit import train_inverter as train_inverter
     from accord.methods.invert.invert import Bank as Bank
     from accord.methods.invert.invert import Inverted as Inverted
     from accord.methods.invert.invert import invert as invert
@@ -82,7 +84,7 @@ if TYPE_CHECKING:
     from accord.methods.realign.modulation import modulated as modulated
     from accord.methods.tune.config import TuneConfig as TuneConfig
     from accord.methods.tune.train import Tuned as Tuned
-    from accord.methods.tune.train import tune as tune
+    from accord.methods.tune.train import train_reward as train_reward
     from accord.outputs import Realigned as Realigned
     from accord.outputs import Scored as Scored
     from accord.rewards.captioners import load_captioner as load_captioner

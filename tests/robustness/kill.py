@@ -33,12 +33,10 @@ class Command:
 
     Attributes:
         lines: command lines, run one after the other in the folder that `prepare` has filled.
-        resume: put behind each when it goes on.
     """
 
     lines: tuple[str, ...]
     prepare: Callable[[Path], object] = lambda folder: None
-    resume: tuple[str, ...] = ()
 
 
 @dataclass
@@ -102,7 +100,6 @@ COMMANDS = {
             "2 --inference-steps 2 --anchors 2 --eval-every 2 --device cpu --json",
         ),
         _prompts,
-        ("--resume",),
     ),
     "inverter": Command(
         (
@@ -111,9 +108,7 @@ COMMANDS = {
         ),
         _pictures,
     ),
-    "context": Command(
-        ("train context --scenes 8 --steps 5 --batch-size 2 --out out --device cpu --json",), resume=("--resume",)
-    ),
+    "context": Command(("train context --scenes 8 --steps 5 --batch-size 2 --out out --device cpu --json",)),
     "pairs": Command(("pairs make --prompts prompts.txt --steps 4 --out out --device cpu --json",), _prompts),
     "invert": Command(
         tuple(f"invert --folder pictures --out words.parquet --shard {i}/3 --device cpu --json" for i in (1, 2, 3)),
@@ -165,7 +160,7 @@ class Trials:
         self.wait(fork(lambda: command.prepare(self.inputs), err=self.err))
         self.fresh()
         start = time.monotonic()
-        if self.wait(self.start(False)):
+        if self.wait(self.start()):
             raise RuntimeError(f"the command fails by itself: {self.err.read_text(errors='replace')[-500:]}")
         self.seconds = time.monotonic() - start
         self.reference = digests(self.here)
@@ -174,7 +169,7 @@ class Trials:
         shutil.rmtree(self.here, ignore_errors=True)
         shutil.copytree(self.inputs, self.here)
 
-    def start(self, again: bool) -> int:
+    def start(self) -> int:
         """Fork a process that runs the command."""
 
         def work() -> None:
@@ -182,7 +177,7 @@ class Trials:
 
             often()
             for line in self.command.lines:
-                sys.argv = ["accord", *line.split(), *(self.command.resume if again else ())]
+                sys.argv = ["accord", *line.split()]
                 try:
                     main()
                 except SystemExit as end:
@@ -208,16 +203,16 @@ class Trials:
         """Kill once or twice, run to the end, compare."""
         self.fresh()
         kills, moments = 0, []
-        for again in range(rng.choice((1, 1, 2))):
+        for _ in range(rng.choice((1, 1, 2))):
             moment = rng.random() * self.seconds
-            if self.wait(self.start(bool(again)), moment) is not None:
+            if self.wait(self.start(), moment) is not None:
                 break  # it was at its end before
             kills += 1
             moments.append(f"{moment:.2f} s")
         if not kills:
             return
         before = time.monotonic()
-        code = self.wait(self.start(True))
+        code = self.wait(self.start())
         tally.seconds = max(tally.seconds, time.monotonic() - before)
         tally.kills, tally.runs = tally.kills + kills, tally.runs + 1
         found = digests(self.here)

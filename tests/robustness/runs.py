@@ -100,13 +100,13 @@ def _inverter(folder: Path, bases: Bases) -> None:
 def _reward(folder: Path, bases: Bases) -> None:
     from accord.diffusion.pipelines import load
     from accord.methods.tune.config import debug
-    from accord.methods.tune.train import tune
+    from accord.methods.tune.train import train_reward
     from accord.rewards.clip import load_clip
     from accord.rewards.rewards import ClipReward
 
     pipe = load(str(bases("models/sd")), "cpu")
     reward = ClipReward(load_clip(str(bases("models/clip"))))
-    tune(pipe, PROMPTS, reward, folder, config=replace(debug(), bf16=False), resume=True, progress=False)
+    train_reward(pipe, PROMPTS, reward, folder, config=replace(debug(), bf16=False), progress=False)
 
 
 def train_context_on(bases: Bases, folder: Path, denoiser: str) -> None:
@@ -134,7 +134,7 @@ def train_context_on(bases: Bases, folder: Path, denoiser: str) -> None:
         denoiser=denoiser,
         bf16=False,
     )
-    train_context(load(str(bases("models/sd")), "cpu"), draw, folder, config, resume=True)
+    train_context(load(str(bases("models/sd")), "cpu"), draw, folder, config)
 
 
 def _edit(folder: Path, bases: Bases) -> None:

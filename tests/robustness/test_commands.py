@@ -379,7 +379,7 @@ def test_tuning_lists_broken_rows_of_prompts(accord_cli, monkeypatch):
         asked.extend(prompts)
         raise InputError("enough")
 
-    monkeypatch.setattr(accord, "tune", tune)
+    monkeypatch.setattr(accord, "train_reward", tune)
     code, _, err = accord_cli(
         "train", "reward", "--prompts", "p.jsonl", "--reward", "clip", "--held-out", "none", "--out", "o"
     )

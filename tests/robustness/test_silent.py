@@ -273,8 +273,8 @@ def test_a_curve_that_is_no_file_is_refused(tmp_path, make):
 def test_a_run_without_its_config_is_not_gone_on_with(tmp_path):
     from accord.training.claim import claim
 
-    def take(settings, resume=True):
-        with claim(tmp_path, settings, resume) as anew:
+    def take(settings):
+        with claim(tmp_path, settings) as anew:
             return anew
 
     assert take({"rate": 1})

@@ -18,6 +18,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 from typer.core import TyperCommand
 
+from accord.embedded import SIDE
 from accord.files import reason
 from accord.types import InputError, Notice
 
@@ -288,9 +289,10 @@ def leave_out(why: str, **given: Any) -> None:
 
 def say_lab_only(size: tuple[int, int], named: Any, what: str) -> None:
     """A note on stderr where an embedded model judges a picture that it cannot know."""
-    if named is None and size != (64, 64):
+    if named is None and size != (SIDE, SIDE):
         print(
-            f"note: the embedded models know the lab's scenes of 64x64 pixels alone; for other pictures give {what}",
+            f"note: the embedded models know the lab's scenes of {SIDE}x{SIDE} pixels alone; for other pictures "
+            f"give {what}",
             file=sys.stderr,
         )
 
@@ -302,7 +304,7 @@ def read_by_the_lab(frames: Any, prompt: str) -> dict[str, float]:
     from accord_lab.scenes.ask import ask_of, check, still
     from accord_lab.scenes.read import read
 
-    if frames[0].size != (64, 64):
+    if frames[0].size != (SIDE, SIDE):
         return {}
     try:
         ask = ask_of(still(prompt))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -96,6 +97,10 @@ def train_reward(
     strategy: Annotated[
         str, typer.Option(help="refl, draft, raft or grpo; sft is the control without reward.")
     ] = "refl",
+    strategy_option: Annotated[
+        list[str] | None,
+        typer.Option(help="A knob of the strategy alone, as NAME=NUMBER (group_size=8 of grpo); repeat for more."),
+    ] = None,
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 300,
     batch_size: Annotated[int, typer.Option(help="Prompts a step, over all processes.")] = 8,
     accumulate: Annotated[int, typer.Option(help="Micro-batches a step.")] = 1,
@@ -142,7 +147,7 @@ def train_reward(
         ),
     ] = 64,
     eval_every: Annotated[
-        int, typer.Option(help="Steps between two evaluations, on prompts that are not trained on.")
+        int, typer.Option(help="Steps between two evaluations on prompts that are not trained on.")
     ] = 50,
     save_every: Annotated[int, typer.Option(help="Steps between two checkpoints.")] = 50,
     gradient_checkpointing: Annotated[
@@ -153,10 +158,9 @@ def train_reward(
     seed: Seed = 0,
     device: Device = None,
     out: Out = Path("out/tuned"),
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Tune a pipeline with a reward; leaves a LoRA that plain diffusers loads.
+    """Tune a pipeline with a reward; leaves a LoRA that plain diffusers loads. A run found in --out is resumed.
 
     Several processes: accelerate launch -m accord.cli train reward ...
     """
@@ -167,8 +171,8 @@ def train_reward(
     from accord.diffusion.pipelines import UNETS
     from accord.embedded import TUNING
     from accord.files import check_writable
+    from accord.methods.tune.config import strategy_of
     from accord.rewards.rewards import NAMES
-    from accord.training.claim import holds_run
 
     if held_out == "inversion" and model is not None:
         raise InputError(
@@ -190,6 +194,7 @@ def train_reward(
             f"score {min(unknown)!r} is unknown; choose among {', '.join(NAMES)}, and for --held-out also inversion "
             "and none"
         )
+    its_class = type(checked(strategy_of, strategy=strategy))
     if strategy != "refl":
         leave_out(f"by {strategy}", stop_from=stop_from, stop_until=stop_until)
     if strategy == "sft":
@@ -214,8 +219,15 @@ def train_reward(
         TUNING.get(strategy, {}) if model is None else {"reward_weight": 1.0} if strategy in ("raft", "grpo") else {}
     )
     knobs = {**usual, **{k: v for k, v in given.items() if v is not None}}
+    for name, number in map(_knob, strategy_option or []):
+        if name not in (known := [f.name for f in fields(its_class)]):
+            its = f"its own are {', '.join(known)}" if known else "it has none"
+            raise InputError(f"strategy {strategy} has no knob {name!r}; {its}")
+        if name in given and given[name] is not None:
+            raise InputError(f"{name} was given twice; give --{name.replace('_', '-')} or --strategy-option, not both")
+        knobs[name] = number
     config = checked(
-        accord.TuneConfig,
+        accord.TuneConfig.of,
         {"gradient_accumulation": "accumulate", "guidance_scale": "guidance", "num_inference_steps": "inference_steps"},
         strategy=strategy,
         steps=steps,
@@ -233,8 +245,6 @@ def train_reward(
         **knobs,
     )
     check_writable(out)
-    if holds_run(out) and not resume:
-        raise InputError(f"folder {str(out)!r} holds a run; give --resume to go on with it, or another --out")
     pick_device(device)
     broken = PairsFile()  # rows of the prompts file that are left out
     texts = read_prompts(prompts, broken)
@@ -246,7 +256,7 @@ def train_reward(
     similarity = accord.load_clip(judge_of(clip, model, HUB_CLIP), where) if similarities else None
     tell_skipped(broken.skipped)
     tell_skipped(unread.skipped)
-    tuned = accord.tune(
+    tuned = accord.train_reward(
         pipe,
         texts,
         accord.make_rewards(weights, judge, similarity),
@@ -254,7 +264,6 @@ def train_reward(
         config=config,
         held_out=_held_out(held_out, judge, similarity),
         pairs=examples,
-        resume=resume,
         progress=not as_json,
     )
     gains = "".join(
@@ -286,6 +295,15 @@ def _weight(text: str) -> tuple[str, float]:
         return name, value
     except ValueError:
         raise InputError(f"reward {text!r} is not NAME or NAME=WEIGHT; write for example contrast=1.0") from None
+
+
+def _knob(text: str) -> tuple[str, float]:
+    """NAME=NUMBER, whole where it is written so."""
+    name, _, number = text.partition("=")
+    try:
+        return name, int(number) if number.lstrip("+-").isdigit() else float(number)
+    except ValueError:
+        raise InputError(f"strategy option {text!r} is not NAME=NUMBER; write for example group_size=8") from None
 
 
 @app.command("inverter")
@@ -334,9 +352,9 @@ def train_inverter_command(
 ) -> None:
     """Train an inverter on pairs; a run found in --out is resumed."""
     quiet()
+    import accord
     from accord.files import check_writable
     from accord.methods.invert.config import InvertTrainConfig, PredictorConfig
-    from accord.methods.invert.fit import train_inverter
     from accord.methods.invert.inverter import check_weights
     from accord.rewards.captioners import load_captioner
 
@@ -371,7 +389,7 @@ def train_inverter_command(
     check_pairs(out_of_domain)
     check_writable(out)
     captioner = captioner or (HUB_CAPTIONER if any(k.model for k in unets) else None)
-    report = train_inverter(
+    report = accord.train_inverter(
         pairs,
         out,
         kinds,
@@ -441,10 +459,12 @@ def train_context_command(
     seed: Seed = 0,
     device: Device = None,
     out: Out = Path("out/context"),
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train a relational network (ContextDiff) on a pipeline, as an adapter or from scratch."""
+    """Train a relational network (ContextDiff) on a pipeline, as an adapter or from scratch.
+
+    A run found in --out is resumed.
+    """
     quiet()
     import accord
     from accord.data.pairs import PairsFile
@@ -453,7 +473,6 @@ def train_context_command(
     from accord.methods.context.config import ContextTrainConfig
     from accord.methods.context.data import draw_from, encode_images
     from accord.methods.context.train import train_context
-    from accord.training.claim import holds_run
     from accord.training.fingerprint import fingerprint
     from accord.training.processes import Processes
 
@@ -491,8 +510,6 @@ def train_context_command(
     if scenes is not None and scenes < 1:
         raise InputError(f"scenes must be at least 1, not {scenes}")
     check_writable(out)
-    if holds_run(out) and not resume:
-        raise InputError(f"folder {str(out)!r} holds a run; give --resume to go on with it, or another --out")
     pick_device(device)
     unread = PairsFile()
     if pairs is not None:
@@ -517,7 +534,6 @@ def train_context_command(
         draw_from(latents, captions),
         out,
         config,
-        resume=resume,
         clip=similarity,
         data=fingerprint(latents, captions),
     )

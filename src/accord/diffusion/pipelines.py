@@ -78,7 +78,7 @@ def load(
         model: the embedded lab if None; else a folder written by `save_pretrained`, or a hub id.
         device: where to put it; a CUDA device if there is one, else the CPU, if None.
         dtype: float32 if None, which training needs; torch.float16 or torch.bfloat16 halve memory for sampling on CUDA.
-        lora: an adapter to put on, as `tune` leaves it: folder, file or hub id; "lab" is the embedded one, of the lab.
+        lora: an adapter to put on, as `train_reward` leaves it: folder, file or hub id; "lab" is the embedded one.
         classes: names of classes; others are refused before their weights are fetched.
 
     Raises:

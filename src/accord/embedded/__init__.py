@@ -19,8 +19,8 @@ PIPELINE, LORA, CAPTIONER, CLIP, INVERTER = (
 )
 SIDE = 64  # pixels
 
-# TuneConfig, strategy by strategy. On latents this small layout is decided between t = 850 and 600, and the published
-# steps 30..39 of 40 come after that
+# Of reward tuning (`TuneConfig.of`), strategy by strategy. On latents this small layout is decided between t = 850 and
+# 600, and the published steps 30..39 of 40 come after that.
 REFL_RATE = 7e-4
 TUNING: dict[str, dict[str, Any]] = {
     "refl": {

@@ -19,17 +19,15 @@ def holds_run(folder: Path) -> bool:
 
 
 @contextlib.contextmanager
-def claim(
-    folder: Path, settings: Mapping[str, Any], resume: bool = True, processes: Processes | None = None
-) -> Iterator[bool]:
+def claim(folder: Path, settings: Mapping[str, Any], processes: Processes | None = None) -> Iterator[bool]:
     """Take `folder`, for the time of the block, for a run with these settings, kept in its `config.json`.
 
     Yields:
         whether the run begins anew; what one that failed before its first checkpoint has left is then of no use.
 
     Raises:
-        InputError: if another process has it; if it holds a run and `resume` is False, one that was begun with other
-            settings, or one whose settings are lost; if it cannot be written.
+        InputError: if another process has it; if it holds a run that was begun with other settings, or whose settings
+            are lost; if it cannot be written.
     """
     first = processes is None or processes.first
     with contextlib.ExitStack() as stack:
@@ -41,7 +39,7 @@ def claim(
                 stack.enter_context(only_writer(folder))
             there = holds_run(folder)
             if there:
-                _check(folder, json.loads(json.dumps(dict(settings))), resume)
+                _check(folder, json.loads(json.dumps(dict(settings))))
 
         def begin() -> None:
             if first and not there:
@@ -68,10 +66,8 @@ def _together(step: Callable[[], None], processes: Processes | None) -> None:
         raise refusal
 
 
-def _check(folder: Path, now: dict[str, Any], resume: bool) -> None:
+def _check(folder: Path, now: dict[str, Any]) -> None:
     """Refuse to go on with another run than that of these settings."""
-    if not resume:
-        raise InputError(f"folder {str(folder)!r} holds a run; give `resume=True` to go on with it, or another `out`")
     path = folder / "config.json"
     if not path.exists():
         raise InputError(

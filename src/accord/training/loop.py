@@ -171,6 +171,8 @@ class Run:
         self.step, tensors, corrupt = found
         for name in corrupt:
             tqdm.write(f"checkpoint {name} is corrupt; going on from step {self.step}", file=sys.stderr)
+        if not corrupt and self.processes.first:
+            tqdm.write(f"the run in {str(self.folder)!r} goes on from step {self.step}", file=sys.stderr)
 
         def under(prefix: str) -> dict[str, torch.Tensor]:
             return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
@@ -239,7 +241,7 @@ class Run:
                 last = f"the last good one is {good}" if good else "there is none yet"
                 raise InputError(
                     f"checkpoint of step {self.step} cannot be written to {str(folder)!r} ({reason(error)}); {last}: "
-                    "make room and resume"
+                    "make room and train again"
                 ) from error
         self.processes.wait()
 
@@ -310,7 +312,7 @@ class Run:
             good = checkpoints.newest(self.folder / "checkpoints")
             raise InputError(
                 f"{curve.name!r} cannot be written ({error.strerror or error}); the last good checkpoint is {good}: "
-                "make room and resume"
+                "make room and train again"
             ) from error
 
     def _step(self, loss_fn: LossFn, device: torch.device, bf16: bool) -> dict[str, float]:

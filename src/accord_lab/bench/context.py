@@ -335,9 +335,7 @@ class Trainings:
             evaluate(config.steps, relation)
             return own, relation
         source = self.draw.finished if variant.adapter else self.draw
-        relation = train_context(
-            own, source, folder, config, resume=(folder / "config.json").is_file(), evaluate=evaluate
-        )
+        relation = train_context(own, source, folder, config, evaluate=evaluate)
         evaluate(config.steps, relation)  # of a run that was killed after its last step
         return own, relation
 

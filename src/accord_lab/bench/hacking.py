@@ -24,7 +24,7 @@ from accord.embedded import TUNING
 from accord.files import check_writable, write_file
 from accord.methods.invert.alignment import InversionScore
 from accord.methods.tune.config import TuneConfig
-from accord.methods.tune.train import tune
+from accord.methods.tune.train import train_reward
 from accord.outputs import in_a_row, labelled_row, png
 from accord.rewards.captioners import load_captioner
 from accord.rewards.rewards import make_rewards
@@ -41,8 +41,8 @@ def config(quick: bool) -> TuneConfig:
     """The knobs that ask for it."""
     how_far = {k: TUNING["refl"][k] for k in ("num_inference_steps", "stop_from", "stop_until")}
     every = 2 if quick else 10
-    return TuneConfig(
-        strategy="refl",
+    return TuneConfig.of(
+        "refl",
         steps=4 if quick else 300,
         learning_rate=3e-3,
         weight_decay=0.0,
@@ -70,7 +70,8 @@ def main(out: Path, model: str | None = None, quick: bool = False, progress: boo
     folder = Path(tempfile.mkdtemp(prefix="accord-hacking-"))
     try:
         reward = make_rewards(REWARD, load_captioner())
-        report = tune(pipe, prompts, reward, folder, config=knobs, held_out=InversionScore(), progress=progress).report
+        tuned = train_reward(pipe, prompts, reward, folder, config=knobs, held_out=InversionScore(), progress=progress)
+        report = tuned.report
         found["kept"] = _pictures(pipe, judged)
         _put_last_weights(pipe, folder)
         found["at the stop"] = _pictures(pipe, judged)

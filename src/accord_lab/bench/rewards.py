@@ -31,7 +31,8 @@ from accord.files import check_writable, write_file
 from accord.methods.invert.alignment import InversionScore
 from accord.methods.realign.config import RealignConfig
 from accord.methods.tune.config import TuneConfig
-from accord.methods.tune.train import tune
+from accord.methods.tune.strategies.raft import Raft
+from accord.methods.tune.train import train_reward
 from accord.outputs import in_a_row, labelled_row, png
 from accord.rewards.captioners import load_captioner
 from accord.rewards.clip import load_clip
@@ -323,7 +324,7 @@ class Tunings:
         ]
 
     def config(self, tuning: Tuning) -> TuneConfig:
-        return TuneConfig(strategy=tuning.strategy, seed=tuning.seed, **TUNING.get(tuning.strategy, {}))
+        return TuneConfig.of(tuning.strategy, seed=tuning.seed, **TUNING.get(tuning.strategy, {}))
 
     def folder(self, tuning: Tuning) -> Path:
         return self.tuned_caches[tuning.strategy] / "tuned" / slug(tuning.name)
@@ -346,7 +347,7 @@ class Tunings:
         config = replace(config, steps=self.steps(pipe, tuning))
         reward = make_rewards(REWARD, self.captioner, self.clip)
         began = time.perf_counter()
-        tuned = tune(
+        tuned = train_reward(
             pipe,
             training_prompts(),
             reward,
@@ -354,7 +355,6 @@ class Tunings:
             config=config,
             held_out=self.guard,
             pairs=self.pairs,
-            resume=(folder / "config.json").is_file(),
             progress=self.progress,
         )
         report = tuned.report
@@ -441,7 +441,7 @@ def main(
 def _tuned_cache(out: Path, stem: str, strategy: str, minutes: float, *models: Any) -> Path:
     """Folder of one strategy's runs with these models and all that bears on it."""
     minutes *= LONG if strategy in (SHIPS, CONTROL) else 1
-    knobs = TuneConfig(strategy=strategy, **TUNING.get(strategy, {}))
+    knobs = TuneConfig.of(strategy, **TUNING.get(strategy, {}))
     return cache_folder(out, f"{stem}-{strategy}", *models, RealignConfig(), knobs, REWARD, minutes, GUARD)
 
 
@@ -535,12 +535,13 @@ def _affordable(
     seconds = []
     # their difference has no loading and no looks in it, and of RAFT's collecting as much as there is in the mean; two
     # of the strategies whose step takes half a minute
-    few, many = 2, 2 + {"raft": config.raft_refresh, "grpo": 2, "draft": 2}.get(config.strategy, 12)
+    extra = {"grpo": 2, "draft": 2}.get(config.strategy.name, 12)
+    few, many = 2, 2 + (config.strategy.refresh if isinstance(config.strategy, Raft) else extra)
     for steps in (few, many):
         shutil.rmtree(probe, ignore_errors=True)
         began = time.process_time()
         trial = replace(config, steps=steps, eval_every=1000, eval_prompts=2)
-        tune(
+        train_reward(
             pipe,
             training_prompts(16),
             make_rewards(REWARD, captioner, clip),

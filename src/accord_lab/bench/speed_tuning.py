@@ -31,10 +31,15 @@ from accord.files import check_writable, write_file
 from accord.methods.tune.config import TuneConfig
 from accord.methods.tune.rollouts import Batch
 from accord.methods.tune.strategies import STRATEGIES
+from accord.methods.tune.strategies.draft import Draft
+from accord.methods.tune.strategies.grpo import Grpo
+from accord.methods.tune.strategies.raft import Raft
+from accord.methods.tune.strategies.refl import Refl
 from accord.methods.tune.train import Tuner
 from accord.rewards.captioners import load_captioner
 from accord.rewards.rewards import Composed, make_rewards
 from accord.training.processes import Processes
+from accord.training.session import Session
 from accord_lab.bench.rewards import training_prompts
 from accord_lab.bench.speed import SD15, alone, interleaved, peak_of, rounded
 
@@ -58,6 +63,7 @@ def main(out: Path, quick: bool = False, progress: bool = True) -> tuple[dict[st
         parts = _parts(tuner, stop)
         cells = interleaved({"refl": _refl_at(tuner), **parts}, repeats, "cpu", "parts of refl", progress)
     total = sum(cells[name]["seconds"] for name in parts)
+    usual = TuneConfig().num_inference_steps
     data = rounded(
         {
             "bench": "speed --tuning",
@@ -71,7 +77,11 @@ def main(out: Path, quick: bool = False, progress: bool = True) -> tuple[dict[st
             "parts": {n: cells[n]["seconds"] for n in parts},
             "refl_seconds": cells["refl"]["seconds"],
             "refl_over_parts": cells["refl"]["seconds"] / total,
-            "sd15": large and {**large, "strategies": projected(large["seconds"], TuneConfig())},
+            "sd15": large
+            and {
+                **large,
+                "strategies": projected(large["seconds"], usual, Draft(), Raft(), Grpo()),
+            },
         }
     )
     text = _table(data, stop)
@@ -91,7 +101,7 @@ def _table(data: dict[str, Any], stop: int) -> str:
     text = (
         f"# Cost of reward tuning on the lab\n\n{data['prompts']} prompts a step, rollouts of "
         f"{data['num_inference_steps']} steps, guided; RAFT and GRPO draw "
-        f"{TuneConfig().group_size} pictures of each. The strategy's own loss, without the denoising term; RAFT "
+        f"{Grpo().group_size} pictures of each. The strategy's own loss, without the denoising term; RAFT "
         "collects anew every step here.\n\n" + "\n".join(lines) + "\n\n"
         f"A ReFL step that stops at {stop} takes {data['refl_seconds']:.2f} s, {data['refl_over_parts']:.2f} of the "
         "sum of its parts:\n\n"
@@ -105,7 +115,7 @@ def _table(data: dict[str, Any], stop: int) -> str:
 # --- the lab
 # ------------------------------------------------------------------------------------------------------------
 def _config(quick: bool) -> TuneConfig:
-    return TuneConfig(batch_size=4, num_inference_steps=10 if quick else 40, anchors=8, raft_refresh=1)
+    return TuneConfig(batch_size=4, num_inference_steps=10 if quick else 40, anchors=8)
 
 
 def _stop(config: TuneConfig) -> int:
@@ -118,7 +128,7 @@ def _tuner(config: TuneConfig, folder: Path) -> Iterator[Tuner]:
     add_lora(pipe, 8)
     reward = make_rewards({"contrast": 1.0}, load_captioner())
     with plain_attention(pipe.unet):
-        yield Tuner(pipe, training_prompts(32), reward, folder, config, None, None, Processes(), False)
+        yield Tuner(pipe, training_prompts(32), reward, Session(folder, Processes()), config, None, None, False)
 
 
 def _lab_peak(strategy: str, quick: bool) -> float:
@@ -200,16 +210,15 @@ def parts_of_a_picture(pipe: StableDiffusionPipeline, reward: Composed, prompt: 
     )
 
 
-def projected(seconds: dict[str, float], config: TuneConfig) -> dict[str, float]:
-    """Seconds that each strategy takes for one prompt, from those of its parts."""
+def projected(seconds: dict[str, float], steps: int, draft: Draft, raft: Raft, grpo: Grpo) -> dict[str, float]:
+    """Seconds that each strategy takes for one prompt with rollouts of so many steps, from those of its parts."""
     step, guided, plain, judge, end = (seconds[n] for n in SD15_PARTS)
-    steps = config.num_inference_steps
     picture = steps * step + judge
     return {
         "refl": STOP * step + end,
-        "draft": (steps - config.draft_steps) * step + (config.draft_steps - 1) * guided + end,
-        "raft": config.raft_candidates * picture / config.raft_refresh + plain,
-        "grpo": config.group_size * (picture + config.grpo_timesteps * guided),
+        "draft": (steps - draft.last_steps) * step + (draft.last_steps - 1) * guided + end,
+        "raft": raft.candidates * picture / raft.refresh + plain,
+        "grpo": grpo.group_size * (picture + grpo.trained_steps * guided),
     }
 
 
@@ -227,8 +236,10 @@ def _large_table(large: dict[str, Any]) -> str:
 
 
 def _step(tuner: Tuner, strategy: str) -> Callable[[], torch.Tensor]:
+    way = Raft(refresh=1) if strategy == "raft" else STRATEGIES[strategy]()
+
     def step() -> torch.Tensor:
-        loss, _ = STRATEGIES[strategy].loss(tuner.rollouts, tuner.batch(0))
+        loss, _ = way.loss(tuner.rollouts, tuner.batch(0))
         loss.backward()
         return loss.detach()
 
@@ -246,7 +257,7 @@ def _refl_at(tuner: Tuner) -> Callable[[], torch.Tensor]:
     """A ReFL step with a fixed stop."""
 
     def step() -> torch.Tensor:
-        loss, _ = STRATEGIES["refl"].loss(tuner.rollouts, _Stopped(**vars(tuner.batch(0))))
+        loss, _ = Refl().loss(tuner.rollouts, _Stopped(**vars(tuner.batch(0))))
         loss.backward()
         return loss.detach()
 

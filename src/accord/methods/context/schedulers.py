@@ -6,10 +6,10 @@ As x0^ is explicit in every step, the shifted step is the plain one with the sam
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
-import numpy as np
 import torch
 
 # SchedulerMixin is not used here by name: a pipeline folder reloads its scheduler only if this module's namespace has
@@ -75,49 +75,33 @@ class _Shifted:
         return network_target(noisy, original_samples, ab, self.config.prediction_type)
 
 
+S = TypeVar("S", bound=_Shifted)
+
+
+def _with_shift(cls: type[S]) -> type[S]:
+    """Give it its diffusers parent's signature, from which configs are saved and loaded, with one more: `shift`."""
+    parent: Any = cls.__mro__[2]
+    its = [p for p in inspect.signature(parent.__init__).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    shift = inspect.Parameter("shift", inspect.Parameter.POSITIONAL_OR_KEYWORD, default="quadratic", annotation=str)
+    signature = inspect.Signature([*its, shift])
+
+    def __init__(self: S, *args: Any, **kwargs: Any) -> None:
+        bound = signature.bind(self, *args, **kwargs)
+        bound.apply_defaults()
+        given = dict(bound.arguments)
+        given.pop("self")
+        self._check_shift(given.pop("shift"))
+        # by keyword: what comes by position diffusers records as a default, which the next from_config drops
+        parent.__init__(self, **given)
+
+    __init__.__signature__ = signature  # type: ignore[attr-defined]
+    cls.__init__ = register_to_config(__init__)  # type: ignore[method-assign]
+    return cls
+
+
+@_with_shift
 class ContextDDIMScheduler(_Shifted, DDIMScheduler):
     """DDIM of the shifted process. `shift` is the kind of k_t; all else as in diffusers."""
-
-    @register_to_config
-    def __init__(
-        self,
-        num_train_timesteps: int = 1000,
-        beta_start: float = 0.0001,
-        beta_end: float = 0.02,
-        beta_schedule: str = "linear",
-        trained_betas: np.ndarray | list[float] | None = None,
-        clip_sample: bool = True,
-        set_alpha_to_one: bool = True,
-        steps_offset: int = 0,
-        prediction_type: str = "epsilon",
-        thresholding: bool = False,
-        dynamic_thresholding_ratio: float = 0.995,
-        clip_sample_range: float = 1.0,
-        sample_max_value: float = 1.0,
-        timestep_spacing: str = "leading",
-        rescale_betas_zero_snr: bool = False,
-        shift: str = "quadratic",
-    ) -> None:
-        self._check_shift(shift)
-        # by keyword: what comes by position diffusers records as a default, which the next from_config drops
-        DDIMScheduler.__init__(
-            self,
-            num_train_timesteps=num_train_timesteps,
-            beta_start=beta_start,
-            beta_end=beta_end,
-            beta_schedule=beta_schedule,
-            trained_betas=trained_betas,
-            clip_sample=clip_sample,
-            set_alpha_to_one=set_alpha_to_one,
-            steps_offset=steps_offset,
-            prediction_type=prediction_type,
-            thresholding=thresholding,
-            dynamic_thresholding_ratio=dynamic_thresholding_ratio,
-            clip_sample_range=clip_sample_range,
-            sample_max_value=sample_max_value,
-            timestep_spacing=timestep_spacing,
-            rescale_betas_zero_snr=rescale_betas_zero_snr,
-        )
 
     def step(
         self,
@@ -150,48 +134,9 @@ class ContextDDIMScheduler(_Shifted, DDIMScheduler):
         return out if return_dict else (out.prev_sample, out.pred_original_sample)
 
 
+@_with_shift
 class ContextDDPMScheduler(_Shifted, DDPMScheduler):
     """Ancestral sampling of the shifted process. `shift` is the kind of k_t; all else as in diffusers."""
-
-    @register_to_config
-    def __init__(
-        self,
-        num_train_timesteps: int = 1000,
-        beta_start: float = 0.0001,
-        beta_end: float = 0.02,
-        beta_schedule: str = "linear",
-        trained_betas: np.ndarray | list[float] | None = None,
-        variance_type: str = "fixed_small",
-        clip_sample: bool = True,
-        prediction_type: str = "epsilon",
-        thresholding: bool = False,
-        dynamic_thresholding_ratio: float = 0.995,
-        clip_sample_range: float = 1.0,
-        sample_max_value: float = 1.0,
-        timestep_spacing: str = "leading",
-        steps_offset: int = 0,
-        rescale_betas_zero_snr: bool = False,
-        shift: str = "quadratic",
-    ) -> None:
-        self._check_shift(shift)
-        DDPMScheduler.__init__(
-            self,
-            num_train_timesteps=num_train_timesteps,
-            beta_start=beta_start,
-            beta_end=beta_end,
-            beta_schedule=beta_schedule,
-            trained_betas=trained_betas,
-            variance_type=variance_type,
-            clip_sample=clip_sample,
-            prediction_type=prediction_type,
-            thresholding=thresholding,
-            dynamic_thresholding_ratio=dynamic_thresholding_ratio,
-            clip_sample_range=clip_sample_range,
-            sample_max_value=sample_max_value,
-            timestep_spacing=timestep_spacing,
-            steps_offset=steps_offset,
-            rescale_betas_zero_snr=rescale_betas_zero_snr,
-        )
 
     def step(
         self,
@@ -213,42 +158,9 @@ class ContextDDPMScheduler(_Shifted, DDPMScheduler):
         return out if return_dict else (out.prev_sample, out.pred_original_sample)
 
 
+@_with_shift
 class ContextDDIMInverseScheduler(_Shifted, DDIMInverseScheduler):
     """DDIM inversion of the shifted process: from a picture to noise. `shift` is the kind of k_t."""
-
-    @register_to_config
-    def __init__(
-        self,
-        num_train_timesteps: int = 1000,
-        beta_start: float = 0.0001,
-        beta_end: float = 0.02,
-        beta_schedule: str = "linear",
-        trained_betas: np.ndarray | list[float] | None = None,
-        clip_sample: bool = True,
-        set_alpha_to_one: bool = True,
-        steps_offset: int = 0,
-        prediction_type: str = "epsilon",
-        clip_sample_range: float = 1.0,
-        timestep_spacing: str = "leading",
-        rescale_betas_zero_snr: bool = False,
-        shift: str = "quadratic",
-    ) -> None:
-        self._check_shift(shift)
-        DDIMInverseScheduler.__init__(
-            self,
-            num_train_timesteps=num_train_timesteps,
-            beta_start=beta_start,
-            beta_end=beta_end,
-            beta_schedule=beta_schedule,
-            trained_betas=trained_betas,
-            clip_sample=clip_sample,
-            set_alpha_to_one=set_alpha_to_one,
-            steps_offset=steps_offset,
-            prediction_type=prediction_type,
-            clip_sample_range=clip_sample_range,
-            timestep_spacing=timestep_spacing,
-            rescale_betas_zero_snr=rescale_betas_zero_snr,
-        )
 
     def step(
         self,

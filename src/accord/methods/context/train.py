@@ -19,10 +19,9 @@ from diffusers import StableDiffusionPipeline
 from safetensors import SafetensorError
 from torch import nn
 
-from accord.diffusion.attention import plain_attention
 from accord.diffusion.loading import saved_by
 from accord.diffusion.loop import denoise
-from accord.diffusion.lora import add_lora, check_no_lora, remove_lora, save_lora
+from accord.diffusion.lora import check_no_lora, save_lora
 from accord.diffusion.pipelines import (
     Conditioning,
     Pipeline,
@@ -31,7 +30,6 @@ from accord.diffusion.pipelines import (
     conditioning_of,
     latent_scheduler,
 )
-from accord.diffusion.state import frozen
 from accord.files import replace_folder
 from accord.methods.context.config import ContextTrainConfig
 from accord.methods.context.equations import exact_kl, network_x0
@@ -39,11 +37,10 @@ from accord.methods.context.network import RelationalNetwork
 from accord.methods.context.pipeline import ContextDiffPipeline, new_relation
 from accord.methods.context.schedulers import ContextDDIMScheduler
 from accord.rewards.clip import ClipScorer, load_clip
-from accord.training.claim import claim
 from accord.training.fingerprint import fingerprint
-from accord.training.loop import LoopConfig, Run
+from accord.training.loop import LoopConfig
 from accord.training.processes import Processes
-from accord.training.tensorboard import TensorBoardLogger
+from accord.training.session import session
 from accord.types import InputError, reason_of
 
 # (generator of the step, size, share of the steps that is done) -> clean scaled latents [B,C,h,w] and B captions
@@ -56,7 +53,6 @@ def train_context(
     out: str | Path,
     config: ContextTrainConfig,
     *,
-    resume: bool = False,
     evaluate: Callable[[int, RelationalNetwork], None] | None = None,
     processes: Processes | None = None,
     clip: ClipScorer | None = None,
@@ -66,10 +62,9 @@ def train_context(
 
     `denoiser="full"` also saves the whole pipeline into `out/pipeline` (of XL the U-Net alone), `lora` an adapter
     that stays on `pipe.unet`. With `config.pixels`, `clip` is what r looks through (the embedded one if None).
-    `evaluate(step, relation)` is
-    called every `save_every` steps with the averaged weights in. `data` names what is drawn from: a run is not resumed
-    with another. A run that is stopped takes its adapter off again; with `full` the denoiser is left half-trained, and
-    is to be loaded afresh to go on.
+    `evaluate(step, relation)` is called every `save_every` steps with the averaged weights in. A run found in `out` is
+    resumed; `data` names what is drawn from, as it is not resumed with another. A run that is stopped takes its adapter
+    off again; with `full` the denoiser is left half-trained, and is to be loaded afresh to go on.
 
     Raises:
         InputError: for a pipeline, a number or a folder that cannot be used.
@@ -84,54 +79,38 @@ def train_context(
     relation = new_relation(
         pipe, config.share, config.seed, clip, gain=config.gain, use_image=config.use_image, use_text=config.use_text
     ).to(pipe.device)
-    with (
-        claim(
-            folder,
-            {**asdict(config), "model": fingerprint(pipe.unet), "data": data, "clip": clip and fingerprint(clip.model)},
-            resume,
-            processes,
-        ),
-        frozen(pipe),
-    ):
+    settings = {
+        **asdict(config),
+        "model": fingerprint(pipe.unet),
+        "data": data,
+        "clip": clip and fingerprint(clip.model),
+    }
+    rank = config.rank if config.denoiser == "lora" else None
+    with session(pipe, folder, settings, rank=rank, seed=config.seed, processes=processes) as training:
         modules: dict[str, nn.Module] = {"relation": relation}
-        if config.denoiser == "lora":
-            add_lora(pipe, config.rank, config.seed)
-        elif config.denoiser == "full":
+        if config.denoiser == "full":
             pipe.unet.requires_grad_(True)
         if config.denoiser != "frozen":
             modules["unet"] = pipe.unet
-        try:
-            with plain_attention(pipe.unet):
-                run = Run(modules, LoopConfig.of(config), folder, save_frozen=False, processes=processes)
-                logger = TensorBoardLogger(folder / "tensorboard", run.step) if processes.first else None
-                if logger is not None:
-                    run.on_row.append(logger.scalars)
-                objective = Objective(pipe, relation, config)
+        run = training.run(modules, LoopConfig.of(config))
+        objective = Objective(pipe, relation, config)
 
-                def loss_fn(number: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
-                    return objective.of_step(draw, number, generator, processes)
+        def loss_fn(number: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+            return objective.of_step(draw, number, generator, processes)
 
-                def after_step(step: int) -> bool:
-                    if evaluate is not None and (step % config.save_every == 0 or step == config.steps):
-                        with run.averaged():
-                            evaluate(step, relation)
-                    return False
+        def after_step(step: int) -> bool:
+            if evaluate is not None and (step % config.save_every == 0 or step == config.steps):
+                with run.averaged():
+                    evaluate(step, relation)
+            return False
 
-                try:
-                    run.train(loss_fn, "context", after_step)
-                finally:
-                    if logger is not None:
-                        logger.close()
-                run.use_ema()
-            relation.requires_grad_(False).eval()
-            if processes.first:
-                _save(pipe, relation, config, folder, clip)
-            processes.wait()
-            return relation
-        except BaseException:
-            if config.denoiser == "lora":
-                remove_lora(pipe)
-            raise
+        run.train(loss_fn, "context", after_step)
+        run.use_ema()
+        relation.requires_grad_(False).eval()
+        if processes.first:
+            _save(pipe, relation, config, folder, clip)
+        processes.wait()
+        return relation
 
 
 def _save(
@@ -152,7 +131,7 @@ def _save(
             replace_folder(folder / "pipeline" / "unet", saved_by(pipe.unet))
     except (OSError, SafetensorError) as error:
         raise InputError(
-            f"what was trained cannot be written to {str(folder)!r} ({reason_of(error)}); make room and resume"
+            f"what was trained cannot be written to {str(folder)!r} ({reason_of(error)}); make room and train again"
         ) from error
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +26,7 @@ def report_of(tuner: Tuner) -> dict[str, Any]:
     kept = guard.best_step if parted else steps[-1]
     gains = {n: _gain(scores[kept, n] - scores[0, n]) for n in names}
     return {
-        "strategy": tuner.config.strategy,
+        "strategy": tuner.config.strategy.name,
         "rewards": tuner.reward.weights,
         "steps_taken": tuner.run.step,
         "steps_skipped": tuner.run.skipped,
@@ -36,7 +35,7 @@ def report_of(tuner: Tuner) -> dict[str, Any]:
         "evaluations": evaluations,
         "gains": gains,
         "verdict": _verdict(tuner, parted, kept, gains),
-        "config": asdict(tuner.config),
+        "config": tuner.config.flat(),
     }
 
 

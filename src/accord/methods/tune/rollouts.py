@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import DDIMScheduler
@@ -16,9 +16,11 @@ from accord.diffusion.loop import Step, decode_with_grad, denoise, initial_noise
 from accord.diffusion.lora import without_lora
 from accord.diffusion.objective import ab_at, prediction_target
 from accord.diffusion.pipelines import Conditioning, Pipeline, conditioning_of, latent_scheduler
-from accord.methods.tune.config import TuneConfig
 from accord.rewards.rewards import Composed
 from accord.training.processes import Processes
+
+if TYPE_CHECKING:
+    from accord.methods.tune.config import TuneConfig
 
 CAPTION_DROPOUT = 0.1  # of the denoising term, which keeps guidance alive
 

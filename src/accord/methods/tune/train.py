@@ -1,4 +1,4 @@
-"""`tune`: RealignDiff's coarse stage. A LoRA adapter is trained until the plain pipeline's pictures earn more reward.
+"""`train_reward`, RealignDiff's coarse stage: an adapter is trained until plain pictures of it earn more reward.
 
     loss = reward_weight * strategy + pretrain_weight * ||f - target||^2 + kl_weight * ||f - f_untuned||^2
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,29 +26,26 @@ from torch import nn
 
 from accord.data.images import fit, to_tensor
 from accord.data.prompts import check_says_something
-from accord.diffusion.attention import plain_attention
 from accord.diffusion.loading import load_tensors
 from accord.diffusion.loop import decode_with_grad, encode, precise_vae
-from accord.diffusion.lora import add_lora, remove_lora, save_lora, without_lora
+from accord.diffusion.lora import save_lora, without_lora
 from accord.diffusion.pipelines import (
     Pipeline,
     check_latent_unet,
     check_prompts,
     sample_size,
 )
-from accord.diffusion.state import frozen
 from accord.files import read_json, replace_file, write_file
 from accord.methods.tune.card import report_of, write_card
-from accord.methods.tune.config import TuneConfig
+from accord.methods.tune.config import TuneConfig, strategy_of
+from accord.methods.tune.registry import Strategy
 from accord.methods.tune.rollouts import Batch, Rollouts
-from accord.methods.tune.strategies import STRATEGIES
 from accord.rewards.rewards import Composed, Reward, check_gradient
-from accord.training.claim import claim
 from accord.training.fingerprint import fingerprint
 from accord.training.guard import Guard, GuardConfig
-from accord.training.loop import LoopConfig, Run, computes_bf16
+from accord.training.loop import LoopConfig, computes_bf16
 from accord.training.processes import Processes
-from accord.training.tensorboard import TensorBoardLogger
+from accord.training.session import Session, session
 from accord.types import InputError, reason_of
 
 EVAL_SEED = 1_000_000
@@ -57,7 +54,7 @@ PREPARED = ("anchor.safetensors", "scales.json")  # files of a run that are made
 
 @dataclass(frozen=True)
 class Tuned:
-    """What `tune` leaves.
+    """What `train_reward` leaves.
 
     Attributes:
         folder: adapter (`pytorch_lora_weights.safetensors`), model card, report, curve, checkpoints.
@@ -68,17 +65,16 @@ class Tuned:
     report: dict[str, Any]
 
 
-def tune(
+def train_reward(
     pipe: Pipeline,
     prompts: Sequence[str],
     reward: Composed | Reward,
     out: str | Path,
-    strategy: str | None = None,
+    strategy: Strategy | str | None = None,
     config: TuneConfig | None = None,
     *,
     held_out: Reward | None = None,
     pairs: tuple[Sequence[Image.Image], Sequence[str]] | None = None,
-    resume: bool = False,
     progress: bool = True,
 ) -> Tuned:
     """Tune any Stable Diffusion 1, 2 or XL pipeline with a reward. The pipeline itself is tuned too (`remove_lora`
@@ -88,11 +84,10 @@ def tune(
         pipe: the pipeline; its U-Net gets an adapter.
         prompts: what to train on; some of them are kept out for the evaluations.
         reward: what `make_rewards` gives, or anything of the `Reward` protocol.
-        out: folder of the run.
-        strategy: refl, draft, raft or grpo (or sft, the control); overrides the one in `config`.
+        out: folder of the run; one that is found there is resumed.
+        strategy: refl, draft, raft or grpo (or sft, the control), or one with its knobs; overrides the one in `config`.
         held_out: a score that is never trained on, for the guard; no guard without it.
         pairs: pictures and captions for the denoising term; pictures of the untuned pipeline are made if None.
-        resume: go on with the run in `out`.
 
     Raises:
         InputError: for a pipeline, prompt, reward, folder or number that cannot be used.
@@ -102,7 +97,7 @@ def tune(
         reward = Composed({"reward": reward}, {"reward": 1.0})
     if strategy is not None:
         try:
-            config = replace(config, strategy=strategy)
+            config = replace(config, strategy=strategy_of(strategy))
         except ValueError as error:
             raise InputError(str(error)) from error
     check_latent_unet(pipe)
@@ -123,40 +118,33 @@ def tune(
             "gradients through float16 weights are lost in rounding; load the pipeline in float32, or in bfloat16 "
             "where the device computes in it"
         )
-    if STRATEGIES[config.strategy].needs_gradient:
+    if config.strategy.needs_gradient:
         for name, part in reward.rewards.items():
             if not part.differentiable:
                 raise InputError(
-                    f"reward {name!r} has no gradient, which {config.strategy} needs; use the strategy raft or grpo"
+                    f"reward {name!r} has no gradient, which {config.strategy.name} needs; use the strategy raft or "
+                    "grpo"
                 )
     processes = Processes(pipe.device)
     processes.mine(config.batch_size // config.gradient_accumulation)  # refuses what cannot be shared
     folder = Path(out)
-    with frozen(pipe):
-        add_lora(pipe, config.rank, config.seed)
-        try:
-            settings = {
-                **asdict(config),
-                "prompts": len(texts),
-                "prompts_digest": fingerprint(texts),
-                "rewards": reward.weights,
-                "held_out": None if held_out is None else type(held_out).__name__,
-                "model": fingerprint(pipe.unet),
-                "judges": fingerprint(*(m for r in (*reward.rewards.values(), held_out) for m in _models(r))),
-                "pairs": None if pairs is None else fingerprint(list(pairs[1])),
-            }
-            with claim(folder, settings, resume, processes) as anew:
-                if anew and processes.first:
-                    for name in PREPARED:
-                        (folder / name).unlink(missing_ok=True)
-                processes.wait()
-                with plain_attention(pipe.unet), precise_vae(pipe):
-                    tuner = Tuner(pipe, texts, reward, folder, config, held_out, pairs, processes, progress)
-                    tuner.train()
-                return tuner.finish()
-        except BaseException:
-            remove_lora(pipe)
-            raise
+    settings = {
+        **config.flat(),
+        "prompts": len(texts),
+        "prompts_digest": fingerprint(texts),
+        "rewards": reward.weights,
+        "held_out": None if held_out is None else type(held_out).__name__,
+        "model": fingerprint(pipe.unet),
+        "judges": fingerprint(*(m for r in (*reward.rewards.values(), held_out) for m in _models(r))),
+        "pairs": None if pairs is None else fingerprint(list(pairs[1])),
+    }
+    training = session(
+        pipe, folder, settings, rank=config.rank, seed=config.seed, prepared=PREPARED, processes=processes
+    )
+    with training as started, precise_vae(pipe):
+        tuner = Tuner(pipe, texts, reward, started, config, held_out, pairs, progress)
+        tuner.train()
+        return tuner.finish()
 
 
 def scores_of(reward: Any) -> list[Any]:
@@ -187,14 +175,14 @@ class Tuner:
         pipe: Pipeline,
         prompts: list[str],
         reward: Composed,
-        folder: Path,
+        session: Session,
         config: TuneConfig,
         held_out: Reward | None,
         pairs: tuple[Sequence[Image.Image], Sequence[str]] | None,
-        processes: Processes,
         progress: bool,
     ) -> None:
-        self.pipe, self.reward, self.config, self.held_out, self.folder = pipe, reward, config, held_out, folder
+        self.pipe, self.reward, self.config, self.held_out = pipe, reward, config, held_out
+        self.folder, self.session, processes = session.folder, session, session.processes
         kept = min(config.eval_prompts, len(prompts) // 2)
         every = len(prompts) // kept
         self.eval_prompts = prompts[::every][:kept]
@@ -205,12 +193,9 @@ class Tuner:
             pipe.unet.enable_gradient_checkpointing()
         loop = LoopConfig.of(config, log_every=min(10, config.eval_every))
         self._prepare(pairs, processes)
-        self.run = Run({"unet": pipe.unet}, loop, folder, save_frozen=False, processes=processes)
+        self.run = session.run({"unet": pipe.unet}, loop)
         self.rollouts.state = self.run.tensors
         self.guard = Guard(GuardConfig(config.guard_z, config.guard_patience), self.run.numbers, self.run.tensors)
-        self.logger = TensorBoardLogger(folder / "tensorboard", self.run.step) if processes.first else None
-        if self.logger is not None:
-            self.run.on_row.append(self.logger.scalars)
         self.progress = progress
 
     # --- before the first step -----------------------------------------------------------------------------------
@@ -244,7 +229,7 @@ class Tuner:
                 raise ValueError
         except (KeyError, TypeError, ValueError, IndexError, AttributeError):
             raise InputError(f"{str(scales)!r} and {anchor.name} are not of one whole run; {again}") from None
-        if STRATEGIES[self.config.strategy].needs_gradient:
+        if self.config.strategy.needs_gradient:
             images = decode_with_grad(self.pipe, self.anchors[:2].to(self.pipe.device, self.pipe.unet.dtype)).detach()
             for name, part in self.reward.rewards.items():
                 check_gradient(part, images, self.anchor_captions[: len(images)], f"reward {name!r}")
@@ -285,7 +270,7 @@ class Tuner:
 
     def loss(self, number: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         config, batch = self.config, self.batch(number)
-        loss, logs = STRATEGIES[config.strategy].loss(self.rollouts, batch)
+        loss, logs = config.strategy.loss(self.rollouts, batch)
         logs["strategy"] = float(loss.detach())
         loss = config.reward_weight * loss
         if config.pretrain_weight or config.kl_weight:
@@ -302,7 +287,7 @@ class Tuner:
     def train(self) -> None:
         if self.run.step == 0 and "evaluation.0.reward" not in self.run.tensors:
             self.evaluate(0)
-        self.run.train(self.loss, f"tune {self.config.strategy}", self.after_step, self.progress)
+        self.run.train(self.loss, f"tune {self.config.strategy.name}", self.after_step, self.progress)
 
     def after_step(self, step: int) -> bool:
         if step % self.config.eval_every and step != self.config.steps:
@@ -341,11 +326,11 @@ class Tuner:
         if self.guard.update(step, reward, scores.get("held_out", reward)):
             for key, parameter in self.run.named.items():
                 state[f"best.{key}"] = self.run.ema.get(key, parameter.detach()).clone().cpu()
-        if self.logger is not None:
-            self.logger.scalars(
+        if (logger := self.session.logger) is not None:
+            logger.scalars(
                 {"step": step} | {f"evaluation/{k}": float(v[torch.isfinite(v)].mean()) for k, v in scores.items()}
             )
-            self.logger.images("evaluation", pictures, step)
+            logger.images("evaluation", pictures, step)
 
     def finish(self) -> Tuned:
         """Put the best weights in, write adapter, card and report."""
@@ -361,11 +346,9 @@ class Tuner:
                 save_lora(self.pipe, self.folder)
             except (OSError, SafetensorError) as error:
                 raise InputError(
-                    f"{str(self.folder)!r} cannot be written ({reason_of(error)}); make room and resume"
+                    f"{str(self.folder)!r} cannot be written ({reason_of(error)}); make room and train again"
                 ) from error
             write_file(self.folder / "report.json", (json.dumps(report, indent=1) + "\n").encode())
             write_card(self, report)
-        if self.logger is not None:
-            self.logger.close()
         self.run.processes.wait()
         return Tuned(self.folder, report)

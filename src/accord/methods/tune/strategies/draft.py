@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 
-from accord.methods.tune.registry import strategy
+from accord.methods.tune.registry import Strategy, strategy
 from accord.methods.tune.rollouts import Batch, Rollouts
+from accord.types import check_numbers
 
 
 @strategy("draft", needs_gradient=True)
-def draft(rollouts: Rollouts, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
+@dataclass(frozen=True)
+class Draft(Strategy):
     """mean(relu(m - r(x))), with the graph of the last K steps. Source: DRaFT (arXiv 2309.17400), DRaFT-K."""
-    config = rollouts.config
-    scheduler, conditioning, latents = rollouts.start(batch)
-    steps = rollouts.sample(
-        batch.prompts, latents=latents, conditioning=conditioning, scheduler=scheduler, grad_steps=config.draft_steps
-    )
-    for step in steps:
-        latents = step.latents
-    rewards, logs = rollouts.judge(rollouts.decode(latents), batch.prompts)
-    return (config.margin - rewards).relu().mean(), logs
+
+    last_steps: int = 1  # K, the last steps that keep their graph
+    margin: float = 2.0  # m of relu(m - r), in spreads of the untuned pipeline's reward
+
+    def __post_init__(self) -> None:
+        check_numbers(self)
+        self.at_least(1, "last_steps")
+
+    def loss(self, rollouts: Rollouts, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
+        scheduler, conditioning, latents = rollouts.start(batch)
+        steps = rollouts.sample(
+            batch.prompts, latents=latents, conditioning=conditioning, scheduler=scheduler, grad_steps=self.last_steps
+        )
+        for step in steps:
+            latents = step.latents
+        rewards, logs = rollouts.judge(rollouts.decode(latents), batch.prompts)
+        return (self.margin - rewards).relu().mean(), logs

@@ -2,63 +2,76 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from accord.diffusion.loop import rooted_eta
-from accord.methods.tune.registry import strategy
+from accord.methods.tune.registry import Strategy, strategy
 from accord.methods.tune.rollouts import Batch, Rollouts
+from accord.types import check_numbers
 
 # 1 up to rounding: at 1 the first step from zero terminal SNR takes the root of a negative rounding error
 GRPO_ETA = 0.999
 
 
 @strategy("grpo")
-def grpo(rollouts: Rollouts, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
+@dataclass(frozen=True)
+class Grpo(Strategy):
     """-A log p of the steps taken by DDIM with eta = 1, A the reward normalised in its prompt's group.
 
     Source: Flow-GRPO (arXiv 2505.05470) and DDPO (arXiv 2305.13301), equation of the clipped objective, with one pass
     over each trajectory. Rewards are gathered from all processes before they are normalised.
     """
-    config = rollouts.config
-    size = config.group_size
-    prompts = [p for p in batch.prompts for _ in range(size)]
-    seeds = [(s * size + k) % 2**62 for s in batch.seeds for k in range(size)]
-    numbers = [n for n in batch.numbers for _ in range(size)]
-    group = Batch(batch.step, [], prompts, numbers, seeds, batch.shared_seed)
-    scheduler, conditioning, latents = rollouts.start(group)
-    before, after, times = [], [], []
-    x = latents * scheduler.init_noise_sigma
-    steps = rollouts.sample(
-        prompts,
-        latents=latents,
-        conditioning=conditioning,
-        scheduler=scheduler,
-        eta=GRPO_ETA,
-        generator=group.generators(1),
-    )
-    with torch.no_grad():
-        for step in steps:
-            before.append(x)
-            after.append(step.latents)
-            times.append(step.timestep)
-            x = step.latents
-        rewards, logs = rollouts.judge(rollouts.decode(x), prompts)
-    gather = rollouts.processes.gather
-    everyone = gather(torch.tensor(numbers, device=rewards.device))
-    advantage = group_advantages(rewards, numbers, gather(rewards), everyone.tolist())
-    # the last step has no noise, and so no probability
-    order = torch.randperm(len(times) - 1, generator=torch.Generator().manual_seed(batch.shared_seed))
-    chosen = order[: config.grpo_timesteps].tolist() or [0]
-    losses = []
-    for i in chosen:
-        output = rollouts.output(scheduler, before[i], times[i], conditioning)
-        mean, spread = ddim_moments(scheduler, output, times[i], before[i])
-        log_p = gaussian_log_p(after[i], mean, spread)
-        ratio = (log_p - log_p.detach()).exp()  # 1 on the first and only pass; its gradient is that of log p
-        losses.append(policy_loss(ratio, advantage, config.clip_range))
-    return torch.stack(losses).mean(), logs
+
+    group_size: int = 4  # pictures of a prompt
+    trained_steps: int = 4  # steps of the trajectory that are trained on
+    clip_range: float = 1e-3
+
+    def __post_init__(self) -> None:
+        check_numbers(self)
+        self.at_least(2, "group_size")
+        self.at_least(1, "trained_steps")
+
+    def loss(self, rollouts: Rollouts, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
+        size = self.group_size
+        prompts = [p for p in batch.prompts for _ in range(size)]
+        seeds = [(s * size + k) % 2**62 for s in batch.seeds for k in range(size)]
+        numbers = [n for n in batch.numbers for _ in range(size)]
+        group = Batch(batch.step, [], prompts, numbers, seeds, batch.shared_seed)
+        scheduler, conditioning, latents = rollouts.start(group)
+        before, after, times = [], [], []
+        x = latents * scheduler.init_noise_sigma
+        steps = rollouts.sample(
+            prompts,
+            latents=latents,
+            conditioning=conditioning,
+            scheduler=scheduler,
+            eta=GRPO_ETA,
+            generator=group.generators(1),
+        )
+        with torch.no_grad():
+            for step in steps:
+                before.append(x)
+                after.append(step.latents)
+                times.append(step.timestep)
+                x = step.latents
+            rewards, logs = rollouts.judge(rollouts.decode(x), prompts)
+        gather = rollouts.processes.gather
+        everyone = gather(torch.tensor(numbers, device=rewards.device))
+        advantage = group_advantages(rewards, numbers, gather(rewards), everyone.tolist())
+        # the last step has no noise, and so no probability
+        order = torch.randperm(len(times) - 1, generator=torch.Generator().manual_seed(batch.shared_seed))
+        chosen = order[: self.trained_steps].tolist() or [0]
+        losses = []
+        for i in chosen:
+            output = rollouts.output(scheduler, before[i], times[i], conditioning)
+            mean, spread = ddim_moments(scheduler, output, times[i], before[i])
+            log_p = gaussian_log_p(after[i], mean, spread)
+            ratio = (log_p - log_p.detach()).exp()  # 1 on the first and only pass; its gradient is that of log p
+            losses.append(policy_loss(ratio, advantage, self.clip_range))
+        return torch.stack(losses).mean(), logs
 
 
 def policy_loss(ratio: torch.Tensor, advantage: torch.Tensor, clip_range: float) -> torch.Tensor:

@@ -3,38 +3,51 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 
-from accord.methods.tune.registry import strategy
+from accord.methods.tune.registry import Strategy, strategy
 from accord.methods.tune.rollouts import Batch, Rollouts
+from accord.types import check_numbers
 
 
 @strategy("raft")
-def raft(rollouts: Rollouts, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
+@dataclass(frozen=True)
+class Raft(Strategy):
     """Denoising loss on the best of N pictures of each prompt. Source: RAFT (arXiv 2304.06767).
 
     Each picture is judged by its own prompt. The kept latents of the whole global batch are the run's state, collected
-    anew every `raft_refresh` steps.
+    anew every `refresh` steps.
     """
-    if batch.step % rollouts.config.raft_refresh == 0:
-        _collect(rollouts, batch)
-    kept, numbers, rewards = (rollouts.state[f"raft.{k}"][batch.places] for k in ("latents", "numbers", "rewards"))
-    judged = [i for i, r in enumerate(rewards.tolist()) if math.isfinite(r)] or list(range(len(rewards)))
-    prompts, generators = [rollouts.prompts[int(i)] for i in numbers], batch.generators(salt=3)
-    loss = rollouts.denoising_loss(
-        kept[judged].to(rollouts.pipe.device), [prompts[i] for i in judged], [generators[i] for i in judged]
-    )[0]
-    # where none of a prompt's pictures could be judged there is nothing to learn from; where none at all, the step is
-    # skipped
-    return loss + 0 * rewards[judged].max().to(loss), {"kept_reward": float(rewards[judged].mean())}
+
+    candidates: int = 4  # N of best-of-N
+    refresh: int = 20  # steps between two collections of best pictures
+
+    def __post_init__(self) -> None:
+        check_numbers(self)
+        self.at_least(2, "candidates")
+        self.at_least(1, "refresh")
+
+    def loss(self, rollouts: Rollouts, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
+        if batch.step % self.refresh == 0:
+            _collect(rollouts, batch, self.candidates)
+        kept, numbers, rewards = (rollouts.state[f"raft.{k}"][batch.places] for k in ("latents", "numbers", "rewards"))
+        judged = [i for i, r in enumerate(rewards.tolist()) if math.isfinite(r)] or list(range(len(rewards)))
+        prompts, generators = [rollouts.prompts[int(i)] for i in numbers], batch.generators(salt=3)
+        loss = rollouts.denoising_loss(
+            kept[judged].to(rollouts.pipe.device), [prompts[i] for i in judged], [generators[i] for i in judged]
+        )[0]
+        # where none of a prompt's pictures could be judged there is nothing to learn from; where none at all, the step
+        # is skipped
+        return loss + 0 * rewards[judged].max().to(loss), {"kept_reward": float(rewards[judged].mean())}
 
 
 @torch.no_grad()
-def _collect(rollouts: Rollouts, batch: Batch) -> None:
-    """Keep the best of `raft_candidates` latents [B,C,H,W] for each prompt, in the places of the global batch."""
+def _collect(rollouts: Rollouts, batch: Batch, count: int) -> None:
+    """Keep the best of `count` latents [B,C,H,W] for each prompt, in the places of the global batch."""
     candidates, scores = [], []
-    for k in range(rollouts.config.raft_candidates):
+    for k in range(count):
         latents = rollouts.pictures(batch.prompts, batch.generators(salt=100 + k))
         candidates.append(latents)
         scores.append(rollouts.judge(rollouts.decode(latents), batch.prompts)[0])

@@ -3,30 +3,46 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
 
 import torch
 
 from accord.diffusion.objective import predicted_x0
-from accord.methods.tune.registry import strategy
+from accord.methods.tune.registry import Strategy, strategy
 from accord.methods.tune.rollouts import Batch, Rollouts
+from accord.types import check_numbers
 
 
 @strategy("refl", needs_gradient=True)
-def refl(rollouts: Rollouts, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
+@dataclass(frozen=True)
+class Refl(Strategy):
     """mean(relu(m - r(x0^))), x0^ predicted by one step with gradient after a rollout without.
 
     Source: ImageReward (arXiv 2304.05977), algorithm 1, as RealignDiff uses it.
     """
-    config = rollouts.config
-    first = int(config.stop_from * config.num_inference_steps)
-    stop = batch.randint(first, max(first + 1, round(config.stop_until * config.num_inference_steps)))
-    scheduler, conditioning, latents = rollouts.start(batch)
-    rollout = rollouts.sample(batch.prompts, latents=latents, conditioning=conditioning, scheduler=scheduler)
-    latents = latents * scheduler.init_noise_sigma
-    for step in itertools.islice(rollout, stop):
-        latents = step.latents
-    timestep = scheduler.timesteps[stop]
-    output = rollouts.output(scheduler, latents, timestep, conditioning)
-    x0 = predicted_x0(scheduler, output, timestep, latents)
-    rewards, logs = rollouts.judge(rollouts.decode(x0), batch.prompts)
-    return (config.margin - rewards).relu().mean(), logs
+
+    stop_from: float = 0.75  # the step with gradient is drawn from this share of the steps on (30..39 of 40)
+    stop_until: float = 1.0  # and up to this one; what is where is decided earlier than what it looks like
+    margin: float = 2.0  # m of relu(m - r), in spreads of the untuned pipeline's reward
+
+    def __post_init__(self) -> None:
+        check_numbers(self)
+        if not 0 <= self.stop_from < 1:
+            raise ValueError(f"stop_from must be in [0, 1), not {self.stop_from}")
+        if not self.stop_from < self.stop_until <= 1:
+            raise ValueError(f"stop_until must be in (stop_from, 1], not {self.stop_until}")
+
+    def loss(self, rollouts: Rollouts, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
+        config = rollouts.config
+        first = int(self.stop_from * config.num_inference_steps)
+        stop = batch.randint(first, max(first + 1, round(self.stop_until * config.num_inference_steps)))
+        scheduler, conditioning, latents = rollouts.start(batch)
+        rollout = rollouts.sample(batch.prompts, latents=latents, conditioning=conditioning, scheduler=scheduler)
+        latents = latents * scheduler.init_noise_sigma
+        for step in itertools.islice(rollout, stop):
+            latents = step.latents
+        timestep = scheduler.timesteps[stop]
+        output = rollouts.output(scheduler, latents, timestep, conditioning)
+        x0 = predicted_x0(scheduler, output, timestep, latents)
+        rewards, logs = rollouts.judge(rollouts.decode(x0), batch.prompts)
+        return (self.margin - rewards).relu().mean(), logs

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 
-from accord.methods.tune.registry import strategy
+from accord.methods.tune.registry import Strategy, strategy
 from accord.methods.tune.rollouts import Batch, Rollouts
 
 
 @strategy("sft")
-def sft(rollouts: Rollouts, _batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
-    """No reward at all: the control.
+@dataclass(frozen=True)
+class Sft(Strategy):
+    """No reward at all: the control. It trains on the denoising loss that every strategy has beside its own."""
 
-    What is trained on is the denoising loss that every strategy has beside its own.
-    """
-    return torch.zeros((), device=rollouts.pipe.device), {}
+    def loss(self, rollouts: Rollouts, _batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
+        return torch.zeros((), device=rollouts.pipe.device), {}
