@@ -346,7 +346,9 @@ def test_tuning_from_the_command_line(accord_cli, tmp_path):
     assert_refused(accord_cli(*start, "--out", "run", *small, "--rank", "3"), "was begun with rank=2, not 3")
     of_grpo = ("--strategy", "grpo", "--strategy-option")
     assert_refused(accord_cli(*start, *of_grpo, "groups=8"), "no knob 'groups'; its own are group_size")
-    assert_refused(accord_cli(*start, *of_grpo, "group_size=1"), "group_size must be at least 2")
+    assert_refused(
+        accord_cli(*start, *of_grpo, "group_size=1"), "--strategy-option group_size must be at least 2, not 1"
+    )
     assert_refused(accord_cli(*start, *of_grpo, "group_size"), "is not NAME=NUMBER")
     assert_refused(accord_cli(*start, "--stop-from", "0.5", "--strategy-option", "stop_from=0.3"), "given twice")
     assert_refused(accord_cli(*start, "--reward", "beauty"), "score 'beauty' is unknown")

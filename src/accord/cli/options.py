@@ -268,7 +268,7 @@ def checked(make: Callable[..., T], renamed: Mapping[str, str] | None = None, /,
     """What `make(**given)` is, a config as a rule; its ValueError becomes a sentence that names options and not fields.
 
     Args:
-        renamed: field -> option, where they are called otherwise.
+        renamed: field -> option without its dashes, where they are called otherwise.
     """
     try:
         return make(**given)
@@ -276,7 +276,7 @@ def checked(make: Callable[..., T], renamed: Mapping[str, str] | None = None, /,
         text, renamed = str(error), renamed or {}
         for name in given:
             if name in renamed or "_" in name:  # a field of one word is called as its option is
-                text = re.sub(rf"\b{name}\b", "--" + renamed.get(name, name).replace("_", "-"), text)
+                text = re.sub(rf"\b{name}\b", "--" + renamed.get(name, name.replace("_", "-")), text)
         raise InputError(text) from error
 
 

@@ -219,16 +219,21 @@ def train_reward(
         TUNING.get(strategy, {}) if model is None else {"reward_weight": 1.0} if strategy in ("raft", "grpo") else {}
     )
     knobs = {**usual, **{k: v for k, v in given.items() if v is not None}}
+    options = {
+        "gradient_accumulation": "accumulate",
+        "guidance_scale": "guidance",
+        "num_inference_steps": "inference-steps",
+    }
     for name, number in map(_knob, strategy_option or []):
         if name not in (known := [f.name for f in fields(its_class)]):
             its = f"its own are {', '.join(known)}" if known else "it has none"
             raise InputError(f"strategy {strategy} has no knob {name!r}; {its}")
         if name in given and given[name] is not None:
             raise InputError(f"{name} was given twice; give --{name.replace('_', '-')} or --strategy-option, not both")
-        knobs[name] = number
+        knobs[name], options[name] = number, f"strategy-option {name}"
     config = checked(
         accord.TuneConfig.of,
-        {"gradient_accumulation": "accumulate", "guidance_scale": "guidance", "num_inference_steps": "inference_steps"},
+        options,
         strategy=strategy,
         steps=steps,
         batch_size=batch_size,
