@@ -427,7 +427,8 @@ def main() -> int:
     fates = Fates(None if options.out is None else options.out / "mutation.json")
     for target in targets:
         fates.begin(target, found[target.module])
-    waiting = [m for of_module in found.values() for m in of_module if fates.of(m) in (None, "survived")]
+    every = [m for of_module in found.values() for m in of_module]
+    waiting = [m for m in every if fates.of(m) is None or (fates.of(m) == "survived" and m.name not in EQUIVALENT)]
     with tempfile.TemporaryDirectory() as scratch:
         for target in targets:
             if not any(m.target is target for m in waiting):
@@ -443,7 +444,7 @@ def main() -> int:
     if options.out is not None:
         (options.out / "mutation.md").write_text(text, encoding="utf8")
     print(text)
-    names = {m.name for of_module in found.values() for m in of_module}
+    names = {m.name for m in every}
     unknown = [n for n in EQUIVALENT if n.split(" ")[0].startswith(tuple(f"{m}." for m in found)) and n not in names]
     for name in unknown:
         print(f"no such mutant any more: {name}", file=sys.stderr)

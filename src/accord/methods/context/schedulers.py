@@ -75,17 +75,17 @@ class _Shifted:
         return network_target(noisy, original_samples, ab, self.config.prediction_type)
 
 
-S = TypeVar("S", bound=_Shifted)
+_S = TypeVar("_S", bound=_Shifted)
 
 
-def _with_shift(cls: type[S]) -> type[S]:
+def _with_shift(cls: type[_S]) -> type[_S]:
     """Give it its diffusers parent's signature, from which configs are saved and loaded, with one more: `shift`."""
     parent: Any = cls.__mro__[2]
     its = [p for p in inspect.signature(parent.__init__).parameters.values() if p.kind is not p.VAR_KEYWORD]
     shift = inspect.Parameter("shift", inspect.Parameter.POSITIONAL_OR_KEYWORD, default="quadratic", annotation=str)
     signature = inspect.Signature([*its, shift])
 
-    def __init__(self: S, *args: Any, **kwargs: Any) -> None:
+    def __init__(self: _S, *args: Any, **kwargs: Any) -> None:
         bound = signature.bind(self, *args, **kwargs)
         bound.apply_defaults()
         given = dict(bound.arguments)
