@@ -372,7 +372,7 @@ def test_the_linear_probe_is_the_least_squares_solution():
 
 
 # --- video ---------------------------------------------------------------------------------------------------------
-def test_the_sheet_of_clips_names_edits_and_methods():
+def test_the_sheet_of_videos_names_edits_and_methods():
     names = ("source", *bench_video.NAMES)
     clips = [SimpleNamespace(frames=coloured(*["red", "blue"] * n)) for n in (2, 4)]
     titles = ("a star -> a key", "a moon -> a fish")
@@ -440,7 +440,7 @@ def test_time_is_of_one_machine():
     assert bench_video.timed_on({"one": [{"device": "A100", "seconds": 1.0}]}) == "A100"
 
 
-def test_memory_of_an_edit_is_told_beside_that_of_the_window(tmp_path):
+def test_memory_of_an_edit_stands_beside_that_of_the_window(tmp_path):
     class Here(video_memory.VideoMemory):
         def measure(self, cell):
             return video_memory.edit_of(cell, self.plan.config)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import names
 from PIL import Image
 
 from accord.data.prompts import parse
@@ -48,10 +49,6 @@ def realigned(**kwargs) -> Realigned:
         "denoiser_calls": 100,
     }
     return Realigned(**(values | kwargs))
-
-
-def names(folder: Path) -> set[str]:
-    return {p.relative_to(folder).as_posix() for p in folder.rglob("*")}
 
 
 def assert_self_contained(text: str) -> None:

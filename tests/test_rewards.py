@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from test_score import KEY, STAR, picture, tiny_blip, tiny_blip2
+from conftest import KEY, STAR, picture, tiny_blip, tiny_blip2
 
 from accord.data.images import to_tensor
 from accord.rewards import registry
