@@ -13,7 +13,7 @@ from PIL import Image
 
 from accord.data.video import read_video
 from accord.methods.invert.data import PairSet
-from accord.rewards.rewards import NAMES
+from accord.rewards.registry import reward_names
 from accord.rewards.video import background_psnr
 from accord.types import InputError
 from accord_lab.bench import context as bench_context
@@ -181,7 +181,7 @@ def test_the_sensitivity_bench_runs_whole(tmp_path):
     data, text = sensitivity.Sensitivity(out=tmp_path, plan=plan, progress=False).run()
     assert {p.name for p in tmp_path.iterdir()} == {"sensitivity.json", "sensitivity.md"}
     rewards = [r["reward"] for r in data["rows"]]
-    assert rewards == [*NAMES, "inversion"] * 2 and "| generated | inversion |" in text
+    assert rewards == [*reward_names(), "inversion"] * 2 and "| generated | inversion |" in text
     assert all(r[k]["questions"] == 3 for r in data["rows"] if r["pictures"] == "renders" for k in KINDS)
 
 
@@ -372,7 +372,7 @@ def test_the_linear_probe_is_the_least_squares_solution():
 
 
 # --- video ---------------------------------------------------------------------------------------------------------
-def test_the_sheet_of_clips_names_edits_and_methods():
+def test_the_sheet_of_videos_names_edits_and_methods():
     names = ("source", *bench_video.NAMES)
     clips = [SimpleNamespace(frames=coloured(*["red", "blue"] * n)) for n in (2, 4)]
     titles = ("a star -> a key", "a moon -> a fish")
@@ -440,7 +440,7 @@ def test_time_is_of_one_machine():
     assert bench_video.timed_on({"one": [{"device": "A100", "seconds": 1.0}]}) == "A100"
 
 
-def test_memory_of_an_edit_is_told_beside_that_of_the_window(tmp_path):
+def test_memory_of_an_edit_stands_beside_that_of_the_window(tmp_path):
     class Here(video_memory.VideoMemory):
         def measure(self, cell):
             return video_memory.edit_of(cell, self.plan.config)

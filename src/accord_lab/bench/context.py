@@ -31,7 +31,7 @@ from accord.methods.context.data import encode_images
 from accord.methods.context.network import RelationalNetwork
 from accord.methods.context.pipeline import generate_with_context, new_relation
 from accord.methods.context.train import Objective, train_context
-from accord.outputs import GAP, in_a_row, png
+from accord.reports.pictures import GAP, in_a_row, png
 from accord.rewards.captioners import Captioner, load_captioner
 from accord.rewards.sentence import load_sentence
 from accord.training.fingerprint import fingerprint

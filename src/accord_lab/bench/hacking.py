@@ -23,9 +23,9 @@ from accord.embedded import TUNING
 from accord.methods.invert.alignment import InversionScore
 from accord.methods.tune.config import TuneConfig
 from accord.methods.tune.train import train_reward
-from accord.outputs import png
+from accord.reports.pictures import png
 from accord.rewards.captioners import load_captioner
-from accord.rewards.rewards import make_rewards
+from accord.rewards.composed import make_rewards
 from accord.training import checkpoints
 from accord_lab.bench.report import sheet, table, within
 from accord_lab.bench.rewards import REWARD, training_prompts

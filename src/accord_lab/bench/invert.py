@@ -28,11 +28,11 @@ from accord.methods.invert.config import KINDS, InvertTrainConfig, PredictorConf
 from accord.methods.invert.data import PairSet, load_pairs
 from accord.methods.invert.equations import ensemble, ensemble_weights
 from accord.methods.invert.fit import cosine_of, interval, safe_split, text_f1, word_f1
-from accord.methods.invert.invert import invert
 from accord.methods.invert.inverter import Inverter
 from accord.methods.invert.kernel import DomainKernel
 from accord.methods.invert.pairs import make_pairs
 from accord.methods.invert.predictors import Predictor, build
+from accord.methods.invert.reader import invert
 from accord.methods.invert.train import predict, train_predictor
 from accord.methods.invert.vocabulary import Vocabulary
 from accord.rewards.captioners import Captioner, load_captioner

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from accord.diffusion.pipelines import device_name
-from accord.outputs import in_a_row, labelled_row
+from accord.reports.pictures import in_a_row, labelled_row
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

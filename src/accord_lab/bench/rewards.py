@@ -27,10 +27,10 @@ from accord.methods.realign.config import RealignConfig
 from accord.methods.tune.config import TuneConfig
 from accord.methods.tune.strategies.raft import Raft
 from accord.methods.tune.train import train_reward
-from accord.outputs import png
+from accord.reports.pictures import png
 from accord.rewards.captioners import Captioner, load_captioner
 from accord.rewards.clip import ClipScorer, load_clip
-from accord.rewards.rewards import make_rewards
+from accord.rewards.composed import make_rewards
 from accord.types import InputError
 from accord_lab.bench.prompts import draw, scenebench
 from accord_lab.bench.report import sheet

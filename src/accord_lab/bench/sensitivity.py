@@ -19,7 +19,8 @@ from accord.diffusion.pipelines import SD, Pipeline, load
 from accord.methods.invert.alignment import InversionScore
 from accord.rewards.captioners import load_captioner
 from accord.rewards.clip import load_clip
-from accord.rewards.rewards import NAMES, Reward, make_rewards
+from accord.rewards.composed import make_rewards
+from accord.rewards.registry import Reward, reward_names
 from accord_lab.bench.prompts import draw
 from accord_lab.bench.report import table, within
 from accord_lab.bench.rewards import GUARD
@@ -127,7 +128,7 @@ class Sensitivity(Bench[tuple[str, str], dict[str, Any]]):
     @cached_property
     def rewards(self) -> dict[str, Reward]:
         captioner, clip = load_captioner(), load_clip()
-        rewards: dict[str, Reward] = {n: make_rewards({n: 1.0}, captioner, clip).rewards[n] for n in NAMES}
+        rewards: dict[str, Reward] = {n: make_rewards({n: 1.0}, captioner, clip).rewards[n] for n in reward_names()}
         return {**rewards, GUARD: InversionScore()}
 
     @cached_property
@@ -140,7 +141,7 @@ class Sensitivity(Bench[tuple[str, str], dict[str, Any]]):
         }
 
     def cells(self) -> Sequence[tuple[str, str]]:
-        return [(source, reward) for source in SOURCES for reward in (*NAMES, GUARD)]
+        return [(source, reward) for source in SOURCES for reward in (*reward_names(), GUARD)]
 
     def measure(self, cell: tuple[str, str]) -> dict[str, Any]:
         source, reward = cell

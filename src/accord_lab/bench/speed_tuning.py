@@ -34,7 +34,7 @@ from accord.methods.tune.strategies.grpo import Grpo
 from accord.methods.tune.strategies.raft import Raft
 from accord.methods.tune.train import Tuner
 from accord.rewards.captioners import load_captioner
-from accord.rewards.rewards import Composed, make_rewards
+from accord.rewards.composed import Composed, make_rewards
 from accord.training.processes import Processes
 from accord.training.session import Session
 from accord_lab.bench.measure import alone, interleaved, peak_of, rounded, seconds_of

@@ -23,7 +23,7 @@ from accord.diffusion.pipelines import SD, Pipeline, device_name, load
 from accord.files import write_file
 from accord.methods.video.config import EditConfig
 from accord.methods.video.editing import VideoEditor
-from accord.outputs import in_a_row, labelled_row, png
+from accord.reports.pictures import in_a_row, labelled_row, png
 from accord.rewards.clip import ClipScorer, load_clip
 from accord.rewards.video import LOST, background_psnr, flicker, temporal_consistency, track
 from accord_lab.bench.report import table, within
