@@ -45,7 +45,7 @@ def labelled_row(panels: Sequence[Image.Image], labels: Sequence[str] = (), titl
     Args:
         labels: one a picture, or none.
     """
-    shown = [_widened(p.convert("RGB")) for p in panels]
+    shown = [enlarge(p.convert("RGB"), width=_LEAST) for p in panels]
     width, height = sum(p.width for p in shown) + GAP * (len(shown) - 1), max(p.height for p in shown)
     size = min(20, max(14, width // 80))  # a wide row is shown smaller
     heading = _wrapped(title, _font(size + 4), width, _LINES["title"])
@@ -68,11 +68,6 @@ def labelled_row(panels: Sequence[Image.Image], labels: Sequence[str] = (), titl
         out.paste(panel, (x, top + height - panel.height))
         x += panel.width + GAP
     return out
-
-
-def _widened(image: Image.Image) -> Image.Image:
-    factor = max(1, -(-_LEAST // image.width))
-    return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
 
 
 @lru_cache
@@ -116,9 +111,9 @@ def _fitting(word: str, font: ImageFont.FreeTypeFont, width: int) -> int:
     return max(1, bisect_right(range(1, len(word)), float(width), key=lambda k: font.getlength(word[:k])))
 
 
-def enlarge(image: Image.Image, side: int = _SHOWN) -> Image.Image:
-    """Small pictures shown large, pixels kept crisp."""
-    factor = max(1, side // max(image.size))
+def enlarge(image: Image.Image, side: int = _SHOWN, width: int | None = None) -> Image.Image:
+    """Small pictures shown large, pixels kept crisp: of at most `side` pixels, or at least `width` across."""
+    factor = max(1, side // max(image.size) if width is None else -(-width // image.width))
     return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
 
 
