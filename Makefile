@@ -18,8 +18,8 @@ demo: $(STAMP)
 	@echo "before, regions and after side by side:" && ls out/demo/*/strip.png
 
 lint: $(STAMP)
-	$(BIN)/ruff check src tests
-	$(BIN)/ruff format --check src tests
+	$(BIN)/ruff check src tests docs
+	$(BIN)/ruff format --check src tests docs
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 

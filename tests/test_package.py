@@ -1,6 +1,7 @@
 """What pyproject.toml promises: one version, extras that are whole, versions that are locked and lowest."""
 
 import re
+import runpy
 import tomllib
 from importlib import metadata
 from pathlib import Path
@@ -86,3 +87,16 @@ def test_the_lowest_versions_are_those_that_pyproject_promises():
 @pytest.mark.parametrize("name", sorted(USERS))
 def test_the_readme_tells_of_every_extra(name):
     assert f"| `{name}` |" in (ROOT / "README.md").read_text(encoding="utf8")
+
+
+def test_the_picture_of_the_architecture_shows_what_is_there():
+    drawn = runpy.run_path(str(ROOT / "docs" / "architecture.py"))
+    rows = drawn["layers"]()
+    for stops in drawn["PATHS"].values():
+        for module, name in stops:
+            drawn["check"](module, name)
+            assert drawn["layer_of"](module, rows) >= 0
+    with pytest.raises(SystemExit, match="has no nothing"):
+        drawn["check"]("accord.files", "nothing")
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf8")
+    assert all(f"`{name}`" in page for layer in rows for name in layer)
