@@ -1,8 +1,12 @@
 """Tiny random-weight pipelines of the real classes."""
 
 import json
+import struct
 import sys
+import zlib
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from diffusers import (
@@ -18,7 +22,13 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from PIL import Image
 from transformers import (
+    AutoTokenizer,
+    Blip2Config,
+    Blip2ForConditionalGeneration,
+    BlipConfig,
+    BlipForConditionalGeneration,
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
@@ -29,6 +39,10 @@ from transformers import (
 )
 
 from accord.embedded import FOLDER as MODELS
+from accord.rewards.captioners import Captioner
+from accord_lab.scenes.render import render
+from accord_lab.scenes.scene import Scene, Thing
+from accord_lab.scenes.videos import MovingScene, moving_scene
 
 torch.set_num_threads(min(2, torch.get_num_threads()))
 
@@ -233,6 +247,52 @@ def tiny_flux() -> FluxPipeline:
     return at_rest(pipe)
 
 
+STAR = Thing("star", "red", "big", (3, 20, 31, 47))
+KEY = Thing("key", "blue", "big", (34, 18, 62, 46))
+
+
+def picture(*things: Thing) -> Image.Image:
+    """A scene of the lab on white."""
+    return Image.fromarray(render(Scene("white", things)))
+
+
+def moving(seed: int = 0, frames: int = 8) -> MovingScene:
+    return moving_scene(np.random.default_rng(seed), frames)
+
+
+def tiny_blip() -> Captioner:
+    torch.manual_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(MODELS / "captioner")
+    text = {"vocab_size": len(tokenizer), "hidden_size": 32, "encoder_hidden_size": 32, "intermediate_size": 64}
+    text |= {"num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 64}
+    text |= {"bos_token_id": tokenizer.bos_token_id, "sep_token_id": tokenizer.sep_token_id, "pad_token_id": 0}
+    vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    vision |= {"image_size": 32, "patch_size": 8}
+    model = BlipForConditionalGeneration(BlipConfig(text_config=text, vision_config=vision)).eval()
+    return Captioner(model, tokenizer, 32, [0.5] * 3, [0.5] * 3)
+
+
+def tiny_blip2() -> Captioner:
+    torch.manual_seed(0)
+    tokenizer = tiny_tokenizer()
+    vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    vision |= {"image_size": 32, "patch_size": 8}
+    qformer = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    qformer |= {"encoder_hidden_size": 32, "vocab_size": 64}
+    text = {
+        "model_type": "opt",
+        "vocab_size": len(tokenizer) + 1,
+        "hidden_size": 32,
+        "ffn_dim": 64,
+        "num_hidden_layers": 2,
+    }
+    text |= {"num_attention_heads": 4, "max_position_embeddings": 128, "word_embed_proj_dim": 32}
+    text |= {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": 1}
+    config = Blip2Config(vision_config=vision, qformer_config=qformer, text_config=text, num_query_tokens=4)
+    config.image_token_index = config.image_token_id = len(tokenizer)
+    return Captioner(Blip2ForConditionalGeneration(config).eval(), tokenizer, 32, [0.5] * 3, [0.5] * 3)
+
+
 @pytest.fixture(scope="session", params=["sd1", "sd2"])
 def tiny(request: pytest.FixtureRequest) -> StableDiffusionPipeline:
     return tiny_pipeline(request.param)
@@ -261,6 +321,15 @@ def accord_cli(monkeypatch, capfd, tmp_path):
         return int(end.value.code or 0), out, err
 
     return call
+
+
+def names(folder: Path) -> set[str]:
+    """What is in a folder and below it, by names relative to it."""
+    return {p.relative_to(folder).as_posix() for p in folder.rglob("*")}
+
+
+def png_chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
 def assert_refused(result: tuple[int, str, str], *parts: str) -> None:

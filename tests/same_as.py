@@ -2,14 +2,16 @@
 
     python tests/same_as.py db9b4d7
 
-Runs the demo, every tuning strategy, a training of context, an inversion and an edit with both trees, each on the
-embedded lab with a few steps, and compares what they have written. Exit code 1 if anything differs.
+Runs the demo, scores, every tuning strategy, a training of context, a training of an inverter, inversions and an edit
+with both trees, each on the embedded lab with a few steps, and compares what they have written. Exit code 1 if anything
+differs.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -22,13 +24,26 @@ DEMO = ("two yellow stars and a purple moon", "a green fish and a pink heart", "
 PROMPTS = "".join(f"a {color} {noun}\n" for color in ("red", "blue", "green") for noun in ("star", "key", "fish"))
 TUNING = "--steps 2 --batch-size 2 --inference-steps 4 --anchors 4 --eval-every 2 --held-out none --reward likelihood"
 EDIT = ("edit", "frames", "--source", "a red star", "--target", "a blue key", "--tune-steps", "2")
-# a command's words, and the files of its folder that are compared (reports name settings, which may be renamed)
+COLORS = ("red", "green", "blue", "purple", "orange", "yellow")
+SHAPES = [f"pictures/{i}.png" for i in range(12)]
+# the only number that depends on how many texts are embedded at once, in its last digits
+SCORE = re.compile(rb'("score": )(-?[\d.]+(?:e-?\d+)?)')
+# a command's words, and the files of its folder that are compared (reports name settings, which may be renamed); a
+# command that says itself where it writes is given no folder
 COMMANDS: dict[str, tuple[list[str], tuple[str, ...]]] = {
     "demo": (
         ["realign", *DEMO, "--seed", "1", "--seed", "2", "--mode", "same_seed"],
         ("*/before.png", "*/after.png"),
     ),
-    "new-seed": (["realign", DEMO[0], "--seed", "5", "--rounds", "2"], ("*/before.png", "*/after.png")),
+    "new-seed": (["realign", DEMO[0], "--seed", "5", "--rounds", "2"], ("*/*.png", "*/report.json", "*/index.html")),
+    "score": (["score", "pictures/0.png", "a red star"], ("*",)),
+    "score-pairs": (["score", "--pairs", "pairs.csv", "--out", "out/scores.jsonl"], ("scores.jsonl",)),
+    "invert-pictures": (["invert", *SHAPES, "--bank", "prompts.txt", "--json"], ("stdout",)),
+    "invert-words": (["invert", *SHAPES, "--words-only", "--json"], ("stdout",)),
+    "invert-folder": (
+        ["invert", "--folder", "pictures", "--bank", "prompts.txt", "--out", "out/found.jsonl"],
+        ("found.jsonl",),
+    ),
     **{
         f"tune-{strategy}": (
             ["train", "reward", "--prompts", "prompts.txt", "--strategy", strategy, *TUNING.split()],
@@ -64,9 +79,9 @@ COMMANDS: dict[str, tuple[list[str], tuple[str, ...]]] = {
 
 
 def inputs(folder: Path) -> None:
-    """What the commands read: prompts, pairs, and a video of eight frames."""
+    """What the commands read: prompts, pairs, shapes of several sizes and modes, and a video of eight frames."""
     import numpy as np
-    from PIL import Image
+    from PIL import Image, ImageDraw
 
     (folder / "prompts.txt").write_text(PROMPTS, encoding="utf8")
     rng = np.random.default_rng(0)
@@ -75,6 +90,13 @@ def inputs(folder: Path) -> None:
         Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(folder / f"{i}.png")
         rows.append(f"{i}.png,{PROMPTS.splitlines()[i % 9]} number {i} of {rng.integers(10**6)}")
     (folder / "pairs.csv").write_text("\n".join(rows) + "\n", encoding="utf8")
+    (folder / "pictures").mkdir()
+    for i, name in enumerate(SHAPES):
+        shape = Image.new("RGB", (64 + 16 * (i % 3), 64), "white")
+        draw, box = ImageDraw.Draw(shape), (4 + 3 * i, 8, 40 + 2 * i, 50)
+        (draw.rectangle, draw.ellipse)[i % 2](box, fill=COLORS[i % 6])
+        draw.rectangle((2, 40, 20, 60), fill=COLORS[(i + 2) % 6])
+        shape.convert(("RGB", "RGBA", "L", "P")[i % 4]).save(folder / name)
     (folder / "frames").mkdir()
     for i in range(8):
         pixels = np.full((64, 64, 3), 200, np.uint8)
@@ -88,12 +110,19 @@ def made(source: Path, folder: Path, name: str) -> dict[str, bytes] | str:
     folder.mkdir()
     inputs(folder)
     environment = os.environ | {"PYTHONPATH": str(source), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-m", "accord.cli", *words, "--out", "out"]
+    place = [] if "--out" in words or "stdout" in compared else ["--out", "out"]
+    command = [sys.executable, "-m", "accord.cli", *words, *place]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         return done.stderr.strip().splitlines()[-1]
     out = folder / "out"
-    return {str(p.relative_to(out)): p.read_bytes() for pattern in compared for p in sorted(out.glob(pattern))}
+    files = {str(p.relative_to(out)): p.read_bytes() for pattern in compared for p in sorted(out.glob(pattern))}
+    said = {"stdout": done.stdout.encode()} if "stdout" in compared else {}
+    return {name: SCORE.sub(_rounded, content) for name, content in (files | said).items()}
+
+
+def _rounded(found: re.Match[bytes]) -> bytes:
+    return found[1] + b"%.5f" % float(found[2])
 
 
 def main() -> int:

@@ -13,18 +13,21 @@ from PIL import Image
 
 from accord.data.video import read_video
 from accord.methods.invert.data import PairSet
+from accord.rewards.registry import reward_names
 from accord.rewards.video import background_psnr
 from accord.types import InputError
 from accord_lab.bench import context as bench_context
-from accord_lab.bench import context_cost, video_memory
-from accord_lab.bench import hacking as bench_hacking
+from accord_lab.bench import context_cost, sensitivity, transplant, video_memory
 from accord_lab.bench import invert as bench_invert
-from accord_lab.bench import invert_speed as bench_invert_speed
 from accord_lab.bench import kernel as bench_kernel
 from accord_lab.bench import rewards as bench_rewards
-from accord_lab.bench import transplant as bench_transplant
 from accord_lab.bench import video as bench_video
+from accord_lab.bench.hacking import Hacking
+from accord_lab.bench.invert_speed import InvertSpeed
 from accord_lab.bench.prompts import scenebench
+from accord_lab.bench.report import sheet
+from accord_lab.bench.scenes import make_jobs, right_by_prompt
+from accord_lab.bench.stats import wilson
 from accord_lab.scenes.ask import ask_of, check
 from accord_lab.scenes.edits import KINDS
 from accord_lab.scenes.read import read
@@ -37,7 +40,7 @@ ROOT = Path(__file__).parents[1]
 # --- rewards -------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("kind", KINDS)
 def test_questions_are_true_and_false_of_their_picture(kind):
-    for q in bench_rewards.questions(kind, 25, bench_rewards.rendered()):
+    for q in sensitivity.questions(kind, 25, sensitivity.rendered()):
         scene = read(q.image)
         assert check(scene, ask_of(q.true)).right, q.true
         assert not check(scene, ask_of(q.false)).right, (q.true, q.false)
@@ -45,10 +48,10 @@ def test_questions_are_true_and_false_of_their_picture(kind):
 
 def test_ranking_counts_ties_half():
     picture = Image.new("RGB", (64, 64))
-    asked = [bench_rewards.Question(picture, t, f) for t, f in (("aaa", "b"), ("b", "aaa"), ("cc", "dd"))]
+    asked = [sensitivity.Question(picture, t, f) for t, f in (("aaa", "b"), ("b", "aaa"), ("cc", "dd"))]
     length = lambda images, prompts: torch.tensor([float(len(p)) for p in prompts])  # noqa: E731
-    assert bench_rewards.ranks_right(length, asked).tolist() == [1, 0, 0.5]
-    low, high = bench_rewards.wilson(0.5, 100)
+    assert sensitivity.ranks_right(length, asked).tolist() == [1, 0, 0.5]
+    low, high = wilson(0.5, 100)
     assert low == pytest.approx(0.404, abs=2e-3) and high == pytest.approx(0.596, abs=2e-3)
 
 
@@ -58,48 +61,58 @@ def test_training_prompts_are_none_of_the_bench_and_hold_nothing_out():
     assert not any(ask_of(t).held_out for t in texts)
 
 
-def test_diversity_is_zero_for_equal_pictures(lab, monkeypatch):
-    monkeypatch.setattr(
-        bench_rewards, "generate", lambda pipe, texts, seeds, **k: torch.ones(len(texts) * len(seeds), 3, 4, 4)
-    )
-    assert bench_rewards.diversity(lab, quick=True) == 0
-    checker = torch.arange(4).repeat(8).view(32, 1, 1, 1).expand(32, 3, 4, 4) % 2
-    monkeypatch.setattr(
-        bench_rewards, "generate", lambda pipe, texts, seeds, **k: checker[: len(texts) * len(seeds)].float()
-    )
-    assert bench_rewards.diversity(lab, quick=True) == pytest.approx(2 / 3, abs=1e-5)  # of 6 pairs 4 differ by 1
+def test_diversity_is_zero_for_equal_pictures():
+    assert bench_rewards.spread(torch.ones(8, 4, 3 * 4 * 4)) == 0
+    checker = torch.arange(4).repeat(8).view(8, 4, 1).expand(8, 4, 3 * 4 * 4) % 2
+    assert bench_rewards.spread(checker) == pytest.approx(2 / 3, abs=1e-5)  # of 6 pairs 4 differ by 1
 
 
 @pytest.mark.slow
-def test_rows_of_tuning_are_made_once(tmp_path, monkeypatch):
+def test_rows_of_tuning_are_made_once(tmp_path):
     """Shards, one table, and a second table that takes its rows from the first."""
     made = []
 
-    def train(self, pipe, tuning):
-        made.append(tuning.name)
-        return {"steps": 1, "tuning_seconds": 2, "verdict": "Fine.", "gains": {}}
+    class Untrained(bench_rewards.Rewards):
+        def train(self, pipe, tuning):
+            made.append(tuning.name)
+            return {"steps": 1, "tuning_seconds": 2, "verdict": "Fine.", "gains": {}}
 
-    monkeypatch.setattr(bench_rewards.Tunings, "train", train)
-    monkeypatch.setattr(bench_rewards.Bench, "best_of", lambda self, tries, stop: self.base)
-    monkeypatch.setattr(bench_rewards.Bench, "realigned", lambda self: self.base)
-    monkeypatch.setattr(bench_rewards, "rendered_pairs", lambda count: ([], []))
-    monkeypatch.setattr(bench_rewards, "diversity", lambda pipe, quick: 0.5)
-    jobs = bench_rewards.make_jobs(True, 1)[:2]
-    monkeypatch.setattr(bench_rewards, "make_jobs", lambda quick, seeds: jobs)
-    bench_rewards.main(tmp_path, quick=True, progress=False, shard=(1, 2))
+        def diversity(self, pipe):
+            return 0.5
+
+    def run(**how):
+        return Untrained(out=tmp_path, quick=True, progress=False, jobs=make_jobs(True, 1)[:2]).run(**how)
+
+    run(shard=(1, 2))
     with pytest.raises(InputError, match="best-of-4 are not finished"):
-        bench_rewards.main(tmp_path, quick=True, progress=False, so_far=True)
-    bench_rewards.main(tmp_path, quick=True, progress=False, shard=(2, 2))
+        run(so_far=True)
+    run(shard=(2, 2))
     assert sorted(made) == sorted(bench_rewards.STRATEGIES) and [p.name for p in tmp_path.iterdir()] == [".cache"]
-    so_far, _ = bench_rewards.main(tmp_path, quick=True, progress=False, so_far=True)
-    data, text = bench_rewards.main(tmp_path, quick=True, progress=False)
+    so_far, _ = run(so_far=True)
+    data, text = run()
     assert data == so_far and len(made) == len(bench_rewards.STRATEGIES) and "refl: 1 steps in 2 s. Fine." in text
     names = [r["method"] for r in data["rows"]]
     assert names == ["base", "best-of-4", "sft", "refl", "refl + realign", "draft", "raft", "grpo"]
+    assert [r["diversity"] for r in data["rows"] if "diversity" in r] == [0.5] * 6  # of pipelines, not of methods
     shutil.rmtree(tmp_path / ".cache")
-    assert bench_rewards.main(tmp_path, quick=True, progress=False)[0] == data and len(made) == len(
-        bench_rewards.STRATEGIES
-    )
+    assert run()[0] == data and len(made) == len(bench_rewards.STRATEGIES)
+
+
+def test_the_control_takes_as_many_steps_as_what_ships(tmp_path):
+    """The steps that fit are found on trial, once, and kept beside the run."""
+    tried = []
+
+    class Tried(bench_rewards.Rewards):
+        def _affordable(self, pipe, tuning, folder):
+            tried.append((tuning.name, folder.relative_to(tmp_path).as_posix()))
+            return 30
+
+    bench = Tried(out=tmp_path, jobs=make_jobs(True, 1)[:1])
+    bench.caches = {name: tmp_path / name for name in ("refl", "sft")}
+    bench.known = {"refl, seed 1": {"steps": 7}}
+    sft, refl = (bench_rewards.Tuning(s) for s in ("sft", "refl"))
+    assert [bench.steps(None, t) for t in (refl, sft, refl)] == [30] * 3 and tried == [("refl", "refl/tuned/refl")]
+    assert bench.steps(None, bench_rewards.Tuning("sft", 1)) == 7
 
 
 def test_training_seeds_are_pooled_prompt_by_prompt():
@@ -108,7 +121,7 @@ def test_training_seeds_are_pooled_prompt_by_prompt():
     b = {"pictures": 4, "right_by_prompt": "11", "heldout": 0.5, "by_category": {"one": 0.5, "two": 0.5}, **shared}
     row = bench_rewards.pooled([a, b], "both")
     assert row["right_by_prompt"] == [3, 1] and row["pictures"] == 8 and row["overall"] == 0.5
-    assert bench_rewards.right_by_prompt(row).tolist() == [0.75, 0.25] and row["heldout"] == 0.75
+    assert right_by_prompt(row).tolist() == [0.75, 0.25] and row["heldout"] == 0.75
     assert row["by_category"] == {"one": 0.75, "two": 0.25} and row["ci95"] == [0.25, 0.75]
 
 
@@ -125,7 +138,7 @@ def colors_at(sheet: Image.Image, bottom: int, side: int = 192, gap: int = 8) ->
     return [sheet.getpixel((x + 5, bottom - 5)) for x in range(0, sheet.width, side + gap)]
 
 
-def test_pictures_before_and_after_tuning_say_which_and_of_what(monkeypatch):
+def test_pictures_before_and_after_tuning_say_which_and_of_what():
     jobs = [
         SimpleNamespace(prompt=SimpleNamespace(text=f"a star {i}", category=f"c{i % 4}"), noise_seed=lambda: 0)
         for i in range(6)
@@ -135,9 +148,8 @@ def test_pictures_before_and_after_tuning_say_which_and_of_what(monkeypatch):
         {"method": "refl", "right_by_prompt": "111000"},
     ]
     colors = {None: "red", "lab": "blue"}
-    monkeypatch.setattr(bench_rewards, "load", lambda lora: colors[lora])
-    monkeypatch.setattr(bench_rewards, "generate", lambda pipe, text, seed: coloured(pipe))
-    sheet = bench_rewards.before_and_after(rows, jobs)
+    sheet = bench_rewards.before_and_after(rows, jobs, lambda lora, jobs: coloured(*[colors[lora]] * len(jobs)))
+    assert bench_rewards.before_and_after(rows[1:], jobs) is None
     assert sheet.width == 5 * 192 + 4 * 8  # three that were mended, two that were broken
     assert colors_at(sheet, sheet.height) == [(0, 0, 255)] * 5
     middle = next(y for y in range(100, sheet.height) if sheet.getpixel((5, y)) == (255, 255, 255))
@@ -148,31 +160,35 @@ def test_pictures_before_and_after_tuning_say_which_and_of_what(monkeypatch):
     assert written(sheet.crop((0, 0, 192, 30))) and written(sheet.crop((0, middle, 192, sheet.height - 192)))
 
 
-def test_the_sheet_of_hacking_names_adapters_and_prompts():
+def test_a_sheet_names_rows_and_columns():
     found = {"untuned": coloured("red", "lime"), "kept": coloured("blue", "white")}
-    sheet = bench_hacking._sheet(found, ["a star", "a key", "a moon"][:2])
-    assert sheet.width == 392 and colors_at(sheet, sheet.height) == [(0, 0, 255), (255, 255, 255)]
-    assert all(written(sheet.crop((x, 30, x + 192, 60))) for x in (0, 200)) and written(sheet.crop((0, 0, 100, 30)))
+    made = sheet(found, ["a star", "a key"])
+    assert made.width == 392 and colors_at(made, made.height) == [(0, 0, 255), (255, 255, 255)]
+    assert all(written(made.crop((x, 30, x + 192, 60))) for x in (0, 200)) and written(made.crop((0, 0, 100, 30)))
 
 
 @pytest.mark.slow
 def test_the_hacking_bench_runs_whole(tmp_path):
-    data, text = bench_hacking.main(tmp_path, quick=True, progress=False)
+    data, text = Hacking(out=tmp_path, quick=True, progress=False).run()
     assert {p.name for p in tmp_path.iterdir()} == {"hacking-quick.json", "hacking-quick.md", "hacking-quick.png"}
-    assert [r["step"] for r in data["evaluations"]] == [0, 2, 4][: len(data["evaluations"])] and list(
-        data["right"]
-    ) == [
-        "untuned",
-        "kept",
-        "at the stop",
-    ]
-    assert data["verdict"] in text
+    assert [r["step"] for r in data["evaluations"]] == [0, 2, 4][: len(data["evaluations"])]
+    assert list(data["right"]) == ["untuned", "kept", "at the stop"] and data["verdict"] in text
+
+
+@pytest.mark.slow
+def test_the_sensitivity_bench_runs_whole(tmp_path):
+    plan = sensitivity.Plan(questions=3, pictures=4)
+    data, text = sensitivity.Sensitivity(out=tmp_path, plan=plan, progress=False).run()
+    assert {p.name for p in tmp_path.iterdir()} == {"sensitivity.json", "sensitivity.md"}
+    rewards = [r["reward"] for r in data["rows"]]
+    assert rewards == [*reward_names(), "inversion"] * 2 and "| generated | inversion |" in text
+    assert all(r[k]["questions"] == 3 for r in data["rows"] if r["pictures"] == "renders" for k in KINDS)
 
 
 # --- inversion -----------------------------------------------------------------------------------------------------
 @pytest.mark.slow
 def test_the_speed_bench_of_inversion_runs_whole(tmp_path):
-    data, text = bench_invert_speed.main(tmp_path, device="cpu", quick=True)
+    data, text = InvertSpeed(out=tmp_path, device="cpu", quick=True, progress=False).run()
     assert {p.name for p in tmp_path.iterdir()} == {"invert-speed-quick.json", "invert-speed-quick.md"}
     assert json.loads((tmp_path / "invert-speed-quick.json").read_text()) == data and "embedded (blip), cpu" in text
     assert (
@@ -182,20 +198,26 @@ def test_the_speed_bench_of_inversion_runs_whole(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_inversion_bench_runs_whole(tmp_path, monkeypatch):
+def test_the_inversion_bench_runs_whole(tmp_path):
     plan = bench_invert.Plan(pairs=60, extra=8, steps=2, batch_size=8, kinds=("unet", "vit"), seeds=2, readable=3)
-    monkeypatch.setattr(bench_invert, "make_pairs", lambda pipe, prompts, out, **k: _drawn_pairs(prompts, out))
-    monkeypatch.setattr(bench_invert, "SIMILAR", 0.9999)
     trained = []
-    real = bench_invert.train_predictor
-    monkeypatch.setattr(bench_invert, "train_predictor", lambda kind, *a: trained.append(kind.kind) or real(kind, *a))
-    bench_invert.main(tmp_path, plan=plan, progress=False, only_pairs=True)
+
+    class Counted(bench_invert.Invert):
+        def trained(self, trial):
+            trained.append(trial.kind)
+            return super().trained(trial)
+
+    def run(shard=None, **knobs):
+        bench = Counted(out=tmp_path, plan=plan, progress=False, make=_drawn_pairs, similar=0.9999, **knobs)
+        return bench.run(shard)
+
+    run(only_pairs=True)
     for i in (1, 2):
-        bench_invert.main(tmp_path, plan=plan, progress=False, shard=(i, 2))
+        run(shard=(i, 2))
     assert len(trained) == len(bench_invert.trials(plan)) == 10 and [p.name for p in tmp_path.iterdir()] == [".cache"]
-    data, text = bench_invert.main(tmp_path, plan=plan, progress=False)
+    data, text = run()
     with pytest.raises(InputError, match="kind must be one of"):
-        bench_invert.main(tmp_path, plan=plan, kinds=["gan"])
+        run(kind=["gan"])
     assert len(trained) == 12  # the two of the inverter are read again; the rest is known by its answers
     names = [r["method"] for r in data["rows"]]
     assert names[:3] == ["mean embedding", "caption -> embedding", "CLIP nearest neighbour"]
@@ -215,20 +237,18 @@ def test_the_inversion_bench_runs_whole(tmp_path, monkeypatch):
     assert data["device"] == "cpu" and "Of 3 test images" in text
     assert {p.name for p in tmp_path.iterdir()} == {".cache", "invert.json", "invert.md", "invert.png"}
     inverter = next((tmp_path / ".cache").glob("invert-*/inverter"))
-    job = bench_transplant.make_jobs(True, 1)[:2]
-    again, text = bench_transplant.main(tmp_path, inverter, progress=False, jobs=job)
-    assert [r["method"] for r in again["rows"]][:3] == [
-        "base",
-        "transplanted, weight 0.05",
-        "moved at random, weight 0.05",
-    ]
+    bench = transplant.Transplant(out=tmp_path, inverter=inverter, progress=False, jobs=make_jobs(True, 1)[:2])
+    again, text = bench.run()
+    names = [r["method"] for r in again["rows"]]
+    assert names[:3] == ["base", "transplanted, weight 0.05", "moved at random, weight 0.05"]
     for i, found in enumerate(again["against_control"]):
         ours, theirs = (again["rows"][1 + 2 * i + k]["overall"] for k in (0, 1))
-        assert (
-            found["lead"] == pytest.approx(ours - theirs) and f"weight {bench_transplant.WEIGHTS[i]:g}" in found["of"]
-        )
+        assert found["lead"] == pytest.approx(ours - theirs) and f"weight {transplant.WEIGHTS[i]:g}" in found["of"]
+
+
+def test_a_transplant_needs_an_inverter(tmp_path):
     with pytest.raises(InputError, match="needs an inverter"):
-        bench_transplant.main(tmp_path, None, progress=False)
+        transplant.Transplant(out=tmp_path)
 
 
 def test_effects_are_differences_of_the_rows():
@@ -284,7 +304,7 @@ def test_both_routes_to_the_domain_adaptation_agree():
 
 @pytest.mark.slow
 def test_the_kernel_bench_runs(tmp_path):
-    data, text = bench_kernel.main(tmp_path, quick=True, progress=False)
+    data, text = bench_kernel.Kernel(out=tmp_path, quick=True, progress=False).run()
     row = data["rows"][0]
     assert row["ours"]["seconds"] > 0 < row["direct"]["seconds"] and "2,000" in text
     assert {p.name for p in tmp_path.iterdir()} == {"kernel-quick.json", "kernel-quick.md"}
@@ -299,8 +319,8 @@ def test_cost_of_context_is_of_the_same_loop_with_and_without(tmp_path, monkeypa
         return relation
 
     monkeypatch.setattr(context_cost, "new_relation", counted)
-    monkeypatch.setattr(context_cost, "SIZES", [replace(s, pictures=1, steps=1) for s in context_cost.SIZES[:2]])
-    data, text = context_cost.main(tmp_path, quick=True, progress=False)
+    plan = context_cost.Plan(tuple(replace(s, pictures=1, steps=1) for s in context_cost.SIZES[:2]), repeats=2)
+    data, text = context_cost.ContextCost(out=tmp_path, plan=plan, quick=True, progress=False).run()
     assert [r["name"] for r in data["rows"]] == ["the lab's denoiser", "the reduced one of the runs from nothing"]
     assert len(calls) == 2 * 3  # one a step, in the runs with context alone
     for row in data["rows"]:
@@ -320,7 +340,7 @@ def test_pair_sets_are_kept_as_they_were(tmp_path):
     assert (again.prompts, again.captions) == (made.prompts, made.captions)
 
 
-def _drawn_pairs(prompts, out):
+def _drawn_pairs(pipe, prompts, out, **how):
     from accord.data.pair_folders import write_metadata, write_part
 
     rows = [{"p": p, "se": 0, "c": 5.0, "st": 1, "sa": "none"} for p in prompts]
@@ -352,10 +372,11 @@ def test_the_linear_probe_is_the_least_squares_solution():
 
 
 # --- video ---------------------------------------------------------------------------------------------------------
-def test_the_sheet_of_clips_names_edits_and_methods():
+def test_the_sheet_of_videos_names_edits_and_methods():
     names = ("source", *bench_video.NAMES)
     clips = [SimpleNamespace(frames=coloured(*["red", "blue"] * n)) for n in (2, 4)]
-    sheet = bench_video.sheet(["a star -> a key", "a moon -> a fish"], [[clip] * len(names) for clip in clips])
+    titles = ("a star -> a key", "a moon -> a fish")
+    sheet = bench_video.sheet([(title, [clip] * len(names)) for title, clip in zip(titles, clips, strict=True)])
     assert sheet.width == 8 * 64 and sheet.getpixel((8 * 64 - 1, 100)) == (255, 255, 255)
     assert colors_at(sheet, sheet.height, 64, 0) == [(255, 0, 0), (0, 0, 255)] * 4
     label = (sheet.height - 2 * len(names) * 64) / (2 * len(names))
@@ -364,17 +385,21 @@ def test_the_sheet_of_clips_names_edits_and_methods():
 
 
 @pytest.mark.slow
-def test_the_video_bench_runs_whole(tmp_path, monkeypatch):
+def test_the_video_bench_runs_whole(tmp_path):
     small = tuple(
         (replace(c, tune_steps=min(1, c.tune_steps), num_inference_steps=2, inversion_iterations=1), ways)
         for c, ways in bench_video.METHODS
     )
-    monkeypatch.setattr(bench_video, "METHODS", small)
+
+    def run(edits=1, **how):
+        bench = bench_video.Video(out=tmp_path, quick=True, progress=False, edits=edits, methods=small)
+        return bench.run(**how)
+
     with pytest.raises(InputError, match="no edit is finished"):
-        bench_video.main(tmp_path, quick=True, progress=False, so_far=True)
-    bench_video.main(tmp_path, quick=True, progress=False, count=2, shard=(1, 2))
-    so_far, _ = bench_video.main(tmp_path, quick=True, progress=False, count=2, so_far=True)
-    data, text = bench_video.main(tmp_path, quick=True, progress=False, count=1)
+        run(so_far=True)
+    run(edits=2, shard=(1, 2))
+    so_far, _ = run(edits=2, so_far=True)
+    data, text = run()
     assert data == so_far and data["edits"] == 1 and set(data["parts"]) == {"noun", "8 frames"}
     assert [r["method"] for r in data["rows"]] == list(bench_video.NAMES) and "frames right" in text
     measured = {r["method"]: r["track_error"]["mean"] for r in data["rows"]}
@@ -382,18 +407,18 @@ def test_the_video_bench_runs_whole(tmp_path, monkeypatch):
     assert first["track_error"]["mean"] == pytest.approx(measured["context"] - measured["Tune-A-Video"], abs=2e-4)
     assert json.loads((tmp_path / "video-quick.json").read_text()) == data
     seconds = [r["seconds"]["mean"] for r in data["rows"]]
-    again, _ = bench_video.main(tmp_path, quick=True, progress=False, count=1)
+    again, _ = run()
     assert [r["seconds"]["mean"] for r in again["rows"]] == seconds  # from the cache
     picture = (tmp_path / "video-quick.png").read_bytes()
     assert read_video(tmp_path / "video-quick-0.mp4").size == (64 * (1 + len(bench_video.NAMES)), 64)
     kept = sorted((tmp_path / ".cache").glob("video-quick-*/*.json"))
     for path in kept:  # measured otherwise: the edits are there, and are measured alone
         path.write_text(json.dumps(json.loads(path.read_text()) | {"judged": "by eye", "right": 7.0}))
-    again, _ = bench_video.main(tmp_path, quick=True, progress=False, count=1)
+    again, _ = run()
     assert [r["right"]["mean"] for r in again["rows"]] == [r["right"]["mean"] for r in data["rows"]]
     assert [r["seconds"]["mean"] for r in again["rows"]] == seconds
     shutil.rmtree(tmp_path / ".cache")
-    again, _ = bench_video.main(tmp_path, quick=True, progress=False, count=1)
+    again, _ = run()
     assert [r["seconds"]["mean"] for r in again["rows"]] == seconds  # from the table's own folder
     assert (tmp_path / "video-quick.png").read_bytes() == picture
 
@@ -415,13 +440,13 @@ def test_time_is_of_one_machine():
     assert bench_video.timed_on({"one": [{"device": "A100", "seconds": 1.0}]}) == "A100"
 
 
-def test_memory_of_an_edit_is_told_beside_that_of_the_window(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        video_memory, "CONFIG", replace(video_memory.CONFIG, window=2, overlap=0, tune_steps=1, num_inference_steps=2)
-    )
-    monkeypatch.setattr(video_memory, "FRAMES", (2, 4, 8))
-    monkeypatch.setattr(video_memory, "alone", lambda what, work, *args: work(*args))
-    data, text = video_memory.main(tmp_path, quick=True, progress=False)
+def test_memory_of_an_edit_stands_beside_that_of_the_window(tmp_path):
+    class Here(video_memory.VideoMemory):
+        def measure(self, cell):
+            return video_memory.edit_of(cell, self.plan.config)
+
+    config = replace(video_memory.CONFIG, window=2, overlap=0, tune_steps=1, num_inference_steps=2)
+    data, text = Here(out=tmp_path, plan=video_memory.Plan((2, 4), config), progress=False).run()
     assert [r["frames"] for r in data["rows"]] == [2, 4] and data["rows"][0]["ratio"] == 1 and "| 4 |" in text
     # what must grow: 3 latents of 4 x 16 x 16 float32 a frame
     assert [r["path_mib"] for r in data["rows"]] == [
@@ -478,57 +503,57 @@ def test_the_control_has_the_parameters_of_the_relational_network(lab):
 
 
 def test_the_sheet_of_context_is_labelled_and_can_be_read_again(tmp_path, monkeypatch):
-    """Pictures that no cache has are taken from the sheet that is there, be it one without labels."""
-    monkeypatch.setattr(bench_context, "_plot", lambda data: b"")
-    data, told = json.loads((ROOT / "docs" / "bench" / "context.json").read_text()), {}
-    data.pop("shown_at", None)
-    shown, rng = data["shown"], np.random.default_rng(0)
-    (tmp_path / "context.json").write_text(json.dumps(data))
-    rows = [rng.integers(0, 256, (64, 8 * 64, 3), dtype=np.uint8) for _ in shown]
-    Image.fromarray(np.concatenate(rows)).save(tmp_path / "context-pictures.png")
+    """Pictures that no cache has any more are taken from the sheet that is there."""
+    monkeypatch.setattr(bench_context, "plot", lambda data: b"")
+    committed, told = json.loads((ROOT / "docs" / "bench" / "context.json").read_text()), {}
+    shown, rng = committed["shown"], np.random.default_rng(0)
+    strips = [rng.integers(0, 256, (64, 8 * 64, 3), dtype=np.uint8) for _ in shown]
     for turn in range(2):
-        told[turn], text = bench_context._write(tmp_path, "context", data, tmp_path / "none")
+        bench = bench_context.Context(out=tmp_path)
+        bench.cache = tmp_path / f"cache {turn}"
+        for variant, strip in zip(bench.variants, strips, strict=True) if not turn else ():
+            bench.folder(variant).mkdir(parents=True)
+            Image.fromarray(strip).save(bench.folder(variant) / "pictures.png")
+        told[turn], text = bench.write(committed["rows"])
         sheet = Image.open(tmp_path / "context-pictures.png")
         sheet.load()
         assert told[turn]["shown"] == shown and "; ".join(shown) in text and sheet.width == 8 * 192 + 7 * 8
-        for row, (top, end) in zip(rows, told[turn]["shown_at"], strict=True):
+        for strip, (top, end) in zip(strips, told[turn]["shown_at"], strict=True):
             assert written(sheet.crop((0, top - 40, sheet.width, top)))
             for k in range(8):
                 found = np.asarray(sheet.crop((200 * k, top, 200 * k + 192, end)))
-                assert np.array_equal(found, row[:, 64 * k : 64 * k + 64].repeat(3, 0).repeat(3, 1))
+                assert np.array_equal(found, strip[:, 64 * k : 64 * k + 64].repeat(3, 0).repeat(3, 1))
     assert told[0] == told[1]
 
 
 @pytest.mark.slow
-def test_the_context_bench_runs_whole(tmp_path, monkeypatch):
+def test_the_context_bench_runs_whole(tmp_path):
     plan = bench_context.Plan(scenes=24, steps=2, evaluations=2, prompts=8, looked_at=4, reference=150)
-    monkeypatch.setattr(bench_context, "SAMPLERS", (("DDPM", 2),))
-    monkeypatch.setattr(bench_context, "GUIDANCES", (3.0,))
-    monkeypatch.setattr(
-        bench_context,
-        "VARIANTS",
-        tuple(v for v in bench_context.VARIANTS if v.name in ("plain, wider", "full context")),
-    )
-    real = bench_context.generate_with_context
-    monkeypatch.setattr(
-        bench_context, "generate_with_context", lambda *a, **k: real(*a, **{**k, "num_inference_steps": 2})
-    )
+    variants = tuple(v for v in bench_context.VARIANTS if v.name in ("plain, wider", "full context"))
+    ways = {k: {**bench_context.WAYS[k], "num_inference_steps": 2} for k in ("DDPM 10", "guidance 3")}
+    knobs = {"plan": plan, "seeds": 1, "variants": variants, "ways": ways, "sampling": {"num_inference_steps": 2}}
+
+    def run(kind=bench_context.Context, **how):
+        return kind(out=tmp_path, progress=False, **knobs).run(**how)
+
     with pytest.raises(InputError, match="no run is finished"):
-        bench_context.main(tmp_path, plan=plan, progress=False, seeds=1, so_far=True)
-    bench_context.main(tmp_path, plan=plan, progress=False, seeds=1, shard=(1, 4))
-    so_far, _ = bench_context.main(tmp_path, plan=plan, progress=False, seeds=1, so_far=True)
+        run(so_far=True)
+    run(shard=(1, 4))
+    so_far, _ = run(so_far=True)
     assert [r["variant"] for r in so_far["rows"]] == ["plain, wider"] and not so_far["sampling"]
-    data, text = bench_context.main(tmp_path, plan=plan, progress=False, seeds=1)
-    assert [r["variant"] for r in data["rows"]] == ["plain, wider", "full context"] and data["rows"][0] == so_far[
-        "rows"
-    ][0]
+    data, text = run()
+    assert [r["variant"] for r in data["rows"]] == ["plain, wider", "full context"]
+    assert data["rows"][0] == so_far["rows"][0]
     assert all(set(r["curve"]) == {"1", "2"} and np.isfinite(r["bound"]) for r in data["rows"])
     assert all(len(r["curve"][k]["per_prompt"]) == n for r in data["rows"] for k, n in (("1", 4), ("2", 8)))
     assert data["rows"][0]["relation_parameters"] == 0 < data["rows"][1]["relation_parameters"]
-    assert (
-        set(data["sampling"]) == {"plain, wider", "full context"} and "guidance 3" in data["sampling"]["full context"]
-    )
+    assert set(data["sampling"]) == {"plain, wider", "full context"}
+    assert set(data["sampling"]["full context"]) == {"DDPM 10", "guidance 3"}
     assert "full context less plain, wider" in text and (tmp_path / "context.png").is_file()
-    monkeypatch.setattr(bench_context.Trainings, "row", None)  # a table that is there needs no training
-    again, _ = bench_context.main(tmp_path, plan=plan, progress=False, seeds=1)
+
+    class Untrained(bench_context.Context):
+        row = sweep = None  # a table that is there needs no training
+
+    shutil.rmtree(tmp_path / ".cache")
+    again, _ = run(Untrained)
     assert again == data

@@ -1,4 +1,4 @@
-"""SceneBench's machinery: jobs, cache, intervals, and the methods on the embedded pipeline."""
+"""SceneBench's machinery: jobs, records, the table, and the methods on the embedded pipeline."""
 
 import json
 
@@ -7,26 +7,28 @@ import pytest
 import torch
 from PIL import Image
 
-from accord.diffusion.generate import GUIDANCE, STEPS, generate
+from accord.diffusion.generate import STEPS, generate
 from accord.methods.realign.config import RealignConfig
 from accord.rewards.captioners import load_captioner
 from accord.types import InputError
-from accord_lab.bench import scenes
 from accord_lab.bench.scenes import (
     BATCH,
     SEEDS,
-    Bench,
     Job,
     Made,
-    _removed,
-    bootstrap,
+    Maker,
+    Scenes,
     compared,
+    lead,
+    lead_line,
     make_jobs,
     noun_tokens,
+    page,
+    removed,
+    results,
     right_by_prompt,
     row_of,
     run_method,
-    table,
 )
 from accord_lab.scenes.render import render
 from accord_lab.scenes.scene import Scene, Thing
@@ -34,7 +36,7 @@ from accord_lab.scenes.scene import Scene, Thing
 
 @pytest.fixture(scope="module")
 def bench(lab):
-    return Bench(lab, load_captioner(), RealignConfig(rounds=1))
+    return Maker(lab, load_captioner(), RealignConfig(rounds=1))
 
 
 def jobs_of(texts: tuple[str, ...], seed: int = 1) -> list[Job]:
@@ -51,26 +53,20 @@ def star(jobs: list[Job]) -> list[Made]:
 def test_jobs_are_all_prompts_with_four_seeds():
     full, quick = make_jobs(False), make_jobs(True)
     assert make_jobs(False, 1) == full[: len(full) // 4]
+    assert len(make_jobs(True, 2)) == len(quick) == 2 * len(make_jobs(True, 1))
     with pytest.raises(InputError, match="seeds must be from 1 to 4, not 5"):
         make_jobs(False, 5)
+    with pytest.raises(InputError, match="`quick` takes two seeds at most"):
+        make_jobs(True, 3)
     assert len(full) == 512 * 4 and len({(j.number, j.seed) for j in full}) == len(full)
     noises = [j.noise_seed(attempt) for j in full for attempt in range(3)]
     assert len(set(noises)) == len(noises)  # no two pictures, and no two tries of one, start from the same noise
     assert len(quick) == 32 and {j.prompt.category for j in quick} == {j.prompt.category for j in full}
 
 
-def test_bootstrap_covers_a_known_mean():
-    rng = np.random.default_rng(0)
-    hits = 0
-    for trial in range(100):
-        low, high = bootstrap((rng.random(200) < 0.3).astype(float), lambda x: float(x.mean()), draws=300, seed=trial)
-        hits += low <= 0.3 <= high
-    assert 88 <= hits <= 100
-
-
 def test_errors_removed_is_the_share_of_the_bases_errors():
-    assert _removed(np.asarray([[0.5, 0.75], [0.5, 0.75]])) == pytest.approx(0.5)
-    assert _removed(np.asarray([[1.0, 1.0]])) == 0.0
+    assert removed(np.asarray([[0.5, 0.75], [0.5, 0.75]])) == pytest.approx(0.5)
+    assert removed(np.asarray([[1.0, 1.0]])) == 0.0
 
 
 def test_rows_are_compared_prompt_by_prompt():
@@ -99,27 +95,20 @@ def test_rows_judge_by_the_reader_and_a_stopped_run_goes_on(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run_method("star", method, jobs, cache, False)
     assert len(cache.read_text().splitlines()) == BATCH
-    records = run_method("star", star, jobs, cache, False)
-    assert len(cache.read_text().splitlines()) == len(jobs)
-    for record, job in zip(records, jobs, strict=True):
+    row = run_method("star", star, jobs, cache, False)
+    lines = [json.loads(line) for line in cache.read_text().splitlines()]
+    assert len(lines) == len(jobs) == row["pictures"] and row["denoiser_calls"] == 7
+    records = {(r["number"], r["seed"]): r for r in lines}
+    for job in jobs:
         things = job.prompt.ask.things
-        assert record["right"] == (
+        assert records[job.number, job.seed]["right"] == (
             things[0].noun == "star" and things[0].count == 1 and things[0].color in (None, "red")
         )
-        assert record["calls"] == 7
-    (row,) = compared([row_of("star", records, jobs)], "star", base="star")
-    assert row["errors_removed"] == 0 and row["overall"] == pytest.approx(
-        np.mean([r["right"] for r in records]), abs=1e-4
-    )
-    data = {
-        "rows": [row],
-        "lead_over": "star",
-        "prompts": 3,
-        "seeds": [1],
-        "num_inference_steps": STEPS,
-        "guidance_scale": GUIDANCE,
-    }
-    assert "| star |" in table(data) and json.dumps(row)
+    (again,) = compared([row], "star", base="star")
+    assert again["errors_removed"] == 0
+    assert again["overall"] == pytest.approx(np.mean([r["right"] for r in lines]), abs=1e-4)
+    data = {**results([{**row, "method": "base"}], jobs, "base"), "quick": False}
+    assert "| base |" in page(data) and json.dumps(data)
 
 
 def test_base_is_the_plain_pipeline(bench):
@@ -141,17 +130,25 @@ def test_best_of_four_without_stopping_spends_four(bench):
     assert made.denoiser_calls == 2 * STEPS * 4
 
 
-def test_shards_fill_the_cache_of_the_whole_run(tmp_path, monkeypatch):
-    jobs = jobs_of(("an egg",), 1) + jobs_of(("an egg",), 2)
-    monkeypatch.setattr(scenes, "BATCH", 1)
-    monkeypatch.setattr(scenes, "make_jobs", lambda quick, seeds: jobs)
-    monkeypatch.setattr(scenes, "METHODS", {"base": lambda b: b.base, "best-of-N": lambda b: b.base})
+def test_shards_fill_the_cache_of_the_whole_run(tmp_path):
+    jobs = [j for k in range(BATCH // 2 + 1) for j in jobs_of(("an egg",), k)]
+    jobs += [j for k in range(BATCH // 2) for j in jobs_of(("a key",), k)]  # a batch and a picture
+    made = []
+
+    def drawn(maker):
+        return lambda batch: made.append(len(batch)) or star(batch)
+
+    def run(method, shard=None):
+        methods = {name: method for name in ("base", "best-of-N")}
+        return Scenes(out=tmp_path, progress=False, jobs=jobs, methods=methods).run(shard)
+
     for i in (1, 2):
-        data, _ = scenes.main(None, None, tmp_path, progress=False, shard=(i, 2))
-        assert data["pictures"] == 1 and [p.name for p in tmp_path.iterdir()] == [".cache"]
-    monkeypatch.setattr(scenes, "METHODS", {"base": lambda b: None, "best-of-N": lambda b: None})  # all is there
-    data, _ = scenes.main(None, None, tmp_path, progress=False)
-    assert data["prompts"] == 1 and data["seeds"] == [1, 2] and (tmp_path / "scenes.json").exists()
+        data, _ = run(drawn, (i, 2))
+        assert data["cells"] == 1 and [p.name for p in tmp_path.iterdir()] == [".cache"]
+    assert made == [BATCH, BATCH, 1, 1]
+    data, _ = run(lambda maker: None)  # all is there
+    assert data["prompts"] == 2 and data["seeds"] == list(range(BATCH // 2 + 1))
+    assert {p.name for p in tmp_path.iterdir()} == {".cache", "scenes.json", "scenes.md", "scenes.png"}
 
 
 def test_attend_and_excite_runs_and_leaves_no_processor_behind(bench):
@@ -171,13 +168,13 @@ def test_noun_tokens_are_the_head_nouns(lab):
 
 def test_a_lead_is_paired_by_prompt():
     ours, theirs = ({"pictures": 4, "right_by_prompt": r} for r in ("1110", "1001"))
-    found = scenes.lead(ours, theirs)
+    found = lead(ours, theirs)
     assert found["lead"] == 0.25 and (found["mended"], found["broken"]) == (2, 1)
     assert found["ci95"][0] <= found["lead"] <= found["ci95"][1]
-    assert scenes.told_lead({"of": "a", "over": "b", **found}).startswith("a less b: +25.0 points [")
-    some = scenes.lead(ours, theirs, np.asarray([False, True, True, False]))
+    assert lead_line({"of": "a", "over": "b", **found}).startswith("- a less b: +25.0 points [")
+    some = lead(ours, theirs, np.asarray([False, True, True, False]))
     assert some["lead"] == 0.25 and some["unseen"] == {"lead": 1.0, "ci95": [1.0, 1.0]}
-    assert scenes.told_lead({"of": "a", "over": "b", **some}).endswith(
-        "; on unseen combinations +100.0 points [+100.0, +100.0]"
+    assert lead_line({"of": "a", "over": "b", **some}).endswith(
+        "; on unseen combinations +100.0 points [+100.0, +100.0]\n"
     )
-    assert "unseen" not in scenes.lead(ours, theirs, np.zeros(4, dtype=bool))
+    assert "unseen" not in lead(ours, theirs, np.zeros(4, dtype=bool))

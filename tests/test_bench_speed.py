@@ -11,9 +11,9 @@ from accord.methods.tune.strategies.draft import Draft
 from accord.methods.tune.strategies.grpo import Grpo
 from accord.methods.tune.strategies.raft import Raft
 from accord.rewards.captioners import load_captioner
-from accord.rewards.rewards import make_rewards
+from accord.rewards.composed import make_rewards
 from accord.types import InputError
-from accord_lab.bench import speed, speed_large, speed_tuning
+from accord_lab.bench import measure, speed, speed_large, speed_tuning
 
 CELL = {"seconds", "ratio", "largest_tensor_numel", "largest_tensor_bytes"}
 
@@ -94,9 +94,9 @@ def test_peak_memory_is_asked_of_a_process_of_its_own():
 def test_results_are_written_with_short_numbers(tmp_path, monkeypatch):
     monkeypatch.setattr(speed, "peak_memory", lambda *args: 1.23456)
     tiny = speed.Plan((speed.Size("lab", 1, 8, 2, 1, 1),), sides=(8, 16), regions=(1, 2), side=8, repeats=1)
-    monkeypatch.setattr(speed, "QUICK", tiny)
-    data, text = speed.main(device="cpu", out=tmp_path / "new", quick=True, progress=False)
-    assert {p.name for p in (tmp_path / "new").iterdir()} == {"speed.json", "speed.md", "speed.png"}
+    data, text = speed.Speed(device="cpu", out=tmp_path / "new", plan=tiny, quick=True, progress=False).run()
+    written = {p.name for p in (tmp_path / "new").iterdir()}
+    assert written == {"speed-quick.json", "speed-quick.md", "speed-quick.png"}
     assert data["networks"][0]["step"]["plain"]["peak_mib"] == 1.235
     assert [r["latents"] for r in data["attention"]["resolution"]] == [8, 16]
     assert [r["regions"] for r in data["attention"]["regions"]] == [1, 2]
@@ -106,7 +106,14 @@ def test_results_are_written_with_short_numbers(tmp_path, monkeypatch):
 
 def test_an_unknown_device_is_refused_before_anything_is_measured(tmp_path):
     with pytest.raises(InputError, match=r"device 'nonsense' is unknown; use cpu, cuda or cuda:N"):
-        speed.main(device="nonsense", out=tmp_path)
+        speed.Speed(device="nonsense", out=tmp_path)
+
+
+def test_work_takes_turns_and_ratios_are_of_a_round():
+    done = []
+    taken = measure.turns({name: lambda name=name: done.append(name) for name in "ab"}, 3, "cpu")
+    assert "".join(done) == "ababab" and [len(times) for times in taken.values()] == [3, 3]
+    assert measure.ratios({"a": [1.0, 2.0], "b": [3.0, 3.0]}, "b") == [3.0, 1.5]
 
 
 # --- real sizes ----------------------------------------------------------------------------------------------------
@@ -142,7 +149,8 @@ def test_networks_of_every_class_are_measured_plain_and_modulated(tmp_path):
         replace(n, config=n.config | less, side=16, tokens=12, dtype=torch.float32)
         for n, less in zip(speed_large.NETWORKS, SMALL, strict=True)
     )
-    data, text = speed_large.main(tmp_path, "cpu", progress=False, networks=networks, repeats=1)
+    plan = speed_large.Plan(networks, repeats=1)
+    data, text = speed_large.SpeedLarge(out=tmp_path, device="cpu", progress=False, plan=plan).run()
     assert {p.name for p in tmp_path.iterdir()} == {"speed-large.json", "speed-large.md"}
     for r in data["rows"]:
         assert (
@@ -164,7 +172,7 @@ def test_the_real_sizes_are_the_published_ones():
 
 def test_real_sizes_want_a_gpu(tmp_path):
     with pytest.raises(InputError, match="measured on a GPU"):
-        speed_large.main(tmp_path, "cpu")
+        speed_large.SpeedLarge(out=tmp_path, device="cpu")
     assert not list(tmp_path.iterdir())
 
 
@@ -199,7 +207,7 @@ def test_projections_count_every_call():
 
 @pytest.mark.slow
 def test_the_cost_of_tuning_is_written(tmp_path):
-    data, text = speed_tuning.main(tmp_path, quick=True, progress=False)
+    data, text = speed_tuning.SpeedTuning(out=tmp_path, quick=True, progress=False).run()
     assert {p.name for p in tmp_path.iterdir()} == {"speed-tuning-quick.json", "speed-tuning-quick.md"}
     assert set(data["strategies"]) == set(speed_tuning.TIMED) and all(
         c["peak_mib"] > 0 for c in data["strategies"].values()

@@ -1,7 +1,9 @@
 """The command line: help, clear refusals, and what is loaded when."""
 
+import ast
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +19,7 @@ from typer.testing import CliRunner
 
 import accord
 from accord import cli
-from accord.cli.options import file_name
+from accord.cli.options import CALLED, file_name
 from accord_lab.scenes.render import render
 from accord_lab.scenes.scene import Scene, Thing
 
@@ -238,12 +240,9 @@ def test_file_names_come_from_the_prompt_and_stay_in_the_folder(prompt, expected
         ("train context --pairs p --scenes 5", "--scenes"),
         ("train context --clip x", "--clip"),
         ("train inverter --pairs p --captioner x", "--captioner"),
-        ("bench rewards --sensitivity --shard 1/2", "--shard"),
-        ("bench rewards --hacking --minutes 3", "--minutes"),
-        ("bench invert --transplant --kind vit", "--kind"),
-        ("bench invert --large", "--large"),
-        ("bench video --memory --edits 3", "--edits"),
-        ("bench speed --tuning --device cpu", "--device"),
+        ("bench rewards --so-far --shard 1/2", "--shard"),
+        ("bench invert --only-pairs --kind vit", "--kind"),
+        ("bench kernel --quick --large", "--large"),
     ],
 )
 def test_an_option_that_would_do_nothing_is_refused(accord_cli, words, option):
@@ -251,7 +250,66 @@ def test_an_option_that_would_do_nothing_is_refused(accord_cli, words, option):
     assert_refused(accord_cli(*words.split()), f"{option} is not used", "leave it out")
 
 
+def test_an_unknown_bench_is_refused_with_the_names_that_there_are(accord_cli):
+    names = [path[1] for path, _ in COMMANDS if path[:1] == ("bench",) and len(path) > 1]
+    assert_refused(accord_cli("bench", "bogus"), "bench 'bogus' is unknown; use scenes, rewards", ", ".join(names))
+
+
 # --- imports -------------------------------------------------------------------------------------------------------
+# --- arguments in messages -------------------------------------------------------------------------------------------
+ROOT = Path(__file__).parents[1]
+
+
+def named_arguments() -> list[tuple[str, str]]:
+    """(file:line, name) of each `name` in the text of an InputError of the library."""
+    found = []
+    for path in sorted((ROOT / "src").rglob("*.py")):
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf8"))):
+            if not isinstance(call, ast.Call) or getattr(call.func, "id", "") != "InputError":
+                continue
+            texts = [n.value for n in ast.walk(call) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+            where = f"{path.relative_to(ROOT)}:{call.lineno}"
+            found += [(where, name) for text in texts for name in re.findall(r"`(\w+)[^`]*`", text)]
+    return found
+
+
+def public_arguments() -> set[str]:
+    """Names of the arguments of all functions whose name does not begin with _."""
+    found = set()
+    for path in (ROOT / "src").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf8"))):
+            if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+                found |= {a.arg for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)}
+    return found
+
+
+def test_every_argument_that_a_message_names_is_one_and_has_an_option():
+    named, arguments = named_arguments(), public_arguments()
+    options = {p.name for _, command in COMMANDS for p in command.params if p.opts[0].startswith("--")}
+    assert len(named) > 15
+    assert [(where, name) for where, name in named if name not in arguments] == []
+    assert [(where, name) for where, name in named if CALLED.get(name, name) not in options] == []
+    assert CALLED.keys() <= {name for _, name in named} and set(CALLED.values()) <= options
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        (("generate", "a star", "--out", "afile/new"), "output folder 'afile/new' cannot be written"),
+        (("generate", "a star", "--out", "afile/`out`"), "output folder 'afile/`out`' cannot be written"),
+        (("generate", "a star", "--out", "afile/it's `out`"), 'output folder "afile/it\'s `out`" cannot be written'),
+        (
+            ("generate", "a star", "--out", "afile/it's \"`out`"),
+            "output folder 'afile/it\\'s \"`out`' cannot be written",
+        ),
+    ],
+    ids=["plain", "quoted", "apostrophe", "both"],
+)
+def test_arguments_are_shown_as_options_and_what_a_user_wrote_as_it_is(accord_cli, words, shown):
+    Path("afile").write_text("no folder")
+    assert_refused(accord_cli(*words), shown, "choose another --out")
+
+
 @pytest.mark.parametrize("module", ["accord", "accord.cli"])
 def test_importing_loads_no_heavy_library(module):
     heavy = {"torch", "diffusers", "transformers", "scipy", "matplotlib"}
@@ -290,7 +348,9 @@ def test_tuning_from_the_command_line(accord_cli, tmp_path):
     assert_refused(accord_cli(*start, "--out", "run", *small, "--rank", "3"), "was begun with rank=2, not 3")
     of_grpo = ("--strategy", "grpo", "--strategy-option")
     assert_refused(accord_cli(*start, *of_grpo, "groups=8"), "no knob 'groups'; its own are group_size")
-    assert_refused(accord_cli(*start, *of_grpo, "group_size=1"), "group_size must be at least 2")
+    assert_refused(
+        accord_cli(*start, *of_grpo, "group_size=1"), "--strategy-option group_size must be at least 2, not 1"
+    )
     assert_refused(accord_cli(*start, *of_grpo, "group_size"), "is not NAME=NUMBER")
     assert_refused(accord_cli(*start, "--stop-from", "0.5", "--strategy-option", "stop_from=0.3"), "given twice")
     assert_refused(accord_cli(*start, "--reward", "beauty"), "score 'beauty' is unknown")
@@ -402,7 +462,7 @@ def test_inversion_from_the_command_line(accord_cli, tmp_path):
     assert code == 0 and json.loads(out)["pairs"] == 3 and Path("made/metadata.parquet").is_file()
 
 
-def test_editing_a_clip_from_the_command_line(accord_cli):
+def test_editing_a_video_from_the_command_line(accord_cli):
     from accord.data.video import read_video, write_video
     from accord_lab.scenes.videos import moving_scene
 

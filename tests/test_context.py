@@ -401,7 +401,7 @@ def test_callbacks_several_pictures_and_bad_input():
         context("a red star")
 
 
-def test_a_denoiser_distilled_with_guidance_is_told_its_scale():
+def test_a_denoiser_distilled_with_guidance_gets_its_scale():
     """As LCM's: no unconditional half, and zero context is the plain pipeline there too."""
     pipe = tiny_pipeline()
     torch.manual_seed(1)

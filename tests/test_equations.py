@@ -251,12 +251,19 @@ def test_half_precision_is_the_formula(kind, error, exempt):
     q, k, v, m, e, alpha = setting(7)
     x = (torch.arange(S) < 3).double().expand(B, S) if exempt else None
     bias = torch.randn(B, N, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-    results: dict[str, list[torch.Tensor]] = {"one": [], "blocks": []}
+    results: dict[str, list[torch.Tensor]] = {"one": [], "block": [], "blocks": []}
     for t in (torch.float64, kind):
         mask = None if x is None else x.to(t)
         parts = [p.to(t) for p in (q, k, alpha, m, e)]
         results["one"].append(attend(*augment(*parts, key_bias=bias.to(t), exempt=mask), v.to(t), D))
         block = Block(slice(S), alpha.to(t), e.to(t), bias.to(t), mask)
-        results["blocks"].append(attend(*augment_blocks(q.to(t), k.to(t), m.to(t), [block]), v.to(t), D))
+        # of two blocks, what drops out of the softmax of one by itself counts
+        early, late = slice(S // 2), slice(S // 2, S)
+        two = [
+            Block(early, alpha.to(t), e[:, early].to(t), None, None if mask is None else mask[:, early]),
+            Block(late, 0.2 * alpha.to(t), e[:, late].to(t), bias.to(t), None),
+        ]
+        for name, blocks in (("block", [block]), ("blocks", two)):
+            results[name].append(attend(*augment_blocks(q.to(t), k.to(t), m.to(t), blocks), v.to(t), D))
     for exact, half in results.values():
         assert half.dtype == kind and (half.double() - exact).abs().max() < error

@@ -12,6 +12,7 @@ import zlib
 import numpy as np
 import pytest
 import torch
+from conftest import png_chunk
 from PIL import Image
 
 from accord.data.images import Pictures, crop, fit, open_image, to_pil, to_tensor
@@ -163,12 +164,12 @@ def test_damaged_bytes_are_refused_or_read_and_nothing_else(tmp_path, suffix):
 def png_header(width: int, height: int) -> bytes:
     """A PNG that claims a size and holds a few bytes."""
 
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 99)) + chunk(b"IEND", b"")
+        b"\x89PNG\r\n\x1a\n"
+        + png_chunk(b"IHDR", header)
+        + png_chunk(b"IDAT", zlib.compress(b"\0" * 99))
+        + png_chunk(b"IEND", b"")
     )
 
 

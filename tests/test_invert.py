@@ -4,7 +4,6 @@ import json
 import math
 import shutil
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +21,7 @@ from accord.data.shards import parse_shard
 from accord.diffusion.loop import generators
 from accord.diffusion.lora import add_lora
 from accord.methods.invert.alignment import InversionScore
+from accord.methods.invert.bank import Bank, not_english
 from accord.methods.invert.bulk import invert_files, labelled_by
 from accord.methods.invert.config import InvertTrainConfig, PredictorConfig
 from accord.methods.invert.data import PairSet, load_pairs
@@ -36,11 +36,12 @@ from accord.methods.invert.equations import (
     spherical_kmeans,
 )
 from accord.methods.invert.fit import train_inverter
-from accord.methods.invert.invert import Bank, _seen, invert, not_english, readable_prompt
 from accord.methods.invert.inverter import Inverter
 from accord.methods.invert.kernel import DomainKernel
 from accord.methods.invert.pairs import make_pairs
 from accord.methods.invert.predictors import UNetTower, build
+from accord.methods.invert.readable import readable_prompts
+from accord.methods.invert.reader import Reader, invert
 from accord.methods.invert.split import group_near_duplicates, split_groups
 from accord.methods.invert.train import _folds, out_of_fold_scores, predict, train_predictor
 from accord.methods.invert.transplant import perturbed, transplanted
@@ -169,9 +170,9 @@ def test_domain_kernel_mends_a_bent_prediction_and_refuses_a_degenerate_kernel()
     truth = F.normalize(torch.randn(1200, 8, generator=g), dim=-1)
     push = 0.6 * torch.tensor([1.0, -1] * 4) * (truth[:, :1] > 0)  # not linear: half of the sphere is pushed aside
     bent = F.normalize(truth + push + 0.02 * torch.randn(1200, 8, generator=g), dim=-1)
-    level = DomainKernel.fit(bent[:800], truth[:800], bent[800:], centroids=64, gamma=4.0, penalty=1e-5)
+    kernel = DomainKernel.fit(bent[:800], truth[:800], bent[800:], centroids=64, gamma=4.0, penalty=1e-5)
     before = F.cosine_similarity(bent[800:], truth[800:]).mean()
-    assert F.cosine_similarity(level(bent[800:]), truth[800:]).mean() > before + 0.15
+    assert F.cosine_similarity(kernel(bent[800:]), truth[800:]).mean() > before + 0.15
     same = F.normalize(torch.ones(50, 8) + 1e-4 * torch.randn(50, 8, generator=g), dim=-1)
     with pytest.raises(InputError, match="the kernel is degenerate"):
         DomainKernel.fit(same, truth[:50], same, centroids=8)
@@ -594,14 +595,73 @@ def test_invert_gives_words_retrieval_and_a_prompt(vocabulary, embed):
         invert(odd[0], made, embed=narrow)
 
 
+class Counted:
+    """A real object that keeps how many pictures or texts each call of it was given."""
+
+    def __init__(self, real) -> None:
+        self.real, self.asked = real, {}
+
+    def _asked(self, name, call):
+        def asked(first, *rest, **options):
+            self.asked.setdefault(name, []).append(len(first) if hasattr(first, "__len__") else 1)
+            return call(first, *rest, **options)
+
+        return asked
+
+    def __getattr__(self, name):
+        found = getattr(self.real, name)
+        return self._asked(name, found) if name in ("caption", "encode", "log_likelihood") else found
+
+    def __call__(self, *given, **options):
+        return self._asked("call", self.real)(*given, **options)
+
+
+def test_a_reader_converts_scales_captions_and_embeds_once(vocabulary, embed, monkeypatch):
+    """For an inverter that reads captions itself, of a captioner that the readable prompt is made with too."""
+    from accord.methods.invert import inverter as module
+
+    made = inverter(vocabulary, "unet", "clip")
+    made.captioner, embedder = Counted(load_captioner()), Counted(embed)
+    converted, scaled = Counted(module.to_rgb), Counted(module.fit)
+    monkeypatch.setattr(module, "to_rgb", converted)
+    monkeypatch.setattr(module, "fit", scaled)
+    reader = Reader.of(made, ["a red star", "two blue keys"], embed=embedder)
+    assert reader.captioner is made.captioner and embedder.asked["call"] == [2]  # the bank, once and for all
+    wide = [picture(i).resize((100, 80)) for i in range(5)]
+    found = reader(wide)
+    assert converted.asked["call"] == [1] * 5
+    assert scaled.asked["call"] == [1] * 5 + [5] * 2  # each picture to the one side, which the predictors take as it is
+    assert made.captioner.asked["caption"] == made.captioner.asked["encode"] == [5]
+    first, *rounds = embedder.asked["call"][1:]  # candidates of all pictures, then edits of all
+    assert 3 <= first <= 5 + 2 and len(rounds) <= 2 and len(made.captioner.asked["log_likelihood"]) == 1 + len(rounds)
+    assert len(found) == 5 and all(r.prompt for r in found)
+    made.captioner.asked.clear()
+    assert replace(reader, captioner=None)(wide[:2])[0].prompt in reader.bank.prompts  # words only, of the nearest
+    assert made.captioner.asked == {"caption": [2]}  # which its own predictor reads
+
+
+def test_a_picture_is_read_alone_as_among_others(embed):
+    reader = Reader.of(bank=["a red star and a blue key", "two green trees", "a purple fish"], embed=embed)
+    pictures = [picture(i) for i in range(6)] + [picture(0).resize((90, 40))]
+    together = reader(pictures)
+    for image, among in zip(pictures, together, strict=True):
+        [alone] = reader([image])
+        assert alone.prompt == among.prompt and [w for w, _ in alone.words] == [w for w, _ in among.words]
+        assert [t for t, _ in alone.retrieved] == [t for t, _ in among.retrieved]
+        assert alone.score == pytest.approx(among.score, abs=1e-5)
+        assert torch.allclose(alone.embedding, among.embedding, atol=1e-5)
+    assert len({r.prompt for r in together}) > 3  # each its own
+    with pytest.raises(InputError, match="needs a sentence embedder"):
+        replace(reader, embed=None)
+
+
 def test_the_readable_prompt_is_edited_towards_the_embedding(embed):
     captioner = load_captioner()
     truth = "a blue key on a gray background"
     words = Vocabulary(("blue", "red", "key", "star", "gray"))
-    probability = torch.tensor([0.9, 0.1, 0.9, 0.1, 0.9])
-    found, cosine = readable_prompt(
-        ["a red key on a gray background", "a tree"], embed([truth])[0], probability, words, embed, captioner.lexicon
-    )
+    probability = torch.tensor([[0.9, 0.1, 0.9, 0.1, 0.9]])
+    candidates = [["a red key on a gray background", "a tree"]]
+    [(found, cosine)] = readable_prompts(candidates, embed([truth]), probability, words, embed, captioner.lexicon)
     assert found == truth and cosine == pytest.approx(1, abs=1e-4)
 
 
@@ -614,23 +674,24 @@ def test_what_the_captioner_sees_decides_between_prompts_that_are_as_near(embed)
         / 255
     )
     captioner, words = load_captioner(), Vocabulary.build(["a red star", "a blue star", "a green star"], 10)
-    states, even = captioner.encode(picture), torch.full((len(words),), 0.5)
+    states, even = captioner.encode(picture), torch.full((1, len(words)), 0.5)
     colors = ["a blue star", "a red star", "a green star"]
     middle = torch.nn.functional.normalize(
         torch.linalg.pinv(embed(colors)) @ torch.ones(3), dim=0
     )  # as near to each of them
-    seen = partial(_seen, captioner, states)
-    assert int(seen(colors).argmax()) == 1
-    assert readable_prompt(colors, middle, even, words, embed, captioner.lexicon, seen)[0] == "a red star"
+    seen = lambda texts, image_of: captioner.log_likelihood(states, texts, image_of)  # noqa: E731
+    assert int(seen(colors, [0] * 3).argmax()) == 1
+    [(found, _)] = readable_prompts([colors], middle[None], even, words, embed, captioner.lexicon, seen)
+    assert found == "a red star"
 
 
-def test_bulk_shards_are_whole_and_done_once(vocabulary, tmp_path):
+def test_bulk_shards_are_whole_and_done_once(vocabulary, embed, tmp_path):
     folder = tmp_path / "pictures"
     folder.mkdir()
     for i in range(5):
         picture(i).save(folder / f"{i}.png")
     (folder / "3.png").write_bytes(b"broken")
-    made, paths = inverter(vocabulary, "clip"), list_images(folder)
+    made, paths = Reader(inverter(vocabulary, "clip")), list_images(folder)
     one = invert_files(paths, tmp_path / "o.jsonl", (1, 2), made)
     two = invert_files(paths, tmp_path / "o.jsonl", (2, 2), made)
     assert (one["images"], two["images"]) == (3, 1) and two["skipped"][0]["image"].endswith("3.png")
@@ -641,11 +702,11 @@ def test_bulk_shards_are_whole_and_done_once(vocabulary, tmp_path):
     assert all(a["done_before"] for a in again) and [a["skipped"] for a in again] == [[], two["skipped"]]
     for changed, what in (
         ({"paths": paths[1:]}, "pictures"),
-        ({"inverter": inverter(vocabulary, "vit")}, "inverter"),
-        ({"readable": True}, "readable"),
+        ({"reader": Reader(inverter(vocabulary, "vit"))}, "inverter"),
+        ({"reader": replace(made, captioner=load_captioner(), embed=embed)}, "readable"),
     ):
         with pytest.raises(InputError, match=f"there already, and was made with other '{what}'"):
-            invert_files(**{"paths": paths, "out": tmp_path / "o.jsonl", "shard": (1, 2), "inverter": made, **changed})
+            invert_files(**{"paths": paths, "out": tmp_path / "o.jsonl", "shard": (1, 2), "reader": made, **changed})
     nothing = invert_files(paths[:2], tmp_path / "few.parquet", (3, 3), made)  # a share without a picture is a part too
     assert nothing["images"] == 0 and Path(nothing["out"]).is_file()
     assert parse_shard("3/8") == (3, 8)
@@ -670,10 +731,10 @@ def test_domain_adaptation_moves_the_embeddings_alone_and_never_harms(vocabulary
     skipped = PairsFile()
     labelled = labelled_by(
         made, table, lambda texts: vectors @ turn, skipped
-    )  # what the first level says, turned: it can be learnt
+    )  # what the inverter says, turned: it can be learnt
     assert labelled[0].shape == labelled[1].shape == (40, 384) and not skipped.skipped
     plain, adapted = (
-        invert_files(paths, tmp_path / f"{n}.jsonl", inverter=made, labelled=x)["out"]
+        invert_files(paths, tmp_path / f"{n}.jsonl", reader=Reader(made), labelled=x)["out"]
         for n, x in (("plain", None), ("adapted", labelled))
     )
     before, after = ([json.loads(s) for s in Path(p).read_text().splitlines()] for p in (plain, adapted))
@@ -700,9 +761,9 @@ def test_domain_adaptation_that_has_learnt_prompts_by_heart_is_refused():
     answers, source = truth.repeat_interleave(4, 0), read.repeat_interleave(4, 0)
     source = F.normalize(source + 0.02 * torch.randn(240, 16, generator=generator), dim=-1)
     half = torch.arange(240) % 2 == 0  # every prompt in both halves
-    level = DomainKernel.fit(source[half], answers[half], source, 100, 10.0, 1e-4)
+    kernel = DomainKernel.fit(source[half], answers[half], source, 100, 10.0, 1e-4)
     gain = (
-        F.cosine_similarity(level(source[~half]), answers[~half]).mean()
+        F.cosine_similarity(kernel(source[~half]), answers[~half]).mean()
         - F.cosine_similarity(source[~half], answers[~half]).mean()
     )
     assert gain > 0.005
@@ -724,9 +785,9 @@ def test_domain_adaptation_passes_over_a_degenerate_gamma(monkeypatch):
 def test_domain_adaptation_with_a_heavy_penalty_is_the_first():
     generator = torch.Generator().manual_seed(0)
     source, answers = (F.normalize(torch.randn(80, 8, generator=generator), dim=-1) for _ in range(2))
-    level = DomainKernel.fit(source, answers, source, 10, 10.0, 1e6)
+    kernel = DomainKernel.fit(source, answers, source, 10, 10.0, 1e6)
     shift = (answers - source).mean(0)  # the intercept has no penalty
-    assert torch.allclose(level(source), F.normalize(source + shift, dim=-1), atol=1e-4)
+    assert torch.allclose(kernel(source), F.normalize(source + shift, dim=-1), atol=1e-4)
     with pytest.raises(InputError, match=r"answers of shape \(80, 4\)"):
         DomainKernel.fit(source, answers[:, :4], source, 10)
 

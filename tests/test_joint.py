@@ -59,7 +59,7 @@ def test_spans_are_those_of_every_text_encoder(joint):
     assert all(PROMPT[slice(*spans[i])].strip() == "blue" for i in found)
 
 
-def test_what_is_recorded_is_where_the_image_looks(joint):
+def test_what_is_recorded_is_where_the_image_attends(joint):
     """The hooks' queries, keys and values are the layers' own: plain attention over them gives the same picture."""
     plain, seen = pictures(joint), []
 

@@ -14,9 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import MODELS, tiny_pipeline
+from conftest import MODELS, moving, tiny_pipeline
 from diffusers import DDIMScheduler
-from test_video import moving
 from torch.nn import functional as F
 
 from accord.diffusion.loop import decode_with_grad
@@ -43,7 +42,7 @@ from accord.methods.tune.train import Tuner
 from accord.methods.video.config import EditConfig
 from accord.methods.video.editing import VideoEditor
 from accord.methods.video.windows import window_rows
-from accord.rewards.rewards import Composed
+from accord.rewards.composed import Composed
 from accord.training.guard import Guard, GuardConfig
 from accord.training.loop import LoopConfig, step_generator
 from accord.training.processes import Processes
@@ -324,11 +323,24 @@ def test_a_share_of_the_captions_is_dropped_from_the_denoising_loss(tmp_path, mo
 
 
 def test_sft_lowers_the_denoising_loss_and_no_reward_moves_it(tmp_path):
-    tuner = tuner_of(tmp_path / "a", "sft", constant=CONSTANT, pretrain_weight=1.0)
-    bias = bias_of(tuner)
-    before = bias.detach().norm()
-    descend(tuner, 6, 0.05)
-    assert bias.detach().norm() < before - 0.1  # noise has the mean zero, and so is the best constant
+    """Measured on the same pictures with the same noise, before and after; the reward and its opposite end alike."""
+    ends = []
+    for sign in (1.0, -1.0):
+        tuner = tuner_of(tmp_path / f"{sign}", "sft", sign, constant=CONSTANT, pretrain_weight=1.0)
+        bias = bias_of(tuner)
+
+        def denoising(tuner: Tuner = tuner) -> float:
+            generators = [torch.Generator().manual_seed(700 + i) for i in range(16)]
+            with torch.no_grad():
+                return float(tuner.rollouts.denoising_loss(torch.zeros(16, 4, 16, 16), PROMPTS * 4, generators)[0])
+
+        before, start = denoising(), bias.detach().clone()
+        descend(tuner, 6, 0.05)
+        # noise has the mean zero and the variance one: the loss of a constant c is 1 + mean c^2
+        expected = float(bias.detach().square().mean() - start.square().mean())
+        assert expected < -0.02 and denoising() - before == pytest.approx(expected, abs=0.015)
+        ends.append(bias.detach().clone())
+    assert torch.equal(*ends)
 
 
 def test_drift_is_the_distance_from_the_untuned_network_and_training_lowers_it(tmp_path):

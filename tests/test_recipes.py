@@ -100,6 +100,18 @@ def test_the_contest_is_won_by_looking_at_the_own_phrase():
         assert lost(left, right) == pytest.approx(-np.log(share), abs=1e-4)
 
 
+def test_the_contest_of_pixels_that_look_at_no_phrase_is_even():
+    """-log of (own + 1e-6) / (all + 1e-6); a batch without a contest loses nothing."""
+    tokens = torch.eye(3)[None]
+    places = torch.zeros(1, 3, 8, 8)
+    grounding = Grounding()
+    grounding.maps = [torch.full((1, 64, 3), 1e-6)]
+    assert float(grounding.loss(tokens, places)) == 0
+    places[0, 0] = 1
+    grounding.maps = [torch.tensor([1e-6, 3e-6, 0.0]).expand(1, 64, 3)]
+    assert float(grounding.loss(tokens, places)) == pytest.approx(-np.log(2 / 5), rel=1e-4)
+
+
 def test_grounded_attention_is_plain_attention_and_its_loss_reaches_the_queries():
     torch.manual_seed(0)
     unet: UNet2DConditionModel = build(32, widths=(32, 32, 32))

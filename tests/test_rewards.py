@@ -1,24 +1,23 @@
 """Rewards on tiny BLIP, BLIP-2 and CLIP models, on the lab's, and on the packaged sentence embedder."""
 
+import importlib
 import math
+import sys
 
 import pytest
 import torch
-from test_score import KEY, STAR, picture, tiny_blip, tiny_blip2
+from conftest import KEY, STAR, picture, tiny_blip, tiny_blip2
 
 from accord.data.images import to_tensor
+from accord.rewards import registry
 from accord.rewards.captioners import load_captioner
 from accord.rewards.clip import load_clip
-from accord.rewards.rewards import (
-    CaptionContrast,
-    CaptionLikelihood,
-    CaptionReward,
-    ClipReward,
-    Composed,
-    check_gradient,
-    make_rewards,
-    swapped,
-)
+from accord.rewards.composed import Composed, check_gradient, make_rewards
+from accord.rewards.named.caption import CaptionReward
+from accord.rewards.named.clip import ClipReward
+from accord.rewards.named.contrast import CaptionContrast, swapped
+from accord.rewards.named.likelihood import CaptionLikelihood
+from accord.rewards.registry import registered, reward_names
 from accord.rewards.sentence import load_sentence
 from accord.types import InputError
 
@@ -158,6 +157,49 @@ def test_rewards_by_name():
         make_rewards({})
     with pytest.raises(ValueError, match="must have the same names"):
         Composed({"clip": ClipReward(load_clip())}, {"caption": 1.0})
+
+
+def test_the_names_are_those_of_the_files_and_keep_their_order():
+    assert reward_names()[:5] == ("caption", "caption-clip", "likelihood", "contrast", "clip")
+    assert reward_names() == tuple(registered())
+    assert [n for n, r in registered().items() if r.differentiable][:3] == ["likelihood", "contrast", "clip"]
+    with pytest.raises(InputError, match=r"a likelihood, contrast(, .*)? or .* reward"):
+        check_gradient(CaptionReward(tiny_blip(), load_clip().text_features), pictures(), TEXTS)
+    with pytest.raises(ValueError, match="'clip' is registered already"):
+        registry.reward("clip")(ClipReward)
+    with pytest.raises(ValueError, match="needs 'oracle', which is none of captioner, clip, embed"):
+        registry.reward("new", needs=("oracle",))
+
+
+def test_a_reward_is_given_what_it_needs():
+    captioner, clip = tiny_blip(), load_clip()
+    bag = lambda texts: torch.ones(len(texts), 1)  # noqa: E731
+    made = make_rewards({"caption": 1.0, "caption-clip": 1.0, "clip": 1.0}, captioner, clip, embed=bag).rewards
+    assert made["caption"].captioner is made["caption-clip"].captioner is captioner and made["clip"].clip is clip
+    assert made["caption"].embed is bag and made["caption-clip"].embed == clip.text_features
+
+
+def test_a_reward_is_one_file(tmp_path, monkeypatch):
+    """Adding it is all that is needed, for `make_rewards`, for its errors and for the command line."""
+    (tmp_path / "very_colourful.py").write_text(
+        "from accord.rewards.registry import reward\n\n\n"
+        "@reward('very-colourful')\n"
+        "class VeryColourful:\n"
+        "    differentiable = True\n\n"
+        "    def __call__(self, images, prompts):\n"
+        "        return images.std(1).mean((1, 2))\n"
+    )
+    monkeypatch.setattr(registry, "_REWARDS", dict(registered()))
+    monkeypatch.setattr(registry.named, "__path__", [*registry.named.__path__, str(tmp_path)])
+    importlib.invalidate_caches()
+    try:
+        assert reward_names()[-1] == tuple(registered())[-1] == "very-colourful"
+        found = make_rewards({"very-colourful": 1.0})(pictures(), TEXTS)
+        assert torch.allclose(found, pictures().std(1).mean((1, 2)))
+        with pytest.raises(InputError, match=r"choose among caption, .*, very-colourful"):
+            make_rewards({"nonsense": 1.0})
+    finally:
+        sys.modules.pop("accord.rewards.named.very_colourful", None)
 
 
 def test_a_reward_that_never_varies_is_refused():

@@ -3,65 +3,17 @@
 import numpy as np
 import pytest
 import torch
-from conftest import MODELS, tiny_tokenizer
+from conftest import KEY, MODELS, STAR, picture, tiny_blip, tiny_blip2
 from PIL import Image
-from transformers import (
-    AutoTokenizer,
-    Blip2Config,
-    Blip2ForConditionalGeneration,
-    BlipConfig,
-    BlipForConditionalGeneration,
-)
 
 from accord.data.images import to_tensor
 from accord.data.lexicon import DEFAULT
 from accord.data.prompts import parse, swaps
-from accord.rewards.captioners import Captioner, load_captioner
+from accord.rewards.captioners import load_captioner
 from accord.rewards.clip import load_clip
 from accord.rewards.diagnosis import align, score
 from accord.types import InputError
-from accord_lab.scenes.render import render
-from accord_lab.scenes.scene import Scene, Thing
-
-STAR = Thing("star", "red", "big", (3, 20, 31, 47))
-KEY = Thing("key", "blue", "big", (34, 18, 62, 46))
-
-
-def picture(*things: Thing) -> Image.Image:
-    return Image.fromarray(render(Scene("white", things)))
-
-
-def tiny_blip() -> Captioner:
-    torch.manual_seed(0)
-    tokenizer = AutoTokenizer.from_pretrained(MODELS / "captioner")
-    text = {"vocab_size": len(tokenizer), "hidden_size": 32, "encoder_hidden_size": 32, "intermediate_size": 64}
-    text |= {"num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 64}
-    text |= {"bos_token_id": tokenizer.bos_token_id, "sep_token_id": tokenizer.sep_token_id, "pad_token_id": 0}
-    vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-    vision |= {"image_size": 32, "patch_size": 8}
-    model = BlipForConditionalGeneration(BlipConfig(text_config=text, vision_config=vision)).eval()
-    return Captioner(model, tokenizer, 32, [0.5] * 3, [0.5] * 3)
-
-
-def tiny_blip2() -> Captioner:
-    torch.manual_seed(0)
-    tokenizer = tiny_tokenizer()
-    vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-    vision |= {"image_size": 32, "patch_size": 8}
-    qformer = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-    qformer |= {"encoder_hidden_size": 32, "vocab_size": 64}
-    text = {
-        "model_type": "opt",
-        "vocab_size": len(tokenizer) + 1,
-        "hidden_size": 32,
-        "ffn_dim": 64,
-        "num_hidden_layers": 2,
-    }
-    text |= {"num_attention_heads": 4, "max_position_embeddings": 128, "word_embed_proj_dim": 32}
-    text |= {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": 1}
-    config = Blip2Config(vision_config=vision, qformer_config=qformer, text_config=text, num_query_tokens=4)
-    config.image_token_index = config.image_token_id = len(tokenizer)
-    return Captioner(Blip2ForConditionalGeneration(config).eval(), tokenizer, 32, [0.5] * 3, [0.5] * 3)
+from accord_lab.scenes.scene import Thing
 
 
 @pytest.mark.parametrize("make", [tiny_blip, tiny_blip2])

@@ -12,11 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_pipeline, tiny_sdxl
+from conftest import tiny_blip, tiny_blip2, tiny_pipeline, tiny_sdxl
 from diffusers import UNet2DConditionModel
 from PIL import Image
 from safetensors.torch import load_file
-from test_score import tiny_blip, tiny_blip2
 
 from accord.diffusion.generate import generate
 from accord.diffusion.loop import sample
@@ -32,7 +31,11 @@ from accord.methods.tune.strategies.grpo import GRPO_ETA, ddim_moments, gaussian
 from accord.methods.tune.strategies.refl import Refl
 from accord.methods.tune.train import Tuner, train_reward
 from accord.rewards.clip import load_clip
-from accord.rewards.rewards import CaptionContrast, CaptionLikelihood, CaptionReward, ClipReward, Composed
+from accord.rewards.composed import Composed
+from accord.rewards.named.caption import CaptionReward
+from accord.rewards.named.clip import ClipReward
+from accord.rewards.named.contrast import CaptionContrast
+from accord.rewards.named.likelihood import CaptionLikelihood
 from accord.training.guard import Guard, GuardConfig
 from accord.training.processes import Processes
 from accord.training.session import Session
@@ -461,7 +464,7 @@ def shared(strategy):
     return debug(strategy, batch_size=4, learning_rate=1e-2, bf16=False)  # rounded alike, however the batch is shared
 
 
-SPREAD = ("raft", "grpo")
+SPREAD = ("raft", "grpo")  # what refl adds, one draw for all processes, has a test of its own
 WORKER = """
 import sys
 sys.path.insert(0, sys.argv[1])
@@ -486,6 +489,20 @@ def context(folder: Path) -> None:
         return torch.from_numpy(rng.standard_normal((size, 4, 16, 16)).astype(np.float32)), ["a red star"] * size
 
     train_context(pipe, draw, folder, config, processes=Processes(pipe.device))
+
+
+def test_what_a_step_draws_is_one_for_all_processes(tmp_path):
+    """refl's step with a gradient and grpo's timesteps; what a picture draws is that of its place in the batch."""
+    tuner = tuner_of(tmp_path, "refl", batch_size=4)
+    whole, shares = tuner.batch(3), []
+    for rank in range(2):
+        tuner.run.processes.rank, tuner.run.processes.world = rank, 2
+        shares.append(tuner.batch(3))
+    assert [share.shared_seed for share in shares] == [whole.shared_seed] * 2
+    assert [share.randint(0, 10**6) for share in shares] == [whole.randint(0, 10**6)] * 2
+    assert whole.shared_seed != tuner.batch(4).shared_seed
+    for rank, share in enumerate(shares):
+        assert share.seeds == whole.seeds[rank::2] and share.prompts == whole.prompts[rank::2]
 
 
 def test_two_processes_learn_what_one_learns(tmp_path):

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_pipeline, tiny_sdxl
+from conftest import moving, tiny_pipeline, tiny_sdxl
 from PIL import Image
 
 import accord
@@ -25,11 +25,7 @@ from accord.methods.video.windows import windows
 from accord.rewards.video import background_psnr, flicker, foreground, score_video, ssim, track, track_error
 from accord.types import InputError
 from accord_lab.scenes.read import read
-from accord_lab.scenes.videos import EDITS, edited, moving_scene
-
-
-def moving(seed: int = 0, frames: int = 8):
-    return moving_scene(np.random.default_rng(seed), frames)
+from accord_lab.scenes.videos import EDITS, edited
 
 
 def psnr(a: Image.Image, b: Image.Image) -> float:

@@ -29,11 +29,11 @@ _HOME = {
     "train_reward": "accord.methods.tune.train",
     "TuneConfig": "accord.methods.tune.config",
     "Tuned": "accord.methods.tune.train",
-    "invert": "accord.methods.invert.invert",
+    "invert": "accord.methods.invert.reader",
     "train_inverter": "accord.methods.invert.fit",
-    "Bank": "accord.methods.invert.invert",
+    "Bank": "accord.methods.invert.bank",
     "Inverter": "accord.methods.invert.inverter",
-    "Inverted": "accord.methods.invert.invert",
+    "Inverted": "accord.methods.invert.reader",
     "InversionScore": "accord.methods.invert.alignment",
     "ContextDiffPipeline": "accord.methods.context.pipeline",
     "generate_with_context": "accord.methods.context.pipeline",
@@ -45,16 +45,16 @@ _HOME = {
     "Video": "accord.data.video",
     "read_video": "accord.data.video",
     "write_video": "accord.data.video",
-    "make_rewards": "accord.rewards.rewards",
-    "Composed": "accord.rewards.rewards",
-    "Reward": "accord.rewards.rewards",
+    "make_rewards": "accord.rewards.composed",
+    "Composed": "accord.rewards.composed",
+    "Reward": "accord.rewards.registry",
     "load_sentence": "accord.rewards.sentence",
     "Alignment": "accord.types",
     "InputError": "accord.types",
     "Prompt": "accord.types",
     "Region": "accord.types",
-    "Realigned": "accord.outputs",
-    "Scored": "accord.outputs",
+    "Realigned": "accord.reports.results",
+    "Scored": "accord.reports.results",
 }
 __all__ = [*_HOME, "__version__"]
 
@@ -71,11 +71,11 @@ if TYPE_CHECKING:
     from accord.methods.context.pipeline import load_context as load_context
     from accord.methods.context.train import train_context as train_context
     from accord.methods.invert.alignment import InversionScore as InversionScore
+    from accord.methods.invert.bank import Bank as Bank
     from accord.methods.invert.fit import train_inverter as train_inverter
-    from accord.methods.invert.invert import Bank as Bank
-    from accord.methods.invert.invert import Inverted as Inverted
-    from accord.methods.invert.invert import invert as invert
     from accord.methods.invert.inverter import Inverter as Inverter
+    from accord.methods.invert.reader import Inverted as Inverted
+    from accord.methods.invert.reader import invert as invert
     from accord.methods.realign.config import RealignConfig as RealignConfig
     from accord.methods.realign.fine import realign as realign
     from accord.methods.realign.modulation import Segments as Segments
@@ -85,14 +85,14 @@ if TYPE_CHECKING:
     from accord.methods.tune.train import train_reward as train_reward
     from accord.methods.video.config import EditConfig as EditConfig
     from accord.methods.video.editing import VideoEditor as VideoEditor
-    from accord.outputs import Realigned as Realigned
-    from accord.outputs import Scored as Scored
+    from accord.reports.results import Realigned as Realigned
+    from accord.reports.results import Scored as Scored
     from accord.rewards.captioners import load_captioner as load_captioner
     from accord.rewards.clip import load_clip as load_clip
+    from accord.rewards.composed import Composed as Composed
+    from accord.rewards.composed import make_rewards as make_rewards
     from accord.rewards.diagnosis import score as score
-    from accord.rewards.rewards import Composed as Composed
-    from accord.rewards.rewards import Reward as Reward
-    from accord.rewards.rewards import make_rewards as make_rewards
+    from accord.rewards.registry import Reward as Reward
     from accord.rewards.sentence import load_sentence as load_sentence
     from accord.types import Alignment as Alignment
     from accord.types import InputError as InputError

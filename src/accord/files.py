@@ -352,7 +352,7 @@ def check_writable(folder: Path) -> Path:
         sweep(folder)
     except (OSError, ValueError) as error:
         raise InputError(
-            f"output folder {str(folder)!r} cannot be written ({reason(error)}); choose another `out`"
+            f"output folder {str(folder)!r} cannot be written ({reason(error)}); choose another place"
         ) from error
     return folder
 
@@ -386,7 +386,7 @@ def save_folder(folder: str | Path, fill: Callable[[Path], None]) -> Path:
                 os.replace(path, folder / path.name)
         except OSError as error:
             raise InputError(
-                f"output folder {str(folder)!r} cannot be written ({reason(error)}); choose another `out`"
+                f"output folder {str(folder)!r} cannot be written ({reason(error)}); choose another place"
             ) from error
         finally:
             shutil.rmtree(part, ignore_errors=True)
@@ -417,7 +417,7 @@ def only_writer(place: Path, name: str = "") -> Iterator[None]:
         file = _locked(path)
     except OSError as error:
         raise InputError(
-            f"output folder {str(place)!r} cannot be written ({reason(error)}); choose another `out`"
+            f"output folder {str(place)!r} cannot be written ({reason(error)}); choose another place"
         ) from error
     try:
         sweep(place)
@@ -447,7 +447,7 @@ def _locked(path: Path) -> BinaryIO:
                 else "another process" + (f" (process {owner})" if owner else "")
             )
             raise InputError(
-                f"{str(path.parent)!r} is being written to by {who}; wait for it, or give another `out`"
+                f"{str(path.parent)!r} is being written to by {who}; wait for it, or choose another place"
             ) from None
         except OSError:
             pass  # a file system without locks

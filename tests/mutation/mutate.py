@@ -1,7 +1,7 @@
 """Flip a sign, drop a term, swap a bound: does a test notice? The mutants of the losses, the guard and the equations.
 
-    make mutate                                        # all, into docs/bench/mutation.md
-    python tests/mutation/mutate.py --only guard       # of the modules with this in their name
+    make mutate                                        # all, into docs/bench/mutation.md and .json
+    python tests/mutation/mutate.py --only guard loop  # of the modules with one of these in their name
 
 A mutant is one change of one operator in one function. Its module's tests run in a process of its own, in which the
 module is loaded with that change; the first failing test kills it. What no test can tell from the original, as it is
@@ -23,9 +23,12 @@ import signal
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
@@ -39,6 +42,10 @@ class Target:
     functions: str  # names with spaces between
     files: str  # of tests
     names: str = ""  # parts of the names of the tests, all if none
+
+    @property
+    def path(self) -> Path:
+        return ROOT / "src" / (self.module.replace(".", "/") + ".py")
 
     @property
     def tests(self) -> list[str]:
@@ -98,7 +105,11 @@ TARGETS = (
     Target("accord_lab.recipes.captioner", "loss_fn", "learning", "captioner_recipe"),
     Target("accord_lab.recipes.denoiser", "loss_fn", "learning", "denoiser_recipe"),
     Target("accord_lab.recipes.grounding", "loss __call__", "recipes", "contest grounded"),
-    Target("accord.rewards.rewards", "__call__ combine calibrate", "rewards"),
+    Target("accord.rewards.composed", "__call__ combine calibrate", "rewards"),
+    *(
+        Target(f"accord.rewards.named.{name}", "__call__", "rewards")
+        for name in ("caption", "likelihood", "contrast", "clip")
+    ),
     Target(
         "accord.training.loop",
         "lr_at _step _average",
@@ -119,12 +130,13 @@ SWAPS: dict[type, type] = {
     ast.Eq: ast.NotEq,
     ast.NotEq: ast.Eq,
 }
+OWN = ("accord", "accord_lab")  # what is loaded anew for each mutant
 NAMES = {"argmax": "argmin", "amax": "amin", "max": "min", "maximum": "minimum"} | {
     "argmin": "argmax", "amin": "amax", "min": "max", "minimum": "maximum", "sin": "cos", "cos": "sin"
 }  # fmt: skip
 DROPPED = {"relu", "square", "sqrt", "exp", "log", "clamp", "abs", "softmax", "normalize"}
 
-# "module.function: before -> after": why no test can tell them apart
+# "module.function operator number: before -> after": why no test can tell them apart
 EQUIVALENT: dict[str, str] = json.loads((Path(__file__).parent / "equivalent.json").read_text(encoding="utf8"))
 
 
@@ -138,24 +150,36 @@ class Mutant:
 
 
 def sites(tree: ast.Module, functions: set[str]) -> Iterator[tuple[str, ast.AST]]:
-    """(function, node) of what can be changed; texts of errors, annotations and defaults are none of it."""
+    """(qualified name of the function, node) of what can be changed; texts of errors, annotations and defaults are none
+    of it.
+    """
 
-    def walk(node: ast.AST, inside: str) -> Iterator[tuple[str, ast.AST]]:
-        if isinstance(node, ast.FunctionDef):
-            inside = f"{inside}.{node.name}" if inside else node.name
+    def walk(node: ast.AST, inside: tuple[str, ...], chosen: bool) -> Iterator[tuple[str, ast.AST]]:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            inside += (node.name,)
+            if isinstance(node, ast.FunctionDef):
+                chosen = chosen or not functions or node.name in functions
             for child in node.body:
-                yield from walk(child, inside)
+                yield from walk(child, inside, chosen)
             return
         if isinstance(node, ast.Raise | ast.JoinedStr | ast.AnnAssign | ast.Assert):
             if isinstance(node, ast.AnnAssign) and node.value is not None:
-                yield from walk(node.value, inside)
+                yield from walk(node.value, inside, chosen)
             return
-        if inside and (not functions or functions & set(inside.split("."))):
-            yield inside, node
+        if chosen:
+            yield ".".join(inside), node
         for child in ast.iter_child_nodes(node):
-            yield from walk(child, inside)
+            yield from walk(child, inside, chosen)
 
-    yield from walk(tree, "")
+    yield from walk(tree, (), False)
+
+
+def kind(node: ast.AST) -> str:
+    """What is changed of a node: its operator or the function that it calls."""
+    if isinstance(node, ast.Call):
+        return getattr(node.func, "attr", getattr(node.func, "id", ""))
+    operator = node.ops[0] if isinstance(node, ast.Compare) else getattr(node, "op", node)
+    return type(operator).__name__
 
 
 def changes(node: ast.AST) -> Iterator[ast.AST]:
@@ -186,15 +210,23 @@ def changes(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def mutants(target: Target) -> list[Mutant]:
-    """All of a module, each named by its function and the expression before and after."""
-    path = ROOT / "src" / (target.module.replace(".", "/") + ".py")
-    tree = ast.parse(path.read_text(encoding="utf8"))
+    """All of a module. Each is named by its function, by its operator, numbered among those of its kind in the
+    function, and by the expression before and after: a name stays the same when other functions change.
+    """
+    tree = ast.parse(target.path.read_text(encoding="utf8"))
     found: list[Mutant] = []
+    count: Counter[tuple[str, str]] = Counter()
     for function, node in sites(tree, set(target.functions.split())):
-        for other in changes(node):
+        others = list(changes(node))
+        if others:
+            count[function, kind(node)] += 1
+        for other in others:
             before, after = ast.unparse(node), ast.unparse(ast.fix_missing_locations(copy.deepcopy(other)))
-            changed = _replaced(tree, node, other)
-            found.append(Mutant(target, f"{target.module}.{function}: {before} -> {after}", changed))
+            where = f"{target.module}.{function} {kind(node)} {count[function, kind(node)]}"
+            found.append(Mutant(target, f"{where}: {before} -> {after}", _replaced(tree, node, other)))
+    twice = [name for name, times in Counter(m.name for m in found).items() if times > 1]
+    if twice:
+        raise ValueError(f"two mutants have one name: {twice[0]}")
     return found
 
 
@@ -271,99 +303,158 @@ def share_imports(names: list[str]) -> None:
 
     torch.set_num_threads(1)
     for name in names:
-        if name.split(".")[0] not in ("accord", "__main__", "conftest") and not name.startswith("test_"):
+        if name.split(".")[0] not in (*OWN, "__main__", "conftest") and not name.startswith("test_"):
             with contextlib.suppress(Exception):
                 importlib.import_module(name)
-    if "accord" in sys.modules:
+    if any(name in sys.modules for name in OWN):
         raise RuntimeError("the package is imported already, and would not be loaded with its changes")
 
 
-def run_all(found: list[Mutant], jobs: int, limit: float) -> dict[str, str]:
-    """Each mutant's fate: killed, killed (time), or survived."""
+class Fates:
+    """What became of each mutant: killed, killed (time) or survived. Kept in a file, by which a run goes on.
+
+    A mutant that was killed is not run again while its module stays as it is; one that survived is, as a test may have
+    been written since. If a test was weakened, take the file away: then all are run.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.modules: dict[str, dict[str, Any]] = {}
+        if path is not None and path.exists():
+            self.modules = json.loads(path.read_text(encoding="utf8"))
+
+    def begin(self, target: Target, found: list[Mutant]) -> None:
+        """Take up a module's mutants; what is known of them counts only if it is of the same source."""
+        digest = sha256(target.path.read_bytes()).hexdigest()
+        old = self.modules.get(target.module, {})
+        known = old.get("fates", {}) if old.get("source") == digest else {}
+        self.modules[target.module] = {
+            "source": digest,
+            "seconds": old.get("seconds", 0) if known else 0,
+            "fates": {m.name: known.get(m.name) for m in found},
+        }
+
+    def of(self, mutant: Mutant) -> str | None:
+        """None if it was not run."""
+        return self.modules[mutant.target.module]["fates"][mutant.name]
+
+    def write(self, mutant: Mutant, fate: str, seconds: float) -> None:
+        module = self.modules[mutant.target.module]
+        module["fates"][mutant.name] = fate
+        module["seconds"] = round(module["seconds"] + seconds, 1)
+        if self.path is not None:
+            part = self.path.with_suffix(".part")
+            part.write_text(json.dumps(self.modules, indent=1, ensure_ascii=False) + "\n", encoding="utf8")
+            os.replace(part, self.path)
+
+    def names(self, module: str, *fates: str | None) -> list[str]:
+        """A module's mutants with one of these fates."""
+        return [n for n, f in self.modules[module]["fates"].items() if f in fates]
+
+
+def run_all(waiting: list[Mutant], fates: Fates, jobs: int, limit: float) -> None:
+    """Run the tests of each mutant."""
     from tqdm import tqdm
 
-    fate: dict[str, str] = {}
     running: dict[int, tuple[Mutant, float]] = {}
-    waiting = list(found)
-    with tqdm(total=len(found), desc="mutants") as bar:
+    with tqdm(total=len(waiting), desc="mutants") as bar:
         while waiting or running:
             while waiting and len(running) < jobs:
                 mutant = waiting.pop(0)
                 running[start(mutant.target.tests, mutant.target.module, mutant.source)] = (mutant, time.monotonic())
             for pid, (mutant, begun) in list(running.items()):
                 done, status = os.waitpid(pid, os.WNOHANG)
-                late = not done and time.monotonic() - begun > limit
+                seconds = time.monotonic() - begun
+                late = not done and seconds > limit
                 if late:
                     os.killpg(pid, signal.SIGKILL)
                     os.waitpid(pid, 0)
                 if done or late:
                     del running[pid]
                     code = os.waitstatus_to_exitcode(status) if done else None
-                    fate[mutant.name] = "killed (time)" if late else "survived" if code == 0 else "killed"
-                    if fate[mutant.name] == "survived" and mutant.name not in EQUIVALENT:
+                    fates.write(mutant, "killed (time)" if late else "survived" if code == 0 else "killed", seconds)
+                    if code == 0 and mutant.name not in EQUIVALENT:
                         tqdm.write(f"survived: {mutant.name}")
                     bar.update()
             time.sleep(0.02)
-    return fate
 
 
-def page(fate: dict[str, str], seconds: float) -> str:
-    """The list, module by module."""
-    survived = [n for n, f in fate.items() if f == "survived" and n not in EQUIVALENT]
-    same = [n for n, f in fate.items() if f == "survived" and n in EQUIVALENT]
-    killed = len(fate) - len(same) - len(survived)
+def page(fates: Fates, modules: list[str]) -> str:
+    """The table, a row for each module, and what survived."""
+    rows, survived, same = [], [], []
+    for module in modules:
+        alive = fates.names(module, "survived")
+        known = [n for n in alive if n in EQUIVALENT]
+        killed = fates.names(module, "killed", "killed (time)")
+        count, seconds = len(fates.modules[module]["fates"]), fates.modules[module]["seconds"]
+        rows.append((count, len(killed), len(known), len(alive) - len(known), seconds / 60))
+        survived += [n for n in alive if n not in EQUIVALENT]
+        same += known
     lines = [
         "# Mutants",
         "",
         "`make mutate` changes one operator at a time in the losses, the guard and the equations, and runs the tests.",
+        "A mutant is killed if a test fails. The fate of each is in [mutation.json](mutation.json).",
         "",
-        "| mutants | killed | the same as the original in every case | survived | minutes |",
-        "|---|---|---|---|---|",
-        f"| {len(fate)} | {killed} | {len(same)} | {len(survived)} | {seconds / 60:.0f} |",
+        "| module | mutants | killed | the same as the original in every case | survived | minutes |",
+        "|---|---|---|---|---|---|",
+        *("| {} | {} | {} | {} | {} | {:.0f} |".format(m, *row) for m, row in zip(modules, rows, strict=True)),
+        "| all | {} | {} | {} | {} | {:.0f} |".format(*(sum(column) for column in zip(*rows, strict=True))),
         "",
     ]
     for title, names in (("Survived", survived), ("The same as the original", same)):
         if names:
             lines += [f"## {title}", ""]
             lines += [f"- `{n}`" + (f": {EQUIVALENT[n]}" if n in EQUIVALENT else "") for n in names] + [""]
-    lines += ["## Killed", ""]
-    lines += [f"- `{n}`" for n, f in fate.items() if f.startswith("killed")]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", help="modules with this in their name")
-    parser.add_argument("--out", type=Path, help="folder for mutation.md")
+    parser.add_argument("--only", nargs="+", default=[""], help="modules with one of these in their name")
+    parser.add_argument(
+        "--out", type=Path, help="folder for mutation.md and mutation.json; what is there is gone on with"
+    )
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--limit", type=float, default=180.0, help="seconds a mutant may take")
     parser.add_argument("--list", action="store_true", help="say which there are and run none")
     options = parser.parse_args()
-    targets = [t for t in TARGETS if options.only in t.module]
-    found = [m for t in targets for m in mutants(t)]
+    targets = [t for t in TARGETS if any(part in t.module for part in options.only)]
+    found = {t.module: mutants(t) for t in targets}
     if options.list:
-        print("\n".join(m.name for m in found))
+        print("\n".join(m.name for of_module in found.values() for m in of_module))
         return 0
     os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    if options.out is not None:
+        options.out = options.out.absolute()
+        options.out.mkdir(parents=True, exist_ok=True)
     os.chdir(ROOT)
-    begun = time.monotonic()
+    fates = Fates(None if options.out is None else options.out / "mutation.json")
+    for target in targets:
+        fates.begin(target, found[target.module])
+    every = [m for of_module in found.values() for m in of_module]
+    waiting = [m for m in every if fates.of(m) is None or (fates.of(m) == "survived" and m.name not in EQUIVALENT)]
     with tempfile.TemporaryDirectory() as scratch:
         for target in targets:
+            if not any(m.target is target for m in waiting):
+                continue
             imported = Path(scratch) / target.module
             if os.waitstatus_to_exitcode(os.waitpid(start(target.tests, imported=imported), 0)[1]):
                 print(f"the tests of {target.module} fail without a change: {' '.join(target.tests)}", file=sys.stderr)
                 return 2
             share_imports(imported.read_text(encoding="utf8").split("\n"))
-    fate = run_all(found, options.jobs, options.limit)
-    text = page(fate, time.monotonic() - begun)
+    run_all(waiting, fates, options.jobs, options.limit)
+    whole = [t.module for t in TARGETS if t.module in fates.modules and not fates.names(t.module, None)]
+    text = page(fates, whole)
     if options.out is not None:
-        options.out.mkdir(parents=True, exist_ok=True)
         (options.out / "mutation.md").write_text(text, encoding="utf8")
-    print(text.split("## Killed")[0])
-    unknown = [n for n in EQUIVALENT if not options.only and n not in fate]
+    print(text)
+    names = {m.name for m in every}
+    unknown = [n for n in EQUIVALENT if n.split(" ")[0].startswith(tuple(f"{m}." for m in found)) and n not in names]
     for name in unknown:
         print(f"no such mutant any more: {name}", file=sys.stderr)
-    return 1 if unknown or any(f == "survived" and n not in EQUIVALENT for n, f in fate.items()) else 0
+    alive = [n for m in found for n in fates.names(m, "survived") if n not in EQUIVALENT]
+    return 1 if unknown or alive else 0
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """Which tests of this folder fail on the code as it was: a test that passes there proves nothing about what was mended.
 
-python tests/robustness/before.py db9b4d7 --out docs/bench
+python tests/robustness/before.py db9b4d7 d9889b5 --out docs/bench
+
+The code is that of the first commit and the tests are those of the second: today's may ask for other names.
 """
 
 from __future__ import annotations
@@ -16,13 +18,30 @@ from io import BytesIO
 from pathlib import Path
 from xml.etree import ElementTree
 
-HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
+ROOT = Path(__file__).parents[2]
 
 
-def outcomes(source: Path, junit: Path) -> dict[tuple[str, str], Counter[str]]:
-    """(file, test without its parameters) -> how often it passed and failed with the package in `source`."""
-    files = sorted(p for p in HERE.glob("test_*.py") if p.name != "test_fuzz_sample.py")
+def short(commit: str) -> str:
+    """A commit's short name."""
+    command = ["git", "rev-parse", "--short", commit]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def extract(commit: str, names: list[str], folder: Path) -> None:
+    """These files and folders of a commit."""
+    archive = subprocess.run(["git", "archive", commit, *names], cwd=ROOT, capture_output=True, check=True).stdout
+    with tarfile.open(fileobj=BytesIO(archive)) as tar:
+        tar.extractall(folder, filter="data")
+
+
+def outcomes(source: Path, root: Path, junit: Path) -> dict[tuple[str, str], Counter[str]]:
+    """(file, test without its parameters) -> how often it passed and failed.
+
+    Args:
+        source: with the package.
+        root: with `tests` and their settings.
+    """
+    files = sorted(p for p in (root / "tests/robustness").glob("test_*.py") if p.name != "test_fuzz_sample.py")
     environment = os.environ | {"PYTHONPATH": str(source), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     command = [
         sys.executable,
@@ -36,7 +55,7 @@ def outcomes(source: Path, junit: Path) -> dict[tuple[str, str], Counter[str]]:
         f"--junitxml={junit}",
         *map(str, files),
     ]
-    subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, check=False)
+    subprocess.run(command, cwd=root, env=environment, stdout=subprocess.DEVNULL, check=False)
     found: dict[tuple[str, str], Counter[str]] = {}
     for case in ElementTree.parse(junit).iter("testcase"):
         failed = case.find("failure") is not None or case.find("error") is not None
@@ -47,19 +66,15 @@ def outcomes(source: Path, junit: Path) -> dict[tuple[str, str], Counter[str]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("commit", help="the code as it was")
+    parser.add_argument("code", help="commit of the package")
+    parser.add_argument("tests", help="commit of the tests")
     parser.add_argument("--out", type=Path, required=True, help="folder for robustness-before.md")
-    told = parser.parse_args()
-    short = subprocess.run(
-        ["git", "rev-parse", "--short", told.commit], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout.strip()
+    options = parser.parse_args()
+    code, tests = short(options.code), short(options.tests)
     with tempfile.TemporaryDirectory() as scratch:
-        archive = subprocess.run(
-            ["git", "archive", told.commit, "src"], cwd=ROOT, capture_output=True, check=True
-        ).stdout
-        with tarfile.open(fileobj=BytesIO(archive)) as tar:
-            tar.extractall(scratch, filter="data")
-        found = outcomes(Path(scratch) / "src", Path(scratch) / "junit.xml")
+        extract(code, ["src"], Path(scratch) / "code")
+        extract(tests, ["tests", "pyproject.toml"], Path(scratch) / "tests")
+        found = outcomes(Path(scratch) / "code/src", Path(scratch) / "tests", Path(scratch) / "junit.xml")
     rows = [
         f"| {file} | {test} | {count['failed']} | {count['passed']} |" for (file, test), count in sorted(found.items())
     ]
@@ -67,15 +82,15 @@ def main() -> None:
     lines = [
         "# Tests of robustness on the code as it was",
         "",
-        f"The tests of `tests/robustness/` with the package of commit {short} (`python tests/robustness/before.py "
-        f"{short} --out docs/bench`):",
+        f"The tests of `tests/robustness/` of commit {tests} with the package of commit {code} "
+        f"(`python tests/robustness/before.py {code} {tests} --out docs/bench`):",
         f"{failing} of {len(found)} fail in at least one case. Those that pass keep what was right already.",
         "",
         "| file | test | cases that fail | cases that pass |",
         "|---|---|---|---|",
         *rows,
     ]
-    (told.out / "robustness-before.md").write_text("\n".join(lines) + "\n", encoding="utf8")
+    (options.out / "robustness-before.md").write_text("\n".join(lines) + "\n", encoding="utf8")
 
 
 if __name__ == "__main__":

@@ -29,6 +29,20 @@ LEAST = {
     "bench context": ["bench", "context", "--quick", "--so-far", "--out", "table"],
     "bench video": ["bench", "video", "--quick", "--so-far", "--out", "table"],
     "bench speed": ["bench", "speed", "--quick", "--out", "table"],
+    **{
+        f"bench {name}": ["bench", name, "--quick", "--out", "table"]
+        for name in (
+            "sensitivity",
+            "hacking",
+            "kernel",
+            "transplant",
+            "invert-speed",
+            "context-cost",
+            "video-memory",
+            "speed-tuning",
+        )
+    },
+    "bench speed-large": ["bench", "speed-large", "--out", "table"],
 }
 FLOATS = {
     "generate": "--guidance",
@@ -533,44 +547,49 @@ bench rewards --out table --minutes 0
 bench rewards --out table --minutes -1 --so-far
 bench rewards --out table --quick --so-far
 bench rewards --out table --so-far --shard 1/2
-bench rewards --out table --sensitivity --shard 1/2
-bench rewards --out table --sensitivity --hacking
-bench rewards --out table --hacking --minutes 3
-bench rewards --out table --hacking --so-far
+bench sensitivity --out table --shard 1/2
+bench sensitivity --out table --model folder
+bench hacking --out table --minutes 3
+bench hacking --out table --so-far
+bench hacking --out table --model folder
 bench rewards --out table --model folder
 bench rewards --out afile/table --so-far
 bench invert --out table --kind gan
 bench invert --out table --seeds 0
-bench invert --out table --transplant --kernel
-bench invert --out table --transplant --kind vit
-bench invert --out table --kernel --device cpu
-bench invert --out table --kernel --model folder
-bench invert --out table --kernel --quick --large
-bench invert --out table --large
+bench transplant --out table
+bench transplant --out table --kind vit
+bench transplant --out table --inverter folder
+bench kernel --out table --device cpu
+bench kernel --out table --model folder
+bench kernel --out table --quick --large
+bench invert --out table --kernel
 bench invert --out table --inverter x
 bench invert --out table --only-pairs --steps 5
-bench invert --out table --speed --shard 1/2
-bench invert --out table --speed --inverter folder
-bench invert --out table --transplant --inverter folder
+bench invert --out table --only-pairs --kind vit
+bench invert-speed --out table --shard 1/2
+bench invert-speed --out table --inverter folder
+bench invert-speed --out table --device nowhere
 bench invert --out table --model folder
 bench invert --out table --shard 0/0
 bench invert --out afile
 bench context --out table --seeds 0
 bench context --out table --quick --so-far
 bench context --out table --so-far --shard 1/2
-bench context --out table --cost --seeds 2
+bench context --out table --cost
+bench context-cost --out table --seeds 2
 bench context --out table --model folder
 bench video --out table --edits 0
 bench video --out table --seeds 0
 bench video --out table --quick --so-far
 bench video --out table --so-far --shard 1/2
-bench video --out table --memory --edits 3
-bench video --out table --memory --device cpu
+bench video --out table --memory
+bench video-memory --out table --edits 3
+bench video-memory --out table --device cpu
 bench video --out table --model folder
-bench speed --out table --tuning --device cpu
-bench speed --out table --large --tuning
-bench speed --out table --large --quick
-bench speed --out table --large --device cpu
+bench speed-tuning --out table --device cpu
+bench speed-large --out table --quick
+bench speed-large --out table --device cpu
+bench speed-large --out table --device nowhere
 bench speed --out table --device nowhere
 bench speed --out afile
 """

@@ -102,7 +102,7 @@ def _reward(folder: Path, bases: Bases) -> None:
     from accord.methods.tune.config import debug
     from accord.methods.tune.train import train_reward
     from accord.rewards.clip import load_clip
-    from accord.rewards.rewards import ClipReward
+    from accord.rewards.named.clip import ClipReward
 
     pipe = load(str(bases("models/sd")), "cpu")
     reward = ClipReward(load_clip(str(bases("models/clip"))))
@@ -166,6 +166,7 @@ def _table(folder: Path, bases: Bases) -> None:
     from accord.files import only_writer
     from accord.methods.invert.bulk import invert_files
     from accord.methods.invert.inverter import Inverter
+    from accord.methods.invert.reader import Reader
 
     pictures = bases.folder / "pictures-to-invert"
     if not pictures.is_dir():
@@ -174,7 +175,7 @@ def _table(folder: Path, bases: Bases) -> None:
             frame.save(pictures / f"{i}.png")
     paths = [*sorted(pictures.glob("*.png")), pictures / "missing.png"]
     with only_writer(folder, "words.jsonl"):  # as the command has it
-        invert_files(paths, folder / "words.jsonl", inverter=Inverter.from_pretrained(bases("models/inverter")))
+        invert_files(paths, folder / "words.jsonl", reader=Reader(Inverter.from_pretrained(bases("models/inverter"))))
 
 
 RUNS = {

@@ -10,6 +10,7 @@ import zlib
 import numpy as np
 import pytest
 from apart import run, within
+from conftest import png_chunk
 from PIL import Image
 
 from accord.data import images
@@ -27,10 +28,6 @@ for path in sys.argv[1:]:
 """
 
 
-def chunk(kind: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-
 def png_of_zeros(path, width: int, height: int, kind: int = 2, more: bytes = b"", bits: int = 8) -> None:
     """A PNG of one value, written without holding it; `kind` is PNG's color type."""
     row = b"\0" * (1 + width * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[kind] * bits // 8)
@@ -38,8 +35,8 @@ def png_of_zeros(path, width: int, height: int, kind: int = 2, more: bytes = b""
     for _ in range(height):
         body.write(pack.compress(row))
     body.write(pack.flush())
-    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, 0))
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + head + more + chunk(b"IDAT", body.getvalue()) + chunk(b"IEND", b""))
+    head = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, 0))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + head + more + png_chunk(b"IDAT", body.getvalue()) + png_chunk(b"IEND", b""))
 
 
 # --- what is no file ------------------------------------------------------------------------------------------------
@@ -117,7 +114,9 @@ def test_a_picture_beyond_its_budget_is_refused_before_it_is_decoded(tmp_path, m
 
 def test_large_pictures_take_little_more_than_once_their_size(tmp_path):
     png_of_zeros(tmp_path / "gray.png", 6_000, 6_000, 0, bits=16)
-    png_of_zeros(tmp_path / "palette.png", 6_000, 6_000, 3, chunk(b"PLTE", bytes(range(6))) + chunk(b"tRNS", b"\x80"))
+    png_of_zeros(
+        tmp_path / "palette.png", 6_000, 6_000, 3, png_chunk(b"PLTE", bytes(range(6))) + png_chunk(b"tRNS", b"\x80")
+    )
     png_of_zeros(tmp_path / "rgba.png", 10_000, 10_000, 6)
     told = run(
         MEMORY, *(str(tmp_path / f"{name}.png") for name in ("gray", "palette", "rgba")), seconds=120

@@ -59,7 +59,7 @@ def test_a_folder_has_one_writer(tmp_path, spawn):
 
     process, leave = spawn(_hold, tmp_path)
     with (
-        pytest.raises(InputError, match=rf"process {process.pid} on .*; wait for it, or give another"),
+        pytest.raises(InputError, match=rf"process {process.pid} on .*; wait for it, or choose another place"),
         only_writer(tmp_path),
     ):
         pass

@@ -172,7 +172,7 @@ def test_every_number_of_a_config_must_be_one():
 
 
 @pytest.mark.parametrize("weight", [float("nan"), float("inf"), -1.0])
-def test_the_modulation_of_a_clip_must_be_a_number(weight):
+def test_the_modulation_of_a_video_must_be_a_number(weight):
     from accord.methods.realign.video import modulate_video
 
     with pytest.raises(ValueError, match="modulation must be"):
@@ -309,7 +309,7 @@ def test_reports_hold_no_host_name_and_no_path(tmp_path):
     ContextDiffPipeline.from_pretrained(tmp_path / "context")
 
 
-def test_tensorboard_reads_what_the_board_writes(tmp_path):
+def test_tensorboard_reads_what_its_logger_writes(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     from accord.training.tensorboard import TensorBoardLogger

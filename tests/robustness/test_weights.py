@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import MODELS, tiny_pipeline
+from conftest import MODELS, tiny_blip2, tiny_pipeline
 from safetensors.torch import load_file, save_file
 
 import accord
@@ -346,7 +346,6 @@ def test_a_context_whose_weights_are_not_whole_is_refused(tmp_path):
 
 
 def test_a_blip2_without_the_pictures_place_is_refused_before_the_sampling(tmp_path):
-    from test_score import tiny_blip2
     from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
     folder, judge = tmp_path / "blip2", tiny_blip2()

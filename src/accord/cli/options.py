@@ -83,7 +83,9 @@ Guidance = Annotated[
 _context: ContextVar[typer.Context | None] = ContextVar("context", default=None)
 
 
-CALLED = {"num_inference_steps": "steps", "guidance_scale": "guidance", "start": "frames", "stop": "frames"}
+CALLED = {"stop": "frames"}  # an argument that a message names -> the option, where that is called otherwise
+# a quotation, which may hold anything that a user wrote, or the name of an argument
+_QUOTED_OR_NAME = re.compile(r"""(?<!\w)'(?:\\.|[^'\\])*'(?!\w)|(?<!\w)"(?:\\.|[^"\\])*"(?!\w)|`(\w+)(?:=True)?`""")
 
 
 class Command(TyperCommand):
@@ -106,10 +108,12 @@ class Command(TyperCommand):
             _context.reset(token)
 
     def _with_options(self, text: str) -> str:
-        """The library's message with this command's options in place of its arguments, which stand as `name`."""
+        """The library's message with this command's options in place of its arguments, which stand as `name`; what is
+        quoted is left as it is.
+        """
         flags = {p.name: p.opts[0] for p in self.params if p.opts[0].startswith("--")}
         flags |= {name: flags[option] for name, option in CALLED.items() if option in flags}
-        return re.sub(r"`(\w+)(?:=True)?`", lambda m: flags.get(m[1], m[0]), text)
+        return _QUOTED_OR_NAME.sub(lambda m: flags.get(m[1], m[0]), text)
 
 
 class App(typer.Typer):
@@ -264,7 +268,7 @@ def checked(make: Callable[..., T], renamed: Mapping[str, str] | None = None, /,
     """What `make(**given)` is, a config as a rule; its ValueError becomes a sentence that names options and not fields.
 
     Args:
-        renamed: field -> option, where they are called otherwise.
+        renamed: field -> option without its dashes, where they are called otherwise.
     """
     try:
         return make(**given)
@@ -272,7 +276,7 @@ def checked(make: Callable[..., T], renamed: Mapping[str, str] | None = None, /,
         text, renamed = str(error), renamed or {}
         for name in given:
             if name in renamed or "_" in name:  # a field of one word is called as its option is
-                text = re.sub(rf"\b{name}\b", "--" + renamed.get(name, name).replace("_", "-"), text)
+                text = re.sub(rf"\b{name}\b", "--" + renamed.get(name, name.replace("_", "-")), text)
         raise InputError(text) from error
 
 

@@ -86,7 +86,7 @@ def generate(
     from accord.diffusion.pipelines import UNETS, check_prompts
     from accord.files import check_writable, only_writer, write_file
     from accord.methods.context.pipeline import generate_with_context, load_context
-    from accord.outputs import png
+    from accord.reports.pictures import png
 
     if context is None:
         leave_out("without --context", clip=clip, ancestral=ancestral)
@@ -180,7 +180,7 @@ def score(
     import accord
     from accord.data.images import open_image
     from accord.files import check_writable
-    from accord.outputs import words_text
+    from accord.reports.page import words_text
 
     check_said(prompt, parsed=True)
     picture = open_image(image)
@@ -274,7 +274,7 @@ def realign(
     from accord.diffusion.pipelines import JOINT, UNETS, check_prompts
     from accord.files import check_writable, only_writer
     from accord.methods.realign.fine import check_repairable
-    from accord.outputs import words_text
+    from accord.reports.page import words_text
 
     config = checked(accord.RealignConfig, rounds=rounds, mode=mode)
     if not rounds:
@@ -371,10 +371,10 @@ def invert(
     if images:
         pictures = [open_image(p) for p in images]
         texts = read_prompts(bank, broken) if bank is not None else None
-        reader, embed, prompt_bank = _inverter(inverter, captioner, texts, words_only, where)
+        reader = _reader(inverter, captioner, texts, words_only, where)
         say_lab_only(pictures[0].size, inverter, _FOREIGN)
         tell_skipped(broken.skipped)
-        results = accord.invert(pictures, reader, prompt_bank, embed=embed, readable=not words_only)
+        results = reader(pictures)
         lines = []
         for path, result in zip(images, results, strict=True):
             lines.append(
@@ -417,27 +417,15 @@ def invert(
             f"no picture of {str(folder or pairs)!r} can be read ({why.partition(';')[0]}); check the paths"
         )
     with only_writer(target.parent, target.name):
-        reader, embed, prompt_bank = _inverter(inverter, captioner, texts, words_only, where)
-        labelled = (
-            labelled_by(reader, adapt, embed or accord.load_sentence(device=where), unread, not as_json)
-            if adapt is not None
-            else None
-        )
+        reader = _reader(inverter, captioner, texts, words_only, where)
+        labelled = None
+        if adapt is not None:
+            embed = reader.embed or accord.load_sentence(device=where)
+            labelled = labelled_by(reader.inverter, adapt, embed, unread, not as_json)
         if size is not None:
             say_lab_only(size, inverter, _FOREIGN)
         tell_skipped(broken.skipped)
-        data = invert_files(
-            paths,
-            out,
-            part,
-            reader,
-            prompt_bank,
-            readable=not words_only,
-            progress=not as_json,
-            embed=embed,
-            labelled=labelled,
-            names=names,
-        )
+        data = invert_files(paths, out, part, reader, progress=not as_json, labelled=labelled, names=names)
     data["skipped"] += [{"image": f"row {r['row']}", "reason": r["reason"]} for r in unread.skipped]
     data["skipped_prompts"] = broken.skipped
     text = (
@@ -451,19 +439,17 @@ def invert(
 _FOREIGN = "--inverter FOLDER, trained on pairs of their pipeline"
 
 
-def _inverter(
-    inverter: Path | None, captioner: str | None, bank: list[str] | None, words_only: bool, device: str
-) -> tuple[Any, Any, Any]:
-    """Inverter, sentence embedder and bank; None for what is not needed."""
+def _reader(inverter: Path | None, captioner: str | None, bank: list[str] | None, words_only: bool, device: str) -> Any:
+    """The `Reader` of these options; it loads nothing that is not needed."""
     import accord
-    from accord.methods.invert.invert import Bank
+    from accord.methods.invert.reader import Reader
 
-    reader = accord.Inverter.from_pretrained(inverter, device)
-    if words_only and not any(p.needs_captions for p in reader.predictors):
+    loaded = accord.Inverter.from_pretrained(inverter, device)
+    if words_only and not loaded.needs_captions:
         leave_out("with --words-only by an inverter that takes no caption", captioner=captioner)
     embed = accord.load_sentence(device=device) if bank is not None or not words_only else None
-    prompt_bank = Bank(bank, embed) if bank is not None and embed is not None else None
+    prompts = accord.Bank(bank, embed) if bank is not None and embed is not None else None
     if captioner is not None or not words_only:
-        own = reader.captioner_id or (HUB_CAPTIONER if reader.is_beyond_the_lab else None)
-        reader.captioner = accord.load_captioner(captioner or own, device)
-    return reader, embed, prompt_bank
+        own = loaded.captioner_id or (HUB_CAPTIONER if loaded.is_beyond_the_lab else None)
+        loaded.captioner = accord.load_captioner(captioner or own, device)
+    return Reader(loaded, prompts, None if words_only else loaded.captioner, embed)

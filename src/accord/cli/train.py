@@ -34,6 +34,7 @@ from accord.cli.options import (
     said,
     tell_skipped,
 )
+from accord.rewards.registry import reward_names
 from accord.types import InputError, Pair
 
 if TYPE_CHECKING:
@@ -82,7 +83,9 @@ def train_reward(
     reward: Annotated[
         list[str],
         typer.Option(
-            help="caption, caption-clip, likelihood, contrast or clip, as NAME or NAME=WEIGHT; repeat to add up."
+            help=(
+                f"{', '.join(reward_names()[:-1])} or {reward_names()[-1]}, as NAME or NAME=WEIGHT; repeat to add up."
+            )
         ),
     ] = ["contrast"],  # noqa: B006
     held_out: Annotated[
@@ -172,7 +175,7 @@ def train_reward(
     from accord.embedded import TUNING
     from accord.files import check_writable
     from accord.methods.tune.config import strategy_of
-    from accord.rewards.rewards import NAMES
+    from accord.rewards.registry import registered
 
     if held_out == "inversion" and model is not None:
         raise InputError(
@@ -188,10 +191,11 @@ def train_reward(
         )
     if held_out in weights:
         raise InputError(f"the held-out score {held_out!r} is trained on; choose another --held-out")
-    unknown = {*weights, held_out} - {*NAMES, "inversion", "none"}
+    wanted, scores = {*weights, held_out}, registered()
+    unknown = wanted - {*scores, "inversion", "none"}
     if unknown:
         raise InputError(
-            f"score {min(unknown)!r} is unknown; choose among {', '.join(NAMES)}, and for --held-out also inversion "
+            f"score {min(unknown)!r} is unknown; choose among {', '.join(scores)}, and for --held-out also inversion "
             "and none"
         )
     its_class = type(checked(strategy_of, strategy=strategy))
@@ -201,8 +205,8 @@ def train_reward(
         leave_out("by sft", reward_weight=reward_weight)
     if not pretrain_weight and not kl_weight:
         leave_out("with --pretrain-weight 0 and --kl-weight 0", pairs=pairs)
-    wanted = {*weights, held_out}
-    captions, similarities = bool(wanted - {"clip", "inversion", "none"}), bool(wanted & {"clip", "caption-clip"})
+    needed = {need for name in wanted & scores.keys() for need in scores[name].needs}
+    captions, similarities = "captioner" in needed, "clip" in needed
     if not captions:
         leave_out("by these scores", captioner=captioner)
     if not similarities:
@@ -219,16 +223,21 @@ def train_reward(
         TUNING.get(strategy, {}) if model is None else {"reward_weight": 1.0} if strategy in ("raft", "grpo") else {}
     )
     knobs = {**usual, **{k: v for k, v in given.items() if v is not None}}
+    options = {
+        "gradient_accumulation": "accumulate",
+        "guidance_scale": "guidance",
+        "num_inference_steps": "inference-steps",
+    }
     for name, number in map(_knob, strategy_option or []):
         if name not in (known := [f.name for f in fields(its_class)]):
             its = f"its own are {', '.join(known)}" if known else "it has none"
             raise InputError(f"strategy {strategy} has no knob {name!r}; {its}")
         if name in given and given[name] is not None:
             raise InputError(f"{name} was given twice; give --{name.replace('_', '-')} or --strategy-option, not both")
-        knobs[name] = number
+        knobs[name], options[name] = number, f"strategy-option {name}"
     config = checked(
         accord.TuneConfig.of,
-        {"gradient_accumulation": "accumulate", "guidance_scale": "guidance", "num_inference_steps": "inference_steps"},
+        options,
         strategy=strategy,
         steps=steps,
         batch_size=batch_size,

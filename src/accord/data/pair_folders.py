@@ -146,7 +146,7 @@ def write_part(folder: Path, number: int, images: list[Any], rows: list[dict[str
         replace_folder(final, fill)
     except OSError as error:
         raise InputError(
-            f"part {str(final)!r} cannot be written ({reason(error)}); make room, or choose another `out`"
+            f"part {str(final)!r} cannot be written ({reason(error)}); make room, or choose another place"
         ) from error
 
 

@@ -66,7 +66,7 @@ def put_on(pipe: Any, lora: str) -> None:
     tensors = load_tensors(path, f"{what}: its file")
     named = _prefixed(pipe, tensors)
     pairs = _pairs(named, what)
-    scaled = _scaled(named, pairs, _told(path, what), what)
+    scaled = _scaled(named, pairs, _peft_settings(path, what), what)
     networks = {n: m for n, m in pipe.components.items() if isinstance(m, nn.Module)}
     before = {n: set(getattr(m, "peft_config", {})) for n, m in networks.items()}
     try:
@@ -135,8 +135,8 @@ def _fetched(lora: str) -> Path:
     return folder
 
 
-def _told(path: Path, what: str) -> dict[str, dict[str, Any]]:
-    """What is said of the adapter beside its weights: settings of peft by the network that they are for, "" for any."""
+def _peft_settings(path: Path, what: str) -> dict[str, dict[str, Any]]:
+    """Settings of peft beside the weights or in their file, by the network that they are for, "" for any."""
     if (path.parent / "adapter_config.json").is_file() and path.name == WEIGHTS[1]:
         return {"": read_json(path.parent / "adapter_config.json", f"{what}: its")}
     header = header_of(path, f"{what}: its file").get("lora_adapter_metadata")

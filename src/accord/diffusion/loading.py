@@ -200,7 +200,7 @@ def check_folder(model: str, what: str) -> None:
             f"{what} has pickled weights ({pickled[0]}), which can hold code and are not opened; {CONVERT}"
         )
     if "adapter_config.json" in names:
-        raise InputError(f"{what} is a folder of an adapter, and no model; give the model, and the adapter as `lora`")
+        raise InputError(f"{what} is the folder of an adapter and no model; give the model that the adapter is for")
     config: dict[str, Any] = {}
     if "config.json" in names:
         config = read_json(folder / "config.json", f"{what}: its")

@@ -34,15 +34,31 @@ def network_x0(output: torch.Tensor, x_t: torch.Tensor, ab_t: torch.Tensor, kind
     return output
 
 
-def ab_at(scheduler: Any, timestep: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
-    """ab at a timestep, one for all or [B], in float32 and shaped to broadcast against latents [B,...].
+def precise(like: torch.Tensor) -> torch.dtype:
+    """float32 at least, whatever `like` is: in bfloat16 ab near 1 rounds to 1, and 1 - ab to 0."""
+    return torch.promote_types(like.dtype, torch.float32)
+
+
+def ab_at(scheduler: Any, timestep: int | torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """ab at a timestep, in `precise(like)`.
+
+    Args:
+        timestep: an int gives a number []; below 0 it is the clean end, 1 unless the scheduler says otherwise.
+            A tensor, one timestep for all or [B], gives [1,1,...] or [B,1,...], which broadcasts against `like`.
+        like: latents [B,...].
 
     Raises:
         InputError: for a scheduler without `alphas_cumprod`.
     """
     if not hasattr(scheduler, "alphas_cumprod"):
         raise InputError(f"a {type(scheduler).__name__} has no alphas_cumprod; use DDIM or DDPM")
-    return scheduler.alphas_cumprod.to(latents.device)[timestep].float().reshape(-1, *[1] * (latents.dim() - 1))
+    if isinstance(timestep, torch.Tensor):
+        ab = scheduler.alphas_cumprod.to(like.device)[timestep.to(like.device)]
+        return ab.to(precise(like)).reshape(-1, *[1] * (like.dim() - 1))
+    # diffusers calls the clean end initial where the process is inverted
+    end = getattr(scheduler, "final_alpha_cumprod", getattr(scheduler, "initial_alpha_cumprod", torch.ones(())))
+    ab = scheduler.alphas_cumprod[timestep] if timestep >= 0 else torch.as_tensor(end)
+    return ab.to(like.device, precise(like))
 
 
 def predicted_x0(scheduler: Any, output: torch.Tensor, timestep: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:

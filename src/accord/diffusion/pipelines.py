@@ -292,8 +292,8 @@ def conditioning_of(
 
     Args:
         size: the picture's (height, width), for SDXL.
-        dropped: bool [B]: prompts that are replaced by the empty one, as the unconditional half of a guided batch is
-            (SDXL's is often zeros, and not the states of an empty text). Without guidance only.
+        dropped: bool [B]: prompts that get the conditioning of the unconditional half of a guided batch: that of the
+            empty prompt, or of SDXL often zeros. Without guidance only.
     """
     if any(negative_prompts or ()) and not guided:
         raise InputError(

@@ -16,7 +16,7 @@ from PIL import Image
 from accord.data.images import fit, to_rgb, to_tensor
 from accord.data.lexicon import Lexicon
 from accord.data.prompts import parse, spelled, swaps
-from accord.outputs import Scored
+from accord.reports.results import Scored
 from accord.rewards.captioners import Captioner, load_captioner
 from accord.rewards.clip import ClipScorer, load_clip
 from accord.types import Alignment, InputError, Prompt, Word, WordScore

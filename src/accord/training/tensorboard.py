@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from accord.data.images import to_pil
-from accord.outputs import in_a_row, png
+from accord.reports.pictures import in_a_row, png
 
 ACROSS = 8  # pictures in a row of a grid
 

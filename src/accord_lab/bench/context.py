@@ -11,11 +11,9 @@ are kept under `.cache`.
 from __future__ import annotations
 
 import copy
-import io
-import json
-import time
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,25 +24,25 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from accord.data.images import to_tensor
-from accord.data.shards import share_of
 from accord.diffusion.pipelines import SD, load
-from accord.files import check_writable, write_file
+from accord.files import write_file
 from accord.methods.context.config import ContextTrainConfig
 from accord.methods.context.data import encode_images
 from accord.methods.context.network import RelationalNetwork
 from accord.methods.context.pipeline import generate_with_context, new_relation
 from accord.methods.context.train import Objective, train_context
-from accord.outputs import GAP, in_a_row, labelled_row, png
+from accord.reports.pictures import GAP, in_a_row, png
 from accord.rewards.captioners import Captioner, load_captioner
 from accord.rewards.sentence import load_sentence
 from accord.training.fingerprint import fingerprint
-from accord.types import InputError
-from accord_lab.bench.cache import cache_folder, known_rows, slug
+from accord_lab.bench.measure import turns
 from accord_lab.bench.prompts import BenchPrompt, scenebench
-from accord_lab.bench.scenes import bootstrap
+from accord_lab.bench.report import figure_png, percent, sheet_rows, table, within
+from accord_lab.bench.runner import Bench, at_least_one, cache_folder, kept, known_rows, read_json, slug
+from accord_lab.bench.stats import bootstrap, interval
 from accord_lab.recipes.denoiser import build, centred_scene, draw_scenes, shares
 from accord_lab.scenes.ask import check
-from accord_lab.scenes.grammar import FULL as FULL_TOLD
+from accord_lab.scenes.grammar import FULL as FULL_CAPTION
 from accord_lab.scenes.grammar import Saying, caption
 from accord_lab.scenes.pairs import rendered_pairs
 from accord_lab.scenes.read import read
@@ -52,14 +50,12 @@ from accord_lab.scenes.render import render
 from accord_lab.scenes.scene import sample_scene
 
 WIDTHS = (48, 80, 80)  # 2-3 million parameters
-GUIDANCES = (1.5, 3.0, 7.5, 9.0)  # beside 5, which the rows have
-SAMPLERS = (("DDIM", 10), ("DDIM", 50), ("DDPM", 10), ("DDPM", 25), ("DDPM", 50))  # beside DDIM 25, which the rows have
-SWEPT = (
-    "plain, wider",
-    "full context",
-    "adapter, plain, wider",
-    "adapter, full context",
-)  # sampled in all these ways, seed 0
+# ways of sampling seed 0, beside DDIM 25 with guidance 5, which the rows have
+WAYS: dict[str, dict[str, Any]] = {
+    f"{n} {k}": {"ancestral": n == "DDPM", "num_inference_steps": k}
+    for n, k in (("DDIM", 10), ("DDIM", 50), ("DDPM", 10), ("DDPM", 25), ("DDPM", 50))
+} | {f"guidance {g:g}": {"guidance_scale": g} for g in (1.5, 3.0, 7.5, 9.0)}
+SWEPT = ("plain, wider", "full context", "adapter, plain, wider", "adapter, full context")  # sampled in all of them
 
 
 @dataclass(frozen=True)
@@ -108,15 +104,6 @@ class Plan:
     reference: int  # rendered scenes for the Fréchet distance
 
 
-FULL = Plan(20_000, 1000, 4, 512, 64, 2000)
-QUICK = Plan(400, 60, 2, 32, 32, 200)
-
-
-def runs(seeds: int) -> list[tuple[Variant, int]]:
-    """Variants and training seeds; one of each first, then more of the main ones."""
-    return [(v, 0) for v in VARIANTS] + [(v, k) for k in range(1, seeds) for v in VARIANTS if v.main]
-
-
 def reduced_unet(pipe: StableDiffusionPipeline, wider: bool = False, seed: int = 0) -> UNet2DConditionModel:
     """A fresh small denoiser; `wider` by about the parameters of its relational network."""
     width = pipe.unet.config.cross_attention_dim
@@ -142,8 +129,7 @@ def with_unet(pipe: StableDiffusionPipeline, unet: UNet2DConditionModel) -> Stab
     return StableDiffusionPipeline(**parts, requires_safety_checker=False)
 
 
-# --- measures
-# -----------------------------------------------------------------------------------------------------------
+# --- measures ---------------------------------------------------------------------------------------------------------
 def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
     """|mean_a - mean_b|^2 + tr(A + B - 2 (A B)^(1/2)) of two sets of features [N,D], by eigenvalues."""
     mean = np.square(a.mean(0) - b.mean(0)).sum()
@@ -193,12 +179,16 @@ def judged(count: int) -> list[BenchPrompt]:
 
 
 class Judge:
-    """Everything that a trained model is measured by."""
+    """Everything that a trained model is measured by.
 
-    def __init__(self, plan: Plan, captioner: Captioner) -> None:
+    Args:
+        sampling: how pictures are made, where it is not as by default.
+    """
+
+    def __init__(self, plan: Plan, captioner: Captioner, sampling: dict[str, Any]) -> None:
         self.number = {p: i for i, p in enumerate(scenebench())}
         self.prompts, self.fewer = judged(plan.prompts), judged(plan.looked_at)
-        self.captioner, self.embed = captioner, load_sentence()
+        self.captioner, self.embed, self.sampling = captioner, load_sentence(), sampling
         images, _ = rendered_pairs(plan.reference, seed=77)
         self.reference = features(images, captioner)
 
@@ -221,22 +211,20 @@ class Judge:
             shift=config.shift,
             context_scale=float(config.gain > 0),
             each=True,
-            **sampling,
+            **{**self.sampling, **sampling},
         )
         if strip is not None:
             first = {p.category: image for p, image in reversed(list(zip(prompts, images, strict=True)))}
             write_file(strip, png(in_a_row([first[c] for c in dict.fromkeys(p.category for p in prompts)][:SHOWN])))
-        right = np.asarray([check(read(i), p.ask).right for i, p in zip(images, prompts, strict=True)], dtype=float)
-        low, high = bootstrap(right, lambda v: float(v.mean()))
+        right = [check(read(i), p.ask).right for i, p in zip(images, prompts, strict=True)]
         seen, fewer = features(images, self.captioner), set(self.fewer)
         pixels = to_tensor(images)
         said = [c or " " for i in range(0, len(images), 64) for c in self.captioner.caption(pixels[i : i + 64])]
-        by_category: dict[str, list[float]] = {}
+        by_category: dict[str, list[bool]] = {}
         for p, r in zip(prompts, right, strict=True):
             by_category.setdefault(p.category, []).append(r)
         return {
-            "right": round(float(right.mean()), 4),
-            "ci95": [round(low, 4), round(high, 4)],
+            **interval(right, "right"),
             "by_category": {k: round(float(np.mean(v)), 4) for k, v in by_category.items()},
             "frechet": round(frechet_distance(seen, self.reference), 4),
             "frechet_of_fewer": round(frechet_distance(seen[[p in fewer for p in prompts]], self.reference), 4),
@@ -244,17 +232,18 @@ class Judge:
             "per_prompt": [int(r) for r in right],
         }
 
+    def cost(self, pipe: StableDiffusionPipeline, relation: RelationalNetwork, repeats: int = 3) -> float:
+        """Time of sampling with context as a multiple of the plain one's, best of `repeats` in turn."""
 
-def sampling_cost(pipe: StableDiffusionPipeline, relation: RelationalNetwork, prompt: str, repeats: int = 3) -> float:
-    """Time of sampling with context as a multiple of the plain one's, best of `repeats` in turn."""
-    seconds: dict[float, list[float]] = {0.0: [], 1.0: []}
-    for _ in range(repeats + 1):
-        for scale, times in seconds.items():
-            began = time.perf_counter()
-            generate_with_context(pipe, relation, [prompt] * 8, [0], context_scale=scale, output_type="latent")
-            times.append(time.perf_counter() - began)
-    plain, shifted = (min(times[1:]) for times in seconds.values())
-    return round(shifted / plain, 3)
+        def sampled(scale: float) -> None:
+            texts = [self.prompts[0].text] * 8
+            generate_with_context(
+                pipe, relation, texts, [0], context_scale=scale, output_type="latent", **self.sampling
+            )
+
+        taken = turns({"plain": lambda: sampled(0.0), "context": lambda: sampled(1.0)}, repeats + 1, "cpu")
+        plain, shifted = (min(times[1:]) for times in taken.values())
+        return round(shifted / plain, 3)
 
 
 class LabScenes:
@@ -271,7 +260,7 @@ class LabScenes:
     ) -> None:
         rng = np.random.default_rng(seed)
         scenes = [sample_scene(rng) for _ in range(count)] + [centred_scene(rng) for _ in range(max(1, count // 10))]
-        self.captions = [caption(s, rng, FULL_TOLD if i >= count else Saying()) for i, s in enumerate(scenes)]
+        self.captions = [caption(s, rng, FULL_CAPTION if i >= count else Saying()) for i, s in enumerate(scenes)]
         single = np.flatnonzero([len(s.things) == 1 for s in scenes[:count]])
         self.pools = (np.arange(count, len(scenes)), single, np.arange(count))
         self.latents = encode_images(pipe, [Image.fromarray(render(s)) for s in scenes], cache, progress=progress)
@@ -285,19 +274,175 @@ class LabScenes:
         return self(rng, size, 1.0)
 
 
-# --- running
-# ------------------------------------------------------------------------------------------------------------
-class Trainings:
-    """Trains and measures variants. A run, each of its measured points and its row are kept once they are made."""
+# --- running ----------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Cell:
+    """A run, which is a row of the table, or (`swept`) a finished run that is sampled in other ways."""
 
-    def __init__(
-        self, pipe: StableDiffusionPipeline, captioner: Captioner, plan: Plan, cache: Path, progress: bool
-    ) -> None:
-        self.pipe, self.plan, self.cache = pipe, plan, cache
-        self.draw = LabScenes(pipe, plan.scenes, cache / "latents.safetensors", progress)
-        images, self.held_captions = rendered_pairs(256 if plan.reference > 256 else 32, seed=78)
-        self.held = encode_images(pipe, images)
-        self.judge = Judge(plan, captioner)
+    variant: Variant
+    seed: int = 0
+    swept: bool = False
+
+    @property
+    def key(self) -> tuple[str, int, bool]:
+        return self.variant.name, self.seed, self.swept
+
+
+def _last(row: dict[str, Any]) -> dict[str, Any]:
+    end: dict[str, Any] = row["curve"][max(row["curve"], key=int)]
+    return end
+
+
+def _of_fewer(per_prompt: list[int], data: dict[str, Any]) -> list[int]:
+    """Of a finished model's prompts those that are looked at before the end too."""
+    return per_prompt[:: max(1, data["prompts"] // data["looked_at"])]
+
+
+def page(data: dict[str, Any]) -> str:
+    """The results as Markdown."""
+    rows = []
+    for row in data["rows"]:
+        end = _last(row)
+        rows.append(
+            [
+                row["variant"],
+                row["seed"],
+                f"{row['unet_parameters'] / 1e6:.2f} M",
+                f"{row['relation_parameters'] / 1e6:.2f} M",
+                percent(end["right"]),
+                "-".join(map(percent, end["ci95"])),
+                f"{end['frechet']:.2f}",
+                f"{end['caption_similarity']:.3f}",
+                f"{row['bound']:.4f}",
+                f"{row['cost']:.2f}",
+                *(f"{100 * v:.0f}" for v in end["by_category"].values()),
+            ]
+        )
+    head = ["variant", "seed", "U-Net", "relation", "right %", "95 %", "Fréchet", "caption", "bound", "cost"]
+    text = (
+        f"# Context\n\nTrained on {data['scenes']} scenes: from scratch, {data['steps']} steps; adapters on the "
+        f"finished denoiser, a quarter of them; judged on {data['prompts']} prompts of SceneBench.\n\n"
+        + table([*head, *_last(data["rows"][0])["by_category"]], rows)
+        + "\n\n"
+    )
+    for d in data["differences"]:
+        text += (
+            f"- {d['of']} less {d['over']}: {within(d['right'], d['ci95'], '+.1f', 100, ' points')}; "
+            f"Fréchet distance by training seed {', '.join(f'{f:+.2f}' for f in d['frechet'])}\n"
+        )
+    if data["sampling"]:
+        text += (
+            f"\nSampled in other ways ({data['looked_at']} prompts, training seed 0): right %, Fréchet distance.\n\n"
+            + _sampling_table(data)
+            + "\n"
+        )
+    if data.get("shown"):
+        stem = "context-quick" if data["quick"] else "context"
+        text += f"\nPictures ({stem}-pictures.png), from above: {'; '.join(data['shown'])}. "
+        text += "The first prompt of each category of SceneBench, each with its own noise.\n"
+    return text
+
+
+def _sampling_table(data: dict[str, Any]) -> str:
+    ways = list(next(iter(data["sampling"].values())))
+    ends = {r["variant"]: _last(r) for r in data["rows"] if not r["seed"]}
+    rows = []
+    for name, found in data["sampling"].items():
+        if name in ends:
+            end = ends[name]
+            usual = {
+                "right": np.mean(_of_fewer(end["per_prompt"], data)),
+                "frechet": end.get("frechet_of_fewer", float("nan")),
+            }
+            shown = (usual, *map(found.get, ways))
+            rows.append([name, *(f"{100 * w['right']:.0f}, {w['frechet']:.1f}" for w in shown)])
+    return table(["variant", "DDIM 25, guidance 5", *ways], rows)
+
+
+@dataclass(kw_only=True)
+class Context(Bench[Cell, dict[str, Any]]):
+    """Trains and measures variants. A run, each of its measured points and its row are kept once they are made. Rows of
+    a table that is there already are taken over if they were made with the same models and plan.
+
+    Attributes:
+        seeds: training seeds of the four main variants.
+        sampling: how pictures are made, where it is not as by default.
+
+    Raises:
+        InputError: for a number of seeds below 1.
+    """
+
+    name = "context"
+    plans = (Plan(20_000, 1000, 4, 512, 64, 2000), Plan(400, 60, 2, 32, 32, 200))
+    each = True
+    indent = None
+    model: str | None = None
+    seeds: int | None = None  # 3 if None
+    variants: tuple[Variant, ...] = VARIANTS
+    ways: dict[str, dict[str, Any]] = field(default_factory=lambda: WAYS)
+    sampling: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least_one(seeds=self.seeds)
+
+    @cached_property
+    def models(self) -> tuple[StableDiffusionPipeline, Captioner]:
+        return load(self.model, classes=SD), load_captioner()
+
+    @cached_property
+    def cache(self) -> Path:
+        return cache_folder(self.out, self.stem, *self.models, self.plan, ContextTrainConfig(), JUDGED)
+
+    @cached_property
+    def scenes(self) -> LabScenes:
+        return LabScenes(self.models[0], self.plan.scenes, self.cache / "latents.safetensors", self.progress)
+
+    @cached_property
+    def held(self) -> tuple[torch.Tensor, list[str]]:
+        """Latents and captions that were not trained on."""
+        images, captions = rendered_pairs(256 if self.plan.reference > 256 else 32, seed=78)
+        return encode_images(self.models[0], images), captions
+
+    @cached_property
+    def judge(self) -> Judge:
+        return Judge(self.plan, self.models[1], self.sampling)
+
+    @cached_property
+    def known(self) -> dict[tuple[str, int, bool], dict[str, Any]]:
+        """What the table that is there says of cells, by their keys."""
+        table_file = self.out / f"{self.stem}.json"
+        rows = known_rows(table_file, *map(self.made_with, self.variants))
+        found = {(r["variant"], r["seed"], False): r for r in rows}
+        swept = read_json(table_file)["sampling"] if found else {}
+        return found | {(name, 0, True): {"swept": name, "ways": ways} for name, ways in swept.items() if ways}
+
+    def made_with(self, variant: Variant) -> str:
+        """What a row depends on: the models and the plan, and the variant. Others may be added to it."""
+        return f"{self.cache.name}-{fingerprint(variant)}"
+
+    def cells(self) -> Sequence[Cell]:
+        """Runs with one training seed, then more seeds of the main variants, then the ways of sampling."""
+        runs = [Cell(v) for v in self.variants]
+        runs += [Cell(v, k) for k in range(1, self.seeds or 3) for v in self.variants if v.main]
+        return [*runs, *(Cell(v, swept=True) for v in self.variants if v.name in SWEPT)]
+
+    def finished(self, cell: Cell) -> dict[str, Any] | None:
+        return self.known.get(cell.key) or self.kept(cell)
+
+    def missing(self, rows: Sequence[dict[str, Any]]) -> str:
+        return "" if any("variant" in r for r in rows) else "no run is finished yet"
+
+    def measure(self, cell: Cell) -> dict[str, Any]:
+        make = (lambda: self.sweep(cell.variant)) if cell.swept else (lambda: self.row(cell.variant, cell.seed))
+        row = self.known.get(cell.key) or self.kept(cell, make)
+        assert row is not None
+        return row
+
+    def kept(self, cell: Cell, make: Callable[[], dict[str, Any]] | None = None) -> dict[str, Any] | None:
+        """What the cache has of a cell, made now if it can be."""
+        found = kept(self.folder(cell.variant, cell.seed) / ("sampling.json" if cell.swept else "row.json"), make)
+        return {"swept": cell.variant.name, "ways": found} if found and cell.swept else found
 
     def config(self, variant: Variant, seed: int) -> ContextTrainConfig:
         config = ContextTrainConfig(steps=self.plan.steps, denoiser="full", learning_rate=8e-4, seed=seed)
@@ -306,209 +451,104 @@ class Trainings:
         evaluations = max(1, self.plan.evaluations // 2) if variant.adapter else self.plan.evaluations
         return replace(config, save_every=max(1, config.steps // evaluations), **variant.changes)
 
-    def folder(self, variant: Variant, seed: int) -> Path:
-        return _folder(self.cache, variant, seed)
+    def folder(self, variant: Variant, seed: int = 0) -> Path:
+        return self.cache / f"{slug(variant.name)}-{seed}-{fingerprint(variant)}"
 
     def trained(self, variant: Variant, seed: int) -> tuple[StableDiffusionPipeline, RelationalNetwork]:
         """The finished run's models; what is missing of the run is made."""
         config, folder = self.config(variant, seed), self.folder(variant, seed)
-        own = with_unet(
-            self.pipe,
-            copy.deepcopy(self.pipe.unet) if variant.adapter else reduced_unet(self.pipe, variant.wider, seed),
-        )
+        pipe, source = self.models[0], self.scenes.finished if variant.adapter else self.scenes
+        unet = copy.deepcopy(pipe.unet) if variant.adapter else reduced_unet(pipe, variant.wider, seed)
+        own = with_unet(pipe, unet)
 
         def evaluate(step: int, relation: RelationalNetwork) -> None:
             if 0 < config.steps - step < config.save_every:
                 return  # the end, which is measured anyway, is near
             path, end = folder / f"evaluation-{step}.json", step == config.steps
-            if not path.is_file():
-                strip = folder / "pictures.png" if end else None
-                write_file(
-                    path,
-                    json.dumps(
-                        self.judge(own, relation, config, self.judge.prompts if end else self.judge.fewer, strip)
-                    ).encode(),
-                )
+            prompts, strip = (self.judge.prompts, folder / "pictures.png") if end else (self.judge.fewer, None)
+            kept(path, lambda: self.judge(own, relation, config, prompts, strip))
 
         if not variant.trained:
             relation = new_relation(own, gain=0.0)
             evaluate(config.steps, relation)
             return own, relation
-        source = self.draw.finished if variant.adapter else self.draw
         relation = train_context(own, source, folder, config, evaluate=evaluate)
         evaluate(config.steps, relation)  # of a run that was killed after its last step
         return own, relation
 
     def row(self, variant: Variant, seed: int) -> dict[str, Any]:
         """What the table says of a run."""
-        saved = self.folder(variant, seed) / "row.json"
-        if saved.is_file():
-            return _read(saved)
         own, relation = self.trained(variant, seed)
         config = self.config(variant, seed)
-        evaluations = {int(p.stem[11:]): _read(p) for p in self.folder(variant, seed).glob("evaluation-*.json")}
+        evaluations = {int(p.stem[11:]): read_json(p) for p in self.folder(variant, seed).glob("evaluation-*.json")}
         count = lambda m: sum(p.numel() for p in m.parameters())  # noqa: E731
-        row = {
+        return {
             "variant": variant.name,
             "seed": seed,
-            "made_with": made_with(self.cache, variant),
+            "made_with": self.made_with(variant),
             "unet_parameters": count(own.unet),
             "relation_parameters": count(relation) if config.gain else 0,
-            "cost": sampling_cost(own, relation, self.judge.prompts[0].text) if config.gain else 1.0,
-            "bound": round(bound(own, relation, config, self.held, self.held_captions), 5),
+            "cost": self.judge.cost(own, relation) if config.gain else 1.0,
+            "bound": round(bound(own, relation, config, *self.held), 5),
             "curve": {str(k): evaluations[k] for k in sorted(evaluations)},
         }
-        write_file(saved, json.dumps(row).encode())
-        return row
 
     def sweep(self, variant: Variant) -> dict[str, Any]:
         """Seed 0 sampled in other ways: name of the way -> what comes of it, on the fewer prompts."""
-        saved = self.folder(variant, 0) / "sampling.json"
-        if saved.is_file():
-            return _read(saved)
         (own, relation), config = self.trained(variant, 0), self.config(variant, 0)
-        ways: dict[str, dict[str, Any]] = {
-            f"{n} {k}": {"ancestral": n == "DDPM", "num_inference_steps": k} for n, k in SAMPLERS
-        }
-        ways |= {f"guidance {g:g}": {"guidance_scale": g} for g in GUIDANCES}
         found = {}
-        for name, way in tqdm(ways.items(), desc=f"sampling, {variant.name}"):
+        for name, way in tqdm(self.ways.items(), desc=f"sampling, {variant.name}", disable=not self.progress):
             measured = self.judge(own, relation, config, self.judge.fewer, **way)
             found[name] = {k: measured[k] for k in ("right", "ci95", "frechet")}
-        write_file(saved, json.dumps(found).encode())
         return found
 
+    # --- the table ----------------------------------------------------------------------------------------------------
+    def results(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        runs = [r for r in rows if "variant" in r]
+        self.sheet, about = self._sheet(runs)
+        sampling = {r["swept"]: r["ways"] for r in rows if "swept" in r}
+        return {**asdict(self.plan), "rows": runs, "sampling": sampling, "differences": _differences(runs), **about}
 
-def _read(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf8"))
-    return found
+    def _sheet(self, rows: Sequence[dict[str, Any]]) -> tuple[Image.Image | None, dict[str, Any]]:
+        """The runs' pictures, from the cache or else from the sheet that is there; whose they are, and from where to
+        where.
+        """
+        found = pictures_of(self.out, self.stem)
+        for variant in self.variants:
+            if (path := self.folder(variant) / "pictures.png").is_file():
+                found[variant.name] = panels(Image.open(path), 0)
+        first: dict[str, str] = {}
+        for p in judged(self.plan.prompts):
+            first.setdefault(p.category, p.text)
+        prompts = list(first.values())[:SHOWN]
+        names = [r["variant"] for r in rows if not r["seed"]]
+        shown = {n: found[n] for n in names if len(found.get(n, ())) == len(prompts)}
+        labelled = sheet_rows(shown, prompts)
+        ends = np.cumsum([row.height for row in labelled]).tolist()
+        side = (labelled[0].width - GAP * (len(prompts) - 1)) // len(prompts) if shown else 0
+        about = {"shown": list(shown), "shown_at": [[end - side, end] for end in ends]}
+        return in_a_row(labelled, across=False) if shown else None, about
 
+    render = staticmethod(page)
 
-def _folder(cache: Path, variant: Variant, seed: int) -> Path:
-    return cache / f"{slug(variant.name)}-{seed}-{fingerprint(variant)}"
-
-
-def made_with(cache: Path, variant: Variant) -> str:
-    """What a row depends on: the models and the plan, and the variant. Others may be added to it."""
-    return f"{cache.name}-{fingerprint(variant)}"
-
-
-def main(
-    out: Path,
-    quick: bool = False,
-    model: str | None = None,
-    progress: bool = True,
-    plan: Plan | None = None,
-    seeds: int = 3,
-    shard: tuple[int, int] | None = None,
-    so_far: bool = False,
-) -> tuple[dict[str, Any], str]:
-    """Train and measure all variants; writes `context.json`, `.md`, `.png` and `context-pictures.png` (`context-quick*`
-    with `quick`) after each run.
-
-    Rows of a table that is there already are taken over if they were made with the same models and plan.
-
-    Args:
-        seeds: training seeds of the four main variants.
-        shard: (i, n): only every n-th run from the i-th on, into the cache alone; a call without takes them from there.
-        so_far: nothing is trained; the table of what is finished.
-
-    Raises:
-        InputError: for a number of seeds below 1, or if nothing is finished yet that `so_far` could show.
-    """
-    if seeds < 1:
-        raise InputError(f"seeds must be at least 1, not {seeds}")
-    check_writable(out)
-    plan = plan or (QUICK if quick else FULL)
-    stem = "context-quick" if quick else "context"
-    pipe, captioner = load(model, classes=SD), load_captioner()
-    cache = cache_folder(out, stem, pipe, captioner, plan, ContextTrainConfig(), JUDGED)
-    table_file = out / f"{stem}.json"
-    known = {(r["variant"], r["seed"]): r for r in known_rows(table_file, *(made_with(cache, v) for v in VARIANTS))}
-    ways: dict[str, Any] = _read(table_file)["sampling"] if known else {}
-    swept = [v for v in VARIANTS if v.name in SWEPT]
-    about = {"bench": "context", "quick": quick, **asdict(plan)}
-    if so_far:
-        for variant, seed in runs(seeds):
-            for path in _folder(cache, variant, seed).glob("row.json"):
-                known[variant.name, seed] = _read(path)
-        ways |= {v.name: _read(p) for v in swept for p in _folder(cache, v, 0).glob("sampling.json")}
-        rows = [known[v.name, k] for v, k in runs(seeds) if (v.name, k) in known]
-        if not rows:
-            raise InputError("no run is finished yet; run it without `so_far`")
-        return _write(out, stem, {**about, "rows": rows, "sampling": ways}, cache)
-    maker = Trainings(pipe, captioner, plan, cache, progress)
-    todo = [lambda v=v, k=k: maker.row(v, k) for v, k in runs(seeds)] + [lambda v=v: maker.sweep(v) for v in swept]
-    if shard is not None:
-        for part in share_of(todo, shard):
-            part()
-        return {"bench": "context", "shard": list(shard)}, f"every {shard[1]}. run is in {cache}"
-    rows = []
-    for variant, seed in runs(seeds):
-        rows.append(known.get((variant.name, seed)) or maker.row(variant, seed))
-        data, text = _write(out, stem, {**about, "rows": rows, "sampling": ways}, cache)
-    for variant in swept:
-        ways.setdefault(variant.name, {}).update({} if ways.get(variant.name) else maker.sweep(variant))
-        data, text = _write(out, stem, {**about, "rows": rows, "sampling": ways}, cache)
-    return data, text
+    def pictures(self, data: dict[str, Any]) -> dict[str, bytes]:
+        sheet = {} if self.sheet is None else {"-pictures.png": png(self.sheet)}
+        return {".png": plot(data), **sheet}
 
 
-def _write(out: Path, stem: str, data: dict[str, Any], cache: Path) -> tuple[dict[str, Any], str]:
-    """The table of these rows in all forms, and their pictures, from the cache or else from the existing sheet."""
-    sheet, strips = out / f"{stem}-pictures.png", _strips_of(out, stem)
-    for variant in VARIANTS:
-        if (path := _folder(cache, variant, 0) / "pictures.png").is_file():
-            strips[variant.name] = Image.open(path)
-    first: dict[str, str] = {}
-    for p in judged(data["prompts"]):
-        first.setdefault(p.category, p.text)
-    told = list(first.values())[:SHOWN]
-    strips = {n: s for n, s in strips.items() if s.width == len(told) * s.height}
-    shown = [r["variant"] for r in data["rows"] if not r["seed"] and r["variant"] in strips]
-    labelled = [labelled_row(_panels(strips[n]), [] if i else told, n) for i, n in enumerate(shown)]
-    if shown:
-        write_file(sheet, png(in_a_row(labelled, across=False)))
-    ends = np.cumsum([row.height for row in labelled]).tolist()
-    side = (labelled[0].width - GAP * (len(told) - 1)) // len(told) if shown else 0
-    data = {
-        **data,
-        "differences": _differences(data["rows"]),
-        "shown": shown,
-        "shown_at": [[e - side, e] for e in ends],
-    }
-    text = table(data)
-    if shown:
-        text += f"\nPictures ({stem}-pictures.png), from above: {'; '.join(shown)}. "
-        text += "The first prompt of each category of SceneBench, each with its own noise.\n"
-    write_file(out / f"{stem}.json", (json.dumps(data) + "\n").encode())
-    write_file(out / f"{stem}.md", text.encode())
-    write_file(out / f"{stem}.png", _plot(data))
-    return data, text
-
-
-def _strips_of(out: Path, stem: str) -> dict[str, Image.Image]:
-    """The strips of the sheet that is there, by variant."""
+def pictures_of(out: Path, stem: str) -> dict[str, list[Image.Image]]:
+    """The pictures of the sheet that is there, by variant."""
     if not all((out / name).is_file() for name in (f"{stem}.json", f"{stem}-pictures.png")):
         return {}
-    data, sheet = _read(out / f"{stem}.json"), Image.open(out / f"{stem}-pictures.png")
-    names, places = data.get("shown", []), data.get("shown_at")
-    if places is None:  # of before there were labels
-        high = sheet.height // max(1, len(names))
-        places = [(i * high, (i + 1) * high) for i in range(len(names))]
-    rows = {n: sheet.crop((0, top, sheet.width, end)) for n, (top, end) in zip(names, places, strict=True)}
-    gap = 0 if "shown_at" not in data else GAP
-    return {n: in_a_row(_panels(row, gap)) for n, row in rows.items()}
+    data, sheet = read_json(out / f"{stem}.json"), Image.open(out / f"{stem}-pictures.png")
+    rows = zip(data["shown"], data["shown_at"], strict=True)
+    return {name: panels(sheet.crop((0, top, sheet.width, end)), GAP) for name, (top, end) in rows}
 
 
-def _panels(strip: Image.Image, gap: int = 0) -> list[Image.Image]:
-    """The square pictures of a strip."""
-    side = strip.height
-    return [strip.crop((x, 0, x + side, side)) for x in range(0, strip.width, side + gap)]
-
-
-def _last(row: dict[str, Any]) -> dict[str, Any]:
-    end: dict[str, Any] = row["curve"][max(row["curve"], key=int)]
-    return end
+def panels(row: Image.Image, gap: int) -> list[Image.Image]:
+    """The square pictures of a row."""
+    side = row.height
+    return [row.crop((x, 0, x + side, side)) for x in range(0, row.width, side + gap)]
 
 
 AGAINST = (
@@ -524,101 +564,21 @@ AGAINST = (
 )
 
 
-def _differences(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _differences(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """One variant less another over the seeds that both have: paired by prompt, seeds of a prompt together, 95 %."""
     found = []
     for name, other in AGAINST:
         a, b = ({r["seed"]: _last(r) for r in rows if r["variant"] == n} for n in (name, other))
         shared = sorted(set(a) & set(b))
-        if not shared:
-            continue
-        right = np.mean([np.asarray(a[k]["per_prompt"]) - np.asarray(b[k]["per_prompt"]) for k in shared], 0)
-        low, high = bootstrap(right, lambda v: float(v.mean()))
-        found.append(
-            {
-                "of": name,
-                "over": other,
-                "seeds": shared,
-                "right": round(float(right.mean()), 4),
-                "ci95": [round(low, 4), round(high, 4)],
-                "frechet": [round(a[k]["frechet"] - b[k]["frechet"], 4) for k in shared],
-            }
-        )
+        if shared:
+            right = [np.subtract(a[k]["per_prompt"], b[k]["per_prompt"]) for k in shared]
+            frechet = [round(a[k]["frechet"] - b[k]["frechet"], 4) for k in shared]
+            about = {"of": name, "over": other, "seeds": shared}
+            found.append({**about, **interval(np.mean(right, 0), "right"), "frechet": frechet})
     return found
 
 
-def _of_fewer(per_prompt: list[int], data: dict[str, Any]) -> list[int]:
-    """Of a finished model's prompts those that are looked at before the end too."""
-    return per_prompt[:: max(1, data["prompts"] // data["looked_at"])]
-
-
-def table(data: dict[str, Any]) -> str:
-    """The results as Markdown."""
-    first = _last(data["rows"][0])
-    head = [
-        "variant",
-        "seed",
-        "U-Net",
-        "relation",
-        "right %",
-        "95 %",
-        "Fréchet",
-        "caption",
-        "bound",
-        "cost",
-        *first["by_category"],
-    ]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    for row in data["rows"]:
-        end = _last(row)
-        cells = [
-            row["variant"],
-            str(row["seed"]),
-            f"{row['unet_parameters'] / 1e6:.2f} M",
-            f"{row['relation_parameters'] / 1e6:.2f} M",
-            f"{100 * end['right']:.1f}",
-            f"{100 * end['ci95'][0]:.1f}-{100 * end['ci95'][1]:.1f}",
-            f"{end['frechet']:.2f}",
-            f"{end['caption_similarity']:.3f}",
-            f"{row['bound']:.4f}",
-            f"{row['cost']:.2f}",
-            *(f"{100 * v:.0f}" for v in end["by_category"].values()),
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    text = (
-        f"# Context\n\nTrained on {data['scenes']} scenes: from scratch, {data['steps']} steps; adapters on the "
-        "finished denoiser, a quarter of them; "
-        f"judged on {data['prompts']} prompts of SceneBench.\n\n" + "\n".join(lines) + "\n\n"
-    )
-    for d in data["differences"]:
-        text += (
-            f"- {d['of']} less {d['over']}: {100 * d['right']:+.1f} points [{100 * d['ci95'][0]:+.1f}, "
-            f"{100 * d['ci95'][1]:+.1f}]; "
-            f"Fréchet distance by training seed {', '.join(f'{f:+.2f}' for f in d['frechet'])}\n"
-        )
-    if data["sampling"]:
-        ways = list(next(iter(data["sampling"].values())))
-        text += (
-            f"\nSampled in other ways ({data['looked_at']} prompts, training seed 0): right %, Fréchet distance.\n\n"
-        )
-        text += "| variant | DDIM 25, guidance 5 | " + " | ".join(ways) + " |\n" + "|---" * (len(ways) + 2) + "|\n"
-        ends = {r["variant"]: _last(r) for r in data["rows"] if not r["seed"]}
-        judged = {name: found for name, found in data["sampling"].items() if name in ends}
-        for name, found in judged.items():
-            end = ends[name]
-            usual = {
-                "right": np.mean(_of_fewer(end["per_prompt"], data)),
-                "frechet": end.get("frechet_of_fewer", float("nan")),
-            }
-            text += (
-                f"| {name} | "
-                + " | ".join(f"{100 * w['right']:.0f}, {w['frechet']:.1f}" for w in (usual, *map(found.get, ways)))
-                + " |\n"
-            )
-    return text
-
-
-def _plot(data: dict[str, Any]) -> bytes:
+def plot(data: dict[str, Any]) -> bytes:
     from matplotlib.figure import Figure
 
     rows = data["rows"]
@@ -662,6 +622,4 @@ def _plot(data: dict[str, Any]) -> bytes:
         yticklabels=names,
     )
     end.invert_yaxis()
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return buffer.getvalue()
+    return figure_png(figure)

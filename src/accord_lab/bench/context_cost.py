@@ -1,5 +1,4 @@
-"""`accord bench context --cost`: time of sampling with context as a multiple of the plain one's, in turn in one run on
-idle cores.
+"""`accord bench context-cost`: time of sampling with context as a multiple of the plain one's, in turns on idle cores.
 
 Networks alone: texts and pictures cost both the same. The relational network is fresh, since time does not depend on
 what it has learned.
@@ -7,23 +6,23 @@ what it has learned.
 
 from __future__ import annotations
 
-import json
-import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from statistics import median
 from typing import Any
 
 import torch
 from diffusers import StableDiffusionPipeline
-from tqdm.auto import tqdm
 
 from accord.diffusion.loop import run, sample
 from accord.diffusion.pipelines import Conditioning, latent_scheduler, sample_size
-from accord.files import check_writable, write_file
 from accord.methods.context.pipeline import new_relation, relation_of
 from accord.methods.context.schedulers import ContextDDIMScheduler
 from accord_lab.bench.context import reduced_unet, with_unet
+from accord_lab.bench.measure import ratios, turns
+from accord_lab.bench.report import stamp, table
+from accord_lab.bench.runner import Bench
 from accord_lab.bench.speed import network
 
 TOKENS = 77
@@ -47,84 +46,91 @@ SIZES = (
 )
 
 
-def main(out: Path, quick: bool = False, progress: bool = True) -> tuple[dict[str, Any], str]:
-    """Writes `context-cost.json` and `.md` (`context-cost-quick.*` with `quick`, which leaves the largest out)."""
-    check_writable(out)
-    repeats = 2 if quick else 7
-    rows = [measured(size, repeats, progress) for size in (SIZES[:2] if quick else SIZES)]
-    data = {
-        "bench": "context --cost",
-        "quick": quick,
-        "threads": torch.get_num_threads(),
-        "repeats": repeats,
-        "rows": rows,
-    }
-    lines = [
-        "| network | parameters | of the relational network | its share | plain, s a step | with context | ratio, "
-        "median | lowest to highest |",
-        "|" + "---|" * 8,
-    ]
-    lines += [
-        f"| {r['name']} | {r['parameters'] / 1e6:.1f} M | {r['relation_parameters'] / 1e6:.2f} M | "
-        f"{100 * r['relation_parameters'] / r['parameters']:.1f} % "
-        f"| {r['plain_seconds']:.3f} | {r['context_seconds']:.3f} | {r['ratio']:.3f} | {r['ratio_range'][0]:.3f} to "
-        f"{r['ratio_range'][1]:.3f} |"
-        for r in rows
-    ]
-    text = (
-        "# Cost of sampling with context\n\n"
-        f"Guided DDIM, {data['threads']} CPU threads, plain and with context in turn, {repeats} times after a "
-        "warm-up; seconds are medians, of "
-        f"{SIZES[0].pictures} pictures at the lab's size and of one at Stable Diffusion 1.5's.\n\n"
-        + "\n".join(lines)
-        + "\n"
-    )
-    stem = "context-cost-quick" if quick else "context-cost"
-    write_file(out / f"{stem}.json", (json.dumps(data, indent=1) + "\n").encode())
-    write_file(out / f"{stem}.md", text.encode())
-    return data, text
+@dataclass(frozen=True)
+class Plan:
+    """What is timed, and in how many turns."""
+
+    sizes: tuple[Size, ...]
+    repeats: int
 
 
-def measured(size: Size, repeats: int, progress: bool) -> dict[str, Any]:
+@dataclass(kw_only=True)
+class ContextCost(Bench[Size, dict[str, Any]]):
     """Seconds a step of both ways, in turn, and the ratio of each turn."""
-    pipe = network(size.of, "cpu")
-    if size.reduced:
-        pipe = with_unet(pipe, reduced_unet(pipe).eval().requires_grad_(False))
-    relation = new_relation(pipe).eval().requires_grad_(False)
-    g, side, width = torch.Generator().manual_seed(0), sample_size(pipe)[0], pipe.unet.config.cross_attention_dim
-    noise = torch.randn(size.pictures, pipe.unet.config.in_channels, side, side, generator=g)
-    conditioning = Conditioning(torch.randn(2 * size.pictures, TOKENS, width, generator=g))
-    plain: list[float] = []
-    shifted: list[float] = []
-    for _ in tqdm(range(repeats + 1), desc=size.name, disable=not progress):
-        for times, r in ((plain, None), (shifted, relation_of(relation, conditioning.states[-size.pictures :]))):
-            began = time.perf_counter()
-            run(steps_of(pipe, r, noise, conditioning, size.steps))
-            times.append((time.perf_counter() - began) / size.steps)
-    plain, shifted = plain[1:], shifted[1:]  # the first were the warm-up
-    ratios = sorted(b / a for a, b in zip(plain, shifted, strict=True))
-    return {
-        "name": size.name,
-        "parameters": sum(p.numel() for p in pipe.unet.parameters()),
-        "relation_parameters": sum(p.numel() for p in relation.parameters()),
-        "plain_seconds": round(median(plain), 4),
-        "context_seconds": round(median(shifted), 4),
-        "ratio": round(median(ratios), 4),
-        "ratio_range": [round(ratios[0], 4), round(ratios[-1], 4)],
-    }
+
+    name = "context-cost"
+    plans = (Plan(SIZES, 7), Plan(SIZES[:2], 2))  # without the largest
+
+    def cells(self) -> Sequence[Size]:
+        return list(self.plan.sizes)
+
+    def measure(self, cell: Size) -> dict[str, Any]:
+        pipe = network(cell.of, "cpu")
+        if cell.reduced:
+            pipe = with_unet(pipe, reduced_unet(pipe).eval().requires_grad_(False))
+        relation = new_relation(pipe).eval().requires_grad_(False)
+        g, side, width = torch.Generator().manual_seed(0), sample_size(pipe)[0], pipe.unet.config.cross_attention_dim
+        noise = torch.randn(cell.pictures, pipe.unet.config.in_channels, side, side, generator=g)
+        conditioning = Conditioning(torch.randn(2 * cell.pictures, TOKENS, width, generator=g))
+        of_context = relation_of(relation, conditioning.states[-cell.pictures :])
+        work = {
+            way: partial(denoised, pipe, r, noise, conditioning, cell.steps)
+            for way, r in (("plain", None), ("context", of_context))
+        }
+        for function in work.values():  # the warm-up
+            function()
+        taken = turns(work, self.plan.repeats, "cpu", cell.name, self.progress)
+        found = sorted(ratios(taken, "context"))
+        return {
+            "name": cell.name,
+            "parameters": sum(p.numel() for p in pipe.unet.parameters()),
+            "relation_parameters": sum(p.numel() for p in relation.parameters()),
+            **{f"{way}_seconds": round(median(times) / cell.steps, 4) for way, times in taken.items()},
+            "ratio": round(median(found), 4),
+            "ratio_range": [round(found[0], 4), round(found[-1], 4)],
+        }
+
+    def results(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        return {**stamp("cpu"), "repeats": self.plan.repeats, **super().results(rows)}
+
+    @staticmethod
+    def render(data: dict[str, Any]) -> str:
+        head = "network | parameters | of the relational network | its share | plain, s a step | with context"
+        rows = [
+            [
+                r["name"],
+                f"{r['parameters'] / 1e6:.1f} M",
+                f"{r['relation_parameters'] / 1e6:.2f} M",
+                f"{100 * r['relation_parameters'] / r['parameters']:.1f} %",
+                f"{r['plain_seconds']:.3f}",
+                f"{r['context_seconds']:.3f}",
+                f"{r['ratio']:.3f}",
+                " to ".join(f"{v:.3f}" for v in r["ratio_range"]),
+            ]
+            for r in data["rows"]
+        ]
+        return (
+            f"# Cost of sampling with context\n\nGuided DDIM, {data['threads']} CPU threads, plain and with context in "
+            f"turn, {data['repeats']} times after a warm-up; seconds are medians, of {SIZES[0].pictures} pictures at "
+            "the lab's size and of one at Stable Diffusion 1.5's.\n\n"
+            + table([*head.split(" | "), "ratio, median", "lowest to highest"], rows)
+            + "\n"
+        )
 
 
-def steps_of(
+def denoised(
     pipe: StableDiffusionPipeline, relation: Any, noise: torch.Tensor, conditioning: Conditioning, count: int
-) -> Any:
-    """The loop as `generate --context` runs it."""
-    return sample(
-        pipe,
-        [""] * len(noise),
-        num_inference_steps=count,
-        guidance_scale=5.0,
-        latents=noise,
-        conditioning=conditioning,
-        scheduler=latent_scheduler(ContextDDIMScheduler, pipe),
-        step_kwargs={"relation": relation},
+) -> torch.Tensor:
+    """Latents of the loop as `generate --context` runs it."""
+    return run(
+        sample(
+            pipe,
+            [""] * len(noise),
+            num_inference_steps=count,
+            guidance_scale=5.0,
+            latents=noise,
+            conditioning=conditioning,
+            scheduler=latent_scheduler(ContextDDIMScheduler, pipe),
+            step_kwargs={"relation": relation},
+        )
     )

@@ -7,11 +7,9 @@ goes on.
 
 from __future__ import annotations
 
-import functools
-import io
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,26 +21,26 @@ from torch.nn import functional as F
 
 from accord.data.pair_folders import stream_pairs
 from accord.data.pairs import PairsFile
-from accord.data.shards import share_of
-from accord.diffusion.pipelines import SD, device_name, load
+from accord.diffusion.pipelines import SD, Pipeline, device_name, load
 from accord.embedded import INVERTER
-from accord.files import check_writable, replace_file, write_file
+from accord.files import replace_file
 from accord.methods.invert.config import KINDS, InvertTrainConfig, PredictorConfig
 from accord.methods.invert.data import PairSet, load_pairs
 from accord.methods.invert.equations import ensemble, ensemble_weights
 from accord.methods.invert.fit import cosine_of, interval, safe_split, text_f1, word_f1
-from accord.methods.invert.invert import invert
 from accord.methods.invert.inverter import Inverter
 from accord.methods.invert.kernel import DomainKernel
 from accord.methods.invert.pairs import make_pairs
 from accord.methods.invert.predictors import Predictor, build
+from accord.methods.invert.reader import invert
 from accord.methods.invert.train import predict, train_predictor
 from accord.methods.invert.vocabulary import Vocabulary
-from accord.rewards.captioners import load_captioner
-from accord.rewards.clip import load_clip
+from accord.rewards.captioners import Captioner, load_captioner
+from accord.rewards.clip import ClipScorer, load_clip
 from accord.rewards.sentence import load_sentence
 from accord.types import InputError
-from accord_lab.bench.cache import cache_folder, slug
+from accord_lab.bench.report import figure_png, table, within
+from accord_lab.bench.runner import Bench, at_least_one, cache_folder, slug
 from accord_lab.scenes.ask import ask_of, check
 from accord_lab.scenes.grammar import caption
 from accord_lab.scenes.lexicon import IMAGE_SIZE
@@ -74,10 +72,6 @@ class Plan:
     readable: int  # test images whose readable prompt is judged
 
 
-FULL = Plan(20_000, 1000, 600, 32, ("unet", "clip", "vit", "swin", "blip"), 3, 500)
-QUICK = Plan(400, 60, 60, 32, ("clip", "vit"), 1, 20)
-
-
 # --- pairs ------------------------------------------------------------------------------------------------------------
 def scene_prompts(count: int, seed: int, held_out: bool) -> list[str]:
     """Captions of random scenes, all or none of them with a held-out combination."""
@@ -100,28 +94,33 @@ def rendered_set(count: int, seed: int, embed: Any) -> PairSet:
 
 
 class Sets:
-    """The data of one plan. Made once, kept in `folder`."""
+    """The data of one plan. Made once, kept in `folder`.
 
-    def __init__(self, plan: Plan, folder: Path, pipe: Any, progress: bool) -> None:
-        self.plan, self.folder, self.pipe, self.progress = plan, folder, pipe, progress
-        self.device = str(pipe.device)
+    Args:
+        make: what makes pictures of prompts, as `make_pairs` does.
+        similar: the cosine of two prompts above which they are in one part of the split.
+    """
+
+    def __init__(
+        self, plan: Plan, folder: Path, pipe: Pipeline, progress: bool, make: Callable[..., Any], similar: float
+    ) -> None:
+        self.plan, self.folder, self.pipe, self.progress, self.make = plan, folder, pipe, progress, make
+        self.device, self.similar = str(pipe.device), similar
 
     def render(self, shard: tuple[int, int] | None = None) -> None:
         """Make the pairs' pictures, or only a shard's share of them."""
-        for name, prompts in (
-            ("pairs", scene_prompts(self.plan.pairs, 200, False)),
-            ("held-out", scene_prompts(self.plan.extra, 201, True)),
-        ):
-            make_pairs(
+        prompts = {"pairs": (self.plan.pairs, 200, False), "held-out": (self.plan.extra, 201, True)}
+        for name, of in prompts.items():
+            self.make(
                 self.pipe,
-                prompts,
+                scene_prompts(*of),
                 self.folder / name,
                 num_inference_steps=PAIR_STEPS,
                 shard=shard,
                 progress=self.progress,
             )
 
-    @functools.cached_property
+    @cached_property
     def all(self) -> dict[str, PairSet]:
         """Pairs, held out and renders, with captions of the pictures."""
         kept = {n: self.folder / f"{n}.safetensors" for n in ("pairs", "held-out", "renders")}
@@ -140,11 +139,11 @@ class Sets:
             part.save(path)
         return {n: PairSet.load(p) for n, p in kept.items()}
 
-    @functools.cached_property
+    @cached_property
     def train(self) -> PairSet:
         return self._split[0]
 
-    @functools.cached_property
+    @cached_property
     def parts(self) -> dict[str, PairSet]:
         """What is predicted: the three domains and the validation split."""
         return {
@@ -154,13 +153,13 @@ class Sets:
             "validation": self._split[1],
         }
 
-    @functools.cached_property
+    @cached_property
     def _split(self) -> tuple[PairSet, PairSet, PairSet]:
         pairs = self.all["pairs"]
-        split = safe_split(pairs.targets, SIMILAR)
+        split = safe_split(pairs.targets, self.similar)
         return pairs.subset(split.train), pairs.subset(split.validation), pairs.subset(split.test)
 
-    @functools.cached_property
+    @cached_property
     def vocabulary(self) -> Vocabulary:
         return Vocabulary.build(self.train.prompts, 1000)
 
@@ -204,127 +203,208 @@ def trials(plan: Plan) -> list[Trial]:
 Answers = dict[str, torch.Tensor]  # unit vectors [N,E] of each part, and "words": logits [N,V] on the test split
 
 
-def trained(trial: Trial, sets: Sets, cache: Path) -> Predictor:
-    """The predictor of a trial, trained or resumed."""
-    folder = cache / "runs" / _slug(trial.name)
-    return train_predictor(trial.settings, sets.train, sets.vocabulary, folder, trial.config(sets.plan), sets.device)
+# --- running ----------------------------------------------------------------------------------------------------------
 
 
-def answers_of(trial: Trial, sets: Sets, cache: Path) -> Answers:
-    """What the predictor of a trial says of every part; kept."""
-    path = cache / "answers" / f"{_slug(trial.name)}.safetensors"
-    if not path.is_file():
-        predictor = trained(trial, sets, cache)
-        found = {name: predict(predictor, part, progress=sets.progress) for name, part in sets.parts.items()}
-        answers = {name: vectors.contiguous() for name, (vectors, _) in found.items()}
-        words = found["test"][1]
-        replace_file(path, lambda p: save_file(answers | ({} if words is None else {"words": words.contiguous()}), p))
-    return load_file(path)
+def page(data: dict[str, Any]) -> str:
+    """The results as Markdown."""
+    rows = []
+    for row in data["rows"]:
+        test = row["test"]
+        rows.append(
+            [
+                row["method"] + (f" (refused on: {', '.join(row['refused'])})" if row.get("refused") else ""),
+                f"{test['cosine']:.4f}",
+                "-".join(f"{v:.4f}" for v in test["ci95"]),
+                f"{row['held out']['cosine']:.4f}",
+                f"{row['renders']['cosine']:.4f}",
+                f"{row['word_f1']:.3f}" if "word_f1" in row else "-",
+                "-" if row["method"] == data["full"] else _signed(row["full_system_over_it"]),
+            ]
+        )
+    changes = [
+        [e["change"], _signed(e), ", ".join(f"{k} {v['mean']:+.4f}" for k, v in e["kinds"].items())]
+        for e in data["effects"]
+    ]
+    words = []
+    for name, found in data["readable"].items():
+        for way in ("readable prompt", "caption alone"):
+            shares = [
+                f"{100 * found[way][k]:.1f} %" for k in ("says_what_the_image_shows", "says_what_the_prompt_asked")
+            ]
+            words.append([f"{name}, {way}", *shares, f"{found[way]['word_f1']:.3f}"])
+    split, images = data["split"], next(iter(data["readable"].values()))["images"]
+    return (
+        "# Inversion\n\n"
+        f"{data['pairs']} pairs rendered by the pipeline in {data['pair_steps']} steps; {split['train']} to train, "
+        f"{split['validation']} "
+        f"to validate, {split['test']} to test (no two prompts of two parts with a cosine above {split['similar']}); "
+        f"{data['steps']} steps "
+        f"of {data['batch_size']} a predictor, on {data['device']}. Mean cosine to the true prompt's embedding; 95 % "
+        "intervals over the images. "
+        "Held out: combinations that no pair has. Renders: drawn scenes instead of generated pictures; their prompts "
+        "are drawn like those of the pairs, and some are among them.\n\n"
+        + table(["method", "test", "95 %", "held out", "renders", "word F1", "full system over it"], rows)
+        + "\n\nWeights of the ensembles, fitted on the validation split: "
+        + "; ".join(f"{n}: {', '.join(f'{k} {w:g}' for k, w in found.items())}" for n, found in data["weights"].items())
+        + f". Best on validation: {', '.join(f'{k} {v}' for k, v in data['chosen'].items())}.\n\nWhat each part "
+        "brings on the test split, mean over the predictors:\n\n"
+        + table(["part of the method", "brings", "predictor by predictor"], changes)
+        + f"\n\nOf {images} test images, judged by the reader and by the true prompt:\n\n"
+        + table(["readable prompts of", "says what the image shows", "what the prompt asked", "word F1"], words)
+        + "\n"
+    )
+
+
+def _signed(found: dict[str, Any]) -> str:
+    return within(found["mean"], found["ci95"], "+.4f")
+
+
+@dataclass(kw_only=True)
+class Invert(Bench[Trial, Answers]):
+    """Makes pairs, trains, measures. A cell is a predictor to train; the rows of the table are made of all of them.
+
+    Attributes:
+        device: of pictures and training; CUDA if there is one, if None.
+        steps, kinds, seeds: of each predictor, of predictors, of the full system; the plan's if None or empty.
+        only_pairs: make the pairs (with a shard, a share of them) and stop.
+        make, similar: see `Sets`.
+
+    Raises:
+        InputError: for a kind that there is not, a number of seeds or steps below 1, or what `only_pairs` does not use.
+    """
+
+    name = "invert"
+    plans = (
+        Plan(20_000, 1000, 600, 32, ("unet", "clip", "vit", "swin", "blip"), 3, 500),
+        Plan(400, 60, 60, 32, ("clip", "vit"), 1, 20),
+    )
+    model: str | None = None
+    device: str | None = None
+    steps: int | None = None
+    kind: Sequence[str] | None = None
+    seeds: int | None = None
+    only_pairs: bool = False
+    make: Callable[..., Any] = make_pairs
+    similar: float = SIMILAR
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("kind", "seeds", "steps") if self.only_pairs else ():
+            if getattr(self, name):
+                raise InputError(f"`{name}` is not used with `only_pairs`; leave it out")
+        wrong = [k for k in self.kind or () if k not in KINDS]
+        if wrong:
+            raise InputError(f"kind must be one of {', '.join(KINDS)}, not {wrong[0]!r}")
+        at_least_one(seeds=self.seeds, steps=self.steps)
+        self.plan = replace(
+            self.plan,
+            kinds=tuple(self.kind or self.plan.kinds),
+            seeds=self.seeds or self.plan.seeds,
+            steps=self.steps or self.plan.steps,
+        )
+
+    @cached_property
+    def pipe(self) -> Pipeline:
+        return load(self.model, self.device, classes=SD)
+
+    @cached_property
+    def judges(self) -> tuple[Captioner, ClipScorer]:
+        return load_captioner(device=str(self.pipe.device)), load_clip(device=str(self.pipe.device))
+
+    @cached_property
+    def sets(self) -> Sets:
+        parts = (self.pipe, self.judges[0], self.plan.pairs, self.plan.extra, PAIR_STEPS)
+        folder = cache_folder(self.out, "pairs", *parts)
+        return Sets(self.plan, folder, self.pipe, self.progress, self.make, self.similar)
+
+    @cached_property
+    def cache(self) -> Path:
+        return cache_folder(self.out, self.name, self.pipe, *self.judges, replace(self.plan, kinds=(), seeds=0))
+
+    def run(self, shard: tuple[int, int] | None = None, so_far: bool = False) -> tuple[dict[str, Any], str]:
+        if not self.only_pairs:
+            return super().run(shard, so_far)
+        with self._writing(shard):
+            self.sets.render(shard)
+            return {"bench": self.name, "pairs": str(self.sets.folder)}, f"pairs are in {self.sets.folder}"
+
+    def cells(self) -> Sequence[Trial]:
+        return trials(self.plan)
+
+    def trained(self, trial: Trial) -> Predictor:
+        """The predictor of a trial, trained or resumed."""
+        folder, config = self.cache / "runs" / _slug(trial.name), trial.config(self.plan)
+        return train_predictor(trial.settings, self.sets.train, self.sets.vocabulary, folder, config, self.sets.device)
+
+    def measure(self, cell: Trial) -> Answers:
+        """What the predictor of a trial says of every part; kept."""
+        path = self.cache / "answers" / f"{_slug(cell.name)}.safetensors"
+        if not path.is_file():
+            predictor = self.trained(cell)
+            found = {n: predict(predictor, part, progress=self.progress) for n, part in self.sets.parts.items()}
+            answers = {name: vectors.contiguous() for name, (vectors, _) in found.items()}
+            words = found["test"][1]
+            replace_file(
+                path, lambda p: save_file(answers | ({} if words is None else {"words": words.contiguous()}), p)
+            )
+        return load_file(path)
+
+    def results(self, rows: Sequence[Answers]) -> dict[str, Any]:
+        sets, plan, (captioner, clip) = self.sets, self.plan, self.judges
+        embed = load_sentence(device=sets.device)
+        answers = _baselines(sets, embed, clip) | {t.name: a for t, a in zip(self.cells(), rows, strict=True)}
+        refused, weights, chosen = _combine(answers, sets, plan)
+        readers = self._readers(weights[WEIGHTED + ENSEMBLE])
+        if EMBEDDED_ROW in readers:
+            shipped = readers[EMBEDDED_ROW]
+            answers[EMBEDDED_ROW] = {
+                name: ensemble([predict(p, part)[0] for p in shipped.predictors], shipped.weights)
+                for name, part in sets.parts.items()
+            }
+        full, test = answers[FULL_ROW], sets.parts["test"]
+        return {
+            "device": device_name(sets.device),
+            "pairs": len(sets.all["pairs"]),
+            "pair_steps": PAIR_STEPS,
+            "split": {
+                "train": len(sets.train),
+                "validation": len(sets.parts["validation"]),
+                "test": len(test),
+                "similar": sets.similar,
+            },
+            "vocabulary": len(sets.vocabulary),
+            "steps": plan.steps,
+            "batch_size": plan.batch_size,
+            "full": FULL_ROW,
+            "weights": {
+                name: dict(zip(plan.kinds, (round(w, 3) for w in found), strict=True))
+                for name, found in weights.items()
+            },
+            "chosen": chosen,
+            "rows": [_row(name, found, sets, refused.get(name), full) for name, found in answers.items()],
+            "effects": effects(answers, sets, plan),
+            "readable": {n: _readable(i, test, plan.readable, captioner, embed) for n, i in readers.items()},
+        }
+
+    def _readers(self, weights: list[float]) -> dict[str, Inverter]:
+        """The full system, which is saved, and the embedded inverter beside the embedded pipeline."""
+        whole, captioner = [Trial(k, WHOLE) for k in self.plan.kinds], self.judges[0]
+        predictors, settings = [self.trained(t) for t in whole], [t.settings for t in whole]
+        inverter = Inverter(predictors, settings, self.sets.vocabulary, weights, captioner)
+        inverter.save_pretrained(self.cache / "inverter")
+        embedded = self.model is None and INVERTER.is_dir()
+        shipped = {EMBEDDED_ROW: Inverter.from_pretrained(device=self.sets.device)} if embedded else {}
+        return {"full system": inverter, **shipped}
+
+    render = staticmethod(page)
+
+    def pictures(self, data: dict[str, Any]) -> dict[str, bytes]:
+        return {".png": _plot(data)}
 
 
 def _slug(name: str) -> str:
     return slug(name.replace("+ ", ""))
-
-
-def main(
-    out: Path,
-    quick: bool = False,
-    model: str | None = None,
-    device: str | None = None,
-    progress: bool = True,
-    plan: Plan | None = None,
-    steps: int | None = None,
-    kinds: Sequence[str] | None = None,
-    seeds: int | None = None,
-    shard: tuple[int, int] | None = None,
-    only_pairs: bool = False,
-) -> tuple[dict[str, Any], str]:
-    """Make pairs, train, measure; writes `invert.json`, `.md` and `.png` (`invert-quick.*` with `quick`).
-
-    Args:
-        device: of pictures and training; CUDA if there is one, if None.
-        steps: of each predictor; the plan's if None.
-        kinds: of predictors; the plan's if None.
-        seeds: of the full system; the plan's if None.
-        shard: (i, n): only every n-th predictor from the i-th on; a run without it then finds them trained.
-        only_pairs: make the pairs (with `shard`, a share of them) and stop.
-
-    Raises:
-        InputError: for a kind that there is not, or a number of seeds or steps below 1.
-    """
-    check_writable(out)
-    plan = plan or (QUICK if quick else FULL)
-    wrong = [k for k in kinds or () if k not in KINDS]
-    if wrong:
-        raise InputError(f"kind must be one of {', '.join(KINDS)}, not {wrong[0]!r}")
-    for name, number in (("seeds", seeds), ("steps", steps)):
-        if number is not None and number < 1:
-            raise InputError(f"{name} must be at least 1, not {number}")
-    plan = replace(plan, kinds=tuple(kinds or plan.kinds), seeds=seeds or plan.seeds, steps=steps or plan.steps)
-    pipe = load(model, device, classes=SD)
-    where = str(pipe.device)
-    captioner = load_captioner(device=where)
-    sets = Sets(plan, cache_folder(out, "pairs", pipe, captioner, plan.pairs, plan.extra, PAIR_STEPS), pipe, progress)
-    if only_pairs:
-        sets.render(shard)
-        return {"bench": "invert", "pairs": str(sets.folder)}, f"pairs are in {sets.folder}"
-    embed, clip = load_sentence(device=where), load_clip(device=where)
-    cache = cache_folder(out, "invert", pipe, captioner, clip, replace(plan, kinds=(), seeds=0))
-    if shard is not None:
-        for trial in share_of(trials(plan), shard):
-            answers_of(trial, sets, cache)
-        return {"bench": "invert", "shard": list(shard)}, f"every {shard[1]}. predictor is in {cache}"
-    answers = _baselines(sets, embed, clip) | {t.name: answers_of(t, sets, cache) for t in trials(plan)}
-    refused, weights, chosen = _combine(answers, sets, plan)
-    whole = [Trial(k, WHOLE) for k in plan.kinds]
-    inverter = Inverter(
-        [trained(t, sets, cache) for t in whole],
-        [t.settings for t in whole],
-        sets.vocabulary,
-        weights[WEIGHTED + ENSEMBLE],
-        captioner,
-    )
-    inverter.save_pretrained(cache / "inverter")
-    readers = {"full system": inverter}
-    if model is None and INVERTER.is_dir():
-        readers[EMBEDDED_ROW] = shipped = Inverter.from_pretrained(device=where)
-        answers[EMBEDDED_ROW] = {
-            name: ensemble([predict(p, part)[0] for p in shipped.predictors], shipped.weights)
-            for name, part in sets.parts.items()
-        }
-    data = {
-        "bench": "invert",
-        "quick": quick,
-        "device": device_name(where),
-        "pairs": len(sets.all["pairs"]),
-        "pair_steps": PAIR_STEPS,
-        "split": {
-            "train": len(sets.train),
-            "validation": len(sets.parts["validation"]),
-            "test": len(sets.parts["test"]),
-            "similar": SIMILAR,
-        },
-        "vocabulary": len(sets.vocabulary),
-        "steps": plan.steps,
-        "batch_size": plan.batch_size,
-        "full": FULL_ROW,
-        "weights": {
-            name: dict(zip(plan.kinds, (round(w, 3) for w in found), strict=True)) for name, found in weights.items()
-        },
-        "chosen": chosen,
-        "rows": [_row(name, found, sets, refused.get(name), answers[FULL_ROW]) for name, found in answers.items()],
-        "effects": effects(answers, sets, plan),
-        "readable": {n: _readable(i, sets.parts["test"], plan.readable, captioner, embed) for n, i in readers.items()},
-    }
-    return _write(out, "invert-quick" if quick else "invert", data)
-
-
-def _write(out: Path, stem: str, data: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    text = table(data)
-    write_file(out / f"{stem}.json", (json.dumps(data, indent=1) + "\n").encode())
-    write_file(out / f"{stem}.md", text.encode())
-    write_file(out / f"{stem}.png", _plot(data))
-    return data, text
 
 
 def _baselines(sets: Sets, embed: Any, clip: Any) -> dict[str, Answers]:
@@ -425,9 +505,7 @@ def _of_seed(name: str, seed: int) -> str:
 
 
 def _adapted(answers: Answers, sets: Sets) -> tuple[Answers, dict[str, str]]:
-    """DAKL, for each domain by itself, fitted on the validation split; where it refuses, the first level's answer and
-    why.
-    """
+    """DAKL, for each domain by itself, fitted on the validation split; why it refuses, where it does."""
     out, refused = {}, {}
     validation = sets.parts["validation"]
     for domain in DOMAINS:
@@ -514,69 +592,6 @@ def _asks_the_same(said: str, true: str) -> bool:
     return a == b
 
 
-def _signed(found: dict[str, Any]) -> str:
-    return f"{found['mean']:+.4f} [{found['ci95'][0]:+.4f}, {found['ci95'][1]:+.4f}]"
-
-
-def table(data: dict[str, Any]) -> str:
-    """The results as Markdown."""
-    lines = [
-        "| method | test | 95 % | held out | renders | word F1 | full system over it |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for row in data["rows"]:
-        test = row["test"]
-        f1 = f"{row['word_f1']:.3f}" if "word_f1" in row else "-"
-        name = row["method"] + (f" (refused on: {', '.join(row['refused'])})" if row.get("refused") else "")
-        lines.append(
-            f"| {name} | {test['cosine']:.4f} | {test['ci95'][0]:.4f}-{test['ci95'][1]:.4f} | "
-            f"{row['held out']['cosine']:.4f} "
-            f"| {row['renders']['cosine']:.4f} | {f1} | "
-            f"{'-' if row['method'] == data['full'] else _signed(row['full_system_over_it'])} |"
-        )
-    split = data["split"]
-    changes = ["| part of the method | brings | predictor by predictor |", "|---|---|---|"]
-    changes += [
-        f"| {e['change']} | {_signed(e)} | " + ", ".join(f"{k} {v['mean']:+.4f}" for k, v in e["kinds"].items()) + " |"
-        for e in data["effects"]
-    ]
-    words = [
-        "| readable prompts of | says what the image shows | what the prompt asked | word F1 |",
-        "|---|---|---|---|",
-    ]
-    for name, found in data["readable"].items():
-        for way in ("readable prompt", "caption alone"):
-            said = found[way]
-            words.append(
-                f"| {name}, {way} | {100 * said['says_what_the_image_shows']:.1f} % | "
-                f"{100 * said['says_what_the_prompt_asked']:.1f} % "
-                f"| {said['word_f1']:.3f} |"
-            )
-    images = next(iter(data["readable"].values()))["images"]
-    return (
-        "# Inversion\n\n"
-        f"{data['pairs']} pairs rendered by the pipeline in {data['pair_steps']} steps; {split['train']} to train, "
-        f"{split['validation']} "
-        f"to validate, {split['test']} to test (no two prompts of two parts with a cosine above {split['similar']}); "
-        f"{data['steps']} steps "
-        f"of {data['batch_size']} a predictor, on {data['device']}. Mean cosine to the true prompt's embedding; 95 % "
-        "intervals over the images. "
-        "Held out: combinations that no pair has. Renders: drawn scenes instead of generated pictures; their prompts "
-        "are drawn like those of the pairs, and some are among them.\n\n"
-        + "\n".join(lines)
-        + "\n\nWeights of the ensembles, fitted on the validation split: "
-        + "; ".join(
-            f"{name}: {', '.join(f'{k} {w:g}' for k, w in found.items())}" for name, found in data["weights"].items()
-        )
-        + f". Best on validation: {', '.join(f'{k} {v}' for k, v in data['chosen'].items())}.\n\nWhat each part "
-        "brings on the test split, mean over the predictors:\n\n"
-        + "\n".join(changes)
-        + f"\n\nOf {images} test images, judged by the reader and by the true prompt:\n\n"
-        + "\n".join(words)
-        + "\n"
-    )
-
-
 def _plot(data: dict[str, Any]) -> bytes:
     from matplotlib.figure import Figure
 
@@ -590,6 +605,4 @@ def _plot(data: dict[str, Any]) -> bytes:
     axis.set_yticks(range(len(rows)), [r["method"] for r in rows], fontsize=7)
     axis.set_ylim(len(rows) - 0.4, -0.6)
     axis.set(xlabel="mean cosine on the test split", xlim=(max(0.0, min(values) - 0.05), 1))
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return buffer.getvalue()
+    return figure_png(figure)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +23,19 @@ from tqdm.auto import tqdm
 
 from accord.data.images import to_pil
 from accord.data.prompts import parse
-from accord.data.shards import share_of
 from accord.diffusion.generate import GUIDANCE, STEPS
 from accord.diffusion.loop import decode, generators, initial_noise, run, sample
 from accord.diffusion.pipelines import SD, load, token_spans, tokens_of
-from accord.files import check_writable, write_file
 from accord.methods.realign.config import RealignConfig
 from accord.methods.realign.fine import NEW_SEED, Picture, Rounds
 from accord.rewards.captioners import Captioner, load_captioner
 from accord.rewards.diagnosis import align
 from accord.types import InputError
-from accord_lab.bench.cache import cache_folder
 from accord_lab.bench.prompts import BenchPrompt, scenebench
+from accord_lab.bench.report import figure_png, percent, within
+from accord_lab.bench.report import table as markdown
+from accord_lab.bench.runner import Bench, cache_folder
+from accord_lab.bench.stats import ci95, interval, paired
 from accord_lab.scenes.ask import check
 from accord_lab.scenes.read import read
 
@@ -67,7 +70,7 @@ Method = Callable[[Sequence[Job]], list[Made]]
 
 
 @dataclass
-class Bench:
+class Maker:
     """The models that all methods share, and the first pictures of the last batch, which most methods begin with."""
 
     pipe: StableDiffusionPipeline
@@ -139,8 +142,6 @@ class Bench:
 
     def attend_and_excite(self, jobs: Sequence[Job]) -> list[Made]:
         """diffusers' own pipeline on the same parts, given the nouns; its processors stay, so the U-Net is put back."""
-        import warnings
-
         from diffusers import StableDiffusionAttendAndExcitePipeline
 
         with warnings.catch_warnings():
@@ -184,14 +185,14 @@ class Bench:
         return torch.as_tensor(decode(self.pipe, run(steps), "pt")).float()
 
 
-METHODS: dict[str, Callable[[Bench], Method]] = {
-    "base": lambda b: b.base,
-    "best-of-N": lambda b: b.best_of(1 + b.config.rounds),  # as many tries as realign has
-    "attend-and-excite": lambda b: b.attend_and_excite,
-    "modulated, unweighted": lambda b: b.realigned(mode="same_seed", omega_gain=0.0, escalation=0.0),
-    "realign same_seed": lambda b: b.realigned(mode="same_seed"),
-    "realign renoise": lambda b: b.realigned(mode="renoise"),
-    "realign new_seed": lambda b: b.realigned(mode="new_seed"),  # from the noises of best-of-N's tries
+METHODS: dict[str, Callable[[Maker], Method]] = {
+    "base": lambda m: m.base,
+    "best-of-N": lambda m: m.best_of(1 + m.config.rounds),  # as many tries as realign has
+    "attend-and-excite": lambda m: m.attend_and_excite,
+    "modulated, unweighted": lambda m: m.realigned(mode="same_seed", omega_gain=0.0, escalation=0.0),
+    "realign same_seed": lambda m: m.realigned(mode="same_seed"),
+    "realign renoise": lambda m: m.realigned(mode="renoise"),
+    "realign new_seed": lambda m: m.realigned(mode="new_seed"),  # from the noises of best-of-N's tries
 }
 
 
@@ -221,233 +222,59 @@ def noun_tokens(pipe: StableDiffusionPipeline, text: str) -> list[int]:
 
 
 # --- running ----------------------------------------------------------------------------------------------------------
+Record = dict[str, Any]  # a picture: `number`, `seed`, `right`, `atoms`, `calls`, `seconds`
+
+
 class Records:
-    """A row per picture of one method, kept in a file of JSON lines; what is there is not made again."""
+    """A record per picture of one method, kept in a file of JSON lines; what is there is not made again."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.rows: dict[tuple[int, int], dict[str, Any]] = {}
+        self.rows: dict[tuple[int, int], Record] = {}
         path.parent.mkdir(parents=True, exist_ok=True)
         for line in path.read_text(encoding="utf8").splitlines() if path.exists() else []:
             row = json.loads(line)
             self.rows[row["number"], row["seed"]] = row
 
-    def run(self, method: Method, jobs: Sequence[Job]) -> None:
-        """Make and judge what is missing of a batch."""
+    def run(self, method: Method, jobs: Sequence[Job]) -> list[Record]:
+        """The records of a batch; what is missing of it is made and judged."""
         todo = [j for j in jobs if (j.number, j.seed) not in self.rows]
-        if not todo:
-            return
-        began = time.perf_counter()
-        made = method(todo)
-        seconds = (time.perf_counter() - began) / len(todo)
-        rows = []
-        for job, result in zip(todo, made, strict=True):
-            verdict = check(read(result.image), job.prompt.ask)
-            row = {
-                "number": job.number,
-                "seed": job.seed,
-                "right": verdict.right,
-                "atoms": verdict.atoms,
-                "calls": result.denoiser_calls,
-                "seconds": seconds if result.seconds is None else result.seconds,
-            }
-            rows.append(json.dumps(row) + "\n")
-            self.rows[job.number, job.seed] = json.loads(rows[-1])
-        with open(self.path, "a", encoding="utf8") as file:
-            file.write("".join(rows))
-
-    def of(self, jobs: Sequence[Job]) -> list[dict[str, Any]]:
+        if todo:
+            began = time.perf_counter()
+            made = method(todo)
+            seconds = (time.perf_counter() - began) / len(todo)
+            rows = [_judged(job, result, seconds) for job, result in zip(todo, made, strict=True)]
+            self.rows |= {(row["number"], row["seed"]): row for row in rows}
+            with open(self.path, "a", encoding="utf8") as file:
+                file.write("".join(json.dumps(row) + "\n" for row in rows))
         return [self.rows[j.number, j.seed] for j in jobs]
 
 
-def run_method(name: str, method: Method, jobs: list[Job], cache: Path, progress: bool) -> list[dict[str, Any]]:
-    """A row per picture, from the cache where it is there."""
-    return run_methods({name: method}, jobs, {name: Records(cache)}, progress, name)[name]
-
-
-def run_methods(
-    methods: dict[str, Method], jobs: list[Job], records: dict[str, Records], progress: bool, name: str = "scenes"
-) -> dict[str, list[dict[str, Any]]]:
-    """Batch by batch, so that the methods of one batch share its first pictures."""
-    for start in tqdm(range(0, len(jobs), BATCH), desc=name, disable=not progress):
-        for key, method in methods.items():
-            records[key].run(method, jobs[start : start + BATCH])
-    return {key: records[key].of(jobs) for key in methods}
-
-
-def main(
-    model: str | None,
-    device: str | None,
-    out: Path,
-    quick: bool = False,
-    progress: bool = True,
-    seeds: int = len(SEEDS),
-    shard: tuple[int, int] | None = None,
-) -> tuple[dict[str, Any], str]:
-    """Run all methods; write `scenes.json`, `scenes.md` and `scenes.png` (`scenes-quick.*` with `quick`).
-
-    Args:
-        shard: (i, n): only every n-th batch from the i-th on, into the cache alone; a run without takes them from
-            there.
-
-    Raises:
-        InputError: for a number of seeds that there are not.
-    """
-    check_writable(out)
-    jobs = make_jobs(quick, seeds)
-    pipe = load(model, device, classes=SD)
-    bench = Bench(pipe, load_captioner(device=str(pipe.device)), RealignConfig())
-    cache = cache_folder(out, "scenes", pipe, bench.captioner, bench.config, STEPS, GUIDANCE)
-    methods = {name: method(bench) for name, method in METHODS.items()}
-    kept = {name: Records(cache / f"{name.replace(' ', '-')}.jsonl") for name in methods}
-    if shard is not None:
-        jobs = [j for start in share_of(range(0, len(jobs), BATCH), shard) for j in jobs[start : start + BATCH]]
-        run_methods(methods, jobs, kept, progress)
-        return {
-            "bench": "scenes",
-            "shard": list(shard),
-            "pictures": len(jobs),
-        }, f"{len(jobs)} pictures of each method are in {cache}"
-    records = run_methods(methods, jobs, kept, progress)
-    rows = [row_of(name, records[name], jobs) for name in records]
-    data = {"bench": "scenes", "quick": quick, **results(rows, jobs, RIVAL)}
-    stem = "scenes-quick" if quick else "scenes"
-    text = table(data)
-    write_file(out / f"{stem}.json", json.dumps(data, indent=1).encode())
-    write_file(out / f"{stem}.md", text.encode())
-    write_file(out / f"{stem}.png", plot(data))
-    return data, text
-
-
-def make_jobs(quick: bool, seeds: int = len(SEEDS)) -> list[Job]:
-    """All prompts with the first `seeds` of four seeds; with `quick` two prompts a category with two seeds."""
-    if not 1 <= seeds <= len(SEEDS):
-        raise InputError(f"seeds must be from 1 to {len(SEEDS)}, not {seeds}")
-    prompts = scenebench()
-    numbers = range(0, len(prompts), len(prompts) // 16) if quick else range(len(prompts))
-    return [Job(n, prompts[n], s) for s in SEEDS[: min(seeds, 2) if quick else seeds] for n in numbers]
-
-
-# --- the table --------------------------------------------------------------------------------------------------------
-def bootstrap(
-    per_prompt: np.ndarray, statistic: Callable[[np.ndarray], float], draws: int = 2000, seed: int = 0
-) -> tuple[float, float]:
-    """95 % interval of a statistic of rows [P, ...]; prompts are drawn with replacement, with all their seeds."""
-    rng = np.random.default_rng(seed)
-    values = [statistic(per_prompt[rng.integers(len(per_prompt), size=len(per_prompt))]) for _ in range(draws)]
-    low, high = np.percentile(values, [2.5, 97.5])
-    return float(low), float(high)
-
-
-def right_by_prompt(row: dict[str, Any]) -> np.ndarray:
-    """Share of a prompt's pictures that are right, [P] in the order of the prompts."""
-    return np.asarray([int(c) for c in row["right_by_prompt"]]) * len(row["right_by_prompt"]) / row["pictures"]
-
-
-def _removed(pair: np.ndarray) -> float:
-    """Share of the base's errors that are gone: rows (base, method)."""
-    base, method = pair.mean(0)
-    return float((method - base) / (1 - base)) if base < 1 else 0.0
-
-
-def _lead(pair: np.ndarray) -> float:
-    """By how much the method is right more often: rows (other, method)."""
-    return float(pair[:, 1].mean() - pair[:, 0].mean())
-
-
-def row_of(name: str, records: list[dict[str, Any]], jobs: list[Job]) -> dict[str, Any]:
-    """A method's row of the table, by itself.
-
-    `right_by_prompt` has a digit a prompt: how many of its pictures are right.
-    """
-    sums: dict[int, int] = {}
-    for record, job in zip(records, jobs, strict=True):
-        sums[job.number] = sums.get(job.number, 0) + record["right"]
-    row: dict[str, Any] = {
-        "method": name,
-        "pictures": len(jobs),
-        "right_by_prompt": "".join(str(n) for _, n in sorted(sums.items())),
-    }
-    right = right_by_prompt(row)
-    share = lambda keep: [r["right"] for r, j in zip(records, jobs, strict=True) if keep(j)]  # noqa: E731
-    categories = list(dict.fromkeys(j.prompt.category for j in jobs))
-    held = share(lambda j: j.prompt.held_out)
-    atoms: dict[str, list[bool]] = {}
-    for record in records:
-        for kind, values in record["atoms"].items():
-            atoms.setdefault(kind, []).extend(values)
+def _judged(job: Job, result: Made, seconds: float) -> Record:
+    verdict = check(read(result.image), job.prompt.ask)
     return {
-        **row,
-        "overall": round(float(right.mean()), 4),
-        "ci95": [round(v, 4) for v in bootstrap(right, lambda x: float(x.mean()))],
-        "by_category": {c: round(float(np.mean(share(lambda j, c=c: j.prompt.category == c))), 4) for c in categories},
-        "heldout": round(float(np.mean(held)), 4) if held else None,
-        "atoms": {k: round(float(np.mean(v)), 4) for k, v in atoms.items()},
-        "denoiser_calls": round(float(np.mean([r["calls"] for r in records])), 1),
-        "seconds_per_image": round(float(np.mean([r["seconds"] for r in records])), 3),
+        "number": job.number,
+        "seed": job.seed,
+        "right": verdict.right,
+        "atoms": verdict.atoms,
+        "calls": result.denoiser_calls,
+        "seconds": seconds if result.seconds is None else result.seconds,
     }
 
 
-def compared(rows: Sequence[dict[str, Any]], rival: str, base: str = "base") -> list[dict[str, Any]]:
-    """Rows with the share of the base's errors that are gone and the lead over the rival, paired by prompt."""
-    right = {r["method"]: right_by_prompt(r) for r in rows}
-    out = []
-    for row in rows:
-        pair = np.stack([right[base], right[row["method"]]], 1)
-        duel = np.stack([right[rival], right[row["method"]]], 1)
-        out.append(
-            {
-                **row,
-                "errors_removed": round(_removed(pair), 4),
-                "errors_removed_ci95": [round(v, 4) for v in bootstrap(pair, _removed)],
-                "lead": round(_lead(duel), 4),
-                "lead_ci95": [round(v, 4) for v in bootstrap(duel, _lead)],
-            }
-        )
-    return out
+def run_method(name: str, method: Method, jobs: Sequence[Job], cache: Path, progress: bool) -> dict[str, Any]:
+    """A method's row, from a record per picture, which are kept in the file `cache`."""
+    records, found = Records(cache), []
+    for batch in tqdm(batches(jobs), desc=name, disable=not progress, leave=False):
+        found += records.run(method, batch)
+    return row_of(name, found, jobs)
 
 
-def lead(row: dict[str, Any], other: dict[str, Any], unseen: np.ndarray | None = None) -> dict[str, Any]:
-    """By how much a row is right more often than another, paired by prompt, and the prompts with more and with fewer
-    right pictures.
-
-    With `unseen`, bool [P], also over these prompts alone.
-    """
-    difference = right_by_prompt(row) - right_by_prompt(other)
-    counts = {"mended": int((difference > 0).sum()), "broken": int((difference < 0).sum())}
-    alone = {} if unseen is None or not unseen.any() else {"unseen": _mean_of(difference[unseen])}
-    return {**_mean_of(difference), **counts, **alone}
+def batches(jobs: Sequence[Job]) -> list[Sequence[Job]]:
+    return [jobs[start : start + BATCH] for start in range(0, len(jobs), BATCH)]
 
 
-def _mean_of(difference: np.ndarray) -> dict[str, Any]:
-    low, high = bootstrap(difference, lambda v: float(v.mean()))
-    return {"lead": round(float(difference.mean()), 4), "ci95": [round(low, 4), round(high, 4)]}
-
-
-def told_lead(found: dict[str, Any]) -> str:
-    """`of` less `over`, and what `lead` says of it, in words."""
-
-    def points(d: dict[str, Any]) -> str:
-        return f"{100 * d['lead']:+.1f} points [{100 * d['ci95'][0]:+.1f}, {100 * d['ci95'][1]:+.1f}]"
-
-    counts = f"{found['mended']} prompts better, {found['broken']} worse"
-    alone = f"; on unseen combinations {points(found['unseen'])}" if "unseen" in found else ""
-    return f"{found['of']} less {found['over']}: {points(found)}; {counts}{alone}"
-
-
-def results(rows: Sequence[dict[str, Any]], jobs: Sequence[Job], rival: str) -> dict[str, Any]:
-    """What `table` reads: the rows, compared, and how the pictures were made."""
-    return {
-        "lead_over": rival,
-        "prompts": len({j.number for j in jobs}),
-        "seeds": sorted({j.seed for j in jobs}),
-        "num_inference_steps": STEPS,
-        "guidance_scale": GUIDANCE,
-        "rows": compared(rows, rival),
-    }
-
-
-def table(data: dict[str, Any]) -> str:
+def page(data: dict[str, Any], title: str = "SceneBench") -> str:
     """The results as Markdown."""
     categories = list(data["rows"][0]["by_category"])
     head = [
@@ -461,57 +288,199 @@ def table(data: dict[str, Any]) -> str:
         "calls",
         "s/image",
     ]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    percent = lambda v: "-" if v is None else f"{100 * v:.1f}"  # noqa: E731
-    for r in data["rows"]:
-        removed = f"{percent(r['errors_removed'])} [{', '.join(percent(v) for v in r['errors_removed_ci95'])}]"
-        lead = f"{100 * r['lead']:+.1f} [{', '.join(f'{100 * v:+.1f}' for v in r['lead_ci95'])}]"
-        cells = [
+    body = [
+        [
             r["method"],
             percent(r["overall"]),
             "-".join(percent(v) for v in r["ci95"]),
-            "" if r["method"] == "base" else removed,
-            "" if r["method"] == data["lead_over"] else lead,
+            "" if r["method"] == "base" else within(r["errors_removed"], r["errors_removed_ci95"], times=100),
+            "" if r["method"] == data["lead_over"] else within(r["lead"], r["lead_ci95"], "+.1f", 100),
             *(percent(r["by_category"][c]) for c in categories),
             percent(r["heldout"]),
             f"{r['denoiser_calls']:.0f}",
             f"{r['seconds_per_image']:.2f}",
         ]
-        lines.append("| " + " | ".join(cells) + " |")
+        for r in data["rows"]
+    ]
     note = f"{data['prompts']} prompts x {len(data['seeds'])} seeds, {data['num_inference_steps']} steps, "
     note += f"guidance {data['guidance_scale']}"
-    return f"# SceneBench\n\n{note}. Judged by the reader, which no method sees.\n\n" + "\n".join(lines) + "\n"
+    return f"# {title}\n\n{note}. Judged by the reader, which no method sees.\n\n{markdown(head, body)}\n"
+
+
+@dataclass(kw_only=True)
+class Scenes(Bench[Sequence[Job], dict[str, list[Record]]]):
+    """All methods, batch by batch, so that those of one batch share its first pictures."""
+
+    name = "scenes"
+    model: str | None = None
+    device: str | None = None
+    seeds: int | None = None  # all four, or two with `quick`, if None
+    jobs: list[Job] = field(default_factory=list)  # SceneBench's if empty
+    methods: Mapping[str, Callable[[Maker], Method]] = field(default_factory=lambda: METHODS)
+
+    def __post_init__(self) -> None:
+        self.jobs = self.jobs or make_jobs(self.quick, self.seeds)
+
+    @cached_property
+    def made(self) -> dict[str, tuple[Method, Records]]:
+        pipe = load(self.model, self.device, classes=SD)
+        maker = Maker(pipe, load_captioner(device=str(pipe.device)), RealignConfig())
+        cache = cache_folder(self.out, "scenes", pipe, maker.captioner, maker.config, STEPS, GUIDANCE)
+        return {n: (m(maker), Records(cache / f"{n.replace(' ', '-')}.jsonl")) for n, m in self.methods.items()}
+
+    def cells(self) -> Sequence[Sequence[Job]]:
+        return batches(self.jobs)
+
+    def measure(self, cell: Sequence[Job]) -> dict[str, list[Record]]:
+        return {name: records.run(method, cell) for name, (method, records) in self.made.items()}
+
+    def results(self, rows: Sequence[dict[str, list[Record]]]) -> dict[str, Any]:
+        records = {name: [r for row in rows for r in row[name]] for name in self.methods}
+        return results([row_of(name, found, self.jobs) for name, found in records.items()], self.jobs, RIVAL)
+
+    render = staticmethod(page)
+
+    def pictures(self, data: dict[str, Any]) -> dict[str, bytes]:
+        return {".png": plot(data)}
+
+
+def make_jobs(quick: bool, seeds: int | None = None) -> list[Job]:
+    """All prompts with the first `seeds` of four seeds; with `quick` two prompts a category with two seeds at most.
+
+    Raises:
+        InputError: for a number of seeds that there are not.
+    """
+    if seeds is not None and not 1 <= seeds <= len(SEEDS):
+        raise InputError(f"seeds must be from 1 to {len(SEEDS)}, not {seeds}")
+    if quick and (seeds or 0) > 2:
+        raise InputError("`quick` takes two seeds at most; give `seeds` 1 or 2, or leave `quick` out")
+    prompts = scenebench()
+    numbers = range(0, len(prompts), len(prompts) // 16) if quick else range(len(prompts))
+    return [Job(n, prompts[n], s) for s in SEEDS[: seeds or (2 if quick else len(SEEDS))] for n in numbers]
+
+
+# --- the table --------------------------------------------------------------------------------------------------------
+def right_by_prompt(row: dict[str, Any]) -> np.ndarray:
+    """Share of a prompt's pictures that are right, [P] in the order of the prompts."""
+    return np.asarray([int(c) for c in row["right_by_prompt"]]) * len(row["right_by_prompt"]) / row["pictures"]
+
+
+def removed(pair: np.ndarray) -> float:
+    """Share of the base's errors that are gone: rows (base, method)."""
+    base, method = pair.mean(0)
+    return float((method - base) / (1 - base)) if base < 1 else 0.0
+
+
+def _lead(pair: np.ndarray) -> float:
+    """By how much the method is right more often: rows (other, method)."""
+    return float(pair[:, 1].mean() - pair[:, 0].mean())
+
+
+def row_of(name: str, records: Sequence[Record], jobs: Sequence[Job]) -> dict[str, Any]:
+    """A method's row of the table, by itself.
+
+    `right_by_prompt` has a digit a prompt: how many of its pictures are right.
+    """
+    sums: dict[int, int] = {}
+    by_category: dict[str, list[bool]] = {}
+    held: list[bool] = []
+    atoms: dict[str, list[bool]] = {}
+    for record, job in zip(records, jobs, strict=True):
+        sums[job.number] = sums.get(job.number, 0) + record["right"]
+        by_category.setdefault(job.prompt.category, []).append(record["right"])
+        if job.prompt.held_out:
+            held.append(record["right"])
+        for kind, values in record["atoms"].items():
+            atoms.setdefault(kind, []).extend(values)
+    row: dict[str, Any] = {
+        "method": name,
+        "pictures": len(jobs),
+        "right_by_prompt": "".join(str(n) for _, n in sorted(sums.items())),
+    }
+    return {
+        **row,
+        **overall(row),
+        "by_category": {c: round(float(np.mean(v)), 4) for c, v in by_category.items()},
+        "heldout": round(float(np.mean(held)), 4) if held else None,
+        "atoms": {k: round(float(np.mean(v)), 4) for k, v in atoms.items()},
+        "denoiser_calls": round(float(np.mean([r["calls"] for r in records])), 1),
+        "seconds_per_image": round(float(np.mean([r["seconds"] for r in records])), 3),
+    }
+
+
+def overall(row: dict[str, Any]) -> dict[str, Any]:
+    """The share of all pictures that is right, and its interval over the prompts."""
+    return interval(right_by_prompt(row), "overall")
+
+
+def compared(rows: Sequence[dict[str, Any]], rival: str, base: str = "base") -> list[dict[str, Any]]:
+    """Rows with the share of the base's errors that are gone and the lead over the rival, paired by prompt."""
+    right = {r["method"]: right_by_prompt(r) for r in rows}
+    out = []
+    for row in rows:
+        pair = np.stack([right[base], right[row["method"]]], 1)
+        duel = np.stack([right[rival], right[row["method"]]], 1)
+        out.append(
+            {
+                **row,
+                "errors_removed": round(removed(pair), 4),
+                "errors_removed_ci95": ci95(pair, removed),
+                "lead": round(_lead(duel), 4),
+                "lead_ci95": ci95(duel, _lead),
+            }
+        )
+    return out
+
+
+def lead(row: dict[str, Any], other: dict[str, Any], unseen: np.ndarray | None = None) -> dict[str, Any]:
+    """By how much a row is right more often than another, paired by prompt, and the prompts with more and with fewer
+    right pictures.
+
+    With `unseen`, bool [P], also over these prompts alone.
+    """
+    of, over = right_by_prompt(row), right_by_prompt(other)
+    counts = {"mended": int((of > over).sum()), "broken": int((of < over).sum())}
+    alone = {} if unseen is None or not unseen.any() else {"unseen": paired(of[unseen], over[unseen], "lead")}
+    return {**paired(of, over, "lead"), **counts, **alone}
+
+
+def lead_line(found: dict[str, Any]) -> str:
+    """`of` less `over`, and what `lead` says of it, in words."""
+    points = lambda d: within(d["lead"], d["ci95"], "+.1f", 100, " points")  # noqa: E731
+    counts = f"{found['mended']} prompts better, {found['broken']} worse"
+    alone = f"; on unseen combinations {points(found['unseen'])}" if "unseen" in found else ""
+    return f"- {found['of']} less {found['over']}: {points(found)}; {counts}{alone}\n"
+
+
+def results(rows: Sequence[dict[str, Any]], jobs: Sequence[Job], rival: str) -> dict[str, Any]:
+    """What `page` reads: the rows, compared, and how the pictures were made."""
+    return {
+        "lead_over": rival,
+        "prompts": len({j.number for j in jobs}),
+        "seeds": sorted({j.seed for j in jobs}),
+        "num_inference_steps": STEPS,
+        "guidance_scale": GUIDANCE,
+        "rows": compared(rows, rival),
+    }
 
 
 def plot(data: dict[str, Any]) -> bytes:
     """The results as bars: a group a category, a bar a method, the overall one with its interval."""
-    import io
-
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
+    from matplotlib.figure import Figure
 
     rows = data["rows"]
     categories = ["overall", *rows[0]["by_category"]]
-    figure, axis = plt.subplots(figsize=(11, 4))
+    figure = Figure(figsize=(11, 4))
+    axis = figure.subplots()
     width = 0.8 / len(rows)
     for k, row in enumerate(rows):
         values = [row["overall"], *row["by_category"].values()]
         axis.bar(np.arange(len(values)) + k * width, [100 * v for v in values], width, label=row["method"])
         low, high = (100 * v for v in row["ci95"])
-        axis.errorbar(
-            k * width,
-            100 * row["overall"],
-            [[100 * row["overall"] - low], [high - 100 * row["overall"]]],
-            color="black",
-            capsize=2,
-        )
+        right = 100 * row["overall"]
+        axis.errorbar(k * width, right, [[right - low], [high - right]], color="black", capsize=2)
     axis.set_xticks(np.arange(len(categories)) + 0.4 - width / 2, categories)
     axis.set(ylabel="prompts right, %", ylim=(0, 100))
     axis.legend(ncols=4, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     figure.tight_layout()
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    plt.close(figure)
-    return buffer.getvalue()
+    return figure_png(figure)

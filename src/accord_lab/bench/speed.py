@@ -1,28 +1,15 @@
-"""Cost of the modulation beside plain attention and beside a direct form that holds every logit in memory.
-
-The variants of a measurement take turns (A B C A B C ...), so that whatever else the machine does slows all of them;
-what is reported is the median over the rounds, and the median of each round's ratio to the plain variant.
+"""`accord bench speed`: cost of the modulation beside plain attention and a direct form that keeps every logit.
 
 Letters in shapes: B pictures, L pixels of a layer, T tokens, d channels of a head, N regions.
 """
 
 from __future__ import annotations
 
-import io
-import json
 import math
-import resource
-import statistics
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,17 +21,17 @@ from tqdm.auto import tqdm
 
 from accord.diffusion.attention import attention_hook, grid_of
 from accord.diffusion.loop import BeforeStep, run, sample
-from accord.diffusion.pipelines import check_device, default_device, device_name, sample_size
+from accord.diffusion.pipelines import sample_size
 from accord.embedded import PIPELINE
-from accord.files import check_writable, write_file
 from accord.methods.realign.config import RealignConfig
 from accord.methods.realign.equations import attend, augment, modulated_logits, modulation_strength
 from accord.methods.realign.modulation import Modulation, Segments, modulated
-from accord.types import InputError
+from accord_lab.bench.measure import MIB, alone, cuda_peak, here, interleaved, peak_of, rounded
+from accord_lab.bench.report import figure_png, stamp, table
+from accord_lab.bench.runner import Bench
 from accord_lab.recipes.denoiser import build, scheduler
 
 VARIANTS = ("plain", "modulated", "materialised")
-MIB = 2**20
 HEADS, HEAD_DIM = 8, 40  # of the first level of Stable Diffusion 1.5
 REGIONS = 3
 ALL_HEADS_BELOW = 2**30  # bytes of logits; above, the direct form takes a head at a time, or it needs 13 GB at 96x96
@@ -57,8 +44,6 @@ SD15: dict[str, Any] = {
     "attention_head_dim": 8,
     "cross_attention_dim": 768,
 }
-
-Cells = dict[str, dict[str, float]]  # variant -> what was measured of it
 
 
 @dataclass(frozen=True)
@@ -88,16 +73,6 @@ class Plan:
     regions: tuple[int, ...]
     side: int
     repeats: int
-
-
-FULL = Plan(
-    (Size("lab", 4, 32, 25, 15, 5), Size("sd15", 1, 77, 25, 3)),
-    sides=(32, 64, 96),
-    regions=(1, 2, 4, 8, 16),
-    side=64,
-    repeats=3,
-)
-QUICK = Plan((Size("lab", 4, 32, 10, 5, 2),), sides=(32, 64), regions=(1, 2, 4, 8, 16), side=32, repeats=3)
 
 
 # the variants -------------------------------------------------------------------------------------------------------
@@ -222,36 +197,6 @@ class Work:
         self.pipe.unet(self.latents[:1, :, :8, :8], 0, self.states[:1])
 
 
-# clocks and scales --------------------------------------------------------------------------------------------------
-def interleaved(
-    work: Mapping[str, Callable[[], torch.Tensor]], repeats: int, device: str, label: str = "", progress: bool = False
-) -> Cells:
-    """Seconds (median) and ratio to the first variant (median over the rounds) of each; warm them up before."""
-    rounds: list[dict[str, float]] = []
-    for _ in tqdm(range(repeats), desc=label, disable=not progress, leave=False):
-        taken = {}
-        for name, function in work.items():
-            _wait(device)
-            start = time.perf_counter()
-            function()
-            _wait(device)
-            taken[name] = time.perf_counter() - start
-        rounds.append(taken)
-    first = next(iter(work))
-    return {
-        name: {
-            "seconds": statistics.median(r[name] for r in rounds),
-            "ratio": statistics.median(r[name] / r[first] for r in rounds),
-        }
-        for name in work
-    }
-
-
-def _wait(device: str) -> None:
-    if device.startswith("cuda"):
-        torch.cuda.synchronize(device)
-
-
 class Largest(TorchDispatchMode):
     """Records the largest tensor that any operator returns, in elements of its storage (a view is what it looks into).
 
@@ -282,60 +227,10 @@ def peak_memory(size: Size, variant: str, device: str, work: Work | None = None)
     return peak
 
 
-def cuda_peak(function: Callable[[], Any], device: str) -> float:
-    """MiB of the GPU that `function` needs at its peak, over what there was before."""
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats(device)
-    before = torch.cuda.memory_allocated(device)
-    function()
-    return (torch.cuda.max_memory_allocated(device) - before) / MIB
-
-
 def _peak_here(size: Size, variant: str, device: str) -> float:
     work = Work(size, device)
     work.touch()
     return peak_of(partial(work.denoise, variant, 1))
-
-
-def alone(what: str, work: Callable[..., Any], *args: Any) -> Any:
-    """What `work(*args)` returns in a fresh process with as many threads.
-
-    Raises:
-        InputError: naming `what`, if the process is killed.
-    """
-    try:
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            return pool.submit(_with_threads, torch.get_num_threads(), work, *args).result()
-    except BrokenProcessPool as error:
-        raise InputError(f"{what} was killed, most likely for want of memory; use `quick=True`") from error
-
-
-def _with_threads(threads: int, work: Callable[..., Any], *args: Any) -> Any:
-    torch.set_num_threads(threads)
-    return work(*args)
-
-
-def peak_of(work: Callable[[], Any]) -> float:
-    """MiB of this process that `work` takes at its peak, over what there was before."""
-    forget_peak()
-    before = peak_rss()
-    work()
-    return (peak_rss() - before) / MIB
-
-
-def forget_peak() -> None:
-    """Begin `peak_rss` anew, on Linux; elsewhere loading stays in it."""
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def peak_rss() -> int:
-    """Bytes. Linux's own file first: its `ru_maxrss` starts at what the parent process ever held."""
-    with suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 # the measurements ---------------------------------------------------------------------------------------------------
@@ -396,9 +291,9 @@ def attention_row(
     regions: int,
     repeats: int,
     device: str,
+    progress: bool = False,
     heads: int = HEADS,
     head_dim: int = HEAD_DIM,
-    progress: bool = False,
 ) -> dict[str, Any]:
     """One self-attention layer of side * side pixels in float32: time, largest tensor, and whether both forms agree."""
     g, length = torch.Generator().manual_seed(0), side * side
@@ -432,19 +327,7 @@ def attention_row(
     }
 
 
-# results ------------------------------------------------------------------------------------------------------------
-def rounded(value: Any) -> Any:
-    """All floats to 4 significant digits."""
-    if isinstance(value, dict):
-        return {k: rounded(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [rounded(v) for v in value]
-    return float(f"{value:.4g}") if isinstance(value, float) else value
-
-
-def _table(head: list[str], rows: list[list[Any]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(str(c) for c in line) + " |" for line in lines)
+# the bench ----------------------------------------------------------------------------------------------------------
 
 
 def _network_table(rows: list[dict[str, Any]]) -> str:
@@ -463,7 +346,7 @@ def _network_table(rows: list[dict[str, Any]]) -> str:
         f"{r['max_abs_difference']:.1e} at most where it moves the latents by up to {r['max_abs_change']:.1e}."
         for r in rows
     ]
-    return "\n\n".join([_table(head, body), *notes])
+    return "\n\n".join([table(head, body, " --- "), *notes])
 
 
 def _attention_table(rows: list[dict[str, Any]]) -> str:
@@ -475,10 +358,10 @@ def _attention_table(rows: list[dict[str, Any]]) -> str:
         + [f"{r['modulated']['largest_tensor_numel']:,}", f"{r['logits_numel']:,}", f"{r['max_abs_difference']:.1e}"]
         for r in rows
     ]
-    return _table(head, body)
+    return table(head, body, " --- ")
 
 
-def report(data: dict[str, Any]) -> str:
+def page(data: dict[str, Any]) -> str:
     """The tables, in Markdown."""
     layer = data["attention"]
     return "\n\n".join(
@@ -493,7 +376,7 @@ def report(data: dict[str, Any]) -> str:
             _attention_table(layer["resolution"]),
             f"Above {ALL_HEADS_BELOW / 2**30:.0f} GiB of logits the materialised form takes a head at a time.",
             "## The same layer, growing with the number of regions",
-            _attention_table(layer["regions"]),
+            _attention_table(layer["regions"]) + "\n",
         ]
     )
 
@@ -521,36 +404,57 @@ def plot(data: dict[str, Any]) -> bytes:
     axes[1].set_xticks(sides)
     axes[2].set(yscale="linear", ylim=(0, None), xticks=[r["regions"] for r in by_regions])
     axes[0].legend()
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return buffer.getvalue()
+    return figure_png(figure)
 
 
-def main(
-    device: str | None = None, out: Path = Path("docs/bench"), quick: bool = False, progress: bool = True
-) -> tuple[dict[str, Any], str]:
-    """Measure, write `speed.json`, `speed.md` and `speed.png` into `out`, and return the data and the tables.
+@dataclass(kw_only=True)
+class Speed(Bench[tuple[str, Any], tuple[str, dict[str, Any]]]):
+    """Whole networks, then one layer as the picture grows (`resolution`) and as the regions do (`regions`).
 
     Raises:
-        InputError: for a device or a folder that cannot be used, or if the memory is not enough.
+        InputError: for a device that is not here, or if the memory is not enough.
     """
-    device = device or default_device()
-    check_device(device)
-    out, todo = check_writable(Path(out)), QUICK if quick else FULL
-    data = {
-        "torch": torch.__version__,
-        "device": device_name(device),
-        "threads": torch.get_num_threads(),
-        "quick": quick,
-        "networks": [network_row(size, device, progress) for size in todo.networks],
-        "attention": {
-            "resolution": [attention_row(s, REGIONS, todo.repeats, device, progress=progress) for s in todo.sides],
-            "regions": [attention_row(todo.side, n, todo.repeats, device, progress=progress) for n in todo.regions],
-        },
-    }
-    data = rounded(data)
-    text = report(data)
-    write_file(out / "speed.json", (json.dumps(data, indent=1) + "\n").encode())
-    write_file(out / "speed.md", (text + "\n").encode())
-    write_file(out / "speed.png", plot(data))
-    return data, f"{text}\n\nwritten to {out / 'speed.md'}"
+
+    name = "speed"
+    plans = (
+        Plan(
+            (Size("lab", 4, 32, 25, 15, 5), Size("sd15", 1, 77, 25, 3)),
+            sides=(32, 64, 96),
+            regions=(1, 2, 4, 8, 16),
+            side=64,
+            repeats=3,
+        ),
+        Plan((Size("lab", 4, 32, 10, 5, 2),), sides=(32, 64), regions=(1, 2, 4, 8, 16), side=32, repeats=3),
+    )
+    device: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.where = here(self.device)
+
+    def cells(self) -> Sequence[tuple[str, Any]]:
+        return [
+            *(("networks", size) for size in self.plan.networks),
+            *(("resolution", (side, REGIONS)) for side in self.plan.sides),
+            *(("regions", (self.plan.side, regions)) for regions in self.plan.regions),
+        ]
+
+    def measure(self, cell: tuple[str, Any]) -> tuple[str, dict[str, Any]]:
+        kind, size = cell
+        if kind == "networks":
+            return kind, network_row(size, self.where, self.progress)
+        side, regions = size
+        return kind, attention_row(side, regions, self.plan.repeats, self.where, self.progress)
+
+    def results(self, rows: Sequence[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
+        networks, *layer = ([row for of, row in rows if of == kind] for kind in ("networks", "resolution", "regions"))
+        attention = dict(zip(("resolution", "regions"), layer, strict=True))
+        return rounded({**stamp(self.where), "networks": networks, "attention": attention})
+
+    render = staticmethod(page)
+
+    def pictures(self, data: dict[str, Any]) -> dict[str, bytes]:
+        return {".png": plot(data)}
+
+
+# the page -------------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""`accord bench speed --large`: what the modulation costs in networks of real size, Stable Diffusion 1.5 to Flux, with
+"""`accord bench speed-large`: what the modulation costs in networks of real size, Stable Diffusion 1.5 to Flux, with
 random weights.
 
 One call of the network at its own picture size, plain and modulated, in turns. No text encoder and no VAE: they cost
@@ -7,26 +7,24 @@ both the same.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import FluxTransformer2DModel, SD3Transformer2DModel, UNet2DConditionModel
-from tqdm.auto import tqdm
 
 from accord.diffusion.attention import attention_hook
 from accord.diffusion.joint import joint_hook
-from accord.diffusion.pipelines import check_device, default_device, device_name
-from accord.files import check_writable, write_file
 from accord.methods.realign.config import RealignConfig
 from accord.methods.realign.modulation import Modulation
 from accord.types import InputError
-from accord_lab.bench.speed import REGIONS, SD15, bands, cuda_peak, interleaved, rounded, share_of_steps
+from accord_lab.bench.measure import cuda_peak, here, interleaved, rounded
+from accord_lab.bench.report import stamp, table
+from accord_lab.bench.runner import Bench
+from accord_lab.bench.speed import REGIONS, SD15, bands, share_of_steps
 
 STEPS = 25  # of the run that is projected
 SDXL: dict[str, Any] = {
@@ -153,7 +151,7 @@ NETWORKS = (
 
 
 @torch.no_grad()
-def row(size: Network, device: str, repeats: int, progress: bool = False) -> dict[str, Any]:
+def row_of(size: Network, device: str, repeats: int, progress: bool = False) -> dict[str, Any]:
     """Seconds of one call, their ratio, and MiB at the peak over the weights (on CUDA), plain and modulated."""
     network, inputs = size.build(device), size.inputs(device)
     segments = bands(1, REGIONS, size.side, size.tokens).to(torch.device(device), size.dtype)
@@ -186,79 +184,70 @@ def row(size: Network, device: str, repeats: int, progress: bool = False) -> dic
     }
 
 
-def table(data: dict[str, Any]) -> str:
-    """The results as Markdown."""
-    head = [
-        "network",
-        "parameters, 1e9",
-        "plain, ms",
-        "modulated, ms",
-        "ratio",
-        f"ratio of {STEPS} steps",
-        "plain, peak MiB",
-        "modulated, peak MiB",
-    ]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    for r in data["rows"]:
-        plain, changed = r["plain"], r["modulated"]
-        peaks = [("-" if v["peak_mib"] is None else f"{v['peak_mib']:.0f}") for v in (plain, changed)]
-        cells = [
-            f"{r['parameters'] / 1e9:.2f}",
-            *(f"{1000 * v['seconds']:.1f}" for v in (plain, changed)),
-            f"{changed['ratio']:.2f}",
-            f"{r['run_ratio']:.2f}",
-            *peaks,
-        ]
-        lines.append(f"| {r['name']} | " + " | ".join(cells) + " |")
-    notes = [
-        f"- {r['name']}: batch {r['batch']}, latents {r['latents']}x{r['latents']}, {r['tokens']} tokens, "
-        f"{r['dtype']}; "
-        f"the modulation moves the output by {r['relative_change']:.2g} of its norm."
-        for r in data["rows"]
-    ]
-    return (
-        "# Cost of the modulation at real sizes\n\n"
-        f"Device {data['device']}, torch {data['torch']}. Networks of the real classes and sizes with random weights, "
-        f"{REGIONS} regions; one call, plain and "
-        f"modulated in turns: medians over {data['repeats']} rounds. Peaks are over the weights.\n\n"
-        + "\n".join(lines)
-        + "\n\n"
-        + "\n".join(notes)
-        + "\n"
-    )
+@dataclass(frozen=True)
+class Plan:
+    """What is measured, and in how many turns."""
+
+    networks: tuple[Network, ...] = NETWORKS
+    repeats: int = 20
 
 
-def main(
-    out: Path,
-    device: str | None = None,
-    progress: bool = True,
-    networks: tuple[Network, ...] = NETWORKS,
-    repeats: int = 20,
-) -> tuple[dict[str, Any], str]:
-    """Measure, and write `speed-large.json` and `.md`.
+@dataclass(kw_only=True)
+class SpeedLarge(Bench[Network, dict[str, Any]]):
+    """Seconds, their ratio and peaks of one call of each network.
 
     Raises:
-        InputError: for a device or a folder that cannot be used, or without a GPU.
+        InputError: for a device that is not here, or without a GPU.
     """
-    device = device or default_device()
-    check_device(device)
-    if networks is NETWORKS and not device.startswith("cuda"):
-        raise InputError(
-            "networks of this size are measured on a GPU (Flux needs 30 GB of it); leave `large` out, or give "
-            "cuda as `device`"
+
+    name = "speed-large"
+    plans = (Plan(),)
+    device: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.where = here(self.device)
+        if self.plan.networks is NETWORKS and not self.where.startswith("cuda"):
+            raise InputError(
+                "networks of this size are measured on a GPU (Flux needs 30 GB of it); give cuda as `device`"
+            )
+
+    def cells(self) -> Sequence[Network]:
+        return list(self.plan.networks)
+
+    def measure(self, cell: Network) -> dict[str, Any]:
+        return row_of(cell, self.where, self.plan.repeats, self.progress)
+
+    def results(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        return rounded({**stamp(self.where), "repeats": self.plan.repeats, "rows": list(rows)})
+
+    @staticmethod
+    def render(data: dict[str, Any]) -> str:
+        head = ["network", "parameters, 1e9", "plain, ms", "modulated, ms", "ratio", f"ratio of {STEPS} steps"]
+        rows = []
+        for r in data["rows"]:
+            ways = (r["plain"], r["modulated"])
+            rows.append(
+                [
+                    r["name"],
+                    f"{r['parameters'] / 1e9:.2f}",
+                    *(f"{1000 * way['seconds']:.1f}" for way in ways),
+                    f"{r['modulated']['ratio']:.2f}",
+                    f"{r['run_ratio']:.2f}",
+                    *("-" if way["peak_mib"] is None else f"{way['peak_mib']:.0f}" for way in ways),
+                ]
+            )
+        notes = [
+            f"- {r['name']}: batch {r['batch']}, latents {r['latents']}x{r['latents']}, {r['tokens']} tokens, "
+            f"{r['dtype']}; the modulation moves the output by {r['relative_change']:.2g} of its norm.\n"
+            for r in data["rows"]
+        ]
+        return (
+            "# Cost of the modulation at real sizes\n\n"
+            f"Device {data['device']}, torch {data['torch']}. Networks of the real classes and sizes with random "
+            f"weights, {REGIONS} regions; one call, plain and modulated in turns: medians over {data['repeats']} "
+            "rounds. Peaks are over the weights.\n\n"
+            + table([*head, "plain, peak MiB", "modulated, peak MiB"], rows)
+            + "\n\n"
+            + "".join(notes)
         )
-    check_writable(out)
-    rows = [row(n, device, repeats, progress) for n in tqdm(networks, desc="networks", disable=not progress)]
-    data = rounded(
-        {
-            "bench": "speed --large",
-            "device": device_name(device),
-            "torch": torch.__version__,
-            "repeats": repeats,
-            "rows": rows,
-        }
-    )
-    text = table(data)
-    write_file(out / "speed-large.json", (json.dumps(data, indent=1) + "\n").encode())
-    write_file(out / "speed-large.md", text.encode())
-    return data, text

@@ -6,29 +6,29 @@ import json
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from tqdm.auto import tqdm
 
-from accord.data.shards import share_of
-from accord.data.video import Video, read_video, write_video
+from accord.data.video import Video as Frames
+from accord.data.video import read_video, write_video
 from accord.diffusion.loop import decode
 from accord.diffusion.pipelines import SD, Pipeline, device_name, load
-from accord.files import check_writable, write_file
+from accord.files import write_file
 from accord.methods.video.config import EditConfig
 from accord.methods.video.editing import VideoEditor
-from accord.outputs import in_a_row, labelled_row, png
+from accord.reports.pictures import in_a_row, labelled_row, png
 from accord.rewards.clip import ClipScorer, load_clip
 from accord.rewards.video import LOST, background_psnr, flicker, temporal_consistency, track
-from accord.types import InputError
-from accord_lab.bench.cache import cache_folder, slug
-from accord_lab.bench.scenes import bootstrap
+from accord_lab.bench.report import table, within
+from accord_lab.bench.runner import Bench, at_least_one, cache_folder, json_bytes, read_json, slug
+from accord_lab.bench.stats import interval
 from accord_lab.scenes.ask import ask_of, check
 from accord_lab.scenes.lexicon import IMAGE_SIZE
 from accord_lab.scenes.read import read
@@ -39,7 +39,8 @@ TUNED = EditConfig(
 )
 BLENDED = {"injection": 0.5, "mask_blending": 0.7}
 # what is tuned and inverted, and the ways of sampling that share it
-METHODS: tuple[tuple[EditConfig, dict[str, dict[str, float]]], ...] = (
+Methods = tuple[tuple[EditConfig, dict[str, dict[str, float]]], ...]
+METHODS: Methods = (
     (replace(TUNED, tune_steps=0, context=False, window=1, overlap=0), {"frame by frame": {}}),
     (
         replace(TUNED, context=False),
@@ -88,7 +89,7 @@ def tasks(count: int) -> list[Task]:
 
 def run_task(
     pipe: Pipeline, task: Task, config: EditConfig, ways: dict[str, dict[str, float]]
-) -> Iterator[tuple[str, dict[str, float], Video]]:
+) -> Iterator[tuple[str, dict[str, float], Frames]]:
     """Name, cost and edited video of each way of sampling; the video is tuned to and inverted once for all of them."""
     began = time.perf_counter()
     source = task.source.video
@@ -171,127 +172,160 @@ class Run:
         return {name: cache / f"{slug(name)}-{self.task.number}-{self.seed}.json" for name in self.ways}
 
     def finished(self, cache: Path) -> bool:
-        return all(p.is_file() and _row(p).get("judged") == JUDGED for p in self.saved(cache).values())
+        return all(p.is_file() and read_json(p).get("judged") == JUDGED for p in self.saved(cache).values())
 
     def make(self, pipe: Pipeline, clip: ClipScorer, cache: Path) -> None:
         """Edit and measure; edits that are there are measured alone."""
         saved = self.saved(cache)
-        if not all(p.is_file() and (p.with_suffix("").is_dir() or self.finished(cache)) for p in saved.values()):
-            for name, cost, result in run_task(pipe, self.task, replace(self.config, seed=self.seed), self.ways):
-                write_video(saved[name].with_suffix(""), result.frames, result.fps)
-                write_file(
-                    saved[name],
-                    json.dumps(
-                        {"device": device_name(str(pipe.device))} | cost | measures(self.task, result.frames, clip)
-                    ).encode(),
-                )
-        elif not self.finished(cache):
+        if self.finished(cache):
+            return
+        if all(p.is_file() and p.with_suffix("").is_dir() for p in saved.values()):
             for path in saved.values():
                 frames = read_video(path.with_suffix("")).frames
-                write_file(path, json.dumps(_row(path) | measures(self.task, frames, clip)).encode())
+                write_file(path, json_bytes(read_json(path) | measures(self.task, frames, clip)))
+            return
+        made_on = {"device": device_name(str(pipe.device))}
+        for name, cost, result in run_task(pipe, self.task, replace(self.config, seed=self.seed), self.ways):
+            write_video(saved[name].with_suffix(""), result.frames, result.fps)
+            write_file(saved[name], json_bytes(made_on | cost | measures(self.task, result.frames, clip)))
 
 
-def main(
-    out: Path,
-    quick: bool = False,
-    model: str | None = None,
-    device: str | None = None,
-    progress: bool = True,
-    count: int | None = None,
-    seeds: int | None = None,
-    shard: tuple[int, int] | None = None,
-    so_far: bool = False,
-) -> tuple[dict[str, Any], str]:
-    """All methods on the same edits; writes `video.json`, `.md`, `.png`, videos of the first edits with the source and
-    each method side by side, and the measures of each edit, `video-edits.jsonl` (`video-quick*`).
+Cell = tuple[Task, int]  # an edit and its seed
 
-    Edits whose measures are there already are taken over if they were made with the same models and knobs.
 
-    Args:
+def page(data: dict[str, Any]) -> str:
+    """The results as Markdown."""
+    head = ["method", "frames right", "track error, px", "consistency", "background PSNR, dB", "flicker", "s/edit"]
+    measured = (*MEASURES, "reconstruction_psnr")
+    rows = [[r["method"], *(within(r[m]["mean"], r[m]["ci95"], ".3g") for m in measured)] for r in data["rows"]]
+    parts = data["parts"]
+    by_part = [
+        [name, *(f"{p[name]['right']['mean']:.2f}, {p[name]['track_error']['mean']:.1f}" for p in parts.values())]
+        for name in NAMES
+    ]
+    text = (
+        f"# Editing lab videos\n\n{data['edits']} edits, seeds {data['seeds']}, judged by the reader; mean [95 %]; "
+        f"time on {data['device']}. The background's PSNR is of edits that leave it; PSNRs are capped at 60 dB.\n\n"
+        + table([*head, "reconstruction, dB"], rows)
+        + "\n\nFrames right and track error in px, by what is changed and by length:\n\n"
+        + table(["method", *parts], by_part)
+        + "\n\n"
+    )
+    for d in data["differences"]:
+        said = [f"{m} {within(d[m]['mean'], d[m]['ci95'], '+.3g')}" for m in MEASURES]
+        text += f"- {d['of']} less {d['over']}: {', '.join(said)}\n"
+    return text
+
+
+@dataclass(kw_only=True)
+class Video(Bench[Cell, list[Run]]):
+    """All methods on the same edits. Beside the table, its sheet and videos of the first edits (the source and each
+    method side by side) it writes the measures of each edit, `video-edits.jsonl`. Those that are there already are
+    taken over if they were made with the same models and knobs.
+
+    Attributes:
         device: CUDA if there is one, if None. The column of time is of the device that made most edits.
-        count: edits; 40 if None (4 with `quick`).
-        seeds: of tuning and sampling; 3 if None (1 with `quick`).
-        shard: (i, n): only every n-th edit from the i-th on, into the cache alone; a call without takes them from
-            there.
-        so_far: nothing is made; the table of the edits and seeds that are finished with every method.
+        edits, seeds: how many; the plan's (40 and 3, with `quick` 4 and 1) if None.
+        methods: what is tuned and inverted, and the ways of sampling.
 
     Raises:
-        InputError: for a number below 1, or if nothing is finished yet that `so_far` could show.
+        InputError: for a number below 1.
     """
-    count, seeds = (4 if quick else 40) if count is None else count, (1 if quick else 3) if seeds is None else seeds
-    for name, number in (("edits", count), ("seeds", seeds)):
-        if number < 1:
-            raise InputError(f"{name} must be at least 1, not {number}")
-    check_writable(out)
-    stem = "video-quick" if quick else "video"
-    pipe = load(model, device, classes=SD)
-    clip = load_clip(device=str(pipe.device))
-    cache = cache_folder(out, stem, pipe, METHODS)
-    measured = out / f"{stem}-edits.jsonl"
-    put_back(measured, cache)
-    asked = [(task, seed) for seed in range(seeds) for task in tasks(count)]
-    edits = [[Run(task, seed, config, ways) for config, ways in METHODS] for task, seed in asked]
-    if so_far:
-        edits = [runs for runs in edits if all(r.finished(cache) for r in runs)]
-        if not edits:
-            raise InputError("no edit is finished yet; run it without `so_far`")
-    for runs in tqdm(share_of(edits, shard), desc="edits", disable=not progress):
+
+    name = "video"
+    plans = ((40, 3), (4, 1))
+    model: str | None = None
+    device: str | None = None
+    edits: int | None = None
+    seeds: int | None = None
+    methods: Methods = METHODS
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least_one(edits=self.edits, seeds=self.seeds)
+
+    @cached_property
+    def models(self) -> tuple[Pipeline, ClipScorer]:
+        pipe = load(self.model, self.device, classes=SD)
+        return pipe, load_clip(device=str(pipe.device))
+
+    @cached_property
+    def cache(self) -> Path:
+        """Where the measures are, with what the table's folder knows of these models and knobs."""
+        cache = cache_folder(self.out, self.stem, self.models[0], self.methods)
+        put_back(self.out / f"{self.stem}-edits.jsonl", cache)
+        return cache
+
+    def cells(self) -> Sequence[Cell]:
+        edits, seeds = self.plan
+        return [(task, seed) for seed in range(self.seeds or seeds) for task in tasks(self.edits or edits)]
+
+    def runs(self, cell: Cell) -> list[Run]:
+        return [Run(*cell, config, ways) for config, ways in self.methods]
+
+    def finished(self, cell: Cell) -> list[Run] | None:
+        runs = self.runs(cell)
+        return runs if all(r.finished(self.cache) for r in runs) else None
+
+    def missing(self, rows: Sequence[list[Run]]) -> str:
+        return "" if rows else "no edit is finished yet"
+
+    def measure(self, cell: Cell) -> list[Run]:
+        runs = self.runs(cell)
         for run in runs:
-            run.make(pipe, clip, cache)
-    if shard is not None:
-        return {"bench": "video", "shard": list(shard)}, f"every {shard[1]}. edit is in {cache}"
-    records: dict[str, list[dict[str, Any]]] = {name: [] for name in NAMES}
-    for run in (r for runs in edits for r in runs):
-        for name, path in run.saved(cache).items():
-            records[name].append(_row(path))
-    device = timed_on(records)
-    first: dict[
-        int, list[Path]
-    ] = {}  # of each edit the first seed whose videos are there (of what was put back they are not)
-    for runs in edits:
-        videos = [p.with_suffix("") for r in runs for p in r.saved(cache).values()]
-        if all(c.is_dir() for c in videos):
-            first.setdefault(runs[0].task.number, videos)
-    shown = [task for task in tasks(count) if task.number in first][:4]
-    strips = [[t.source.video, *(read_video(c, fps=float(t.source.video.fps)) for c in first[t.number])] for t in shown]
-    data = {
-        "bench": "video",
-        "quick": quick,
-        "edits": len({runs[0].task.number for runs in edits}),
-        "seeds": sorted({runs[0].seed for runs in edits}),
-        "device": device,
-        "rows": [{"method": n, **{m: _mean(records[n], m) for m in (*MEASURES, "reconstruction_psnr")}} for n in NAMES],
-        "parts": {
-            part: {n: {m: _mean(rows, m) for m in ("right", "track_error")} for n, rows in of.items()}
-            for part, of in _parts(records).items()
-        },
-        "differences": [
-            {"of": a, "over": b, **{m: _mean(_less(records[a], records[b], m), m) for m in MEASURES}}
-            for a, b in AGAINST
-        ],
-    }
-    text = table(data)
-    write_file(out / f"{stem}.json", (json.dumps(data, indent=1) + "\n").encode())
-    write_file(out / f"{stem}.md", text.encode())
-    write_file(measured, "".join(kept_measures(cache)).encode())
-    if strips:
-        titles = [f"{t.source.image_prompt} -> {t.target.image_prompt}" for t in shown]
-        write_file(out / f"{stem}.png", png(sheet(titles, strips)))
-        for i, strip in enumerate(strips):
-            write_video(out / f"{stem}-{i}.mp4", side_by_side(strip), strip[0].fps)
-    return data, text
+            run.make(*self.models, self.cache)
+        return runs
+
+    # --- the table ----------------------------------------------------------------------------------------------------
+    def results(self, rows: Sequence[list[Run]]) -> dict[str, Any]:
+        records: dict[str, list[dict[str, Any]]] = {name: [] for name in NAMES}
+        for run in (r for runs in rows for r in runs):
+            for name, path in run.saved(self.cache).items():
+                records[name].append(read_json(path))
+        device = timed_on(records)
+        self.shown = self._videos(rows)
+        return {
+            "edits": len({runs[0].task.number for runs in rows}),
+            "seeds": sorted({runs[0].seed for runs in rows}),
+            "device": device,
+            "rows": [
+                {"method": n, **{m: _mean(records[n], m) for m in (*MEASURES, "reconstruction_psnr")}} for n in NAMES
+            ],
+            "parts": {
+                part: {n: {m: _mean(found, m) for m in ("right", "track_error")} for n, found in of.items()}
+                for part, of in _parts(records).items()
+            },
+            "differences": [
+                {"of": a, "over": b, **{m: _mean(_less(records[a], records[b], m), m) for m in MEASURES}}
+                for a, b in AGAINST
+            ],
+        }
+
+    def _videos(self, rows: Sequence[list[Run]]) -> list[tuple[str, list[Frames]]]:
+        """Of the first four edits the source and each method's video, under a title. They are of the first seed whose
+        videos are there (of what was put back they are not).
+        """
+        first: dict[int, tuple[str, list[Frames]]] = {}
+        for runs in sorted(rows, key=lambda runs: (runs[0].task.number, runs[0].seed)):
+            task, places = runs[0].task, [p.with_suffix("") for r in runs for p in r.saved(self.cache).values()]
+            if len(first) < 4 and task.number not in first and all(p.is_dir() for p in places):
+                title, source = f"{task.source.image_prompt} -> {task.target.image_prompt}", task.source.video
+                first[task.number] = title, [source, *(read_video(p, fps=float(source.fps)) for p in places)]
+        return list(first.values())
+
+    render = staticmethod(page)
+
+    def pictures(self, data: dict[str, Any]) -> dict[str, bytes]:
+        for i, (_, videos) in enumerate(self.shown):
+            write_video(self.out / f"{self.stem}-{i}.mp4", side_by_side(videos), videos[0].fps)
+        pictures = {".png": png(sheet(self.shown))} if self.shown else {}
+        return {"-edits.jsonl": "".join(kept_measures(self.cache)).encode(), **pictures}
 
 
 def kept_measures(cache: Path) -> list[str]:
     """A line of JSON for each way of each edit that is finished."""
     paths = sorted(cache.glob("*.json"))
-    return [json.dumps({"edit": p.stem, "made_with": cache.name, **_row(p)}) + "\n" for p in paths]
-
-
-def _row(path: Path) -> dict[str, Any]:
-    """The cost and the measures of an edit."""
-    row: dict[str, Any] = json.loads(path.read_text(encoding="utf8"))
-    return row
+    return [json.dumps({"edit": p.stem, "made_with": cache.name, **read_json(p)}) + "\n" for p in paths]
 
 
 def put_back(measured: Path, cache: Path) -> None:
@@ -300,7 +334,7 @@ def put_back(measured: Path, cache: Path) -> None:
         row = json.loads(line)
         path = cache / f"{row.pop('edit')}.json"
         if row.pop("made_with") == cache.name and not path.is_file():
-            write_file(path, json.dumps(row).encode())
+            write_file(path, json_bytes(row))
 
 
 def timed_on(records: dict[str, list[dict[str, Any]]]) -> str:
@@ -344,60 +378,10 @@ def _mean(rows: list[dict[str, Any]], measure: str) -> dict[str, Any]:
     for row in rows:
         if row[measure] is not None:
             by_task.setdefault(row["number"], []).append(row[measure])
-    values = np.asarray([np.mean(v) for v in by_task.values()])
-    low, high = bootstrap(values, lambda v: float(v.mean()))
-    return {"mean": round(float(values.mean()), 4), "ci95": [round(low, 4), round(high, 4)]}
+    return interval([np.mean(v) for v in by_task.values()])
 
 
-def table(data: dict[str, Any]) -> str:
-    """The results as Markdown."""
-    head = [
-        "method",
-        "frames right",
-        "track error, px",
-        "consistency",
-        "background PSNR, dB",
-        "flicker",
-        "s/edit",
-        "reconstruction, dB",
-    ]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    for row in data["rows"]:
-        cells = [
-            f"{row[m]['mean']:.3g} [{row[m]['ci95'][0]:.3g}, {row[m]['ci95'][1]:.3g}]"
-            for m in (*MEASURES, "reconstruction_psnr")
-        ]
-        lines.append(f"| {row['method']} | " + " | ".join(cells) + " |")
-    text = (
-        f"# Editing lab videos\n\n{data['edits']} edits, seeds {data['seeds']}, judged by the reader; mean [95 %]; "
-        f"time on {data['device']}. The background's PSNR is of edits that leave it; PSNRs are capped at 60 dB.\n\n"
-        + "\n".join(lines)
-        + "\n\n"
-    )
-    parts = data["parts"]
-    text += (
-        "Frames right and track error in px, by what is changed and by length:\n\n| method | "
-        + " | ".join(parts)
-        + " |\n"
-        + "|---" * (1 + len(parts))
-        + "|\n"
-    )
-    for name in NAMES:
-        text += (
-            f"| {name} | "
-            + " | ".join(
-                f"{p[name]['right']['mean']:.2f}, {p[name]['track_error']['mean']:.1f}" for p in parts.values()
-            )
-            + " |\n"
-        )
-    text += "\n"
-    for d in data["differences"]:
-        said = [f"{m} {d[m]['mean']:+.3g} [{d[m]['ci95'][0]:+.3g}, {d[m]['ci95'][1]:+.3g}]" for m in MEASURES]
-        text += f"- {d['of']} less {d['over']}: {', '.join(said)}\n"
-    return text
-
-
-def side_by_side(strip: list[Video]) -> list[Image.Image]:
+def side_by_side(strip: list[Frames]) -> list[Image.Image]:
     """Frames of several videos next to each other."""
     return [
         Image.fromarray(np.concatenate([np.asarray(f.convert("RGB")) for f in row], axis=1))
@@ -405,11 +389,11 @@ def side_by_side(strip: list[Video]) -> list[Image.Image]:
     ]
 
 
-def sheet(titles: list[str], strips: list[list[Video]], side: int = 64) -> Image.Image:
+def sheet(shown: Sequence[tuple[str, list[Frames]]], side: int = 64) -> Image.Image:
     """A contact sheet: a block an edit under its title, a row the source and each method, a column a frame."""
     rows = []
-    for title, strip in zip(titles, strips, strict=True):
-        for i, (name, video) in enumerate(zip(("source", *NAMES), strip, strict=True)):
+    for title, videos in shown:
+        for i, (name, video) in enumerate(zip(("source", *NAMES), videos, strict=True)):
             frames = in_a_row([frame.resize((side, side)) for frame in video.frames])
             rows.append(labelled_row([frames], [name], "" if i else title))
     return in_a_row(rows, across=False)

@@ -20,6 +20,7 @@ from diffusers.schedulers.scheduling_ddim import DDIMSchedulerOutput
 from diffusers.schedulers.scheduling_ddpm import DDPMSchedulerOutput
 
 from accord.diffusion.loop import rooted_eta
+from accord.diffusion.objective import ab_at, precise
 from accord.methods.context.equations import (
     SHIFTS,
     ddim_correction,
@@ -33,10 +34,6 @@ from accord.methods.context.equations import (
 Relation = Callable[[torch.Tensor, int, int], tuple[torch.Tensor, torch.Tensor]]
 
 
-def _precise(like: torch.Tensor) -> torch.dtype:
-    return torch.promote_types(like.dtype, torch.float32)
-
-
 class _Shifted:
     """What the three schedulers share: k_t, the shifted marginal, and the training target."""
 
@@ -48,22 +45,14 @@ class _Shifted:
             raise ValueError(f"shift must be one of {', '.join(SHIFTS)}, not {shift!r}")
 
     def ab_at(self, timestep: int | torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-        """ab at a step (1 below step 0 unless the scheduler says otherwise), shaped to broadcast against `like`.
-
-        float32 at least, whatever `like` is: in bfloat16 ab near 1 rounds to 1, and 1 - ab to 0.
-        """
-        if isinstance(timestep, torch.Tensor) and timestep.dim():
-            ab = self.alphas_cumprod.to(like.device)[timestep.to(like.device)]
-            return ab.to(_precise(like)).reshape(-1, *[1] * (like.dim() - 1))
-        index = int(timestep)
-        end = getattr(self, "final_alpha_cumprod", getattr(self, "initial_alpha_cumprod", torch.ones(())))
-        ab = self.alphas_cumprod[index] if index >= 0 else torch.as_tensor(end)
-        return ab.to(like.device, _precise(like))
+        """ab at a step as in `objective.ab_at`; a tensor without dimensions, as in `timesteps`, is taken as an int."""
+        many = isinstance(timestep, torch.Tensor) and timestep.dim() > 0
+        return ab_at(self, timestep if many else int(timestep), like)
 
     def shift_at(self, timestep: int | torch.Tensor, like: torch.Tensor) -> torch.Tensor:
         """k_t, shaped to broadcast against `like`; 0 at the clean end for every kind, as x0 itself comes out."""
         if not isinstance(timestep, torch.Tensor) and timestep < 0:
-            return torch.zeros((), device=like.device, dtype=_precise(like))
+            return torch.zeros((), device=like.device, dtype=precise(like))
         return shift_coefficient(self.ab_at(timestep, like), self.config.shift)
 
     def add_noise(
@@ -86,17 +75,17 @@ class _Shifted:
         return network_target(noisy, original_samples, ab, self.config.prediction_type)
 
 
-S = TypeVar("S", bound=_Shifted)
+_S = TypeVar("_S", bound=_Shifted)
 
 
-def _with_shift(cls: type[S]) -> type[S]:
+def _with_shift(cls: type[_S]) -> type[_S]:
     """Give it its diffusers parent's signature, from which configs are saved and loaded, with one more: `shift`."""
     parent: Any = cls.__mro__[2]
     its = [p for p in inspect.signature(parent.__init__).parameters.values() if p.kind is not p.VAR_KEYWORD]
     shift = inspect.Parameter("shift", inspect.Parameter.POSITIONAL_OR_KEYWORD, default="quadratic", annotation=str)
     signature = inspect.Signature([*its, shift])
 
-    def __init__(self: S, *args: Any, **kwargs: Any) -> None:
+    def __init__(self: _S, *args: Any, **kwargs: Any) -> None:
         bound = signature.bind(self, *args, **kwargs)
         bound.apply_defaults()
         given = dict(bound.arguments)

@@ -8,8 +8,8 @@ import torch
 
 from accord.data.images import to_pil
 from accord.methods.invert.data import Embed
-from accord.methods.invert.invert import WORD_WEIGHT
 from accord.methods.invert.inverter import Inverter
+from accord.methods.invert.readable import WORD_WEIGHT
 from accord.rewards.sentence import load_sentence
 
 

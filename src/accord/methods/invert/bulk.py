@@ -19,9 +19,9 @@ from accord.data.pairs import PairsFile, check_table_path, table_bytes
 from accord.data.shards import share_of
 from accord.files import parse_json, read_json, read_text, write_file
 from accord.methods.invert.data import Embed
-from accord.methods.invert.invert import Bank, invert
 from accord.methods.invert.inverter import Inverter
 from accord.methods.invert.kernel import DomainKernel
+from accord.methods.invert.reader import Reader
 from accord.training.fingerprint import fingerprint
 from accord.types import InputError, reason_of
 
@@ -115,19 +115,19 @@ def invert_files(
     paths: Sequence[Path],
     out: Path,
     shard: tuple[int, int] = (1, 1),
-    inverter: Inverter | None = None,
-    bank: Bank | None = None,
-    readable: bool = False,
+    reader: Reader | None = None,
     progress: bool = False,
     labelled: Labelled | None = None,
     names: Sequence[str] | None = None,
-    **kwargs: Any,
+    **options: Any,
 ) -> dict[str, Any]:
     """Invert this shard's share of the files (every N-th) into one table with a row an image.
 
     Args:
+        reader: reads the pictures; if None the embedded inverter, without a bank and readable prompts.
         labelled: what domain adaptation (DAKL) is fitted on, beside this shard's images; none without it.
         names: what the table calls each file; its path if None.
+        options: `top_words` and such, of `Reader`.
 
     Returns:
         {"out", "images", "skipped": [{"image", "reason"}], "done_before"}; a finished shard is left as it is. What was
@@ -141,12 +141,13 @@ def invert_files(
     target = shard_path(Path(out), index, count)
     check_target(target)
     left_out, kept = target.with_suffix(".skipped.json"), target.with_suffix(".made.json")
-    inverter = inverter or Inverter.from_pretrained()
+    reader = reader or Reader.of(readable=False)
+    inverter, bank = reader.inverter, reader.bank
     made = {
         "pictures": fingerprint([str(p) for p in paths]),
         "inverter": fingerprint(*inverter.predictors, inverter.weights),
         "bank": bank and fingerprint(bank.prompts),
-        "readable": readable,
+        "readable": reader.captioner is not None,
         "adapted": labelled and fingerprint(*labelled),
         "suffix": target.suffix,  # a.csv and a.jsonl have one record
     }
@@ -162,15 +163,15 @@ def invert_files(
     mine = share_of(list(paths), shard)
     called = share_of([str(p) for p in paths] if names is None else list(names), shard)
     if labelled is not None and mine:
-        found = [inverter(images)[0] for _, images in _shown(_chunks(mine, []), "look", len(mine), progress)]
+        found = [inverter(images)[0] for _, images in _shown(_chunks(mine, []), "adapt", len(mine), progress)]
         if not found:
             raise InputError("no picture can be read, so there is nothing to adapt to; check the paths")
-        inverter = replace(inverter, kernel=DomainKernel.best(*labelled, torch.cat(found)))
+        kernel = DomainKernel.best(*labelled, torch.cat(found))
+        reader = replace(reader, inverter=replace(inverter, kernel=kernel))
     rows: list[dict[str, Any]] = []
     skipped: list[dict[str, str]] = []
-    for names, images in _shown(_chunks(mine, skipped, called), "invert", len(mine), progress):
-        for name, result in zip(names, invert(images, inverter, bank, readable=readable, **kwargs), strict=True):
-            rows.append({"image": name, **result.to_dict()})
+    for part, images in _shown(_chunks(mine, skipped, called), "invert", len(mine), progress):
+        rows += [{"image": n, **r.to_dict()} for n, r in zip(part, reader(images, **options), strict=True)]
     if mine and not rows:
         raise InputError(
             f"none of {len(mine)} pictures can be read (the first: {skipped[0]['reason'].partition(';')[0]}); check "

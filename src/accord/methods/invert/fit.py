@@ -86,12 +86,9 @@ def _trained(
     rows = list(islice(stream_pairs(pairs, skipped), limit))
     if len(rows) < 10:
         raise InputError(f"{len(rows)} pairs in {str(pairs)!r} are too few to split and train on; give at least 10")
-    captions = (
-        (captioner or load_captioner(device=device))
-        if any(k.kind == "unet" and k.caption_conditioned for k in kinds)
-        else None
-    )
-    sides = [tower_side(k) for k in kinds] + ([captions.image_size] if captions is not None else [])
+    needs_captions = any(k.kind == "unet" and k.caption_conditioned for k in kinds)
+    captioner = (captioner or load_captioner(device=device)) if needs_captions else None
+    sides = [tower_side(k) for k in kinds] + ([captioner.image_size] if captioner is not None else [])
     data = load_pairs(rows, max(sides), embed, skipped, progress)
     lab = max(Counter(data.sizes).items(), key=lambda kv: kv[1])[0] == (LAB_SIDE, LAB_SIDE)
     if len(data) < 10:
@@ -100,9 +97,9 @@ def _trained(
     parts = {}
     if other is not None:
         parts["out of domain"] = load_pairs(list(stream_pairs(other, skipped)), max(sides), embed, skipped, progress)
-    if captions is not None:
+    if captioner is not None:
         for name, part in {"pairs": data, **parts}.items():
-            kept_captions(part, captions, folder / f"captions of {name}.json", progress)
+            kept_captions(part, captioner, folder / f"captions of {name}.json", progress)
     train, validation, test = (data.subset(r) for r in (split.train, split.validation, split.test))
     del data  # the parts are copies
     parts = {"validation": validation, "test": test, **parts}
@@ -117,7 +114,7 @@ def _trained(
     if weights is None and len(kinds) > 1:
         weights = [round(w, 4) for w in ensemble_weights([a["validation"][0] for a in answers], validation.targets)]
     inverter = Inverter(
-        predictors, list(kinds), vocabulary, list(weights) if weights is not None else None, captions, lab=lab
+        predictors, list(kinds), vocabulary, list(weights) if weights is not None else None, captioner, lab=lab
     )
     inverter.save_pretrained(folder / "inverter")
     report: dict[str, Any] = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from inspect import signature
@@ -84,44 +84,71 @@ class Inverter:
     def is_beyond_the_lab(self) -> bool:
         """Whether it is of other pictures than the lab's and none of its towers takes a caption."""
         if self.lab is not None:
-            return not self.lab and not any(p.needs_captions for p in self.predictors)
-        return all(k.model is not None for k in self.kinds) and not any(p.needs_captions for p in self.predictors)
+            return not self.lab and not self.needs_captions
+        return all(k.model is not None for k in self.kinds) and not self.needs_captions
 
     @property
     def device(self) -> str:
         return str(next(self.predictors[0].parameters()).device)
 
-    @torch.no_grad()
+    @property
+    def needs_captions(self) -> bool:
+        """Whether a predictor takes a caption of the image."""
+        return any(p.needs_captions for p in self.predictors)
+
+    @property
+    def side(self) -> int:
+        """The size that images are scaled to first, as in training: the largest that a network of it takes."""
+        return max(self.sides)
+
+    @property
+    def sides(self) -> set[int]:
+        """Sizes of the pictures that `read` takes, besides those that it makes of the largest."""
+        largest = max(p.side for p in self.predictors)
+        if not self.needs_captions:
+            return {largest}
+        captioner = self.own_captioner().image_size
+        return {captioner, max(largest, captioner)}
+
+    def own_captioner(self) -> Captioner:
+        """The captioner that it was trained with, loaded when it is first asked for."""
+        self.captioner = self.captioner or load_captioner(self.captioner_id, self.device)
+        return self.captioner
+
     def __call__(self, images: Sequence[Image.Image], batch_size: int = 128) -> tuple[torch.Tensor, torch.Tensor]:
         """PIL images of any size and mode to unit vectors [B,E] and word probabilities [B,V]."""
-        vectors, words = [], []
-        for start in range(0, len(images), batch_size):
-            vector, word = self._batch([to_rgb(i) for i in images[start : start + batch_size]])
-            vectors.append(vector if self.kernel is None else self.kernel(vector))
-            words.append(word)
-        return torch.cat(vectors), torch.cat(words)
+        starts = range(0, len(images), batch_size)
+        found = [self.read(views(images[start : start + batch_size], self.sides)) for start in starts]
+        return torch.cat([vectors for vectors, _ in found]), torch.cat([words for _, words in found])
 
-    def _batch(self, images: list[Image.Image]) -> tuple[torch.Tensor, torch.Tensor]:
-        captions = None
-        if any(p.needs_captions for p in self.predictors):
-            self.captioner = self.captioner or load_captioner(self.captioner_id, self.device)
-            captions = self.captioner.caption(pixels_of(images, self.captioner.image_size))
+    @torch.no_grad()
+    def read(
+        self, pixels: Mapping[int, torch.Tensor], captions: Sequence[str] | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images to unit vectors [B,E] and word probabilities [B,V].
+
+        Args:
+            pixels: side -> [B,3,side,side] in 0..1, at least those of `sides`; see `views`.
+            captions: of the images, by its own captioner; made here if they are needed and None.
+        """
+        if self.needs_captions and captions is None:
+            captioner = self.own_captioner()
+            captions = captioner.caption(pixels[captioner.image_size])
+        whole = pixels[self.side]
         vectors, words, shares = [], [], []
-        sides = [p.side for p in self.predictors] + (
-            [self.captioner.image_size] if captions is not None and self.captioner is not None else []
-        )
-        pixels = pixels_of(images, max(sides))  # scaled first to the largest side, as in training
         for predictor, weight in zip(self.predictors, self.weights or [1.0] * len(self.predictors), strict=True):
             device = next(predictor.parameters()).device
             vector, logits = predictor(
-                fit(pixels, predictor.side).to(device), captions if predictor.needs_captions else None
+                fit(whole, predictor.side).to(device), captions if predictor.needs_captions else None
             )
             vectors.append(vector.float().cpu())
             if logits is not None and weight:
                 words.append(weight * logits.float().cpu().sigmoid())
                 shares.append(weight)
-        empty = torch.full((len(images), len(self.vocabulary)), 0.5)
-        return ensemble(vectors, self.weights), torch.stack(words).sum(0) / sum(shares) if words else empty
+        vector = ensemble(vectors, self.weights)
+        even = torch.full((len(whole), len(self.vocabulary)), 0.5)
+        probability = torch.stack(words).sum(0) / sum(shares) if words else even
+        return vector if self.kernel is None else self.kernel(vector), probability
 
     # --- standard form -------------------------------------------------------------------------------------------
     def save_pretrained(self, folder: str | Path) -> None:
@@ -206,9 +233,17 @@ def check_weights(weights: Sequence[float] | None, count: int) -> None:
         raise InputError(f"weights {', '.join(f'{w:g}' for w in weights)} must be 0 or more and not all 0; give others")
 
 
-def pixels_of(images: list[Image.Image], side: int) -> torch.Tensor:
-    """RGB pictures of any size as [B,3,side,side] in 0..1."""
-    return torch.cat([fit(to_tensor(i), side) for i in images])
+def views(images: Sequence[Image.Image], sides: Iterable[int]) -> dict[int, torch.Tensor]:
+    """Pictures of any size and mode as [B,3,side,side] in 0..1, for each side.
+
+    Each picture is converted once and scaled once to each side; none is held as numbers at its full size.
+    """
+    seen: dict[int, list[torch.Tensor]] = {side: [] for side in sides}
+    for image in images:
+        whole = to_tensor(to_rgb(image))
+        for side, scaled in seen.items():
+            scaled.append(fit(whole, side))
+    return {side: torch.cat(scaled) for side, scaled in seen.items()}
 
 
 def _architecture(predictor: Predictor) -> dict[str, Any] | None:

@@ -2,8 +2,8 @@
 prompts.
 
 Source: the first version of Reverse Stable Diffusion (arXiv 2308.01472v1). It needs the whole target set, so it is an
-option
-of batch inversion. Memory: one [F,F] matrix (F = D + K features) and chunks of rows; the [N,K] kernel is never held.
+option of bulk inversion. Memory: one [F,F] matrix (F = D + K features) and chunks of rows; the [N,K] kernel is never
+held.
 
 Letters in shapes: N rows, D of the embedding, K centroids.
 """
@@ -34,7 +34,7 @@ MOST = 10_000  # labelled rows that `best` uses
 class DomainKernel:
     """A fitted domain adaptation: y^ + W [y^, kernel row of y^] + b, normalised.
 
-    It corrects, so that a heavy penalty leaves the first level.
+    It corrects, so that a heavy penalty leaves the predictions as they are.
     """
 
     centroids: torch.Tensor  # [K,D]
@@ -124,11 +124,11 @@ class DomainKernel:
         refused: InputError | None = None
         for gamma, penalty in product(GAMMAS, PENALTIES):
             try:
-                level = cls._fit(centres, predicted[~back], wanted[~back], gamma, penalty)
+                kernel = cls._fit(centres, predicted[~back], wanted[~back], gamma, penalty)
             except InputError as error:  # a kernel may be degenerate with one gamma and not with another
                 refused = error
                 continue
-            found[gamma, penalty] = float(F.cosine_similarity(level(predicted[back]), wanted[back]).mean())
+            found[gamma, penalty] = float(F.cosine_similarity(kernel(predicted[back]), wanted[back]).mean())
         if not found and refused is not None:
             raise refused
         knobs = max(found, key=lambda k: found[k])

@@ -1,4 +1,4 @@
-"""Reuse for generation: the encoder that learned to read prompts, put back into the denoiser.
+"""Encoder transplant: the encoder that learned to read prompts, put back into the denoiser.
 
 Reverse Stable Diffusion, section 5, claims better alignment; here it is a hypothesis to measure.
 """

@@ -31,7 +31,7 @@ from accord.methods.realign.config import RealignConfig
 from accord.methods.realign.layout import plan
 from accord.methods.realign.modulation import Segments, modulated
 from accord.methods.realign.regions import describe, find_regions, phrase_maps, slots
-from accord.outputs import Realigned
+from accord.reports.results import Realigned
 from accord.rewards.captioners import Captioner, load_captioner
 from accord.rewards.clip import ClipScorer
 from accord.rewards.diagnosis import align

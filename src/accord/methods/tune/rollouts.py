@@ -16,7 +16,7 @@ from accord.diffusion.loop import Step, decode_with_grad, denoise, initial_noise
 from accord.diffusion.lora import without_lora
 from accord.diffusion.objective import ab_at, prediction_target
 from accord.diffusion.pipelines import Conditioning, Pipeline, conditioning_of, latent_scheduler
-from accord.rewards.rewards import Composed
+from accord.rewards.composed import Composed
 from accord.training.processes import Processes
 
 if TYPE_CHECKING:

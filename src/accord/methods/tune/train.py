@@ -40,7 +40,8 @@ from accord.methods.tune.card import report_of, write_card
 from accord.methods.tune.config import TuneConfig, strategy_of
 from accord.methods.tune.registry import Strategy
 from accord.methods.tune.rollouts import Batch, Rollouts
-from accord.rewards.rewards import Composed, Reward, check_gradient
+from accord.rewards.composed import Composed, check_gradient
+from accord.rewards.registry import Reward
 from accord.training.fingerprint import fingerprint
 from accord.training.guard import Guard, GuardConfig
 from accord.training.loop import LoopConfig, computes_bf16

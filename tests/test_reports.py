@@ -9,21 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import names
 from PIL import Image
 
 from accord.data.prompts import parse
 from accord.files import check_writable, save_folder, write_file
-from accord.outputs import (
-    Realigned,
-    Scored,
-    draw_regions,
-    enlarge,
-    in_a_row,
-    labelled_row,
-    page,
-    words_html,
-    words_text,
-)
+from accord.reports.page import page, words_html, words_text
+from accord.reports.pictures import draw_regions, enlarge, in_a_row, labelled_row
+from accord.reports.results import Realigned, Scored
 from accord.types import Alignment, InputError, Region, WordScore
 
 PROMPT = parse("a red star to the left of a blue key")
@@ -56,10 +49,6 @@ def realigned(**kwargs) -> Realigned:
         "denoiser_calls": 100,
     }
     return Realigned(**(values | kwargs))
-
-
-def names(folder: Path) -> set[str]:
-    return {p.relative_to(folder).as_posix() for p in folder.rglob("*")}
 
 
 def assert_self_contained(text: str) -> None:

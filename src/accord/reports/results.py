@@ -1,0 +1,143 @@
+"""What a score and a repair give: they show themselves in a notebook and are saved as a folder with a page."""
+
+from __future__ import annotations
+
+import html
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from accord.files import save_folder
+from accord.reports.page import STYLE, figure, page, words_html
+from accord.reports.pictures import draw_regions, enlarge, labelled_row, png
+from accord.types import Alignment, Prompt, Region
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A picture and its alignment."""
+
+    image: Image.Image
+    alignment: Alignment
+
+    def to_dict(self) -> dict[str, Any]:
+        return self.alignment.to_dict()
+
+    def _repr_html_(self) -> str:
+        a = self.alignment
+        note = f"{words_html(a)}<br><small>alignment {a.overall:.2f}; reads as: {html.escape(a.caption)}</small>"
+        return f"<style>{STYLE}</style>" + figure(enlarge(self.image), note)
+
+    def _repr_png_(self) -> bytes:
+        return png(enlarge(self.image))
+
+    def save(self, folder: str | Path) -> Path:
+        """Write `image.png`, `score.json` and `index.html`."""
+
+        def fill(target: Path) -> None:
+            (target / "image.png").write_bytes(png(self.image))
+            (target / "score.json").write_text(json.dumps(self.to_dict(), indent=1), encoding="utf8")
+            (target / "index.html").write_text(page(self.alignment.prompt.text, self._repr_html_()), encoding="utf8")
+
+        return save_folder(folder, fill)
+
+
+@dataclass(frozen=True)
+class Realigned:
+    """A picture before and after repair.
+
+    Attributes:
+        before, after: the pictures; the same where nothing better was found.
+        alignment_before, alignment_after: their alignments.
+        regions: where each thing was put in the picture kept (or tried, if no try was better).
+        rounds: how often the picture was redone.
+        denoiser_calls: network evaluations spent on it, both halves of guidance counted.
+        seed_after: of the noise of `after`, where it is another than `seed` (mode "new_seed").
+    """
+
+    prompt: Prompt
+    seed: int
+    before: Image.Image
+    after: Image.Image
+    alignment_before: Alignment
+    alignment_after: Alignment
+    regions: tuple[Region, ...]
+    rounds: int
+    denoiser_calls: int
+    seed_after: int | None = None
+
+    @property
+    def improved(self) -> bool:
+        return self.alignment_after.overall > self.alignment_before.overall
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "prompt": self.prompt.text,
+            "seed": self.seed,
+            "seed_after": self.seed if self.seed_after is None else self.seed_after,
+            "rounds": self.rounds,
+            "denoiser_calls": self.denoiser_calls,
+            "improved": self.improved,
+            "before": self.alignment_before.to_dict(),
+            "after": self.alignment_after.to_dict(),
+            "regions": [
+                {
+                    "phrase": self.prompt.phrases[r.phrase].text,
+                    "box": [round(v, 4) for v in r.box],
+                    "caption": r.caption,
+                    "deficit": r.deficit,
+                    "planned": r.planned,
+                }
+                for r in self.regions
+            ],
+        }
+
+    def strip(self) -> Image.Image:
+        """Before, regions and after side by side, under the prompt and with the alignments."""
+        parts = [enlarge(self.before), draw_regions(self.before, self.prompt, self.regions), enlarge(self.after)]
+        before, after = (a.overall for a in (self.alignment_before, self.alignment_after))
+        return labelled_row(parts, [f"before {before:.2f}", "regions", f"after {after:.2f}"], self.prompt.text)
+
+    def _repr_html_(self) -> str:
+        b, a = self.alignment_before, self.alignment_after
+        rows = "".join(
+            f"<tr><td>{html.escape(self.prompt.phrases[r.phrase].text)}</td><td>{html.escape(r.caption) or '-'}</td>"
+            f"<td>{r.deficit:.2f}</td><td>{'placed' if r.planned else 'found'}</td></tr>"
+            for r in self.regions
+        )
+        table = f"<table><tr><th>phrase</th><th>what is there</th><th>deficit</th><th>region</th></tr>{rows}</table>"
+        return (
+            f"<style>{STYLE}</style><h3>{html.escape(self.prompt.text)}</h3>"
+            + figure(
+                enlarge(self.before),
+                f"before, {b.overall:.2f}<br>{words_html(b)}<br><small>reads as: {html.escape(b.caption)}</small>",
+            )
+            + figure(
+                draw_regions(self.before, self.prompt, self.regions), "regions: dashed = a place for what was missing"
+            )
+            + figure(
+                enlarge(self.after),
+                f"after, {a.overall:.2f}<br>{words_html(a)}<br><small>reads as: {html.escape(a.caption)}</small>",
+            )
+            + (table if self.regions else "")
+            + f"<p><small>seed {self.seed}{'' if self.seed_after is None else f' (after: {self.seed_after})'}, "
+            f"{self.rounds} rounds, {self.denoiser_calls} denoiser calls</small></p>"
+        )
+
+    def _repr_png_(self) -> bytes:
+        return png(self.strip())
+
+    def save(self, folder: str | Path) -> Path:
+        """Write `before.png`, `after.png`, `strip.png`, `report.json` and `index.html`, all or nothing."""
+
+        def fill(target: Path) -> None:
+            (target / "before.png").write_bytes(png(self.before))
+            (target / "after.png").write_bytes(png(self.after))
+            (target / "strip.png").write_bytes(png(self.strip()))
+            (target / "report.json").write_text(json.dumps(self.to_dict(), indent=1), encoding="utf8")
+            (target / "index.html").write_text(page(self.prompt.text, self._repr_html_()), encoding="utf8")
+
+        return save_folder(folder, fill)
