@@ -357,7 +357,7 @@ def test_drift_is_the_distance_from_the_untuned_network_and_training_lowers_it(t
     )
     reward = Composed({"bright": Bright()}, {"bright": 1.0})
     tmp_path.mkdir(exist_ok=True)
-    tuner = Tuner(pipe, PROMPTS, reward, tmp_path, config, None, None, Processes(), False)
+    tuner = Tuner(pipe, PROMPTS, reward, Session(tmp_path, Processes()), config, None, None, False)
 
     def drift() -> tuple[torch.Tensor, torch.Tensor]:
         generators = [torch.Generator().manual_seed(i) for i in range(4)]

@@ -78,6 +78,8 @@ class ContextLoss:
         # an r that is nothing, or that does not see the picture, is the same whatever it is shown
         if self.relation is None or not (self.relation.config.gain and self.relation.config.use_image):
             return x0
+        if estimated.all():
+            return self.guess(x0, noise, timesteps, conditioning)
         rows = estimated.nonzero()[:, 0]
         if not len(rows):
             return x0
