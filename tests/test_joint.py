@@ -8,7 +8,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from accord.data.prompts import parse
 from accord.diffusion.attention import AttentionMaps
-from accord.diffusion.engines import engine_of
+from accord.diffusion.engines import Sampling, engine_of
 from accord.diffusion.generate import generate
 from accord.diffusion.joint import joint_hook
 from accord.diffusion.loop import generators, initial_noise
@@ -32,9 +32,9 @@ def pictures(pipe, segments=None, config=None, watch=lambda step: None):
     noise = initial_noise(pipe, 2, generators([0, 1]))
     engine = engine_of(pipe)
     if segments is None:
-        return engine.pictures([PROMPT] * 2, noise, "", 2, 5.0, watch)
+        return engine.pictures([PROMPT] * 2, noise, Sampling("", 2, 5.0), watch)
     with modulated(pipe, segments, config) as state:
-        return engine.pictures([PROMPT] * 2, noise, "", 2, 5.0, state.before_step)
+        return engine.pictures([PROMPT] * 2, noise, Sampling("", 2, 5.0), state.before_step)
 
 
 def segments_of(pipe) -> Segments:

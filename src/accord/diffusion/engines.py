@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -37,6 +38,24 @@ class AttentionObserver(Protocol):
     ) -> torch.Tensor | None: ...
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """How pictures are sampled.
+
+    Attributes:
+        image_latents: [B,C,H,W] of pictures to start from, noised part-way; from noise alone if None.
+        strength: how far they are noised, in (0, 1].
+        generator: those that drew the noise; they draw what an ancestral scheduler adds on the way.
+    """
+
+    negative_prompt: str
+    num_inference_steps: int
+    guidance_scale: float
+    image_latents: torch.Tensor | None = None
+    strength: float = 1.0
+    generator: list[torch.Generator] | None = None
+
+
 class UNetEngine:
     """Stable Diffusion 1, 2 and XL."""
 
@@ -53,31 +72,20 @@ class UNetEngine:
         return attention_hook(self.pipe.unet, observer, active)
 
     def pictures(
-        self,
-        prompts: list[str],
-        noise: torch.Tensor,
-        negative_prompt: str,
-        num_inference_steps: int,
-        guidance_scale: float,
-        before_step: BeforeStep,
-        image_latents: torch.Tensor | None = None,
-        strength: float = 1.0,
-        generator: list[torch.Generator] | None = None,
+        self, prompts: list[str], noise: torch.Tensor, settings: Sampling, before_step: BeforeStep
     ) -> torch.Tensor:
-        """[B,3,H,W] in 0..1 from `noise` [B,C,H,W], or from pictures' latents noised part-way.
-
-        `generator`, those that drew the noise, draw what an ancestral scheduler adds on the way.
-        """
+        """[B,3,H,W] in 0..1 from `noise` [B,C,H,W], or from pictures' latents noised part-way."""
+        negative = settings.negative_prompt
         steps = sample(
             self.pipe,
             prompts,
-            negative_prompts=[negative_prompt] * len(prompts) if negative_prompt else None,  # XL has zeros for none
-            num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
+            negative_prompts=[negative] * len(prompts) if negative else None,  # XL has zeros for none
+            num_inference_steps=settings.num_inference_steps,
+            guidance_scale=settings.guidance_scale,
             latents=noise,
-            generator=generator,
-            image_latents=image_latents,
-            strength=strength,
+            generator=settings.generator,
+            image_latents=settings.image_latents,
+            strength=settings.strength,
             before_step=before_step,
         )
         return torch.as_tensor(decode(self.pipe, run(steps), "pt")).float()
@@ -99,16 +107,7 @@ class JointEngine:
 
     @torch.no_grad()
     def pictures(
-        self,
-        prompts: list[str],
-        noise: torch.Tensor,
-        negative_prompt: str,
-        num_inference_steps: int,
-        guidance_scale: float,
-        before_step: BeforeStep,
-        image_latents: torch.Tensor | None = None,
-        strength: float = 1.0,
-        generator: list[torch.Generator] | None = None,
+        self, prompts: list[str], noise: torch.Tensor, settings: Sampling, before_step: BeforeStep
     ) -> torch.Tensor:
         """[B,3,H,W] in 0..1 from `noise` [B,C,H,W], by the pipeline's own call.
 
@@ -116,22 +115,22 @@ class JointEngine:
             InputError: for a start from part-way, or a negative prompt that the pipeline has no place for.
         """
         pipe = self.pipe
-        if image_latents is not None or strength != 1:
+        if settings.image_latents is not None or settings.strength != 1:
             raise InputError(
                 f"a {type(pipe).__name__} is not started from part-way here; use the mode new_seed or same_seed"
             )
         height, width = (side * pipe.vae_scale_factor for side in noise.shape[-2:])
         more: dict[str, Any] = {}
         if isinstance(pipe, FluxPipeline):
-            if negative_prompt:
+            if settings.negative_prompt:
                 raise InputError("a FluxPipeline takes no negative prompt; leave it out")
             noise = pipe._pack_latents(noise, *noise.shape)
-        elif negative_prompt:
-            if not self.guided(guidance_scale):
+        elif settings.negative_prompt:
+            if not self.guided(settings.guidance_scale):
                 raise InputError(
                     "a negative prompt is not used without guidance; leave it out, or raise guidance_scale above 1"
                 )
-            more = {"negative_prompt": [negative_prompt] * len(prompts)}
+            more = {"negative_prompt": [settings.negative_prompt] * len(prompts)}
         calls = itertools.count()
 
         def watch(_network: Any, _args: Any, kwargs: dict[str, Any]) -> None:
@@ -144,11 +143,11 @@ class JointEngine:
                 images = pipe(
                     prompt=prompts,
                     latents=noise,
-                    generator=generator,
+                    generator=settings.generator,
                     height=height,
                     width=width,
-                    num_inference_steps=num_inference_steps,
-                    guidance_scale=guidance_scale,
+                    num_inference_steps=settings.num_inference_steps,
+                    guidance_scale=settings.guidance_scale,
                     output_type="pt",
                     **more,
                 ).images

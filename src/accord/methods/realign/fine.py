@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from accord.data.images import to_pil
 from accord.data.prompts import parse
 from accord.diffusion.attention import AttentionMaps, check_processors
-from accord.diffusion.engines import JointEngine, engine_of
+from accord.diffusion.engines import JointEngine, Sampling, engine_of
 from accord.diffusion.loop import Step, encode, generators, initial_noise
 from accord.diffusion.pipelines import (
     check_prompt_length,
@@ -219,17 +219,15 @@ class Rounds:
                 state.before_step(step)
 
         def pictures() -> torch.Tensor:
-            return engine.pictures(
-                [p.text for p in prompts],
-                noise,
+            settings = Sampling(
                 self.negative_prompt,
                 self.num_inference_steps,
                 self.guidance_scale,
-                before_step,
                 image_latents,
                 self.config.strength if image_latents is not None else 1.0,
                 generator,
             )
+            return engine.pictures([p.text for p in prompts], noise, settings, before_step)
 
         with engine.hook(recorder, lambda: window.open):
             if segments is None:
