@@ -83,7 +83,6 @@ Guidance = Annotated[
 _context: ContextVar[typer.Context | None] = ContextVar("context", default=None)
 
 
-CALLED = {"stop": "frames"}  # an argument that a message names -> the option, where that is called otherwise
 # a quotation, which may hold anything that a user wrote, or the name of an argument
 _QUOTED_OR_NAME = re.compile(r"""(?<!\w)'(?:\\.|[^'\\])*'(?!\w)|(?<!\w)"(?:\\.|[^"\\])*"(?!\w)|`(\w+)(?:=True)?`""")
 
@@ -112,7 +111,6 @@ class Command(TyperCommand):
         quoted is left as it is.
         """
         flags = {p.name: p.opts[0] for p in self.params if p.opts[0].startswith("--")}
-        flags |= {name: flags[option] for name, option in CALLED.items() if option in flags}
         return _QUOTED_OR_NAME.sub(lambda m: flags.get(m[1], m[0]), text)
 
 
