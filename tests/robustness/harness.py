@@ -41,10 +41,12 @@ def warm_up() -> None:
     }
     warnings.simplefilter("ignore")
     import accord
+    import accord_lab
 
-    for found in pkgutil.walk_packages(accord.__path__, "accord."):
-        if not found.name.startswith("accord_lab.bench.") and not found.name.endswith("__main__"):
-            importlib.import_module(found.name)
+    for package in (accord, accord_lab):
+        for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            if not found.name.startswith("accord_lab.bench.") and not found.name.endswith("__main__"):
+                importlib.import_module(found.name)
     for name in (
         "av",
         "peft",

@@ -1,1 +1,1 @@
-"""RealignDiff (arXiv 2305.19599): coarse-to-fine semantic re-alignment. See README.md in this folder."""
+"""RealignDiff's fine stage (arXiv 2305.19599): repair at inference. See README.md in this folder."""

@@ -169,7 +169,7 @@ def _models(reward: Any) -> list[nn.Module]:
 
 
 class Tuner:
-    """One tuning run: what the strategies work with."""
+    """One tuning run: its anchors, batches, loss, evaluations and result."""
 
     def __init__(
         self,
