@@ -9,7 +9,7 @@ import pytest
 from accord.files import only_writer
 from accord.types import InputError
 from accord_lab.bench.report import percent, table, within
-from accord_lab.bench.runner import Bench, cache_folder, kept, known_rows
+from accord_lab.bench.runner import Bench, bench_named, cache_folder, kept, known_rows
 from accord_lab.bench.stats import bootstrap, interval, paired
 
 
@@ -18,6 +18,7 @@ class Squares(Bench[int, dict[str, int]]):
     """Numbers and their squares."""
 
     name = "squares"
+    keeps = True
     plans = ((1, 2, 3), (1,))
     each = True
     made: list[int] = field(default_factory=list)
@@ -85,6 +86,25 @@ def test_so_far_shows_what_is_finished_and_measures_nothing(tmp_path):
     assert [r["n"] for r in bench.run(so_far=True)[0]["rows"]] == [2] and bench.made == []
     with pytest.raises(InputError, match="`shard` is not used with `so_far`"):
         bench.run(shard=(1, 2), so_far=True)
+
+
+def test_a_bench_that_keeps_nothing_has_no_shards(tmp_path):
+    class Halves(Bench[int, dict[str, int]]):
+        name = "halves"
+
+        def measure(self, cell):
+            raise AssertionError("nothing is measured")
+
+        @staticmethod
+        def render(data):
+            return ""
+
+    with pytest.raises(InputError, match="the bench halves keeps nothing between runs; run it without `shard`"):
+        Halves(out=tmp_path).run(shard=(1, 2))
+    with pytest.raises(InputError, match="shows nothing before it is whole; run it without `so_far`"):
+        Halves(out=tmp_path).run(so_far=True)
+    with pytest.raises(InputError, match="has no quick plan; leave `quick` out"):
+        bench_named("speed-large")(out=tmp_path, quick=True)
 
 
 def test_a_stopped_run_leaves_the_table_so_far_with_what_others_finished(tmp_path):

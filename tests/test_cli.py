@@ -345,6 +345,10 @@ def test_tuning_from_the_command_line(accord_cli, tmp_path):
         accord_cli(*start, *of_grpo, "group_size=1"), "--strategy-option group_size must be at least 2, not 1"
     )
     assert_refused(accord_cli(*start, *of_grpo, "group_size"), "is not NAME=NUMBER")
+    assert_refused(
+        accord_cli(*start, *of_grpo, "group_size=2.5"), "--strategy-option group_size must be a whole number, not 2.5"
+    )
+    assert_refused(accord_cli(*start, *of_grpo, "group_size=2", *of_grpo[2:], "group_size=3"), "given twice")
     assert_refused(accord_cli(*start, "--stop-from", "0.5", "--strategy-option", "stop_from=0.3"), "given twice")
     assert_refused(accord_cli(*start, "--reward", "beauty"), "score 'beauty' is unknown")
     assert_refused(
@@ -399,7 +403,10 @@ def test_context_from_the_command_line(accord_cli, tmp_path):
     code, out, _ = accord_cli("generate", "a red star", "--steps", 2, "--out", "b", "--json")
     assert with_context != Path(json.loads(out)["images"][0]["image"]).read_bytes()
     assert accord_cli("train", "context", "--out", "run", *small)[0] == 0
-    assert_refused(accord_cli("train", "context", "--out", "run", *small, "--gain", "0.5"), "was begun with gain=")
+    kept = Path("run/latents.safetensors").read_bytes()
+    other = [*small[:1], "9", *small[2:]]
+    assert_refused(accord_cli("train", "context", "--out", "run", *other, "--gain", "0.5"), "was begun with gain=")
+    assert Path("run/latents.safetensors").read_bytes() == kept  # refused before anything is encoded
     assert_refused(accord_cli("train", "context", "--out", "x", "--fresh"), "add --denoiser full")
     assert_refused(accord_cli("train", "context", "--out", "x", "--pairs", "none"), "pairs 'none' do not exist")
     assert_refused(accord_cli("train", "context", "--out", "x", "--pairs", "run"), "folder 'run' holds no pairs")

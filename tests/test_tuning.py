@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,7 @@ from accord.methods.context.config import ContextTrainConfig
 from accord.methods.context.train import train_context
 from accord.methods.tune import registry
 from accord.methods.tune.config import TuneConfig, debug
-from accord.methods.tune.registry import STRATEGIES
+from accord.methods.tune.registry import STRATEGIES, strategy_names
 from accord.methods.tune.rollouts import Batch
 from accord.methods.tune.strategies.grpo import GRPO_ETA, ddim_moments, gaussian_log_p, group_advantages
 from accord.methods.tune.strategies.refl import Refl
@@ -573,6 +573,9 @@ def test_a_field_out_of_range_is_named(field, value):
         ("raft", "refresh", 0),
         ("grpo", "group_size", 1),
         ("grpo", "trained_steps", 0),
+        ("grpo", "group_size", 2.5),
+        ("raft", "refresh", 1.5),
+        ("refl", "steps", 1.5),
     ],
 )
 def test_a_strategys_knob_out_of_range_is_named(strategy, field, value):
@@ -593,6 +596,18 @@ def test_a_strategy_brings_its_own_knobs():
         }
         with pytest.raises(TypeError):
             TuneConfig.of(name, nothing=1)
+    assert set(strategy_names()) == set(STRATEGIES)
+
+    @dataclass(frozen=True)
+    class Greedy(registry.Strategy):
+        rank: int = 3
+
+    registry.strategy("greedy")(Greedy)
+    try:
+        with pytest.raises(ValueError, match="has a knob rank, as the run has"):
+            TuneConfig.of("greedy", rank=2)
+    finally:
+        del STRATEGIES["greedy"]
     with pytest.raises(ValueError, match="registered already"):
         registry.strategy("refl")(Refl)
 

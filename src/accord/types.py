@@ -41,11 +41,15 @@ def reason_of(error: BaseException) -> str:
 
 
 def check_numbers(config: Any) -> None:
-    """Refuse a config with a number that is none. Raises ValueError naming the field."""
+    """Refuse a config with a number that is none, or a fraction where whole numbers are. Raises ValueError naming the
+    field.
+    """
     for one in fields(config):
         value = getattr(config, one.name)
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"{one.name} must be a finite number, not {value}")
+        if isinstance(value, float) and str(one.type).startswith("int"):
+            raise ValueError(f"{one.name} must be a whole number, not {value}")
 
 
 @dataclass(frozen=True)

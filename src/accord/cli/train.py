@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -34,6 +34,7 @@ from accord.cli.options import (
     said,
     tell_skipped,
 )
+from accord.methods.tune.registry import strategy_names
 from accord.rewards.registry import reward_names
 from accord.types import InputError, Pair
 
@@ -98,7 +99,7 @@ def train_reward(
         ),
     ] = None,
     strategy: Annotated[
-        str, typer.Option(help="refl, draft, raft or grpo; sft is the control without reward.")
+        str, typer.Option(help=f"One of {', '.join(strategy_names())}; sft is the control without reward.")
     ] = "refl",
     strategy_option: Annotated[
         list[str] | None,
@@ -176,6 +177,7 @@ def train_reward(
     from accord.files import check_writable
     from accord.methods.tune.config import strategy_of
     from accord.rewards.registry import registered
+    from accord.training.claim import check_same
 
     if held_out == "inversion" and model is not None:
         raise InputError(
@@ -199,10 +201,13 @@ def train_reward(
             "and none"
         )
     its_class = type(checked(strategy_of, strategy=strategy))
-    if strategy != "refl":
-        leave_out(f"by {strategy}", stop_from=stop_from, stop_until=stop_until)
-    if strategy == "sft":
-        leave_out("by sft", reward_weight=reward_weight)
+    its_knobs = [f.name for f in fields(its_class)]
+    leave_out(
+        f"by {strategy}",
+        **{k: v for k, v in {"stop_from": stop_from, "stop_until": stop_until}.items() if k not in its_knobs},
+    )
+    if not its_class.has_loss:
+        leave_out(f"by {strategy}", reward_weight=reward_weight)
     if not pretrain_weight and not kl_weight:
         leave_out("with --pretrain-weight 0 and --kl-weight 0", pairs=pairs)
     needed = {need for name in wanted & scores.keys() for need in scores[name].needs}
@@ -218,10 +223,7 @@ def train_reward(
         "stop_until": stop_until,
         "reward_weight": reward_weight,
     }
-    # RAFT and GRPO are published with their own loss alone: a tenth of it beside the denoising loss is next to nothing
-    usual: dict[str, Any] = (
-        TUNING.get(strategy, {}) if model is None else {"reward_weight": 1.0} if strategy in ("raft", "grpo") else {}
-    )
+    usual = TUNING.get(strategy, {}) if model is None else its_class.usual
     knobs = {**usual, **{k: v for k, v in given.items() if v is not None}}
     options = {
         "gradient_accumulation": "accumulate",
@@ -229,11 +231,11 @@ def train_reward(
         "num_inference_steps": "inference-steps",
     }
     for name, number in map(_knob, strategy_option or []):
-        if name not in (known := [f.name for f in fields(its_class)]):
-            its = f"its own are {', '.join(known)}" if known else "it has none"
+        if name not in its_knobs:
+            its = f"its own are {', '.join(its_knobs)}" if its_knobs else "it has none"
             raise InputError(f"strategy {strategy} has no knob {name!r}; {its}")
-        if name in given and given[name] is not None:
-            raise InputError(f"{name} was given twice; give --{name.replace('_', '-')} or --strategy-option, not both")
+        if name in options or given.get(name) is not None:
+            raise InputError(f"the knob {name!r} of {strategy} was given twice; give it once")
         knobs[name], options[name] = number, f"strategy-option {name}"
     config = checked(
         accord.TuneConfig.of,
@@ -254,6 +256,7 @@ def train_reward(
         **knobs,
     )
     check_writable(out)
+    check_same(out, config.flat())
     pick_device(device)
     broken = PairsFile()  # rows of the prompts file that are left out
     texts = read_prompts(prompts, broken)
@@ -482,6 +485,7 @@ def train_context_command(
     from accord.methods.context.config import ContextTrainConfig
     from accord.methods.context.data import draw_from, encode_images
     from accord.methods.context.train import train_context
+    from accord.training.claim import check_same
     from accord.training.fingerprint import fingerprint
     from accord.training.processes import Processes
 
@@ -519,6 +523,7 @@ def train_context_command(
     if scenes is not None and scenes < 1:
         raise InputError(f"scenes must be at least 1, not {scenes}")
     check_writable(out)
+    check_same(out, asdict(config))
     pick_device(device)
     unread = PairsFile()
     if pairs is not None:

@@ -128,8 +128,8 @@ def _check_size(path: Path, width: int, height: int, count: float) -> None:
     if count > most:
         knob = "" if most == MAX_FRAMES else ", or set ACCORD_MAX_VIDEO_MB"
         raise InputError(
-            f"video {str(path)!r} has more than {most} frames of {width}x{height} in the range; cut it to fewer, or "
-            f"scale it down{knob}"
+            f"video {str(path)!r} has more than {most} frames of {width}x{height} in the range; read fewer of "
+            f"them, or scale it down{knob}"
         )
 
 

@@ -128,7 +128,7 @@ class JointEngine:
         elif settings.negative_prompt:
             if not self.guided(settings.guidance_scale):
                 raise InputError(
-                    "a negative prompt is not used without guidance; leave it out, or raise guidance_scale above 1"
+                    "a negative prompt is not used without guidance; leave it out, or raise the guidance scale above 1"
                 )
             more = {"negative_prompt": [settings.negative_prompt] * len(prompts)}
         calls = itertools.count()

@@ -160,7 +160,9 @@ def sample(
         if not math.isfinite(value):
             raise InputError(f"{name} must be a finite number, not {value}")
     if guidance_rescale and not guided:
-        raise InputError("guidance_rescale is not used without guidance; leave it out, or raise guidance_scale above 1")
+        raise InputError(
+            "guidance_rescale is not used without guidance; leave it out, or raise the guidance scale above 1"
+        )
     _check_steps(scheduler, num_inference_steps, strength, eta, image_latents is not None)
     if any(negative_prompts or ()) and (conditioning is not None or encoder_hidden_states is not None):
         raise InputError("negative prompts are not used beside text states; put them into the states")

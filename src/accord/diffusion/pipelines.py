@@ -292,12 +292,12 @@ def conditioning_of(
 
     Args:
         size: the picture's (height, width), for SDXL.
-        dropped: bool [B]: prompts that get the conditioning of the unconditional half of a guided batch: that of the
-            empty prompt, or of SDXL often zeros. Without guidance only.
+        dropped: bool [B]: prompts that get the conditioning of the unconditional half of a guided batch: the empty
+            prompt's, or zeros for most SDXL pipelines. Without guidance only.
     """
     if any(negative_prompts or ()) and not guided:
         raise InputError(
-            "a negative prompt is not used without guidance; leave it out, or raise guidance_scale above 1"
+            "a negative prompt is not used without guidance; leave it out, or raise the guidance scale above 1"
         )
     if dropped is not None:
         prompts = ["" if gone else p for p, gone in zip(prompts, dropped.tolist(), strict=True)]

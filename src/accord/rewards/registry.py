@@ -83,5 +83,7 @@ def reward_names() -> tuple[str, ...]:
 def registered() -> dict[str, Registered]:
     """All rewards that have a name: those in `named/`, then what others have registered."""
     for name in reward_names():
-        importlib.import_module(f"{named.__name__}.{name.replace('-', '_')}")
+        module = importlib.import_module(f"{named.__name__}.{name.replace('-', '_')}")
+        if name not in _REWARDS:
+            raise ValueError(f"{module.__file__} registers no reward {name!r}; the file has the reward's name")
     return {name: _REWARDS[name] for name in dict.fromkeys((*reward_names(), *_REWARDS))}

@@ -38,8 +38,7 @@ def claim(folder: Path, settings: Mapping[str, Any], processes: Processes | None
             if first:
                 stack.enter_context(only_writer(folder))
             there = holds_run(folder)
-            if there:
-                _check(folder, json.loads(json.dumps(dict(settings))))
+            check_same(folder, settings)
 
         def begin() -> None:
             if first and not there:
@@ -66,8 +65,15 @@ def _together(step: Callable[[], None], processes: Processes | None) -> None:
         raise refusal
 
 
-def _check(folder: Path, now: dict[str, Any]) -> None:
-    """Refuse to go on with another run than that of these settings."""
+def check_same(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Refuse a folder that holds another run than one with these settings, of which more may be known later.
+
+    Raises:
+        InputError: naming a setting that differs.
+    """
+    if not holds_run(folder):
+        return
+    now = json.loads(json.dumps(dict(settings)))
     path = folder / "config.json"
     if not path.exists():
         raise InputError(

@@ -11,14 +11,14 @@ anything fails, the adapter comes off again.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from accord.diffusion.attention import plain_attention
-from accord.diffusion.lora import add_lora, remove_lora
+from accord.diffusion.lora import add_lora, check_no_lora, remove_lora
 from accord.diffusion.pipelines import Pipeline
 from accord.diffusion.state import frozen
 from accord.training.claim import claim
@@ -74,24 +74,30 @@ def session(
             U-Net that has an adapter already.
     """
     processes = processes or Processes(pipe.device)
-    with ExitStack() as stack:
-        stack.enter_context(frozen(pipe))
+    if rank is not None:
+        check_no_lora(pipe, "which the new one would switch off")
+    with claim(folder, settings, processes) as anew, frozen(pipe):
+        if anew and processes.first:
+            for name in prepared:
+                (folder / name).unlink(missing_ok=True)
+        processes.wait()
+        training = Session(folder, processes)
+        with _adapter(pipe, rank, seed), plain_attention(pipe.unet):
+            try:
+                yield training
+            finally:
+                if training.logger is not None:
+                    training.logger.close()
+
+
+@contextmanager
+def _adapter(pipe: Pipeline, rank: int | None, seed: int) -> Iterator[None]:
+    """A new adapter that comes off again if the block fails; none if `rank` is None."""
+    if rank is not None:
+        add_lora(pipe, rank, seed)
+    try:
+        yield
+    except BaseException:
         if rank is not None:
-            add_lora(pipe, rank, seed)
-        try:
-            with claim(folder, settings, processes) as anew:
-                if anew and processes.first:
-                    for name in prepared:
-                        (folder / name).unlink(missing_ok=True)
-                processes.wait()
-                training = Session(folder, processes)
-                try:
-                    with plain_attention(pipe.unet):
-                        yield training
-                finally:
-                    if training.logger is not None:
-                        training.logger.close()
-        except BaseException:
-            if rank is not None:
-                remove_lora(pipe)
-            raise
+            remove_lora(pipe)
+        raise

@@ -373,6 +373,7 @@ class Context(Bench[Cell, dict[str, Any]]):
     """
 
     name = "context"
+    keeps = True
     plans = (Plan(20_000, 1000, 4, 512, 64, 2000), Plan(400, 60, 2, 32, 32, 200))
     each = True
     indent = None

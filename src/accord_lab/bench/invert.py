@@ -275,6 +275,7 @@ class Invert(Bench[Trial, Answers]):
     """
 
     name = "invert"
+    keeps = True
     plans = (
         Plan(20_000, 1000, 600, 32, ("unet", "clip", "vit", "swin", "blip"), 3, 500),
         Plan(400, 60, 60, 32, ("clip", "vit"), 1, 20),
@@ -325,6 +326,8 @@ class Invert(Bench[Trial, Answers]):
     def run(self, shard: tuple[int, int] | None = None, so_far: bool = False) -> tuple[dict[str, Any], str]:
         if not self.only_pairs:
             return super().run(shard, so_far)
+        if so_far:
+            raise InputError("`so_far` makes no pairs; leave it or `only_pairs` out")
         with self._writing(shard):
             self.sets.render(shard)
             return {"bench": self.name, "pairs": str(self.sets.folder)}, f"pairs are in {self.sets.folder}"

@@ -104,6 +104,7 @@ class Rewards(Bench[Tuning | str, list[dict[str, Any]]]):
     """
 
     name = "rewards"
+    keeps = True
     each = True
     minutes: float = 12.0
     model: str | None = None
@@ -111,6 +112,7 @@ class Rewards(Bench[Tuning | str, list[dict[str, Any]]]):
     jobs: list[Job] = field(default_factory=list)  # SceneBench's if empty
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.minutes <= 0:
             raise InputError(f"minutes must be positive, not {self.minutes:g}")
         self.jobs = self.jobs or make_jobs(self.quick, self.seeds)

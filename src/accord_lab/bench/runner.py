@@ -48,6 +48,7 @@ class Bench(ABC, Generic[Cell, Row]):
 
     name: ClassVar[str]
     plans: ClassVar[tuple[Any, ...]] = (None, None)  # full and quick
+    keeps: ClassVar[bool] = False  # whether what is measured is kept, so that shards make sense
     each: ClassVar[bool] = False  # whether the table so far is written after each cell
     indent: ClassVar[int | None] = 1  # of the JSON
 
@@ -82,9 +83,7 @@ class Bench(ABC, Generic[Cell, Row]):
         return "" if rows else "no row is finished yet"
 
     def results(self, rows: Sequence[Row]) -> dict[str, Any]:
-        """The JSON of the table, after its name and whether it is quick: by default the rows, or the only row there can
-        be.
-        """
+        """The JSON of the table after its name and whether it is quick: the rows; a bench of one cell gives its row."""
         return dict(rows[0]) if type(self).cells is Bench.cells else {"rows": list(rows)}  # type: ignore[call-overload]
 
     @staticmethod
@@ -114,6 +113,10 @@ class Bench(ABC, Generic[Cell, Row]):
         """
         if so_far and shard is not None:
             raise InputError("`shard` is not used with `so_far`; leave it out")
+        if shard is not None and not self.keeps:
+            raise InputError(f"the bench {self.name} keeps nothing between runs; run it without `shard`")
+        if so_far and type(self).finished is Bench.finished:
+            raise InputError(f"the bench {self.name} shows nothing before it is whole; run it without `so_far`")
         with self._writing(shard):
             cells = self.cells()
             if so_far:
@@ -150,7 +153,8 @@ class Bench(ABC, Generic[Cell, Row]):
         return rows
 
     def _bar(self, cells: Sequence[Cell]) -> Iterable[Cell]:
-        return tqdm(cells, desc=self.name, disable=not self.progress)
+        # drawn once a cell is done: what is refused at the first (a model that is none) is one line
+        return tqdm(cells, desc=self.name, disable=not self.progress, delay=1e-3)
 
     @contextlib.contextmanager
     def _writing(self, shard: tuple[int, int] | None) -> Iterator[None]:

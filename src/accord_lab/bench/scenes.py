@@ -312,6 +312,7 @@ class Scenes(Bench[Sequence[Job], dict[str, list[Record]]]):
     """All methods, batch by batch, so that those of one batch share its first pictures."""
 
     name = "scenes"
+    keeps = True
     model: str | None = None
     device: str | None = None
     seeds: int | None = None  # all four, or two with `quick`, if None
@@ -319,6 +320,7 @@ class Scenes(Bench[Sequence[Job], dict[str, list[Record]]]):
     methods: Mapping[str, Callable[[Maker], Method]] = field(default_factory=lambda: METHODS)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.jobs = self.jobs or make_jobs(self.quick, self.seeds)
 
     @cached_property

@@ -205,6 +205,8 @@ class SpeedLarge(Bench[Network, dict[str, Any]]):
     device: str | None = None
 
     def __post_init__(self) -> None:
+        if self.quick:
+            raise InputError("the bench speed-large has no quick plan; leave `quick` out")
         super().__post_init__()
         self.where = here(self.device)
         if self.plan.networks is NETWORKS and not self.where.startswith("cuda"):

@@ -41,6 +41,7 @@ class Transplant(Bench[str, dict[str, Any]]):
     jobs: list[Job] = field(default_factory=list)  # SceneBench's with one seed if empty
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.inverter is None:
             raise InputError(
                 "the transplant needs an inverter; give the folder of one with a unet predictor as `inverter`"

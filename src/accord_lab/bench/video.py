@@ -233,6 +233,7 @@ class Video(Bench[Cell, list[Run]]):
     """
 
     name = "video"
+    keeps = True
     plans = ((40, 3), (4, 1))
     model: str | None = None
     device: str | None = None

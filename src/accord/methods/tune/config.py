@@ -57,8 +57,11 @@ class TuneConfig:
                 raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
         if self.learning_rate <= 0:
             raise ValueError(f"learning_rate must be positive, not {self.learning_rate}")
-        if self.strategy.name == "sft" and not self.pretrain_weight and not self.kl_weight:
-            raise ValueError("pretrain_weight and kl_weight are both 0, and sft has no other loss; give one of them")
+        if not self.strategy.has_loss and not self.pretrain_weight and not self.kl_weight:
+            raise ValueError(
+                f"pretrain_weight and kl_weight are both 0, and {self.strategy.name} has no other loss; give one of "
+                "them"
+            )
         if self.batch_size % self.gradient_accumulation:
             raise ValueError(
                 f"batch_size {self.batch_size} must be a multiple of gradient_accumulation {self.gradient_accumulation}"
@@ -66,14 +69,18 @@ class TuneConfig:
 
     @classmethod
     def of(cls, strategy: str, **knobs: Any) -> TuneConfig:
-        """A config from knobs of its own and of the strategy of this name together.
+        """A config from knobs of the run and of the strategy of this name together.
 
         Raises:
-            ValueError: for a strategy that there is not, or a knob out of range.
+            ValueError: for a strategy that there is not, a knob out of range, or a strategy that has a knob of a name
+                that the run has too.
             TypeError: for a knob that neither has.
         """
         kind = type(strategy_of(strategy))
-        its = {f.name: knobs.pop(f.name) for f in fields(kind) if f.name in knobs}
+        own = {f.name for f in fields(kind)}
+        if both := own & {f.name for f in fields(cls)}:
+            raise ValueError(f"strategy {strategy} has a knob {min(both)}, as the run has; give it another name")
+        its = {name: knobs.pop(name) for name in own & knobs.keys()}
         return cls(strategy=kind(**its), **knobs)
 
     def flat(self) -> dict[str, Any]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import pkgutil
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-import torch
+from accord.types import check_numbers
 
 if TYPE_CHECKING:
+    import torch
+
     from accord.methods.tune.rollouts import Batch, Rollouts
 
 S = TypeVar("S", bound="Strategy")
@@ -21,10 +25,17 @@ class Strategy:
     Attributes:
         name: what it is registered under.
         needs_gradient: whether the reward must give the pictures a gradient.
+        has_loss: False for a control, which has only the losses that all of them have.
+        usual: knobs of the run that the command line gives it, if the user does not.
     """
 
     name: ClassVar[str]
     needs_gradient: ClassVar[bool]
+    has_loss: ClassVar[bool] = True
+    usual: ClassVar[Mapping[str, Any]] = {}
+
+    def __post_init__(self) -> None:
+        check_numbers(self)
 
     def loss(self, rollouts: Rollouts, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
         """The loss of a batch, whose gradient reaches the adapter, and scalars to log."""
@@ -42,6 +53,11 @@ class Strategy:
 
 
 STRATEGIES: dict[str, type[Strategy]] = {}
+
+
+def strategy_names() -> tuple[str, ...]:
+    """The names of the strategies in `strategies/`, which are those of its files; none is imported."""
+    return tuple(module.name for module in pkgutil.iter_modules([str(Path(__file__).with_name("strategies"))]))
 
 
 def strategy(name: str, needs_gradient: bool = False) -> Callable[[type[S]], type[S]]:

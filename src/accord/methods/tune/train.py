@@ -139,11 +139,9 @@ def train_reward(
         "judges": fingerprint(*(m for r in (*reward.rewards.values(), held_out) for m in _models(r))),
         "pairs": None if pairs is None else fingerprint(list(pairs[1])),
     }
-    training = session(
-        pipe, folder, settings, rank=config.rank, seed=config.seed, prepared=PREPARED, processes=processes
-    )
-    with training as started, precise_vae(pipe):
-        tuner = Tuner(pipe, texts, reward, started, config, held_out, pairs, progress)
+    opened = session(pipe, folder, settings, rank=config.rank, seed=config.seed, prepared=PREPARED, processes=processes)
+    with opened as training, precise_vae(pipe):
+        tuner = Tuner(pipe, texts, reward, training, config, held_out, pairs, progress)
         tuner.train()
         return tuner.finish()
 
@@ -176,14 +174,14 @@ class Tuner:
         pipe: Pipeline,
         prompts: list[str],
         reward: Composed,
-        session: Session,
+        training: Session,
         config: TuneConfig,
         held_out: Reward | None,
         pairs: tuple[Sequence[Image.Image], Sequence[str]] | None,
         progress: bool,
     ) -> None:
         self.pipe, self.reward, self.config, self.held_out = pipe, reward, config, held_out
-        self.folder, self.session, processes = session.folder, session, session.processes
+        self.folder, self.training, processes = training.folder, training, training.processes
         kept = min(config.eval_prompts, len(prompts) // 2)
         every = len(prompts) // kept
         self.eval_prompts = prompts[::every][:kept]
@@ -194,7 +192,7 @@ class Tuner:
             pipe.unet.enable_gradient_checkpointing()
         loop = LoopConfig.of(config, log_every=min(10, config.eval_every))
         self._prepare(pairs, processes)
-        self.run = session.run({"unet": pipe.unet}, loop)
+        self.run = training.run({"unet": pipe.unet}, loop)
         self.rollouts.state = self.run.tensors
         self.guard = Guard(GuardConfig(config.guard_z, config.guard_patience), self.run.numbers, self.run.tensors)
         self.progress = progress
@@ -327,7 +325,7 @@ class Tuner:
         if self.guard.update(step, reward, scores.get("held_out", reward)):
             for key, parameter in self.run.named.items():
                 state[f"best.{key}"] = self.run.ema.get(key, parameter.detach()).clone().cpu()
-        if (logger := self.session.logger) is not None:
+        if (logger := self.training.logger) is not None:
             logger.scalars(
                 {"step": step} | {f"evaluation/{k}": float(v[torch.isfinite(v)].mean()) for k, v in scores.items()}
             )

@@ -8,7 +8,6 @@ import torch
 
 from accord.methods.tune.registry import Strategy, strategy
 from accord.methods.tune.rollouts import Batch, Rollouts
-from accord.types import check_numbers
 
 
 @strategy("draft", needs_gradient=True)
@@ -20,7 +19,7 @@ class Draft(Strategy):
     margin: float = 2.0  # m of relu(m - r), in spreads of the untuned pipeline's reward
 
     def __post_init__(self) -> None:
-        check_numbers(self)
+        super().__post_init__()
         self.at_least(1, "last_steps")
 
     def loss(self, rollouts: Rollouts, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:

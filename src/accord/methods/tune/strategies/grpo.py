@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
 from accord.diffusion.loop import rooted_eta
 from accord.methods.tune.registry import Strategy, strategy
 from accord.methods.tune.rollouts import Batch, Rollouts
-from accord.types import check_numbers
 
 # 1 up to rounding: at 1 the first step from zero terminal SNR takes the root of a negative rounding error
 GRPO_ETA = 0.999
@@ -25,12 +25,14 @@ class Grpo(Strategy):
     over each trajectory. Rewards are gathered from all processes before they are normalised.
     """
 
+    usual: ClassVar[Mapping[str, Any]] = {"reward_weight": 1.0}  # published with its own loss alone
+
     group_size: int = 4  # pictures of a prompt
     trained_steps: int = 4  # steps of the trajectory that are trained on
     clip_range: float = 1e-3
 
     def __post_init__(self) -> None:
-        check_numbers(self)
+        super().__post_init__()
         self.at_least(2, "group_size")
         self.at_least(1, "trained_steps")
 

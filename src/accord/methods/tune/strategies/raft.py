@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 
 from accord.methods.tune.registry import Strategy, strategy
 from accord.methods.tune.rollouts import Batch, Rollouts
-from accord.types import check_numbers
 
 
 @strategy("raft")
@@ -21,11 +22,13 @@ class Raft(Strategy):
     anew every `refresh` steps.
     """
 
+    usual: ClassVar[Mapping[str, Any]] = {"reward_weight": 1.0}  # published with its own loss alone
+
     candidates: int = 4  # N of best-of-N
     refresh: int = 20  # steps between two collections of best pictures
 
     def __post_init__(self) -> None:
-        check_numbers(self)
+        super().__post_init__()
         self.at_least(2, "candidates")
         self.at_least(1, "refresh")
 

@@ -10,7 +10,6 @@ import torch
 from accord.diffusion.objective import predicted_x0
 from accord.methods.tune.registry import Strategy, strategy
 from accord.methods.tune.rollouts import Batch, Rollouts
-from accord.types import check_numbers
 
 
 @strategy("refl", needs_gradient=True)
@@ -26,7 +25,7 @@ class Refl(Strategy):
     margin: float = 2.0  # m of relu(m - r), in spreads of the untuned pipeline's reward
 
     def __post_init__(self) -> None:
-        check_numbers(self)
+        super().__post_init__()
         if not 0 <= self.stop_from < 1:
             raise ValueError(f"stop_from must be in [0, 1), not {self.stop_from}")
         if not self.stop_from < self.stop_until <= 1:
