@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-slow test-lowest coverage wheel snapshots fuzz kill mutate lint clean
+.PHONY: demo test test-slow test-lowest coverage wheel snapshots fuzz kill same mutate lint clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -66,6 +66,10 @@ fuzz: $(STAMP)
 
 kill: $(STAMP)
 	$(BIN)/python tests/robustness/kill.py --count 100 --out docs/bench
+
+# whether commands still make what they made at another commit, byte for byte: make same COMMIT=...
+same: $(STAMP)
+	$(BIN)/python tests/same_as.py $(COMMIT)
 
 # flip a sign, drop a term: every mutant of the losses, the guard and the equations is to be noticed; docs/bench/mutation.md
 mutate: $(STAMP)

@@ -1,15 +1,17 @@
 """Whether commands still make what they made at another commit: pictures, adapters and curves, byte for byte.
 
-    python tests/same_as.py db9b4d7
+    python tests/same_as.py d47a05e
+    python tests/same_as.py d47a05e --only bench
 
-Runs the demo, scores, every tuning strategy, a training of context, a training of an inverter, inversions and an edit
-with both trees, each on the embedded lab with a few steps, and compares what they have written. Exit code 1 if anything
-differs.
+Runs the demo, scores, every tuning strategy, trainings of context, a training of an inverter, inversions, edits and
+three quick tables with both trees, each on the embedded lab with a few steps, and compares what they have written.
+Exit code 1 if anything differs. Both trees must know the commands as they are called here.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import subprocess
@@ -18,6 +20,7 @@ import tarfile
 import tempfile
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 DEMO = ("two yellow stars and a purple moon", "a green fish and a pink heart", "a red star to the left of a blue key")
@@ -71,6 +74,10 @@ COMMANDS: dict[str, tuple[list[str], tuple[str, ...]]] = {
         [*EDIT, *"--steps 5 --window 6 --strength 0.8 --injection 0.7 --mask-blending 1 --tuned tuned".split()],
         ("*.png", "../tuned/*.safetensors", "../tuned/*/*.safetensors", "../tuned/*.json*"),
     ),
+    # rows of tables, apart from their times; with so few minutes each strategy takes the ten steps that are the least
+    "bench-scenes": (["bench", "scenes", "--quick"], ("scenes-quick.json", "scenes-quick.png")),
+    "bench-video": (["bench", "video", "--quick"], ("video-quick.json",)),
+    "bench-rewards": (["bench", "rewards", "--quick", "--minutes", "0.01"], ("rewards-quick.json",)),
     "edit-plain": (
         [*EDIT, *"--steps 4 --window 6 --no-context --injection 0 --mask-blending 0 --modulation 1".split()],
         ("*.png",),
@@ -117,12 +124,25 @@ def made(source: Path, folder: Path, name: str) -> dict[str, bytes] | str:
         return done.stderr.strip().splitlines()[-1]
     out = folder / "out"
     files = {str(p.relative_to(out)): p.read_bytes() for pattern in compared for p in sorted(out.glob(pattern))}
+    if words[0] == "bench":
+        files = {n: _untimed(content) if n.endswith(".json") else content for n, content in files.items()}
     said = {"stdout": done.stdout.encode()} if "stdout" in compared else {}
     return {name: SCORE.sub(_rounded, content) for name, content in (files | said).items()}
 
 
 def _rounded(found: re.Match[bytes]) -> bytes:
     return found[1] + b"%.5f" % float(found[2])
+
+
+def _untimed(table: bytes) -> bytes:
+    """A table's JSON without times, and without what names the bench and its cache."""
+
+    def kept(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: kept(v) for k, v in value.items() if not re.search("second|bench|made_with", k)}
+        return [kept(v) for v in value] if isinstance(value, list) else value
+
+    return json.dumps(kept(json.loads(table)), sort_keys=True).encode()
 
 
 def main() -> int:
