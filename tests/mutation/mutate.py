@@ -98,7 +98,6 @@ TARGETS = (
         "context_in_closed bound_of video_in_closed estimated",
     ),
     Target("accord.methods.context.train", "__call__", "learning context", "context_in_closed dropped_captions"),
-    Target("accord.methods.video.tuning", "loss_fn", "learning", "video_in_closed"),
     Target("accord.methods.invert.train", "loss_fn", "learning", "inverter"),
     Target("accord_lab.recipes.vae", "loss_fn", "learning", "vae_recipe"),
     Target("accord_lab.recipes.clip", "loss_fn", "learning", "clip_recipe"),
