@@ -95,6 +95,7 @@ def test_curriculum_is_nested_and_sized_to_the_steps():
     sizes = [len(curriculum_prefix(i / 100, order)) for i in range(100)]
     assert sizes == [6] * 25 + [8] * 25 + [12] * 25 + [24] * 25
     assert torch.equal(curriculum_prefix(0.3, order)[:6], curriculum_prefix(0.0, order))
+    assert len(curriculum_prefix(1.0, order)) == 24  # when all steps are taken
 
 
 def test_ensemble_is_the_normalised_mean_and_refuses_wrong_weights():
@@ -123,6 +124,10 @@ def test_fitted_weights_are_the_least_squares_ones_that_are_not_negative():
         return float((mean * ((mean * y).sum() / mean.square().sum()) - y).square().sum())
 
     assert weights[0] > max(weights[1:]) and min(weights) >= 0 and sum(weights) == pytest.approx(1)
+    # directions alone are compared, whatever the lengths
+    lengths = [0.5 + torch.arange(60.0)[:, None] * step for step in (0.1, 0.3, 0.02)]
+    longer = [p * n for p, n in zip(found, lengths, strict=True)]
+    assert ensemble_weights(longer, y * lengths[1].flip(0)) == pytest.approx(weights, abs=1e-5)
     assert all(least(w) > least(weights) - 1e-4 for w in np.random.default_rng(0).dirichlet([1, 1, 1], 200).tolist())
 
 
@@ -149,6 +154,23 @@ def test_kmeans_finds_separate_clusters():
     assert best > 0.99
     with pytest.raises(ValueError, match="cannot be found in 3 rows"):
         spherical_kmeans(rows[:3], 4)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7])
+def test_kmeans_against_brute_force(steps):
+    """The same first centroids, and each step written out row by row; rows of all lengths, read in chunks."""
+    g = torch.Generator().manual_seed(3)
+    rows = torch.randn(90, 3, generator=g) * torch.arange(1.0, 91.0)[:, None]
+    first = torch.randperm(90, generator=torch.Generator().manual_seed(5))[:4]
+    unit = [row / row.norm() for row in rows]
+    centroids = [unit[i] for i in first]
+    for _ in range(steps):
+        members = [[] for _ in centroids]
+        for row in unit:
+            members[max(range(4), key=lambda k: float(row @ centroids[k]))].append(row)
+        assert all(members)
+        centroids = [sum(own) / sum(own).norm() for own in members]
+    assert torch.allclose(spherical_kmeans(rows, 4, steps, seed=5, chunk=32), torch.stack(centroids), atol=1e-5)
 
 
 @pytest.mark.parametrize("block", [1, 4, 6, 512])  # of the symmetric matrix, made in blocks and mirrored
