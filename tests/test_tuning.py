@@ -215,10 +215,27 @@ def test_ddim_moments_give_the_step_that_is_taken(tiny, zero_snr):
         before = step.latents
 
 
+def test_the_last_step_has_hardly_any_noise_but_a_probability(tiny):
+    """A rollout of one step has no other."""
+    from diffusers import DDIMScheduler
+
+    scheduler = DDIMScheduler.from_config(tiny.scheduler.config, set_alpha_to_one=True)
+    scheduler.set_timesteps(1)
+    latents = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(3))
+    mean, spread = ddim_moments(scheduler, torch.zeros_like(latents), scheduler.timesteps[-1], latents)
+    assert spread == pytest.approx(GRPO_ETA * 1e-6) and torch.isfinite(gaussian_log_p(mean, mean, spread)).all()
+
+
 def test_advantages_are_normalised_in_their_group():
     rewards = torch.tensor([1.0, 3.0, 5.0, 5.0])
     found = group_advantages(rewards, [0, 0, 1, 1], rewards, [0, 0, 1, 1])
     assert torch.allclose(found, torch.tensor([-1.0, 1.0, 0.0, 0.0]), atol=1e-3)
+    # a spread of nearly nothing makes no advantage of rounding
+    assert torch.allclose(
+        group_advantages(torch.tensor([0.0, 2e-4]), [0, 0], torch.tensor([0.0, 2e-4]), [0, 0]),
+        torch.tensor([-0.5, 0.5]),
+        atol=1e-3,
+    )
     # two processes, one group
     mine = group_advantages(rewards[:1], [7], rewards[:2], [7, 7])
     assert torch.allclose(mine, torch.tensor([-1.0]), atol=1e-3)
