@@ -264,6 +264,25 @@ def test_raft_keeps_the_best_of_each_prompt(tmp_path):
         assert float(tuner.run.tensors["raft.rewards"][i]) == pytest.approx(scores[best], abs=1e-3)
 
 
+def test_raft_does_not_keep_a_picture_that_cannot_be_judged(tmp_path):
+    class Blind:
+        differentiable = False
+        calls = 0
+
+        def __call__(self, images, prompts):
+            self.calls += 1
+            return torch.full((len(images),), torch.nan if self.calls == 1 else 0.5)
+
+    tuner = tuner_of(tmp_path, "raft", candidates=2, batch_size=2)
+    tuner.rollouts.reward = Composed({"blind": Blind()}, {"blind": 1.0})
+    tuner.rollouts.reward.scales = {"blind": (0.0, 1.0)}
+    batch = tuner.batch(0)
+    loss, logs = tuner.config.strategy.loss(tuner.rollouts, batch)
+    second = tuner.rollouts.pictures(batch.prompts, batch.generators(salt=101))
+    assert torch.equal(tuner.run.tensors["raft.latents"], second.float())
+    assert torch.isfinite(loss) and logs["kept_reward"] == 0.5
+
+
 def test_raft_does_not_learn_from_what_could_not_be_judged(tmp_path):
     tuner = tuner_of(tmp_path, "raft", batch_size=2, refresh=9)
     tuner.config.strategy.loss(tuner.rollouts, tuner.batch(0))

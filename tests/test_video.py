@@ -479,7 +479,10 @@ def test_a_pipeline_with_an_adapter_has_its_queries_tuned_too(tmp_path):
         adapted.load(tmp_path / "plain")
 
 
-@pytest.mark.parametrize(("context", "kind"), [(True, "sd2"), (False, "sd1"), (True, "sdxl")])
+@pytest.mark.parametrize(
+    ("context", "kind"),
+    [pytest.param(True, "sd2", marks=pytest.mark.slow), (False, "sd1"), (True, "sdxl")],
+)
 def test_inversion_then_sampling_with_the_source_prompt_returns_the_video(tmp_path, context, kind):
     config = EditConfig(
         tune_steps=3, num_inference_steps=20, window=2, overlap=0, context=context, inversion_iterations=15
