@@ -24,6 +24,7 @@ from accord.methods.context.config import ContextTrainConfig
 from accord.methods.context.equations import exact_kl
 from accord.methods.context.pipeline import new_relation
 from accord.methods.context.train import Objective, train_context
+from accord.methods.invert import train as invert_train
 from accord.methods.invert.config import InvertTrainConfig, PredictorConfig
 from accord.methods.invert.data import PairSet
 from accord.methods.invert.predictors import build
@@ -400,6 +401,26 @@ def test_the_loss_is_the_weighted_sum_of_its_three_terms(tmp_path):
     assert float(loss.detach()) == pytest.approx(expected, rel=1e-5) and logs["denoising"] > 0
 
 
+def test_the_distance_to_the_untuned_model_is_in_the_weighted_sum(tmp_path):
+    pipe = tiny_pipeline()
+    tmp_path.mkdir(exist_ok=True)
+    add_lora(pipe, 2)
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in pipe.unet.named_parameters():
+        if "lora_B" in name:
+            parameter.data = 0.1 * torch.randn(parameter.shape, generator=generator)
+    reward = Composed({"bright": Bright()}, {"bright": 1.0})
+    for kl_weight in (0.0, 2.0):
+        config = debug("sft", batch_size=4, bf16=False, pretrain_weight=0.7, kl_weight=kl_weight)
+        folder = tmp_path / str(kl_weight)
+        folder.mkdir()
+        tuner = Tuner(pipe, PROMPTS, reward, Session(folder, Processes()), config, None, None, False)
+        loss, logs = tuner.loss(0, torch.Generator())
+        assert (logs["drift"] > 1e-5) == (kl_weight > 0)
+        expected = 0.7 * logs["denoising"] + kl_weight * logs["drift"]
+        assert float(loss.detach()) == pytest.approx(expected, rel=1e-5)
+
+
 # --- the guard -------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("reward", "held_out", "stopped"),
@@ -472,6 +493,26 @@ def test_an_inverter_nears_its_targets_and_names_the_words_that_are_there(tmp_pa
     before = scores(build(predictor, len(vocabulary), 0, 384).eval())
     after = scores(train_predictor(predictor, pairs, vocabulary, tmp_path, config))
     assert after[0] > before[0] + 0.02 and after[1] > before[1] + 0.5, (before, after)
+
+
+@pytest.mark.parametrize("curriculum", ["none", "prefix"])
+def test_an_inverter_sees_all_pairs_or_first_the_easy_ones(tmp_path, pairs, monkeypatch, curriculum):
+    seen: list[int] = []
+    pixels = PairSet.pixels
+
+    def watched(self, rows, side):
+        seen.extend(torch.as_tensor(rows).tolist())
+        return pixels(self, rows, side)
+
+    order = torch.arange(24).flip(0)  # the last pair is the easiest
+    monkeypatch.setattr(invert_train, "_order", lambda *_: order)
+    monkeypatch.setattr(PairSet, "pixels", watched)
+    config = InvertTrainConfig(steps=4, batch_size=48, curriculum=curriculum, bf16=False)
+    vocabulary = Vocabulary.build(pairs.prompts, 10)
+    train_predictor(PredictorConfig(kind="clip", hidden=8), pairs, vocabulary, tmp_path, config)
+    first, last = set(seen[:48]), set(seen[-48:])
+    assert first <= set(range(18, 24)) if curriculum == "prefix" else min(first) < 18
+    assert min(last) < 12
 
 
 # --- context ---------------------------------------------------------------------------------------------------------
@@ -554,6 +595,21 @@ def test_the_bound_of_context_in_closed_form(kind):
         each.append(exact_kl(x0, guess, shift(x0, t), shift(x0, s), shift(guess, t), shift(guess, s), ab, ab_all[s]))
     expected = float(torch.cat(each).mean().detach())
     assert float(loss.detach()) == pytest.approx(expected, rel=2e-3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_bound_of_context_has_a_gradient_at_the_first_step(kind):
+    """There the two steps are one, and the branch that is not taken must not be a number that is none."""
+    objective = objective_of(kind, estimated_share=0.0, loss="kl")
+    latents, captions = draw(np.random.default_rng(0), 2)
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(3))
+    relation = objective.relation.requires_grad_(True)
+    times, yes = torch.tensor([0, 0]), torch.ones(2, dtype=bool)
+    objective(latents, captions, noise, times, yes, ~yes)[0].backward()
+    gradients = [p.grad for p in relation.parameters() if p.grad is not None]
+    assert all(torch.isfinite(g).all() for g in gradients)
+    # what x0^ forgets of x_0 in x_t alone; a network that predicts x0 itself, and is a constant, forgets all
+    assert (sum(float(g.abs().sum()) for g in gradients) > 0) == (kind != "sample")
 
 
 @pytest.mark.parametrize("denoiser", ["full", "frozen"])
