@@ -6,6 +6,7 @@ weights of zero and a bias that alone is trained. Then the loss is a formula, an
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from dataclasses import replace
@@ -728,12 +729,13 @@ def test_the_vae_recipe_brings_pictures_back_better(tmp_path, recipe, monkeypatc
     assert after < before - 0.01, (before, after)
 
 
+class Enough(Exception):
+    """Ends a recipe once its loss was looked at."""
+
+
 def test_the_vae_recipe_in_closed_form(tmp_path, recipe, monkeypatch):
     """Twice as many crops, then whole pictures; of e = decode(mean + std z) - x: mean w (|e| + 2 e^2) + w_KL KL."""
     vae = recipe("vae")
-
-    class Enough(Exception):
-        pass
 
     def look(run, loss_fn, *_):
         model, steps = run.modules["vae"].eval(), 10
@@ -782,6 +784,78 @@ def test_the_clip_recipe_tells_captions_apart(tmp_path, recipe, monkeypatch):
     assert after > before + 0.01, (before, after)
 
 
+def test_the_clip_recipe_in_closed_form(tmp_path, recipe, monkeypatch):
+    """Half of the steps the dense task; then the mean of two cross entropies, with a share of crops."""
+    from transformers import CLIPTokenizer
+
+    clip, crops = recipe("clip"), []
+    monkeypatch.setattr(clip, "DENSE_ONLY", 0.5)
+    monkeypatch.setattr(clip, "CROP_SHARE", 0.25)
+    monkeypatch.setattr(clip, "clip_tokenizer", lambda: CLIPTokenizer.from_pretrained(MODELS / "clip"))
+    monkeypatch.setattr(clip, "dense_loss", lambda *_: torch.tensor(-1.0))
+    images, texts = clip.batch(np.random.default_rng(0), 8, 0)
+    monkeypatch.setattr(clip, "batch", lambda rng, size, count: crops.append((size, count)) or (images, texts))
+
+    def look(run, loss_fn, *_):
+        model = run.modules["clip"].eval()
+        assert [float(loss_fn(step, None)[0]) == -1 for step in (0, 4, 5, 9)] == [True, True, False, False]
+        assert crops == [(8, 2)] * 2
+        loss, logs = loss_fn(9, None)
+        ids = CLIPTokenizer.from_pretrained(MODELS / "clip")(texts, padding="longest", return_tensors="pt")
+        out = model(**{k: ids[k] for k in ("input_ids", "attention_mask")}, pixel_values=clip.to_tensor(images))
+        logits = out.logits_per_image.detach()
+        both = [-logits.log_softmax(d).diagonal().mean() for d in (0, 1)]
+        assert float(loss.detach()) == pytest.approx(float(sum(both)) / 2, rel=1e-5)
+        right = [int(row.argmax()) == i for i, row in enumerate(logits)]
+        assert logs["accuracy"] == pytest.approx(sum(right) / 8)
+        raise Enough
+
+    monkeypatch.setattr(clip.Run, "train", look)
+    with pytest.raises(Enough):
+        clip.train(tmp_path, steps=10, batch_size=8)
+
+
+def test_the_captioner_recipe_in_closed_form(tmp_path, recipe, monkeypatch):
+    """Half of the steps the nouns alone; then words, which padding has none of, with places and things."""
+    from transformers import BertTokenizer
+
+    captioner = recipe("captioner")
+    tokenizer = BertTokenizer.from_pretrained(MODELS / "captioner")
+    monkeypatch.setattr(captioner, "DENSE_ONLY", 0.5)
+    monkeypatch.setattr(captioner, "bert_tokenizer", lambda: tokenizer)
+    monkeypatch.setattr(captioner, "dense_loss", lambda *_: torch.tensor(-1.0))
+    dense = {captioner.relation_labels: torch.tensor(2.0), captioner.noun_labels: torch.tensor(4.0)}
+    monkeypatch.setattr(captioner, "patch_loss", lambda states, head, labels, scenes: dense[labels])
+    rng = np.random.default_rng(0)
+    drawn = [captioner.example(rng) for _ in range(3)]
+    # of three lengths, the last with a relation, whose words weigh more
+    drawn = [(d[0], t, d[2]) for d, t in zip(drawn, ("a star", "a red star", "a star above a key"), strict=True)]
+
+    def look(run, loss_fn, *_):
+        model = run.modules["captioner"].eval()
+        left = itertools.cycle(drawn)
+        monkeypatch.setattr(captioner, "example", lambda rng: next(left))
+        assert [float(loss_fn(step, None)[0]) == -1 for step in (0, 4, 5)] == [True, True, False]
+        loss, logs = loss_fn(9, None)
+        total = weight = 0.0
+        for image, text, _ in drawn:
+            ids = tokenizer(text, return_tensors="pt").input_ids
+            ids[:, 0] = tokenizer.bos_token_id
+            states = model.vision_model(captioner.to_tensor(image[None])).last_hidden_state
+            log_p = model.text_decoder(input_ids=ids, encoder_hidden_states=states).logits[0].log_softmax(-1).detach()
+            for position, word in enumerate(ids[0, 1:].tolist()):
+                heavy = tokenizer.convert_ids_to_tokens(word) in captioner.RELATION_WORDS
+                w = captioner.RELATION_WEIGHT if heavy else 1.0
+                total, weight = total - w * float(log_p[position, word]), weight + w
+        assert logs["words"] == pytest.approx(total / weight, rel=1e-4)
+        assert float(loss.detach()) == pytest.approx(total / weight + 2 + 4, rel=1e-4)
+        raise Enough
+
+    monkeypatch.setattr(captioner.Run, "train", look)
+    with pytest.raises(Enough):
+        captioner.train(tmp_path, steps=10, batch_size=3)
+
+
 def test_the_captioner_recipe_makes_true_captions_likely(tmp_path, recipe, monkeypatch):
     from transformers import BertTokenizer, BlipForConditionalGeneration
 
@@ -809,6 +883,48 @@ def test_the_captioner_recipe_makes_true_captions_likely(tmp_path, recipe, monke
     before = likelihood(captioner.build(tokenizer).eval(), tokenizer)
     trained = BlipForConditionalGeneration.from_pretrained(tmp_path / "captioner", dtype=torch.float32).eval()
     assert likelihood(trained, tokenizer) > before + 0.5
+
+
+def test_the_denoiser_recipe_in_closed_form(tmp_path, recipe, monkeypatch):
+    """Mean square of the velocity's error at the scaled latents of the drawn scenes, and the contest beside it."""
+    denoiser, done, centred, texts = recipe("denoiser"), [], [], []
+    shares, sayings, caption = denoiser.shares, denoiser.draw_sayings, denoiser.caption
+    encoded = torch.randn(32, 4, 16, 16, generator=torch.Generator().manual_seed(1))
+    index, times = np.asarray([0, 25, 3, 30]), torch.tensor([100, 400, 700, 900])
+    for name, value in {
+        "SCENES": 24,
+        "CENTRED": 8,
+        "CAPTION_DROPOUT": 0.0,
+        "encode_scenes": lambda *_: encoded,
+        "shares": lambda share: done.append(share) or shares(share),
+        "draw_scenes": lambda *_: index,
+        "draw_sayings": lambda rng, alone, how: centred.append(alone.tolist()) or sayings(rng, alone, how),
+        "caption": lambda *given: texts.append(caption(*given)) or texts[-1],
+        "draw_timesteps": lambda *_: times,
+    }.items():
+        monkeypatch.setattr(denoiser, name, value)
+    shutil.copytree(MODELS / "clip", tmp_path / "clip")
+    shutil.copytree(MODELS / "pipeline" / "vae", tmp_path / "vae")
+    scale = json.loads((tmp_path / "vae" / "config.json").read_text())["scaling_factor"]
+
+    def look(run, loss_fn, *_):
+        unet, tower = (run.modules[n].eval() for n in ("unet", "text"))
+        loss, logs = loss_fn(4, torch.Generator().manual_seed(5))
+        assert done == [0.4] and centred == [[False, True, False, True]]
+        latents = encoded[index] * scale
+        noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(5))
+        tokenizer = denoiser.CLIPTokenizer.from_pretrained(tmp_path / "clip")
+        ids = tokenizer(texts, padding="max_length", return_tensors="pt").input_ids
+        scheduler = denoiser.scheduler()
+        velocity = unet(scheduler.add_noise(latents, noise, times), times, tower(ids).last_hidden_state).sample
+        error = float((velocity - scheduler.get_velocity(latents, noise, times)).square().mean().detach())
+        assert logs["error"] == pytest.approx(error, rel=1e-4) and logs["contest"] > 0
+        assert float(loss.detach()) == pytest.approx(error + denoiser.GROUNDING * logs["contest"], rel=1e-4)
+        raise Enough
+
+    monkeypatch.setattr(denoiser.Run, "train", look)
+    with pytest.raises(Enough):
+        denoiser.train(tmp_path, steps=10, batch_size=4)
 
 
 def test_the_denoiser_recipe_lowers_the_velocitys_error(tmp_path, recipe, monkeypatch):
