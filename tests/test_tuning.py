@@ -215,7 +215,7 @@ def test_ddim_moments_give_the_step_that_is_taken(tiny, zero_snr):
         before = step.latents
 
 
-def test_the_last_step_has_hardly_any_noise_but_a_probability(tiny):
+def test_ddim_moments_of_the_last_step_still_give_a_probability(tiny):
     """A rollout of one step has no other."""
     from diffusers import DDIMScheduler
 
