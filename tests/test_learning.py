@@ -786,7 +786,7 @@ def test_the_clip_recipe_tells_captions_apart(tmp_path, recipe, monkeypatch):
 
 def test_the_clip_recipe_in_closed_form(tmp_path, recipe, monkeypatch):
     """Half of the steps the dense task; then the mean of two cross entropies, with a share of crops."""
-    from transformers import CLIPTokenizer
+    from transformers import CLIPModel, CLIPTokenizer
 
     clip, crops = recipe("clip"), []
     monkeypatch.setattr(clip, "DENSE_ONLY", 0.5)
@@ -798,6 +798,8 @@ def test_the_clip_recipe_in_closed_form(tmp_path, recipe, monkeypatch):
 
     def look(run, loss_fn, *_):
         model = run.modules["clip"].eval()
+        # one that tells most of them apart
+        model.load_state_dict(CLIPModel.from_pretrained(MODELS / "clip", dtype=torch.float32).state_dict())
         assert [float(loss_fn(step, None)[0]) == -1 for step in (0, 4, 5, 9)] == [True, True, False, False]
         assert crops == [(8, 2)] * 2
         loss, logs = loss_fn(9, None)
@@ -807,7 +809,7 @@ def test_the_clip_recipe_in_closed_form(tmp_path, recipe, monkeypatch):
         both = [-logits.log_softmax(d).diagonal().mean() for d in (0, 1)]
         assert float(loss.detach()) == pytest.approx(float(sum(both)) / 2, rel=1e-5)
         right = [int(row.argmax()) == i for i, row in enumerate(logits)]
-        assert logs["accuracy"] == pytest.approx(sum(right) / 8)
+        assert logs["accuracy"] == pytest.approx(sum(right) / 8) and sum(right) > 4
         raise Enough
 
     monkeypatch.setattr(clip.Run, "train", look)
