@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from accord.methods.tune.rollouts import Batch, Rollouts
 
-S = TypeVar("S", bound="Strategy")
+_S = TypeVar("_S", bound="Strategy")
 
 
 @dataclass(frozen=True)
@@ -60,14 +60,14 @@ def strategy_names() -> tuple[str, ...]:
     return tuple(module.name for module in pkgutil.iter_modules([str(Path(__file__).with_name("strategies"))]))
 
 
-def strategy(name: str, needs_gradient: bool = False) -> Callable[[type[S]], type[S]]:
+def strategy(name: str, needs_gradient: bool = False) -> Callable[[type[_S]], type[_S]]:
     """Register a strategy under a name.
 
     Raises:
         ValueError: for a name that is taken.
     """
 
-    def register(cls: type[S]) -> type[S]:
+    def register(cls: type[_S]) -> type[_S]:
         if name in STRATEGIES:
             raise ValueError(f"strategy {name!r} is registered already")
         cls.name, cls.needs_gradient = name, needs_gradient
