@@ -1,0 +1,636 @@
+"""Any pipeline of diffusers, opened: its own call, with a hand on what it calls. No line here names a family.
+
+A pipeline's `__call__` draws noise by `prepare_latents`, embeds texts by `encode_prompt`, sets its scheduler's
+timesteps, and hands the output of its network to the scheduler's `step`. With a hand on these four, and the call
+unwrapped from `torch.no_grad`, it is an open loop with gradients that is bit for bit the pipeline's own:
+
+    rollout   from noise to the last state, each step in sight
+    output    the guided output of the network at any state and time, with its graph
+    decode    pictures of a state, with their graph
+    state_of  the state whose VAE latents are these
+
+Guidance, sizes, packing, schedulers, callbacks and offloading stay the pipeline's. Where a seam is not there, or does
+not do what it does elsewhere, the pipeline is refused in one sentence.
+
+Letters in shapes: B prompts; a state is what the loop denoises, [B,...], packed as the pipeline packs it.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from accord.diffusion.process import is_exploding, level_at
+from accord.diffusion.state import held, parts_of
+from accord.types import InputError
+
+REMEMBERED = 16  # batches of texts whose embeddings are kept
+NETWORKS = ("transformer", "transformer_2", "unet", "prior")
+_SAME = 1e-3  # of a re-evaluation's size: how far it may be from what the run had
+
+
+@dataclass
+class Step:
+    """One step of a run.
+
+    Attributes:
+        index, count: number of the step and of all steps.
+        timestep: scalar tensor, in the scheduler's own units.
+        latents: the state before the step.
+        output: what the network said, guided; None before it ran.
+        scheduler: the run's own, a copy of the pipeline's.
+    """
+
+    index: int
+    count: int
+    timestep: torch.Tensor
+    latents: torch.Tensor
+    output: torch.Tensor | None = None
+    scheduler: Any = None
+    _next: Callable[[], torch.Tensor] | None = field(default=None, repr=False)
+
+    def next(self) -> torch.Tensor:
+        """The state that the pipeline's own scheduler makes of it."""
+        assert self._next is not None, "the network has not run yet"
+        return self._next()
+
+
+BeforeStep = Callable[[Step], None]
+OnStep = Callable[[Step], "torch.Tensor | None"]
+
+
+class Left(Exception):
+    """Leaves a pipeline's call with what was wanted of it."""
+
+    def __init__(self, value: Any) -> None:
+        super().__init__()
+        self.value = value
+
+
+@contextmanager
+def swapped(thing: Any, **attributes: Any) -> Iterator[None]:
+    """Attributes of one object for the time of the block; its class, and what it registers, see nothing of them."""
+    before = {name: thing.__dict__[name] for name in attributes if name in thing.__dict__}
+    for name, value in attributes.items():
+        object.__setattr__(thing, name, value)
+    try:
+        yield
+    finally:
+        for name in attributes:
+            if name in before:
+                object.__setattr__(thing, name, before[name])
+            else:
+                object.__delattr__(thing, name)
+
+
+def networks_of(pipe: Any) -> tuple[nn.Module, ...]:
+    """The denoising networks of a pipeline; some have two, of which one runs in a step.
+
+    Raises:
+        InputError: for a pipeline that has none under a usual name.
+    """
+    found = tuple(net for name in NETWORKS if isinstance(net := getattr(pipe, name, None), nn.Module))
+    if not found:
+        raise InputError(f"a {type(pipe).__name__} has no network named {' or '.join(NETWORKS)}; use another pipeline")
+    return found
+
+
+@dataclass
+class _Run:
+    """What one call of the pipeline is to do.
+
+    Attributes:
+        state: begin with this instead of noise.
+        cut: changes the scheduler once its timesteps are set.
+        on_state: sees the state that the call begins with.
+        before_step: called before the network first runs in a step.
+        on_step: called after it, with the next state as its answer.
+        on_decode: in place of the VAE's `decode`.
+    """
+
+    state: torch.Tensor | None = None
+    cut: Callable[[Any], None] | None = None
+    on_state: Callable[[torch.Tensor], None] | None = None
+    before_step: BeforeStep | None = None
+    on_step: OnStep | None = None
+    on_decode: Callable[..., Any] | None = None
+    output_type: str = "latent"
+    generator: Any = None
+
+
+class Opened:
+    """A pipeline whose own call is run with a hand on its seams.
+
+    Args:
+        pipe: a text-to-image or text-to-video pipeline of diffusers. It is left bit for bit as it was.
+        num_inference_steps: the steps of a run.
+        scheduler: to run with instead of the pipeline's.
+        call: further arguments of the pipeline's own call: height, guidance_scale, negative_prompt (one for all) ...
+
+    Raises:
+        InputError: for a pipeline without the seams.
+    """
+
+    def __init__(self, pipe: Any, num_inference_steps: int, *, scheduler: Any = None, **call: Any) -> None:
+        check_seams(pipe)
+        self.pipe, self.steps, self.call = pipe, num_inference_steps, call
+        self.scheduler = scheduler
+        self.networks = networks_of(pipe)
+        self._call = inspect.unwrap(type(pipe).__call__)  # without torch.no_grad
+        self._texts: dict[str, Any] = {}
+        self._checked = False
+        self._times_at_once: bool | None = None
+
+    # what methods use ----------------------------------------------------------------------------------------------
+    def rollout(
+        self,
+        prompts: Sequence[str],
+        generators: Sequence[torch.Generator],
+        *,
+        before_step: BeforeStep | None = None,
+        on_step: OnStep | None = None,
+        grad_steps: int = 0,
+        start: torch.Tensor | None = None,
+        strength: float = 1.0,
+    ) -> torch.Tensor:
+        """The state after the last step.
+
+        Args:
+            generators: one a prompt; each draws its noise, and what a scheduler adds on the way.
+            before_step: called before the network runs.
+            on_step: called after it ran; may return another next state than the scheduler's, or raise `Left`.
+            grad_steps: how many of the last steps keep their graph.
+            start: a clean state to begin from, noised part-way; from noise alone if None.
+            strength: the share of the steps that is then taken, in (0, 1].
+        """
+        if "callback_on_step_end" in self.call:
+            raise InputError("a run whose state is wanted takes no callback_on_step_end; use before_step or on_step")
+
+        def hand(step: Step) -> torch.Tensor:
+            new = None if on_step is None else on_step(step)
+            new = step.next() if new is None else new
+            if step.index + 1 == step.count:  # not what the call makes of it: FLUX.2's "latent" is another layout
+                raise Left(new)
+            torch.set_grad_enabled(step.index + 1 >= step.count - grad_steps)
+            return new
+
+        with torch.no_grad():
+            run = self._begun(prompts, generators, start, strength)
+            run.before_step, run.on_step = before_step, hand
+            torch.set_grad_enabled(self.steps <= grad_steps)
+            return self._run(prompts, run)
+
+    def pictures(
+        self,
+        prompts: Sequence[str],
+        generators: Sequence[torch.Generator],
+        *,
+        before_step: BeforeStep | None = None,
+        on_step: OnStep | None = None,
+        start: torch.Tensor | None = None,
+        strength: float = 1.0,
+        output_type: str = "pt",
+    ) -> Any:
+        """What the pipeline's own call returns: pictures [B,3,H,W] or videos [B,F,3,H,W] in 0..1, without gradient.
+
+        Arguments as in `rollout`.
+        """
+        with torch.no_grad():
+            run = self._begun(prompts, generators, start, strength)
+            run.before_step, run.on_step, run.output_type = before_step, on_step, output_type
+            return self._run(prompts, run)
+
+    def output(
+        self,
+        prompts: Sequence[str],
+        state: torch.Tensor,
+        *,
+        step: int | None = None,
+        timestep: torch.Tensor | float | None = None,
+    ) -> torch.Tensor:
+        """The guided output of the network at a state, as the scheduler is given it; keeps the graph.
+
+        Args:
+            step: of the grid; or
+            timestep: any time in the scheduler's units, one for all or [B].
+
+        Raises:
+            InputError: if the first answer is not what a run of the pipeline had there.
+        """
+        if (step is None) == (timestep is None):
+            raise InputError("give a step of the grid or a timestep, one of the two")
+        if not self._checked:
+            self.check(prompts)
+        if step is not None:
+            return self._run(prompts, _Run(state, functools.partial(_cut_to, step=step), on_step=_leave_with_output))
+        times = torch.as_tensor(timestep).flatten()
+        if len(times) == 1 or bool((times == times[0]).all()):
+            return self._output_at(prompts, state, times[:1])
+        if self._times_at_once is None:
+            self._times_at_once = self._takes_times(prompts, state, times)
+        if self._times_at_once:
+            return self._output_at(prompts, state, times)
+        rows = range(len(times))
+        return torch.cat([self._output_at([prompts[i]], state[i : i + 1], times[i : i + 1]) for i in rows])
+
+    def decode(self, prompts: Sequence[str], state: torch.Tensor) -> torch.Tensor:
+        """Pictures [B,3,H,W] or videos [B,F,3,H,W] in 0..1; keeps the graph."""
+        return torch.as_tensor(self._run(prompts, _Run(state, _cut_all, output_type="pt")))
+
+    def vae_latents(self, prompts: Sequence[str], state: torch.Tensor) -> torch.Tensor:
+        """What the VAE is given for a state, [B,C,h,w] or [B,C,F,h,w]; keeps the graph."""
+
+        def leave(latents: torch.Tensor, *_args: Any, **_kwargs: Any) -> Any:
+            raise Left(latents)
+
+        return self._run(prompts, _Run(state, _cut_all, on_decode=leave, output_type="pt"))
+
+    def state_of(self, prompts: Sequence[str], latents: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+        """The state whose VAE latents are these, without gradient.
+
+        What a pipeline does between the two is a permutation with a scale and a shift for each element. Most have the
+        field's usual one; the others' is read off two vector-Jacobian products.
+
+        Args:
+            like: a state of the same shape.
+        """
+        usual = self._usual_state(latents, like)
+        if usual is not None and _same(self.vae_latents(prompts, usual).detach(), latents, 1e-5):
+            return usual
+        x = torch.zeros_like(like).requires_grad_()
+        with torch.enable_grad():
+            zero = self.vae_latents(prompts, x)
+            one = self.vae_latents(prompts, torch.ones_like(like)).detach()
+            (size,) = torch.autograd.grad(zero, x, one - zero.detach(), retain_graph=True)
+            (moved,) = torch.autograd.grad(zero, x, latents.to(zero) - zero.detach())
+        return (moved / size).detach()
+
+    @torch.no_grad()
+    def encode(self, prompts: Sequence[str], pixels: torch.Tensor) -> torch.Tensor:
+        """The clean state of pictures [B,3,H,W] or videos [B,F,3,H,W] in 0..1 (the mode of the VAE's posterior)."""
+        like = self.noise(prompts, [torch.Generator().manual_seed(0) for _ in prompts])
+        vae, shape = self.pipe.vae, self.vae_latents(prompts, like).shape
+        values = (pixels * 2 - 1).to(device=like.device)
+        if len(shape) == 5:
+            values = values.unsqueeze(2) if values.dim() == 4 else values.transpose(1, 2)
+        with held(vae), precise(vae):
+            encoded = vae.encode(values.to(vae.dtype))
+            found = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latent
+        return self.state_of(prompts, found.to(like.dtype), like)
+
+    def noise(self, prompts: Sequence[str], generators: Sequence[torch.Generator]) -> torch.Tensor:
+        """The state that a run begins with."""
+
+        def leave(state: torch.Tensor) -> None:
+            raise Left(state)
+
+        with torch.no_grad():
+            return self._run(prompts, _Run(on_state=leave, generator=list(generators)))
+
+    def schedule(self, prompts: Sequence[str], like: torch.Tensor) -> Any:
+        """A copy of the scheduler with its timesteps set as the pipeline sets them for such a state."""
+
+        def leave(scheduler: Any) -> None:
+            raise Left(scheduler)
+
+        with torch.no_grad():
+            return self._run(prompts, _Run(like, leave))
+
+    @torch.no_grad()
+    def check(self, prompts: Sequence[str]) -> None:
+        """Evaluate a step again that a run had, and compare.
+
+        Raises:
+            InputError: if the two differ: the call does something beside these seams.
+        """
+        self._checked = True
+        wanted = min(1, self.steps - 1)
+
+        def leave_at(step: Step) -> None:
+            if step.index == wanted:
+                raise Left(step)
+
+        each = [torch.Generator().manual_seed(i) for i in range(len(prompts))]
+        had = self._run(prompts, _Run(on_step=leave_at, generator=each))
+        if not _same(self.output(prompts, had.latents, step=wanted), had.output, _SAME):
+            raise InputError(
+                f"a {type(self.pipe).__name__} does not answer the same when its step {wanted} is evaluated again; it "
+                "can be run and scored here, but not tuned, inverted or edited"
+            )
+
+    # one call ------------------------------------------------------------------------------------------------------
+    def _run(self, prompts: Sequence[str], run: _Run) -> Any:
+        """The pipeline's own call with these hands on its seams: what it returns, or what it was left with."""
+        pipe = self.pipe
+        with held(*parts_of(pipe)), ExitStack() as stack:
+            scheduler = copy.deepcopy(self.scheduler or pipe.scheduler)
+            loop = _Loop(run, scheduler, stack, self.networks)
+            hands: dict[str, Any] = {"scheduler": scheduler, "prepare_latents": loop.prepare(pipe.prepare_latents)}
+            if hasattr(pipe, "encode_prompt"):
+                hands["encode_prompt"] = self._remembering(pipe.encode_prompt)
+            stack.enter_context(_as_it_was(pipe))
+            stack.enter_context(swapped(pipe, **hands))
+            if run.on_decode is not None:
+                stack.enter_context(swapped(pipe.vae, decode=run.on_decode))
+            given = {**self.call, "prompt": list(prompts), "num_inference_steps": self.steps}
+            if isinstance(given.get("negative_prompt"), str):
+                given["negative_prompt"] = [given["negative_prompt"]] * len(prompts)
+            generator = run.generator or [torch.Generator().manual_seed(0) for _ in prompts]
+            try:
+                made = self._call(pipe, **given, output_type=run.output_type, generator=generator)
+            except Left as left:
+                if not torch.is_grad_enabled():  # a graph still needs the weights where they are
+                    pipe.maybe_free_model_hooks()
+                return left.value
+        return made.images if hasattr(made, "images") else made.frames
+
+    def _remembering(self, encode: Callable[..., Any]) -> Callable[..., Any]:
+        """`encode_prompt`, once for each batch of texts."""
+
+        def encode_prompt(*args: Any, **kwargs: Any) -> Any:
+            given = (args, kwargs)
+            if _holds_tensors(given):
+                return encode(*args, **kwargs)
+            key = repr(given)
+            if key not in self._texts:
+                with torch.no_grad():
+                    found = encode(*args, **kwargs)
+                while len(self._texts) >= REMEMBERED:
+                    self._texts.pop(next(iter(self._texts)))
+                self._texts[key] = found
+            return self._texts[key]
+
+        return _signed(encode_prompt, encode)
+
+    def forget(self) -> None:
+        """Embed every text anew: for who has changed a text encoder."""
+        self._texts.clear()
+
+    def _begun(
+        self,
+        prompts: Sequence[str],
+        generators: Sequence[torch.Generator],
+        start: torch.Tensor | None,
+        strength: float,
+    ) -> _Run:
+        """A run from noise, or from a state that is noised part-way."""
+        if not 0 < strength <= 1:
+            raise InputError(f"strength must be in (0, 1], not {strength}")
+        each = list(generators)
+        if start is None or strength == 1:
+            return _Run(generator=each)
+        noise = self.noise(prompts, each)
+        scheduler = self.schedule(prompts, noise)
+        first, timesteps = _part(scheduler, strength)
+        add_noise = getattr(scheduler, "add_noise", None) or scheduler.scale_noise
+        if hasattr(scheduler, "set_begin_index"):
+            scheduler.set_begin_index(first)
+        unscaled = noise / getattr(scheduler, "init_noise_sigma", 1.0)
+        begun = add_noise(start.to(noise), *_noise_first(add_noise, unscaled, timesteps[:1]))
+        return _Run(begun, functools.partial(_cut_from, first=first, timesteps=timesteps), generator=each)
+
+    def _output_at(self, prompts: Sequence[str], state: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
+        cut = functools.partial(_cut_to_time, times=times)
+        return self._run(prompts, _Run(state, cut, on_step=_leave_with_output))
+
+    @torch.no_grad()
+    def _takes_times(self, prompts: Sequence[str], state: torch.Tensor, times: torch.Tensor) -> bool:
+        """Whether a time for each sample does what each by itself does; some pipelines read one number of it."""
+        if is_exploding(self.scheduler or self.pipe.scheduler):  # it scales by one sigma
+            return False
+        try:
+            together = self._output_at(prompts, state, times)
+        except Exception:  # whatever a pipeline's arithmetic makes of it
+            return False
+        other = int((times != times[0]).nonzero()[0])
+        one_by_one = [self._output_at(prompts, state, times[i : i + 1])[i] for i in (0, other)]
+        return _same(torch.stack([together[0], together[other]]), torch.stack(one_by_one), _SAME)
+
+    def _usual_state(self, latents: torch.Tensor, like: torch.Tensor) -> torch.Tensor | None:
+        """(latents - shift) * scale, as most pipelines encode; None if shapes differ or nothing is said of a scale."""
+        config = self.pipe.vae.config
+        scale, shift = (getattr(config, n, None) for n in ("scaling_factor", "shift_factor"))
+        if latents.shape != like.shape or scale is None:
+            return None
+        mean, spread = (getattr(config, n, None) for n in ("latents_mean", "latents_std"))
+        if mean is not None and spread is not None:
+            mean, spread = (latents.new_tensor(v).view(1, -1, *[1] * (latents.dim() - 2)) for v in (mean, spread))
+            return (latents - mean) * scale / spread
+        return latents * scale if not shift else (latents - shift) * scale
+
+
+class _Loop:
+    """The hands on a scheduler, on `prepare_latents` and on the networks for one call, which count its steps."""
+
+    def __init__(self, run: _Run, scheduler: Any, stack: ExitStack, networks: Sequence[nn.Module]) -> None:
+        self.run, self.scheduler, self.networks = run, scheduler, networks
+        self.index, self.fresh = 0, True  # fresh: the network has not run in this step
+        self.times: torch.Tensor = torch.zeros(0)
+        self.latents: torch.Tensor | None = None
+        self.own = {"step": scheduler.step, "set_timesteps": scheduler.set_timesteps}
+        hands = {"step": self.step, "set_timesteps": self.set_timesteps}
+        stack.enter_context(swapped(scheduler, **{name: _signed(hand, self.own[name]) for name, hand in hands.items()}))
+        if run.before_step is not None:
+            for network in networks:
+                stack.callback(network.register_forward_pre_hook(self.before).remove)
+
+    def prepare(self, own: Callable[..., Any]) -> Callable[..., Any]:
+        """`prepare_latents`; what it returns first is the state."""
+        run = self.run
+
+        def prepare_latents(*args: Any, **kwargs: Any) -> Any:
+            given = inspect.signature(own).bind(*args, **kwargs)
+            if run.state is not None and given.arguments.get("generator") is not None:
+                # what is drawn is not used, and nothing of the caller's generators either
+                given.arguments["generator"] = torch.Generator().manual_seed(0)
+            made = own(*given.args, **given.kwargs)
+            several = isinstance(made, tuple)
+            state = (made[0] if several else made) if run.state is None else run.state
+            self.latents = state
+            if run.on_state is not None:
+                run.on_state(state)
+            return (state, *made[1:]) if several else state
+
+        return _signed(prepare_latents, own)
+
+    def set_timesteps(self, *args: Any, **kwargs: Any) -> None:
+        self.own["set_timesteps"](*args, **kwargs)
+        self.whole = self.scheduler.timesteps
+        if self.run.cut is not None:
+            self.run.cut(self.scheduler)
+        self.times = self.scheduler.timesteps
+
+    def before(self, *_: Any) -> None:
+        if self.fresh and self.run.before_step is not None:
+            self.fresh = False
+            assert self.latents is not None
+            self.run.before_step(Step(self.index, len(self.times), self.times[self.index], self.latents))
+
+    def step(self, *args: Any, **kwargs: Any) -> Any:
+        own_step = self.own["step"]
+        given = inspect.signature(own_step).bind(*args, **kwargs).arguments
+        timestep, latents = given["timestep"], given["sample"]
+        if self.index >= len(self.times) or not _is_time(timestep, self.times[self.index]):
+            raise InputError(
+                "this pipeline calls its scheduler's step twice at one time, so its loop cannot be opened; it can be "
+                "run and scored here, but not repaired, tuned, inverted or edited"
+            )
+        made: list[Any] = []
+
+        def own() -> torch.Tensor:
+            if not made:
+                with swapped(self.scheduler, timesteps=self.whole):  # solvers look at how many there are
+                    made.append(own_step(*args, **kwargs))
+            return made[0][0] if isinstance(made[0], tuple) else made[0].prev_sample
+
+        taken = Step(self.index, len(self.times), timestep, latents, given["model_output"], self.scheduler, own)
+        new = None if self.run.on_step is None else self.run.on_step(taken)
+        if new is None:
+            new = own()
+        elif not made:
+            with (
+                torch.no_grad()
+            ):  # it counts its steps, whoever takes them: Euler's scale of the input is by that count
+                own()
+        self.index, self.fresh, self.latents = self.index + 1, True, new
+        if isinstance(made[0], tuple):
+            return (new, *made[0][1:])
+        made[0].prev_sample = new
+        return made[0]
+
+
+def _signed(hand: Callable[..., Any], own: Callable[..., Any]) -> Callable[..., Any]:
+    """`hand` with the signature of `own`, by which pipelines choose what they hand over."""
+
+    @functools.wraps(own)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return hand(*args, **kwargs)
+
+    return call
+
+
+def check_seams(pipe: Any) -> None:
+    """Refuse a pipeline that cannot be opened.
+
+    Raises:
+        InputError: naming what it lacks.
+    """
+    missing = [name for name in ("scheduler", "prepare_latents") if getattr(pipe, name, None) is None]
+    taken = inspect.signature(type(pipe).__call__).parameters
+    missing += [
+        f"the argument {name}" for name in ("prompt", "num_inference_steps", "output_type") if name not in taken
+    ]
+    if missing:
+        raise InputError(
+            f"a {type(pipe).__name__} cannot be opened, as it has no {' and no '.join(missing)}; use a text-to-image "
+            "or text-to-video pipeline of diffusers"
+        )
+    networks_of(pipe)
+
+
+@contextmanager
+def precise(vae: Any) -> Iterator[None]:
+    """In float32 meanwhile, if its configuration says that it overflows in float16 (SDXL's)."""
+    upcast = vae.dtype == torch.float16 and getattr(vae.config, "force_upcast", False)
+    try:
+        if upcast:
+            vae.to(torch.float32)
+        yield
+    finally:
+        if upcast:
+            vae.to(torch.float16)
+
+
+@contextmanager
+def _as_it_was(pipe: Any) -> Iterator[None]:
+    """What a call notes on the pipeline (its guidance scale, the current step) is gone afterwards."""
+    before = {name: value for name, value in vars(pipe).items() if name != "_all_hooks"}
+    try:
+        yield
+    finally:
+        for name in [n for n in vars(pipe) if n not in before and n != "_all_hooks"]:
+            object.__delattr__(pipe, name)
+        for name, value in before.items():
+            object.__setattr__(pipe, name, value)
+
+
+def _leave_with_output(step: Step) -> None:
+    raise Left(step.output)
+
+
+def _cut_all(scheduler: Any) -> None:
+    scheduler.timesteps = scheduler.timesteps[:0]
+
+
+def _cut_to(scheduler: Any, step: int) -> None:
+    """To one step of the grid."""
+    _cut_from(scheduler, step, scheduler.timesteps[step : step + 1])
+
+
+def _cut_from(scheduler: Any, first: int, timesteps: torch.Tensor) -> None:
+    """To these of the grid's timesteps, the first of which is its number `first`.
+
+    Pipelines that set the begin themselves set it to 0, of what they take for the whole.
+    """
+    scheduler.timesteps = timesteps
+    if hasattr(scheduler, "set_begin_index"):
+        own = scheduler.set_begin_index
+        own(first)
+        scheduler.set_begin_index = lambda begin_index=0: own(first + begin_index)
+
+
+def _cut_to_time(scheduler: Any, times: torch.Tensor) -> None:
+    """To one time, or to one for each sample."""
+    kind = scheduler.timesteps.dtype
+    times = times.to(scheduler.timesteps.device, kind if times.is_floating_point() == kind.is_floating_point else None)
+    if is_exploding(scheduler):
+        level = level_at(scheduler, times, times)
+        scheduler.sigmas = torch.cat([level.s.flatten(), level.s.new_zeros(1)]).to(scheduler.sigmas)
+    scheduler.timesteps = times if len(times) == 1 else times[None]
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(0)
+
+
+def _part(scheduler: Any, strength: float) -> tuple[int, torch.Tensor]:
+    """The number of the first step that is taken from part-way, and the timesteps from there, as img2img takes them."""
+    timesteps, order = scheduler.timesteps, getattr(scheduler, "order", 1)
+    first = len(timesteps) - max(order, int(len(timesteps) * strength))
+    first -= first % order
+    timesteps = timesteps[first:]
+    if getattr(scheduler.config, "skip_prk_steps", False) and hasattr(scheduler, "plms_timesteps"):
+        once = timesteps.unique_consecutive()  # PNDM takes its second step twice, wherever it begins
+        timesteps = torch.cat([once[:2], once[1:2], once[2:]])
+    return first, timesteps
+
+
+def _noise_first(add_noise: Callable[..., Any], noise: torch.Tensor, times: torch.Tensor) -> tuple[Any, Any]:
+    """The two arguments in their order: `add_noise(sample, noise, timesteps)`, `scale_noise(sample, timestep, noise)`."""
+    return (noise, times) if list(inspect.signature(add_noise).parameters)[1] == "noise" else (times, noise)
+
+
+def _is_time(given: Any, wanted: torch.Tensor) -> bool:
+    given = torch.as_tensor(given).flatten().cpu().double()
+    return bool(torch.isclose(given, wanted.flatten().cpu().double(), rtol=1e-3, atol=1e-3).all())
+
+
+def _holds_tensors(value: Any) -> bool:
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        return any(map(_holds_tensors, value))
+    return not (value is None or isinstance(value, (str, bool, int, float, torch.device, torch.dtype)))
+
+
+def _same(one: torch.Tensor, other: torch.Tensor, tolerance: float) -> bool:
+    if one.shape != other.shape:
+        return False
+    size = other.float().norm()
+    return bool((one.float() - other.float()).norm() <= tolerance * size + 1e-12)
