@@ -19,6 +19,9 @@ class Family:
             layers of its own (cross-attention).
         registers: tokens of nothing before all others.
         padded: image and text are each padded to a multiple of this many tokens.
+        texts: the network's arguments that are its text, in the order of the keys; the one with most of the words if
+            empty.
+        ragged: text is cut to its own length in each row, and the image follows it there.
         guidance: the argument of the pipeline's call that is the guidance scale, or "guider" for a pipeline that has an
             object for it.
         guidance_offset: what is added to that argument to give the scale of classifier-free guidance (arXiv
@@ -29,6 +32,8 @@ class Family:
     image: Literal["first", "last"] | None = None
     registers: int = 0
     padded: int = 1
+    texts: tuple[str, ...] = ()
+    ragged: bool = False
     guidance: str = "guidance_scale"
     guidance_offset: float = 0.0
     negative_prompt: str | None = None
@@ -43,10 +48,12 @@ FAMILIES = {
     "ZImageTransformer2DModel": Family("first", padded=32, guidance_offset=1.0),
     "HunyuanImageTransformer2DModel": Family("first", guidance="guider"),
     "ChromaTransformer2DModel": Family("last"),
-    "Lumina2Transformer2DModel": Family("last"),
+    "Lumina2Transformer2DModel": Family("last", ragged=True),
     "AuraFlowTransformer2DModel": Family("last", registers=8),
     "CogView4Transformer2DModel": Family("last"),
-    "HiDreamImageTransformer2DModel": Family("first"),
+    "HiDreamImageTransformer2DModel": Family(
+        "first", texts=("encoder_hidden_states_t5", *["encoder_hidden_states_llama3"] * 2)
+    ),
     "Krea2Transformer2DModel": Family("last", guidance_offset=1.0),
     "HunyuanVideoTransformer3DModel": Family("first"),
     "CogVideoXTransformer3DModel": Family("last"),

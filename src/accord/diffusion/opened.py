@@ -146,6 +146,7 @@ class Opened:
         self.networks = networks_of(pipe)
         self._call = inspect.unwrap(type(pipe).__call__)  # without torch.no_grad
         self._texts: dict[str, Any] = {}
+        self._loops: list[_Loop] = []  # of the calls that are running, the innermost last
         self._checked = False
         self._times_at_once: bool | None = None
 
@@ -333,6 +334,8 @@ class Opened:
         with held(*parts_of(pipe)), ExitStack() as stack:
             scheduler = copy.deepcopy(self.scheduler or pipe.scheduler)
             loop = _Loop(run, scheduler, stack, self.networks)
+            self._loops.append(loop)
+            stack.callback(self._loops.pop)
             hands: dict[str, Any] = {"scheduler": scheduler, "prepare_latents": loop.prepare(pipe.prepare_latents)}
             if hasattr(pipe, "encode_prompt"):
                 hands["encode_prompt"] = self._remembering(pipe.encode_prompt)
@@ -369,6 +372,21 @@ class Opened:
             return self._texts[key]
 
         return _signed(encode_prompt, encode)
+
+    def until_left(self, prompts: Sequence[str]) -> Any:
+        """Run the call until a hook within it raises `Left`, every text embedded anew: for who looks at what the
+        network is given.
+
+        Returns:
+            what it was left with.
+        """
+        with torch.no_grad(), swapped(self, _texts={}):
+            return self._run(prompts, _Run())
+
+    @property
+    def call_of_step(self) -> int:
+        """While a network runs: which of its calls within the step this is, from 0. Some are guided by two calls."""
+        return self._loops[-1].calls - 1 if self._loops else 0
 
     def forget(self) -> None:
         """Embed every text anew: for who has changed a text encoder."""
@@ -431,16 +449,15 @@ class _Loop:
     """The hands on a scheduler, on `prepare_latents` and on the networks for one call, which count its steps."""
 
     def __init__(self, run: _Run, scheduler: Any, stack: ExitStack, networks: Sequence[nn.Module]) -> None:
-        self.run, self.scheduler, self.networks = run, scheduler, networks
-        self.index, self.fresh = 0, True  # fresh: the network has not run in this step
+        self.run, self.scheduler = run, scheduler
+        self.index, self.calls = 0, 0  # of steps, and of the network's calls within this one
         self.times: torch.Tensor = torch.zeros(0)
         self.latents: torch.Tensor | None = None
         self.own = {"step": scheduler.step, "set_timesteps": scheduler.set_timesteps}
         hands = {"step": self.step, "set_timesteps": self.set_timesteps}
         stack.enter_context(swapped(scheduler, **{name: _signed(hand, self.own[name]) for name, hand in hands.items()}))
-        if run.before_step is not None:
-            for network in networks:
-                stack.callback(network.register_forward_pre_hook(self.before).remove)
+        for network in networks:
+            stack.callback(network.register_forward_pre_hook(self.before, prepend=True).remove)
 
     def prepare(self, own: Callable[..., Any]) -> Callable[..., Any]:
         """`prepare_latents`; what it returns first is the state."""
@@ -469,8 +486,8 @@ class _Loop:
         self.times = self.scheduler.timesteps
 
     def before(self, *_: Any) -> None:
-        if self.fresh and self.run.before_step is not None:
-            self.fresh = False
+        self.calls += 1
+        if self.calls == 1 and self.run.before_step is not None:
             assert self.latents is not None
             self.run.before_step(Step(self.index, len(self.times), self.times[self.index], self.latents))
 
@@ -500,7 +517,7 @@ class _Loop:
                 torch.no_grad()
             ):  # it counts its steps, whoever takes them: Euler's scale of the input is by that count
                 own()
-        self.index, self.fresh, self.latents = self.index + 1, True, new
+        self.index, self.calls, self.latents = self.index + 1, 0, new
         if isinstance(made[0], tuple):
             return (new, *made[0][1:])
         made[0].prev_sample = new
@@ -612,7 +629,7 @@ def _part(scheduler: Any, strength: float) -> tuple[int, torch.Tensor]:
 
 
 def _noise_first(add_noise: Callable[..., Any], noise: torch.Tensor, times: torch.Tensor) -> tuple[Any, Any]:
-    """The two arguments in their order: `add_noise(sample, noise, timesteps)`, `scale_noise(sample, timestep, noise)`."""
+    """The two in their order: `add_noise(sample, noise, timesteps)`, but `scale_noise(sample, timestep, noise)`."""
     return (noise, times) if list(inspect.signature(add_noise).parameters)[1] == "noise" else (times, noise)
 
 
