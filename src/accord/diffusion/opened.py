@@ -337,6 +337,7 @@ class Opened:
             self._loops.append(loop)
             stack.callback(self._loops.pop)
             hands: dict[str, Any] = {"scheduler": scheduler, "prepare_latents": loop.prepare(pipe.prepare_latents)}
+            hands["_progress_bar_config"] = {"disable": True}  # a call is often one step of many
             if hasattr(pipe, "encode_prompt"):
                 hands["encode_prompt"] = self._remembering(pipe.encode_prompt)
             stack.enter_context(_as_it_was(pipe))
