@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from diffusers import DDIMScheduler
 
-from accord.diffusion.families import family_of
+from accord.diffusion.call import call_arguments
 from accord.diffusion.lora import without_lora
 from accord.diffusion.opened import Opened, networks_of, swapped
 from accord.diffusion.pipelines import latent_scheduler
@@ -96,9 +96,12 @@ class Rollouts:
         self.pipe, self.prompts, self.reward, self.config = pipe, prompts, reward, config
         self.processes, self.state = processes, dict[str, torch.Tensor]()
         self.trained: Mapping[str, torch.Tensor] = {}
-        run = functools.partial(Opened, pipe, config.num_inference_steps, scheduler=ddim_of(pipe))
-        self.opened = run(**_with_guidance(pipe, config.guidance_scale, call or {}))
-        self.unguided = run(**_with_guidance(pipe, 1.0, call or {}))
+        arguments = functools.partial(call_arguments, pipe, num_inference_steps=config.num_inference_steps)
+        alone = {name: value for name, value in (call or {}).items() if name != "negative_prompt"}
+        self.opened, self.unguided = (
+            Opened(pipe, scheduler=ddim_of(pipe), **arguments(guidance_scale=scale, call=given))
+            for scale, given in ((config.guidance_scale, call), (1.0, alone))
+        )
 
     @property
     def dtype(self) -> torch.dtype:
@@ -215,19 +218,6 @@ def ddim_of(pipe: Any) -> Any:
     ddim = latent_scheduler(DDIMScheduler, pipe)
     own = torch.as_tensor(pipe.scheduler.alphas_cumprod)
     return ddim if torch.allclose(own.float(), ddim.alphas_cumprod, atol=1e-5) else None  # CogVideoX shifts its own
-
-
-def _with_guidance(pipe: Any, scale: float, call: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of the pipeline's call for a scale of classifier-free guidance, 1 for none."""
-    family = family_of(networks_of(pipe)[0])
-    given = dict(call)
-    if scale <= 1:
-        given.pop("negative_prompt", None)
-    elif family.negative_prompt is not None:
-        given.setdefault("negative_prompt", family.negative_prompt)
-    if family.guidance != "guider":
-        given[family.guidance] = scale - family.guidance_offset
-    return given
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from accord.diffusion.checkpointing import checkpointed
 from accord.diffusion.loading import load_tensors
 from accord.diffusion.lora import named_networks, save_lora
 from accord.diffusion.opened import check_seams, networks_of
-from accord.diffusion.pipelines import check_prompts
+from accord.diffusion.pipelines import check_no_context, check_prompts
 from accord.files import read_json, replace_file, write_file
 from accord.methods.tune.card import report_of, write_card
 from accord.methods.tune.config import TuneConfig, strategy_of
@@ -144,8 +144,7 @@ def check_trained_here(pipe: Any) -> None:
     Raises:
         InputError: for a network that was distilled with guidance, one in float16, or one that is run with a context.
     """
-    if "relation" in pipe.components:
-        raise InputError(f"a {type(pipe).__name__} would be run without its context here; give a pipeline without one")
+    check_no_context(pipe)
     for network in networks_of(pipe):
         if getattr(network.config, "time_cond_proj_dim", None) is not None:
             raise InputError(
