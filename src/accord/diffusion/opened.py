@@ -360,7 +360,7 @@ class Opened:
             loop = _Loop(run, scheduler, stack, _found_networks(pipe))
             self._loops.append(loop)
             stack.callback(self._finished)
-            hands: dict[str, Any] = {"scheduler": scheduler}
+            hands: dict[str, Any] = {"scheduler": scheduler, "_progress_bar_config": {"disable": True}}
             if run.needs_seams:
                 check_seams(pipe)
             if hasattr(pipe, "prepare_latents"):
