@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from accord.diffusion.generate import STEPS, generate
+from accord.diffusion.call import STEPS
+from accord.diffusion.generate import generate
 from accord.methods.realign.config import RealignConfig
 from accord.rewards.captioners import load_captioner
 from accord.types import InputError

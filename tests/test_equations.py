@@ -1,13 +1,18 @@
 """The modulation's equations against the direct formula, in float64."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from accord.methods.realign import equations
 from accord.methods.realign.equations import (
     Block,
     attend,
+    attend_lse,
     augment,
     augment_blocks,
+    joint_attention,
     logit_range,
     modulated_logits,
     modulation_strength,
@@ -267,3 +272,229 @@ def test_half_precision_is_the_formula(kind, error, exempt):
             results[name].append(attend(*augment_blocks(q.to(t), k.to(t), m.to(t), blocks), v.to(t), D))
     for exact, half in results.values():
         assert half.dtype == kind and (half.double() - exact).abs().max() < error
+
+
+# --- joint attention ------------------------------------------------------------------------------------------------
+REGISTERS, PADDING = 3, 2  # before the text, after the image
+TEXT, IMAGE = slice(REGISTERS, REGISTERS + S), slice(REGISTERS + S, REGISTERS + S + L)
+KEYS = REGISTERS + S + L + PADDING
+
+
+@pytest.fixture(params=["log-sums", "wide"])
+def form(request, monkeypatch):
+    """Both forms; the wide one is that of a device without log-sums."""
+    if request.param == "wide":
+        monkeypatch.setattr(equations, "_log_sum_kernel", lambda *_: None)
+    return request.param
+
+
+def joint_setting(extras: bool = False, kind: torch.dtype = torch.float64):
+    """Queries, keys, values, blocks, m. The smallest logits of the two kinds of keys are far apart."""
+    q, text, _, m, e, alpha = setting(8)
+    _, key, value, *_ = setting(9, keys=KEYS)
+    key[:, :, TEXT] = text
+    q, key = (x.to(kind).double() for x in (q + 0.7, key))  # so that every type is given the same
+    key[:, :, IMAGE] = (key[:, :, IMAGE] + 1).to(kind).double()
+    weaker = 0.6 * alpha.flip(0) * m.amax(-1)
+    bias = exempt = None
+    if extras:
+        bias = torch.randn(B, N, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        exempt = (torch.arange(S) < 3).double().expand(B, S)
+    blocks = [Block(TEXT, alpha, e, bias, exempt), Block(IMAGE, weaker, m)]
+    return q, key, value, blocks, m
+
+
+def joint_direct(q, k, v, blocks, m, scale=D**-0.5, mask=None, of_smallest=1.0):
+    """Every logit by (1); `of_smallest` other than 1 is what a wrong sum of blocks would give."""
+    logits = q @ k.transpose(-1, -2) * scale
+    added = torch.zeros(()).double() if mask is None else mask
+    if added.dtype == torch.bool:
+        added = torch.zeros(mask.shape).double().masked_fill(~mask, -torch.inf)
+    added = added.expand_as(logits)
+    moved = logits.clone()
+    for block in blocks:
+        own, hidden = logits[..., block.keys], added[..., block.keys] < -1000
+        a = block.alpha[:, None, :, None]
+        low = own.masked_fill(hidden, torch.inf).amin(-1, keepdim=True)
+        high = own.masked_fill(hidden, -torch.inf).amax(-1, keepdim=True)
+        low, high = (x.masked_fill(hidden.all(-1, keepdim=True), 0) for x in (low, high))
+        related = (m @ block.segments.transpose(1, 2))[:, None]
+        new = own + related * a * (high - own) - (1 - related) * a * (own - low) + (of_smallest - 1) * a * low
+        if block.bias is not None:
+            new = new + ((m * block.bias[:, None]) @ block.segments.transpose(1, 2))[:, None]
+        moved[..., block.keys] = new if block.exempt is None else torch.where(block.exempt[:, None, None] > 0, own, new)
+    return (moved + added).softmax(-1).nan_to_num(0) @ v
+
+
+def masks():
+    """Of each kind that a model may give; the text's last keys are hidden, and all of it from the second prompt."""
+    seen = torch.ones(B, 1, 1, KEYS, dtype=torch.bool)
+    seen[0, ..., TEXT.stop - 4 : TEXT.stop] = False
+    seen[1, ..., TEXT] = False
+    rows = seen.expand(B, 1, L, KEYS).clone()
+    rows[:, :, : L // 2, IMAGE.start + 5 :] = False
+    rows[:, :, 3] = False
+    lowest = torch.zeros(rows.shape).double().masked_fill(~rows, torch.finfo(torch.float32).min)
+    soft = torch.randn(B, 1, L, KEYS, generator=torch.Generator().manual_seed(3)).double()
+    return {
+        "keys": seen,
+        "rows": rows,
+        "lowest": lowest.index_fill(2, torch.tensor([3]), 0.0),
+        "soft": soft.masked_fill(~rows, -torch.inf),
+        "ten thousand": torch.zeros(seen.shape).double().masked_fill(~seen, -10_000.0),
+        "all": torch.ones(1, 1, 1, KEYS, dtype=torch.bool),
+    }
+
+
+@pytest.mark.parametrize("extras", [False, True])
+@pytest.mark.parametrize("mask", [None, *masks()])
+def test_joint_attention_is_the_direct_formula_with_registers_padding_and_masks(form, extras, mask):
+    q, k, v, blocks, m = joint_setting(extras)
+    given = None if mask is None else masks()[mask]
+    for scale in (D**-0.5, 0.21):
+        out = joint_attention(q, k, v, blocks, m, scale, given)
+        wanted = joint_direct(q, k, v, blocks, m, scale, given)
+        assert wanted.isfinite().all() and torch.allclose(out, wanted, atol=1e-11, rtol=0)
+        for wrong in (0.0, -1.0):  # the smallest logit left out, or subtracted
+            other = joint_direct(q, k, v, blocks, m, scale, given, wrong)
+            assert (other - wanted).abs().max() > 0.05
+    if mask == "rows":
+        assert (out[:, :, 3] == 0).all()
+    unscaled = joint_attention(q, k, v, blocks, m, mask=given)
+    assert torch.allclose(unscaled, joint_direct(q, k, v, blocks, m, mask=given), atol=1e-11, rtol=0)
+
+
+@pytest.mark.parametrize("extras", [False, True])
+@pytest.mark.parametrize("mask", [None, "rows", "soft"])
+@pytest.mark.parametrize(
+    ("kind", "error"), [(torch.float32, 5e-6), (torch.float16, 0.01), (torch.bfloat16, 0.1)], ids=str
+)
+def test_joint_attention_in_less_precision(form, extras, mask, kind, error):
+    q, k, v, blocks, m = joint_setting(extras, kind)
+    given = None if mask is None else masks()[mask]
+    exact = joint_direct(q, k, v, blocks, m, mask=given)
+    lower = [
+        Block(b.keys, *(None if x is None else x.to(kind) for x in (b.alpha, b.segments, b.bias, b.exempt)))
+        for b in blocks
+    ]
+    if given is not None and given.dtype != torch.bool:
+        given = given.to(kind)
+    out = joint_attention(q.to(kind), k.to(kind), v.to(kind), lower, m.to(kind), mask=given)
+    assert out.dtype == kind and (out.double() - exact).abs().max() < error
+
+
+def test_without_strength_joint_attention_is_plain(form):
+    q, k, v, blocks, m = joint_setting()
+    for b in blocks:
+        b.alpha = 0 * b.alpha
+    for mask in (None, masks()["keys"]):
+        plain = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        assert torch.allclose(joint_attention(q, k, v, blocks, m, mask=mask), plain, atol=1e-12, rtol=0)
+
+
+def test_what_lies_under_hidden_keys_does_not_matter(form):
+    """Else a picture would depend on how far the texts of its batch are padded."""
+    q, k, v, blocks, m = joint_setting()
+    mask = masks()["keys"]
+    out = joint_attention(q, k, v, blocks, m, mask=mask)
+    k, v = (torch.where(mask.transpose(2, 3), x, 9.0) for x in (k, v))
+    assert torch.allclose(joint_attention(q, k, v, blocks, m, mask=mask), out, atol=1e-12, rtol=0)
+
+
+def test_plain_blocks_may_be_named_or_not_and_keys_be_indices(form):
+    q, k, v, blocks, m = joint_setting()
+    out = joint_attention(q, k, v, blocks, m)
+    named = [Block(slice(REGISTERS)), *blocks[::-1], Block(slice(IMAGE.stop, None))]
+    named[1] = replace(named[1], keys=torch.arange(KEYS)[named[1].keys])
+    assert torch.allclose(joint_attention(q, k, v, named, m), out, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float16])
+def test_one_block_is_the_form_of_one_kind_of_keys_bit_for_bit(form, kind):
+    q, k, v, m, e, alpha = (x.to(kind) for x in setting(7))
+    bias = torch.randn(B, N, generator=torch.Generator().manual_seed(0)).to(kind)
+    exempt = (torch.arange(S) < 3).to(kind).expand(B, S)
+    out = joint_attention(q, k, v, [Block(slice(None), alpha, e, bias, exempt)], m)
+    assert torch.equal(out, attend(*augment(q, k, alpha, m, e, bias, exempt), v, D))
+
+
+def test_one_block_takes_a_mask_and_a_scale(form):
+    q, k, v, m, e, alpha = setting(7)
+    mask = torch.arange(S).expand(B, 1, 1, S) < torch.tensor([S, S - 4]).view(B, 1, 1, 1)
+    blocks = [Block(slice(None), alpha, e)]
+    out = joint_attention(q, k, v, blocks, m, 0.21, mask)
+    assert torch.allclose(out, joint_direct(q, k, v, blocks, m, 0.21, mask), atol=1e-12, rtol=0)
+
+
+def test_gradients_flow_though_log_sums_have_none(form):
+    q, k, v, blocks, m = joint_setting()
+    inputs = [x.requires_grad_() for x in (q, k, v)]
+    found, wanted = (
+        torch.autograd.grad(f(*inputs, blocks, m).square().sum(), inputs) for f in (joint_attention, joint_direct)
+    )
+    assert all(torch.allclose(a, b, atol=1e-9, rtol=0) for a, b in zip(found, wanted, strict=True))
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.float32, torch.bfloat16])
+def test_attention_comes_with_its_log_sums(kind):
+    q, k, v, *_ = (x.to(kind) for x in setting())
+    bias = torch.randn(B, 1, L, S, generator=torch.Generator().manual_seed(0)).to(kind)
+    bias[0, :, 2] = -torch.inf
+    for given in (None, bias):
+        logits = q.double() @ k.double().transpose(-1, -2) * 0.3 + (0 if given is None else given.double())
+        out, log_sum = attend_lse(q, k, v, 0.3, given)
+        exact = logits.softmax(-1).nan_to_num(0) @ v.double()
+        error = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 0.03}[kind]
+        assert out.dtype == kind and out.shape == q.shape
+        assert torch.allclose(out.double(), exact, atol=error, rtol=0)
+        assert torch.allclose(log_sum.double(), logits.logsumexp(-1), atol=error, rtol=0)
+    assert (log_sum[0, :, 2] == -torch.inf).all() and (out[0, :, 2] == 0).all()
+
+
+def test_a_kernel_that_fails_or_errs_is_passed_over(monkeypatch):
+    def fails(*_):
+        raise RuntimeError("no such kernel")
+
+    def errs(query, key, value, scale, bias):
+        out, log_sum = equations._on_cpu(query, key, value, scale, bias)
+        return out, log_sum / 0.7  # in units of another base
+
+    q, k, v, *_ = setting()
+    try:
+        for kernels, works in (((fails, errs), False), ((errs, equations._on_cpu), True)):
+            equations._log_sum_kernel.cache_clear()
+            monkeypatch.setattr(equations, "KERNELS", {"cpu": kernels})
+            if works:
+                assert attend_lse(q, k, v, 1.0)[0].shape == q.shape
+            else:
+                with pytest.raises(NotImplementedError, match=r"no fused attention in torch.float64 on cpu gives"):
+                    attend_lse(q, k, v, 1.0)
+    finally:
+        equations._log_sum_kernel.cache_clear()
+
+
+def test_the_wide_form_is_taken_only_without_log_sums_or_with_gradients(monkeypatch):
+    q, k, v, blocks, m = joint_setting()
+    taken = []
+    wide = equations._attend_wide
+    monkeypatch.setattr(equations, "_attend_wide", lambda *a: taken.append(1) or wide(*a))
+    joint_attention(q, k, v, blocks, m)
+    assert not taken
+    with torch.no_grad():
+        joint_attention(q.requires_grad_(), k, v, blocks, m)
+    assert not taken
+    joint_attention(q, k, v, blocks, m)
+    assert taken
+
+
+@pytest.mark.parametrize("exempt", [False, True])
+@pytest.mark.parametrize("kind", [torch.float64, torch.float16])
+def test_another_scale_is_the_formula_at_that_scale(kind, exempt):
+    q, k, v, m, e, alpha = setting(7)
+    x = (torch.arange(S) < 3).double().expand(B, S) if exempt else None
+    bias = torch.tensor([[0.3, -1.0, 0.7]] * B, dtype=torch.float64)
+    wanted = joint_direct(q, k, v, [Block(slice(None), alpha, e, bias, x)], m, 0.8)
+    q, k, v, m, e, alpha, bias = (t.to(kind) for t in (q, k, v, m, e, alpha, bias))
+    parts = augment(q, k, alpha, m, e, bias, None if x is None else x.to(kind), scale=0.8)
+    out = attend(*parts, v, D, 0.8)
+    assert (out.double() - wanted).abs().max() < (1e-12 if kind == torch.float64 else 0.02)

@@ -1,18 +1,17 @@
-"""Stable Diffusion 3 and Flux: hooks in joint attention, and `realign` through the pipeline's own call."""
+"""`realign` on Stable Diffusion 3 and Flux, in whose attention text and image are joint."""
 
 import numpy as np
 import pytest
 import torch
 from conftest import tiny_flux, tiny_sd3
-from torch.nn.functional import scaled_dot_product_attention
 
 from accord.data.prompts import parse
 from accord.diffusion.attention import AttentionMaps
-from accord.diffusion.engines import Sampling, engine_of
 from accord.diffusion.generate import generate
-from accord.diffusion.joint import joint_hook
-from accord.diffusion.loop import generators, initial_noise
-from accord.diffusion.pipelines import joint_length, sample_size, token_spans, tokens_of
+from accord.diffusion.loop import generators
+from accord.diffusion.opened import Opened
+from accord.diffusion.pipelines import tokens_of
+from accord.diffusion.tap import attention_layout, observed
 from accord.methods.realign.config import RealignConfig
 from accord.methods.realign.fine import realign
 from accord.methods.realign.modulation import Segments, modulated
@@ -20,6 +19,7 @@ from accord.types import InputError
 
 MAKERS = {"sd3": tiny_sd3, "flux": tiny_flux}
 PROMPT = "a red star and a blue key"
+PROMPTS = [PROMPT] * 2
 
 
 @pytest.fixture(scope="module", params=list(MAKERS))
@@ -27,20 +27,24 @@ def joint(request):
     return MAKERS[request.param]()
 
 
-def pictures(pipe, segments=None, config=None, watch=lambda step: None):
+def opened_of(pipe) -> Opened:
+    return Opened(pipe, 2, guidance_scale=5.0)
+
+
+def pictures(pipe, segments=None, config=None, watch=None):
     """Two pictures of PROMPT, modulated if segments are given."""
-    noise = initial_noise(pipe, 2, generators([0, 1]))
-    engine = engine_of(pipe)
+    opened = opened_of(pipe)
     if segments is None:
-        return engine.pictures([PROMPT] * 2, noise, Sampling("", 2, 5.0), watch)
-    with modulated(pipe, segments, config) as state:
-        return engine.pictures([PROMPT] * 2, noise, Sampling("", 2, 5.0), state.before_step)
+        return opened.pictures(PROMPTS, generators([0, 1]), before_step=watch)
+    with modulated(opened, PROMPTS, segments, config) as state:
+        return opened.pictures(PROMPTS, generators([0, 1]), before_step=state.before_step)
 
 
 def segments_of(pipe) -> Segments:
     """The star on the left, the key on the right."""
-    spans = token_spans(pipe, PROMPT)
-    masks, tokens = torch.zeros(2, 2, *sample_size(pipe)), torch.zeros(2, 2, len(spans))
+    where = attention_layout(opened_of(pipe), PROMPTS)
+    spans = where.spans[0]
+    masks, tokens = torch.zeros(2, 2, *where.size), torch.zeros(2, 2, len(spans))
     for n, words in enumerate(("a red star", "a blue key")):
         start = PROMPT.index(words)
         masks[:, n, :, 8 * n : 8 * (n + 1)] = 1
@@ -49,41 +53,42 @@ def segments_of(pipe) -> Segments:
 
 
 def test_spans_are_those_of_every_text_encoder(joint):
-    spans = token_spans(joint, PROMPT)
-    assert len(spans) == joint_length(joint) == (77 + 256 if "3" in type(joint).__name__ else 512)
+    (spans, again) = attention_layout(opened_of(joint), PROMPTS).spans
+    assert spans == again and len(spans) == (77 + 256 if "3" in type(joint).__name__ else 512)
     start = PROMPT.index("blue")
     found = tokens_of(spans, start, start + 4)
-    assert len(found) == (
-        1 if "Flux" in type(joint).__name__ else 2
-    )  # in T5's part; of Stable Diffusion 3 in CLIP's too
+    # in T5's part; of Stable Diffusion 3 in CLIP's too
+    assert len(found) == (1 if "Flux" in type(joint).__name__ else 2)
     assert all(PROMPT[slice(*spans[i])].strip() == "blue" for i in found)
 
 
 def test_what_is_recorded_is_where_the_image_attends(joint):
-    """The hooks' queries, keys and values are the layers' own: plain attention over them gives the same picture."""
+    """What the tap sees is the layers' own: plain attention over it gives the same picture."""
     plain, seen = pictures(joint), []
+    opened = opened_of(joint)
+    where = attention_layout(opened, PROMPTS)
 
-    def attend(query, key, value, image, text):
-        seen.append((query, key, image, text))
-        return scaled_dot_product_attention(query, key, value)
+    def attend(attention):
+        seen.append(attention)
+        return attention.plain()
 
-    length = joint_length(joint)
-    with joint_hook(joint.transformer, attend, length):
-        again = pictures(joint)
+    with observed(opened, where, attend):
+        again = opened.pictures(PROMPTS, generators([0, 1]))
     assert torch.allclose(again, plain, atol=1e-5) and len(seen) == 2 * 2
-    with joint_hook(joint.transformer, lambda *a: None, length):
-        assert torch.equal(pictures(joint), plain)
-    guided = engine_of(joint).guided(5.0)
-    recorder = AttentionMaps(sample_size(joint), guided)
-    with engine_of(joint).hook(recorder, lambda: True):
-        assert torch.equal(pictures(joint), plain)
-    expected = []
-    for query, key, image, text in seen:
-        assert (query.shape[2], query[:, :, text].shape[2], query[:, :, image].shape[2]) == (length + 64, length, 64)
-        assert len(query) == (4 if guided else 2)
-        q, k = query[-2:, :, image], key[-2:, :, text]
+    recorder = AttentionMaps(where.size, guided=False)
+    with observed(opened, where, recorder.see):
+        assert torch.equal(opened.pictures(PROMPTS, generators([0, 1])), plain)
+    expected, length = [], len(where.spans[0])
+    for a in seen:
+        query, key = a.query[:, :, a.image], a.key[:, :, a.text]
+        assert a.kind == "joint" and (a.query.shape[2], key.shape[2], query.shape[2]) == (length + 64, length, 64)
+        assert len(a.query) == 2
         expected.append(
-            (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1).mean(1).transpose(1, 2).unflatten(-1, (8, 8))
+            (query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5)
+            .softmax(-1)
+            .mean(1)
+            .transpose(1, 2)
+            .unflatten(-1, (8, 8))
         )
     small = torch.nn.functional.interpolate(
         torch.stack(expected).mean(0), (16, 16), mode="bilinear", align_corners=False
@@ -108,7 +113,7 @@ def test_steps_are_those_of_the_scheduler(joint):
     assert steps[0][2] == 1000 and 0 < steps[1][2] < 1000
 
 
-@pytest.mark.parametrize("mode", ["new_seed", "same_seed"])
+@pytest.mark.parametrize("mode", ["new_seed", "same_seed", "renoise"])
 def test_never_worse_and_the_pipeline_is_untouched(joint, mode):
     prompts, own = [PROMPT, "two red stars"], joint.scheduler
     settings = {"num_inference_steps": 2, "guidance_scale": 5.0}
@@ -119,7 +124,8 @@ def test_never_worse_and_the_pipeline_is_untouched(joint, mode):
         assert (
             result.alignment_after.overall >= result.alignment_before.overall and result.rounds == 2 and result.regions
         )
-        assert result.denoiser_calls == 3 * 2 * (2 if engine_of(joint).guided(5.0) else 1)
+        steps = 2 + 2 * (1 if mode == "renoise" else 2)
+        assert result.denoiser_calls == steps * (1 if "Flux" in type(joint).__name__ else 2)
     assert any(r.improved for r in results)
     assert torch.equal(generate(joint, prompts, [0, 1], output_type="latent", **settings), before)
     assert {k: id(v) for k, v in joint.transformer.attn_processors.items()} == processors and joint.scheduler is own
@@ -127,21 +133,22 @@ def test_never_worse_and_the_pipeline_is_untouched(joint, mode):
 
 
 def test_before_is_what_the_pipeline_itself_makes(joint):
-    result = realign(joint, PROMPT, 5, config=RealignConfig(rounds=0), num_inference_steps=2, captions=False)[0]
+    config, settings = RealignConfig(rounds=0), {"num_inference_steps": 2, "guidance_scale": 5.0}
+    result = realign(joint, PROMPT, 5, config=config, captions=False, **settings)[0]
     plain = joint(
         PROMPT, height=32, width=32, generator=generators([5]), num_inference_steps=2, guidance_scale=5.0
     ).images[0]
     assert np.array_equal(np.asarray(result.before), np.asarray(plain)) and result.prompt == parse(PROMPT)
 
 
-def test_what_is_not_possible_is_said(joint):
-    name = type(joint).__name__
-    with pytest.raises(InputError, match=f"a {name} is not started from part-way"):
-        realign(joint, PROMPT, config=RealignConfig(mode="renoise"))
-    if "Flux" in name:
-        with pytest.raises(InputError, match="no negative prompt"):
-            realign(joint, PROMPT, negative_prompt="a moon", num_inference_steps=2)
-    other = MAKERS["flux" if "Flux" in name else "sd3"]()
-    other.transformer.fuse_qkv_projections()
-    with pytest.raises(InputError, match="is changed already"):
-        realign(other, PROMPT, num_inference_steps=2)
+def test_a_negative_prompt_that_is_not_used_is_refused():
+    with pytest.raises(InputError, match="negative prompt"):
+        realign(tiny_flux(), PROMPT, negative_prompt="a moon", num_inference_steps=2)
+
+
+def test_fused_projections_are_seen_as_they_are(joint):
+    """The tap sees what attention is given, however it was made."""
+    fused = MAKERS["flux" if "Flux" in type(joint).__name__ else "sd3"]()
+    fused.transformer.fuse_qkv_projections()
+    plain, changed = (pictures(fused, s, RealignConfig(time_power=0.0)) for s in (None, segments_of(fused)))
+    assert not torch.allclose(changed, plain, atol=1e-3)

@@ -46,6 +46,7 @@ from accord.methods.realign.equations import (
     attend,
     augment,
     augment_blocks,
+    joint_attention,
     logit_range,
     modulated_logits,
     modulation_strength,
@@ -738,7 +739,10 @@ def test_joint_attention_is_one_softmax_over_blocks_that_are_modulated_by_themse
         logits.append(replace(case, alpha=alpha).direct(part))
     q, k = augment_blocks(case.query, case.key, case.pixels, blocks, chunk=2)
     found = (q @ k.transpose(-1, -2) * case.query.shape[-1] ** -0.5).softmax(-1)
-    assert close(found, torch.cat(logits, -1).softmax(-1))
+    wanted = torch.cat(logits, -1).softmax(-1)
+    assert close(found, wanted)
+    value = torch.randn(case.key.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert close(joint_attention(case.query, case.key, value, blocks, case.pixels), wanted @ value)
 
 
 @given(attentions(extras=False), st.integers(1, 12))

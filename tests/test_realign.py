@@ -12,8 +12,10 @@ from diffusers.models.attention_processor import CustomDiffusionAttnProcessor
 
 from accord.data.prompts import parse
 from accord.diffusion.generate import generate
-from accord.diffusion.loop import generators, initial_noise
+from accord.diffusion.loop import generators
+from accord.diffusion.opened import Opened
 from accord.diffusion.pipelines import token_spans, tokens_of
+from accord.diffusion.tap import attention_layout
 from accord.methods.realign.config import RealignConfig
 from accord.methods.realign.fine import Rounds, build_segments, realign
 from accord.methods.realign.layout import box_mask, plan
@@ -26,6 +28,10 @@ PROMPT = parse("a red star to the left of two blue keys")
 @pytest.fixture(scope="session", params=["sd1", "sd2", "sdxl"])
 def tiny(request):
     return tiny_sdxl() if request.param == "sdxl" else tiny_pipeline(request.param)
+
+
+def where(pipe, *prompts):
+    return attention_layout(Opened(pipe, 2), [p.text for p in prompts])
 
 
 def blob(cx: float, cy: float, size: int = 16, width: float = 2.0) -> np.ndarray:
@@ -41,6 +47,7 @@ def test_slots_count_things():
 def test_token_spans_cover_the_words(tiny):
     text = "a red star, two KEYS"
     spans = token_spans(tiny, text)
+    assert where(tiny, parse(text), PROMPT).spans == [spans, token_spans(tiny, PROMPT.text)]  # the dye finds the same
     assert len(spans) == 77 and spans[0] is None and spans[-1] is None
     for word in ("red", "star", "KEYS"):
         start = text.index(word)
@@ -156,21 +163,25 @@ def test_local_prompts_name_one_thing():
 def test_segments_hold_tokens_and_weights(tiny):
     layout = plan(PROMPT, slots(PROMPT), [region(0, 0.3, 0.3, 0.2)], np.stack([blob(0.3, 0.3), blob(0.7, 0.5)]))
     config = RealignConfig(omega_gain=1.0, exempt_tokens="special", background=0.0)
-    segments = build_segments(tiny, [PROMPT, parse("a cat")], [layout, []], config)
+    segments = build_segments(where(tiny, PROMPT, parse("a cat")), [PROMPT, parse("a cat")], [layout, []], config)
     assert segments.masks.shape == (2, 3, 16, 16) and segments.masks[1].sum() == 0
     words = [PROMPT.text[a:b] for a, b in (s for s in token_spans(tiny, PROMPT.text) if s)]
     chosen = [w for w, on in zip(words, segments.tokens[0, 0, 1 : 1 + len(words)], strict=True) if on]
     assert chosen == ["a", "red", "star"]
     assert torch.allclose(segments.omega[0], torch.tensor([0.7, 1.5, 1.5]))
     assert segments.exempt[0, 0] == 1 and segments.exempt[0, 1] == 0
-    unweighted = build_segments(tiny, [PROMPT], [layout], RealignConfig(omega_gain=0.0))
+    unweighted = build_segments(where(tiny, PROMPT), [PROMPT], [layout], RealignConfig(omega_gain=0.0))
     assert (unweighted.omega == 1).all()
 
 
 def test_the_ground_is_the_rest_of_the_pixels_and_of_the_tokens(tiny):
     layout = plan(PROMPT, slots(PROMPT), [region(0, 0.3, 0.3, 0.2)], np.stack([blob(0.3, 0.3), blob(0.7, 0.5)]))
-    plain = build_segments(tiny, [PROMPT, parse("a cat")], [layout, []], RealignConfig(background=0.0))
-    background = build_segments(tiny, [PROMPT, parse("a cat")], [layout, []], RealignConfig(background=1.5))
+    plain = build_segments(
+        where(tiny, PROMPT, parse("a cat")), [PROMPT, parse("a cat")], [layout, []], RealignConfig(background=0.0)
+    )
+    background = build_segments(
+        where(tiny, PROMPT, parse("a cat")), [PROMPT, parse("a cat")], [layout, []], RealignConfig(background=1.5)
+    )
     assert background.masks.shape[1] == plain.masks.shape[1] + 1
     for whole, part in ((background.masks, plain.masks), (background.tokens, plain.tokens)):
         assert torch.equal(whole[:, :-1], part)
@@ -202,10 +213,12 @@ def test_never_worse_and_the_pipeline_is_untouched(tiny, mode, exempt):
 def test_new_seed_starts_each_round_from_the_noise_of_another_seed(tiny, monkeypatch):
     from accord.methods.realign.fine import NEW_SEED
 
-    noises = []
+    drawn = []
     denoise = Rounds.denoise
     monkeypatch.setattr(
-        Rounds, "denoise", lambda self, prompts, noise, *a: noises.append(noise) or denoise(self, prompts, noise, *a)
+        Rounds,
+        "denoise",
+        lambda self, prompts, seeds, *a: drawn.append(list(seeds)) or denoise(self, prompts, seeds, *a),
     )
     results = realign(
         tiny,
@@ -215,9 +228,11 @@ def test_new_seed_starts_each_round_from_the_noise_of_another_seed(tiny, monkeyp
         num_inference_steps=3,
         captions=False,
     )
-    for number, noise in enumerate(noises):
-        assert torch.equal(noise, initial_noise(tiny, 6, generators([s + number * NEW_SEED for s in range(6)])))
+    assert drawn == [[s + number * NEW_SEED for s in range(6)] for number in range(3)]
     for r in results:
+        if r.improved:  # what was kept is the modulated picture of that noise: the plain one of it is another
+            plain = generate(tiny, r.prompt.text, r.seed_after, num_inference_steps=3)[0]
+            assert not np.array_equal(np.asarray(r.after), np.asarray(plain))
         assert r.seed_after in ({r.seed + NEW_SEED, r.seed + 2 * NEW_SEED} if r.improved else {None})
     assert any(r.improved for r in results)
 
@@ -275,12 +290,12 @@ def test_the_networks_calls_are_counted_as_the_scheduler_makes_them(tiny):
 
 
 def test_other_pipelines_and_bad_knobs_are_refused():
-    with pytest.raises(InputError, match="is not supported"):
+    with pytest.raises(InputError, match="a object is not supported here, as it has no scheduler"):
         realign(object(), "a star")
     pipe = tiny_sdxl()
     pipe.unet.set_attn_processor(CustomDiffusionAttnProcessor(train_kv=False, train_q_out=False))
-    with pytest.raises(InputError, match="a CustomDiffusionAttnProcessor is in the way"):
-        realign(pipe, "a star")
+    with pytest.raises(InputError, match="the attention of the UNet2DConditionModel is not seen"):
+        realign(pipe, "a star", num_inference_steps=2)
     pipe.scheduler = EDMEulerScheduler()
     with pytest.raises(InputError, match="a EDMEulerScheduler has no betas"):
         realign(pipe, "a star")
@@ -302,7 +317,7 @@ def test_other_pipelines_and_bad_knobs_are_refused():
 
 
 def test_renoise_is_modulated_as_strongly_where_it_starts():
-    from accord.diffusion.loop import Step
+    from accord.diffusion.opened import Step
     from accord.methods.realign.modulation import Modulation, Segments
 
     segments = Segments(torch.ones(1, 1, 4, 4), torch.ones(1, 1, 7), torch.ones(1, 1))

@@ -284,7 +284,7 @@ def realign(
     pick_device(device)
     with only_writer(check_writable(out)):
         pipe = accord.load(model, device, kind, lora, UNETS + JOINT)
-        check_repairable(pipe, config)  # before the captioner, which may be large
+        check_repairable(pipe)  # before the captioner, which may be large
         check_prompts(pipe, prompts)
         judge = accord.load_captioner(judge_of(captioner, model, HUB_CAPTIONER), str(pipe.device))
         for prompt in prompts:

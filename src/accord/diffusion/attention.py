@@ -16,6 +16,7 @@ from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
 
 from accord.diffusion.state import held
+from accord.diffusion.tap import Attention as Tapped
 from accord.types import InputError
 
 # (attention layer, query, key, value: [B, heads, L or S, d], is_cross) -> [B, heads, L, d], or None to stay out of it
@@ -154,23 +155,43 @@ class AttentionMaps:
     def __call__(
         self, attn: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cross: bool
     ) -> torch.Tensor | None:
-        shape = grid_of(query.shape[2], self.size)
-        if not cross or min(shape) < min(self.smallest, *self.size):
+        if not cross:
             return None
         if self.guided:
             query, key = query.chunk(2)[1], key.chunk(2)[1]
+        self._add(query, key)
+        return None
+
+    def _add(
+        self, query: torch.Tensor, key: torch.Tensor, scale: float | None = None, mask: torch.Tensor | None = None
+    ) -> None:
+        """query [B,heads,L,d], key [B,heads,T,d]; mask as torch takes it."""
+        shape = grid_of(query.shape[2], self.size)
+        if min(shape) < min(self.smallest, *self.size):
+            return
         # in float32: in half precision raw products overflow
-        probabilities = ((query.float() @ key.float().transpose(-1, -2)) * query.shape[-1] ** -0.5).softmax(-1).mean(1)
+        logits = (query.float() @ key.float().transpose(-1, -2)) * (scale or query.shape[-1] ** -0.5)
+        if mask is not None:
+            logits = logits.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else logits + mask
+        probabilities = logits.softmax(-1).nan_to_num().mean(1) if mask is not None else logits.softmax(-1).mean(1)
         maps = probabilities.transpose(1, 2).unflatten(-1, shape)  # [B, T, h, w]
         if shape != self.size:
             maps = torch.nn.functional.interpolate(maps, self.size, mode="bilinear", align_corners=False)
         self.total = maps if self.total is None else self.total + maps
         self.count += 1
-        return None
 
-    def joint(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, image: slice, text: slice) -> None:
-        """The same in a joint attention: where the image's queries look, as far as they look at the text."""
-        self(None, query[:, :, image], key[:, :, text], value, True)
+    def see(self, attention: Tapped) -> None:
+        """The same of what a tap has seen of the prompts' rows; in joint attention as far as the image looks at the
+        text.
+        """
+        if attention.kind == "self":
+            return
+        query, key, mask = attention.query, attention.key, attention.mask
+        if attention.kind == "joint":
+            query, key = query[:, :, attention.image], key[:, :, attention.text]
+            mask = None if mask is None else mask[..., attention.text]
+            mask = mask if mask is None or mask.shape[-2] == 1 else mask[..., attention.image, :]
+        self._add(query, key, attention.scale, mask)
 
     def mean(self) -> torch.Tensor:
         """[B, T, h, w] in 0..1."""

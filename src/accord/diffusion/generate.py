@@ -1,28 +1,22 @@
-"""`accord.generate`: prompts and seeds to pictures, through the open sampling loop or, for other pipelines, their own
-call.
-"""
+"""`accord.generate`: prompts and seeds to pictures, by the pipeline's own call."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import DiffusionPipeline
 from PIL import Image
 from tqdm.auto import tqdm
 
-from accord.diffusion.loop import decode, generators, initial_noise, run, sample
-from accord.diffusion.pipelines import check_latent_unet, check_prompts
-from accord.diffusion.state import held, network_of, own_scheduler, parts_of
+from accord.diffusion.call import call_arguments
+from accord.diffusion.loop import generators
+from accord.diffusion.opened import Generators, Opened, check_call
+from accord.diffusion.pipelines import check_no_context, check_prompts
 from accord.types import InputError
 
-STEPS, GUIDANCE = 25, 5.0
 OUTPUTS = ("pil", "pt", "latent")
-OWN = ("pipe", "prompts", "negative_prompts", "progress")  # arguments of `sample` that are said otherwise here
-
-Generators = torch.Generator | Sequence[torch.Generator]
 
 
 def generate(
@@ -31,27 +25,29 @@ def generate(
     seeds: int | Sequence[int] | None = None,
     *,
     negative_prompt: str = "",
-    num_inference_steps: int = STEPS,
-    guidance_scale: float = GUIDANCE,
+    num_inference_steps: int | None = None,
+    guidance_scale: float | None = None,
     generator: Generators | None = None,
     batch_size: int = 16,
     output_type: str = "pil",
     progress: bool = False,
-    **loop: Any,
+    call: Mapping[str, Any] | None = None,
+    **more: Any,
 ) -> list[Image.Image] | torch.Tensor:
     """Pictures of every prompt with every seed, seeds varying fastest.
 
     Each picture's noise comes from its own seed, so it does not depend on what else is in the batch.
 
     Args:
-        pipe: a Stable Diffusion 1, 2 or XL pipeline, or another text-to-image pipeline of diffusers (Stable Diffusion
-            3, Flux, ...).
+        pipe: a text-to-image pipeline of diffusers.
         seeds: one seed or several; 0 if neither they nor a generator are given.
+        num_inference_steps: those of the pipeline's own call if None; of the lab's pipelines 25.
+        guidance_scale: of classifier-free guidance, at which 1 is unguided; as above if None, the lab's is 5.
         generator: instead of seeds, as pipelines of diffusers take it: one for all pictures, one a prompt, drawn from
             in order, or as many as there are prompts.
         output_type: "pil", "pt" ([B,3,H,W] in 0..1) or "latent".
-        loop: further arguments of `accord.diffusion.loop.sample` (eta, height, width, before_step, ...); for another
-            class those of the pipeline's own call.
+        call, more: further arguments of the pipeline's own call (height, width, eta, latents, ...), as a mapping or as
+            keywords.
 
     Raises:
         InputError: for a pipeline that cannot be run so, a prompt that is empty or too long, seeds beside a generator,
@@ -75,87 +71,52 @@ def generate(
             raise InputError(
                 f"{len(generator_of_each)} generators were given for {len(texts)} pictures; give one for each"
             )
+    arguments = call_arguments(
+        pipe,
+        num_inference_steps=num_inference_steps,
+        guidance_scale=guidance_scale,
+        negative_prompt=negative_prompt,
+        call={**(call or {}), **more},
+    )
+    latents = arguments.pop("latents", None)
+    opened = Opened(pipe, **arguments)
     out: list[Any] = []
     for start in tqdm(range(0, len(texts), batch_size), desc="generate", disable=not progress):
-        own = (
-            generator_of_each
-            if isinstance(generator_of_each, torch.Generator)
-            else list(generator_of_each[start : start + batch_size])
-        )
         rows = slice(start, start + batch_size)
-        of_each = {
-            k: v[rows] if k in ("latents", "image_latents") and isinstance(v, torch.Tensor) else v
-            for k, v in loop.items()
-        }
-        out.extend(
-            draw(pipe, texts[rows], own, num_inference_steps, guidance_scale, negative_prompt, output_type, **of_each)
-        )
+        own = generator_of_each if isinstance(generator_of_each, torch.Generator) else generator_of_each[rows]
+        if latents is not None:
+            opened.call["latents"] = latents[rows]
+        made = opened.pictures(texts[rows], own, output_type=output_type)
+        out.extend(made)
     return out if output_type == "pil" else torch.stack(out)
 
 
 def generate_each(
-    pipe: DiffusionPipeline, texts: Sequence[str], seeds: Sequence[int], num_inference_steps: int, guidance_scale: float
-) -> list[Image.Image]:
-    """One PIL picture a (prompt, seed), in one batch."""
-    return list(draw(pipe, texts, generators(seeds), num_inference_steps, guidance_scale))
-
-
-def draw(
     pipe: DiffusionPipeline,
     texts: Sequence[str],
-    generator_of_each: Generators,
-    num_inference_steps: int,
-    guidance_scale: float,
-    negative_prompt: str = "",
-    output_type: str = "pil",
-    **loop: Any,
-) -> list[Image.Image] | torch.Tensor:
-    """One picture a prompt, in one batch, from one generator or from one each."""
-    given: dict[str, Any] = {
-        "num_inference_steps": num_inference_steps,
-        "guidance_scale": guidance_scale,
-        "generator": generator_of_each,
-        **loop,
-    }
-    against = [negative_prompt] * len(texts) if negative_prompt else None  # XL has zeros for none, and not for ""
-    if isinstance(pipe, StableDiffusionPipeline | StableDiffusionXLPipeline):
-        _check_taken(pipe, given.keys() - set(OWN), sample)
-        _check_taken(pipe, given.keys() & set(OWN), None)
-        if "latents" not in given:
-            each = list(generator_of_each) if isinstance(generator_of_each, Sequence) else generator_of_each
-            given["latents"] = initial_noise(pipe, len(texts), each, loop.get("height"), loop.get("width"))
-        with held(network_of(pipe)):  # for the whole of it: no other thread trains or changes the network in between
-            return decode(pipe, run(sample(pipe, list(texts), negative_prompts=against, **given)), output_type)
-    given |= {"prompt": list(texts), "output_type": output_type} | ({"negative_prompt": against} if against else {})
-    _check_taken(pipe, given.keys(), pipe.__call__)
-    own = inspect.signature(pipe.__call__).parameters.get(
-        "true_cfg_scale"
-    )  # of those that take the guidance as an input, and guided beside that
-    if against and (guidance_scale if own is None else given.get("true_cfg_scale", own.default)) <= 1:
-        raise InputError(
-            "a negative prompt is not used without guidance; leave it out, or raise "
-            f"{'guidance_scale' if own is None else 'true_cfg_scale'} above 1"
+    seeds: Sequence[int],
+    num_inference_steps: int | None = None,
+    guidance_scale: float | None = None,
+) -> list[Image.Image]:
+    """One PIL picture a (prompt, seed), in one batch."""
+    each = generators(seeds)
+    return list(
+        generate(
+            pipe,
+            texts,
+            generator=each,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            batch_size=len(each),
         )
-    with held(*parts_of(pipe)), own_scheduler(pipe):
-        made = pipe(**given)
-    if not hasattr(made, "images"):
-        raise InputError(f"a {type(pipe).__name__} makes no pictures; give a text-to-image pipeline")
-    return made.images
-
-
-def _check_taken(pipe: Any, given: Iterable[str], call: Any) -> None:
-    """Refuse arguments that would not be used."""
-    taken = inspect.signature(call).parameters.keys() if call is not None else ()
-    unknown = sorted(set(given) - set(taken))
-    if unknown:
-        raise InputError(f"a {type(pipe).__name__} takes no {unknown[0]}; leave it out")
+    )
 
 
 def check_generates(pipe: Any) -> None:
     """Refuse what `generate` cannot run.
 
     Raises:
-        InputError: for anything that is no pipeline of diffusers, or one that is run with a context.
+        InputError: for anything that is no pipeline of diffusers with a prompt, or one that is run with a context.
     """
-    if isinstance(pipe, StableDiffusionPipeline | StableDiffusionXLPipeline) or not isinstance(pipe, DiffusionPipeline):
-        check_latent_unet(pipe)
+    check_call(pipe)
+    check_no_context(pipe)

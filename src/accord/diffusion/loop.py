@@ -10,8 +10,7 @@ import contextlib
 import copy
 import inspect
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -21,29 +20,10 @@ from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from tqdm.auto import tqdm
 
+from accord.diffusion.opened import BeforeStep, Step
 from accord.diffusion.pipelines import Conditioning, Pipeline, conditioning_of, device_of, latent_channels, sample_size
 from accord.diffusion.state import held
 from accord.types import InputError, reason_of
-
-BeforeStep = Callable[["Step"], None]
-
-
-@dataclass
-class Step:
-    """One step of the loop, yielded after it was taken (and handed to `before_step` before).
-
-    Attributes:
-        index, count: number of the step and of all steps.
-        timestep: scalar tensor, in the scheduler's own units.
-        latents: [B,C,H,W]; before the step x_t, after it x_{t-1}. Assigning to it changes what goes on.
-        noise_pred: [B,C,H,W] guided network output (what the scheduler took), None before the step.
-    """
-
-    index: int
-    count: int
-    timestep: torch.Tensor
-    latents: torch.Tensor
-    noise_pred: torch.Tensor | None = None
 
 
 def generators(seeds: Sequence[int]) -> list[torch.Generator]:
@@ -193,7 +173,7 @@ def sample(
         # not around the yield: the caller's own gradient mode is none of ours
         with torch.set_grad_enabled(i >= len(timesteps) - grad_steps):
             noise_pred = denoise(pipe, scheduler, latents, t, conditioning, guidance_scale, guidance_rescale, embedding)
-            step.noise_pred = noise_pred
+            step.output = noise_pred
             if "eta" in extra:
                 extra["eta"] = rooted_eta(scheduler, t, eta)
             step.latents = scheduler.step(noise_pred, t, latents, **extra, return_dict=False)[0]

@@ -30,7 +30,7 @@ from torch import nn
 
 from accord.diffusion.process import is_exploding, level_at
 from accord.diffusion.state import held, parts_of
-from accord.types import InputError
+from accord.types import InputError, reason_of
 
 REMEMBERED = 16  # batches of texts whose embeddings are kept
 NETWORKS = ("transformer", "transformer_2", "unet", "prior")
@@ -63,6 +63,7 @@ class Step:
         return self._next()
 
 
+Generators = torch.Generator | Sequence[torch.Generator]  # one for all pictures, or one each
 BeforeStep = Callable[[Step], None]
 OnStep = Callable[[Step], "torch.Tensor | None"]
 
@@ -97,10 +98,14 @@ def networks_of(pipe: Any) -> tuple[nn.Module, ...]:
     Raises:
         InputError: for a pipeline that has none under a usual name.
     """
-    found = tuple(net for name in NETWORKS if isinstance(net := getattr(pipe, name, None), nn.Module))
+    found = _found_networks(pipe)
     if not found:
         raise InputError(f"a {type(pipe).__name__} has no network named {' or '.join(NETWORKS)}; use another pipeline")
     return found
+
+
+def _found_networks(pipe: Any) -> tuple[nn.Module, ...]:
+    return tuple(net for name in NETWORKS if isinstance(net := getattr(pipe, name, None), nn.Module))
 
 
 @dataclass
@@ -125,6 +130,11 @@ class _Run:
     output_type: str = "latent"
     generator: Any = None
 
+    @property
+    def needs_seams(self) -> bool:
+        """Whether this is more than the pipeline's own call."""
+        return any(x is not None for x in (self.state, self.on_state, self.before_step, self.on_step))
+
 
 class Opened:
     """A pipeline whose own call is run with a hand on its seams.
@@ -140,21 +150,29 @@ class Opened:
     """
 
     def __init__(self, pipe: Any, num_inference_steps: int, *, scheduler: Any = None, **call: Any) -> None:
-        check_seams(pipe)
+        check_call(pipe)
         self.pipe, self.steps, self.call = pipe, num_inference_steps, call
         self.scheduler = scheduler
-        self.networks = networks_of(pipe)
         self._call = inspect.unwrap(type(pipe).__call__)  # without torch.no_grad
+        self._guidance: float | None = None  # of a pipeline with an object for its guidance (HunyuanImage)
+        if "guidance_scale" in call and "guidance_scale" not in inspect.signature(self._call).parameters:
+            self._guidance = self.call.pop("guidance_scale")
         self._texts: dict[str, Any] = {}
         self._loops: list[_Loop] = []  # of the calls that are running, the innermost last
+        self._evaluations = 0
         self._checked = False
         self._times_at_once: bool | None = None
+
+    @functools.cached_property
+    def networks(self) -> tuple[nn.Module, ...]:
+        """See `networks_of`."""
+        return networks_of(self.pipe)
 
     # what methods use ----------------------------------------------------------------------------------------------
     def rollout(
         self,
         prompts: Sequence[str],
-        generators: Sequence[torch.Generator],
+        generators: Generators,
         *,
         before_step: BeforeStep | None = None,
         on_step: OnStep | None = None,
@@ -192,7 +210,7 @@ class Opened:
     def pictures(
         self,
         prompts: Sequence[str],
-        generators: Sequence[torch.Generator],
+        generators: Generators,
         *,
         before_step: BeforeStep | None = None,
         on_step: OnStep | None = None,
@@ -287,14 +305,14 @@ class Opened:
             found = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latent
         return self.state_of(prompts, found.to(like.dtype), like)
 
-    def noise(self, prompts: Sequence[str], generators: Sequence[torch.Generator]) -> torch.Tensor:
+    def noise(self, prompts: Sequence[str], generators: Generators) -> torch.Tensor:
         """The state that a run begins with."""
 
         def leave(state: torch.Tensor) -> None:
             raise Left(state)
 
         with torch.no_grad():
-            return self._run(prompts, _Run(on_state=leave, generator=list(generators)))
+            return self._run(prompts, _Run(on_state=leave, generator=_each(generators)))
 
     def schedule(self, prompts: Sequence[str], like: torch.Tensor) -> Any:
         """A copy of the scheduler with its timesteps set as the pipeline sets them for such a state."""
@@ -333,12 +351,20 @@ class Opened:
         pipe = self.pipe
         with held(*parts_of(pipe)), ExitStack() as stack:
             scheduler = copy.deepcopy(self.scheduler or pipe.scheduler)
-            loop = _Loop(run, scheduler, stack, self.networks)
+            loop = _Loop(run, scheduler, stack, _found_networks(pipe))
             self._loops.append(loop)
-            stack.callback(self._loops.pop)
-            hands: dict[str, Any] = {"scheduler": scheduler, "prepare_latents": loop.prepare(pipe.prepare_latents)}
+            stack.callback(self._finished)
+            hands: dict[str, Any] = {"scheduler": scheduler}
+            if run.needs_seams:
+                check_seams(pipe)
+            if hasattr(pipe, "prepare_latents"):
+                hands["prepare_latents"] = loop.prepare(pipe.prepare_latents)
             if hasattr(pipe, "encode_prompt"):
                 hands["encode_prompt"] = self._remembering(pipe.encode_prompt)
+            if hasattr(pipe, "check_inputs"):
+                hands["check_inputs"] = _refusing(pipe)
+            if self._guidance is not None:
+                hands |= _guiders(pipe, self._guidance)
             stack.enter_context(_as_it_was(pipe))
             stack.enter_context(swapped(pipe, **hands))
             if run.on_decode is not None:
@@ -354,6 +380,9 @@ class Opened:
                     pipe.maybe_free_model_hooks()
                 return left.value
         return made.images if hasattr(made, "images") else made.frames
+
+    def _finished(self) -> None:
+        self._evaluations = self._loops.pop().rows
 
     def _remembering(self, encode: Callable[..., Any]) -> Callable[..., Any]:
         """`encode_prompt`, once for each batch of texts."""
@@ -388,6 +417,11 @@ class Opened:
         """While a network runs: which of its calls within the step this is, from 0. Some are guided by two calls."""
         return self._loops[-1].calls - 1 if self._loops else 0
 
+    @property
+    def evaluations(self) -> int:
+        """How many rows the networks have been given in the last call of the pipeline."""
+        return self._evaluations
+
     def forget(self) -> None:
         """Embed every text anew: for who has changed a text encoder."""
         self._texts.clear()
@@ -395,14 +429,14 @@ class Opened:
     def _begun(
         self,
         prompts: Sequence[str],
-        generators: Sequence[torch.Generator],
+        generators: Generators,
         start: torch.Tensor | None,
         strength: float,
     ) -> _Run:
         """A run from noise, or from a state that is noised part-way."""
         if not 0 < strength <= 1:
             raise InputError(f"strength must be in (0, 1], not {strength}")
-        each = list(generators)
+        each = _each(generators)
         if start is None or strength == 1:
             return _Run(generator=each)
         noise = self.noise(prompts, each)
@@ -451,13 +485,14 @@ class _Loop:
     def __init__(self, run: _Run, scheduler: Any, stack: ExitStack, networks: Sequence[nn.Module]) -> None:
         self.run, self.scheduler = run, scheduler
         self.index, self.calls = 0, 0  # of steps, and of the network's calls within this one
+        self.rows = 0  # that the networks were given
         self.times: torch.Tensor = torch.zeros(0)
         self.latents: torch.Tensor | None = None
         self.own = {"step": scheduler.step, "set_timesteps": scheduler.set_timesteps}
         hands = {"step": self.step, "set_timesteps": self.set_timesteps}
         stack.enter_context(swapped(scheduler, **{name: _signed(hand, self.own[name]) for name, hand in hands.items()}))
         for network in networks:
-            stack.callback(network.register_forward_pre_hook(self.before, prepend=True).remove)
+            stack.callback(network.register_forward_pre_hook(self.before, prepend=True, with_kwargs=True).remove)
 
     def prepare(self, own: Callable[..., Any]) -> Callable[..., Any]:
         """`prepare_latents`; what it returns first is the state."""
@@ -485,8 +520,9 @@ class _Loop:
             self.run.cut(self.scheduler)
         self.times = self.scheduler.timesteps
 
-    def before(self, *_: Any) -> None:
+    def before(self, _network: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.calls += 1
+        self.rows += len(args[0] if args else next(iter(kwargs.values())))
         if self.calls == 1 and self.run.before_step is not None:
             assert self.latents is not None
             self.run.before_step(Step(self.index, len(self.times), self.times[self.index], self.latents))
@@ -524,6 +560,27 @@ class _Loop:
         return made[0]
 
 
+def _refusing(pipe: Any) -> Callable[..., Any]:
+    """The pipeline's own check of its arguments, whose reason becomes one sentence."""
+    own = pipe.check_inputs
+
+    def check_inputs(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return own(*args, **kwargs)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"a {type(pipe).__name__} refuses what it is given ({reason_of(error)})") from error
+
+    return _signed(check_inputs, own)
+
+
+def _guiders(pipe: Any, guidance_scale: float) -> dict[str, Any]:
+    """Copies of a pipeline's objects for guidance, with this scale."""
+    found = {name: copy.deepcopy(part) for name, part in vars(pipe).items() if name.endswith("guider") and part}
+    for part in found.values():
+        part.guidance_scale = guidance_scale
+    return found
+
+
 def _signed(hand: Callable[..., Any], own: Callable[..., Any]) -> Callable[..., Any]:
     """`hand` with the signature of `own`, by which pipelines choose what they hand over."""
 
@@ -534,21 +591,35 @@ def _signed(hand: Callable[..., Any], own: Callable[..., Any]) -> Callable[..., 
     return call
 
 
+def check_call(pipe: Any) -> None:
+    """Refuse what makes no pictures or videos of a prompt by its own call.
+
+    Raises:
+        InputError: naming what it lacks.
+    """
+    taken = inspect.signature(type(pipe).__call__).parameters if callable(pipe) else {}
+    wanted = ("prompt", "num_inference_steps", "output_type", "generator")
+    missing = [f"argument {name}" for name in wanted if name not in taken]
+    if getattr(pipe, "scheduler", None) is None:
+        missing.insert(0, "scheduler")
+    if missing:
+        raise InputError(
+            f"a {type(pipe).__name__} is not supported here, as it has no {' and no '.join(missing)}; use a "
+            "text-to-image or text-to-video pipeline of diffusers"
+        )
+
+
 def check_seams(pipe: Any) -> None:
     """Refuse a pipeline that cannot be opened.
 
     Raises:
         InputError: naming what it lacks.
     """
-    missing = [name for name in ("scheduler", "prepare_latents") if getattr(pipe, name, None) is None]
-    taken = inspect.signature(type(pipe).__call__).parameters
-    missing += [
-        f"the argument {name}" for name in ("prompt", "num_inference_steps", "output_type") if name not in taken
-    ]
-    if missing:
+    check_call(pipe)
+    if not hasattr(pipe, "prepare_latents"):
         raise InputError(
-            f"a {type(pipe).__name__} cannot be opened, as it has no {' and no '.join(missing)}; use a text-to-image "
-            "or text-to-video pipeline of diffusers"
+            f"a {type(pipe).__name__} cannot be opened, as it has no prepare_latents; it can be run and scored, but "
+            "not repaired, tuned, inverted or edited"
         )
     networks_of(pipe)
 
@@ -577,6 +648,10 @@ def _as_it_was(pipe: Any) -> Iterator[None]:
             object.__delattr__(pipe, name)
         for name, value in before.items():
             object.__setattr__(pipe, name, value)
+
+
+def _each(generators: Generators) -> Any:
+    return generators if isinstance(generators, torch.Generator) else list(generators)
 
 
 def _leave_with_output(step: Step) -> None:

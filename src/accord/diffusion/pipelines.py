@@ -203,10 +203,10 @@ def check_latent_unet(pipe: Any) -> None:
         raise InputError(
             f"a {type(pipe).__name__} is not supported here; use a {SUPPORTED} or a StableDiffusionXLPipeline"
         )
-    _check_no_context(pipe)
+    check_no_context(pipe)
 
 
-def _check_no_context(pipe: Any) -> None:
+def check_no_context(pipe: Any) -> None:
     """Refuse a pipeline with a relational network of its own, which only its own call would use."""
     if "relation" in pipe.components:
         raise InputError(

@@ -57,13 +57,7 @@ class Attention:
 
     def plain(self) -> torch.Tensor:
         """What it comes to without a hand on it, [B,heads,L,d]."""
-        return scaled_dot_product_attention(
-            self.query, self.key, self.value, attn_mask=self.mask, scale=self.scale, enable_gqa=self._grouped
-        )
-
-    @property
-    def _grouped(self) -> bool:
-        return self.query.shape[1] != self.key.shape[1]
+        return scaled_dot_product_attention(self.query, self.key, self.value, attn_mask=self.mask, scale=self.scale)
 
     def rows(self, rows: slice | list[int]) -> Attention:
         """These rows of the batch."""
@@ -115,9 +109,9 @@ def tapped(
     operation of torch. Other threads wait for the networks.
 
     Raises:
-        InputError: for a compiled network; at the end of the block if no call was seen while it ran.
+        InputError: for a compiled network; once it has run, if no call was seen.
     """
-    seen = ran = 0
+    seen = 0
 
     def counted(attention: Attention) -> torch.Tensor | None:
         nonlocal seen
@@ -131,24 +125,26 @@ def tapped(
             entered: list[_Tap] = []
 
             def enter(*_: Any, entered: list[_Tap] = entered) -> None:
-                nonlocal ran
                 if active():
-                    ran += 1
                     entered.append(_Tap(counted))
                     entered[-1].__enter__()
 
-            def leave(*_: Any, entered: list[_Tap] = entered) -> None:
+            def leave(*_: Any, entered: list[_Tap] = entered, network: nn.Module = network) -> None:
                 if entered:
                     entered.pop().__exit__(None, None, None)
+                    if not seen:
+                        raise _unseen(network)
 
             stack.callback(network.register_forward_pre_hook(enter).remove)
             stack.callback(network.register_forward_hook(leave, always_call=True).remove)
         yield
-    if ran and not seen:
-        raise InputError(
-            f"the attention of a {type(networks[0]).__name__} is not seen, as it does not use torch's "
-            "scaled_dot_product_attention; set its default processors"
-        )
+
+
+def _unseen(network: nn.Module) -> InputError:
+    return InputError(
+        f"the attention of the {type(network).__name__} is not seen, as its processors do not use torch's "
+        "scaled_dot_product_attention; set its default ones (set_default_attn_processor)"
+    )
 
 
 def _check_not_compiled(network: nn.Module) -> None:
@@ -177,7 +173,7 @@ def _native(network: nn.Module) -> Iterator[None]:
 
 # which tokens are which ---------------------------------------------------------------------------------------------
 @dataclass
-class Layout:
+class AttentionLayout:
     """Where image and text are in the attention of a pipeline, for one batch of prompts.
 
     Attributes:
@@ -199,6 +195,10 @@ class Layout:
         """The call with its kind, and with where image and text are; None for one that is of no concern."""
         queries, keys = attention.query.shape[2], attention.key.shape[2]
         length = len(self.spans[0])
+        shared = attention.query.shape[1] // attention.key.shape[1]
+        if shared > 1:  # several heads of queries share one of keys
+            key, value = (x.repeat_interleave(shared, 1) for x in (attention.key, attention.value))
+            attention = replace(attention, key=key, value=value)
         if self.family.image is None:
             kind: Literal["cross", "self"] = "self" if queries == keys else "cross"
             if queries == keys == length and self._last == ("self", queries):
@@ -228,7 +228,7 @@ class Layout:
         return self.family.ragged and len({sum(s is not None for s in spans) for spans in self.spans}) > 1
 
 
-def layout_of(opened: Opened, prompts: Sequence[str]) -> Layout:
+def attention_layout(opened: Opened, prompts: Sequence[str]) -> AttentionLayout:
     """Where image and text are in the attention of an opened pipeline.
 
     Raises:
@@ -240,7 +240,7 @@ def layout_of(opened: Opened, prompts: Sequence[str]) -> Layout:
     latents = opened.vae_latents(prompts, state)
     names = family.texts or (texts.longest,)
     spans = [[s for name in names for s in texts.spans[name][b]] for b in range(len(prompts))]
-    return Layout(texts, (latents.shape[-2], latents.shape[-1]), _tokens(network, state), family, spans)
+    return AttentionLayout(texts, (latents.shape[-2], latents.shape[-1]), _tokens(network, state), family, spans)
 
 
 def _tokens(network: nn.Module, state: torch.Tensor) -> int:
@@ -256,7 +256,7 @@ def _tokens(network: nn.Module, state: torch.Tensor) -> int:
 
 @contextmanager
 def observed(
-    opened: Opened, layout: Layout, observer: Observer, active: Callable[[], bool] = lambda: True
+    opened: Opened, layout: AttentionLayout, observer: Observer, active: Callable[[], bool] = lambda: True
 ) -> Iterator[None]:
     """Give the attention of the prompts' rows to an observer while the pipeline runs and `active()` is true.
 

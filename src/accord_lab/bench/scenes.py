@@ -23,8 +23,9 @@ from tqdm.auto import tqdm
 
 from accord.data.images import to_pil
 from accord.data.prompts import parse
-from accord.diffusion.generate import GUIDANCE, STEPS
-from accord.diffusion.loop import decode, generators, initial_noise, run, sample
+from accord.diffusion.call import GUIDANCE, STEPS
+from accord.diffusion.loop import decode, generators, run, sample
+from accord.diffusion.opened import Opened
 from accord.diffusion.pipelines import SD, load, token_spans, tokens_of
 from accord.methods.realign.config import RealignConfig
 from accord.methods.realign.fine import NEW_SEED, Picture, Rounds
@@ -79,7 +80,8 @@ class Maker:
     _first: tuple[Sequence[Job], list[Picture], float, float] | None = field(default=None, repr=False)
 
     def rounds(self, **changes: Any) -> Rounds:
-        return Rounds(self.pipe, replace(self.config, **changes), self.captioner, None, STEPS, GUIDANCE, captions=False)
+        opened = Opened(self.pipe, STEPS, guidance_scale=GUIDANCE)
+        return Rounds(opened, replace(self.config, **changes), self.captioner, captions=False)
 
     def first(self, jobs: Sequence[Job]) -> tuple[list[Picture], float, float]:
         """The plain pipeline's pictures, judged by the captioner; seconds an image to make and to make and judge them.
@@ -89,9 +91,7 @@ class Maker:
         if self._first is None or self._first[0] != jobs:
             began, rounds = time.perf_counter(), self.rounds()
             pairs = [(parse(j.prompt.text), j.noise_seed()) for j in jobs]
-            each = generators([s for _, s in pairs])
-            noise = initial_noise(self.pipe, len(jobs), each)
-            images, maps, calls = rounds.denoise([p for p, _ in pairs], noise, each)
+            images, maps, calls = rounds.denoise([p for p, _ in pairs], [s for _, s in pairs])
             sampled = time.perf_counter()
             pictures = rounds.judge(pairs, images, maps, calls)
             judged = time.perf_counter()

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from accord.diffusion.generate import GUIDANCE, STEPS
+from accord.diffusion.call import GUIDANCE, STEPS
 from accord.diffusion.pipelines import SD, Pipeline, load
 from accord.methods.invert.inverter import Inverter
 from accord.methods.invert.predictors import Predictor

@@ -6,7 +6,7 @@ attention modulated; 5. keep the better picture; repeat up to K rounds.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,19 +17,16 @@ from tqdm.auto import tqdm
 
 from accord.data.images import to_pil
 from accord.data.prompts import parse
-from accord.diffusion.attention import AttentionMaps, check_processors
-from accord.diffusion.engines import JointEngine, Sampling, engine_of
-from accord.diffusion.loop import Step, encode, generators, initial_noise
-from accord.diffusion.pipelines import (
-    check_prompt_length,
-    device_of,
-    sample_size,
-    token_spans,
-    tokens_of,
-)
+from accord.diffusion.attention import AttentionMaps
+from accord.diffusion.call import call_arguments
+from accord.diffusion.loop import check_finite, generators
+from accord.diffusion.opened import REMEMBERED, Opened, Step, check_seams
+from accord.diffusion.pipelines import check_prompt_length, device_of, tokens_of
+from accord.diffusion.process import kind_of
+from accord.diffusion.tap import Attention, AttentionLayout, attention_layout, observed
 from accord.methods.realign.config import RealignConfig
 from accord.methods.realign.layout import plan
-from accord.methods.realign.modulation import Segments, modulated
+from accord.methods.realign.modulation import Segments, modulation_of
 from accord.methods.realign.regions import describe, find_regions, phrase_maps, slots
 from accord.reports.results import Realigned
 from accord.rewards.captioners import Captioner, load_captioner
@@ -65,9 +62,10 @@ def realign(
     config: RealignConfig | None = None,
     captioner: Captioner | None = None,
     clip: ClipScorer | None = None,
-    num_inference_steps: int = 25,
-    guidance_scale: float = 5.0,
+    num_inference_steps: int | None = None,
+    guidance_scale: float | None = None,
     negative_prompt: str = "",
+    call: Mapping[str, Any] | None = None,
     batch_size: int = 16,
     captions: bool = True,
     each: bool = False,
@@ -76,11 +74,14 @@ def realign(
     """Generate, find out what is missing and where, and repair it.
 
     Args:
-        pipe: a Stable Diffusion 1, 2, XL or 3 or a Flux pipeline; afterwards it is bit for bit what it was.
+        pipe: a text-to-image pipeline of diffusers; afterwards it is bit for bit what it was.
         prompts: one prompt or several.
         seeds: one seed or several; every prompt is made with every seed.
         captioner: judge of words and regions; the embedded one, for the lab's pipeline alone, if None.
         clip: if given, CLIP similarity and caption reward are in the alignments too.
+        num_inference_steps: those of the pipeline's own call if None.
+        guidance_scale: of classifier-free guidance, at which 1 is unguided; what the pipeline's own call has if None.
+        call: further arguments of the pipeline's own call (height, max_sequence_length, ...).
         batch_size: pictures that are denoised together.
         captions: whether pictures and regions are put into words for the report; the repair needs none.
         each: one picture a prompt, each with its own of as many seeds.
@@ -90,19 +91,13 @@ def realign(
         alignment.
 
     Raises:
-        InputError: for a pipeline of another class, a prompt that is empty or too long, or larger pictures without a
-            captioner.
+        InputError: for a pipeline that cannot be opened, a prompt that is empty or too long, or larger pictures without
+            a captioner.
     """
     config = config or RealignConfig()
-    check_repairable(pipe, config)
-    if captioner is None:
-        captioner = load_captioner(device=str(device_of(pipe)))
-        side = sample_size(pipe)[0] * pipe.vae_scale_factor
-        if side > captioner.image_size:
-            raise InputError(
-                f"the embedded captioner knows the lab's small scenes alone, not pictures of {side} pixels; give "
-                "captioner=load_captioner(ID)"
-            )
+    check_repairable(pipe)
+    own = captioner is None
+    captioner = captioner or load_captioner(device=str(device_of(pipe)))
     names = [prompts] if isinstance(prompts, str) else list(prompts)
     numbers = [seeds] if isinstance(seeds, int) else list(seeds)
     for text in names:
@@ -110,47 +105,57 @@ def realign(
         captioner.check_length(text)
     pairs = zip(names, numbers, strict=True) if each else ((text, seed) for text in names for seed in numbers)
     jobs = [(parse(text), seed) for text, seed in pairs]
+    arguments = call_arguments(
+        pipe,
+        num_inference_steps=num_inference_steps,
+        guidance_scale=guidance_scale,
+        negative_prompt=negative_prompt,
+        call=call,
+    )
+    rounds = Rounds(Opened(pipe, **arguments), config, captioner, clip, captions)
+    if own and jobs:
+        side = max(rounds.where([jobs[0][0]]).size) * getattr(pipe, "vae_scale_factor", 8)
+        if side > captioner.image_size:
+            raise InputError(
+                f"the embedded captioner knows the lab's small scenes alone, not pictures of {side} pixels; give "
+                "captioner=load_captioner(ID)"
+            )
     results: list[Realigned] = []
     starts = range(0, len(jobs), batch_size)
     for start in tqdm(starts, desc="realign", disable=not progress):
-        batch = Rounds(pipe, config, captioner, clip, num_inference_steps, guidance_scale, negative_prompt, captions)
-        results += batch.repair(batch.generate(jobs[start : start + batch_size]))
+        results += rounds.repair(rounds.generate(jobs[start : start + batch_size]))
     return results
 
 
-def check_repairable(pipe: Any, config: RealignConfig) -> None:
-    """Refuse a pipeline of another class, a mode that it has not, or what a modulation does not fit.
+def check_repairable(pipe: Any) -> None:
+    """Refuse a pipeline that cannot be opened, or that a modulation does not fit.
 
     Raises:
-        InputError: naming the class or the mode.
+        InputError: naming the class, the scheduler or the processor.
     """
-    if isinstance(engine_of(pipe), JointEngine):
-        if config.mode == "renoise":
-            raise InputError(
-                f"a {type(pipe).__name__} is not started from part-way here; use the mode new_seed or same_seed, not "
-                "renoise"
-            )
-        return
-    if "beta_schedule" not in pipe.scheduler.config:  # EDM's timesteps are no share of a whole, as tau takes them
-        raise InputError(
-            f"a {type(pipe.scheduler).__name__} has no betas, and the modulation no time to follow; use a pipeline "
-            "that was trained with betas"
-        )
-    check_processors(pipe.unet)
+    check_seams(pipe)
+    kind_of(pipe.scheduler)  # one without noise levels (EDM's) has no time that tau could follow
 
 
 @dataclass
 class Rounds:
-    """`realign` for one batch of (prompt, seed): `generate`, then `repair`."""
+    """`realign` for batches of (prompt, seed): `generate`, then `repair`."""
 
-    pipe: Any
+    opened: Opened
     config: RealignConfig
     captioner: Captioner
-    clip: ClipScorer | None
-    num_inference_steps: int
-    guidance_scale: float
-    negative_prompt: str = ""
+    clip: ClipScorer | None = None
     captions: bool = True
+    _where: dict[tuple[str, ...], AttentionLayout] = field(default_factory=dict, repr=False)
+
+    def where(self, prompts: Sequence[Prompt]) -> AttentionLayout:
+        """Where text and image are in the attention of a run with these prompts."""
+        texts = tuple(p.text for p in prompts)
+        if texts not in self._where:
+            while len(self._where) >= REMEMBERED:
+                self._where.pop(next(iter(self._where)))
+            self._where[texts] = attention_layout(self.opened, texts)
+        return self._where[texts]
 
     def repair(self, first: list[Picture]) -> list[Realigned]:
         """Up to K rounds on pictures of `generate`, which stay as they are."""
@@ -181,9 +186,7 @@ class Rounds:
 
     # 1. generate ---------------------------------------------------------------------------------------------------
     def generate(self, jobs: list[tuple[Prompt, int]]) -> list[Picture]:
-        each = generators([s for _, s in jobs])
-        noise = initial_noise(self.pipe, len(jobs), each)
-        return self.judge(jobs, *self.denoise([p for p, _ in jobs], noise, each))
+        return self.judge(jobs, *self.denoise([p for p, _ in jobs], [s for _, s in jobs]))
 
     def judge(
         self, jobs: list[tuple[Prompt, int]], images: torch.Tensor, maps: list[np.ndarray], calls: int
@@ -196,48 +199,53 @@ class Rounds:
     def denoise(
         self,
         prompts: list[Prompt],
-        noise: torch.Tensor,
-        generator: list[torch.Generator],
+        seeds: Sequence[int],
         segments: Segments | None = None,
-        image_latents: torch.Tensor | None = None,
+        start: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, list[np.ndarray], int]:
         """Pictures [B,3,H,W] in 0..1, the phrases' attention maps, and the network's evaluations a picture, with or
         without modulation.
 
         Attention is recorded where it is not modulated; no maps are returned if there was no such step in the middle.
+
+        Args:
+            start: a clean state to begin from, noised part-way.
         """
-        pipe, engine = self.pipe, engine_of(self.pipe)
-        guided = engine.guided(self.guidance_scale)
-        recorder, window = AttentionMaps(sample_size(pipe), guided), _Window(*RECORDED)
-        state, taken = None, 0
+        where = self.where(prompts)
+        if where.ragged:
+            each = []
+            for i, prompt in enumerate(prompts):
+                own = None if segments is None else segments.row(i)
+                each.append(self.denoise([prompt], seeds[i : i + 1], own, None if start is None else start[i : i + 1]))
+            return torch.cat([x for x, _, _ in each]), [m for _, maps, _ in each for m in maps], each[0][2]
+        opened = self.opened
+        recorder, window = AttentionMaps(where.size, guided=False), _Window(*RECORDED)
+        state = None if segments is None else modulation_of(opened, where, segments, self.config)
 
         def before_step(step: Step) -> None:
-            nonlocal taken
-            taken += 1  # some schedulers take more steps than they were asked for
             window(step)
             if state is not None:
                 state.before_step(step)
 
-        def pictures() -> torch.Tensor:
-            settings = Sampling(
-                self.negative_prompt,
-                self.num_inference_steps,
-                self.guidance_scale,
-                image_latents,
-                self.config.strength if image_latents is not None else 1.0,
-                generator,
-            )
-            return engine.pictures([p.text for p in prompts], noise, settings, before_step)
+        def observer(attention: Attention) -> torch.Tensor | None:
+            changed = state(attention) if state is not None and state.active else None
+            if changed is None and window.open:
+                recorder.see(attention)
+            return changed
 
-        with engine.hook(recorder, lambda: window.open):
-            if segments is None:
-                images = pictures()
-            else:
-                with modulated(pipe, segments, self.config) as state:
-                    images = pictures()
-        recorded = zip(prompts, recorder.mean(), strict=True) if recorder.count or segments is None else ()
-        maps = [phrase_maps(p, m, token_spans(pipe, p.text)) for p, m in recorded]
-        return images, maps, taken * (2 if guided else 1)
+        with observed(opened, where, observer, lambda: window.open or (state is not None and state.active)):
+            images = opened.pictures(
+                [p.text for p in prompts],
+                generators(seeds),
+                before_step=before_step,
+                start=start,
+                strength=1.0 if start is None else self.config.strength,
+            )
+        images = torch.as_tensor(images).float()
+        check_finite(images)
+        recorded = zip(prompts, recorder.mean(), where.spans, strict=True) if recorder.count or segments is None else ()
+        maps = [phrase_maps(p, m, spans) for p, m, spans in recorded]
+        return images, maps, opened.evaluations // len(prompts)
 
     # 2. to 5. find, describe, place, redo, keep the better ----------------------------------------------------------
     def redo(self, items: list[Picture], number: int) -> None:
@@ -251,13 +259,14 @@ class Rounds:
                 item.image, item.prompt, find_regions(item.prompt, item.maps), self.captioner, self.captions
             )
             layouts.append(plan(item.prompt, slots(item.prompt), found, item.maps, tried=vain))
-        segments = build_segments(self.pipe, [i.prompt for i in items], layouts, self.config)
-        segments.omega *= 1 + self.config.escalation * torch.tensor([[float(len(v))] for v in tried])
-        each = generators(seeds if mode == "new_seed" else [i.seed for i in items])
-        noise = initial_noise(self.pipe, len(items), each)
-        latents = encode(self.pipe, torch.stack([i.image for i in items])) if mode == "renoise" else None
         prompts = [i.prompt for i in items]
-        images, maps, calls = self.denoise(prompts, noise, each, segments, latents)
+        segments = build_segments(self.where(prompts), prompts, layouts, self.config)
+        segments.omega *= 1 + self.config.escalation * torch.tensor([[float(len(v))] for v in tried])
+        start = None
+        if mode == "renoise":
+            start = self.opened.encode([p.text for p in prompts], torch.stack([i.image for i in items]))
+        own = seeds if mode == "new_seed" else [i.seed for i in items]
+        images, maps, calls = self.denoise(prompts, own, segments, start)
         maps = maps or [i.maps for i in items]  # all of it was modulated
         alignments = align(images, prompts, self.captioner, self.clip, self.captions)
         for k, (item, layout) in enumerate(zip(items, layouts, strict=True)):
@@ -282,11 +291,13 @@ class _Window:
         self.open = self.start <= (step.index + 0.5) / step.count <= self.stop
 
 
-def build_segments(pipe: Any, prompts: list[Prompt], layouts: list[list[Region]], config: RealignConfig) -> Segments:
+def build_segments(
+    where: AttentionLayout, prompts: list[Prompt], layouts: list[list[Region]], config: RealignConfig
+) -> Segments:
     """Masks, tokens and weights of a batch of layouts, padded to the most regions; the background comes last."""
     n = max(1, max(len(x) for x in layouts)) + (config.background > 0)
-    h, w = sample_size(pipe)
-    spans_of = [token_spans(pipe, p.text) for p in prompts]
+    h, w = where.size
+    spans_of = where.spans
     length = len(spans_of[0])
     masks = torch.zeros(len(prompts), n, h, w)
     tokens = torch.zeros(len(prompts), n, length)

@@ -1,21 +1,18 @@
-"""The re-weighted attention modulation as a context manager around sampling."""
+"""The re-weighted attention modulation, as what acts on a pipeline's attention while it samples."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
-from diffusers.models.attention_processor import Attention
 
 from accord.diffusion.attention import grid_of
-from accord.diffusion.engines import engine_of
-from accord.diffusion.loop import Step
-from accord.diffusion.pipelines import device_of
+from accord.diffusion.opened import Opened, Step
+from accord.diffusion.tap import Attention, AttentionLayout, attention_layout, observed
 from accord.methods.realign.config import RealignConfig
-from accord.methods.realign.equations import Block, attend, augment, augment_blocks, modulation_strength, time_gain
+from accord.methods.realign.equations import Block, attend, augment, joint_attention, modulation_strength, time_gain
 
 
 @dataclass
@@ -48,6 +45,12 @@ class Segments:
             self._levels[shape] = m
         return self._levels[shape]
 
+    def row(self, index: int) -> Segments:
+        """Those of one prompt, as a batch of one."""
+        exempt = None if self.exempt is None else self.exempt[index : index + 1]
+        masks, tokens, omega = (x[index : index + 1] for x in (self.masks, self.tokens, self.omega))
+        return Segments(masks, tokens, omega, exempt)
+
     def to(self, device: torch.device, dtype: torch.dtype) -> Segments:
         exempt = None if self.exempt is None else self.exempt.to(device, dtype)
         return Segments(
@@ -56,16 +59,18 @@ class Segments:
 
 
 class Modulation:
-    """State of a modulated run: give `before_step` to the sampling loop inside `modulated(...)`.
+    """An observer of attention for one run, which changes it; give `before_step` to the run.
 
-    The last B of a batch only, which is the conditional half of a guided one; the first `modulated_share` of the steps
-    only; outside them the plain processors run.
+    It acts in the first `modulated_share` of the steps only; outside them nothing is changed.
+
+    Args:
+        size: (h, w) of the latents.
+        top: the timestep at which tau is 1.
     """
 
-    def __init__(self, segments: Segments, config: RealignConfig, size: tuple[int, int]) -> None:
-        self.segments, self.config, self.size = segments, config, size
+    def __init__(self, segments: Segments, config: RealignConfig, size: tuple[int, int], top: float = 1000.0) -> None:
+        self.segments, self.config, self.size, self.top = segments, config, size, top
         self.tau = 0.0
-        self.top = 1000.0  # the timestep at which tau is 1
 
     def before_step(self, step: Step) -> None:
         # a run from part-way is modulated as strongly where it starts as a whole run is (by the noise level alone, tau
@@ -80,71 +85,70 @@ class Modulation:
     def active(self) -> bool:
         return self.tau > 0 and self.segments.masks.shape[1] > 0
 
-    def __call__(
-        self, attn: Attention, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cross: bool
-    ) -> torch.Tensor | None:
-        config, segments = self.config, self.segments
+    def __call__(self, attention: Attention) -> torch.Tensor | None:
+        """The prompts' rows with (1) in them, [B,heads,L,d]; None where nothing is changed."""
+        if attention.kind == "joint":
+            return self._joint(attention)
+        config, segments, cross = self.config, self.segments, attention.kind == "cross"
         weight = config.cross_weight if cross else config.self_weight
         if weight == 0:
             return None
-        conditional = len(segments.masks)
-        q, k, v = query[-conditional:], key[-conditional:], value[-conditional:]
-        pixels = segments.at(grid_of(q.shape[2], self.size))
+        query, key, value = attention.query, attention.key, attention.value
+        pixels = segments.at(grid_of(query.shape[2], self.size))
         alpha = modulation_strength(pixels, segments.omega, weight, self.tau)
         keys = segments.tokens.transpose(1, 2) if cross else pixels
         q_aug, k_aug = augment(
-            q, k, alpha, pixels, keys, self._bias() if cross else None, segments.exempt if cross else None
+            query, key, alpha, pixels, keys, self._bias() if cross else None, segments.exempt if cross else None
         )
-        return self._with_unconditional(attend(q_aug, k_aug, v, q.shape[-1]), query, key, value)
+        return attend(q_aug, k_aug, value, query.shape[-1])
 
-    def joint(
-        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, image: slice, text: slice
-    ) -> torch.Tensor:
-        """The image's queries in a joint attention; the text's are left alone."""
-        config, segments = self.config, self.segments
-        conditional = len(segments.masks)
-        q, k, v = query[-conditional:], key[-conditional:], value[-conditional:]
-        pixels = segments.at(grid_of(q[:, :, image].shape[2], self.size))
+    def _joint(self, attention: Attention) -> torch.Tensor:
+        """The image's queries in a joint attention; all others are left alone."""
+        config, segments, image, text = self.config, self.segments, attention.image, attention.text
+        pixels = segments.at(grid_of(image.stop - image.start, self.size))
         to_text, to_image = (
             modulation_strength(pixels, segments.omega, w, self.tau) for w in (config.cross_weight, config.self_weight)
         )
-        text_block = Block(text, to_text, segments.tokens.transpose(1, 2), self._bias(), segments.exempt)
-        image_block = Block(image, to_image, pixels)
-        blocks = [image_block, text_block] if text.start else [text_block, image_block]
-        q_aug, k_aug = augment_blocks(q[:, :, image], k, pixels, blocks)
-        seen = attend(q_aug, k_aug, v, q.shape[-1])
-        read = torch.nn.functional.scaled_dot_product_attention(q[:, :, text], k, v)
-        out = torch.cat([seen, read] if text.start else [read, seen], 2)
-        return self._with_unconditional(out, query, key, value)
+        length = text.stop - text.start
+        tokens = segments.tokens.transpose(1, 2)[:, :length]
+        exempt = None if segments.exempt is None else segments.exempt[:, :length]
+        blocks = [Block(text, to_text, tokens, self._bias(), exempt), Block(image, to_image, pixels)]
+        out = attention.plain()
+        out[:, :, image] = joint_attention(attention, pixels, blocks).to(out)
+        return out
 
     def _bias(self) -> torch.Tensor | None:
         """log omega for the segments' tokens, [B, N]."""
         return self.segments.omega.clamp_min(1e-3).log() * self.tau if self.config.log_omega else None
 
-    @staticmethod
-    def _with_unconditional(
-        out: torch.Tensor, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
-    ) -> torch.Tensor:
-        """The batch's unconditional half, plain, before the modulated half."""
-        conditional = len(out)
-        if len(query) == conditional:
-            return out
-        unconditional = torch.nn.functional.scaled_dot_product_attention(
-            query[:-conditional], key[:-conditional], value[:-conditional]
-        )
-        return torch.cat([unconditional, out])
-
 
 @contextmanager
-def modulated(pipe: Any, segments: Segments, config: RealignConfig) -> Iterator[Modulation]:
-    """Modulate the attention of the pipeline's network for the time of the block; afterwards the pipeline is what it
+def modulated(
+    opened: Opened,
+    prompts: Sequence[str],
+    segments: Segments,
+    config: RealignConfig | None = None,
+    where: AttentionLayout | None = None,
+) -> Iterator[Modulation]:
+    """Modulate the attention of the prompts' rows while an opened pipeline runs within the block.
+
+    Give the yielded object's `before_step` to `opened.rollout` or `opened.pictures`. Afterwards the pipeline is what it
     was.
 
-    Give the yielded object's `before_step` to `accord.diffusion.loop.sample`, or to an engine's `pictures`.
+    Args:
+        where: `attention_layout(opened, prompts)`, if it is known.
+
+    Raises:
+        InputError: for a pipeline in whose texts the prompts are not found, or whose attention is not seen.
     """
-    engine = engine_of(pipe)
-    size = (segments.masks.shape[-2], segments.masks.shape[-1])
-    state = Modulation(segments.to(device_of(pipe), engine.dtype), config, size)
-    state.top = float(pipe.scheduler.config.num_train_timesteps)
-    with engine.hook(state, lambda: state.active):
+    where = where or attention_layout(opened, prompts)
+    state = modulation_of(opened, where, segments, config or RealignConfig())
+    with observed(opened, where, state, lambda: state.active):
         yield state
+
+
+def modulation_of(opened: Opened, where: AttentionLayout, segments: Segments, config: RealignConfig) -> Modulation:
+    """The modulation for a run of an opened pipeline, on its device and in its type."""
+    pipe = opened.pipe
+    there = segments.to(pipe._execution_device, getattr(opened.networks[0], "dtype", torch.float32))
+    return Modulation(there, config, where.size, float(pipe.scheduler.config.num_train_timesteps))

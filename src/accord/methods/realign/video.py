@@ -13,15 +13,32 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.functional import scaled_dot_product_attention
 
 from accord.data.prompts import parse
 from accord.diffusion.pipelines import device_of, sample_size, token_spans, tokens_of
+from accord.diffusion.tap import Attention
 from accord.methods.realign.config import RealignConfig
 from accord.methods.realign.modulation import Modulation, Segments
 from accord.methods.realign.regions import find_regions, phrase_maps
 
 
-def modulate_video(weight: float) -> Callable[[Any, str, Sequence[torch.Tensor]], dict[int, Modulation]]:
+class FrameModulation(Modulation):
+    """The modulation as the processors of an inflated U-Net call it, which hold more rows than the target's frames."""
+
+    def __call__(  # type: ignore[override]
+        self, attn: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cross: bool, /
+    ) -> torch.Tensor | None:
+        own = len(self.segments.masks)  # the target's are the last
+        given = Attention(query[-own:], key[-own:], value[-own:], kind="cross" if cross else "self")
+        out = super().__call__(given)
+        if out is None or len(query) == own:
+            return out
+        rest = scaled_dot_product_attention(query[:-own], key[:-own], value[:-own])
+        return torch.cat([rest, out])
+
+
+def modulate_video(weight: float) -> Callable[[Any, str, Sequence[torch.Tensor]], dict[int, FrameModulation]]:
     """What `VideoEditor.edit` takes as `modulate`.
 
     Args:
@@ -35,13 +52,13 @@ def modulate_video(weight: float) -> Callable[[Any, str, Sequence[torch.Tensor]]
     # a run from part-way is modulated as strongly where it starts
     config = RealignConfig(mode="renoise", cross_weight=weight, self_weight=0.0)
 
-    def modulate(editor: Any, target: str, path: Sequence[torch.Tensor]) -> dict[int, Modulation]:
+    def modulate(editor: Any, target: str, path: Sequence[torch.Tensor]) -> dict[int, FrameModulation]:
         pipe, maps = editor.pipe, frame_maps(editor, path)
         masks, tokens = segments_of(pipe, editor.prompt, target, maps)
         out = {}
         for rows in editor.windows:
             segments = Segments(masks[rows], tokens.expand(len(rows), -1, -1), torch.ones(len(rows), masks.shape[1]))
-            out[rows[0]] = Modulation(segments.to(device_of(pipe), pipe.unet.dtype), config, sample_size(pipe))
+            out[rows[0]] = FrameModulation(segments.to(device_of(pipe), pipe.unet.dtype), config, sample_size(pipe))
         return out
 
     return modulate

@@ -9,10 +9,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
-from diffusers.models.attention_processor import Attention
 
 from accord.diffusion.attention import attention_hook
 from accord.diffusion.loop import Step, denoise
@@ -48,7 +47,7 @@ class Act(Protocol):
     def before_step(self, step: Step) -> None: ...
 
     def __call__(
-        self, attn: Attention, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cross: bool
+        self, attn: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cross: bool, /
     ) -> torch.Tensor | None: ...
 
 
