@@ -27,7 +27,7 @@ from accord.diffusion.families import family_of
 from accord.diffusion.opened import Left, Opened, Step, networks_of
 from accord.diffusion.process import levels, transition
 from accord.diffusion.spans import read_texts
-from accord.diffusion.tap import Attention, Layout, layout_of, observed
+from accord.diffusion.tap import Attention, AttentionLayout, attention_layout, observed
 from accord.rewards.captioners import Captioner, load_captioner
 from accord.rewards.clip import ClipScorer, load_clip
 from accord.rewards.diagnosis import align
@@ -72,8 +72,8 @@ class Case:
     steps: list[Step] = field(default_factory=list)
 
     @functools.cached_property
-    def layout(self) -> Layout:
-        return layout_of(self.opened, PROMPTS)
+    def layout(self) -> AttentionLayout:
+        return attention_layout(self.opened, PROMPTS)
 
     @functools.cached_property
     def adapted(self) -> tuple[Opened, list[torch.nn.Parameter]]:
@@ -207,10 +207,10 @@ def words_found(case: Case) -> None:
     assert len(set(texts.rows)) == len(PROMPTS)
 
 
-def batches(case: Case) -> Iterator[tuple[list[int], Layout]]:
+def batches(case: Case) -> Iterator[tuple[list[int], AttentionLayout]]:
     """All prompts at once, or one at a time where image tokens are elsewhere in each row."""
     if case.layout.ragged:
-        yield from (([i], layout_of(case.opened, [prompt])) for i, prompt in enumerate(PROMPTS))
+        yield from (([i], attention_layout(case.opened, [prompt])) for i, prompt in enumerate(PROMPTS))
     else:
         yield list(range(len(PROMPTS))), case.layout
 
@@ -250,7 +250,7 @@ def image_and_text_told_apart(case: Case) -> None:
             assert words and differs[words].all()
 
 
-def first_keys(opened: Opened, layout: Layout, prompts: Sequence[str], seed: int) -> Attention:
+def first_keys(opened: Opened, layout: AttentionLayout, prompts: Sequence[str], seed: int) -> Attention:
     """The first attention of a run in which the image sees the text, of the prompts' rows."""
 
     def leave(seen: Attention) -> None:
