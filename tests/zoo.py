@@ -684,7 +684,7 @@ def hunyuanimage() -> Any:
         spatial_compression_ratio=2,
         sample_size=64,
     )
-    return D.HunyuanImagePipeline(
+    pipe = D.HunyuanImagePipeline(
         scheduler=flow(),
         vae=autoencoder,
         text_encoder=qwen25vl(tokenizer, 32),
@@ -695,6 +695,8 @@ def hunyuanimage() -> Any:
         guider=D.ClassifierFreeGuidance(guidance_scale=3.5),
         ocr_guider=D.ClassifierFreeGuidance(guidance_scale=3.5),
     )
+    pipe.tokenizer_max_length, pipe.tokenizer_2_max_length = 64, 16  # its own are 1000 and 128
+    return pipe
 
 
 @family("hidream", height=32, width=32, guidance_scale=5.0, max_sequence_length=32)
