@@ -11,8 +11,6 @@ from typing import Any, TypeAlias
 
 import torch
 from diffusers import (
-    FluxPipeline,
-    StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
 )
@@ -216,12 +214,8 @@ def check_no_context(pipe: Any) -> None:
 
 
 def sample_size(pipe: Any) -> tuple[int, int]:
-    """Height and width of the latents."""
-    size = (
-        pipe.default_sample_size
-        if isinstance(pipe, StableDiffusion3Pipeline | FluxPipeline)
-        else pipe.unet.config.sample_size
-    )
+    """Height and width of a U-Net's latents."""
+    size = pipe.unet.config.sample_size
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
@@ -328,43 +322,28 @@ def conditioning_of(
 
 
 def latent_channels(pipe: Any) -> int:
-    """C of the latents."""
-    if isinstance(pipe, FluxPipeline):
-        return pipe.transformer.config.in_channels // 4  # packed: four neighbours are one token
-    return (pipe.transformer if isinstance(pipe, StableDiffusion3Pipeline) else pipe.unet).config.in_channels
-
-
-def joint_length(pipe: StableDiffusion3Pipeline | FluxPipeline) -> int:
-    """How many tokens of text the network of Stable Diffusion 3 or Flux takes, padding included."""
-    return sum(length for _, length in _encoders(pipe))
+    """C of a U-Net's latents."""
+    return pipe.unet.config.in_channels
 
 
 def token_spans(pipe: Any, prompt: str) -> list[tuple[int, int] | None]:
-    """Per token of the text states that the network takes: its character span in the prompt, or None for BOS, EOS and
-    padding.
+    """Per token of the text states that a U-Net takes: its character span in the prompt, or None for BOS, EOS and
+    padding. For other networks see `spans.read_texts`.
     """
     return [span for tokenizer, length in _encoders(pipe) for span in _spans(tokenizer, prompt, length)]
 
 
 def _encoders(pipe: Any) -> list[tuple[Any, int]]:
-    """Whose tokens the text states are of, one after the other, and how many of each.
-
-    XL's two encoders share theirs. Of pipelines that are only run by their own call, every tokenizer there is.
-    """
-    if isinstance(pipe, FluxPipeline | StableDiffusion3Pipeline):
-        of_t5 = inspect.signature(pipe.__call__).parameters["max_sequence_length"].default
-        if isinstance(pipe, FluxPipeline):
-            return [(pipe.tokenizer_2, of_t5)]
-        return [(pipe.tokenizer, pipe.tokenizer_max_length), (pipe.tokenizer_3, of_t5)]  # without T5 its part is zeros
-    names = (
-        ["tokenizer"]
-        if isinstance(pipe, StableDiffusionPipeline | StableDiffusionXLPipeline)
-        else ["tokenizer", "tokenizer_2", "tokenizer_3"]
-    )
-    found: list[Any] = [getattr(pipe, name, None) for name in names]
-    return [
-        (t, t.model_max_length) for t in found if hasattr(t, "model_max_length")
-    ]  # some of the newest have a processor instead
+    """The tokenizers of a pipeline, and how many tokens of each its networks take. XL's two encoders share theirs."""
+    unet = isinstance(pipe, StableDiffusionPipeline | StableDiffusionXLPipeline)
+    found = [getattr(pipe, n, None) for n in (["tokenizer"] if unet else ["tokenizer", "tokenizer_2", "tokenizer_3"])]
+    own = inspect.signature(type(pipe).__call__).parameters.get("max_sequence_length")
+    most = own.default if own is not None and isinstance(own.default, int) else None
+    return [  # some of the newest have a processor instead
+        (t, t.model_max_length if most is None else min(t.model_max_length, most))
+        for t in found
+        if hasattr(t, "model_max_length")
+    ]
 
 
 def _spans(tokenizer: Any, prompt: str, length: int) -> list[tuple[int, int] | None]:
