@@ -587,7 +587,7 @@ def chroma() -> Any:
     return pipe
 
 
-@family("lumina2", height=128, width=128, guidance_scale=4.0, max_sequence_length=96)
+@family("lumina2", height=128, width=128, guidance_scale=4.0, max_sequence_length=112)
 def lumina2() -> Any:
     tokenizer = gemma_tokenizer()
     transformer = D.Lumina2Transformer2DModel(
