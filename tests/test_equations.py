@@ -140,6 +140,47 @@ def test_logit_range_in_chunks_equals_the_whole():
     assert torch.allclose(high, logits.amax(-1, keepdim=True))
 
 
+@pytest.mark.parametrize("room", [1, 40, 200, 2000])
+def test_the_pieces_that_a_cpu_takes_do_not_change_the_range(monkeypatch, room):
+    """Some queries of one head at a time, or several heads; with a mask another way is taken."""
+    monkeypatch.setattr(equations, "CACHED", room)
+    q, k, *_ = setting()
+    logits = q @ k.transpose(-1, -2) * 0.25
+    hidden = torch.zeros(B, 1, 1, S, dtype=torch.bool)
+    for chunk in (None, 5, 100):
+        for mask in (None, hidden):
+            low, high = logit_range(q, k, 0.25, chunk, mask)
+            assert torch.allclose(low, logits.amin(-1, keepdim=True), atol=1e-14, rtol=0)
+            assert torch.allclose(high, logits.amax(-1, keepdim=True), atol=1e-14, rtol=0)
+
+
+def test_a_cpu_never_has_more_than_its_cache_holds(monkeypatch):
+    """Of 4 heads with 256 queries and keys: 64 queries of one head at least."""
+    q, k = (torch.randn(1, 4, 256, D, generator=torch.Generator().manual_seed(i)) for i in range(2))
+    seen = []
+    extremes = equations._extremes
+    monkeypatch.setattr(equations, "_extremes", lambda x, *a: seen.append(tuple(x.shape)) or extremes(x, *a))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    for room, shape in ((1, (1, 64, 256)), (256 * 50, (1, 100, 256)), (256 * 256, (2, 256, 256))):
+        monkeypatch.setattr(equations, "CACHED", room)
+        seen.clear()
+        logit_range(q, k, 1.0)
+        assert seen[0] == shape and sum(a * b for a, b, _ in seen) == 4 * 256
+
+
+def test_range_of_the_keys_that_are_seen():
+    q, k, *_ = setting()
+    logits = q @ k.transpose(-1, -2) * 0.25
+    hidden = torch.rand(B, 1, L, S, generator=torch.Generator().manual_seed(0)) < 0.5
+    hidden[:, :, 2] = True
+    low, high = logit_range(q, k, 0.25, 5, hidden)
+    wanted = logits.masked_fill(hidden, torch.inf).amin(-1), logits.masked_fill(hidden, -torch.inf).amax(-1)
+    rows = torch.arange(L) != 2
+    assert torch.allclose(low[:, :, rows, 0], wanted[0][:, :, rows], atol=1e-14, rtol=0)
+    assert torch.allclose(high[:, :, rows, 0], wanted[1][:, :, rows], atol=1e-14, rtol=0)
+    assert (low[:, :, 2] == 0).all() and (high[:, :, 2] == 0).all()
+
+
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
 def test_what_all_keys_share_does_not_blur_the_range_in_half_precision(kind):
     """Logits of about 300 that differ by a few: bfloat16 has only every second number there."""

@@ -253,6 +253,7 @@ def test_before_is_what_the_pipeline_itself_makes(tiny, negative):
         config=RealignConfig(rounds=0),
         num_inference_steps=2,
         negative_prompt=negative or "",
+        guidance_scale=5.0,
         captions=False,
     )[0]
     plain = tiny(

@@ -78,10 +78,12 @@ def check_size(pipe: Any, height: int | None, width: int | None) -> None:
     """Refuse a size that the VAE and the network cannot make, which some pipelines would round.
 
     Raises:
-        InputError: naming the number that it must be a multiple of.
+        InputError: naming the number that it must be a multiple of; for one of the two alone.
     """
     # those that pack four neighbours into a token need twice the VAE's factor
     unit = getattr(pipe, "vae_scale_factor", 8) * (2 if hasattr(pipe, "_pack_latents") else 1)
+    if (height is None) != (width is None):  # Stable Diffusion takes its own size then, and says nothing
+        raise InputError("height and width go together; give both")
     for name, side in (("height", height), ("width", width)):
         if side is not None and (side < unit or side % unit):
             raise InputError(f"{name} must be a multiple of {unit} for a {type(pipe).__name__}, not {side}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 import os
 from collections.abc import Collection, Sequence
@@ -9,10 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import diffusers
 import torch
 from diffusers import (
-    FluxPipeline,
-    StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
 )
@@ -29,6 +29,9 @@ SUPPORTED = "StableDiffusionPipeline (the classes of Stable Diffusion 1 and 2)"
 SD = ("StableDiffusionPipeline",)  # names of classes, for `load`
 UNETS = (*SD, "StableDiffusionXLPipeline")
 JOINT = ("StableDiffusion3Pipeline", "FluxPipeline")  # transformers in which image and text attend to each other
+
+# parts and arguments of pipelines that change finished pictures, and are not loaded
+LEFT_OUT = {"safety_checker": None, "requires_safety_checker": False, "add_watermarker": False}
 
 _LETTERS = 64  # of a word that is remembered
 
@@ -71,37 +74,47 @@ def load(
     dtype: torch.dtype | None = None,
     lora: str | Path | None = None,
     classes: Collection[str] | None = None,
+    variant: str | None = None,
+    config: str | None = None,
 ) -> Any:
-    """A text-to-image pipeline of diffusers, in eval mode. What each method takes is in README; `generate` takes all.
+    """A pipeline of diffusers that makes pictures or videos of a prompt, in eval mode.
+
+    What each method takes is in README; `generate` takes all.
 
     Args:
-        model: the embedded lab if None; else a folder written by `save_pretrained`, or a hub id.
+        model: the embedded lab if None; else a folder written by `save_pretrained`, a hub id, or a single
+            `.safetensors` file.
         device: where to put it; a CUDA device if there is one, else the CPU, if None.
         dtype: float32 if None, which training needs; torch.float16 or torch.bfloat16 halve memory for sampling on CUDA.
         lora: an adapter to put on, as `train_reward` leaves it: folder, file or hub id; "lab" is the embedded one.
         classes: names of classes; others are refused before their weights are fetched.
+        variant: of the files with the weights ("fp16"); the usual ones if None, or the only one that a folder has.
+        config: for a single file the folder or hub id of a pipeline of its kind, whose configuration and tokenizers
+            it has; the one that diffusers takes it for, from the hub or its cache, if None.
 
     Raises:
         InputError: for a model or an adapter that is not there, cannot be read, or is of another class.
     """
     device = default_device() if device in (None, "cuda") and torch.cuda.is_available() else device or "cpu"
     check_device(device)
-    known = classes or (*UNETS, *JOINT)
     kind = ""
 
     def check_class(named: str | None) -> dict[str, Any]:
         nonlocal kind
         kind = named or ""
-        if kind not in known and (classes or kind not in text_to_image_classes()):
-            raise InputError(
-                f"{model!r} is {f'a {kind}, which' if kind else 'of no named class, which'} is not supported here; "
-                f"use a {' or a '.join(known)}"
-            )
-        return {"safety_checker": None, "requires_safety_checker": False} if kind == "StableDiffusionPipeline" else {}
+        called = f"{model!r} is {f'a {kind}, which' if kind else 'of no named class, which'} is not supported here; "
+        if classes and kind not in classes:
+            raise InputError(called + f"use a {' or a '.join(classes)}")
+        cls = getattr(diffusers, kind, None)
+        if needed := _missing_packages(cls):
+            raise InputError(f"{model!r} is a {kind}, which needs {' and '.join(needed)}; install it with pip")
+        if not makes_pictures(cls):
+            raise InputError(called + "use a text-to-image or text-to-video pipeline of diffusers")
+        return {k: v for k, v in LEFT_OUT.items() if k in inspect.signature(cls.__init__).parameters}
 
     # the type is said aloud: left out, the text encoders would take the saved one and the U-Net float32
     model = model or str(PIPELINE)
-    pipe = load_pipeline(model, dtype or torch.float32, check_class)
+    pipe = load_pipeline(model, dtype or torch.float32, check_class, variant, config)
     if kind in UNETS:
         check_latent_unet(pipe)
     if lora is not None:
@@ -112,16 +125,20 @@ def load(
     return pipe.to(device)
 
 
-def text_to_image_classes() -> set[str]:
-    """Classes of diffusers that make pictures of a prompt alone, by their own call.
-
-    (Slow: it imports every pipeline there is.)
+def makes_pictures(cls: Any) -> bool:
+    """Whether pipelines of a class make pictures or videos of a prompt, by what their call takes: a size, or a picture
+    that has one.
     """
-    from diffusers.pipelines.auto_pipeline import AUTO_TEXT2IMAGE_PIPELINES_MAPPING
+    if not (isinstance(cls, type) and issubclass(cls, diffusers.DiffusionPipeline)):
+        return False
+    taken = inspect.signature(cls.__call__).parameters.keys()
+    of_a_prompt = {"prompt", "num_inference_steps", "output_type", "generator"} <= taken
+    return of_a_prompt and bool(taken & {"height", "image", "video"})
 
-    needed = {"prompt", "num_inference_steps", "guidance_scale", "generator", "output_type"}
-    kinds = [k for k in AUTO_TEXT2IMAGE_PIPELINES_MAPPING.values() if "Control" not in k.__name__]
-    return {k.__name__ for k in kinds if needed <= inspect.signature(k.__call__).parameters.keys()}
+
+def _missing_packages(cls: Any) -> list[str]:
+    """What a class of diffusers needs that is not installed; it is then a dummy that names it."""
+    return [name for name in getattr(cls, "_backends", ()) if importlib.util.find_spec(name) is None]
 
 
 def default_device() -> str:
@@ -216,12 +233,8 @@ def check_no_context(pipe: Any) -> None:
 
 
 def sample_size(pipe: Any) -> tuple[int, int]:
-    """Height and width of the latents."""
-    size = (
-        pipe.default_sample_size
-        if isinstance(pipe, StableDiffusion3Pipeline | FluxPipeline)
-        else pipe.unet.config.sample_size
-    )
+    """Height and width of a U-Net's latents."""
+    size = pipe.unet.config.sample_size
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
@@ -328,43 +341,28 @@ def conditioning_of(
 
 
 def latent_channels(pipe: Any) -> int:
-    """C of the latents."""
-    if isinstance(pipe, FluxPipeline):
-        return pipe.transformer.config.in_channels // 4  # packed: four neighbours are one token
-    return (pipe.transformer if isinstance(pipe, StableDiffusion3Pipeline) else pipe.unet).config.in_channels
-
-
-def joint_length(pipe: StableDiffusion3Pipeline | FluxPipeline) -> int:
-    """How many tokens of text the network of Stable Diffusion 3 or Flux takes, padding included."""
-    return sum(length for _, length in _encoders(pipe))
+    """C of a U-Net's latents."""
+    return pipe.unet.config.in_channels
 
 
 def token_spans(pipe: Any, prompt: str) -> list[tuple[int, int] | None]:
-    """Per token of the text states that the network takes: its character span in the prompt, or None for BOS, EOS and
-    padding.
+    """Per token of the text states that a U-Net takes: its character span in the prompt, or None for BOS, EOS and
+    padding. For other networks see `spans.read_texts`.
     """
     return [span for tokenizer, length in _encoders(pipe) for span in _spans(tokenizer, prompt, length)]
 
 
 def _encoders(pipe: Any) -> list[tuple[Any, int]]:
-    """Whose tokens the text states are of, one after the other, and how many of each.
-
-    XL's two encoders share theirs. Of pipelines that are only run by their own call, every tokenizer there is.
-    """
-    if isinstance(pipe, FluxPipeline | StableDiffusion3Pipeline):
-        of_t5 = inspect.signature(pipe.__call__).parameters["max_sequence_length"].default
-        if isinstance(pipe, FluxPipeline):
-            return [(pipe.tokenizer_2, of_t5)]
-        return [(pipe.tokenizer, pipe.tokenizer_max_length), (pipe.tokenizer_3, of_t5)]  # without T5 its part is zeros
-    names = (
-        ["tokenizer"]
-        if isinstance(pipe, StableDiffusionPipeline | StableDiffusionXLPipeline)
-        else ["tokenizer", "tokenizer_2", "tokenizer_3"]
-    )
-    found: list[Any] = [getattr(pipe, name, None) for name in names]
-    return [
-        (t, t.model_max_length) for t in found if hasattr(t, "model_max_length")
-    ]  # some of the newest have a processor instead
+    """The tokenizers of a pipeline, and how many tokens of each its networks take. XL's two encoders share theirs."""
+    unet = isinstance(pipe, StableDiffusionPipeline | StableDiffusionXLPipeline)
+    found = [getattr(pipe, n, None) for n in (["tokenizer"] if unet else ["tokenizer", "tokenizer_2", "tokenizer_3"])]
+    own = inspect.signature(type(pipe).__call__).parameters.get("max_sequence_length")
+    most = own.default if own is not None and isinstance(own.default, int) else None
+    return [  # some of the newest have a processor instead
+        (t, t.model_max_length if most is None else min(t.model_max_length, most))
+        for t in found
+        if hasattr(t, "model_max_length")
+    ]
 
 
 def _spans(tokenizer: Any, prompt: str, length: int) -> list[tuple[int, int] | None]:

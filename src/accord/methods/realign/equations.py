@@ -25,6 +25,7 @@ from torch.nn import functional as F
 
 HALF = (torch.float16, torch.bfloat16)
 ROOM = 2**26  # logits at once on a GPU: 128 MiB in half precision
+CACHED = 2**18  # logits at once for each thread of a CPU: 1 MiB in float32, about what stays in its cache
 HIDDEN = -1000.0  # a mask that adds less hides the key: models write -10,000, their type's lowest number or -inf
 
 # (query, key, value, scale, bias) -> attention [B, heads, L, d] and its log-sums [B, heads, L]
@@ -55,13 +56,10 @@ def logit_range(
     """Smallest and largest scaled logit of each query, [..., L, 1] each; never more than [..., chunk, S] at once.
 
     Args:
-        chunk: queries at once; if None 128, and on a GPU, where many small kernels would wait for each other, as many
-            as ROOM logits allow.
+        chunk: queries at once; if None as many as logits stay in the cache of a CPU, and on a GPU, where many small
+            kernels would wait for each other, as many as ROOM logits allow.
         hidden: bool, broadcastable to [..., L, S]: keys that do not count. A query that sees none has a range of 0.
     """
-    on_gpu = query.device.type != "cpu"
-    if chunk is None:
-        chunk = max(128, ROOM // max(1, query.shape[:-2].numel() * key.shape[-2])) if on_gpu else 128
     shift = None
     if query.dtype in HALF:
         # in half precision too, as in float32 a GPU takes several times as long. The keys less their mean: a logit that
@@ -69,11 +67,38 @@ def logit_range(
         mean = key.float().mean(-2, keepdim=True)
         shift = (query.float() @ mean.transpose(-1, -2)) * scale
         query, key, scale = query * scale, (key - mean).to(key.dtype), 1.0
-    transposed = key.transpose(-1, -2)
-    parts = query.split(chunk, dim=-2)
-    pairs = [_extremes(part @ transposed, rows) for part, rows in zip(parts, _rows(hidden, parts), strict=True)]
-    bottom, top = (torch.cat(side, -2) * scale for side in zip(*pairs, strict=True))
+    if query.device.type == "cpu" and hidden is None:
+        bottom, top = _range_in_cache(query, key, chunk)
+    else:
+        if chunk is None:
+            room = ROOM if query.device.type != "cpu" else 0
+            chunk = max(128, room // max(1, query.shape[:-2].numel() * key.shape[-2]))
+        transposed, parts = key.transpose(-1, -2), query.split(chunk, dim=-2)
+        pairs = [_extremes(part @ transposed, rows) for part, rows in zip(parts, _rows(hidden, parts), strict=True)]
+        bottom, top = (torch.cat(side, -2) for side in zip(*pairs, strict=True))
+    bottom, top = bottom * scale, top * scale
     return (bottom, top) if shift is None else (bottom.float() + shift, top.float() + shift)
+
+
+def _range_in_cache(
+    query: torch.Tensor, key: torch.Tensor, chunk: int | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Smallest and largest product of each query, [..., L, 1], in pieces that a CPU reduces while they are in its cache.
+
+    Of long layers a piece is some queries of one head, of short ones it is several heads.
+    """
+    shape, (length, d), count = query.shape[:-1], query.shape[-2:], key.shape[-2]
+    room = CACHED * torch.get_num_threads()
+    chunk = min(length, chunk or max(64, room // count))
+    heads = max(1, room // (chunk * count))
+    lows, highs = [], []
+    keys = key.reshape(-1, count, d).transpose(1, 2).split(heads)
+    for queries, transposed in zip(query.reshape(-1, length, d).split(heads), keys, strict=True):
+        pairs = [_extremes(torch.bmm(part, transposed)) for part in queries.split(chunk, dim=1)]
+        low, high = (torch.cat(side, 1) for side in zip(*pairs, strict=True))
+        lows.append(low)
+        highs.append(high)
+    return torch.cat(lows).view(*shape, 1), torch.cat(highs).view(*shape, 1)
 
 
 def _rows(mask: torch.Tensor | None, parts: Sequence[torch.Tensor]) -> Sequence[torch.Tensor | None]:
@@ -83,7 +108,7 @@ def _rows(mask: torch.Tensor | None, parts: Sequence[torch.Tensor]) -> Sequence[
     return mask.split([part.shape[-2] for part in parts], dim=-2)
 
 
-def _extremes(logits: torch.Tensor, hidden: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+def _extremes(logits: torch.Tensor, hidden: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """Smallest and largest of each row, [..., 1]."""
     if hidden is not None:
         none = hidden.all(-1, keepdim=True)

@@ -12,7 +12,7 @@ from accord.diffusion.attention import grid_of
 from accord.diffusion.opened import Opened, Step
 from accord.diffusion.tap import Attention, AttentionLayout, attention_layout, observed
 from accord.methods.realign.config import RealignConfig
-from accord.methods.realign.equations import Block, attend, augment, joint_attention, modulation_strength, time_gain
+from accord.methods.realign.equations import Block, joint_attention, modulation_strength, time_gain
 
 
 @dataclass
@@ -93,14 +93,14 @@ class Modulation:
         weight = config.cross_weight if cross else config.self_weight
         if weight == 0:
             return None
-        query, key, value = attention.query, attention.key, attention.value
-        pixels = segments.at(grid_of(query.shape[2], self.size))
+        pixels = segments.at(grid_of(attention.query.shape[2], self.size))
         alpha = modulation_strength(pixels, segments.omega, weight, self.tau)
-        keys = segments.tokens.transpose(1, 2) if cross else pixels
-        q_aug, k_aug = augment(
-            query, key, alpha, pixels, keys, self._bias() if cross else None, segments.exempt if cross else None
-        )
-        return attend(q_aug, k_aug, value, query.shape[-1])
+        keys = slice(0, attention.key.shape[2])
+        if cross:
+            block = Block(keys, alpha, segments.tokens.transpose(1, 2), self._bias(), segments.exempt)
+        else:
+            block = Block(keys, alpha, pixels)
+        return self._attend(attention, slice(0, attention.query.shape[2]), pixels, [block])
 
     def _joint(self, attention: Attention) -> torch.Tensor:
         """The image's queries in a joint attention; all others are left alone."""
@@ -114,8 +114,17 @@ class Modulation:
         exempt = None if segments.exempt is None else segments.exempt[:, :length]
         blocks = [Block(text, to_text, tokens, self._bias(), exempt), Block(image, to_image, pixels)]
         out = attention.plain()
-        out[:, :, image] = joint_attention(attention, pixels, blocks).to(out)
+        out[:, :, image] = self._attend(attention, image, pixels, blocks).to(out)
         return out
+
+    @staticmethod
+    def _attend(attention: Attention, rows: slice, pixels: torch.Tensor, blocks: list[Block]) -> torch.Tensor:
+        """These queries' attention with its blocks of keys modulated, [B,heads,L,d]."""
+        mask = attention.mask
+        if mask is not None and mask.shape[-2] != 1:
+            mask = mask[..., rows, :]
+        query = attention.query[:, :, rows]
+        return joint_attention(query, attention.key, attention.value, blocks, pixels, attention.scale, mask)
 
     def _bias(self) -> torch.Tensor | None:
         """log omega for the segments' tokens, [B, N]."""
