@@ -47,9 +47,7 @@ def generators() -> list[torch.Generator]:
 
 def own_call(pipe: Any, name: str) -> torch.Tensor:
     """What a user gets of the pipeline without Accord: pictures [B,3,H,W] or videos [B,F,3,H,W]."""
-    made = pipe(
-        prompt=list(PROMPTS), num_inference_steps=STEPS, generator=generators(), output_type="pt", **CALL[name]
-    )
+    made = pipe(prompt=list(PROMPTS), num_inference_steps=STEPS, generator=generators(), output_type="pt", **CALL[name])
     return torch.as_tensor(made.images if hasattr(made, "images") else made.frames)
 
 
@@ -178,7 +176,7 @@ def hooks_of(pipe: Any) -> list[tuple[int, int, bool]]:
 @promise("score")
 def judged(case: Case) -> None:
     """Its pictures, or the frames of its videos, are judged by word or by text."""
-    assert case.own.isfinite().all() and 0 <= case.own.min() and case.own.max() <= 1
+    assert case.own.isfinite().all() and case.own.min() >= 0 and case.own.max() <= 1
     if case.own.dim() == 4:
         captioner = judges()[0]
         pictures = fit(case.own, captioner.image_size)

@@ -424,6 +424,19 @@ class Opened:
         return self._loops[-1].calls - 1 if self._loops else 0
 
     @property
+    def share_of_run(self) -> float:
+        """While a network runs: the share of the process that is behind, from 0 at the noisy end, by the time."""
+        if not self._loops:
+            return 0.0
+        loop = self._loops[-1]
+        time = float(torch.as_tensor(loop.times[min(loop.index, len(loop.times) - 1)]).flatten()[0])
+        return 1 - time / loop.scheduler.config.num_train_timesteps
+
+    def evaluate(self, prompts: Sequence[str], state: torch.Tensor, timestep: float) -> Any:
+        """Run the network once, at one time, for a hook within it that raises `Left`; keeps the graph."""
+        return self._output_at(prompts, state, torch.as_tensor([timestep]))
+
+    @property
     def evaluations(self) -> int:
         """How many rows the networks have been given in the last call of the pipeline."""
         return self._evaluations
