@@ -19,8 +19,8 @@ from conftest import MODELS, moving, tiny_pipeline
 from diffusers import DDIMScheduler
 from torch.nn import functional as F
 
-from accord.diffusion.loop import decode_with_grad
 from accord.diffusion.lora import add_lora
+from accord.diffusion.process import Level, levels, transition
 from accord.methods.context.config import ContextTrainConfig
 from accord.methods.context.equations import exact_kl
 from accord.methods.context.pipeline import new_relation
@@ -35,11 +35,11 @@ from accord.methods.tune.config import debug
 from accord.methods.tune.rollouts import CAPTION_DROPOUT
 from accord.methods.tune.strategies.grpo import (
     GRPO_ETA,
-    ddim_moments,
     gaussian_log_p,
     group_advantages,
     policy_loss,
 )
+from accord.methods.tune.strategies.nft import goodness, nft_loss
 from accord.methods.tune.train import Tuner
 from accord.methods.video.config import EditConfig
 from accord.methods.video.editing import VideoEditor
@@ -107,17 +107,19 @@ def descend(tuner: Tuner, steps: int, rate: float) -> None:
 def brightness(tuner: Tuner, seeds: int = 4) -> float:
     generators = [torch.Generator().manual_seed(900 + i) for i in range(seeds)]
     with torch.no_grad():
-        return float(decode_with_grad(tuner.pipe, tuner.rollouts.pictures(["a red star"] * seeds, generators)).mean())
+        prompts = ["a red star"] * seeds
+        return float(tuner.rollouts.decode(prompts, tuner.rollouts.pictures(prompts, generators)).mean())
 
 
 # --- strategies ------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("strategy", ["refl", "draft", "raft", "grpo"])
+@pytest.mark.parametrize("strategy", ["refl", "draft", "raft", "grpo", "nft"])
 def test_a_reward_and_its_opposite_pull_apart_around_the_untuned_pipeline(tmp_path, strategy):
     """Trained for bright pictures they become brighter on other seeds, trained for dark ones darker."""
-    steps = {"refl": 3, "draft": 3, "raft": 3, "grpo": 4}[strategy]
+    steps = {"refl": 3, "draft": 3, "raft": 3, "grpo": 4, "nft": 4}[strategy]
     changes = {
         "raft": {"candidates": 4, "refresh": 1, "kind": "v_prediction"},  # whose target holds the picture
         "grpo": {"group_size": 8},
+        "nft": {"group_size": 8, "kind": "v_prediction"},
     }
     found = {}
     for sign in (1.0, -1.0):
@@ -170,11 +172,85 @@ def test_raft_learns_from_the_best_and_not_from_the_worst(tmp_path):
     loss, logs = tuner.loss(0, torch.Generator())
     kept = tuner.run.tensors["raft.latents"]
     tried = [tuner.rollouts.pictures(batch.prompts, batch.generators(salt=100 + k)) for k in range(5)]
-    scores = torch.stack([tuner.reward(decode_with_grad(tuner.pipe, t), batch.prompts) for t in tried])
+    scores = torch.stack([tuner.reward(tuner.rollouts.decode(batch.prompts, t), batch.prompts) for t in tried])
     assert torch.allclose(tuner.run.tensors["raft.rewards"], scores.amax(0), atol=1e-4)
     assert logs["kept_reward"] == pytest.approx(float(scores.amax(0).mean()), abs=1e-4)
     expected = tuner.rollouts.denoising_loss(kept, batch.prompts, batch.generators(salt=3))[0]
     assert float(loss.detach()) == pytest.approx(float(expected.detach()), abs=1e-6)
+
+
+@pytest.mark.parametrize("mixing", [1.0, 0.1])
+def test_nft_in_closed_form(tmp_path, mixing):
+    """At the first step its loss is C mean_b mean_i |x0^ - x0|^2 / w; its gradient is that of A |f - target|^2 / w."""
+    tuner = tuner_of(tmp_path, "nft", constant=CONSTANT, group_size=4, times=2, mixing=mixing, batch_size=2)
+    bias, batch = bias_of(tuner), tuner.batch(0)
+    loss = tuner.loss(0, torch.Generator())[0]
+    (gradient,) = torch.autograd.grad(loss, bias)
+    prompts = [p for p in batch.prompts for _ in range(4)]
+    seeds = [s * 4 + k for s in batch.seeds for k in range(4)]
+    clean = tuner.rollouts.pictures(prompts, [torch.Generator().manual_seed(s) for s in seeds])
+    rewards = tuner.reward(tuner.rollouts.decode(prompts, clean), prompts)
+    numbers = torch.tensor([n for n in batch.numbers for _ in range(4)])
+    means = torch.stack([rewards[numbers == n].mean() for n in numbers])
+    advantage = (rewards - means) / (rewards.std(unbiased=False) + 1e-4)
+    assert advantage.abs().max() < 5
+    scheduler = DDIMScheduler.from_config(tuner.rollouts.opened.scheduler.config)
+    scheduler.set_timesteps(tuner.config.num_inference_steps)
+    chosen = torch.randperm(4, generator=torch.Generator().manual_seed(batch.shared_seed))[:2].tolist()
+    c = torch.tensor(CONSTANT, requires_grad=True)
+    value, surrogate = torch.zeros(()), torch.zeros(())
+    for i in chosen:
+        ab = scheduler.alphas_cumprod[scheduler.timesteps[i]]
+        makers = [torch.Generator().manual_seed((s + 7_919 * (1000 + i)) % 2**62) for s in seeds]
+        noise = torch.stack([torch.randn(4, 16, 16, generator=g) for g in makers])
+        off = ((1 - ab) / ab).sqrt() * (noise - c.view(1, 4, 1, 1))  # x0^ - x0, of an epsilon network
+        square, w = off.square().flatten(1).mean(1), off.detach().abs().flatten(1).mean(1)
+        value = value + 5 * (square / w).mean() / mixing / 2
+        surrogate = surrogate + (advantage * square / w).mean() / 2
+    assert float(loss.detach()) == pytest.approx(float(value.detach()), rel=1e-4)
+    expected = torch.autograd.grad(surrogate, c)[0]
+    assert torch.allclose(gradient, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_how_good_a_picture_is_by_hand():
+    """clip(A / 10 + 1/2), A in spreads of all rewards around the mean of the prompt's group."""
+    rewards, numbers = torch.tensor([1.0, 3.0, 5.0, 5.0]), [0, 0, 1, 1]
+    spread = float(np.std([1, 3, 5, 5])) + 1e-4
+    found = goodness(rewards, numbers, rewards, numbers)
+    assert found.tolist() == pytest.approx([0.5 - 0.1 / spread, 0.5 + 0.1 / spread, 0.5, 0.5])
+    crowd = torch.tensor([0.0] * 99 + [1.0])
+    assert float(goodness(crowd, [0] * 100, crowd, [0] * 100)[-1]) == 1  # 9.9 spreads, clamped to 5
+    mine = goodness(rewards[:1], [0], rewards, numbers)  # the others are another process's
+    assert mine.tolist() == pytest.approx(found[:1].tolist())
+
+
+def test_nft_by_hand():
+    """One picture of two elements under flow: x0+- from the mixed outputs, each error over its own size."""
+    level = Level(torch.tensor(0.6), torch.tensor(0.4), "velocity")
+    x, clean = torch.tensor([[1.0, -1.0]]), torch.tensor([[0.5, 0.5]])
+    new, old = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, -1.0]])
+    toward, away = 0.5 * new + 0.5 * old, 1.5 * old - 0.5 * new
+    parts = []
+    for output in (toward, away):
+        off = (x - 0.4 * output - clean)[0]
+        parts.append(float(off.square().mean() / off.abs().mean()))
+    expected = (0.8 * parts[0] + 0.2 * parts[1]) / 0.5
+    assert float(nft_loss(new, old, x, clean, level, torch.tensor([0.8]), 0.5)) == pytest.approx(expected)
+
+
+def test_the_old_weights_of_nft_follow_the_trained_ones(tmp_path):
+    """old <- share old + (1 - share) new, once a step, share = min(0.1 step, 0.5); they make the pictures."""
+    tuner = tuner_of(tmp_path, "nft", group_size=2, times=1, old_rate=0.1, batch_size=4, gradient_accumulation=2)
+    bias, old = bias_of(tuner), torch.zeros(4)
+    for step in (0, 1, 2, 9):
+        with torch.no_grad():
+            bias.copy_(torch.full((4,), float(step)))
+        share = min(0.1 * step, 0.5)
+        old = bias.detach().clone() if step == 0 else share * old + (1 - share) * bias.detach()
+        for micro in range(2):
+            tuner.loss(2 * step + micro, torch.Generator())
+            assert torch.allclose(tuner.run.tensors["nft.old.unet.conv_out.bias"], old)
+        assert torch.equal(bias, torch.full((4,), float(step)))
 
 
 def test_grpo_raises_the_probability_of_what_was_better(tmp_path):
@@ -197,7 +273,7 @@ def grpo_objective(tuner: Tuner, batch, size: int):
     prompts = [p for p in batch.prompts for _ in range(size)]
     seeds = [s * size + k for s in batch.seeds for k in range(size)]
     numbers = [n for n in batch.numbers for _ in range(size)]
-    scheduler = DDIMScheduler.from_config(tuner.rollouts.scheduler.config)
+    scheduler = DDIMScheduler.from_config(tuner.rollouts.opened.scheduler.config)
     scheduler.set_timesteps(tuner.config.num_inference_steps)
     x = torch.stack([torch.randn(4, 16, 16, generator=torch.Generator().manual_seed(s)) for s in seeds])
     noises = [torch.Generator().manual_seed((s + 7_919) % 2**62) for s in seeds]
@@ -218,7 +294,7 @@ def grpo_objective(tuner: Tuner, batch, size: int):
             mean, sigma = moments(path[-1], t, torch.zeros(4))
             noise = torch.cat([torch.randn(1, 4, 16, 16, generator=g) for g in noises])
             path.append(mean + sigma * noise)
-        rewards = tuner.reward(decode_with_grad(tuner.pipe, path[-1]), prompts)
+        rewards = tuner.reward(tuner.rollouts.decode(prompts, path[-1]), prompts)
     advantage = torch.zeros(len(rewards))
     for number in set(numbers):
         rows = torch.tensor([n == number for n in numbers])
@@ -261,7 +337,7 @@ def test_advantages_by_hand():
 
 def test_log_p_falls_with_the_distance_from_the_mean():
     x, mean = torch.tensor([[1.0, 3.0]]), torch.tensor([[0.0, 0.0]], requires_grad=True)
-    found = gaussian_log_p(x, mean, 2.0)
+    found = gaussian_log_p(x, mean, torch.tensor(2.0))
     assert float(found.detach()) == pytest.approx(-(1 + 9) / 2 / 8)
     (gradient,) = torch.autograd.grad(found.sum(), mean)
     assert gradient.tolist() == [pytest.approx([1 / 8, 3 / 8])]
@@ -274,7 +350,8 @@ def test_moments_of_a_step_in_closed_form(kind):
     scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
     scheduler.set_timesteps(4)
     x, output = (torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(i)) for i in range(2))
-    for t in scheduler.timesteps[:-1]:
+    grid = levels(scheduler)
+    for i, t in enumerate(scheduler.timesteps[:-1]):
         ab_t, ab_s = scheduler.alphas_cumprod[t], scheduler.alphas_cumprod[int(t) - 250]
         x0, e = {
             "epsilon": ((x - (1 - ab_t).sqrt() * output) / ab_t.sqrt(), output),
@@ -285,9 +362,9 @@ def test_moments_of_a_step_in_closed_form(kind):
             ),
         }[kind]
         sigma = GRPO_ETA * ((1 - ab_s) / (1 - ab_t) * (1 - ab_t / ab_s)).sqrt()
-        mean, spread = ddim_moments(scheduler, output, t, x)
+        mean, spread = transition(x, output, grid[i], grid[i + 1], GRPO_ETA)
         assert torch.allclose(mean, ab_s.sqrt() * x0 + (1 - ab_s - sigma**2).sqrt() * e, atol=1e-4)
-        assert spread == pytest.approx(float(sigma), rel=1e-4)
+        assert float(spread) == pytest.approx(float(sigma), rel=1e-4)
 
 
 # --- the terms that hold the model to what it was -----------------------------------------------------------------
@@ -303,7 +380,7 @@ def test_the_denoising_loss_in_closed_form(tmp_path, kind):
     each = []
     for x0, g in zip(clean, draws, strict=True):
         noise, t = torch.randn(4, 16, 16, generator=g), torch.randint(1000, (1,), generator=g)
-        ab = tuner.rollouts.scheduler.alphas_cumprod[t]
+        ab = tuner.rollouts.opened.scheduler.alphas_cumprod[t]
         target = {"epsilon": noise, "sample": x0, "v_prediction": ab.sqrt() * noise - (1 - ab).sqrt() * x0}[kind]
         each.append(torch.tensor(CONSTANT).view(4, 1, 1) - target)
     errors = torch.stack(each)
@@ -313,15 +390,14 @@ def test_the_denoising_loss_in_closed_form(tmp_path, kind):
 
 
 def test_a_share_of_the_captions_is_dropped_from_the_denoising_loss(tmp_path, monkeypatch):
-    from accord.methods.tune import rollouts
-
     tuner, seen = tuner_of(tmp_path, "sft", pretrain_weight=1.0), []
-    real = rollouts.conditioning_of
-    monkeypatch.setattr(rollouts, "conditioning_of", lambda *a, **k: (seen.append(k["dropped"]), real(*a, **k))[1])
+    unguided = tuner.rollouts.unguided
+    real = unguided.output
+    monkeypatch.setattr(unguided, "output", lambda told, *a, **k: (seen.extend(told), real(told, *a, **k))[1])
     tuner.rollouts.denoising_loss(
         torch.zeros(200, 4, 2, 2), ["a"] * 200, [torch.Generator().manual_seed(i) for i in range(200)]
     )
-    assert abs(float(torch.cat(seen).float().mean()) - CAPTION_DROPOUT) < 0.07
+    assert set(seen) == {"a", ""} and abs(seen.count("") / len(seen) - CAPTION_DROPOUT) < 0.07
 
 
 def test_sft_lowers_the_denoising_loss_and_no_reward_moves_it(tmp_path):
@@ -386,7 +462,7 @@ def test_drift_is_the_distance_from_the_untuned_network_and_training_lowers_it(t
             t = torch.randint(1000, (1,), generator=g)
             if torch.rand(1, generator=g) >= CAPTION_DROPOUT:
                 break
-        noisy = tuner.rollouts.scheduler.add_noise(x, noise[None], t)
+        noisy = tuner.rollouts.opened.scheduler.add_noise(x, noise[None], t)
         expected = (pipe.unet(noisy, t, states).sample - reference(noisy, t, states).sample).square().mean()
         again = torch.Generator()
         again.set_state(state)

@@ -20,6 +20,7 @@ from accord.diffusion.attention import AttentionMaps, attention_hook
 from accord.diffusion.generate import generate
 from accord.diffusion.loop import _start, decode, encode, generators, initial_noise, run, sample
 from accord.diffusion.objective import predicted_x0
+from accord.diffusion.opened import Opened
 from accord.diffusion.pipelines import SD, check_device, check_prompt_length, load
 from accord.methods.realign.config import RealignConfig
 from accord.methods.realign.modulation import Segments, modulated
@@ -102,8 +103,12 @@ def test_generate_asks_xl_for_nothing_as_the_pipeline_does():
 @pytest.mark.parametrize("make", [tiny_sd3, tiny_flux])
 def test_other_classes_make_pictures_by_their_own_call(make, tmp_path):
     pipe = make()
-    size = {"num_inference_steps": 2, "height": 32, "width": 32}
-    expected = pipe(prompt=PROMPTS, generator=generators([3, 3]), guidance_scale=5.0, output_type="pt", **size).images
+    size = {"num_inference_steps": 2, "height": 32, "width": 32, "guidance_scale": 5.0}
+    expected = pipe(prompt=PROMPTS, generator=generators([3, 3]), output_type="pt", **size).images
+    own = {"num_inference_steps": 2, "output_type": "pt"}  # guidance and size are the call's own unless said
+    assert torch.equal(
+        generate(pipe, PROMPTS, 3, **own), pipe(prompt=PROMPTS, generator=generators([3, 3]), **own).images
+    )
     assert torch.equal(generate(pipe, PROMPTS, 3, output_type="pt", **size), expected)
     told = generate(pipe, PROMPTS, 3, output_type="pt", max_sequence_length=8, **size)
     assert not torch.equal(told, expected)  # an argument of the call
@@ -295,18 +300,10 @@ def segments(batch: int, tokens: int, n: int = 2, omega: float = 1.0) -> Segment
     return Segments(masks, words, torch.full((batch, n), omega))
 
 
-def modulated_run(pipe, prompts, config, segs, seeds, **kwargs):
-    with modulated(pipe, segs, config) as state:
-        return run(
-            sample(
-                pipe,
-                prompts,
-                num_inference_steps=4,
-                generator=generators(seeds),
-                before_step=state.before_step,
-                **kwargs,
-            )
-        )
+def modulated_run(pipe, prompts, config, segs, seeds):
+    opened = Opened(pipe, 4, guidance_scale=7.5)
+    with modulated(opened, prompts, segs, config) as state:
+        return opened.rollout(prompts, generators(seeds), before_step=state.before_step)
 
 
 STRONG = RealignConfig(modulated_share=1.0, time_power=0.0, self_weight=0.8)
@@ -370,13 +367,23 @@ def test_unconditional_half_is_untouched(tiny):
     with attention_hook(tiny.unet, spy):
         run(sample(tiny, PROMPTS, num_inference_steps=1, generator=generators([0, 1])))
     assert set(seen.values()) == {4}
-    direct = segments(2, 77).to(tiny.device, torch.float32)
-    with modulated(tiny, direct, STRONG) as state, torch.no_grad():
-        state.tau = 1.0
-        x = torch.randn(4, 4, 16, 16, generator=torch.Generator().manual_seed(0))
-        states = torch.randn(4, 77, 32, generator=torch.Generator().manual_seed(1))
-        out = tiny.unet(x, 500, states).sample
-        state.tau = 0.0
-        plain = tiny.unet(x, 500, states).sample
+    opened = Opened(tiny, 4, guidance_scale=7.5)
+    with modulated(opened, PROMPTS, segments(2, 77), STRONG) as state:
+        leave = {}
+
+        def keep(step):
+            state.before_step(step)
+
+        def first(module, args, output):
+            leave.setdefault(state.active, output[0] if isinstance(output, tuple) else output.sample)
+
+        handle = tiny.unet.register_forward_hook(first)
+        try:
+            opened.rollout(PROMPTS, generators([0, 1]), before_step=keep)
+            state.tau = 0.0
+            opened.rollout(PROMPTS, generators([0, 1]))
+        finally:
+            handle.remove()
+    out, plain = leave[True], leave[False]
     assert torch.allclose(out[:2], plain[:2], atol=1e-5)
     assert not torch.allclose(out[2:], plain[2:], atol=1e-4)

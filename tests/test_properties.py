@@ -54,8 +54,9 @@ from accord.methods.realign.equations import (
 )
 from accord.methods.realign.fine import build_segments
 from accord.methods.realign.layout import box_mask, box_side, plan
-from accord.methods.realign.modulation import Modulation, Segments
+from accord.methods.realign.modulation import Segments
 from accord.methods.realign.regions import PEAK_SHARE, find_regions, local_prompt, phrase_maps, slots
+from accord.methods.realign.video import FrameModulation
 from accord.methods.video import windows as video_windows
 from accord.methods.video.masks import aligned_tokens, change_mask, middle_steps
 from accord.methods.video.windows import Layout, VideoNetwork, window_rows, windows
@@ -621,7 +622,8 @@ def test_segments_of_layouts_have_their_places_tokens_and_weights(batch, exempt,
         prompts.append(prompt)
         moved = [replace(r, mask=box_mask(r.box, (16, 16))) for r in found]
         layouts.append(plan(prompt, asked_for, moved, np.ones((len(prompt.phrases), 16, 16))))
-    made = build_segments(piped(), prompts, layouts, config)
+    where = SimpleNamespace(size=(16, 16), spans=[token_spans(piped(), p.text) for p in prompts])
+    made = build_segments(where, prompts, layouts, config)
     count = max(map(len, layouts))
     assert made.masks.shape[1] == made.tokens.shape[1] == made.omega.shape[1] == count + background
     for b, (prompt, regions) in enumerate(zip(prompts, layouts, strict=True)):
@@ -776,13 +778,13 @@ def test_a_layer_modulates_the_last_of_a_batch_and_nothing_before_them(case, fre
     tokens = torch.from_numpy((rng.random((b, n, 5)) < 0.4).astype(np.float32))
     omega = torch.from_numpy(rng.random((b, n)).astype(np.float32) + 0.5)
     config = RealignConfig(cross_weight=0.8, self_weight=0.4, modulated_share=0.5, time_power=1.0, log_omega=log_omega)
-    state = Modulation(Segments(masks, tokens, omega), config, (h, w))
+    state = FrameModulation(Segments(masks, tokens, omega), config, (h, w))
     state.before_step(Step(1, 4, torch.tensor(600.0), torch.zeros(1)))
     assert state.active and state.tau == pytest.approx(0.6)
     g = torch.Generator().manual_seed(int(rng.integers(2**31)))
     keys = 5 if cross else h * w
     query, key, value = (torch.randn(b + free, 2, s, 8, generator=g) for s in (h * w, keys, keys))
-    out = state(None, query, key, value, cross)
+    out = state(None, query, key, value, cross)  # as an inflated U-Net's processors call it
     plain = torch.nn.functional.scaled_dot_product_attention(query, key, value)
     assert torch.allclose(out[:free], plain[:free], atol=1e-5)
     pixels = torch.from_numpy(np.stack([(owner == k).reshape(b, -1) for k in range(n)], -1).astype(np.float32))

@@ -21,13 +21,14 @@ from accord.diffusion.generate import generate
 from accord.diffusion.loop import sample
 from accord.diffusion.lora import add_lora, remove_lora, without_lora
 from accord.diffusion.pipelines import load
+from accord.diffusion.process import levels, transition
 from accord.methods.context.config import ContextTrainConfig
 from accord.methods.context.train import train_context
 from accord.methods.tune import registry
 from accord.methods.tune.config import TuneConfig, debug
 from accord.methods.tune.registry import STRATEGIES, strategy_names
 from accord.methods.tune.rollouts import Batch
-from accord.methods.tune.strategies.grpo import GRPO_ETA, ddim_moments, gaussian_log_p, group_advantages
+from accord.methods.tune.strategies.grpo import GRPO_ETA, gaussian_log_p, group_advantages
 from accord.methods.tune.strategies.refl import Refl
 from accord.methods.tune.train import Tuner, train_reward
 from accord.rewards.clip import load_clip
@@ -71,7 +72,7 @@ def run(folder: Path, pipe=None, reward=None, config=None, **kwargs):
 
 # --- every strategy on every class ---------------------------------------------------------------------------------
 @pytest.mark.parametrize("kind", list(PIPELINES))
-@pytest.mark.parametrize("strategy", ["refl", "draft", "raft", "grpo", "sft"])
+@pytest.mark.parametrize("strategy", ["refl", "draft", "raft", "grpo", "nft", "sft"])
 def test_each_strategy_moves_the_adapter(tmp_path, kind, strategy):
     pipe = PIPELINES[kind]()
     plain = generate(pipe, PROMPTS[0], num_inference_steps=2, output_type="latent")
@@ -184,7 +185,7 @@ def test_without_lora_is_the_untuned_network():
 
 # --- the equations -------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("zero_snr", [False, True])
-def test_ddim_moments_give_the_step_that_is_taken(tiny, zero_snr):
+def test_the_transition_is_the_step_that_ddim_takes(tiny, zero_snr):
     """mean + spread * the step's own noise is the step, for every step but the last."""
     from diffusers import DDIMScheduler
 
@@ -196,13 +197,13 @@ def test_ddim_moments_give_the_step_that_is_taken(tiny, zero_snr):
     scheduler = DDIMScheduler.from_config(tiny.scheduler.config, **more)
     scheduler.set_timesteps(4)
     latents = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(3))
-    before = latents
+    before, grid = latents, levels(scheduler)
     makers = [torch.Generator().manual_seed(8)]
     noise_of = torch.Generator().manual_seed(8)
     for step in sample(
         tiny, ["a star"], latents=latents, scheduler=scheduler, num_inference_steps=4, eta=GRPO_ETA, generator=makers
     ):
-        mean, spread = ddim_moments(scheduler, step.noise_pred, step.timestep, before)
+        mean, spread = transition(before, step.output, grid[step.index], grid[step.index + 1], GRPO_ETA)
         noise = torch.randn(1, 4, 16, 16, generator=noise_of)
         assert torch.isfinite(step.latents).all()
         if step.index < 3:
@@ -215,15 +216,17 @@ def test_ddim_moments_give_the_step_that_is_taken(tiny, zero_snr):
         before = step.latents
 
 
-def test_ddim_moments_of_the_last_step_still_give_a_probability(tiny):
+def test_the_last_step_still_gives_a_probability(tiny):
     """A rollout of one step has no other."""
     from diffusers import DDIMScheduler
 
     scheduler = DDIMScheduler.from_config(tiny.scheduler.config, set_alpha_to_one=True)
     scheduler.set_timesteps(1)
     latents = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(3))
-    mean, spread = ddim_moments(scheduler, torch.zeros_like(latents), scheduler.timesteps[-1], latents)
-    assert spread == pytest.approx(GRPO_ETA * 1e-6) and torch.isfinite(gaussian_log_p(mean, mean, spread)).all()
+    mean, spread = transition(latents, torch.zeros_like(latents), *levels(scheduler), GRPO_ETA)
+    assert float(spread) == 0 and torch.isfinite(gaussian_log_p(mean, mean, spread)).all()
+    off = gaussian_log_p(mean + 1e-6, mean, spread)
+    assert float(off) == pytest.approx(-0.5, rel=0.2)  # as with a deviation of 1e-6
 
 
 def test_advantages_are_normalised_in_their_group():
@@ -251,14 +254,12 @@ def tuner_of(tmp_path, strategy, **changes) -> Tuner:
 
 def test_raft_keeps_the_best_of_each_prompt(tmp_path):
     """Each picture is judged by its own prompt: brute force over all candidates."""
-    from accord.diffusion.loop import decode_with_grad
-
     tuner = tuner_of(tmp_path, "raft", candidates=3, batch_size=2)
     batch = tuner.batch(0)
     tuner.config.strategy.loss(tuner.rollouts, batch)
     for i, prompt in enumerate(batch.prompts):
         tried = [tuner.rollouts.pictures([prompt], [batch.generators(salt=100 + k)[i]]) for k in range(3)]
-        scores = [float(tuner.reward(decode_with_grad(tuner.pipe, t), [prompt])) for t in tried]
+        scores = [float(tuner.reward(tuner.rollouts.decode([prompt], t), [prompt])) for t in tried]
         best = max(range(3), key=scores.__getitem__)
         assert torch.allclose(tuner.run.tensors["raft.latents"][i], tried[best][0], atol=1e-4)
         assert float(tuner.run.tensors["raft.rewards"][i]) == pytest.approx(scores[best], abs=1e-3)
@@ -610,6 +611,11 @@ def test_a_field_out_of_range_is_named(field, value):
         ("grpo", "group_size", 1),
         ("grpo", "trained_steps", 0),
         ("grpo", "group_size", 2.5),
+        ("nft", "group_size", 1),
+        ("nft", "times", 0),
+        ("nft", "mixing", 0.0),
+        ("nft", "scale", -1.0),
+        ("nft", "old_most", 1.5),
         ("raft", "refresh", 1.5),
         ("refl", "steps", 1.5),
     ],

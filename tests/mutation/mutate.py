@@ -76,8 +76,9 @@ TARGETS = (
         "accord.methods.tune.strategies.grpo",
         "",
         "learning tuning",
-        "raises_the_probability clipped_objective advantages log_p moments",
+        "raises_the_probability clipped_objective advantages log_p last_step",
     ),
+    Target("accord.methods.tune.strategies.nft", "", "learning", "nft good"),
     Target(
         "accord.methods.tune.strategies.refl", "", "learning tuning", "margin_ends is_that_of_the_reward drawn_where"
     ),

@@ -172,7 +172,6 @@ def train_reward(
     import accord
     from accord.data.pairs import PairsFile
     from accord.data.prompt_files import read_prompts
-    from accord.diffusion.pipelines import UNETS
     from accord.embedded import TUNING
     from accord.files import check_writable
     from accord.methods.tune.config import strategy_of
@@ -262,7 +261,7 @@ def train_reward(
     texts = read_prompts(prompts, broken)
     unread = PairsFile()
     examples = _pictures_of(pairs, unread, not as_json) if pairs is not None else None
-    pipe = accord.load(model, device, classes=UNETS)
+    pipe = accord.load(model, device)
     where = str(pipe.device)
     judge = accord.load_captioner(judge_of(captioner, model, HUB_CAPTIONER), where) if captions else None
     similarity = accord.load_clip(judge_of(clip, model, HUB_CLIP), where) if similarities else None

@@ -191,13 +191,14 @@ def to_pil(images: torch.Tensor) -> list[Image.Image]:
     return [Image.fromarray(a) for a in arrays]
 
 
-def fit(images: torch.Tensor, side: int) -> torch.Tensor:
-    """[B,3,H,W] in 0..1 scaled to side x side, as BLIP sees a picture: aspect not kept, nothing cut off (CLIP's own
-    processor crops).
+def fit(images: torch.Tensor, side: int | tuple[int, int]) -> torch.Tensor:
+    """[B,3,H,W] in 0..1 scaled to side x side (or height x width), as BLIP sees a picture: aspect not kept, nothing cut
+    off (CLIP's own processor crops).
     """
-    if images.shape[-2:] == (side, side):
+    size = (side, side) if isinstance(side, int) else side
+    if images.shape[-2:] == size:
         return images
-    return F.interpolate(images, (side, side), mode="bicubic", antialias=True).clamp(0, 1)
+    return F.interpolate(images, size, mode="bicubic", antialias=True).clamp(0, 1)
 
 
 def crop(image: torch.Tensor, box: tuple[float, float, float, float], margin: float, side: int) -> torch.Tensor:

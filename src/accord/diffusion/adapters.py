@@ -18,12 +18,15 @@ from torch import nn
 
 from accord.data.extras import need
 from accord.diffusion.loading import CONVERT, PICKLES, header_of, load_tensors, loading
+from accord.diffusion.lora import FILE, load_into, named_networks, take_off
+from accord.diffusion.opened import NETWORKS
 from accord.diffusion.state import held, network_of
 from accord.embedded import LORA
 from accord.files import read_json
 from accord.types import InputError, Notice
 
-WEIGHTS = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")  # of diffusers, of peft
+WEIGHTS = (FILE, "adapter_model.safetensors")  # of diffusers, of peft
+_SECOND = tuple(f"{name}/{FILE}" for name in NETWORKS if name.endswith("_2"))
 _MATRIX = re.compile(r"(.+?)[._]lora\d*(?:_linear_layer)?[._](A|B|down|up)(?:\.(?!bias)[^.]+)?\.weight")
 _KOHYA = ("lora_unet_", "lora_te_", "lora_te1_", "lora_te2_", "lora_te3_", "lora_transformer_")
 # what else an adapter may be made of, and what that is called
@@ -63,6 +66,14 @@ def put_on(pipe: Any, lora: str) -> None:
         "give what accord train reward left for this pipeline, or another LoRA of its model",
     )
     path = _file_of(str(LORA) if lora == "lab" else lora, what, mend)
+    _put(pipe, path, next(iter(named_networks(pipe))), what, mend)
+    for name in list(named_networks(pipe))[1:]:  # as `save_lora` leaves that of a second network
+        if (path.parent / name / FILE).is_file() and path.name == FILE:
+            _put(pipe, path.parent / name / FILE, name, what, mend)
+
+
+def _put(pipe: Any, path: Path, name: str, what: str, mend: str) -> None:
+    """Load the adapter in a file into the network of this name (that of the first may be of text encoders too)."""
     tensors = load_tensors(path, f"{what}: its file")
     named = _prefixed(pipe, tensors)
     pairs = _pairs(named, what)
@@ -72,9 +83,9 @@ def put_on(pipe: Any, lora: str) -> None:
     try:
         with held(network_of(pipe)), loading(what, mend):
             try:
-                pipe.load_lora_weights({k: v for k, v in scaled.items() if not k.endswith("alpha")})
+                load_into(pipe, name, networks[name], {k: v for k, v in scaled.items() if not k.endswith("alpha")})
             except KeyError:  # some conversions of kohya's names want an alpha for each
-                pipe.load_lora_weights(dict(scaled))
+                load_into(pipe, name, networks[name], scaled)
             skipped = _skipped(networks, before, _pairs(scaled, what), what)
         if len(skipped) == len(pairs):
             raise InputError(
@@ -88,7 +99,7 @@ def put_on(pipe: Any, lora: str) -> None:
         warnings.warn(
             f"{what}: {len(skipped)} of its {len(pairs)} modules are not in this pipeline and were left out ({shown})",
             Notice,
-            stacklevel=3,
+            stacklevel=4,
         )
 
 
@@ -126,7 +137,7 @@ def _fetched(lora: str) -> Path:
     name, _, file = rest.partition("/")
     if file:
         return Path(hf_hub_download(f"{owner}/{name}", file))
-    folder = Path(snapshot_download(lora, allow_patterns=[*WEIGHTS, "adapter_config.json"]))
+    folder = Path(snapshot_download(lora, allow_patterns=[*WEIGHTS, "adapter_config.json", *_SECOND]))
     if not any((folder / n).is_file() for n in WEIGHTS):
         for only in [n for n in list_repo_files(lora) if n.endswith(".safetensors") and "/" not in n][
             :2
@@ -272,7 +283,7 @@ def _digest(tensor: torch.Tensor) -> str:
 
 def _take_off(networks: dict[str, nn.Module], before: dict[str, set[str]]) -> None:
     """The pipeline as it was before the adapter, whose layers may be there though its name is not."""
-    from diffusers.utils import delete_adapter_layers, recurse_remove_peft_layers
+    from diffusers.utils import delete_adapter_layers
 
     for name, network in networks.items():
         if before[name]:
@@ -280,7 +291,4 @@ def _take_off(networks: dict[str, nn.Module], before: dict[str, set[str]]) -> No
                 delete_adapter_layers(network, adapter)
                 network.peft_config.pop(adapter, None)  # type: ignore[operator, union-attr]
             continue
-        recurse_remove_peft_layers(network)
-        if hasattr(network, "peft_config"):
-            del network.peft_config
-            network._hf_peft_config_loaded = False  # type: ignore[assignment]
+        take_off(network)

@@ -10,9 +10,10 @@ import json
 import logging
 import math
 import os
+import re
 import stat
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -76,13 +77,13 @@ def _hushed() -> Iterator[None]:
 
 
 def _why(error: BaseException) -> str:
-    """The reason that a library gives, without its advice to run code or to open pickles."""
+    """The whole reason that a library gives, in one line, without its advice to run code or to open pickles."""
     said = str(error)
     if "trust_remote_code" in said or "custom code" in said:
         return "it wants code of its own to be run, which is never done"
     if "weights_only" in said or "torch.load" in said or ("safetensors" in said and "no file named" in said):
-        return "it has no safetensors weights under their usual name"
-    return reason_of(error)
+        return "it has no safetensors weights under their usual name; if they are of a variant, give `variant`"
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def load_model(kind: Any, model: str, what: str, unused: tuple[str, ...] = (), **settings: Any) -> Any:
@@ -312,18 +313,34 @@ def load_tokenizer(model: str, what: str) -> Any:
 
 
 # --- pipelines ------------------------------------------------------------------------------------------------------
-def load_pipeline(model: str, dtype: torch.dtype, check_class: Callable[[str | None], dict[str, Any]]) -> Any:
-    """A pipeline of diffusers, each of its networks loaded by `load_model`.
+def load_pipeline(
+    model: str,
+    dtype: torch.dtype,
+    check_class: Callable[[str | None], dict[str, Any]],
+    variant: str | None = None,
+    config: str | None = None,
+) -> Any:
+    """A pipeline of diffusers, each of its networks checked.
 
     Args:
+        model: a folder, a hub id, or a single `.safetensors` file.
         check_class: given the name of the pipeline's class before any weights are fetched, refuses it or says with
             which further arguments it is loaded.
+        variant: of the weights' files ("fp16"); if None the usual ones, or the only one that a folder has.
+        config: for a single file the folder or hub id of a pipeline whose configuration it has; what diffusers takes it
+            for if None.
 
     Raises:
         InputError: for a pipeline that is not there, damaged or incomplete.
     """
     from diffusers import DiffusionPipeline
 
+    if Path(model).is_file():
+        return _load_single_file(Path(model), dtype, check_class, variant, config)
+    if config is not None:
+        raise InputError(
+            f"`config` is the configuration of a single .safetensors file, and {model!r} is none; leave it out"
+        )
     local = Path(model).is_dir()
     if local:
         if not (Path(model) / "model_index.json").is_file():
@@ -345,26 +362,137 @@ def load_pipeline(model: str, dtype: torch.dtype, check_class: Callable[[str | N
         raise InputError(f"{where}: {model!r} ({_why(error)}); {lost}") from error
     kind = index.get("_class_name")
     more = check_class(kind if isinstance(kind, str) else None)
-    parts = {
-        name: value for name, value in index.items() if isinstance(value, (list, tuple)) and not name.startswith("_")
-    }
-    for name, value in parts.items():
-        _check_part(name, value, what)
+    parts = _parts_of(index, what)
     with loading(what, lost):
         folder = (
-            model if local else DiffusionPipeline.download(model, use_safetensors=True, trust_remote_code=False, **more)
+            model
+            if local
+            else DiffusionPipeline.download(
+                model, use_safetensors=True, trust_remote_code=False, variant=variant, **more
+            )
         )
-        given = dict(more)
+        named = {} if variant is None else {"variant": variant}
+        _check_variant(folder, parts, variant, what)
+        given: dict[str, Any] = {name: None for name, (library, _) in parts.items() if library is None} | more
         for name, (library, class_name) in parts.items():
             place = os.path.join(folder, name)
             network = _network_class(library, class_name)
             if name not in given and network is not None:
                 typed: dict[str, Any] = {"dtype": dtype} if library == "transformers" else {"torch_dtype": dtype}
+                found = _variant_of(place, variant)
+                typed |= {} if found is None else {"variant": found}
                 given[name] = load_model(network, place, f"{what}: its {name}", **typed)
-            elif name not in given and library is not None:
+            elif name not in given:
                 check_folder(place, f"{what}: its {name}")
         return DiffusionPipeline.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, **given
+            folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, **named, **given
+        )
+
+
+def _load_single_file(
+    path: Path,
+    dtype: torch.dtype,
+    check_class: Callable[[str | None], dict[str, Any]],
+    variant: str | None,
+    config: str | None,
+) -> Any:
+    """A pipeline out of one `.safetensors` file, as those who trained it published it; see `load_pipeline`."""
+    import diffusers
+    from diffusers.loaders.single_file_utils import fetch_diffusers_config
+
+    what = f"pipeline {str(path)!r}"
+    if variant is not None:
+        raise InputError(f"{what} is a single file and has no variants; leave `variant` out")
+    if path.suffix != ".safetensors":
+        raise InputError(
+            f"{what} is no .safetensors file; pickled weights can hold code and are not opened: give a .safetensors "
+            "file, or a folder written by save_pretrained"
+        )
+    try:
+        with LOADING, _hushed():
+            config = config or str(fetch_diffusers_config(_shapes_of(path, what))["pretrained_model_name_or_path"])
+            # what diffusers reads of it: configurations and tokenizers, no weights
+            index = diffusers.DiffusionPipeline.load_config(config)
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"{what} is a single file without its configuration, which is that of {config!r} and cannot be had "
+            f"({_why(error)}); give `config`, a folder or hub id of a pipeline of its kind"
+        ) from error
+    kind = index.get("_class_name")
+    more = check_class(kind if isinstance(kind, str) else None)
+    parts = _parts_of(index, what)
+    cls = getattr(diffusers, str(kind))
+    if not hasattr(cls, "from_single_file"):
+        raise InputError(f"{what} cannot be loaded, as a {kind} is not read from a single file; give a folder or hub id")
+    with loading(what, "give `config`, a folder or hub id of a pipeline of its kind"):
+        pipe = cls.from_single_file(str(path), config=config, torch_dtype=dtype, **more)
+        for name in parts:
+            network = getattr(pipe, name, None)
+            if isinstance(network, nn.Module):
+                # one that the file lacks would be made of new weights, or of none
+                check_keys(network, {k: [] for k in ("missing_keys", "mismatched_keys", "unexpected_keys")}, what)
+                check_finite(network, f"{what}: its {name}")
+    return pipe
+
+
+def _shapes_of(path: Path, what: str) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file without their numbers.
+
+    Raises:
+        InputError: for a file that is none, or damaged.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            return {name: torch.empty(part.get_shape(), device="meta") for name, part in slices.items()}
+    except (OSError, ValueError, SafetensorError, RuntimeError) as error:
+        raise InputError(f"{what} cannot be read ({reason_of(error)}); save it again") from error
+
+
+def _parts_of(index: dict[str, Any], what: str) -> dict[str, tuple[str | None, str | None]]:
+    """Library and class of each part of a pipeline, by its index; both None for one that it was saved without.
+
+    Raises:
+        InputError: for a part of another library.
+    """
+    import diffusers
+
+    kind = getattr(diffusers, str(index.get("_class_name")), None)
+    # lists may also be numbers of the pipeline itself (Krea 2's layers of the text encoder)
+    numbers = kind._get_signature_keys(kind)[1] if kind is not None else ()
+    parts = {}
+    for name, value in index.items():
+        if isinstance(value, (list, tuple)) and not name.startswith("_") and name not in numbers:
+            _check_part(name, value, what)
+            parts[name] = (value[0], value[1])
+    return parts
+
+
+def _variants_of(place: str) -> set[str | None]:
+    """Which variants of its weights the folder of a network holds; None is the usual one."""
+    files = [f.name for f in Path(place).glob("*.safetensors")]
+    found = (re.fullmatch(r"[\w-]+?(?:-\d+-of-\d+)?(?:\.([\w-]+?))?(?:-\d+-of-\d+)?\.safetensors", n) for n in files)
+    return {match[1] for match in found if match}
+
+
+def _variant_of(place: str, wanted: str | None) -> str | None:
+    """The variant of a network to load: the wanted one if it is there, else the usual one, else the only one."""
+    there = _variants_of(place)
+    if wanted in there or not there:
+        return wanted
+    return None if None in there or len(there) > 1 else next(iter(there))
+
+
+def _check_variant(folder: str, parts: Iterable[str], wanted: str | None, what: str) -> None:
+    """Refuse a variant that no part has. Raises InputError."""
+    there = {v for name in parts for v in _variants_of(os.path.join(folder, name))}
+    if wanted is not None and wanted not in there:
+        named = sorted(v for v in there if v is not None)
+        raise InputError(
+            f"{what} has no weights of the variant {wanted!r}; "
+            + (f"use {' or '.join(map(repr, named))}" if named else "leave `variant` out")
         )
 
 
@@ -387,15 +515,15 @@ def _check_part(name: str, value: Sequence[Any], what: str) -> None:
 
 
 def _network_class(library: str | None, class_name: str | None) -> Any:
-    """The class of a part with weights; None for a scheduler, a tokenizer or a processor, and for what only diffusers
-    knows how to find.
-    """
-    if library not in ("diffusers", "transformers"):
-        return None
-    from diffusers import ModelMixin
+    """The class of a part with weights; None for a scheduler, a tokenizer or a processor."""
+    from diffusers import ModelMixin, pipelines
     from transformers import PreTrainedModel
 
-    kind = getattr(importlib.import_module(str(library)), str(class_name), None)
+    if library is None:
+        return None
+    # some pipelines bring a network of their own (Kolors' text encoder), in their module
+    module = importlib.import_module(library) if library in ("diffusers", "transformers") else getattr(pipelines, library)
+    kind = getattr(module, str(class_name), None)
     return kind if isinstance(kind, type) and issubclass(kind, (ModelMixin, PreTrainedModel)) else None
 
 

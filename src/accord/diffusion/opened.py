@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from accord.diffusion.process import is_exploding, level_at
+from accord.diffusion.process import is_exploding, level_at, rooted_eta
 from accord.diffusion.state import held, parts_of
 from accord.types import InputError, reason_of
 
@@ -119,6 +119,7 @@ class _Run:
         before_step: called before the network first runs in a step.
         on_step: called after it, with the next state as its answer.
         on_decode: in place of the VAE's `decode`.
+        unscaled: the noise is not multiplied by the scheduler's first sigma.
     """
 
     state: torch.Tensor | None = None
@@ -129,6 +130,7 @@ class _Run:
     on_decode: Callable[..., Any] | None = None
     output_type: str = "latent"
     generator: Any = None
+    unscaled: bool = False
 
     @property
     def needs_seams(self) -> bool:
@@ -307,12 +309,14 @@ class Opened:
 
     def noise(self, prompts: Sequence[str], generators: Generators) -> torch.Tensor:
         """The state that a run begins with."""
+        return self._noise(prompts, _each(generators), unscaled=False)
 
+    @torch.no_grad()
+    def _noise(self, prompts: Sequence[str], generator: Any, unscaled: bool) -> torch.Tensor:
         def leave(state: torch.Tensor) -> None:
             raise Left(state)
 
-        with torch.no_grad():
-            return self._run(prompts, _Run(on_state=leave, generator=_each(generators)))
+        return self._run(prompts, _Run(on_state=leave, generator=generator, unscaled=unscaled))
 
     def schedule(self, prompts: Sequence[str], like: torch.Tensor) -> Any:
         """A copy of the scheduler with its timesteps set as the pipeline sets them for such a state."""
@@ -351,10 +355,12 @@ class Opened:
         pipe = self.pipe
         with held(*parts_of(pipe)), ExitStack() as stack:
             scheduler = copy.deepcopy(self.scheduler or pipe.scheduler)
+            if run.unscaled:  # a property of some classes: an attribute of the copy would not be seen
+                scheduler.__class__ = type(type(scheduler).__name__, (type(scheduler),), {"init_noise_sigma": 1.0})
             loop = _Loop(run, scheduler, stack, _found_networks(pipe))
             self._loops.append(loop)
             stack.callback(self._finished)
-            hands: dict[str, Any] = {"scheduler": scheduler}
+            hands: dict[str, Any] = {"scheduler": scheduler, "_progress_bar_config": {"disable": True}}
             if run.needs_seams:
                 check_seams(pipe)
             if hasattr(pipe, "prepare_latents"):
@@ -418,6 +424,19 @@ class Opened:
         return self._loops[-1].calls - 1 if self._loops else 0
 
     @property
+    def share_of_run(self) -> float:
+        """While a network runs: the share of the process that is behind, from 0 at the noisy end, by the time."""
+        if not self._loops:
+            return 0.0
+        loop = self._loops[-1]
+        time = float(torch.as_tensor(loop.times[min(loop.index, len(loop.times) - 1)]).flatten()[0])
+        return 1 - time / loop.scheduler.config.num_train_timesteps
+
+    def evaluate(self, prompts: Sequence[str], state: torch.Tensor, timestep: float) -> Any:
+        """Run the network once, at one time, for a hook within it that raises `Left`; keeps the graph."""
+        return self._output_at(prompts, state, torch.as_tensor([timestep]))
+
+    @property
     def evaluations(self) -> int:
         """How many rows the networks have been given in the last call of the pipeline."""
         return self._evaluations
@@ -439,14 +458,13 @@ class Opened:
         each = _each(generators)
         if start is None or strength == 1:
             return _Run(generator=each)
-        noise = self.noise(prompts, each)
+        noise = self._noise(prompts, each, unscaled=True)
         scheduler = self.schedule(prompts, noise)
         first, timesteps = _part(scheduler, strength)
         add_noise = getattr(scheduler, "add_noise", None) or scheduler.scale_noise
         if hasattr(scheduler, "set_begin_index"):
             scheduler.set_begin_index(first)
-        unscaled = noise / getattr(scheduler, "init_noise_sigma", 1.0)
-        begun = add_noise(start.to(noise), *_noise_first(add_noise, unscaled, timesteps[:1]))
+        begun = add_noise(start.to(noise), *_noise_first(add_noise, noise, timesteps[:1]))
         return _Run(begun, functools.partial(_cut_from, first=first, timesteps=timesteps), generator=each)
 
     def _output_at(self, prompts: Sequence[str], state: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
@@ -536,6 +554,8 @@ class _Loop:
                 "this pipeline calls its scheduler's step twice at one time, so its loop cannot be opened; it can be "
                 "run and scored here, but not repaired, tuned, inverted or edited"
             )
+        if kwargs.get("eta"):
+            kwargs["eta"] = rooted_eta(self.scheduler, timestep, kwargs["eta"])
         made: list[Any] = []
 
         def own() -> torch.Tensor:

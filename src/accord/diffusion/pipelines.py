@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 import os
 from collections.abc import Collection, Sequence
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import diffusers
 import torch
 from diffusers import (
     StableDiffusionPipeline,
@@ -27,6 +29,9 @@ SUPPORTED = "StableDiffusionPipeline (the classes of Stable Diffusion 1 and 2)"
 SD = ("StableDiffusionPipeline",)  # names of classes, for `load`
 UNETS = (*SD, "StableDiffusionXLPipeline")
 JOINT = ("StableDiffusion3Pipeline", "FluxPipeline")  # transformers in which image and text attend to each other
+
+# parts and arguments of pipelines that change finished pictures, and are not loaded
+LEFT_OUT = {"safety_checker": None, "requires_safety_checker": False, "add_watermarker": False}
 
 _LETTERS = 64  # of a word that is remembered
 
@@ -69,37 +74,47 @@ def load(
     dtype: torch.dtype | None = None,
     lora: str | Path | None = None,
     classes: Collection[str] | None = None,
+    variant: str | None = None,
+    config: str | None = None,
 ) -> Any:
-    """A text-to-image pipeline of diffusers, in eval mode. What each method takes is in README; `generate` takes all.
+    """A pipeline of diffusers that makes pictures or videos of a prompt, in eval mode.
+
+    What each method takes is in README; `generate` takes all.
 
     Args:
-        model: the embedded lab if None; else a folder written by `save_pretrained`, or a hub id.
+        model: the embedded lab if None; else a folder written by `save_pretrained`, a hub id, or a single
+            `.safetensors` file.
         device: where to put it; a CUDA device if there is one, else the CPU, if None.
         dtype: float32 if None, which training needs; torch.float16 or torch.bfloat16 halve memory for sampling on CUDA.
         lora: an adapter to put on, as `train_reward` leaves it: folder, file or hub id; "lab" is the embedded one.
         classes: names of classes; others are refused before their weights are fetched.
+        variant: of the files with the weights ("fp16"); the usual ones if None, or the only one that a folder has.
+        config: for a single file the folder or hub id of a pipeline of its kind, whose configuration and tokenizers
+            it has; the one that diffusers takes it for, from the hub or its cache, if None.
 
     Raises:
         InputError: for a model or an adapter that is not there, cannot be read, or is of another class.
     """
     device = default_device() if device in (None, "cuda") and torch.cuda.is_available() else device or "cpu"
     check_device(device)
-    known = classes or (*UNETS, *JOINT)
     kind = ""
 
     def check_class(named: str | None) -> dict[str, Any]:
         nonlocal kind
         kind = named or ""
-        if kind not in known and (classes or kind not in text_to_image_classes()):
-            raise InputError(
-                f"{model!r} is {f'a {kind}, which' if kind else 'of no named class, which'} is not supported here; "
-                f"use a {' or a '.join(known)}"
-            )
-        return {"safety_checker": None, "requires_safety_checker": False} if kind == "StableDiffusionPipeline" else {}
+        called = f"{model!r} is {f'a {kind}, which' if kind else 'of no named class, which'} is not supported here; "
+        if classes and kind not in classes:
+            raise InputError(called + f"use a {' or a '.join(classes)}")
+        cls = getattr(diffusers, kind, None)
+        if needed := _missing_packages(cls):
+            raise InputError(f"{model!r} is a {kind}, which needs {' and '.join(needed)}; install it with pip")
+        if not makes_pictures(cls):
+            raise InputError(called + "use a text-to-image or text-to-video pipeline of diffusers")
+        return {k: v for k, v in LEFT_OUT.items() if k in inspect.signature(cls.__init__).parameters}
 
     # the type is said aloud: left out, the text encoders would take the saved one and the U-Net float32
     model = model or str(PIPELINE)
-    pipe = load_pipeline(model, dtype or torch.float32, check_class)
+    pipe = load_pipeline(model, dtype or torch.float32, check_class, variant, config)
     if kind in UNETS:
         check_latent_unet(pipe)
     if lora is not None:
@@ -110,16 +125,20 @@ def load(
     return pipe.to(device)
 
 
-def text_to_image_classes() -> set[str]:
-    """Classes of diffusers that make pictures of a prompt alone, by their own call.
-
-    (Slow: it imports every pipeline there is.)
+def makes_pictures(cls: Any) -> bool:
+    """Whether pipelines of a class make pictures or videos of a prompt, by what their call takes: a size, or a picture
+    that has one.
     """
-    from diffusers.pipelines.auto_pipeline import AUTO_TEXT2IMAGE_PIPELINES_MAPPING
+    if not (isinstance(cls, type) and issubclass(cls, diffusers.DiffusionPipeline)):
+        return False
+    taken = inspect.signature(cls.__call__).parameters.keys()
+    of_a_prompt = {"prompt", "num_inference_steps", "output_type", "generator"} <= taken
+    return of_a_prompt and bool(taken & {"height", "image", "video"})
 
-    needed = {"prompt", "num_inference_steps", "guidance_scale", "generator", "output_type"}
-    kinds = [k for k in AUTO_TEXT2IMAGE_PIPELINES_MAPPING.values() if "Control" not in k.__name__]
-    return {k.__name__ for k in kinds if needed <= inspect.signature(k.__call__).parameters.keys()}
+
+def _missing_packages(cls: Any) -> list[str]:
+    """What a class of diffusers needs that is not installed; it is then a dummy that names it."""
+    return [name for name in getattr(cls, "_backends", ()) if importlib.util.find_spec(name) is None]
 
 
 def default_device() -> str:

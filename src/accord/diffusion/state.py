@@ -89,7 +89,6 @@ def frozen(pipe: Any) -> Iterator[None]:
         modules = [m for m in pipe.components.values() if isinstance(m, nn.Module)]
         flags = [(p, p.requires_grad) for m in modules for p in m.parameters()]
         modes = [(m, m.training) for m in modules]
-        checkpointing = pipe.unet.is_gradient_checkpointing
         for parameter, _ in flags:
             parameter.requires_grad_(False)
         try:
@@ -100,5 +99,3 @@ def frozen(pipe: Any) -> Iterator[None]:
                 parameter.grad = None
             for module, mode in modes:
                 module.train(mode)
-            if pipe.unet.is_gradient_checkpointing and not checkpointing:
-                pipe.unet.disable_gradient_checkpointing()

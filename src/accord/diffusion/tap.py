@@ -240,17 +240,24 @@ def attention_layout(opened: Opened, prompts: Sequence[str]) -> AttentionLayout:
     latents = opened.vae_latents(prompts, state)
     names = family.texts or (texts.longest,)
     spans = [[s for name in names for s in texts.spans[name][b]] for b in range(len(prompts))]
-    return AttentionLayout(texts, (latents.shape[-2], latents.shape[-1]), _tokens(network, state), family, spans)
+    longest = max(map(len, spans))  # Z-Image is told each text at its own length
+    spans = [[*s, *[None] * (longest - len(s))] for s in spans]
+    tokens = _tokens(network, state, latents)
+    return AttentionLayout(texts, (latents.shape[-2], latents.shape[-1]), tokens, family, spans)
 
 
-def _tokens(network: nn.Module, state: torch.Tensor) -> int:
-    """How many tokens a state is: one each if it is packed, else by the network's patches."""
+def _tokens(network: nn.Module, state: torch.Tensor, latents: torch.Tensor) -> int:
+    """How many tokens a state is: one each if it is packed, else by the network's patches.
+
+    Args:
+        latents: what the VAE is given for it, [B,C,...]; a state may have its frames before its channels (CogVideoX).
+    """
     if state.dim() == 3:
         return state.shape[1]
     config: Any = network.config
     patch = config.get("patch_size") or (config.get("all_patch_size") or [1])[0]
     sides = [patch] * 2 if isinstance(patch, int) else list(patch)[-2:]
-    frames = state.shape[2:-2].numel() if state.dim() == 5 else 1
+    frames = state.shape[1:-2].numel() // latents.shape[1]
     return frames * (state.shape[-2] // sides[0]) * (state.shape[-1] // sides[1])
 
 

@@ -1,7 +1,7 @@
 """What every training of a pipeline does around its own loss.
 
     with session(pipe, folder, settings, rank=8) as training:
-        run = training.run({"unet": pipe.unet}, LoopConfig(...))
+        run = training.run(named_networks(pipe), LoopConfig(...))
         run.train(loss_fn)
 
 The folder is taken, the networks are frozen, an adapter is put on, attention runs plainly, rows go to TensorBoard. If
@@ -11,7 +11,7 @@ anything fails, the adapter comes off again.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch import nn
 
 from accord.diffusion.attention import plain_attention
 from accord.diffusion.lora import add_lora, check_no_lora, remove_lora
-from accord.diffusion.pipelines import Pipeline
+from accord.diffusion.opened import networks_of
 from accord.diffusion.state import frozen
 from accord.training.claim import claim
 from accord.training.loop import LoopConfig, Run
@@ -51,7 +51,7 @@ class Session:
 
 @contextmanager
 def session(
-    pipe: Pipeline,
+    pipe: Any,
     folder: Path,
     settings: Mapping[str, Any],
     *,
@@ -60,18 +60,18 @@ def session(
     prepared: Sequence[str] = (),
     processes: Processes | None = None,
 ) -> Iterator[Session]:
-    """Take `folder` for a training of `pipe`'s U-Net; a run found there is resumed.
+    """Take `folder` for a training of a pipeline's networks; a run found there is resumed.
 
     Args:
         settings: what the run depends on, JSON-ready; a run is not resumed with others.
-        rank: of a new adapter on the U-Net, which stays on if all goes well; none if None.
+        rank: of a new adapter on each network, which stays on if all goes well; none if None.
         seed: of the adapter.
         prepared: names of files that are made before the first step; those of a run that took none are removed.
         processes: those that share each step; as many as the launcher started if None.
 
     Raises:
         InputError: for a folder that another process has, that holds another run, or that cannot be written; for a
-            U-Net that has an adapter already.
+            network that has an adapter already.
     """
     processes = processes or Processes(pipe.device)
     if rank is not None:
@@ -82,7 +82,7 @@ def session(
                 (folder / name).unlink(missing_ok=True)
         processes.wait()
         training = Session(folder, processes)
-        with _adapter(pipe, rank, seed), plain_attention(pipe.unet):
+        with _adapter(pipe, rank, seed), _plain(pipe):
             try:
                 yield training
             finally:
@@ -91,7 +91,7 @@ def session(
 
 
 @contextmanager
-def _adapter(pipe: Pipeline, rank: int | None, seed: int) -> Iterator[None]:
+def _adapter(pipe: Any, rank: int | None, seed: int) -> Iterator[None]:
     """A new adapter that comes off again if the block fails; none if `rank` is None."""
     if rank is not None:
         add_lora(pipe, rank, seed)
@@ -101,3 +101,13 @@ def _adapter(pipe: Pipeline, rank: int | None, seed: int) -> Iterator[None]:
         if rank is not None:
             remove_lora(pipe)
         raise
+
+
+@contextmanager
+def _plain(pipe: Any) -> Iterator[None]:
+    """Plain attention in the networks whose processors are the usual one."""
+    with ExitStack() as stack:
+        for network in networks_of(pipe):
+            if getattr(network, "attn_processors", None):
+                stack.enter_context(plain_attention(network))
+        yield

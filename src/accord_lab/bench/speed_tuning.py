@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,10 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from tqdm.auto import tqdm
 
 from accord.diffusion.attention import plain_attention
-from accord.diffusion.loop import decode_with_grad, denoise, initial_noise, sample
+from accord.diffusion.loop import decode_with_grad, denoise, initial_noise
 from accord.diffusion.lora import add_lora
 from accord.diffusion.objective import predicted_x0
+from accord.diffusion.opened import Left, Step
 from accord.diffusion.pipelines import Conditioning, conditioning_of, load
 from accord.methods.tune.config import TuneConfig
 from accord.methods.tune.rollouts import Batch
@@ -156,39 +156,29 @@ class _Stopped(Batch):
 
 
 def _parts(tuner: Tuner, stop: int) -> dict[str, Callable[[], torch.Tensor]]:
-    pipe, config, batch = tuner.pipe, tuner.config, tuner.batch(0)
-    scheduler, conditioning, noise = tuner.rollouts.start(batch)
-    timestep = scheduler.timesteps[stop]
+    rollouts, batch = tuner.rollouts, tuner.batch(0)
+    noise = rollouts.opened.noise(batch.prompts, batch.generators())
+
+    def leave(step: Step) -> None:
+        if step.index == stop:
+            raise Left(step.latents)
 
     def rollout() -> torch.Tensor:
-        tuner.rollouts.conditioning(batch.prompts, True)
-        x = noise
-        for step in islice(
-            sample(
-                pipe,
-                batch.prompts,
-                latents=noise,
-                conditioning=conditioning,
-                scheduler=scheduler,
-                **tuner.rollouts.sampling,
-            ),
-            stop,
-        ):
-            x = step.latents
-        return x
+        rollouts.forget()
+        return rollouts.opened.rollout(batch.prompts, batch.generators(), before_step=leave)
 
     def one_step() -> torch.Tensor:
-        output = denoise(pipe, scheduler, noise, timestep, conditioning, config.guidance_scale)
+        output = rollouts.output(batch.prompts, noise, stop)
         output.square().mean().backward()
         return output.detach()
 
     def vae() -> torch.Tensor:
         latents = noise.clone().requires_grad_(True)
-        images = decode_with_grad(pipe, latents)
+        images = rollouts.decode(batch.prompts, latents)
         images.square().mean().backward()
         return images.detach()
 
-    pictures = decode_with_grad(pipe, noise).detach()
+    pictures = rollouts.decode(batch.prompts, noise).detach()
 
     def captioner() -> torch.Tensor:
         images = pictures.clone().requires_grad_(True)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from accord.diffusion.lora import named_networks
 from accord.files import write_file
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ def report_of(tuner: Tuner) -> dict[str, Any]:
     kept = guard.best_step if parted else steps[-1]
     gains = {n: _gain(scores[kept, n] - scores[0, n]) for n in names}
     return {
+        "pipeline": type(tuner.pipe).__name__,
+        "model": model_of(tuner.pipe),
         "strategy": tuner.config.strategy.name,
         "rewards": tuner.reward.weights,
         "steps_taken": tuner.run.step,
@@ -63,11 +66,29 @@ def _verdict(tuner: Tuner, parted: bool, kept: int, gains: dict[str, dict[str, f
     return "The held-out score did not change beyond noise."
 
 
+def model_of(pipe: Any) -> str:
+    """What a pipeline was loaded from; of a folder its name alone."""
+    base = Path(str(pipe.config.get("_name_or_path") or "?"))
+    return base.name if base.is_absolute() else str(base)  # no path of this machine
+
+
+def _loading(pipe: Any) -> str:
+    """How plain diffusers loads an adapter into such a pipeline; where it cannot, how Accord does."""
+    (first, network), *others = named_networks(pipe).items()
+    by_network = f'pipe.{first}.load_lora_adapter("this folder", use_safetensors=True)'
+    if hasattr(pipe, "load_lora_weights"):
+        lines = ['pipe.load_lora_weights("this folder")']
+    elif hasattr(network, "load_lora_adapter"):
+        lines = [by_network]
+    else:
+        return 'pipe = accord.load(..., lora="this folder")  # diffusers has no loader for this class'
+    lines += [f'pipe.{name}.load_lora_adapter("this folder/{name}", use_safetensors=True)' for name, _ in others]
+    return "\n".join(lines)
+
+
 def write_card(tuner: Tuner, report: dict[str, Any]) -> None:
     """`README.md` of the adapter folder."""
-    kind = type(tuner.pipe).__name__
-    base = Path(str(tuner.pipe.config.get("_name_or_path") or "?"))
-    base_name = base.name if base.is_absolute() else str(base)  # no path of this machine
+    kind, base_name = report["pipeline"], report["model"]
     rows = [
         f"| {row['step']} | {row['reward']:.3f} | {row['held_out']:.4f} |"
         if "held_out" in row
@@ -91,7 +112,7 @@ Reward: {weights}. {taken} steps, {skipped} of them skipped; the adapter of step
 from diffusers import {kind}
 
 pipe = {kind}.from_pretrained(...)  # tuned on: {base_name}
-pipe.load_lora_weights("this folder")
+{_loading(tuner.pipe)}
 ```
 
 Evaluations on {len(tuner.eval_prompts)} prompts that were not trained on (reward in spreads of the untuned pipeline's):

@@ -1,21 +1,25 @@
 """What a strategy works with: rollouts of the pipeline that is tuned, their pictures and their rewards.
 
-Letters in shapes: B pictures, C H W of the latents.
+Letters in shapes: B pictures; a state is what the pipeline's loop denoises, [B,...], packed as the pipeline packs it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import functools
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import DDIMScheduler
 
-from accord.diffusion.loop import Step, decode_with_grad, denoise, initial_noise, run, sample
+from accord.diffusion.call import call_arguments
 from accord.diffusion.lora import without_lora
-from accord.diffusion.objective import ab_at, prediction_target
-from accord.diffusion.pipelines import Conditioning, Pipeline, conditioning_of, latent_scheduler
+from accord.diffusion.opened import Opened, networks_of, swapped
+from accord.diffusion.pipelines import latent_scheduler
+from accord.diffusion.process import level_at
 from accord.rewards.composed import Composed
 from accord.training.processes import Processes
 
@@ -54,95 +58,185 @@ class Batch:
         generator = torch.Generator().manual_seed(self.shared_seed)
         return int(torch.randint(low, high, (1,), generator=generator))
 
+    def some(self, count: int, of: int) -> list[int]:
+        """`count` numbers below `of`, each once, for all pictures of the step."""
+        return torch.randperm(of, generator=torch.Generator().manual_seed(self.shared_seed))[:count].tolist()
+
+    def in_groups(self, size: int) -> Batch:
+        """Each prompt `size` times, with seeds of its own."""
+        return replace(
+            self,
+            places=[],
+            prompts=[p for p in self.prompts for _ in range(size)],
+            numbers=[n for n in self.numbers for _ in range(size)],
+            seeds=[(s * size + k) % 2**62 for s in self.seeds for k in range(size)],
+        )
+
 
 class Rollouts:
     """The pipeline that is tuned, its reward, and the knobs.
 
     Attributes:
+        opened: the pipeline as it is run, with guidance.
         prompts: what is trained on; `Batch.numbers` are places in it.
         state: tensors that are checkpointed with the run; a strategy keeps its own under `<name>.`.
+        trained: the parameters that are trained, by name.
         processes: those that share each step.
     """
 
     def __init__(
-        self, pipe: Pipeline, prompts: list[str], reward: Composed, config: TuneConfig, processes: Processes
+        self,
+        pipe: Any,
+        prompts: list[str],
+        reward: Composed,
+        config: TuneConfig,
+        processes: Processes,
+        call: Mapping[str, Any] | None = None,
     ) -> None:
         self.pipe, self.prompts, self.reward, self.config = pipe, prompts, reward, config
         self.processes, self.state = processes, dict[str, torch.Tensor]()
-        self.scheduler = latent_scheduler(DDIMScheduler, pipe)
-        self.sampling: dict[str, Any] = {
-            "num_inference_steps": config.num_inference_steps,
-            "guidance_scale": config.guidance_scale,
-        }
+        self.trained: Mapping[str, torch.Tensor] = {}
+        arguments = functools.partial(call_arguments, pipe, num_inference_steps=config.num_inference_steps)
+        alone = {name: value for name, value in (call or {}).items() if name != "negative_prompt"}
+        self.opened, self.unguided = (
+            Opened(pipe, scheduler=ddim_of(pipe), **arguments(guidance_scale=scale, call=given))
+            for scale, given in ((config.guidance_scale, call), (1.0, alone))
+        )
 
-    def start(self, batch: Batch) -> tuple[DDIMScheduler, Conditioning, torch.Tensor]:
-        """A scheduler with its timesteps set, the conditioning, and z_T [B,C,H,W] from the batch's seeds."""
-        scheduler = DDIMScheduler.from_config(self.scheduler.config)
-        scheduler.set_timesteps(self.config.num_inference_steps, device=self.pipe.device)
-        noise = initial_noise(self.pipe, len(batch.prompts), batch.generators(), dtype=self.pipe.unet.dtype)
-        return scheduler, self.conditioning(batch.prompts, self.config.guidance_scale > 1), noise
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the network's weights."""
+        network: Any = networks_of(self.pipe)[0]
+        return network.dtype
 
-    @torch.no_grad()
-    def conditioning(self, prompts: list[str], guided: bool) -> Conditioning:
-        return conditioning_of(self.pipe, prompts, guided=guided)
+    def forget(self) -> None:
+        """Embed texts anew: those that were embedded outside of a run's autocast are others."""
+        for opened in (self.opened, self.unguided):
+            opened.forget()
 
     @torch.no_grad()
     def pictures(self, prompts: list[str], generators: list[torch.Generator]) -> torch.Tensor:
-        """Latents [B,C,H,W] of the pipeline as it stands."""
-        noise = initial_noise(self.pipe, len(prompts), generators, dtype=self.pipe.unet.dtype)
-        return run(sample(self.pipe, prompts, latents=noise, scheduler=self.scheduler, **self.sampling))
+        """States [B,...] of the pipeline as it stands, after its last step."""
+        return self.opened.rollout(prompts, generators)
 
-    def sample(self, prompts: list[str], **settings: Any) -> Iterator[Step]:
-        """Steps from noise to picture, as `accord.diffusion.loop.sample` takes them, with the run's own settings."""
-        return sample(self.pipe, prompts, **settings, **self.sampling)
+    def output(self, prompts: list[str], state: torch.Tensor, step: int) -> torch.Tensor:
+        """The guided output of the network [B,...] at a state and step of the grid, with its graph."""
+        return self.opened.output(prompts, state, step=step)
 
-    def output(
-        self, scheduler: DDIMScheduler, latents: torch.Tensor, timestep: torch.Tensor, conditioning: Conditioning
-    ) -> torch.Tensor:
-        """The guided output of the denoiser [B,C,H,W], with its graph."""
-        return denoise(self.pipe, scheduler, latents, timestep, conditioning, self.config.guidance_scale)
-
-    def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Latents [B,C,H,W] to pictures [B,3,H,W] in 0..1, with the graph."""
-        return decode_with_grad(self.pipe, latents)
+    def decode(self, prompts: list[str], state: torch.Tensor) -> torch.Tensor:
+        """A state to pictures [B,3,H,W] or videos [B,F,3,H,W] in 0..1, with the graph."""
+        return self.opened.decode(prompts, state)
 
     def judge(self, images: torch.Tensor, prompts: list[str]) -> tuple[torch.Tensor, dict[str, float]]:
         """Normalised rewards [B] and the mean of each part as it is; one that is infinite is NaN, so that no loss hides
         it.
         """
-        parts = self.reward.parts(images, prompts)
+        parts = self.parts(images, prompts)
         rewards = self.reward.combine(parts)
         rewards = torch.where(torch.isfinite(rewards), rewards, torch.nan)
         logs = {"reward": float(rewards.mean().detach())}
         return rewards, logs | {f"reward/{k}": float(v.mean().detach()) for k, v in parts.items()}
 
+    def parts(self, images: torch.Tensor, prompts: list[str]) -> dict[str, torch.Tensor]:
+        """Each reward as it is, [B]; of a video the mean over its frames."""
+        pictures, texts = frames_of(images, prompts)
+        return {name: of_each(found, len(prompts)) for name, found in self.reward.parts(pictures, texts).items()}
+
+    def untuned(self) -> Any:
+        """The pipeline as it was before its adapter, for the time of the block."""
+        return without_lora(self.pipe)
+
+    @contextmanager
+    def weights(self, others: Mapping[str, torch.Tensor]) -> Iterator[None]:
+        """Other values in the parameters that are trained, for the time of the block; no graph may span it."""
+        own = {name: parameter.detach().clone() for name, parameter in self.trained.items()}
+        try:
+            self._put_in(others)
+            yield
+        finally:
+            self._put_in(own)
+
+    @torch.no_grad()
+    def _put_in(self, values: Mapping[str, torch.Tensor]) -> None:
+        for name, parameter in self.trained.items():
+            parameter.copy_(values[name])
+
     def denoising_loss(
-        self, latents: torch.Tensor, prompts: list[str], generators: list[torch.Generator], anchored: bool = False
+        self, clean: torch.Tensor, prompts: list[str], generators: list[torch.Generator], anchored: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """||f - target||^2 and, if `anchored`, ||f - f_untuned||^2 at one random timestep a picture."""
-        scheduler, device = self.scheduler, latents.device
+        """||f - target||^2 and, if `anchored`, ||f - f_untuned||^2 at one random timestep a picture, without guidance.
+
+        Args:
+            clean: states [B,...] without noise.
+        """
+        scheduler = self.unguided.scheduler or self.pipe.scheduler
         count = scheduler.config.num_train_timesteps
         draws = [
             (
-                torch.randn(latents.shape[1:], generator=g),
+                torch.randn(clean.shape[1:], generator=g),
                 torch.randint(count, (1,), generator=g),
-                torch.rand(1, generator=g),
+                float(torch.rand(1, generator=g)) < CAPTION_DROPOUT,
             )
             for g in generators
         ]
-        noise = torch.stack([d[0] for d in draws]).to(device)
-        timesteps = torch.cat([d[1] for d in draws]).to(device)
-        with torch.no_grad():
-            conditioning = conditioning_of(
-                self.pipe, prompts, guided=False, dropped=torch.cat([d[2] for d in draws]) < CAPTION_DROPOUT
-            )
-        clean = latents.float()
-        noisy = scheduler.add_noise(clean, noise, timesteps).to(self.pipe.unet.dtype)
-        output = denoise(self.pipe, scheduler, noisy, timesteps, conditioning).float()
-        target = prediction_target(clean, noise, ab_at(scheduler, timesteps, clean), scheduler.config.prediction_type)
-        loss = (output - target).square().mean()
+        noise = torch.stack([d[0] for d in draws]).to(clean.device)
+        timesteps = torch.cat([d[1] for d in draws]).to(clean.device)
+        told = ["" if dropped else prompt for prompt, (_, _, dropped) in zip(prompts, draws, strict=True)]
+        clean = clean.float()
+        level = level_at(scheduler, timesteps, clean)
+        noisy = level.noised(clean, noise).to(self.dtype)
+
+        def output() -> torch.Tensor:
+            with _empty_as_unguided(self.pipe):
+                return self.unguided.output(told, noisy, timestep=timesteps).float()
+
+        loss = (found := output()).sub(level.target(clean, noise)).square().mean()
         if not anchored:
             return loss, torch.zeros_like(loss)
-        with torch.no_grad(), without_lora(self.pipe):
-            reference = denoise(self.pipe, scheduler, noisy, timesteps, conditioning).float()
-        return loss, (output - reference).square().mean()
+        with torch.no_grad(), self.untuned():
+            reference = output()
+        return loss, (found - reference).square().mean()
+
+
+def frames_of(images: torch.Tensor, prompts: Sequence[str]) -> tuple[torch.Tensor, list[str]]:
+    """Pictures [B,3,H,W] as they are; videos [B,F,3,H,W] as their frames [B*F,3,H,W]; and a prompt for each."""
+    if images.dim() == 4:
+        return images, list(prompts)
+    return images.flatten(0, 1), [p for p in prompts for _ in range(images.shape[1])]
+
+
+def of_each(scores: torch.Tensor, count: int) -> torch.Tensor:
+    """Scores of `frames_of` as those of the B = `count` pictures or videos: the mean over the frames."""
+    return scores if len(scores) == count else scores.unflatten(0, (count, -1)).mean(1)
+
+
+def ddim_of(pipe: Any) -> Any:
+    """DDIM for a pipeline whose process is DDIM's, whatever sampler it has; None, so its own scheduler, for others."""
+    config = pipe.scheduler.config
+    if "beta_schedule" not in config or config.get("use_flow_sigmas"):
+        return None
+    ddim = latent_scheduler(DDIMScheduler, pipe)
+    own = torch.as_tensor(pipe.scheduler.alphas_cumprod)
+    return ddim if torch.allclose(own.float(), ddim.alphas_cumprod, atol=1e-5) else None  # CogVideoX shifts its own
+
+
+@contextmanager
+def _empty_as_unguided(pipe: Any) -> Iterator[None]:
+    """An empty prompt gets what stands for none in a guided batch: zeros, where a pipeline is configured so (XL's)."""
+    if not pipe.config.get("force_zeros_for_empty_prompt"):
+        yield
+        return
+    own = pipe.encode_prompt
+
+    @functools.wraps(own)
+    def encode_prompt(*args: Any, **kwargs: Any) -> Any:
+        prompts = inspect.signature(own).bind(*args, **kwargs).arguments["prompt"]
+        said = torch.tensor([bool(p) for p in prompts])
+
+        def zeroed(states: torch.Tensor | None) -> torch.Tensor | None:
+            return None if states is None else states * said.to(states).view(-1, *[1] * (states.dim() - 1))
+
+        return tuple(map(zeroed, own(*args, **kwargs)))
+
+    with swapped(pipe, encode_prompt=encode_prompt):
+        yield

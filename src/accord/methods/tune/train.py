@@ -6,13 +6,13 @@ The second and third term, on by default, hold the model to what it was: picture
 where there are none, pictures of the untuned pipeline. The whole loop is `Run` of `accord.training`, which knows
 nothing of this.
 
-Letters in shapes: B pictures, C H W of the latents, N pictures of an evaluation.
+Letters in shapes: B pictures, N pictures of an evaluation; a state is what the pipeline's loop denoises, [B,...].
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,34 +20,29 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
 from accord.data.images import fit, to_tensor
 from accord.data.prompts import check_says_something
+from accord.diffusion.checkpointing import checkpointed
 from accord.diffusion.loading import load_tensors
-from accord.diffusion.loop import decode_with_grad, encode, precise_vae
-from accord.diffusion.lora import save_lora, without_lora
-from accord.diffusion.pipelines import (
-    Pipeline,
-    check_latent_unet,
-    check_prompts,
-    sample_size,
-)
+from accord.diffusion.lora import named_networks, save_lora
+from accord.diffusion.opened import check_seams, networks_of
+from accord.diffusion.pipelines import check_no_context, check_prompts
 from accord.files import read_json, replace_file, write_file
 from accord.methods.tune.card import report_of, write_card
 from accord.methods.tune.config import TuneConfig, strategy_of
 from accord.methods.tune.registry import Strategy
-from accord.methods.tune.rollouts import Batch, Rollouts
+from accord.methods.tune.rollouts import Batch, Rollouts, frames_of, of_each
 from accord.rewards.composed import Composed, check_gradient
 from accord.rewards.registry import Reward
 from accord.training.fingerprint import fingerprint
 from accord.training.guard import Guard, GuardConfig
-from accord.training.loop import LoopConfig, computes_bf16
+from accord.training.loop import LoopConfig
 from accord.training.processes import Processes
 from accord.training.session import Session, session
-from accord.types import InputError, reason_of
+from accord.types import InputError
 
 EVAL_SEED = 1_000_000
 PREPARED = ("anchor.safetensors", "scales.json")  # files of a run that are made before its first step
@@ -67,7 +62,7 @@ class Tuned:
 
 
 def train_reward(
-    pipe: Pipeline,
+    pipe: Any,
     prompts: Sequence[str],
     reward: Composed | Reward,
     out: str | Path,
@@ -77,18 +72,21 @@ def train_reward(
     held_out: Reward | None = None,
     pairs: tuple[Sequence[Image.Image], Sequence[str]] | None = None,
     progress: bool = True,
+    call: Mapping[str, Any] | None = None,
 ) -> Tuned:
-    """Tune any Stable Diffusion 1, 2 or XL pipeline with a reward. The pipeline itself is tuned too (`remove_lora`
-    undoes it).
+    """Tune any text-to-image or text-to-video pipeline of diffusers with a reward. The pipeline itself is tuned too
+    (`remove_lora` undoes it).
 
     Args:
-        pipe: the pipeline; its U-Net gets an adapter.
+        pipe: the pipeline; each of its denoising networks gets an adapter.
         prompts: what to train on; some of them are kept out for the evaluations.
         reward: what `make_rewards` gives, or anything of the `Reward` protocol.
         out: folder of the run; one that is found there is resumed.
-        strategy: refl, draft, raft or grpo (or sft, the control), or one with its knobs; overrides the one in `config`.
+        strategy: refl, draft, raft, grpo or nft (or sft, the control), or one with its knobs; overrides the one in
+            `config`.
         held_out: a score that is never trained on, for the guard; no guard without it.
         pairs: pictures and captions for the denoising term; pictures of the untuned pipeline are made if None.
+        call: further arguments of the pipeline's own call: height, width, max_sequence_length ...
 
     Raises:
         InputError: for a pipeline, prompt, reward, folder or number that cannot be used.
@@ -101,7 +99,8 @@ def train_reward(
             config = replace(config, strategy=strategy_of(strategy))
         except ValueError as error:
             raise InputError(str(error)) from error
-    check_latent_unet(pipe)
+    check_seams(pipe)
+    check_trained_here(pipe)
     texts = list(dict.fromkeys(prompts))
     if len(texts) < 2:
         raise InputError(f"{len(texts)} different prompts are too few to train on and to evaluate; give at least 2")
@@ -110,15 +109,6 @@ def train_reward(
         check_says_something(text)  # which a reward would do in the middle of the run
     if any(same_score(a, b) for a in scores_of(reward) for b in scores_of(held_out)):
         raise InputError("the held-out score is one of the rewards that are trained on; give another one")
-    if pipe.unet.config.time_cond_proj_dim is not None:
-        raise InputError(
-            "a denoiser that was distilled with guidance (LCM) cannot be tuned here; tune the model it was made from"
-        )
-    if pipe.unet.dtype == torch.float16 and not (computes_bf16(pipe.device) if config.bf16 is None else config.bf16):
-        raise InputError(
-            "gradients through float16 weights are lost in rounding; load the pipeline in float32, or in bfloat16 "
-            "where the device computes in it"
-        )
     if config.strategy.needs_gradient:
         for name, part in reward.rewards.items():
             if not part.differentiable:
@@ -135,15 +125,37 @@ def train_reward(
         "prompts_digest": fingerprint(texts),
         "rewards": reward.weights,
         "held_out": None if held_out is None else type(held_out).__name__,
-        "model": fingerprint(pipe.unet),
+        "model": fingerprint(*networks_of(pipe)),
         "judges": fingerprint(*(m for r in (*reward.rewards.values(), held_out) for m in _models(r))),
         "pairs": None if pairs is None else fingerprint(list(pairs[1])),
     }
+    if call:
+        settings["call"] = {name: str(value) for name, value in call.items()}
     opened = session(pipe, folder, settings, rank=config.rank, seed=config.seed, prepared=PREPARED, processes=processes)
-    with opened as training, precise_vae(pipe):
-        tuner = Tuner(pipe, texts, reward, training, config, held_out, pairs, progress)
+    with opened as training:
+        tuner = Tuner(pipe, texts, reward, training, config, held_out, pairs, progress, call)
         tuner.train()
         return tuner.finish()
+
+
+def check_trained_here(pipe: Any) -> None:
+    """Refuse a pipeline whose networks would not be trained as they are run.
+
+    Raises:
+        InputError: for a network that was distilled with guidance, one in float16, or one that is run with a context.
+    """
+    check_no_context(pipe)
+    for network in networks_of(pipe):
+        if getattr(network.config, "time_cond_proj_dim", None) is not None:
+            raise InputError(
+                "a denoiser that was distilled with guidance (LCM) cannot be tuned here; tune the model it was made "
+                "from"
+            )
+        if network.dtype == torch.float16:
+            raise InputError(
+                "gradients through float16 weights are lost in rounding; load the pipeline in float32, or in bfloat16 "
+                "where the device computes in it"
+            )
 
 
 def scores_of(reward: Any) -> list[Any]:
@@ -171,7 +183,7 @@ class Tuner:
 
     def __init__(
         self,
-        pipe: Pipeline,
+        pipe: Any,
         prompts: list[str],
         reward: Composed,
         training: Session,
@@ -179,6 +191,7 @@ class Tuner:
         held_out: Reward | None,
         pairs: tuple[Sequence[Image.Image], Sequence[str]] | None,
         progress: bool,
+        call: Mapping[str, Any] | None = None,
     ) -> None:
         self.pipe, self.reward, self.config, self.held_out = pipe, reward, config, held_out
         self.folder, self.training, processes = training.folder, training, training.processes
@@ -187,13 +200,11 @@ class Tuner:
         self.eval_prompts = prompts[::every][:kept]
         kept_out = set(self.eval_prompts)
         self.prompts = [p for p in prompts if p not in kept_out]
-        self.rollouts = Rollouts(pipe, self.prompts, reward, config, processes)
-        if config.gradient_checkpointing:
-            pipe.unet.enable_gradient_checkpointing()
+        self.rollouts = Rollouts(pipe, self.prompts, reward, config, processes, call)
         loop = LoopConfig.of(config, log_every=min(10, config.eval_every))
         self._prepare(pairs, processes)
-        self.run = training.run({"unet": pipe.unet}, loop)
-        self.rollouts.state = self.run.tensors
+        self.run = training.run(named_networks(pipe), loop)
+        self.rollouts.state, self.rollouts.trained = self.run.tensors, self.run.named
         self.guard = Guard(GuardConfig(config.guard_z, config.guard_patience), self.run.numbers, self.run.tensors)
         self.progress = progress
 
@@ -202,13 +213,13 @@ class Tuner:
         """Anchor latents, and the scales of the rewards; kept in `anchor.safetensors` and `scales.json`."""
         anchor, scales = (self.folder / name for name in PREPARED)
         if processes.first and not (anchor.exists() and scales.exists()):
-            with torch.no_grad(), without_lora(self.pipe):
+            with torch.no_grad(), self.rollouts.untuned():
                 texts = [self.prompts[i % len(self.prompts)] for i in range(self.config.anchors)]
                 own = self._own_pictures(texts)
                 latents, captions = (own, texts) if pairs is None else self._encoded(pairs)
                 scored = [
-                    self.reward.parts(
-                        decode_with_grad(self.pipe, own[i : i + 8].to(self.pipe.device)), texts[i : i + 8]
+                    self.rollouts.parts(
+                        self.rollouts.decode(texts[i : i + 8], own[i : i + 8].to(self.pipe.device)), texts[i : i + 8]
                     )
                     for i in range(0, len(own), 8)
                 ]
@@ -229,12 +240,15 @@ class Tuner:
         except (KeyError, TypeError, ValueError, IndexError, AttributeError):
             raise InputError(f"{str(scales)!r} and {anchor.name} are not of one whole run; {again}") from None
         if self.config.strategy.needs_gradient:
-            images = decode_with_grad(self.pipe, self.anchors[:2].to(self.pipe.device, self.pipe.unet.dtype)).detach()
+            texts = self.anchor_captions[:2]
+            states = self.anchors[: len(texts)].to(self.pipe.device, self.rollouts.dtype)
+            pictures, told = frames_of(self.rollouts.decode(texts, states).detach(), texts)
             for name, part in self.reward.rewards.items():
-                check_gradient(part, images, self.anchor_captions[: len(images)], f"reward {name!r}")
+                check_gradient(part, pictures, told, f"reward {name!r}")
+        self.rollouts.forget()
 
     def _own_pictures(self, texts: list[str]) -> torch.Tensor:
-        """Latents [B,C,H,W] of the untuned pipeline."""
+        """States [B,...] of the untuned pipeline."""
         generators = [torch.Generator().manual_seed(self.config.seed * 1_000_003 + i) for i in range(len(texts))]
         return torch.cat(
             [self.rollouts.pictures(texts[i : i + 8], generators[i : i + 8]) for i in range(0, len(texts), 8)]
@@ -246,9 +260,15 @@ class Tuner:
             raise InputError(
                 f"{len(images)} pictures were given with {len(captions)} captions; give one caption for each picture"
             )
-        side = sample_size(self.pipe)[0] * self.pipe.vae_scale_factor
+        like = self.rollouts.opened.noise(captions[:1], [torch.Generator().manual_seed(0)])
+        made = self.rollouts.decode(list(captions[:1]), like)
+        if made.dim() != 4:
+            raise InputError(f"pairs are pictures, and a {type(self.pipe).__name__} makes videos; leave them out")
+        height, width = made.shape[-2:]
         parts = [
-            encode(self.pipe, torch.cat([fit(to_tensor(p), side) for p in images[i : i + 8]]))
+            self.rollouts.opened.encode(
+                captions[i : i + 8], torch.cat([fit(to_tensor(p), (height, width)) for p in images[i : i + 8]])
+            )
             for i in range(0, len(images), 8)
         ]
         return torch.cat(parts), list(captions)
@@ -286,7 +306,9 @@ class Tuner:
     def train(self) -> None:
         if self.run.step == 0 and "evaluation.0.reward" not in self.run.tensors:
             self.evaluate(0)
-        self.run.train(self.loss, f"tune {self.config.strategy.name}", self.after_step, self.progress)
+        networks = networks_of(self.pipe) if self.config.gradient_checkpointing else ()
+        with checkpointed(networks):
+            self.run.train(self.loss, f"tune {self.config.strategy.name}", self.after_step, self.progress)
 
     def after_step(self, step: int) -> bool:
         if step % self.config.eval_every and step != self.config.steps:
@@ -306,14 +328,12 @@ class Tuner:
             for i in range(0, len(self.eval_prompts), 8):
                 texts = self.eval_prompts[i : i + 8]
                 generators = [torch.Generator().manual_seed(EVAL_SEED + i + k) for k in range(len(texts))]
-                images.append(decode_with_grad(self.pipe, self.rollouts.pictures(texts, generators)))
+                images.append(self.rollouts.decode(texts, self.rollouts.pictures(texts, generators)))
             pictures = torch.cat(images)
-            reward = torch.cat([self.reward(p, self.eval_prompts[8 * i : 8 * i + 8]) for i, p in enumerate(images)])
+            reward = self._scores(self.reward, images)
             scores = {"reward": reward}
             if self.held_out is not None:
-                scores["held_out"] = torch.cat(
-                    [self.held_out(p, self.eval_prompts[8 * i : 8 * i + 8]) for i, p in enumerate(images)]
-                )
+                scores["held_out"] = self._scores(self.held_out, images)
         state = self.run.tensors
         for name, values in scores.items():
             state[f"evaluation.{step}.{name}"] = values.float().cpu()
@@ -329,7 +349,15 @@ class Tuner:
             logger.scalars(
                 {"step": step} | {f"evaluation/{k}": float(v[torch.isfinite(v)].mean()) for k, v in scores.items()}
             )
-            logger.images("evaluation", pictures, step)
+            logger.images("evaluation", pictures if pictures.dim() == 4 else pictures[:, pictures.shape[1] // 2], step)
+
+    def _scores(self, score: Any, images: Sequence[torch.Tensor]) -> torch.Tensor:
+        """A score [N] of the evaluation's pictures, which come in batches of 8."""
+        found = []
+        for i, batch in enumerate(images):
+            pictures, texts = frames_of(batch, self.eval_prompts[8 * i : 8 * i + 8])
+            found.append(of_each(score(pictures, texts), len(batch)))
+        return torch.cat(found)
 
     def finish(self) -> Tuned:
         """Put the best weights in, write adapter, card and report."""
@@ -338,15 +366,11 @@ class Tuner:
             for key, parameter in self.run.named.items():
                 source = self.run.tensors[f"best.{key}"] if parted else self.run.ema.get(key, parameter)
                 parameter.copy_(source.to(parameter.device))
-        self.pipe.unet.eval()
+        for network in networks_of(self.pipe):
+            network.eval()
         report = report_of(self)
         if self.run.processes.first:
-            try:
-                save_lora(self.pipe, self.folder)
-            except (OSError, SafetensorError) as error:
-                raise InputError(
-                    f"{str(self.folder)!r} cannot be written ({reason_of(error)}); make room and train again"
-                ) from error
+            save_lora(self.pipe, self.folder)
             write_file(self.folder / "report.json", (json.dumps(report, indent=1) + "\n").encode())
             write_card(self, report)
         self.run.processes.wait()

@@ -1,10 +1,10 @@
 """Ways from a reward to a loss, one file each. RealignDiff's coarse stage is `refl`; the others stand beside it.
 
 A strategy is a frozen dataclass of its knobs with a `loss`, registered under a name; a file in this folder is enough.
-Its loss takes `Rollouts` (start, sample, decode, judge, denoising_loss) and a `Batch` (prompts with a seed each).
-Rewards are normalised here: 0 is the untuned pipeline's mean, 1 its spread.
+Its loss takes `Rollouts` (opened, pictures, output, decode, judge, denoising_loss) and a `Batch` (prompts with a seed
+each). Rewards are normalised here: 0 is the untuned pipeline's mean, 1 its spread.
 
-Letters in shapes: B pictures, C H W of the latents.
+Letters in shapes: B pictures; a state is what the pipeline's loop denoises, [B,...].
 """
 
 import importlib

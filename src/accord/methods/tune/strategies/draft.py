@@ -23,11 +23,6 @@ class Draft(Strategy):
         self.at_least(1, "last_steps")
 
     def loss(self, rollouts: Rollouts, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
-        scheduler, conditioning, latents = rollouts.start(batch)
-        steps = rollouts.sample(
-            batch.prompts, latents=latents, conditioning=conditioning, scheduler=scheduler, grad_steps=self.last_steps
-        )
-        for step in steps:
-            latents = step.latents
-        rewards, logs = rollouts.judge(rollouts.decode(latents), batch.prompts)
+        state = rollouts.opened.rollout(batch.prompts, batch.generators(), grad_steps=self.last_steps)
+        rewards, logs = rollouts.judge(rollouts.decode(batch.prompts, state), batch.prompts)
         return (self.margin - rewards).relu().mean(), logs

@@ -7,19 +7,24 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+from diffusers.utils.torch_utils import randn_tensor
 
-from accord.diffusion.loop import rooted_eta
+from accord.diffusion.opened import Step
+from accord.diffusion.process import Level, levels, transition
 from accord.methods.tune.registry import Strategy, strategy
 from accord.methods.tune.rollouts import Batch, Rollouts
 
-# 1 up to rounding: at 1 the first step from zero terminal SNR takes the root of a negative rounding error
-GRPO_ETA = 0.999
+GRPO_ETA = 0.999  # of the transition: nearly the exact posterior
+SMALLEST = 1e-6  # deviation; that of a last step is 0
 
 
 @strategy("grpo")
 @dataclass(frozen=True)
 class Grpo(Strategy):
-    """-A log p of the steps taken by DDIM with eta = 1, A the reward normalised in its prompt's group.
+    """-A log p of the steps taken with noise, A the reward normalised in its prompt's group.
+
+    A step is `accord.diffusion.process.transition`, for every process: DDIM's with eta = 1, and for flow the exact
+    posterior in place of Flow-GRPO's Euler-Maruyama step.
 
     Source: Flow-GRPO (arXiv 2505.05470) and DDPO (arXiv 2305.13301), equation of the clipped objective, with one pass
     over each trajectory. Rewards are gathered from all processes before they are normalised.
@@ -37,43 +42,43 @@ class Grpo(Strategy):
         self.at_least(1, "trained_steps")
 
     def loss(self, rollouts: Rollouts, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
-        size = self.group_size
-        prompts = [p for p in batch.prompts for _ in range(size)]
-        seeds = [(s * size + k) % 2**62 for s in batch.seeds for k in range(size)]
-        numbers = [n for n in batch.numbers for _ in range(size)]
-        group = Batch(batch.step, [], prompts, numbers, seeds, batch.shared_seed)
-        scheduler, conditioning, latents = rollouts.start(group)
-        before, after, times = [], [], []
-        x = latents * scheduler.init_noise_sigma
-        steps = rollouts.sample(
-            prompts,
-            latents=latents,
-            conditioning=conditioning,
-            scheduler=scheduler,
-            eta=GRPO_ETA,
-            generator=group.generators(1),
-        )
+        group, path = batch.in_groups(self.group_size), list[_Taken]()
+        makers = group.generators(1)
+
+        def take(step: Step) -> torch.Tensor:
+            assert step.output is not None
+            now, after = (level.to(step.latents) for level in levels(step.scheduler)[step.index : step.index + 2])
+            mean, spread = transition(step.latents, step.output, now, after, GRPO_ETA)
+            noise = randn_tensor(mean.shape, makers, mean.device, step.output.dtype)
+            path.append(_Taken(step.latents, (mean + spread * noise).to(step.latents.dtype), now, after))
+            return path[-1].then
+
         with torch.no_grad():
-            for step in steps:
-                before.append(x)
-                after.append(step.latents)
-                times.append(step.timestep)
-                x = step.latents
-            rewards, logs = rollouts.judge(rollouts.decode(x), prompts)
+            last = rollouts.opened.rollout(group.prompts, group.generators(), on_step=take)
+            rewards, logs = rollouts.judge(rollouts.decode(group.prompts, last), group.prompts)
         gather = rollouts.processes.gather
-        everyone = gather(torch.tensor(numbers, device=rewards.device))
-        advantage = group_advantages(rewards, numbers, gather(rewards), everyone.tolist())
-        # the last step has no noise, and so no probability
-        order = torch.randperm(len(times) - 1, generator=torch.Generator().manual_seed(batch.shared_seed))
-        chosen = order[: self.trained_steps].tolist() or [0]
+        everyone = gather(torch.tensor(group.numbers, device=rewards.device))
+        advantage = group_advantages(rewards, group.numbers, gather(rewards), everyone.tolist())
         losses = []
-        for i in chosen:
-            output = rollouts.output(scheduler, before[i], times[i], conditioning)
-            mean, spread = ddim_moments(scheduler, output, times[i], before[i])
-            log_p = gaussian_log_p(after[i], mean, spread)
+        # the last step has no noise, and so no probability
+        for i in batch.some(self.trained_steps, len(path) - 1) or [0]:
+            taken = path[i]
+            output = rollouts.output(group.prompts, taken.state, i)
+            mean, spread = transition(taken.state, output, taken.now, taken.after, GRPO_ETA)
+            log_p = gaussian_log_p(taken.then, mean, spread)
             ratio = (log_p - log_p.detach()).exp()  # 1 on the first and only pass; its gradient is that of log p
             losses.append(policy_loss(ratio, advantage, self.clip_range))
         return torch.stack(losses).mean(), logs
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """A step of a rollout: from a state at one level to another, `then`, at the next."""
+
+    state: torch.Tensor
+    then: torch.Tensor
+    now: Level
+    after: Level
 
 
 def policy_loss(ratio: torch.Tensor, advantage: torch.Tensor, clip_range: float) -> torch.Tensor:
@@ -98,21 +103,7 @@ def group_advantages(
     return torch.stack(out).clamp(-5, 5).detach()
 
 
-def ddim_moments(
-    scheduler: Any, output: torch.Tensor, timestep: torch.Tensor, latents: torch.Tensor
-) -> tuple[torch.Tensor, float]:
-    """Mean [B,C,H,W] and standard deviation of x_{t-1} under DDIM with eta = GRPO_ETA.
-
-    Source: DDIM (arXiv 2010.02502), (12), (16).
-    """
-    zero = torch.zeros_like(latents)
-    eta = rooted_eta(scheduler, timestep, GRPO_ETA)
-    mean = scheduler.step(output, timestep, latents, eta=eta, variance_noise=zero, return_dict=False)[0]
-    stride = scheduler.config.num_train_timesteps // scheduler.num_inference_steps
-    variance = scheduler._get_variance(int(timestep), int(timestep) - stride)
-    return mean, eta * float(variance.clamp(min=1e-12) ** 0.5)
-
-
-def gaussian_log_p(x: torch.Tensor, mean: torch.Tensor, spread: float) -> torch.Tensor:
-    """Mean over the latents' elements of log N(x; mean, spread^2) without its constant, [B]."""
-    return -((x.detach() - mean).float().square() / (2 * spread**2)).flatten(1).mean(1)
+def gaussian_log_p(x: torch.Tensor, mean: torch.Tensor, spread: torch.Tensor) -> torch.Tensor:
+    """Mean over the state's elements of log N(x; mean, spread^2) without its constant, [B]."""
+    variance = spread.clamp(min=SMALLEST) ** 2
+    return -((x.detach() - mean).float().square() / (2 * variance)).flatten(1).mean(1)

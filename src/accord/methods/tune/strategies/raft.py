@@ -48,12 +48,12 @@ class Raft(Strategy):
 
 @torch.no_grad()
 def _collect(rollouts: Rollouts, batch: Batch, count: int) -> None:
-    """Keep the best of `count` latents [B,C,H,W] for each prompt, in the places of the global batch."""
+    """Keep the best of `count` states [B,...] for each prompt, in the places of the global batch."""
     candidates, scores = [], []
     for k in range(count):
         latents = rollouts.pictures(batch.prompts, batch.generators(salt=100 + k))
         candidates.append(latents)
-        scores.append(rollouts.judge(rollouts.decode(latents), batch.prompts)[0])
+        scores.append(rollouts.judge(rollouts.decode(batch.prompts, latents), batch.prompts)[0])
     judged = torch.stack(scores).nan_to_num(-torch.inf)  # [N, B]; what cannot be judged is not the best
     best = torch.stack(candidates)[judged.argmax(0), torch.arange(judged.shape[1])]
     device, gather, state = judged.device, rollouts.processes.gather, rollouts.state

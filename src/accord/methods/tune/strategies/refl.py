@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 
 import torch
 
-from accord.diffusion.objective import predicted_x0
+from accord.diffusion.opened import Left, Step
+from accord.diffusion.process import levels
 from accord.methods.tune.registry import Strategy, strategy
 from accord.methods.tune.rollouts import Batch, Rollouts
 
@@ -35,13 +35,18 @@ class Refl(Strategy):
         config = rollouts.config
         first = int(self.stop_from * config.num_inference_steps)
         stop = batch.randint(first, max(first + 1, round(self.stop_until * config.num_inference_steps)))
-        scheduler, conditioning, latents = rollouts.start(batch)
-        rollout = rollouts.sample(batch.prompts, latents=latents, conditioning=conditioning, scheduler=scheduler)
-        latents = latents * scheduler.init_noise_sigma
-        for step in itertools.islice(rollout, stop):
-            latents = step.latents
-        timestep = scheduler.timesteps[stop]
-        output = rollouts.output(scheduler, latents, timestep, conditioning)
-        x0 = predicted_x0(scheduler, output, timestep, latents)
-        rewards, logs = rollouts.judge(rollouts.decode(x0), batch.prompts)
+
+        def leave_with_x0(step: Step) -> None:
+            if step.index == stop:
+                assert step.output is not None
+                now = levels(step.scheduler)[stop].to(step.latents)
+                raise Left(now.x0(step.latents, step.output).to(step.latents.dtype))
+
+        x0 = rollouts.opened.rollout(
+            batch.prompts,
+            batch.generators(),
+            on_step=leave_with_x0,
+            grad_steps=config.num_inference_steps - stop,
+        )
+        rewards, logs = rollouts.judge(rollouts.decode(batch.prompts, x0), batch.prompts)
         return (self.margin - rewards).relu().mean(), logs
