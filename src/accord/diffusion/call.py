@@ -49,7 +49,7 @@ def call_arguments(
     _check_taken(pipe, found, taken)
     check_size(pipe, found.get("height"), found.get("width"))
     _check_latents(pipe, found)
-    lab = getattr(pipe, "name_or_path", None) == str(PIPELINE)
+    lab = is_lab(pipe)
     steps = STEPS if lab and num_inference_steps is None else num_inference_steps
     if steps is None:
         steps = taken["num_inference_steps"].default
@@ -103,6 +103,11 @@ def _guidance_argument(pipe: Any, family: Family, taken: Mapping[str, Any], guid
             + (f"leave it out, or give {near} in `call`" if near else "leave it out")
         )
     return family.guidance
+
+
+def is_lab(pipe: Any) -> bool:
+    """Whether this is the embedded pipeline, which has defaults of its own."""
+    return getattr(pipe, "name_or_path", None) == str(PIPELINE)
 
 
 def check_size(pipe: Any, height: int | None, width: int | None) -> None:

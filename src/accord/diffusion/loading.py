@@ -425,7 +425,9 @@ def _load_single_file(
     parts = _parts_of(index, what)
     cls = getattr(diffusers, str(kind))
     if not hasattr(cls, "from_single_file"):
-        raise InputError(f"{what} cannot be loaded, as a {kind} is not read from a single file; give a folder or hub id")
+        raise InputError(
+            f"{what} cannot be loaded, as a {kind} is not read from a single file; give a folder or hub id"
+        )
     with loading(what, "give `config`, a folder or hub id of a pipeline of its kind"):
         pipe = cls.from_single_file(str(path), config=config, torch_dtype=dtype, **more)
         for name in parts:
@@ -522,7 +524,9 @@ def _network_class(library: str | None, class_name: str | None) -> Any:
     if library is None:
         return None
     # some pipelines bring a network of their own (Kolors' text encoder), in their module
-    module = importlib.import_module(library) if library in ("diffusers", "transformers") else getattr(pipelines, library)
+    module = (
+        importlib.import_module(library) if library in ("diffusers", "transformers") else getattr(pipelines, library)
+    )
     kind = getattr(module, str(class_name), None)
     return kind if isinstance(kind, type) and issubclass(kind, (ModelMixin, PreTrainedModel)) else None
 
