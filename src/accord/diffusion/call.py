@@ -129,7 +129,7 @@ def check_size(pipe: Any, height: int | None, width: int | None) -> None:
 def _check_latents(pipe: Any, found: Mapping[str, Any]) -> None:
     """Refuse a size beside latents of another, which would not be used."""
     latents = found.get("latents")
-    if getattr(latents, "ndim", 0) != 4 or not hasattr(pipe, "vae_scale_factor"):
+    if latents is None or getattr(latents, "ndim", 0) != 4 or not hasattr(pipe, "vae_scale_factor"):
         return
     sides = {name: found.get(name) for name in ("height", "width")}
     own = (side * pipe.vae_scale_factor for side in latents.shape[-2:])

@@ -110,7 +110,7 @@ def load(
             raise InputError(f"{model!r} is a {kind}, which needs {' and '.join(needed)}; install it with pip")
         if not makes_pictures(cls):
             raise InputError(called + "use a text-to-image or text-to-video pipeline of diffusers")
-        return {k: v for k, v in LEFT_OUT.items() if k in inspect.signature(cls.__init__).parameters}
+        return {k: v for k, v in LEFT_OUT.items() if k in inspect.signature(cls).parameters}
 
     # the type is said aloud: left out, the text encoders would take the saved one and the U-Net float32
     model = model or str(PIPELINE)
@@ -361,7 +361,7 @@ def _encoders(pipe: Any) -> list[tuple[Any, int]]:
     return [  # some of the newest have a processor instead
         (t, t.model_max_length if most is None else min(t.model_max_length, most))
         for t in found
-        if hasattr(t, "model_max_length")
+        if t is not None and hasattr(t, "model_max_length")
     ]
 
 
