@@ -110,7 +110,7 @@ def load(
             raise InputError(f"{model!r} is a {kind}, which needs {' and '.join(needed)}; install it with pip")
         if not makes_pictures(cls):
             raise InputError(called + "use a text-to-image or text-to-video pipeline of diffusers")
-        return {k: v for k, v in LEFT_OUT.items() if k in inspect.signature(cls).parameters}
+        return {k: v for k, v in LEFT_OUT.items() if k in inspect.signature(cls).parameters}  # type: ignore[arg-type]
 
     # the type is said aloud: left out, the text encoders would take the saved one and the U-Net float32
     model = model or str(PIPELINE)

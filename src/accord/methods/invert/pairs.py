@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from accord.data.pair_folders import read_part, write_metadata, write_part
 from accord.data.pairs import need_parquet
 from accord.data.shards import share_of
-from accord.diffusion.call import call_arguments, is_lab
+from accord.diffusion.call import GUIDANCE, call_arguments, is_lab
 from accord.diffusion.generate import check_generates, generate_each
 from accord.diffusion.pipelines import check_prompts
 from accord.files import check_writable, only_writer
@@ -30,8 +30,8 @@ def make_pairs(
     out: str | Path,
     *,
     seed: int = 0,
-    num_inference_steps: int | None = None,
-    guidance_scale: float | None = None,
+    num_inference_steps: int | None = STEPS,
+    guidance_scale: float | None = GUIDANCE,
     negative_prompt: str = "",
     call: Mapping[str, Any] | None = None,
     part_size: int = 1000,
