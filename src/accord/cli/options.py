@@ -28,6 +28,15 @@ HUB_CAPTIONER = "Salesforce/blip2-opt-2.7b"
 HUB_CLIP = "openai/clip-vit-large-patch14"
 
 Model = Annotated[str | None, typer.Option(help="Pipeline folder or hub id; the embedded lab if not given.")]
+Variant = Annotated[
+    str | None,
+    typer.Option(
+        help=(
+            "With --model: which of its weights' files, fp16 say; the usual ones, or the only ones there are, if not "
+            "given."
+        )
+    ),
+]
 Lora = Annotated[
     str | None,
     typer.Option(
@@ -74,9 +83,38 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object to s
 Out = Annotated[Path, typer.Option(help="Folder for the results.")]
 Prompts = Annotated[list[str], typer.Argument(help="One or more prompts, each in quotes.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Pictures at once; each batch is written before the next.")]
-Steps = Annotated[int, typer.Option(min=1, max=1000, help="Denoising steps.")]
+Steps = Annotated[
+    int | None,
+    typer.Option(
+        min=1, max=1000, help="Denoising steps; if not given those of the pipeline's own call, without --model 25."
+    ),
+]
 Guidance = Annotated[
     float, typer.Option(min=0, help="Guidance scale; at 1 or less the prompt alone is followed, unguided.")
+]
+OwnGuidance = Annotated[
+    float | None,
+    typer.Option(
+        "--guidance",
+        min=0,
+        help=(
+            "Guidance scale; at 1 or less the prompt alone is followed, unguided; if not given that of the pipeline's "
+            "own call, without --model 5."
+        ),
+    ),
+]
+NegativePrompt = Annotated[
+    str | None, typer.Option(help="What the pictures are not to show; for pipelines that are guided away from it.")
+]
+Height = Annotated[int | None, typer.Option(min=1, help="Of the pictures, in pixels; the pipeline's own if not given.")]
+Width = Annotated[int | None, typer.Option(min=1, help="Of the pictures, in pixels; the pipeline's own if not given.")]
+Call = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--call",
+        metavar="KEY=VALUE",
+        help="A further argument of the pipeline's own call, as JSON or a plain word: eta=0.5; repeat for several.",
+    ),
 ]
 
 
@@ -255,6 +293,51 @@ def torch_type(name: str) -> Any:
     if name not in ("float32", "float16", "bfloat16"):
         raise InputError(f"dtype {name!r} is unknown; use float32, float16 or bfloat16")
     return getattr(torch, name)
+
+
+def call_options(
+    steps: int | None,
+    guidance: float | None,
+    negative_prompt: str | None,
+    height: int | None,
+    width: int | None,
+    call: Sequence[str] | None,
+) -> dict[str, Any]:
+    """What these options are as arguments of `accord.generate`, `accord.realign` and `make_pairs`.
+
+    Raises:
+        InputError: for a further argument that is not KEY=VALUE, or is given twice.
+    """
+    more: dict[str, Any] = {k: v for k, v in (("height", height), ("width", width)) if v is not None}
+    for text in call or ():
+        name, equals, value = text.partition("=")
+        if not (equals and name.isidentifier()):
+            raise InputError(f"--call {text!r} is not KEY=VALUE; write for example eta=0.5")
+        if name in more:
+            raise InputError(f"{name} was given twice; give it once")
+        more[name] = _json_or_text(value)
+    return {
+        "num_inference_steps": steps,
+        "guidance_scale": guidance,
+        "negative_prompt": negative_prompt or "",
+        "call": more,
+    }
+
+
+def _json_or_text(value: str) -> Any:
+    """What a text says as JSON, or the text itself where it says nothing.
+
+    Raises:
+        InputError: for a number that is not finite.
+    """
+
+    def refuse(number: str) -> float:
+        raise InputError(f"{number} is no finite number; give one")
+
+    try:
+        return json.loads(value, parse_constant=refuse)
+    except ValueError:
+        return value
 
 
 def judge_of(named: str | None, model: str | None, hub: str) -> str | None:

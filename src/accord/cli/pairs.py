@@ -10,12 +10,18 @@ import typer
 from accord.cli.options import (
     App,
     AsJson,
+    Call,
     Device,
     Dtype,
-    Guidance,
+    Height,
     Lora,
     Model,
+    NegativePrompt,
+    OwnGuidance,
     Seed,
+    Variant,
+    Width,
+    call_options,
     emit,
     leave_out,
     pick_device,
@@ -34,9 +40,19 @@ def pairs_make(
     prompts: Annotated[Path | None, typer.Option(help="Prompts file; the lab's own captions if not given.")] = None,
     count: Annotated[int | None, typer.Option(help="How many of the lab's captions; 20,000 if not given.")] = None,
     model: Model = None,
+    variant: Variant = None,
     lora: Lora = None,
-    steps: Annotated[int, typer.Option(min=1, max=1000, help="Denoising steps.")] = 12,
-    guidance: Guidance = 5.0,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=1000, help="Denoising steps; if not given those of the pipeline's own call, without --model 12."
+        ),
+    ] = None,
+    guidance: OwnGuidance = None,
+    negative_prompt: NegativePrompt = None,
+    height: Height = None,
+    width: Width = None,
+    call: Call = None,
     seed: Seed = 0,
     shard: Annotated[
         str | None, typer.Option(help="I/N: only a share of the parts; after all N, run without it.")
@@ -58,6 +74,9 @@ def pairs_make(
         raise InputError(f"count must be at least 1, not {count}")
     if prompts is not None:
         leave_out("with --prompts", count=count)
+    if model is None:
+        leave_out("without --model", variant=variant)
+    told = call_options(steps, guidance, negative_prompt, height, width, call)
     share = parse_shard(shard) if shard else None
     kind = torch_type(dtype)
     pick_device(device)
@@ -71,17 +90,16 @@ def pairs_make(
             from accord_lab.recipes.tokenizers import corpus
 
             texts = corpus(count or 20_000, seed + 100)
-        pipe = accord.load(model, device, kind, lora)
+        pipe = accord.load(model, device, kind, lora, variant=variant)
         tell_skipped(broken.skipped)
         made = make_pairs(
             pipe,
             texts,
             out,
             seed=seed,
-            num_inference_steps=steps,
-            guidance_scale=guidance,
             shard=share,
             progress=not as_json,
+            **told,
         )
     emit(as_json, {"pairs": made, "out": str(out), "skipped": broken.skipped}, f"{made} pairs in {out}")
 

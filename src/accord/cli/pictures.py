@@ -12,18 +12,24 @@ from accord.cli.options import (
     HUB_CAPTIONER,
     AsJson,
     BatchSize,
+    Call,
     CaptionerId,
     Device,
     Dtype,
-    Guidance,
+    Height,
     Lora,
     Model,
+    NegativePrompt,
     Out,
     OwnCaptionerId,
     OwnClipId,
+    OwnGuidance,
     Prompts,
     Seeds,
     Steps,
+    Variant,
+    Width,
+    call_options,
     check_file,
     check_pairs,
     check_said,
@@ -45,6 +51,8 @@ from accord.cli.options import (
 )
 from accord.types import InputError
 
+FPS = 16  # of a video that a pipeline made, which does not say its own
+
 
 def batches(jobs: list[tuple[str, int]], size: int, what: str, quietly: bool) -> Iterator[list[tuple[str, int]]]:
     """Jobs in parts, with a bar that counts them."""
@@ -60,10 +68,15 @@ def batches(jobs: list[tuple[str, int]], size: int, what: str, quietly: bool) ->
 def generate(
     prompts: Prompts,
     model: Model = None,
+    variant: Variant = None,
     lora: Lora = None,
     seed: Seeds = [0],  # noqa: B006 (typer copies it)
-    steps: Steps = 25,
-    guidance: Guidance = 5.0,
+    steps: Steps = None,
+    guidance: OwnGuidance = None,
+    negative_prompt: NegativePrompt = None,
+    height: Height = None,
+    width: Width = None,
+    call: Call = None,
     context: Annotated[
         Path | None,
         typer.Option(help="Folder of accord train context: its relational network (and adapter) shifts the process."),
@@ -82,6 +95,8 @@ def generate(
     """Generate pictures from prompts."""
     quiet()
     import accord
+    from accord.data.video import write_video
+    from accord.diffusion.call import GUIDANCE, STEPS, call_arguments
     from accord.diffusion.generate import check_generates, generate_each
     from accord.diffusion.pipelines import UNETS, check_prompts
     from accord.files import check_writable, only_writer, write_file
@@ -90,6 +105,11 @@ def generate(
 
     if context is None:
         leave_out("without --context", clip=clip, ancestral=ancestral)
+    else:
+        leave_out("with --context", negative_prompt=negative_prompt, height=height, width=width, call=call)
+    if model is None:
+        leave_out("without --model", variant=variant)
+    told = call_options(steps, guidance, negative_prompt, height, width, call)
     if lora is not None and context is not None:
         raise InputError("--context brings its own adapter; give it or --lora")
     check_said(*prompts)
@@ -101,22 +121,23 @@ def generate(
         )
     with only_writer(check_writable(out)):
         if context is None:
-            pipe = accord.load(model, device, kind, lora)
+            pipe = accord.load(model, device, kind, lora, variant=variant)
             check_generates(pipe)
+            call_arguments(pipe, **told)  # what it does not take is refused before the first picture
 
             def draw(texts: list[str], numbers: list[int]) -> Any:
-                return generate_each(pipe, texts, numbers, steps, guidance)
+                return generate_each(pipe, texts, numbers, **told)
 
         else:
-            pipe = accord.load(model, device, kind, classes=UNETS)
+            pipe = accord.load(model, device, kind, classes=UNETS, variant=variant)
             network, shift = load_context(pipe, context, accord.load_clip(clip, str(pipe.device)) if clip else None)
             if network.from_pixels is None:
                 leave_out("with a context that looks at no pixels", clip=clip)
             options: dict[str, Any] = {
                 "shift": shift,
                 "ancestral": ancestral,
-                "num_inference_steps": steps,
-                "guidance_scale": guidance,
+                "num_inference_steps": STEPS if steps is None else steps,
+                "guidance_scale": GUIDANCE if guidance is None else guidance,
             }
 
             def draw(texts: list[str], numbers: list[int]) -> Any:
@@ -127,8 +148,12 @@ def generate(
         for jobs in batches([(p, s) for p in prompts for s in seed], batch_size, "generate", as_json):
             texts, numbers = map(list, zip(*jobs, strict=True))
             for prompt, number, image in zip(texts, numbers, draw(texts, numbers), strict=True):
-                path = out / f"{file_name(len(rows), prompt, number)}.png"
-                write_file(path, png(image))
+                name = file_name(len(rows), prompt, number)
+                if isinstance(image, list):  # the frames of a video
+                    path = write_video(out / f"{name}.mp4", image, FPS)
+                else:
+                    path = out / f"{name}.png"
+                    write_file(path, png(image))
                 rows.append({"prompt": prompt, "seed": number, "image": str(path)})
     emit(as_json, {"images": rows}, "\n".join(str(r["image"]) for r in rows))
 
@@ -247,6 +272,7 @@ def _score_pairs(
 def realign(
     prompts: Prompts,
     model: Model = None,
+    variant: Variant = None,
     lora: Lora = None,
     seed: Seeds = [0],  # noqa: B006
     rounds: Annotated[int, typer.Option(help="How often a picture is redone at most.")] = 2,
@@ -255,12 +281,16 @@ def realign(
         typer.Option(
             help=(
                 "Where a round starts: new_seed (another noise), same_seed (the same noise), renoise (the picture, "
-                "noised part-way; not with SD 3 and Flux)."
+                "noised part-way)."
             )
         ),
     ] = "new_seed",
-    steps: Steps = 25,
-    guidance: Guidance = 5.0,
+    steps: Steps = None,
+    guidance: OwnGuidance = None,
+    negative_prompt: NegativePrompt = None,
+    height: Height = None,
+    width: Width = None,
+    call: Call = None,
     captioner: CaptionerId = None,
     batch_size: BatchSize = 16,
     device: Device = None,
@@ -271,7 +301,8 @@ def realign(
     """Generate, find out what is missing and where, and repair it with the same model."""
     quiet()
     import accord
-    from accord.diffusion.pipelines import JOINT, UNETS, check_prompts
+    from accord.diffusion.call import call_arguments
+    from accord.diffusion.pipelines import check_prompts
     from accord.files import check_writable, only_writer
     from accord.methods.realign.fine import check_repairable
     from accord.reports.page import words_text
@@ -279,12 +310,16 @@ def realign(
     config = checked(accord.RealignConfig, rounds=rounds, mode=mode)
     if not rounds:
         leave_out("with --rounds 0", **said("mode"))
+    if model is None:
+        leave_out("without --model", variant=variant)
+    told = call_options(steps, guidance, negative_prompt, height, width, call)
     check_said(*prompts, parsed=True)
     kind = torch_type(dtype)
     pick_device(device)
     with only_writer(check_writable(out)):
-        pipe = accord.load(model, device, kind, lora, UNETS + JOINT)
+        pipe = accord.load(model, device, kind, lora, variant=variant)
         check_repairable(pipe)  # before the captioner, which may be large
+        call_arguments(pipe, **told)
         check_prompts(pipe, prompts)
         judge = accord.load_captioner(judge_of(captioner, model, HUB_CAPTIONER), str(pipe.device))
         for prompt in prompts:
@@ -293,12 +328,7 @@ def realign(
         lines: list[str] = []
         for jobs in batches([(p, s) for p in prompts for s in seed], batch_size, "realign", as_json):
             texts, numbers = map(list, zip(*jobs, strict=True))
-            options: dict[str, Any] = {
-                "num_inference_steps": steps,
-                "guidance_scale": guidance,
-                "batch_size": batch_size,
-                "each": True,
-            }
+            options: dict[str, Any] = {**told, "batch_size": batch_size, "each": True}
             for result in accord.realign(pipe, texts, numbers, config=config, captioner=judge, **options):
                 folder = result.save(out / file_name(len(rows), result.prompt.text, result.seed))
                 rows.append({**result.to_dict(), "folder": str(folder)})

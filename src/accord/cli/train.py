@@ -23,6 +23,7 @@ from accord.cli.options import (
     Model,
     Out,
     Seed,
+    Variant,
     check_pairs,
     checked,
     counted,
@@ -81,6 +82,7 @@ def train_reward(
         Path, typer.Option(help="Prompts: .txt (one a line), .csv, .tsv, .jsonl, or COCO captions .json.")
     ],
     model: Model = None,
+    variant: Variant = None,
     reward: Annotated[
         list[str],
         typer.Option(
@@ -261,7 +263,7 @@ def train_reward(
     texts = read_prompts(prompts, broken)
     unread = PairsFile()
     examples = _pictures_of(pairs, unread, not as_json) if pairs is not None else None
-    pipe = accord.load(model, device)
+    pipe = accord.load(model, device, variant=variant)
     where = str(pipe.device)
     judge = accord.load_captioner(judge_of(captioner, model, HUB_CAPTIONER), where) if captions else None
     similarity = accord.load_clip(judge_of(clip, model, HUB_CLIP), where) if similarities else None
@@ -436,6 +438,7 @@ def train_context_command(
     ] = None,
     scenes: Annotated[int | None, typer.Option(help="How many scenes of the lab; 8000 if not given.")] = None,
     model: Model = None,
+    variant: Variant = None,
     denoiser: Annotated[str, typer.Option(help="frozen, lora, or full (all of it is trained).")] = "lora",
     fresh: Annotated[
         bool, typer.Option("--fresh", help="With full: start from random weights of the same architecture.")
@@ -527,7 +530,7 @@ def train_context_command(
     unread = PairsFile()
     if pairs is not None:
         images, captions = _pictures_of(pairs, unread, not as_json)
-    pipe = accord.load(model, device, classes=UNETS)
+    pipe = accord.load(model, device, classes=UNETS, variant=variant)
     similarity = accord.load_clip(clip, str(pipe.device)) if pixels else None
     tell_skipped(unread.skipped)
     if pairs is None:

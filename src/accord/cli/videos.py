@@ -13,6 +13,7 @@ from accord.cli.options import (
     Device,
     Model,
     Seed,
+    Variant,
     check_file,
     check_said,
     checked,
@@ -47,6 +48,7 @@ def edit(
     ),
     frames: Annotated[str | None, typer.Option(help="START:STOP, a range of the video's frames.")] = None,
     model: Model = None,
+    variant: Variant = None,
     context: Annotated[
         bool,
         typer.Option(
@@ -148,7 +150,7 @@ def edit(
     first, last = frame_range(frames)
     taken = read_video(video, first, last)
     with only_writer(out.parent, out.name):
-        pipe = accord.load(model, device, classes=UNETS)
+        pipe = accord.load(model, device, classes=UNETS, variant=variant)
         check_prompts(pipe, [source, target])  # before the tuning, like what measures the edit
         judge = accord.load_clip(judge_of(similarity, model, HUB_CLIP), str(pipe.device))
         editor = VideoEditor(pipe, taken, source, config)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,14 @@ from tqdm.auto import tqdm
 from accord.data.pair_folders import read_part, write_metadata, write_part
 from accord.data.pairs import need_parquet
 from accord.data.shards import share_of
+from accord.diffusion.call import GUIDANCE, call_arguments, is_lab
 from accord.diffusion.generate import check_generates, generate_each
 from accord.diffusion.pipelines import check_prompts
 from accord.files import check_writable, only_writer
 from accord.training.fingerprint import fingerprint
 from accord.types import InputError
+
+STEPS = 12  # of the lab's pairs
 
 
 def make_pairs(
@@ -27,8 +30,10 @@ def make_pairs(
     out: str | Path,
     *,
     seed: int = 0,
-    num_inference_steps: int = 12,
-    guidance_scale: float = 5.0,
+    num_inference_steps: int | None = STEPS,
+    guidance_scale: float | None = GUIDANCE,
+    negative_prompt: str = "",
+    call: Mapping[str, Any] | None = None,
     part_size: int = 1000,
     batch_size: int = 32,
     shard: tuple[int, int] | None = None,
@@ -41,6 +46,8 @@ def make_pairs(
 
     Args:
         pipe: any pipeline that `accord.generate` runs.
+        num_inference_steps: those of the pipeline's own call if None; of the lab's pipelines 12.
+        guidance_scale, negative_prompt, call: as of `accord.generate`.
         shard: (i, n): only every n-th part from the i-th on; a run without it then finds them finished.
 
     Returns:
@@ -50,22 +57,30 @@ def make_pairs(
         InputError: for a prompt that is too long, or a folder that cannot be written or holds other pairs.
     """
     check_generates(pipe)
+    if num_inference_steps is None and is_lab(pipe):
+        num_inference_steps = STEPS
+    told: dict[str, Any] = {"guidance_scale": guidance_scale, "negative_prompt": negative_prompt, "call": call}
+    arguments = call_arguments(pipe, num_inference_steps=num_inference_steps, **told)
+    told["num_inference_steps"] = steps = arguments.pop("num_inference_steps")
+    scale = arguments.pop("guidance_scale", None) if guidance_scale is None else guidance_scale
     folder = check_writable(Path(out))
     need_parquet()  # for the metadata at the end
     check_prompts(pipe, prompts)
     seeds = np.random.default_rng((seed, 3)).integers(2**31, size=len(prompts)).tolist()
 
     model = fingerprint(pipe)
+    further = {name: repr(value) for name, value in sorted(arguments.items())}  # other arguments are other pictures
 
     def row_of(i: int) -> dict[str, Any]:
         sampler = type(pipe.scheduler).__name__
         return {
             "p": prompts[i],
             "se": seeds[i],
-            "c": guidance_scale,
-            "st": num_inference_steps,
+            "c": scale,
+            "st": steps,
             "sa": sampler,
             "model": model,
+            **({"call": further} if further else {}),
         }
 
     def make_part(number: int, start: int) -> None:
@@ -86,7 +101,7 @@ def make_pairs(
         ):
             texts = list(prompts[i : min(i + batch_size, start + part_size)])
             own = seeds[i : i + len(texts)]
-            images += generate_each(pipe, texts, own, num_inference_steps, guidance_scale)
+            images += generate_each(pipe, texts, own, **told)
         write_part(folder, number, images, due)
 
     starts = list(enumerate(range(0, len(prompts), part_size), start=1))
