@@ -49,7 +49,7 @@ def call_arguments(
     _check_taken(pipe, found, taken)
     check_size(pipe, found.get("height"), found.get("width"))
     _check_latents(pipe, found)
-    lab = getattr(pipe, "name_or_path", None) == str(PIPELINE)
+    lab = is_lab(pipe)
     steps = STEPS if lab and num_inference_steps is None else num_inference_steps
     if steps is None:
         steps = taken["num_inference_steps"].default
@@ -105,6 +105,11 @@ def _guidance_argument(pipe: Any, family: Family, taken: Mapping[str, Any], guid
     return family.guidance
 
 
+def is_lab(pipe: Any) -> bool:
+    """Whether this is the embedded pipeline, which has defaults of its own."""
+    return getattr(pipe, "name_or_path", None) == str(PIPELINE)
+
+
 def check_size(pipe: Any, height: int | None, width: int | None) -> None:
     """Refuse a size that the VAE and the network cannot make, which some pipelines would round.
 
@@ -123,8 +128,8 @@ def check_size(pipe: Any, height: int | None, width: int | None) -> None:
 
 def _check_latents(pipe: Any, found: Mapping[str, Any]) -> None:
     """Refuse a size beside latents of another, which would not be used."""
-    latents: Any = found.get("latents")
-    if getattr(latents, "ndim", 0) != 4 or not hasattr(pipe, "vae_scale_factor"):
+    latents = found.get("latents")
+    if latents is None or getattr(latents, "ndim", 0) != 4 or not hasattr(pipe, "vae_scale_factor"):
         return
     sides = {name: found.get(name) for name in ("height", "width")}
     own = (side * pipe.vae_scale_factor for side in latents.shape[-2:])

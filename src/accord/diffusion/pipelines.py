@@ -105,12 +105,12 @@ def load(
         called = f"{model!r} is {f'a {kind}, which' if kind else 'of no named class, which'} is not supported here; "
         if classes and kind not in classes:
             raise InputError(called + f"use a {' or a '.join(classes)}")
-        cls: Any = getattr(diffusers, kind, None)
+        cls = getattr(diffusers, kind, None)
         if needed := _missing_packages(cls):
             raise InputError(f"{model!r} is a {kind}, which needs {' and '.join(needed)}; install it with pip")
         if not makes_pictures(cls):
             raise InputError(called + "use a text-to-image or text-to-video pipeline of diffusers")
-        return {k: v for k, v in LEFT_OUT.items() if k in inspect.signature(cls).parameters}
+        return {k: v for k, v in LEFT_OUT.items() if k in inspect.signature(cls).parameters}  # type: ignore[arg-type]
 
     # the type is said aloud: left out, the text encoders would take the saved one and the U-Net float32
     model = model or str(PIPELINE)
@@ -355,15 +355,13 @@ def token_spans(pipe: Any, prompt: str) -> list[tuple[int, int] | None]:
 def _encoders(pipe: Any) -> list[tuple[Any, int]]:
     """The tokenizers of a pipeline, and how many tokens of each its networks take. XL's two encoders share theirs."""
     unet = isinstance(pipe, StableDiffusionPipeline | StableDiffusionXLPipeline)
-    found: list[Any] = [
-        getattr(pipe, n, None) for n in (["tokenizer"] if unet else ["tokenizer", "tokenizer_2", "tokenizer_3"])
-    ]
+    found = [getattr(pipe, n, None) for n in (["tokenizer"] if unet else ["tokenizer", "tokenizer_2", "tokenizer_3"])]
     own = inspect.signature(type(pipe).__call__).parameters.get("max_sequence_length")
     most = own.default if own is not None and isinstance(own.default, int) else None
     return [  # some of the newest have a processor instead
         (t, t.model_max_length if most is None else min(t.model_max_length, most))
         for t in found
-        if hasattr(t, "model_max_length")
+        if t is not None and hasattr(t, "model_max_length")
     ]
 
 
