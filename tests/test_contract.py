@@ -12,9 +12,10 @@ import inspect
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -23,11 +24,19 @@ from PIL import Image
 from zoo import CALL, ZOO, fresh, shared
 
 from accord.data.images import fit
+from accord.diffusion.adapters import put_on
+from accord.diffusion.attention import grid_of
 from accord.diffusion.families import family_of
+from accord.diffusion.lora import add_lora, save_lora
 from accord.diffusion.opened import Left, Opened, Step, networks_of
 from accord.diffusion.process import levels, transition
 from accord.diffusion.spans import read_texts
 from accord.diffusion.tap import Attention, AttentionLayout, attention_layout, observed
+from accord.diffusion.tower import features
+from accord.methods.edit.editing import flow_edit, injected, invert, sample_from
+from accord.methods.realign.config import RealignConfig
+from accord.methods.realign.equations import modulation_strength
+from accord.methods.realign.modulation import Modulation, Segments, modulation_of
 from accord.rewards.captioners import Captioner, load_captioner
 from accord.rewards.clip import ClipScorer, load_clip
 from accord.rewards.diagnosis import align
@@ -77,23 +86,12 @@ class Case:
     def adapted(self) -> tuple[Opened, list[torch.nn.Parameter]]:
         """A copy with a LoRA of random weights on all its networks."""
         pipe = fresh(self.name)
-        for network in networks_of(pipe):
-            put_lora_on(network)
+        add_lora(pipe, rank=2)
         weights = [w for network in networks_of(pipe) for w in network.parameters() if w.requires_grad]
+        generator = torch.Generator().manual_seed(0)
+        for weight in weights:  # half of a new one is zeros
+            weight.data.normal_(std=0.1, generator=generator)
         return Opened(pipe, STEPS, **CALL[self.name]), weights
-
-
-def put_lora_on(network: Any) -> None:
-    import peft
-
-    targets = r".*\.(to_q|to_k|to_v|to_out\.0|to_qkv_mlp_proj)"
-    config = peft.LoraConfig(r=2, lora_alpha=2, target_modules=targets, init_lora_weights=False)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        if hasattr(network, "add_adapter"):
-            network.add_adapter(config, "test")
-        else:  # PixArt's
-            peft.inject_adapter_in_model(config, network, "test")
 
 
 @functools.cache
@@ -243,7 +241,7 @@ def image_and_text_told_apart(case: Case) -> None:
             assert with_noise.sum() == with_noise[:, first.image].numel()
             with_text = with_text[:, first.text]
         for spans, differs, pair in zip(layout.spans, with_text, zip(prompts, others, strict=True), strict=True):
-            from_here = len(os.path.commonprefix(pair))
+            from_here = next(i for i, (one, other) in enumerate(zip(*pair, strict=False)) if one != other)
             words = [i for i, span in enumerate(spans) if span is not None and span[0] >= from_here]
             assert words and differs[words].all()
 
@@ -270,17 +268,84 @@ def attention_replaced(case: Case) -> None:
     """An answer in the place of attention is what the network goes on with."""
     for rows, layout in batches(case):
         prompts = [PROMPTS[i] for i in rows]
-        states = []
-        for answer in (None, Attention.plain, zeros):
-            each = [generators()[i] for i in rows]
-            with observed(case.opened, layout, answer or (lambda seen: None)):
-                states.append(case.opened.rollout(prompts, each))
-        assert off_by(states[1], states[0]) < 1e-5
-        assert not torch.equal(states[2], states[0])
+        plain, nothing = (one_step(case.opened, layout, prompts, f) for f in (Attention.plain, zeros))
+        without = one_step(case.opened, layout, prompts, lambda seen: None)
+        assert off_by(plain, without) < 1e-5
+        assert not torch.equal(nothing, without)
 
 
 def zeros(seen: Attention) -> torch.Tensor:
     return torch.zeros_like(seen.query)
+
+
+def one_step(opened: Opened, layout: AttentionLayout, prompts: Sequence[str], observer: Any) -> torch.Tensor:
+    """The output at the first step under an observer."""
+
+    def leave(step: Step) -> None:
+        raise Left(step.output)
+
+    each = [torch.Generator().manual_seed(1 + i) for i in range(len(prompts))]
+    with observed(opened, layout, observer):
+        return opened.rollout(prompts, each, on_step=leave)
+
+
+@promise("repair")
+def modulation_as_dense(case: Case) -> None:
+    """Attention modulated by the fast form is what equation (1) makes of every logit."""
+    config = RealignConfig(modulated_share=1.0, time_power=0.0, cross_weight=0.6, self_weight=0.4)
+    for rows, layout in batches(case):
+        state = modulation_of(case.opened, layout, halves(layout), config)
+        state.tau = 1.0
+        kinds: set[str] = set()
+
+        def compare(seen: Attention, state: Modulation = state, kinds: set[str] = kinds) -> None:
+            kinds.add(seen.kind)
+            assert off_by(state(seen), dense(seen, state)) < 1e-4
+
+        one_step(case.opened, layout, [PROMPTS[i] for i in rows], compare)
+        assert kinds & {"cross", "joint"}
+
+
+def halves(layout: AttentionLayout) -> Segments:
+    """The words of the first half of a prompt on the left of the picture, the others on the right."""
+    height, width = layout.size
+    masks = torch.zeros(len(layout.spans), 2, height, width)
+    masks[:, 0, :, : width // 2] = 1
+    masks[:, 1, :, width // 2 :] = 1
+    tokens = torch.zeros(len(layout.spans), 2, len(layout.spans[0]))
+    for row, spans in enumerate(layout.spans):
+        words = [i for i, span in enumerate(spans) if span is not None]
+        middle = max(1, len(words) // 2)
+        tokens[row, 0, words[:middle]] = 1
+        tokens[row, 1, words[middle:]] = 1
+    return Segments(masks, tokens, torch.tensor([[1.0, 0.7]]).expand(len(layout.spans), 2))
+
+
+def dense(seen: Attention, state: Modulation) -> torch.Tensor:
+    """What `Modulation` answers, by every logit: (1) in the text's keys and the image's keys, then one softmax."""
+    segments, config, joint = state.segments, state.config, seen.kind == "joint"
+    image = seen.image if joint else slice(0, seen.query.shape[2])
+    pixels = segments.at(grid_of(image.stop - image.start, state.size))
+    tokens = segments.tokens.transpose(1, 2)
+    logits = (seen.query @ seen.key.transpose(-1, -2)) * (seen.scale or seen.query.shape[-1] ** -0.5)
+    hidden = torch.zeros_like(logits, dtype=torch.bool)
+    if seen.mask is not None:
+        assert seen.mask.dtype == torch.bool or bool(((seen.mask == 0) | (seen.mask < -1000)).all())
+        hidden = (~seen.mask if seen.mask.dtype == torch.bool else seen.mask < 0).expand_as(logits)
+    parts = {"cross": [slice(0, seen.key.shape[2])], "self": [image], "joint": [seen.text, seen.image]}[seen.kind]
+    for keys in parts:
+        of_text = seen.kind == "cross" or (joint and keys == seen.text)
+        weight = config.cross_weight if of_text else config.self_weight
+        alpha = modulation_strength(pixels, segments.omega, weight, state.tau)[:, None]
+        related = pixels @ (tokens[:, : keys.stop - keys.start] if of_text else pixels).transpose(1, 2)
+        block, unseen = logits[:, :, image, keys], hidden[:, :, image, keys]
+        top, bottom = (block.masked_fill(unseen, fill) for fill in (-torch.inf, torch.inf))
+        top, bottom = top.amax(-1, keepdim=True), bottom.amin(-1, keepdim=True)
+        related = related[:, None]
+        moved = block + related * alpha * (top - block) - (1 - related) * alpha * (block - bottom)
+        logits[:, :, image, keys] = torch.where(unseen, block, moved)
+    logits = logits.masked_fill(hidden, -torch.inf)
+    return logits.softmax(-1) @ seen.value
 
 
 @promise("tuning")
@@ -348,6 +413,61 @@ def encoded(case: Case) -> None:
     assert state.shape == case.final.shape and state.isfinite().all()
     with torch.no_grad():
         assert case.opened.decode(PROMPTS, state).shape == case.own.shape
+
+
+@promise("edits")
+def back_from_noise(case: Case) -> None:
+    """An edit to the same prompt gives the source back: by FlowEdit for a flow, else by exact inversion."""
+    opened = unguided(case)
+    start = opened.rollout(PROMPTS, generators())
+    if levels(opened.schedule(PROMPTS, start))[0].kind == "velocity":
+        assert off_by(flow_edit(opened, opened, PROMPTS, PROMPTS, start, generators()), start) < 1e-5
+        return
+    noise = invert(opened, PROMPTS, start, rounds=10)[-1]
+    assert off_by(sample_from(opened, PROMPTS, noise), start) < 0.05
+
+
+def unguided(case: Case) -> Opened:
+    """Opened at a scale of guidance of 1, where the call has one."""
+    call, family = dict(CALL[case.name]), family_of(case.opened.networks[0])
+    if family.guidance in call:
+        call[family.guidance] = 1.0 - family.guidance_offset
+        call.pop("negative_prompt", None)
+    return Opened(case.pipe, STEPS, **call)
+
+
+@promise("edits")
+def layout_injected(case: Case) -> None:
+    """The target of an edit attends as the source does, whose own picture stays bit for bit."""
+    pair = [PROMPTS[0], OTHERS[0]]
+    plain, shared_by = (pair_of_states(case.opened, pair, inject) for inject in (False, True))
+    assert torch.equal(shared_by[0], plain[0]) and not torch.equal(shared_by[1], plain[1])
+
+
+def pair_of_states(opened: Opened, pair: Sequence[str], inject: bool) -> torch.Tensor:
+    with injected(opened, *pair) if inject else nullcontext():
+        return opened.rollout(pair, generators())
+
+
+@promise("white box")
+def features_of_the_middle(case: Case) -> None:
+    """Features of the block at half the depth, with a gradient to the picture's state."""
+    state = case.final.clone().requires_grad_()
+    found = features(unguided(case), PROMPTS, state)
+    (gradient,) = torch.autograd.grad(found.square().mean(), state)
+    assert found.dim() == 2 and len(found) % len(PROMPTS) == 0 and found.isfinite().all()
+    assert all(bool(g.any()) for g in gradient)
+
+
+@promise("adapters")
+def saved_and_loaded(case: Case) -> None:
+    """An adapter is saved, loaded into a fresh pipeline by `accord --lora`, and makes the same picture bit for bit."""
+    pipe, other = case.adapted[0].pipe, fresh(case.name)
+    with TemporaryDirectory() as folder:
+        save_lora(pipe, Path(folder))
+        put_on(other, folder)
+    assert not torch.equal(own_call(other, case.name), case.own)
+    assert torch.equal(own_call(other, case.name), own_call(pipe, case.name))
 
 
 # the page -----------------------------------------------------------------------------------------------------------
