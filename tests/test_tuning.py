@@ -203,7 +203,7 @@ def test_the_transition_is_the_step_that_ddim_takes(tiny, zero_snr):
     for step in sample(
         tiny, ["a star"], latents=latents, scheduler=scheduler, num_inference_steps=4, eta=GRPO_ETA, generator=makers
     ):
-        mean, spread = transition(before, step.noise_pred, grid[step.index], grid[step.index + 1], GRPO_ETA)
+        mean, spread = transition(before, step.output, grid[step.index], grid[step.index + 1], GRPO_ETA)
         noise = torch.randn(1, 4, 16, 16, generator=noise_of)
         assert torch.isfinite(step.latents).all()
         if step.index < 3:

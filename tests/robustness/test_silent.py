@@ -56,7 +56,7 @@ def test_generate_without_seeds_is_seed_0():
         ({"nonsense": 1}, "takes no nonsense"),
         ({"negative_prompt": "a key", "guidance_scale": 1.0}, "negative prompt is not used without guidance"),
         ({"guidance_rescale": 0.7, "guidance_scale": 1.0}, "guidance_rescale is not used without guidance"),
-        ({"strength": 0.5}, "give image_latents too"),
+        ({"strength": 0.5}, "takes no strength"),
         ({"eta": 2.0}, "eta must be in"),
         ({"eta": float("nan")}, "eta must be in"),
         ({"guidance_scale": float("nan")}, "guidance_scale must be a finite number"),
@@ -122,7 +122,7 @@ def test_the_contexts_scheduler_is_finite_there_too():
 
 
 def test_eta_elsewhere_is_what_it_was():
-    from accord.diffusion.loop import rooted_eta
+    from accord.diffusion.process import rooted_eta
 
     scheduler = tiny_pipeline().scheduler
     scheduler.set_timesteps(25)

@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import math
 from collections.abc import Mapping
 from typing import Any
 
-from accord.diffusion.families import family_of
+from accord.diffusion.families import Family, family_of
 from accord.diffusion.opened import NETWORKS, check_call
 from accord.embedded import PIPELINE
 from accord.types import InputError
@@ -47,6 +48,7 @@ def call_arguments(
     found = {name: value for name, value in given.items() if value is not None}
     _check_taken(pipe, found, taken)
     check_size(pipe, found.get("height"), found.get("width"))
+    _check_latents(pipe, found)
     lab = getattr(pipe, "name_or_path", None) == str(PIPELINE)
     steps = STEPS if lab and num_inference_steps is None else num_inference_steps
     if steps is None:
@@ -55,13 +57,11 @@ def call_arguments(
         guidance_scale = GUIDANCE
     family = family_of(next((getattr(pipe, n) for n in NETWORKS if getattr(pipe, n, None) is not None), None))
     if guidance_scale is not None:
-        name = "guidance_scale" if family.guidance == "guider" else family.guidance
+        name = _guidance_argument(pipe, family, taken, guidance_scale)
         if name in found:
             raise InputError(
-                f"the guidance is given twice, as guidance_scale and as {name} in `call`; give one of them"
+                f"the guidance is given twice, as `guidance_scale` and as {name} in `call`; give one of them"
             )
-        if family.guidance != "guider" and name not in taken:
-            raise InputError(f"a {type(pipe).__name__} takes no guidance scale; leave it out")
         found[name] = max(0.0, guidance_scale - family.guidance_offset)
     negative = found.pop("negative_prompt", None) or negative_prompt
     if negative:
@@ -71,22 +71,73 @@ def call_arguments(
         found["negative_prompt"] = negative
     elif family.negative_prompt is not None and _scale(found, taken, family.guidance) > 1:
         found["negative_prompt"] = family.negative_prompt  # without one it is unguided, and says so only in a log
+    elif found.get("true_cfg_scale", 0) > 1 and "negative_prompt_embeds" not in found:
+        raise InputError("true_cfg_scale is not used without a negative prompt; give `negative_prompt` too")
+    if found.get("guidance_rescale") and _scale(found, taken, "guidance_scale") <= 1:
+        raise InputError(
+            "guidance_rescale is not used without guidance; leave it out, or raise the guidance scale above 1"
+        )
+    _check_eta(pipe, found.get("eta", 0.0))
     return {"num_inference_steps": steps, **found}
+
+
+def _guidance_argument(pipe: Any, family: Family, taken: Mapping[str, Any], guidance_scale: float) -> str:
+    """The argument of the call that is the guidance scale; `Opened` gives "guidance_scale" to a pipeline's guider.
+
+    Raises:
+        InputError: for a scale that is no number, or a pipeline that has none.
+    """
+    if not math.isfinite(guidance_scale):
+        raise InputError(f"guidance_scale must be a finite number, not {guidance_scale}")
+    if family.guidance == "guider":
+        if getattr(pipe, "guider", None) is None:
+            raise InputError(
+                f"this {type(pipe).__name__} has no guider, as one that was distilled; leave `guidance_scale` out, or "
+                "give distilled_guidance_scale in `call`"
+            )
+        return "guidance_scale"
+    if family.guidance not in taken:
+        near = _nearest("guidance_scale", taken)
+        raise InputError(
+            f"a {type(pipe).__name__} takes no guidance scale; "
+            + (f"leave it out, or give {near} in `call`" if near else "leave it out")
+        )
+    return family.guidance
 
 
 def check_size(pipe: Any, height: int | None, width: int | None) -> None:
     """Refuse a size that the VAE and the network cannot make, which some pipelines would round.
 
     Raises:
-        InputError: naming the number that it must be a multiple of; for one of the two alone.
+        InputError: naming the number that it must be a multiple of.
     """
-    # those that pack four neighbours into a token need twice the VAE's factor
-    unit = getattr(pipe, "vae_scale_factor", 8) * (2 if hasattr(pipe, "_pack_latents") else 1)
-    if (height is None) != (width is None):  # Stable Diffusion takes its own size then, and says nothing
-        raise InputError("height and width go together; give both")
+    # what makes pictures of the VAE's output knows it: that is the VAE's factor, twice that where four neighbours are
+    # one token
+    parts = (getattr(pipe, name, None) for name in ("image_processor", "video_processor"))
+    units = (getattr(getattr(part, "config", None), "vae_scale_factor", None) for part in parts)
+    unit = next((u for u in units if u), getattr(pipe, "vae_scale_factor", 1))
     for name, side in (("height", height), ("width", width)):
-        if side is not None and (side < unit or side % unit):
-            raise InputError(f"{name} must be a multiple of {unit} for a {type(pipe).__name__}, not {side}")
+        if side is not None and (not isinstance(side, int) or side < unit or side % unit):
+            raise InputError(f"`{name}` must be a multiple of {unit} for a {type(pipe).__name__}, not {side}")
+
+
+def _check_latents(pipe: Any, found: Mapping[str, Any]) -> None:
+    """Refuse a size beside latents of another, which would not be used."""
+    latents = found.get("latents")
+    if getattr(latents, "ndim", 0) != 4 or not hasattr(pipe, "vae_scale_factor"):
+        return
+    sides = {name: found.get(name) for name in ("height", "width")}
+    own = (side * pipe.vae_scale_factor for side in latents.shape[-2:])
+    if any(side not in (None, of_latents) for side, of_latents in zip(sides.values(), own, strict=True)):
+        raise InputError(f"{sides} are not those of the latents; leave them out")
+
+
+def _check_eta(pipe: Any, eta: Any) -> None:
+    """Refuse an eta that DDIM has not, or that the scheduler would not be given."""
+    if not isinstance(eta, (int, float)) or not 0 <= eta <= 1:
+        raise InputError(f"eta must be in [0, 1], not {eta}")
+    if eta and "eta" not in inspect.signature(pipe.scheduler.step).parameters:
+        raise InputError(f"a {type(pipe.scheduler).__name__} takes no eta; leave it out, or use DDIM")
 
 
 def _check_taken(pipe: Any, given: Mapping[str, Any], taken: Mapping[str, Any]) -> None:
@@ -95,9 +146,15 @@ def _check_taken(pipe: Any, given: Mapping[str, Any], taken: Mapping[str, Any]) 
         if name in OWN:
             raise InputError(f"{name} is no further argument of the call; it is given on its own")
         if name not in taken:
-            near = difflib.get_close_matches(name, [n for n in taken if n not in ("self", *OWN)], 1)
-            mend = f"did you mean {near[0]}?" if near else "leave it out"
-            raise InputError(f"a {type(pipe).__name__} takes no {name}; {mend}")
+            near = _nearest(name, taken)
+            raise InputError(
+                f"a {type(pipe).__name__} takes no {name}; {f'did you mean {near}?' if near else 'leave it out'}"
+            )
+
+
+def _nearest(name: str, taken: Mapping[str, Any]) -> str | None:
+    """The argument of the call whose name is most like this one."""
+    return next(iter(difflib.get_close_matches(name, [n for n in taken if n not in ("self", *OWN)], 1)), None)
 
 
 def _scale(given: Mapping[str, Any], taken: Mapping[str, Any], name: str) -> float:

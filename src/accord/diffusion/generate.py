@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -11,9 +13,10 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from accord.diffusion.call import call_arguments
-from accord.diffusion.loop import generators
-from accord.diffusion.opened import Generators, Opened, check_call
+from accord.diffusion.loop import check_finite, generators
+from accord.diffusion.opened import Generators, Opened, check_call, swapped
 from accord.diffusion.pipelines import check_no_context, check_prompts
+from accord.diffusion.state import held, parts_of
 from accord.types import InputError
 
 OUTPUTS = ("pil", "pt", "latent")
@@ -39,13 +42,14 @@ def generate(
     Each picture's noise comes from its own seed, so it does not depend on what else is in the batch.
 
     Args:
-        pipe: a text-to-image pipeline of diffusers.
+        pipe: a text-to-image or text-to-video pipeline of diffusers.
         seeds: one seed or several; 0 if neither they nor a generator are given.
         num_inference_steps: those of the pipeline's own call if None; of the lab's pipelines 25.
         guidance_scale: of classifier-free guidance, at which 1 is unguided; as above if None, the lab's is 5.
         generator: instead of seeds, as pipelines of diffusers take it: one for all pictures, one a prompt, drawn from
             in order, or as many as there are prompts.
-        output_type: "pil", "pt" ([B,3,H,W] in 0..1) or "latent".
+        output_type: "pil" (of a video a list of its frames), "pt" ([B,3,H,W], of videos [B,F,3,H,W], in 0..1) or
+            "latent".
         call, more: further arguments of the pipeline's own call (height, width, eta, latents, ...), as a mapping or as
             keywords.
 
@@ -79,6 +83,8 @@ def generate(
         call={**(call or {}), **more},
     )
     latents = arguments.pop("latents", None)
+    if latents is not None and len(latents) != len(texts):
+        raise InputError(f"{len(latents)} latents were given for {len(texts)} prompts; give one for each")
     opened = Opened(pipe, **arguments)
     out: list[Any] = []
     for start in tqdm(range(0, len(texts), batch_size), desc="generate", disable=not progress):
@@ -86,7 +92,10 @@ def generate(
         own = generator_of_each if isinstance(generator_of_each, torch.Generator) else generator_of_each[rows]
         if latents is not None:
             opened.call["latents"] = latents[rows]
-        made = opened.pictures(texts[rows], own, output_type=output_type)
+        with refusing_nan(pipe):
+            made = opened.pictures(texts[rows], own, output_type=output_type)
+        if isinstance(made, torch.Tensor):
+            check_finite(made)
         out.extend(made)
     return out if output_type == "pil" else torch.stack(out)
 
@@ -97,8 +106,9 @@ def generate_each(
     seeds: Sequence[int],
     num_inference_steps: int | None = None,
     guidance_scale: float | None = None,
+    **call: Any,
 ) -> list[Image.Image]:
-    """One PIL picture a (prompt, seed), in one batch."""
+    """One PIL picture a (prompt, seed), in one batch; arguments as of `generate`."""
     each = generators(seeds)
     return list(
         generate(
@@ -108,8 +118,29 @@ def generate_each(
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
             batch_size=len(each),
+            **call,
         )
     )
+
+
+@contextmanager
+def refusing_nan(pipe: Any) -> Iterator[None]:
+    """Refuse what the VAE made if it is not finite, before it is made into black pictures."""
+    parts = [part for name in ("image_processor", "video_processor") if (part := getattr(pipe, name, None)) is not None]
+
+    def checking(own: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(own)
+        def postprocess(image: Any, *args: Any, **kwargs: Any) -> Any:
+            if isinstance(image, torch.Tensor):
+                check_finite(image)
+            return own(image, *args, **kwargs)
+
+        return postprocess
+
+    with held(*parts_of(pipe)), ExitStack() as stack:
+        for part in parts:
+            stack.enter_context(swapped(part, postprocess=checking(part.postprocess)))
+        yield
 
 
 def check_generates(pipe: Any) -> None:

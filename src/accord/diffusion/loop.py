@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, PNDMScheduler, StableDiffusionXLPipeline
+from diffusers import PNDMScheduler, StableDiffusionXLPipeline
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 
 from accord.diffusion.opened import BeforeStep, Step
 from accord.diffusion.pipelines import Conditioning, Pipeline, conditioning_of, device_of, latent_channels, sample_size
+from accord.diffusion.process import rooted_eta
 from accord.diffusion.state import held
 from accord.types import InputError, reason_of
 
@@ -209,22 +210,6 @@ def _check_counts(
             f"{len(states)} rows of text states were given for {count} prompts {'with' if guided else 'without'} "
             f"guidance; give {each} for each"
         )
-
-
-def rooted_eta(scheduler: Any, timestep: Any, eta: float) -> float:
-    """`eta`, or the little less of it with which DDIM's step is real.
-
-    A step takes the root of 1 - ab_s - sigma^2 (DDIM, arXiv 2010.02502, (12)). At eta 1 from a step without any signal
-    (zero terminal SNR) that is 0, and in float32 -6e-8.
-    """
-    if not eta or not isinstance(scheduler, DDIMScheduler):
-        return eta
-    before = int(timestep) - scheduler.config.num_train_timesteps // scheduler.num_inference_steps
-    ab_s = scheduler.alphas_cumprod[before] if before >= 0 else scheduler.final_alpha_cumprod
-    variance = scheduler._get_variance(int(timestep), before)
-    while eta > 0 and 1 - ab_s - (eta * variance**0.5) ** 2 < 0:
-        eta *= 1 - 1e-6
-    return eta
 
 
 def set_timesteps(scheduler: Any, num_inference_steps: int, device: Any = None) -> None:

@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from accord.diffusion.process import is_exploding, level_at
+from accord.diffusion.process import is_exploding, level_at, rooted_eta
 from accord.diffusion.state import held, parts_of
 from accord.types import InputError, reason_of
 
@@ -554,6 +554,8 @@ class _Loop:
                 "this pipeline calls its scheduler's step twice at one time, so its loop cannot be opened; it can be "
                 "run and scored here, but not repaired, tuned, inverted or edited"
             )
+        if kwargs.get("eta"):
+            kwargs["eta"] = rooted_eta(self.scheduler, timestep, kwargs["eta"])
         made: list[Any] = []
 
         def own() -> torch.Tensor:

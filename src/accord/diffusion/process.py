@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from diffusers import DDIMScheduler
 
 from accord.types import InputError
 
@@ -201,3 +202,19 @@ def is_exploding(scheduler: Any) -> bool:
 
 def _of_ab(ab: torch.Tensor, kind: Kind) -> Level:
     return Level(ab.sqrt(), (1 - ab).sqrt(), kind)
+
+
+def rooted_eta(scheduler: Any, timestep: Any, eta: float) -> float:
+    """`eta`, or the little less of it with which DDIM's step is real.
+
+    A step takes the root of 1 - ab_s - sigma^2 (DDIM, arXiv 2010.02502, (12)). At eta 1 from a step without any signal
+    (zero terminal SNR) that is 0, and in float32 -6e-8.
+    """
+    if not eta or not isinstance(scheduler, DDIMScheduler):
+        return eta
+    before = int(timestep) - scheduler.config.num_train_timesteps // scheduler.num_inference_steps
+    ab_s = scheduler.alphas_cumprod[before] if before >= 0 else scheduler.final_alpha_cumprod
+    variance = scheduler._get_variance(int(timestep), before)
+    while eta > 0 and 1 - ab_s - (eta * variance**0.5) ** 2 < 0:
+        eta *= 1 - 1e-6
+    return eta

@@ -19,7 +19,7 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.schedulers.scheduling_ddim import DDIMSchedulerOutput
 from diffusers.schedulers.scheduling_ddpm import DDPMSchedulerOutput
 
-from accord.diffusion.loop import rooted_eta
+from accord.diffusion.process import rooted_eta
 from accord.diffusion.objective import ab_at, precise
 from accord.methods.context.equations import (
     SHIFTS,

@@ -21,7 +21,7 @@ from accord.diffusion.attention import AttentionMaps
 from accord.diffusion.call import call_arguments
 from accord.diffusion.loop import check_finite, generators
 from accord.diffusion.opened import REMEMBERED, Opened, Step, check_seams
-from accord.diffusion.pipelines import check_prompt_length, device_of, tokens_of
+from accord.diffusion.pipelines import check_no_context, check_prompt_length, device_of, tokens_of
 from accord.diffusion.process import kind_of
 from accord.diffusion.tap import Attention, AttentionLayout, attention_layout, observed
 from accord.methods.realign.config import RealignConfig
@@ -134,6 +134,7 @@ def check_repairable(pipe: Any) -> None:
         InputError: naming the class, the scheduler or the processor.
     """
     check_seams(pipe)
+    check_no_context(pipe)
     kind_of(pipe.scheduler)  # one without noise levels (EDM's) has no time that tau could follow
 
 
