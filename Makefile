@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-slow test-lowest coverage wheel snapshots fuzz kill same mutate lint clean
+.PHONY: demo test test-slow test-lowest coverage wheel snapshots models fuzz kill same mutate lint clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -59,6 +59,10 @@ wheel:
 # what tests/test_snapshots.py compares with: public names, signatures and every command's help
 snapshots: $(STAMP)
 	ACCORD_SNAPSHOTS=write $(BIN)/python -m pytest tests/test_snapshots.py
+
+# docs/models.md: what every family is found to do, slow questions too
+models: $(STAMP)
+	ACCORD_MODELS=write $(BIN)/python -m pytest tests/test_contract.py -m ""
 
 # 10,000 damaged inputs and all bad command lines; 100 kills over all that can be resumed; docs/bench/robustness.md
 fuzz: $(STAMP)
