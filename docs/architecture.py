@@ -25,7 +25,7 @@ PATHS: dict[str, list[tuple[str, str]]] = {
         ("accord.methods.realign.fine", "realign"),
         ("accord.diffusion.loop", "initial_noise"),
         ("accord.methods.realign.modulation", "Modulation"),
-        ("accord.diffusion.loop", "sample"),
+        ("accord.diffusion.opened", "Opened"),
         ("accord.diffusion.loop", "decode"),
         ("accord.rewards.diagnosis", "align"),
         ("accord.reports.results", "Realigned"),

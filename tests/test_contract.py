@@ -377,7 +377,7 @@ def one_process(case: Case) -> None:
 
 @promise("tuning")
 def gradient_of_one_step(case: Case) -> None:
-    """The gradient of one re-evaluated step reaches every weight of an adapter on the network that runs."""
+    """The gradient of one re-evaluated step reaches every weight of an adapter that the output depends on."""
     opened, weights = case.adapted
     output = opened.output(PROMPTS, case.steps[1].latents, step=1)
     check_reached(opened, weights, output.square().mean())
@@ -444,7 +444,7 @@ def unguided(case: Case) -> Opened:
     return Opened(case.pipe, STEPS, **call)
 
 
-@promise("edits", slow=True)
+@promise("injection", slow=True)
 def layout_injected(case: Case) -> None:
     """The target of an edit attends as the source does, whose own picture stays bit for bit."""
     pair = [PROMPTS[0], OTHERS[0]]

@@ -24,6 +24,7 @@ _HOME = {
     "realign": "accord.methods.realign.fine",
     "Segments": "accord.methods.realign.modulation",
     "modulated": "accord.methods.realign.modulation",
+    "Opened": "accord.diffusion.opened",
     "remove_lora": "accord.diffusion.lora",
     "RealignConfig": "accord.methods.realign.config",
     "train_reward": "accord.methods.tune.train",
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
     from accord.data.video import write_video as write_video
     from accord.diffusion.generate import generate as generate
     from accord.diffusion.lora import remove_lora as remove_lora
+    from accord.diffusion.opened import Opened as Opened
     from accord.diffusion.pipelines import load as load
     from accord.methods.context.config import ContextTrainConfig as ContextTrainConfig
     from accord.methods.context.pipeline import ContextDiffPipeline as ContextDiffPipeline

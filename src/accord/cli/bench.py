@@ -116,11 +116,11 @@ BENCHES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "video-memory": ("Peak memory and time of an edit as the video grows beyond the window.", {"quick": QUICK}),
     "speed": (
-        "Cost of modulated attention beside plain and materialised attention, as ratios of one run.",
+        "Cost of modulated attention beside plain, tapped and materialised attention, as ratios of one run.",
         {"quick": _flag("--quick", "Fewer repeats and no SD 1.5 size."), "device": Device},
     ),
     "speed-large": (
-        "Cost of modulated attention in networks of real size, SD 1.5 to Flux, on a GPU.",
+        "Cost of modulated attention in networks of real size, SD 1.5 to Qwen-Image, on a GPU.",
         {"device": Device},
     ),
     "speed-tuning": ("The cost of reward tuning, strategy by strategy, on the CPU.", {"quick": QUICK}),

@@ -1,4 +1,5 @@
-"""`accord bench speed`: cost of the modulation beside plain attention and a direct form that keeps every logit.
+"""`accord bench speed`: cost of the modulation beside plain attention, attention that is only looked at, and a direct
+form that keeps every logit.
 
 Letters in shapes: B pictures, L pixels of a layer, T tokens, d channels of a head, N regions.
 """
@@ -10,28 +11,35 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionPipeline, UNet2DConditionModel
-from diffusers.models.attention_processor import Attention
+from diffusers import UNet2DConditionModel
+from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils._python_dispatch import TorchDispatchMode
 from tqdm.auto import tqdm
 
-from accord.diffusion.attention import attention_hook, grid_of
-from accord.diffusion.loop import BeforeStep, run, sample
-from accord.diffusion.pipelines import sample_size
+from accord.diffusion.families import Family, family_of
+from accord.diffusion.spans import Texts
+from accord.diffusion.tap import Attention, AttentionLayout, Observer, observed
 from accord.embedded import PIPELINE
 from accord.methods.realign.config import RealignConfig
-from accord.methods.realign.equations import attend, augment, modulated_logits, modulation_strength
-from accord.methods.realign.modulation import Modulation, Segments, modulated
+from accord.methods.realign.equations import (
+    Block,
+    joint_attention,
+    logit_range,
+    modulated_logits,
+    modulation_strength,
+)
+from accord.methods.realign.modulation import Modulation, Segments
 from accord_lab.bench.measure import MIB, alone, cuda_peak, here, interleaved, peak_of, rounded
 from accord_lab.bench.report import figure_png, stamp, table
 from accord_lab.bench.runner import Bench
-from accord_lab.recipes.denoiser import build, scheduler
+from accord_lab.recipes.denoiser import build
 
-VARIANTS = ("plain", "modulated", "materialised")
+VARIANTS = ("plain", "tapped", "modulated", "materialised")
 HEADS, HEAD_DIM = 8, 40  # of the first level of Stable Diffusion 1.5
 REGIONS = 3
 ALL_HEADS_BELOW = 2**30  # bytes of logits; above, the direct form takes a head at a time, or it needs 13 GB at 96x96
@@ -65,14 +73,32 @@ class Size:
 
 
 @dataclass(frozen=True)
+class Layer:
+    """An attention layer to measure.
+
+    Attributes:
+        side: of its square of pixels.
+        tokens: of the text beside them in a joint attention; 0 is self-attention.
+    """
+
+    name: str
+    side: int
+    heads: int
+    head_dim: int
+    tokens: int = 0
+    pictures: int = 1
+
+
+@dataclass(frozen=True)
 class Plan:
-    """What is measured: networks, then one layer at `sides` (latents) and at `regions` (at `side`)."""
+    """What is measured: networks, layers, then one layer at `sides` (latents) and at `regions` (at `side`)."""
 
     networks: tuple[Size, ...]
     sides: tuple[int, ...]
     regions: tuple[int, ...]
     side: int
     repeats: int
+    layers: tuple[Layer, ...] = ()
 
 
 # the variants -------------------------------------------------------------------------------------------------------
@@ -80,48 +106,108 @@ def materialised(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    alpha: torch.Tensor,
+    blocks: Sequence[Block],
     pixel_segments: torch.Tensor,
-    key_segments: torch.Tensor,
 ) -> torch.Tensor:
-    """Attention by equation (1) as it is written, [B, heads, L, d]; the arguments are those of `augment`."""
+    """Attention by equation (1) as it is written, [B, heads, L, d]; the arguments are those of `joint_attention`.
+
+    The blocks are all keys, in their order, without bias and exempt keys.
+    """
     heads, length, d = query.shape[1:]
     if heads > 1 and len(query) * heads * length * key.shape[2] * query.element_size() > ALL_HEADS_BELOW:
         parts = zip(query.split(1, 1), key.split(1, 1), value.split(1, 1), strict=True)
-        return torch.cat([materialised(q, k, v, alpha, pixel_segments, key_segments) for q, k, v in parts], 1)
-    related = (pixel_segments @ key_segments.transpose(1, 2))[:, None]
-    logits = query @ key.transpose(-1, -2) * d**-0.5
-    return modulated_logits(logits, related, alpha[:, None, :, None]).softmax(-1) @ value
+        return torch.cat([materialised(q, k, v, blocks, pixel_segments) for q, k, v in parts], 1)
+    plain = query @ key.transpose(-1, -2) * d**-0.5
+    logits = []
+    for block in blocks:
+        assert block.alpha is not None and block.segments is not None
+        related = (pixel_segments @ block.segments.transpose(1, 2))[:, None]
+        logits.append(modulated_logits(plain[..., block.keys], related, block.alpha[:, None, :, None]))
+    return torch.cat(logits, -1).softmax(-1) @ value
 
 
 class Materialised(Modulation):
-    """The same modulation with every logit of the conditional half in memory; the other half is as fused as ever."""
+    """The same modulation with every logit of the prompts' rows in memory; the other rows are as fused as ever."""
 
-    def __call__(
-        self, attn: Attention, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cross: bool
+    @staticmethod
+    def _attend(attention: Attention, rows: slice, pixels: torch.Tensor, blocks: list[Block]) -> torch.Tensor:
+        query = attention.query[:, :, rows]
+        return materialised(query, attention.key, attention.value, blocks, pixels)
+
+
+def _look(attention: Attention) -> None:
+    """An observer that changes nothing."""
+
+
+class Watched:
+    """A network whose attention is left alone, looked at or modulated while it runs, as it is in a pipeline.
+
+    Args:
+        rows: of its batch that hear a prompt.
+        segments: for these rows.
+        tokens: of the text.
+        family: what is said of the network, if that is not to be looked up.
+        image: tokens that the image is, where text and image share an attention.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        rows: Sequence[int],
+        segments: Segments,
+        tokens: int,
+        size: tuple[int, int],
+        family: Family | None = None,
+        image: int = 0,
+    ) -> None:
+        self.network, self.segments, self.size = network, segments, size
+        spans: list[Any] = [[(0, 1)] * tokens for _ in rows]
+        family = family or family_of(network)
+        self.layout = AttentionLayout(Texts({}, list(rows), call=0), size, image, family, spans)
+        self.opened: Any = SimpleNamespace(networks=(network,), call_of_step=0)
+
+    @contextmanager
+    def as_variant(self, variant: str) -> Iterator[Callable[[bool], None]]:
+        """One of VARIANTS; yields what switches it on or off from one step to the next. It begins on."""
+        if variant == "plain":
+            yield lambda _: None
+            return
+        observer: Observer = _look
+        if variant != "tapped":
+            kind = Materialised if variant == "materialised" else Modulation
+            observer = kind(self.segments, RealignConfig(), self.size)
+            observer.tau = 1.0
+        on = True
+
+        def switch(now: bool) -> None:
+            nonlocal on
+            on = now
+
+        with observed(self.opened, self.layout, observer, lambda: on):
+            yield switch
+
+    @torch.no_grad()
+    def denoise(
+        self, variant: str, inputs: dict[str, Any], latents: str, steps: int, unprompted_calls: int = 0
     ) -> torch.Tensor:
-        (q_free, q), (k_free, k), (v_free, v) = query.chunk(2), key.chunk(2), value.chunk(2)
-        pixels = self.segments.at(grid_of(q.shape[2], self.size))
-        weight = self.config.cross_weight if cross else self.config.self_weight
-        alpha = modulation_strength(pixels, self.segments.omega, weight, self.tau)
-        keys = self.segments.tokens.transpose(1, 2) if cross else pixels
-        out = materialised(q, k, v, alpha, pixels, keys)
-        return torch.cat([scaled_dot_product_attention(q_free, k_free, v_free), out])
+        """Latents after a run of plain Euler steps, of which the first share is modulated by default; of one, it is.
 
-
-@contextmanager
-def hooked(pipe: StableDiffusionPipeline, variant: str, segments: Segments) -> Iterator[BeforeStep | None]:
-    """One of VARIANTS in the attention of `pipe`; yields the `before_step` for the sampling loop."""
-    config = RealignConfig()
-    if variant == "plain":
-        yield None
-    elif variant == "modulated":
-        with modulated(pipe, segments, config) as state:
-            yield state.before_step
-    else:
-        direct = Materialised(segments.to(pipe.device, pipe.unet.dtype), config, sample_size(pipe))
-        with attention_hook(pipe.unet, direct, lambda: direct.active):
-            yield direct.before_step
+        Args:
+            inputs: of a call of the network.
+            latents: which of them is the latents.
+            unprompted_calls: of each step, beside the one that hears the prompts.
+        """
+        x: torch.Tensor = inputs[latents]
+        modulated = math.ceil(RealignConfig().modulated_share * steps)
+        with self.as_variant(variant) as switch:
+            for step in range(steps):
+                switch(step < modulated)
+                for call in range(1 + unprompted_calls):
+                    self.opened.call_of_step = call
+                    out = self.network(**{**inputs, latents: x}, return_dict=False)[0]
+                x = x - out / steps
+        self.opened.call_of_step = 0
+        return x
 
 
 # what they work on --------------------------------------------------------------------------------------------------
@@ -139,11 +225,8 @@ def bands(pictures: int, regions: int, side: int, tokens: int) -> Segments:
     )
 
 
-def network(name: str, device: str) -> StableDiffusionPipeline:
-    """U-Net and scheduler as a pipeline; texts and pictures are left out, they cost every variant the same.
-
-    The lab's U-Net has its trained weights where they are installed; Stable Diffusion 1.5's has random ones.
-    """
+def network(name: str, device: str) -> UNet2DConditionModel:
+    """The lab's U-Net with its trained weights where they are installed; Stable Diffusion 1.5's with random ones."""
     dtype = torch.float16 if device.startswith("cuda") else torch.float32
     trained = PIPELINE / "unet"
     if name == "lab" and trained.is_dir():
@@ -152,49 +235,37 @@ def network(name: str, device: str) -> StableDiffusionPipeline:
         with torch.random.fork_rng():
             torch.manual_seed(0)
             unet = build(128) if name == "lab" else UNet2DConditionModel(**SD15)
-    return StableDiffusionPipeline(
-        vae=None,
-        text_encoder=None,
-        tokenizer=None,
-        unet=unet.to(device, dtype).eval().requires_grad_(False),
-        scheduler=scheduler(),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
+    unet = unet.to(device, dtype).eval().requires_grad_(False)
+    return unet
 
 
 class Work:
-    """A network with noise, text states and regions for it."""
+    """A network with noise, text states and regions for it: a batch with guidance, the prompts' half last."""
 
     def __init__(self, size: Size, device: str) -> None:
-        self.pipe = network(size.name, device)
-        config, g = self.pipe.unet.config, torch.Generator().manual_seed(0)
-        side = sample_size(self.pipe)[0]
-        dtype = self.pipe.unet.dtype
-        self.latents = torch.randn(size.pictures, config.in_channels, side, side, generator=g).to(device, dtype)
-        states = torch.randn(2 * size.pictures, size.tokens, config.cross_attention_dim, generator=g)
-        self.states = states.to(device, dtype)
-        self.segments = bands(size.pictures, REGIONS, side, size.tokens)
+        self.unet = network(size.name, device)
+        config, dtype, g = self.unet.config, self.unet.dtype, torch.Generator().manual_seed(0)
+        self.side, count = config.sample_size, size.pictures
+        latents = torch.randn(count, config.in_channels, self.side, self.side, generator=g).to(device, dtype)
+        states = torch.randn(2 * count, size.tokens, config.cross_attention_dim, generator=g).to(device, dtype)
+        self.inputs: dict[str, Any] = {
+            "sample": torch.cat([latents] * 2),
+            "timestep": 500,
+            "encoder_hidden_states": states,
+        }
+        segments = bands(count, REGIONS, self.side, size.tokens).to(torch.device(device), dtype)
+        self.watched = Watched(
+            self.unet, range(count, 2 * count), segments, size.tokens, (self.side, self.side), family=Family()
+        )
 
     def denoise(self, variant: str, steps: int) -> torch.Tensor:
-        """Latents [B,C,H,W] after a guided run. A single step is a modulated one, with tau = 1 within a percent."""
-        with hooked(self.pipe, variant, self.segments) as before_step:
-            return run(
-                sample(
-                    self.pipe,
-                    [""] * len(self.latents),
-                    num_inference_steps=steps,
-                    latents=self.latents,
-                    encoder_hidden_states=self.states,
-                    before_step=before_step,
-                )
-            )
+        """Latents [2B,C,H,W] after a run."""
+        return self.watched.denoise(variant, self.inputs, "sample", steps)
 
     @torch.no_grad()
     def touch(self) -> None:
         """Run the network on latents of 8x8, so that its kernels are loaded before memory is looked at."""
-        self.pipe.unet(self.latents[:1, :, :8, :8], 0, self.states[:1])
+        self.unet(self.inputs["sample"][:1, :, :8, :8], 0, self.inputs["encoder_hidden_states"][:1])
 
 
 class Largest(TorchDispatchMode):
@@ -257,8 +328,8 @@ def network_row(size: Size, device: str, progress: bool = False) -> dict[str, An
     return {
         "name": size.name,
         "weights": "trained" if size.name == "lab" and (PIPELINE / "unet").is_dir() else "random",
-        "dtype": str(work.pipe.unet.dtype).removeprefix("torch."),
-        "latents": sample_size(work.pipe)[0],
+        "dtype": str(work.unet.dtype).removeprefix("torch."),
+        "latents": work.side,
         "pictures": size.pictures,
         "tokens": size.tokens,
         "regions": REGIONS,
@@ -278,7 +349,7 @@ def share_of_steps(steps: int) -> float:
 
 def differences(outputs: dict[str, torch.Tensor]) -> dict[str, float]:
     """How far the two forms of the modulation are apart, and how far it moves the plain result."""
-    plain, changed, direct = (outputs[v] for v in VARIANTS)
+    plain, changed, direct = (outputs[v] for v in ("plain", "modulated", "materialised"))
     return {
         "max_abs_difference": float((changed - direct).abs().max()),
         "max_abs_change": float((changed - plain).abs().max()),
@@ -301,10 +372,11 @@ def attention_row(
     segments = bands(1, regions, side, 2 * regions + 1).to(torch.device(device), q.dtype)
     pixels = segments.at((side, side))
     alpha = modulation_strength(pixels, segments.omega, RealignConfig().self_weight, tau=1.0)
+    blocks = [Block(slice(None), alpha, pixels)]
     work: dict[str, Callable[[], torch.Tensor]] = {
         "plain": lambda: scaled_dot_product_attention(q, k, v),
-        "modulated": lambda: attend(*augment(q, k, alpha, pixels, pixels), v, head_dim),
-        "materialised": lambda: materialised(q, k, v, alpha, pixels, pixels),
+        "modulated": lambda: joint_attention(q, k, v, blocks, pixels),
+        "materialised": lambda: materialised(q, k, v, blocks, pixels),
     }
     outputs, largest = {}, {}
     for name, function in work.items():  # the warm-up
@@ -327,6 +399,50 @@ def attention_row(
     }
 
 
+class Attend(nn.Module):
+    """A network that is one attention layer."""
+
+    def forward(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        return scaled_dot_product_attention(query, key, value)
+
+
+@torch.no_grad()
+def layer_row(layer: Layer, repeats: int, device: str, progress: bool = False) -> dict[str, Any]:
+    """One layer of a network in float32, all of its rows with a prompt: each variant, and the range of logits alone."""
+    g, size, text = torch.Generator().manual_seed(0), (layer.side, layer.side), layer.tokens
+    count = text + layer.side**2
+    shape = layer.pictures, layer.heads, count, layer.head_dim
+    q, k, v = (torch.randn(shape, generator=g).to(device) for _ in range(3))
+    segments = bands(layer.pictures, REGIONS, layer.side, text or 2 * REGIONS + 1).to(torch.device(device), q.dtype)
+    family, rows = Family("last" if text else None), range(layer.pictures)
+    watched = Watched(Attend(), rows, segments, text or 1, size, family, image=layer.side**2)
+
+    def attention(variant: str) -> torch.Tensor:
+        with watched.as_variant(variant):
+            out: torch.Tensor = watched.network(q, k, v)
+            return out
+
+    def ranges() -> None:
+        for keys in (slice(text), slice(text, None)) if text else (slice(None),):
+            logit_range(q[:, :, text:], k[:, :, keys], layer.head_dim**-0.5)
+
+    work: dict[str, Callable[[], object]] = {variant: partial(attention, variant) for variant in VARIANTS}
+    outputs = {variant: attention(variant) for variant in VARIANTS}  # the warm-up
+    work["range"] = ranges
+    times = interleaved(work, repeats, device, f"{layer.name}, {layer.side}x{layer.side}", progress)
+    return {
+        "name": layer.name,
+        "pictures": layer.pictures,
+        "pixels": layer.side**2,
+        "tokens": text,
+        "heads": layer.heads,
+        "head_dim": layer.head_dim,
+        "regions": REGIONS,
+        **times,
+        **differences(outputs),
+    }
+
+
 # the bench ----------------------------------------------------------------------------------------------------------
 
 
@@ -334,7 +450,7 @@ def _network_table(rows: list[dict[str, Any]]) -> str:
     head = ["U-Net", "variant", "one step, s", "step ratio", "whole run, s", "run ratio", "peak over weights, MiB"]
     body = []
     for r in rows:
-        for v in VARIANTS:
+        for v in (v for v in VARIANTS if v in r["step"]):
             step, whole = r["step"][v], r["run"][v]
             times = (f"{x:.3g}" for x in (step["seconds"], step["ratio"], whole["seconds"], whole["ratio"]))
             body.append([r["name"], v, *times, f"{step['peak_mib']:.0f}"])
@@ -349,16 +465,42 @@ def _network_table(rows: list[dict[str, Any]]) -> str:
     return "\n\n".join([table(head, body, " --- "), *notes])
 
 
+def _layer_table(rows: list[dict[str, Any]]) -> str:
+    ways = [*VARIANTS[1:], "range"]
+    head = ["layer", "pixels", "text tokens", "heads x channels", "plain, ms", *(f"{v} ratio" for v in ways)]
+    body = []
+    for r in rows:
+        shape = f"{r['heads']} x {r['head_dim']}", f"{1000 * r['plain']['seconds']:.3g}"
+        ratios = (f"{r[v]['ratio']:.2f}" for v in ways)
+        body.append([r["name"], r["pixels"], r["tokens"] or "-", *shape, *ratios, f"{r['max_abs_difference']:.1e}"])
+    return table([*head, "max abs difference"], body, " --- ")
+
+
+LAYERED = ("plain", "modulated", "materialised")  # one layer, without a network around it
+
+
 def _attention_table(rows: list[dict[str, Any]]) -> str:
-    head = ["latents", "regions", *(f"{v}, ms" for v in VARIANTS), "modulated ratio", "materialised ratio"]
+    head = ["latents", "regions", *(f"{v}, ms" for v in LAYERED), "modulated ratio", "materialised ratio"]
     head += ["largest tensor of the modulated, elements", "L x L x heads", "max abs difference"]
     body = [
-        [f"{r['latents']}x{r['latents']}", r["regions"], *(f"{1000 * r[v]['seconds']:.1f}" for v in VARIANTS)]
-        + [f"{r[v]['ratio']:.2f}" for v in VARIANTS[1:]]
+        [f"{r['latents']}x{r['latents']}", r["regions"], *(f"{1000 * r[v]['seconds']:.1f}" for v in LAYERED)]
+        + [f"{r[v]['ratio']:.2f}" for v in LAYERED[1:]]
         + [f"{r['modulated']['largest_tensor_numel']:,}", f"{r['logits_numel']:,}", f"{r['max_abs_difference']:.1e}"]
         for r in rows
     ]
     return table(head, body, " --- ")
+
+
+def _layers(data: dict[str, Any]) -> list[str]:
+    """The layers' part of the page; results of before have none."""
+    if not data.get("layers"):
+        return []
+    note = (
+        "Ratios are to plain attention of the same layer, for rows of the batch that hear a prompt, in float32. "
+        "`tapped`: looked at and not changed. `range`: the smallest and largest logit of each query by itself; it is a "
+        "part of `modulated`."
+    )
+    return ["## Layers of real networks", note, _layer_table(data["layers"])]
 
 
 def page(data: dict[str, Any]) -> str:
@@ -372,6 +514,7 @@ def page(data: dict[str, Any]) -> str:
             "Variants took turns in one run; ratios are to plain, medians over rounds.",
             "## Whole networks",
             _network_table(data["networks"]),
+            *_layers(data),
             f"## One self-attention layer, {HEADS} heads of {HEAD_DIM} channels, growing with the picture",
             _attention_table(layer["resolution"]),
             f"Above {ALL_HEADS_BELOW / 2**30:.0f} GiB of logits the materialised form takes a head at a time.",
@@ -389,7 +532,7 @@ def plot(data: dict[str, Any]) -> bytes:
     axes = figure.subplots(1, 3)
     by_side, by_regions = data["attention"]["resolution"], data["attention"]["regions"]
     sides = [r["latents"] for r in by_side]
-    for v in VARIANTS:
+    for v in LAYERED:
         axes[0].plot(sides, [1000 * r[v]["seconds"] for r in by_side], "o-", label=v)
         # a head at a time or not, the direct form is one that has all logits
         largest = [r["logits_bytes"] if v == "materialised" else r[v]["largest_tensor_bytes"] for r in by_side]
@@ -407,9 +550,20 @@ def plot(data: dict[str, Any]) -> bytes:
     return figure_png(figure)
 
 
+LAYERS = (
+    Layer("lab", 16, 2, 32, pictures=4),
+    Layer("Stable Diffusion 1.5", 64, 8, 40),
+    Layer("Stable Diffusion 1.5", 32, 8, 80),
+    Layer("Stable Diffusion XL", 64, 10, 64),
+    Layer("Stable Diffusion XL", 32, 20, 64),
+    Layer("Flux, 512x512", 32, 24, 128, tokens=512),
+)
+
+
 @dataclass(kw_only=True)
 class Speed(Bench[tuple[str, Any], tuple[str, dict[str, Any]]]):
-    """Whole networks, then one layer as the picture grows (`resolution`) and as the regions do (`regions`).
+    """Whole networks, layers of real ones, then one layer as the picture grows (`resolution`) and as the regions do
+    (`regions`).
 
     Raises:
         InputError: for a device that is not here, or if the memory is not enough.
@@ -423,8 +577,16 @@ class Speed(Bench[tuple[str, Any], tuple[str, dict[str, Any]]]):
             regions=(1, 2, 4, 8, 16),
             side=64,
             repeats=3,
+            layers=LAYERS,
         ),
-        Plan((Size("lab", 4, 32, 10, 5, 2),), sides=(32, 64), regions=(1, 2, 4, 8, 16), side=32, repeats=3),
+        Plan(
+            (Size("lab", 4, 32, 10, 5, 2),),
+            sides=(32, 64),
+            regions=(1, 2, 4, 8, 16),
+            side=32,
+            repeats=3,
+            layers=tuple(layer for layer in LAYERS if layer.side < 64),
+        ),
     )
     device: str | None = None
 
@@ -435,6 +597,7 @@ class Speed(Bench[tuple[str, Any], tuple[str, dict[str, Any]]]):
     def cells(self) -> Sequence[tuple[str, Any]]:
         return [
             *(("networks", size) for size in self.plan.networks),
+            *(("layers", layer) for layer in self.plan.layers),
             *(("resolution", (side, REGIONS)) for side in self.plan.sides),
             *(("regions", (self.plan.side, regions)) for regions in self.plan.regions),
         ]
@@ -443,18 +606,20 @@ class Speed(Bench[tuple[str, Any], tuple[str, dict[str, Any]]]):
         kind, size = cell
         if kind == "networks":
             return kind, network_row(size, self.where, self.progress)
+        if kind == "layers":
+            return kind, layer_row(size, self.plan.repeats, self.where, self.progress)
         side, regions = size
         return kind, attention_row(side, regions, self.plan.repeats, self.where, self.progress)
 
     def results(self, rows: Sequence[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
-        networks, *layer = ([row for of, row in rows if of == kind] for kind in ("networks", "resolution", "regions"))
-        attention = dict(zip(("resolution", "regions"), layer, strict=True))
-        return rounded({**stamp(self.where), "networks": networks, "attention": attention})
+        found = {
+            kind: [row for of, row in rows if of == kind] for kind in ("networks", "layers", "resolution", "regions")
+        }
+        attention = {kind: found[kind] for kind in ("resolution", "regions")}
+        more = {"networks": found["networks"], "layers": found["layers"], "attention": attention}
+        return rounded({**stamp(self.where), **more})
 
     render = staticmethod(page)
 
     def pictures(self, data: dict[str, Any]) -> dict[str, bytes]:
         return {".png": plot(data)}
-
-
-# the page -------------------------------------------------------------------------------------------------------------

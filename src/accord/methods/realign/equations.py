@@ -83,7 +83,7 @@ def logit_range(
 def _range_in_cache(
     query: torch.Tensor, key: torch.Tensor, chunk: int | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Smallest and largest product of each query, [..., L, 1], in pieces that a CPU reduces while they are in its cache.
+    """Smallest and largest product of each query, [..., L, 1], in pieces that a CPU reduces while in its cache.
 
     Of long layers a piece is some queries of one head, of short ones it is several heads.
     """
