@@ -182,6 +182,7 @@ class AttentionLayout:
         tokens: how many tokens the image is; a U-Net has fewer in deeper layers.
         family: what is said of the network.
         spans: for each prompt the spans of the text's tokens, in the order of the keys, [B][T].
+        frames: of the latents; 1 for pictures.
     """
 
     texts: Texts
@@ -189,6 +190,7 @@ class AttentionLayout:
     tokens: int
     family: Family
     spans: list[Spans]
+    frames: int = 1
     _last: tuple[str, int] = field(default=("", 0), repr=False)
 
     def found(self, attention: Attention) -> Attention | None:
@@ -243,7 +245,8 @@ def attention_layout(opened: Opened, prompts: Sequence[str]) -> AttentionLayout:
     longest = max(map(len, spans))  # Z-Image is told each text at its own length
     spans = [[*s, *[None] * (longest - len(s))] for s in spans]
     tokens = _tokens(network, state, latents)
-    return AttentionLayout(texts, (latents.shape[-2], latents.shape[-1]), tokens, family, spans)
+    frames = latents.shape[2:-2].numel()
+    return AttentionLayout(texts, (latents.shape[-2], latents.shape[-1]), tokens, family, spans, frames)
 
 
 def _tokens(network: nn.Module, state: torch.Tensor, latents: torch.Tensor) -> int:

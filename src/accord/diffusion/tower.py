@@ -7,6 +7,7 @@ depth of a transformer is an extension of this project.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -43,20 +44,25 @@ def features(
     """
     if not 0 <= share < 1:
         raise InputError(f"share must be in [0, 1), not {share}")
-    network = opened.networks[0]
-    middle: Any = getattr(network, "mid_block", None)
-    blocks = blocks_of(network)
-    if middle is None and not blocks:
-        raise InputError(f"a {type(network).__name__} has no blocks to leave it at; use another predictor")
-    chosen = middle if middle is not None else blocks[int(share * len(blocks))]
+    chosen = [_block_at(network, share) for network in opened.networks]  # of two, the one that runs at that time
 
     def leave(_block: Any, _args: Any, output: Any) -> None:
         parts = [p for p in (output if isinstance(output, tuple) else (output,)) if torch.is_tensor(p) and p.dim() > 2]
         # pixels [B,D,h,w] of a U-Net, tokens [B,S,D] of a transformer
         raise Left(torch.cat([p.flatten(2).mean(2) if p.dim() == 4 else p.mean(1) for p in parts], -1))
 
-    handle = chosen.register_forward_hook(leave)
-    try:
+    with ExitStack() as stack:
+        for block in chosen:
+            stack.callback(block.register_forward_hook(leave).remove)
         return opened.evaluate(captions, state, timestep)
-    finally:
-        handle.remove()
+
+
+def _block_at(network: nn.Module, share: float) -> nn.Module:
+    """The block at a share of the depth, the middle one of a U-Net."""
+    middle = getattr(network, "mid_block", None)
+    if isinstance(middle, nn.Module):
+        return middle
+    blocks = blocks_of(network)
+    if not blocks:
+        raise InputError(f"a {type(network).__name__} has no blocks to leave it at; use another predictor")
+    return blocks[int(share * len(blocks))]

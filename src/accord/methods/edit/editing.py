@@ -106,15 +106,20 @@ def injected(opened: Opened, source: str, target: str, until: float = 1.0) -> It
         until: the share of the process, from the noisy end, in which this is done.
 
     Raises:
-        InputError: as `attention_layout`; for a share outside (0, 1].
+        InputError: as `attention_layout`; for a share outside (0, 1]; at the end of the block if there was nothing to
+            take over (Sana attends within the image without queries and keys that could be shared).
     """
     if not 0 < until <= 1:
         raise InputError(f"until must be in (0, 1], not {until}")
     where = attention_layout(opened, [source, target])
+    ran = shared = False
 
     def share(attention: Attention) -> torch.Tensor | None:
+        nonlocal ran, shared
+        ran = ran or opened.share_of_run < until
         if attention.kind == "cross" or opened.share_of_run >= until:
             return None
+        shared = True
         query, key = attention.query.clone(), attention.key.clone()
         query[1, :, attention.image], key[1, :, attention.image] = (
             x[0, :, attention.image] for x in (attention.query, attention.key)
@@ -123,6 +128,11 @@ def injected(opened: Opened, source: str, target: str, until: float = 1.0) -> It
 
     with observed(opened, where, share):
         yield
+    if ran and not shared:
+        raise InputError(
+            f"the image's attention to itself in a {type(opened.networks[0]).__name__} is not softmax attention, so no "
+            "layout can be taken over; edit without injection"
+        )
 
 
 def edit_pixels(

@@ -26,7 +26,7 @@ from accord.diffusion.process import kind_of
 from accord.diffusion.tap import Attention, AttentionLayout, attention_layout, observed
 from accord.methods.realign.config import RealignConfig
 from accord.methods.realign.layout import plan
-from accord.methods.realign.modulation import Segments, modulation_of
+from accord.methods.realign.modulation import Segments, check_picture, modulation_of
 from accord.methods.realign.regions import describe, find_regions, phrase_maps, slots
 from accord.reports.results import Realigned
 from accord.rewards.captioners import Captioner, load_captioner
@@ -91,8 +91,8 @@ def realign(
         alignment.
 
     Raises:
-        InputError: for a pipeline that cannot be opened, a prompt that is empty or too long, or larger pictures without
-            a captioner.
+        InputError: for a pipeline that cannot be opened or makes videos, a prompt that is empty or too long, or larger
+            pictures without a captioner.
     """
     config = config or RealignConfig()
     check_repairable(pipe)
@@ -156,6 +156,7 @@ class Rounds:
             while len(self._where) >= REMEMBERED:
                 self._where.pop(next(iter(self._where)))
             self._where[texts] = attention_layout(self.opened, texts)
+            check_picture(self.opened, self._where[texts])
         return self._where[texts]
 
     def repair(self, first: list[Picture]) -> list[Realigned]:

@@ -13,6 +13,7 @@ from accord.diffusion.opened import Opened, Step
 from accord.diffusion.tap import Attention, AttentionLayout, attention_layout, observed
 from accord.methods.realign.config import RealignConfig
 from accord.methods.realign.equations import Block, joint_attention, modulation_strength, time_gain
+from accord.types import InputError
 
 
 @dataclass
@@ -157,7 +158,25 @@ def modulated(
 
 
 def modulation_of(opened: Opened, where: AttentionLayout, segments: Segments, config: RealignConfig) -> Modulation:
-    """The modulation for a run of an opened pipeline, on its device and in its type."""
+    """The modulation for a run of an opened pipeline, on its device and in its type.
+
+    Raises:
+        InputError: for a pipeline that makes videos.
+    """
+    check_picture(opened, where)
     pipe = opened.pipe
     there = segments.to(pipe._execution_device, getattr(opened.networks[0], "dtype", torch.float32))
     return Modulation(there, config, where.size, float(pipe.scheduler.config.num_train_timesteps))
+
+
+def check_picture(opened: Opened, where: AttentionLayout) -> None:
+    """Refuse a run that makes videos: segments are places in one picture.
+
+    Raises:
+        InputError: naming the pipeline.
+    """
+    if where.frames > 1:
+        raise InputError(
+            f"a {type(opened.pipe).__name__} makes videos here, and what is repaired is a picture; use a text-to-image "
+            "pipeline"
+        )
