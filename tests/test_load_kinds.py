@@ -57,7 +57,7 @@ def test_a_pipeline_that_begins_with_a_picture_is_loaded(tmp_path):
 
 def test_a_single_file_without_its_configuration_is_refused(tmp_path):
     save_file({"weight": torch.zeros(2)}, tmp_path / "model.safetensors")
-    with pytest.raises(InputError, match=r"cannot be had .*; give `config`, a folder or hub id"):
+    with pytest.raises(InputError, match=r"cannot be had .*; load it in Python with config, a folder or hub id"):
         accord.load(str(tmp_path / "model.safetensors"), "cpu")
 
 

@@ -406,7 +406,7 @@ def test_twenty_thousand_prompts_are_checked_together(monkeypatch, tmp_path):
 
     module = importlib.import_module("accord.methods.invert.pairs")
 
-    def drawn(*_: object) -> None:
+    def drawn(*_: object, **__: object) -> None:
         raise InputError("the run has begun")
 
     pipe = accord.load(device="cpu")

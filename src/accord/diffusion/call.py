@@ -60,7 +60,7 @@ def call_arguments(
         name = _guidance_argument(pipe, family, taken, guidance_scale)
         if name in found:
             raise InputError(
-                f"the guidance is given twice, as `guidance_scale` and as {name} in `call`; give one of them"
+                f"the guidance is given twice, as the guidance scale and as {name} in `call`; give one of them"
             )
         found[name] = max(0.0, guidance_scale - family.guidance_offset)
     negative = found.pop("negative_prompt", None) or negative_prompt
@@ -92,8 +92,8 @@ def _guidance_argument(pipe: Any, family: Family, taken: Mapping[str, Any], guid
     if family.guidance == "guider":
         if getattr(pipe, "guider", None) is None:
             raise InputError(
-                f"this {type(pipe).__name__} has no guider, as one that was distilled; leave `guidance_scale` out, or "
-                "give distilled_guidance_scale in `call`"
+                f"this {type(pipe).__name__} has no guider, as one that was distilled; leave the guidance scale "
+                "out, or give distilled_guidance_scale in `call`"
             )
         return "guidance_scale"
     if family.guidance not in taken:

@@ -338,9 +338,7 @@ def load_pipeline(
     if Path(model).is_file():
         return _load_single_file(Path(model), dtype, check_class, variant, config)
     if config is not None:
-        raise InputError(
-            f"`config` is the configuration of a single .safetensors file, and {model!r} is none; leave it out"
-        )
+        raise InputError(f"config is that of a single .safetensors file, and {model!r} is none; leave it out")
     local = Path(model).is_dir()
     if local:
         if not (Path(model) / "model_index.json").is_file():
@@ -418,7 +416,7 @@ def _load_single_file(
     except Exception as error:
         raise InputError(
             f"{what} is a single file without its configuration, which is that of {config!r} and cannot be had "
-            f"({_why(error)}); give `config`, a folder or hub id of a pipeline of its kind"
+            f"({_why(error)}); load it in Python with config, a folder or hub id of a pipeline of its kind"
         ) from error
     kind = index.get("_class_name")
     more = check_class(kind if isinstance(kind, str) else None)
@@ -428,7 +426,7 @@ def _load_single_file(
         raise InputError(
             f"{what} cannot be loaded, as a {kind} is not read from a single file; give a folder or hub id"
         )
-    with loading(what, "give `config`, a folder or hub id of a pipeline of its kind"):
+    with loading(what, "load it in Python with config, a folder or hub id of a pipeline of its kind"):
         pipe = cls.from_single_file(str(path), config=config, torch_dtype=dtype, **more)
         for name in parts:
             network = getattr(pipe, name, None)

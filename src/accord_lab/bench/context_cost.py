@@ -13,7 +13,7 @@ from statistics import median
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 
 from accord.diffusion.loop import run, sample
 from accord.diffusion.pipelines import Conditioning, latent_scheduler, sample_size
@@ -24,6 +24,7 @@ from accord_lab.bench.measure import ratios, turns
 from accord_lab.bench.report import stamp, table
 from accord_lab.bench.runner import Bench
 from accord_lab.bench.speed import network
+from accord_lab.recipes.denoiser import scheduler
 
 TOKENS = 77
 
@@ -65,7 +66,7 @@ class ContextCost(Bench[Size, dict[str, Any]]):
         return list(self.plan.sizes)
 
     def measure(self, cell: Size) -> dict[str, Any]:
-        pipe = network(cell.of, "cpu")
+        pipe = pipeline_of(network(cell.of, "cpu"))
         if cell.reduced:
             pipe = with_unet(pipe, reduced_unet(pipe).eval().requires_grad_(False))
         relation = new_relation(pipe).eval().requires_grad_(False)
@@ -116,6 +117,20 @@ class ContextCost(Bench[Size, dict[str, Any]]):
             + table([*head.split(" | "), "ratio, median", "lowest to highest"], rows)
             + "\n"
         )
+
+
+def pipeline_of(unet: UNet2DConditionModel) -> StableDiffusionPipeline:
+    """U-Net and scheduler as a pipeline; texts and pictures are left out, they cost both ways the same."""
+    return StableDiffusionPipeline(
+        vae=None,
+        text_encoder=None,
+        tokenizer=None,
+        unet=unet,
+        scheduler=scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
 
 
 def denoised(
