@@ -134,7 +134,7 @@ def test_pixels_are_edited(name):
     assert not torch.allclose(edited, kept)
 
 
-@pytest.mark.parametrize("name", ["sd1", "sd35", "flux2klein", "zimage", "sana", "wan"])
+@pytest.mark.parametrize("name", ["sd1", "sd35", "flux2klein", "zimage", "sana", "wan", "wan22"])
 def test_features_of_the_middle_differ_by_picture_and_caption_and_have_a_gradient(name):
     opened, captions = opened_of(name, steps=2), [SOURCE, TARGET]
     state = opened.rollout(captions, generators(0, 1)).requires_grad_()
@@ -148,8 +148,21 @@ def test_features_of_the_middle_differ_by_picture_and_caption_and_have_a_gradien
         late = features(opened, captions, state, timestep=900.0)
     assert not torch.allclose(other, found) or name in ("sana",)
     assert not torch.allclose(late, found)
-    network = networks_of(opened.pipe)[0]
-    assert not any(m._forward_hooks for m in network.modules())
+    assert not any(m._forward_hooks for network in networks_of(opened.pipe) for m in network.modules())
     with pytest.raises(InputError, match="share must be in"):
         features(opened, captions, state, share=1.0)
-    assert name == "sd1" or blocks_of(network)
+    assert name == "sd1" or blocks_of(networks_of(opened.pipe)[0])
+
+
+@pytest.mark.parametrize(("timestep", "expert"), [(20.0, 1), (900.0, 0)])
+def test_features_are_those_of_the_network_that_runs_at_that_time(timestep, expert):
+    """Of Wan 2.2's two experts: what its block says when the whole network is run."""
+    opened = opened_of("wan22", steps=2)
+    state, seen = opened.noise([SOURCE], generators(0)), []
+    block = blocks_of(networks_of(opened.pipe)[expert])[1]
+    handle = block.register_forward_hook(lambda module, args, output: seen.append(output))
+    with torch.no_grad():
+        opened.output([SOURCE], state, timestep=timestep)
+        handle.remove()
+        found = features(opened, [SOURCE], state, timestep=timestep)
+    assert torch.equal(found, seen[-1].mean(1))

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny_pipeline, tiny_sd3, tiny_sdxl
+from diffusers import StableDiffusionInpaintPipeline
 from PIL import Image
 from safetensors.torch import load_file
 from torch.nn import functional as F
+from zoo import CALL, ZOO, fresh, shared
 
 from accord.data.images import to_tensor
 from accord.data.pair_folders import list_images, stream_pairs, write_metadata, write_part
@@ -20,6 +22,8 @@ from accord.data.pairs import PairsFile
 from accord.data.shards import parse_shard
 from accord.diffusion.loop import generators
 from accord.diffusion.lora import add_lora
+from accord.diffusion.opened import networks_of
+from accord.diffusion.tower import features, opened_for_pictures
 from accord.methods.invert.alignment import InversionScore
 from accord.methods.invert.bank import Bank, not_english
 from accord.methods.invert.bulk import invert_files, labelled_by
@@ -39,7 +43,7 @@ from accord.methods.invert.fit import train_inverter
 from accord.methods.invert.inverter import Inverter
 from accord.methods.invert.kernel import DomainKernel
 from accord.methods.invert.pairs import make_pairs
-from accord.methods.invert.predictors import UNetTower, build
+from accord.methods.invert.predictors import DenoiserTower, UNetTower, build, tower_side
 from accord.methods.invert.readable import readable_prompts
 from accord.methods.invert.reader import Reader, invert
 from accord.methods.invert.split import group_near_duplicates, split_groups
@@ -454,6 +458,73 @@ def test_a_predictor_on_xl_trains_and_is_saved_without_what_is_not_trained(data,
             pipe.unet.state_dict()["add_embedding.linear_1.weight"], trained.tower.add_embedding.linear_1.weight
         )
     assert all(torch.equal(v, own[k]) for k, v in pipe.unet.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["sd35", "flux2klein", "zimage", "sana", "wan", "wan22"])
+def test_the_network_of_any_family_is_a_tower(data, name):
+    pipe = fresh(name)
+    tower = DenoiserTower(*opened_for_pictures(pipe, CALL[name]["height"])).train()
+    tower.network.requires_grad_(True)
+    images, texts = data.pixels([0, 1], tower.side), ["a red star", "a blue key"]
+    found = tower(images, texts)
+    assert found.shape == (2, tower.width)
+    with torch.no_grad():
+        assert torch.equal(features(tower.opened, texts, tower.opened.encode(texts, images)), found)
+        alone = torch.cat([tower(images[i : i + 1], texts[i : i + 1]) for i in (0, 1)])
+        assert torch.allclose(alone, found, atol=1e-4)
+        assert not torch.allclose(tower(images, texts[::-1]), found, atol=1e-6)
+        assert not torch.allclose(tower(images.flip(0), texts), found, atol=1e-3)
+        deaf = DenoiserTower(tower.opened, tower.side, caption_conditioned=False)
+        assert torch.equal(deaf(images, texts), tower(images, ["", ""]))
+    network = networks_of(pipe)[name == "wan22"]  # at low noise its second expert runs
+    own, parts = dict(network.named_parameters()), dict(tower.network.named_parameters())
+    assert all(weight is own[key] for key, weight in parts.items())
+    found.square().mean().backward()
+    reached = {key for key, weight in own.items() if weight.grad is not None}
+    assert reached <= parts.keys() and len(parts.keys() - reached) <= 1  # a table of the output's is none of a module
+    assert all(p.grad is None for p in tower.outside.parameters()) and not tower.outside["vae"].training
+
+
+def test_a_tower_has_no_more_of_a_network_than_what_runs(data):
+    pipe = fresh("sd35")
+    config = {**pipe.transformer.config, "num_layers": 5}
+    pipe.register_modules(transformer=type(pipe.transformer).from_config(config).eval())
+    names = DenoiserTower(*opened_for_pictures(pipe, 32)).network.state_dict().keys()
+    assert {key.split(".")[1] for key in names if key.startswith("transformer_blocks")} == {"0", "1", "2"}
+    assert not [key for key in names if key.startswith(("proj_out", "norm_out"))]
+
+
+def test_a_predictor_on_a_transformer_trains_and_is_saved_without_what_is_not_trained(data, vocabulary, tmp_path):
+    ZOO["sd35"]().save_pretrained(tmp_path / "sd35")
+    config = PredictorConfig(kind="denoiser", model=str(tmp_path / "sd35"), hidden=8)
+    trained = train_predictor(config, data, vocabulary, tmp_path / "run", replace(QUICK, steps=2))
+    assert trained.side == tower_side(config) == 32 and trained.needs_captions
+    own, key = shared("sd35").transformer.state_dict(), "transformer_blocks.0.attn.to_q.weight"
+    assert not torch.equal(trained.tower.network.state_dict()[key], own[key])
+    inverter = Inverter([trained], [config], vocabulary, captioner=load_captioner())
+    inverter.save_pretrained(tmp_path / "inverter")
+    saved = load_file(tmp_path / "inverter" / "predictor-0.safetensors")
+    assert not [k for k in saved if "outside" in k or "text_encoder" in k or "vae" in k or "proj_out" in k]
+    again = Inverter.from_pretrained(tmp_path / "inverter")
+    assert torch.allclose(again([picture()])[0], inverter([picture()])[0], atol=1e-2)
+    assert torch.equal(again.predictors[0].tower.network.state_dict()[key], saved[f"tower.network.{key}"].float())
+    with pytest.raises(InputError, match="only a unet predictor"), transplanted(shared("sd35"), trained, 0.5):
+        pass
+    with pytest.raises(InputError, match="all_levels is for U-Nets of Stable Diffusion, and a StableDiffusion3Pipe"):
+        build(replace(config, all_levels=True), 0)
+
+
+def test_a_white_box_has_two_names():
+    made = [build(PredictorConfig(kind=kind, hidden=8), 0) for kind in ("unet", "denoiser")]
+    assert all(torch.equal(a, b) for a, b in zip(*(m.state_dict().values() for m in made), strict=True))
+    assert all(isinstance(m.tower, UNetTower) for m in made)
+    assert tower_side(PredictorConfig(kind="denoiser")) == made[0].side
+
+
+def test_a_pipeline_that_needs_more_than_a_prompt_is_no_tower():
+    pipe = StableDiffusionInpaintPipeline(**shared("sd1").components, requires_safety_checker=False)
+    with pytest.raises(InputError, match="StableDiffusionInpaintPipeline does not make pictures of a prompt alone"):
+        opened_for_pictures(pipe)
 
 
 def test_frozen_towers_stay(data, vocabulary, tmp_path):

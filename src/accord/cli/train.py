@@ -325,7 +325,7 @@ def train_inverter_command(
         Path, typer.Option(help="Pairs: DiffusionDB folder, folder with metadata.jsonl, or CSV, JSONL, Parquet.")
     ],
     kind: Annotated[
-        list[str], typer.Option(help="unet, clip, vit, swin or blip, as KIND or KIND=MODEL; repeat for an ensemble.")
+        list[str], typer.Option(help="denoiser, clip, vit, swin or blip, as KIND or KIND=MODEL; repeat for an ensemble.")
     ] = ["clip"],  # noqa: B006
     weight: Annotated[
         list[float] | None,
@@ -351,12 +351,12 @@ def train_inverter_command(
         bool,
         typer.Option(
             "--caption/--no-caption",
-            help="For unet: tell it a caption of the picture; --no-caption is the ablation, empty text.",
+            help="For denoiser: tell it a caption of the picture; --no-caption is the ablation, empty text.",
         ),
     ] = True,
     captioner: Annotated[
         str | None,
-        typer.Option(help="For unet: BLIP or BLIP-2 folder or hub id; the embedded one for the lab's U-Net."),
+        typer.Option(help="For denoiser: BLIP or BLIP-2 folder or hub id; the embedded one for the lab's pipeline."),
     ] = None,
     seed: Seed = 0,
     device: Device = None,
@@ -388,9 +388,9 @@ def train_inverter_command(
         vocabulary_size=vocabulary_size,
         seed=seed,
     )
-    unets = [k for k in kinds if k.kind == "unet"]
-    if not unets:
-        leave_out("without --kind unet", captioner=captioner, no_caption=not caption)
+    white = [k for k in kinds if k.is_white_box]
+    if not white:
+        leave_out("without --kind denoiser", captioner=captioner, no_caption=not caption)
     if not caption:
         leave_out("with --no-caption", captioner=captioner)
     if len(kinds) == 1:
@@ -401,7 +401,7 @@ def train_inverter_command(
     check_pairs(pairs)
     check_pairs(out_of_domain)
     check_writable(out)
-    captioner = captioner or (HUB_CAPTIONER if any(k.model for k in unets) else None)
+    captioner = captioner or (HUB_CAPTIONER if any(k.model for k in white) else None)
     report = accord.train_inverter(
         pairs,
         out,
@@ -413,7 +413,7 @@ def train_inverter_command(
         other=out_of_domain,
         device=where,
         progress=not as_json,
-        captioner=load_captioner(captioner, where) if unets and caption else None,
+        captioner=load_captioner(captioner, where) if white and caption else None,
     )
     lines = [
         f"{p['kind']}: cosine {p['test']['cosine']:.4f} on {report['split']['test']} test images"

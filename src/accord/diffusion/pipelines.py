@@ -216,11 +216,16 @@ def check_latent_unet(pipe: Any) -> None:
     Raises:
         InputError: naming its class.
     """
-    if not isinstance(pipe, (StableDiffusionPipeline, StableDiffusionXLPipeline)):
+    if not is_latent_unet(pipe):
         raise InputError(
             f"a {type(pipe).__name__} is not supported here; use a {SUPPORTED} or a StableDiffusionXLPipeline"
         )
     check_no_context(pipe)
+
+
+def is_latent_unet(pipe: Any) -> bool:
+    """Whether it is Stable Diffusion 1, 2 or XL, to whose U-Net `conditioning_of` tells a prompt."""
+    return isinstance(pipe, (StableDiffusionPipeline, StableDiffusionXLPipeline))
 
 
 def check_no_context(pipe: Any) -> None:

@@ -2,10 +2,13 @@
 
 Source: Reverse Stable Diffusion (arXiv 2308.01472), section 3.2, which takes a U-Net's middle; the block at half the
 depth of a transformer is an extension of this project.
+
+Letters in shapes: B states, D channels of a block.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -13,8 +16,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from accord.diffusion.call import call_arguments
 from accord.diffusion.opened import Left, Opened
-from accord.types import InputError
+from accord.types import InputError, reason_of
+
+_PROBE = 128  # pixels of a side, on which a VAE's factor is seen
 
 
 def blocks_of(network: nn.Module) -> list[nn.Module]:
@@ -66,3 +72,89 @@ def _block_at(network: nn.Module, share: float) -> nn.Module:
     if not blocks:
         raise InputError(f"a {type(network).__name__} has no blocks to leave it at; use another predictor")
     return blocks[int(share * len(blocks))]
+
+
+# for who trains on them ---------------------------------------------------------------------------------------------
+class Parts(nn.Module):
+    """Those modules of a network that have been used, under the network's own names.
+
+    They are the network's own, as are the weights and buffers that belong to it directly.
+    """
+
+    def __init__(self, network: nn.Module, used: set[nn.Module]) -> None:
+        super().__init__()
+        self._parameters, self._buffers = network._parameters, network._buffers
+        self._non_persistent_buffers_set = network._non_persistent_buffers_set
+        for name, child in network.named_children():
+            if isinstance(child, nn.ModuleList):  # a list is not called itself
+                child = _chosen({key: item for key, item in child.named_children() if _is_used(item, used)})
+            if _is_used(child, used):
+                self.add_module(name, child)
+
+
+def _chosen(items: dict[str, nn.Module]) -> nn.Module:
+    """Some items of a list, at their numbers."""
+    parts = nn.Module()
+    for key, item in items.items():
+        parts.add_module(key, item)
+    return parts
+
+
+def _is_used(module: nn.Module, used: set[nn.Module]) -> bool:
+    return any(part in used for part in module.modules())
+
+
+@torch.no_grad()
+def parts_of_features(opened: Opened, captions: Sequence[str], state: torch.Tensor) -> tuple[Parts, int]:
+    """What `features` runs of the network, found by running it, and D.
+
+    Args:
+        captions, state: any that fit each other.
+    """
+    used: set[nn.Module] = set()
+    with ExitStack() as stack:
+        for module in (m for network in opened.networks for m in network.modules()):
+            stack.callback(module.register_forward_pre_hook(lambda module, _: used.add(module)).remove)
+        found = features(opened, captions, state)
+    return Parts(next(network for network in opened.networks if network in used), used), found.shape[1]
+
+
+def opened_for_pictures(pipe: Any, side: int | None = None) -> tuple[Opened, int]:
+    """A pipeline opened for `features` of square pictures, and their side in pixels.
+
+    It is not guided. A video model takes a picture as a video of one frame.
+
+    Args:
+        side: in pixels; the smaller one of what the pipeline makes if None.
+
+    Raises:
+        InputError: for a pipeline that cannot be opened, takes no such size, or does not run with a prompt alone.
+    """
+    taken = inspect.signature(type(pipe).__call__).parameters
+    one_frame = {"num_frames": 1} if "num_frames" in taken else {}
+    try:
+        unguided = call_arguments(pipe, num_inference_steps=2, guidance_scale=1.0, call=one_frame)
+    except InputError:  # it has no guidance
+        unguided = call_arguments(pipe, num_inference_steps=2, call=one_frame)
+    side = side or _own_side(Opened(pipe, **unguided))
+    return Opened(pipe, **unguided | call_arguments(pipe, num_inference_steps=2, height=side, width=side)), side
+
+
+@torch.no_grad()
+def _own_side(opened: Opened) -> int:
+    """The smaller side, in pixels, of what a pipeline makes where no size is said."""
+    vae = getattr(opened.pipe, "vae", None)
+    try:
+        state = opened.noise([""], [torch.Generator().manual_seed(0)])
+        latents = opened.vae_latents([""], state)
+        frames = [1] * (latents.dim() - 4)
+        encoded = vae.encode(latents.new_zeros(1, 3, *frames, _PROBE, _PROBE).to(vae.dtype))
+        small = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latent
+    except InputError:
+        raise
+    except Exception as error:  # whatever a pipeline's arithmetic makes of what it is not given
+        raise InputError(
+            f"a {type(opened.pipe).__name__} does not make pictures of a prompt alone ({reason_of(error)}); use a "
+            "text-to-image or text-to-video pipeline"
+        ) from error
+    return min(latents.shape[-2:]) * _PROBE // small.shape[-1]

@@ -88,6 +88,6 @@ class Transplant(Bench[str, dict[str, Any]]):
 
 def _unet_of(inverter: Inverter, folder: Path) -> Predictor:
     for predictor, kind in zip(inverter.predictors, inverter.kinds, strict=True):
-        if kind.kind == "unet":
+        if kind.is_white_box:
             return predictor
     raise InputError(f"inverter {str(folder)!r} has no unet predictor; train one of the kind unet")

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from accord.types import check_numbers
 
-KINDS = ("unet", "clip", "vit", "swin", "blip")
+WHITE_BOX = ("unet", "denoiser")  # two names of one kind: denoiser is of any pipeline, unet the older
+KINDS = (*WHITE_BOX, "clip", "vit", "swin", "blip")
 CURRICULA = ("none", "prefix", "random")
 
 
@@ -14,10 +15,10 @@ CURRICULA = ("none", "prefix", "random")
 class PredictorConfig:
     """One predictor. Raises ValueError for a field out of range, named in the message."""
 
-    kind: str = "clip"  # unet (white box), clip, vit, swin or blip
+    kind: str = "clip"  # denoiser or unet (white box), clip, vit, swin or blip
     model: str | None = None  # folder or hub id of the tower or pipeline; the lab's if None (vit, swin: from nothing)
-    caption_conditioned: bool = True  # unet: condition on a caption of the image; False is the ablation, empty text
-    all_levels: bool = False  # unet: pool every level of the encoder, not the middle block alone
+    caption_conditioned: bool = True  # white box: tell it a caption of the image; False is the ablation, empty text
+    all_levels: bool = False  # U-Nets: pool every level of the encoder, not the middle block alone
     hidden: int = 512  # width of the head's hidden layer; 0 for a linear head
 
     def __post_init__(self) -> None:
@@ -25,6 +26,16 @@ class PredictorConfig:
             raise ValueError(f"kind must be one of {', '.join(KINDS)}, not {self.kind!r}")
         if self.hidden < 0:
             raise ValueError(f"hidden must not be negative, not {self.hidden}")
+
+    @property
+    def is_white_box(self) -> bool:
+        """Whether it is the network of a pipeline."""
+        return self.kind in WHITE_BOX
+
+    @property
+    def needs_captions(self) -> bool:
+        """Whether it is told a caption of the image."""
+        return self.is_white_box and self.caption_conditioned
 
 
 @dataclass(frozen=True)

@@ -86,7 +86,7 @@ def _trained(
     rows = list(islice(stream_pairs(pairs, skipped), limit))
     if len(rows) < 10:
         raise InputError(f"{len(rows)} pairs in {str(pairs)!r} are too few to split and train on; give at least 10")
-    needs_captions = any(k.kind == "unet" and k.caption_conditioned for k in kinds)
+    needs_captions = any(k.needs_captions for k in kinds)
     captioner = (captioner or load_captioner(device=device)) if needs_captions else None
     sides = [tower_side(k) for k in kinds] + ([captioner.image_size] if captioner is not None else [])
     data = load_pairs(rows, max(sides), embed, skipped, progress)

@@ -2,7 +2,7 @@
 
 folder/config.json             predictors (kind, architecture, weight), sizes
 folder/vocabulary.txt          a word a line, most frequent first
-folder/predictor-0.safetensors weights in float16; a U-Net's VAE and text encoder come from its pipeline
+folder/predictor-0.safetensors weights in float16; a denoiser's VAE and text encoder come from its pipeline
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ from accord.methods.invert.vocabulary import Vocabulary
 from accord.rewards.captioners import Captioner, load_captioner
 from accord.types import InputError
 
-_OUTSIDE = ("tower.vae.", "tower.text_encoder.", "tower.text_encoder_2.")  # parts of a pipeline that are not trained
+# parts of a pipeline that are not trained
+_OUTSIDE = ("tower.vae.", "tower.text_encoder.", "tower.text_encoder_2.", "tower.outside.")
 
 
 @dataclass
@@ -247,7 +248,7 @@ def views(images: Sequence[Image.Image], sides: Iterable[int]) -> dict[int, torc
 
 
 def _architecture(predictor: Predictor) -> dict[str, Any] | None:
-    """What rebuilds a vision tower without its source; None for a U-Net, which comes from its pipeline."""
+    """What rebuilds a vision tower without its source; None for a white box, which comes from its pipeline."""
     tower = predictor.tower
     if not isinstance(tower, VisionTower):
         return None
@@ -276,7 +277,7 @@ def _rebuild(kind: PredictorConfig, architecture: dict[str, Any] | None, vocabul
     if not isinstance(embedding, int) or not 0 < embedding <= _LARGEST:
         raise InputError(f"an embedding of {embedding!r} numbers is none; save it again")
     if architecture is None:
-        if kind.kind != "unet":
+        if not kind.is_white_box:
             raise InputError(f"the architecture of the tower {kind.kind!r} is not there; save it again")
         return build(kind, vocabulary, embedding=embedding)
     towers = {model.__name__: (model, config) for model, config in tower_classes().values()}

@@ -1,4 +1,4 @@
-"""Predictors: an image to the embedding of its prompt and to the words in it. One interface, five kinds of tower.
+"""Predictors: an image to the embedding of its prompt and to the words in it. One interface, several kinds of tower.
 
 Letters in shapes: B images, H W pixels, D width of the tower, E of the embedding (384), V vocabulary.
 """
@@ -15,8 +15,10 @@ from torch.nn import functional as F
 
 from accord.diffusion.loading import LOADING, check_moments, kind_of, load_model, loading
 from accord.diffusion.loop import encode
-from accord.diffusion.pipelines import UNETS, conditioning_of, load
+from accord.diffusion.opened import Opened
+from accord.diffusion.pipelines import UNETS, conditioning_of, is_latent_unet, load
 from accord.diffusion.state import held, seeded
+from accord.diffusion.tower import features, opened_for_pictures, parts_of_features
 from accord.methods.invert.config import PredictorConfig
 from accord.types import InputError
 
@@ -132,6 +134,39 @@ class UNetTower(Tower):
         return torch.cat(pooled, -1)
 
 
+class DenoiserTower(Tower):
+    """White box of any pipeline: its network, left at the block at half its depth, on the VAE latent, conditioned on a
+    caption of the image.
+
+    Args:
+        opened: not guided, for pictures of this side; its VAE and text encoders are used as they are and not trained.
+            What is trained are those parts of the network that run.
+        side: of the pictures, in pixels.
+    """
+
+    def __init__(self, opened: Opened, side: int, caption_conditioned: bool = True) -> None:
+        super().__init__()
+        self.opened, self.side, self.needs_captions = opened, side, caption_conditioned
+        parts = {name: part for name, part in opened.pipe.components.items() if isinstance(part, nn.Module)}
+        self.outside = nn.ModuleDict({name: part for name, part in parts.items() if part not in opened.networks})
+        self.outside.requires_grad_(False)
+        blank = opened.encode([""], torch.full((1, 3, side, side), 0.5))
+        self.network, self.width = parts_of_features(opened, [""], blank)
+
+    def train(self, mode: bool = True) -> DenoiserTower:
+        super().train(mode)
+        self.outside.eval()
+        return self
+
+    def forward(self, images: torch.Tensor, captions: Sequence[str] | None = None) -> torch.Tensor:
+        texts = list(captions) if captions is not None and self.needs_captions else [""] * len(images)
+        most = max(1, ENCODED // self.side**2)
+        parts = [self.opened.encode(texts[i : i + most], images[i : i + most]) for i in range(0, len(images), most)]
+        found = features(self.opened, texts, torch.cat(parts))
+        self.opened.forget()  # no batch comes twice, and embeddings of texts are large
+        return found
+
+
 class Predictor(nn.Module):
     """A tower with a head for the embedding and one for the vocabulary.
 
@@ -173,8 +208,14 @@ class Predictor(nn.Module):
 
 
 # --- making towers ----------------------------------------------------------------------------------------------------
-def _unet(config: PredictorConfig) -> Tower:
-    pipe = load(config.model, device="cpu", classes=UNETS)
+def _denoiser(config: PredictorConfig) -> Tower:
+    pipe = load(config.model, device="cpu")
+    if not is_latent_unet(pipe):
+        if config.all_levels:
+            raise InputError(f"all_levels is for U-Nets of Stable Diffusion, and a {type(pipe).__name__} has none")
+        denoiser = DenoiserTower(*opened_for_pictures(pipe), config.caption_conditioned)
+        denoiser.network.requires_grad_(True)
+        return denoiser
     tower = UNetTower(pipe, config.caption_conditioned, config.all_levels)
     for block in (tower.down_blocks, tower.mid_block, tower.conv_in, tower.time_embedding, tower.add_embedding):
         if block is not None:
@@ -273,18 +314,20 @@ def _hub(model: str) -> Tower:
 
 
 def tower_side(config: PredictorConfig) -> int:
-    """Side of the pictures that a predictor looks at, from its model's configuration alone.
+    """Side of the pictures that a predictor looks at, from its model's configuration alone where that tells it.
 
     Raises:
         InputError: for a model that cannot be read.
     """
-    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DConditionModel
     from transformers import AutoConfig
 
     if config.model is None:
         return LAB_SIDE
     with loading(f"model {config.model!r} of the predictor {config.kind!r}"):
-        if config.kind == "unet":
+        if config.is_white_box:
+            if DiffusionPipeline.load_config(config.model)["_class_name"] not in UNETS:
+                return opened_for_pictures(load(config.model, device="cpu"))[1]
             side = UNet2DConditionModel.load_config(config.model, subfolder="unet")["sample_size"]
             blocks = AutoencoderKL.load_config(config.model, subfolder="vae")["block_out_channels"]
             return 2 ** (len(blocks) - 1) * int(side if isinstance(side, int) else side[0])
@@ -294,7 +337,8 @@ def tower_side(config: PredictorConfig) -> int:
 
 
 TOWERS: dict[str, Callable[[PredictorConfig], Tower]] = {
-    "unet": _unet,
+    "unet": _denoiser,
+    "denoiser": _denoiser,
     "clip": _clip,
     "vit": _vit,
     "swin": _swin,
