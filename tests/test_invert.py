@@ -460,10 +460,12 @@ def test_a_predictor_on_xl_trains_and_is_saved_without_what_is_not_trained(data,
     assert all(torch.equal(v, own[k]) for k, v in pipe.unet.state_dict().items())
 
 
-@pytest.mark.parametrize("name", ["sd35", "flux2klein", "zimage", "sana", "wan", "wan22"])
+@pytest.mark.parametrize("name", ["sd35", "flux2klein", "qwenimage", "zimage", "sana", "wan", "wan22"])
 def test_the_network_of_any_family_is_a_tower(data, name):
     pipe = fresh(name)
-    tower = DenoiserTower(*opened_for_pictures(pipe, CALL[name]["height"])).train()
+    size, guidance = ("height", "width", "num_frames"), ("guidance_scale", "true_cfg_scale", "negative_prompt")
+    further = {key: value for key, value in CALL[name].items() if key not in (*size, *guidance)}
+    tower = DenoiserTower(*opened_for_pictures(pipe, CALL[name]["height"], further)).train()
     tower.network.requires_grad_(True)
     images, texts = data.pixels([0, 1], tower.side), ["a red star", "a blue key"]
     found = tower(images, texts)
@@ -978,6 +980,8 @@ def test_the_transplant_mixes_and_restores_the_encoder(lab):
     with pytest.raises(InputError, match=r"weight must be in 0\.\.1"), transplanted(lab, predictor, 2.0):
         pass
     with pytest.raises(InputError, match="only a unet predictor"), transplanted(lab, build(PredictorConfig(), 0), 0.5):
+        pass
+    with pytest.raises(InputError, match="3Pipeline has no U-Net"), transplanted(shared("sd35"), predictor, 0.5):
         pass
     with pytest.raises(InputError, match="does not fit this U-Net"), transplanted(tiny_pipeline(), predictor, 0.5):
         pass

@@ -325,7 +325,8 @@ def train_inverter_command(
         Path, typer.Option(help="Pairs: DiffusionDB folder, folder with metadata.jsonl, or CSV, JSONL, Parquet.")
     ],
     kind: Annotated[
-        list[str], typer.Option(help="denoiser, clip, vit, swin or blip, as KIND or KIND=MODEL; repeat for an ensemble.")
+        list[str],
+        typer.Option(help="denoiser, clip, vit, swin or blip, as KIND or KIND=MODEL; repeat for an ensemble."),
     ] = ["clip"],  # noqa: B006
     weight: Annotated[
         list[float] | None,

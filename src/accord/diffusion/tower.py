@@ -9,7 +9,7 @@ Letters in shapes: B states, D channels of a block.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -119,31 +119,38 @@ def parts_of_features(opened: Opened, captions: Sequence[str], state: torch.Tens
     return Parts(next(network for network in opened.networks if network in used), used), found.shape[1]
 
 
-def opened_for_pictures(pipe: Any, side: int | None = None) -> tuple[Opened, int]:
+def opened_for_pictures(
+    pipe: Any, side: int | None = None, call: Mapping[str, Any] | None = None
+) -> tuple[Opened, int]:
     """A pipeline opened for `features` of square pictures, and their side in pixels.
 
     It is not guided. A video model takes a picture as a video of one frame.
 
     Args:
         side: in pixels; the smaller one of what the pipeline makes if None.
+        call: further arguments of the pipeline's own call.
 
     Raises:
         InputError: for a pipeline that cannot be opened, takes no such size, or does not run with a prompt alone.
     """
     taken = inspect.signature(type(pipe).__call__).parameters
-    one_frame = {"num_frames": 1} if "num_frames" in taken else {}
-    try:
-        unguided = call_arguments(pipe, num_inference_steps=2, guidance_scale=1.0, call=one_frame)
-    except InputError:  # it has no guidance
-        unguided = call_arguments(pipe, num_inference_steps=2, call=one_frame)
-    side = side or _own_side(Opened(pipe, **unguided))
-    return Opened(pipe, **unguided | call_arguments(pipe, num_inference_steps=2, height=side, width=side)), side
+    further = dict(call or {}) | ({"num_frames": 1} if "num_frames" in taken else {})
+
+    def opened(side: int | None) -> Opened:
+        told: dict[str, Any] = {"num_inference_steps": 2, "height": side, "width": side, "call": further}
+        try:
+            return Opened(pipe, **call_arguments(pipe, guidance_scale=1.0, **told))
+        except InputError:  # it has no guidance
+            return Opened(pipe, **call_arguments(pipe, **told))
+
+    side = side or _own_side(opened(None))
+    return opened(side), side
 
 
 @torch.no_grad()
 def _own_side(opened: Opened) -> int:
     """The smaller side, in pixels, of what a pipeline makes where no size is said."""
-    vae = getattr(opened.pipe, "vae", None)
+    vae: Any = getattr(opened.pipe, "vae", None)
     try:
         state = opened.noise([""], [torch.Generator().manual_seed(0)])
         latents = opened.vae_latents([""], state)

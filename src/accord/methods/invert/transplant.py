@@ -26,14 +26,15 @@ def transplanted(pipe: Any, predictor: Predictor, weight: float) -> Iterator[Non
     Raises:
         InputError: for a predictor of another kind or architecture, or a weight out of 0..1.
     """
-    with _mixed(pipe.unet, _encoder(predictor), weight):
+    learned = _encoder(predictor)
+    with _mixed(_unet_of(pipe), learned, weight):
         yield
 
 
 @contextmanager
 def perturbed(pipe: Any, predictor: Predictor, weight: float, seed: int = 0) -> Iterator[None]:
     """The control: the encoder moved as far in each tensor as `transplanted` moves it, in a random direction."""
-    own = pipe.unet.state_dict()
+    own = _unet_of(pipe).state_dict()
     generator = torch.Generator().manual_seed(seed)
     moved = {}
     for name, v in _encoder(predictor).items():
@@ -44,11 +45,22 @@ def perturbed(pipe: Any, predictor: Predictor, weight: float, seed: int = 0) -> 
         yield
 
 
+def _unet_of(pipe: Any) -> nn.Module:
+    if not isinstance(getattr(pipe, "unet", None), nn.Module):
+        raise InputError(
+            f"a {type(pipe).__name__} has no U-Net to put an encoder into; use a Stable Diffusion pipeline"
+        )
+    unet: nn.Module = pipe.unet
+    return unet
+
+
 def _encoder(predictor: Predictor) -> dict[str, torch.Tensor]:
     """The learned encoder, by its names in a U-Net."""
     tower = predictor.tower
     if not isinstance(tower, UNetTower):
-        raise InputError("only a unet predictor can be put back into a denoiser; train one of the kind unet")
+        raise InputError(
+            "only a unet predictor of Stable Diffusion can be put back into a denoiser; train one of that kind"
+        )
     parts = {part: getattr(tower, part) for part in PARTS}
     return {
         f"{part}.{k}": v for part, module in parts.items() if module is not None for k, v in module.state_dict().items()
