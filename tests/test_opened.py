@@ -20,6 +20,7 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 
+from accord.diffusion.call import call_arguments
 from accord.diffusion.opened import Left, Opened, Step, swapped
 from accord.diffusion.process import Level, level_at, levels, transition
 from accord.types import InputError
@@ -199,6 +200,12 @@ def test_a_run_that_is_not_found_again_is_refused():
             opened.output(PROMPTS, opened.noise(PROMPTS, seeds(0, 1)), step=0)
     finally:
         handle.remove()
+
+
+def test_one_side_alone_is_refused():
+    with pytest.raises(InputError, match="height and width go together"):
+        call_arguments(tiny_pipeline("sd1"), height=32)
+    assert call_arguments(tiny_pipeline("sd1"), height=32, width=32)["height"] == 32
 
 
 def test_left_carries_what_was_wanted():

@@ -49,6 +49,8 @@ def call_arguments(
     _check_taken(pipe, found, taken)
     check_size(pipe, found.get("height"), found.get("width"))
     _check_latents(pipe, found)
+    if ("height" in found) != ("width" in found):  # Stable Diffusion takes its own size then, and says nothing
+        raise InputError("height and width go together; give both")
     lab = is_lab(pipe)
     steps = STEPS if lab and num_inference_steps is None else num_inference_steps
     if steps is None:
