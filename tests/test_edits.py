@@ -95,6 +95,16 @@ def test_flow_edit_goes_from_the_source_to_the_target():
     assert not torch.allclose(found, x0 + now.s * (v[TARGET] - v[SOURCE]), atol=1e-5)
 
 
+def test_steps_that_a_run_has_not_are_refused():
+    opened = opened_of("sd35", steps=2)
+    x0 = clean(opened)
+    for wrong in (-1, 3):
+        with pytest.raises(InputError, match="skip must be between 0 and the 2 steps"):
+            flow_edit(opened, opened, [SOURCE], [TARGET], x0, generators(1), skip=wrong)
+        with pytest.raises(InputError, match="first must be between 0 and the 2 steps"):
+            sample_from(opened, [SOURCE], x0, first=wrong)
+
+
 def test_flow_edit_is_for_flows():
     opened = opened_of("sd1")
     with pytest.raises(InputError, match="FlowEdit is for flow pipelines, and a StableDiffusionPipeline is none"):

@@ -198,8 +198,23 @@ def test_a_run_that_is_not_found_again_is_refused():
         opened = Opened(pipe, 3, guidance_scale=1.0)
         with pytest.raises(InputError, match="does not answer the same when its step 1 is evaluated again"):
             opened.output(PROMPTS, opened.noise(PROMPTS, seeds(0, 1)), step=0)
+        with pytest.raises(InputError, match="does not answer the same"):  # nor the second time
+            opened.output(PROMPTS, opened.noise(PROMPTS, seeds(0, 1)), step=0)
     finally:
         handle.remove()
+
+
+def test_a_guidance_that_a_pipeline_has_no_place_for_is_not_passed_over():
+    pipe = copy.copy(tiny_flux())
+    pipe.__class__ = type("Unguided", (type(pipe),), {"__call__": unguided})
+    with pytest.raises(TypeError, match="guidance_scale"):
+        Opened(pipe, 2, guidance_scale=4.0).pictures(PROMPTS, seeds(0, 1))
+    with pytest.raises(InputError, match="a Unguided takes no guidance scale"):
+        call_arguments(pipe, guidance_scale=4.0)
+
+
+def unguided(self, prompt=None, num_inference_steps=2, generator=None, output_type="pil"):
+    raise AssertionError("not called")
 
 
 def test_one_side_alone_is_refused():

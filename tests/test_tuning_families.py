@@ -208,3 +208,4 @@ def test_what_cannot_be_tuned_is_refused(tmp_path):
             train_reward(pipe, PROMPTS, Red(), tmp_path / "x", config=config_of("refl"), call=SIZES["sd35"])
     with pytest.raises(InputError, match="takes no heigth; did you mean height"):
         train_reward(ZOO["sd35"](), PROMPTS, Red(), tmp_path / "x", config=config_of("refl"), call={"heigth": 32})
+    assert not (tmp_path / "x").exists()  # nothing is begun

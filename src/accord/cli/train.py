@@ -16,14 +16,19 @@ from accord.cli.options import (
     HUB_CLIP,
     App,
     AsJson,
+    Call,
     CaptionerId,
     ClipId,
     Device,
     Guidance,
+    Height,
     Model,
+    NegativePrompt,
     Out,
     Seed,
     Variant,
+    Width,
+    call_options,
     check_pairs,
     checked,
     counted,
@@ -128,6 +133,10 @@ def train_reward(
         typer.Option(help="refl: and up to this share (earlier steps decide what is where); 1, on the lab 0.67."),
     ] = None,
     guidance: Guidance = 5.0,
+    negative_prompt: NegativePrompt = None,
+    height: Height = None,
+    width: Width = None,
+    call: Call = None,
     reward_weight: Annotated[
         float | None,
         typer.Option(help="Weight of the reward's loss; 0.1, for raft and grpo 1, on the lab 0.5 for refl."),
@@ -180,6 +189,9 @@ def train_reward(
     from accord.rewards.registry import registered
     from accord.training.claim import check_same
 
+    further = call_options(None, None, negative_prompt, height, width, call)["call"]
+    if negative_prompt:
+        further["negative_prompt"] = negative_prompt
     if held_out == "inversion" and model is not None:
         raise InputError(
             f"the embedded inverter reads pictures of the lab alone, not of {model!r}; choose another --held-out"
@@ -277,6 +289,7 @@ def train_reward(
         config=config,
         held_out=_held_out(held_out, judge, similarity),
         pairs=examples,
+        call=further,
         progress=not as_json,
     )
     gains = "".join(

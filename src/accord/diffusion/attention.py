@@ -17,7 +17,6 @@ from diffusers.models.attention_processor import Attention, AttnProcessor, AttnP
 
 from accord.diffusion.state import held
 from accord.diffusion.tap import Attention as Tapped
-from accord.types import InputError
 
 # (attention layer, query, key, value: [B, heads, L or S, d], is_cross) -> [B, heads, L, d], or None to stay out of it
 AttentionFn = Callable[[Attention, torch.Tensor, torch.Tensor, torch.Tensor, bool], "torch.Tensor | None"]
@@ -75,33 +74,6 @@ class _Hook:
         if attn.residual_connection:
             out = out + residual
         return out / attn.rescale_output_factor
-
-
-KNOWN = (
-    "AttnProcessor",
-    "AttnProcessor2_0",
-    "FusedAttnProcessor2_0",
-    "SlicedAttnProcessor",
-    "XFormersAttnProcessor",
-    "AttnAddedKVProcessor",
-    "AttnAddedKVProcessor2_0",
-)
-
-
-def check_processors(unet: UNet2DConditionModel) -> None:
-    """Refuse processors with weights or a logic of their own, which a modulation would pass by.
-
-    Raises:
-        InputError: naming the class.
-    """
-    for processor in unet.attn_processors.values():
-        while isinstance(processor, _Hook):
-            processor = processor.inner
-        if type(processor).__name__ not in KNOWN:
-            raise InputError(
-                f"a {type(processor).__name__} is in the way of the modulation, which would pass it by; use "
-                "unet.set_default_attn_processor()"
-            )
 
 
 @contextmanager

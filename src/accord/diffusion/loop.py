@@ -6,7 +6,6 @@ Letters in shapes: B prompts, C H W of the latents, T tokens.
 from __future__ import annotations
 
 import collections
-import contextlib
 import copy
 import inspect
 import math
@@ -14,13 +13,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from diffusers import PNDMScheduler, StableDiffusionXLPipeline
+from diffusers import StableDiffusionXLPipeline
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from tqdm.auto import tqdm
 
-from accord.diffusion.opened import BeforeStep, Step
+from accord.diffusion.opened import BeforeStep, Step, part_of, precise
 from accord.diffusion.pipelines import Conditioning, Pipeline, conditioning_of, device_of, latent_channels, sample_size
 from accord.diffusion.process import rooted_eta
 from accord.diffusion.state import held
@@ -254,15 +253,7 @@ def _start(
     timesteps = scheduler.timesteps
     if image_latents is None or strength == 1:
         return timesteps, noise * scheduler.init_noise_sigma
-    first = len(timesteps) - max(scheduler.order, int(len(timesteps) * strength))
-    first -= first % scheduler.order
-    timesteps = timesteps[first:]
-    # the key alone does not tell: other schedulers made from PNDM's configuration carry it too
-    if (
-        isinstance(scheduler, PNDMScheduler) and scheduler.config.skip_prk_steps
-    ):  # it takes its second step twice, wherever it begins
-        once = timesteps.unique_consecutive()
-        timesteps = torch.cat([once[:2], once[1:2], once[2:]])
+    first, timesteps = part_of(scheduler, strength)
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(first)
     return timesteps, scheduler.add_noise(image_latents.to(noise), noise, timesteps[:1])
@@ -316,7 +307,7 @@ def decode_with_grad(pipe: Pipeline, latents: torch.Tensor) -> torch.Tensor:
 
 def _decoded(pipe: Pipeline, latents: torch.Tensor) -> torch.Tensor:
     """Pixels [B,3,H,W] in about -1..1, as the pipelines decode."""
-    with precise_vae(pipe) as vae:
+    with precise(pipe) as vae:
         mean, spread = _latent_moments(pipe, latents)
         scaled = (
             latents / vae.config.scaling_factor if mean is None else latents * spread / vae.config.scaling_factor + mean
@@ -326,24 +317,10 @@ def _decoded(pipe: Pipeline, latents: torch.Tensor) -> torch.Tensor:
         ]
 
 
-@contextlib.contextmanager
-def precise_vae(pipe: Pipeline) -> Iterator[Any]:
-    """The VAE; SDXL's overflows in float16 and is in float32 meanwhile."""
-    vae = pipe.vae
-    with held(vae):
-        upcast = vae.dtype == torch.float16 and getattr(vae.config, "force_upcast", False)
-        upcast = upcast and isinstance(pipe, StableDiffusionXLPipeline)
-        try:
-            yield vae.to(torch.float32) if upcast else vae
-        finally:
-            if upcast:
-                vae.to(torch.float16)
-
-
 @torch.no_grad()
 def encode(pipe: Pipeline, images: torch.Tensor) -> torch.Tensor:
     """Pictures [B,3,H,W] in 0..1 to scaled clean latents (the posterior's mode)."""
-    with precise_vae(pipe) as vae:
+    with precise(pipe) as vae:
         pixels = (images * 2 - 1).to(device=device_of(pipe), dtype=vae.dtype)
         latents = vae.encode(pixels).latent_dist.mode()
         mean, spread = _latent_moments(pipe, latents)

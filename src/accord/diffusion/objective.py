@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from accord.diffusion.process import KINDS, of_ab
 from accord.types import InputError
 
 
@@ -18,20 +19,12 @@ def prediction_target(x0: torch.Tensor, noise: torch.Tensor, ab_t: torch.Tensor,
 
     Source of v: progressive distillation (arXiv 2202.00512), appendix D.
     """
-    if kind == "epsilon":
-        return noise
-    if kind == "v_prediction":
-        return ab_t.sqrt() * noise - (1 - ab_t).sqrt() * x0
-    return x0
+    return of_ab(ab_t, KINDS[kind]).target(x0, noise)
 
 
 def network_x0(output: torch.Tensor, x_t: torch.Tensor, ab_t: torch.Tensor, kind: str) -> torch.Tensor:
     """x0^ out of what a network of prediction type `kind` predicted at x_t: the way back from `prediction_target`."""
-    if kind == "epsilon":
-        return (x_t - (1 - ab_t).sqrt() * output) / ab_t.sqrt()
-    if kind == "v_prediction":
-        return ab_t.sqrt() * x_t - (1 - ab_t).sqrt() * output
-    return output
+    return of_ab(ab_t, KINDS[kind]).x0(x_t, output)
 
 
 def precise(like: torch.Tensor) -> torch.dtype:

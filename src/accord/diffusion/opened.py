@@ -32,7 +32,7 @@ from accord.diffusion.process import is_exploding, level_at, rooted_eta
 from accord.diffusion.state import held, parts_of
 from accord.types import InputError, reason_of
 
-REMEMBERED = 16  # batches of texts whose embeddings are kept
+REMEMBERED = 4  # batches of texts whose embeddings are kept; a long one of a large encoder is half a gigabyte
 NETWORKS = ("transformer", "transformer_2", "unet", "prior")
 _SAME = 1e-3  # of a re-evaluation's size: how far it may be from what the run had
 
@@ -157,11 +157,12 @@ class Opened:
         self.scheduler = scheduler
         self._call = inspect.unwrap(type(pipe).__call__)  # without torch.no_grad
         self._guidance: float | None = None  # of a pipeline with an object for its guidance (HunyuanImage)
-        if "guidance_scale" in call and "guidance_scale" not in inspect.signature(self._call).parameters:
+        taken = inspect.signature(self._call).parameters
+        if getattr(pipe, "guider", None) is not None and "guidance_scale" in call and "guidance_scale" not in taken:
             self._guidance = self.call.pop("guidance_scale")
         self._texts: dict[str, Any] = {}
         self._loops: list[_Loop] = []  # of the calls that are running, the innermost last
-        self._evaluations = 0
+        self.evaluations = 0  # rows that the networks were given in the last call of the pipeline
         self._checked = False
         self._times_at_once: bool | None = None
 
@@ -251,7 +252,7 @@ class Opened:
         if not self._checked:
             self.check(prompts)
         if step is not None:
-            return self._run(prompts, _Run(state, functools.partial(_cut_to, step=step), on_step=_leave_with_output))
+            return self._output_of(prompts, state, step)
         times = torch.as_tensor(timestep).flatten()
         if len(times) == 1 or bool((times == times[0]).all()):
             return self._output_at(prompts, state, times[:1])
@@ -302,7 +303,7 @@ class Opened:
         values = (pixels * 2 - 1).to(device=like.device)
         if len(shape) == 5:
             values = values.unsqueeze(2) if values.dim() == 4 else values.transpose(1, 2)
-        with held(vae), precise(vae):
+        with precise(self.pipe):
             encoded = vae.encode(values.to(vae.dtype))
             found = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latent
         return self.state_of(prompts, found.to(like.dtype), like)
@@ -334,7 +335,6 @@ class Opened:
         Raises:
             InputError: if the two differ: the call does something beside these seams.
         """
-        self._checked = True
         wanted = min(1, self.steps - 1)
 
         def leave_at(step: Step) -> None:
@@ -343,11 +343,12 @@ class Opened:
 
         each = [torch.Generator().manual_seed(i) for i in range(len(prompts))]
         had = self._run(prompts, _Run(on_step=leave_at, generator=each))
-        if not _same(self.output(prompts, had.latents, step=wanted), had.output, _SAME):
+        if not _same(self._output_of(prompts, had.latents, wanted), had.output, _SAME):
             raise InputError(
                 f"a {type(self.pipe).__name__} does not answer the same when its step {wanted} is evaluated again; it "
                 "can be run and scored here, but not tuned, inverted or edited"
             )
+        self._checked = True
 
     # one call ------------------------------------------------------------------------------------------------------
     def _run(self, prompts: Sequence[str], run: _Run) -> Any:
@@ -388,7 +389,7 @@ class Opened:
         return made.images if hasattr(made, "images") else made.frames
 
     def _finished(self) -> None:
-        self._evaluations = self._loops.pop().rows
+        self.evaluations = self._loops.pop().rows
 
     def _remembering(self, encode: Callable[..., Any]) -> Callable[..., Any]:
         """`encode_prompt`, once for each batch of texts."""
@@ -436,11 +437,6 @@ class Opened:
         """Run the network once, at one time, for a hook within it that raises `Left`; keeps the graph."""
         return self._output_at(prompts, state, torch.as_tensor([timestep]))
 
-    @property
-    def evaluations(self) -> int:
-        """How many rows the networks have been given in the last call of the pipeline."""
-        return self._evaluations
-
     def forget(self) -> None:
         """Embed every text anew: for who has changed a text encoder."""
         self._texts.clear()
@@ -460,12 +456,15 @@ class Opened:
             return _Run(generator=each)
         noise = self._noise(prompts, each, unscaled=True)
         scheduler = self.schedule(prompts, noise)
-        first, timesteps = _part(scheduler, strength)
+        first, timesteps = part_of(scheduler, strength)
         add_noise = getattr(scheduler, "add_noise", None) or scheduler.scale_noise
         if hasattr(scheduler, "set_begin_index"):
             scheduler.set_begin_index(first)
         begun = add_noise(start.to(noise), *_noise_first(add_noise, noise, timesteps[:1]))
         return _Run(begun, functools.partial(_cut_from, first=first, timesteps=timesteps), generator=each)
+
+    def _output_of(self, prompts: Sequence[str], state: torch.Tensor, step: int) -> torch.Tensor:
+        return self._run(prompts, _Run(state, functools.partial(_cut_to, step=step), on_step=_leave_with_output))
 
     def _output_at(self, prompts: Sequence[str], state: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
         cut = functools.partial(_cut_to_time, times=times)
@@ -569,9 +568,7 @@ class _Loop:
         if new is None:
             new = own()
         elif not made:
-            with (
-                torch.no_grad()
-            ):  # it counts its steps, whoever takes them: Euler's scale of the input is by that count
+            with torch.no_grad():  # it counts its steps, whoever takes them: Euler scales its input by that count
                 own()
         self.index, self.calls, self.latents = self.index + 1, 0, new
         if isinstance(made[0], tuple):
@@ -645,16 +642,19 @@ def check_seams(pipe: Any) -> None:
 
 
 @contextmanager
-def precise(vae: Any) -> Iterator[None]:
-    """In float32 meanwhile, if its configuration says that it overflows in float16 (SDXL's)."""
-    upcast = vae.dtype == torch.float16 and getattr(vae.config, "force_upcast", False)
-    try:
-        if upcast:
-            vae.to(torch.float32)
-        yield
-    finally:
-        if upcast:
-            vae.to(torch.float16)
+def precise(pipe: Any) -> Iterator[Any]:
+    """The VAE of a pipeline; one that overflows in float16 and is raised by the pipeline itself (SDXL's) is in float32
+    meanwhile.
+    """
+    vae = pipe.vae
+    with held(vae):
+        raised = vae.dtype == torch.float16 and getattr(vae.config, "force_upcast", False)
+        raised = raised and hasattr(pipe, "upcast_vae")
+        try:
+            yield vae.to(torch.float32) if raised else vae
+        finally:
+            if raised:
+                vae.to(torch.float16)
 
 
 @contextmanager
@@ -711,7 +711,7 @@ def _cut_to_time(scheduler: Any, times: torch.Tensor) -> None:
         scheduler.set_begin_index(0)
 
 
-def _part(scheduler: Any, strength: float) -> tuple[int, torch.Tensor]:
+def part_of(scheduler: Any, strength: float) -> tuple[int, torch.Tensor]:
     """The number of the first step that is taken from part-way, and the timesteps from there, as img2img takes them."""
     timesteps, order = scheduler.timesteps, getattr(scheduler, "order", 1)
     first = len(timesteps) - max(order, int(len(timesteps) * strength))

@@ -25,7 +25,7 @@ from diffusers import DDIMScheduler
 from accord.types import InputError
 
 Kind = Literal["epsilon", "v_prediction", "sample", "velocity"]
-_KINDS: dict[str, Kind] = {
+KINDS: dict[str, Kind] = {
     "epsilon": "epsilon",
     "v_prediction": "v_prediction",
     "sample": "sample",
@@ -128,7 +128,7 @@ def levels(scheduler: Any) -> list[Level]:
         return [_of_sigma(scheduler, sigma, kind) for sigma in sigmas]
     ab = [scheduler.alphas_cumprod[int(t)] for t in scheduler.timesteps]
     ab.append(torch.as_tensor(getattr(scheduler, "final_alpha_cumprod", 1.0)))
-    return [_of_ab(x.detach().cpu().float(), kind) for x in ab]
+    return [of_ab(x.detach().cpu().float(), kind) for x in ab]
 
 
 def level_at(scheduler: Any, timestep: torch.Tensor | float, like: torch.Tensor) -> Level:
@@ -147,7 +147,7 @@ def level_at(scheduler: Any, timestep: torch.Tensor | float, like: torch.Tensor)
         sigmas = ((1 - ab) / ab).sqrt()
         sigma = torch.lerp(sigmas[low], sigmas[(low + 1).clamp(max=len(ab) - 1)], t - low)
         return _of_sigma(scheduler, sigma, kind).to(like)
-    return _of_ab(ab[low], kind).to(like)
+    return of_ab(ab[low], kind).to(like)
 
 
 def kind_of(scheduler: Any) -> Kind:
@@ -164,9 +164,9 @@ def kind_of(scheduler: Any) -> Kind:
     named = scheduler.config.get("prediction_type")
     if named is None and _is_flow(scheduler):
         return "velocity"
-    if named not in _KINDS:
+    if named not in KINDS:
         raise InputError(f"the prediction_type {named!r} of the {type(scheduler).__name__} is not known here")
-    return _KINDS[named]
+    return KINDS[named]
 
 
 def _is_flow(scheduler: Any) -> bool:
@@ -200,7 +200,8 @@ def is_exploding(scheduler: Any) -> bool:
     return not hasattr(scheduler, "_sigma_to_alpha_sigma_t")
 
 
-def _of_ab(ab: torch.Tensor, kind: Kind) -> Level:
+def of_ab(ab: torch.Tensor, kind: Kind) -> Level:
+    """The level of a variance-preserving process at which the product of the alphas is `ab`."""
     return Level(ab.sqrt(), (1 - ab).sqrt(), kind)
 
 

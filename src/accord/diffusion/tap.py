@@ -59,6 +59,13 @@ class Attention:
         """What it comes to without a hand on it, [B,heads,L,d]."""
         return scaled_dot_product_attention(self.query, self.key, self.value, attn_mask=self.mask, scale=self.scale)
 
+    def of_queries(self, queries: slice) -> Attention:
+        """That of these queries alone, with all keys."""
+        mask = self.mask
+        if mask is not None and mask.shape[-2] != 1:
+            mask = mask[..., queries, :]
+        return replace(self, query=self.query[:, :, queries], mask=mask)
+
     def rows(self, rows: slice | list[int]) -> Attention:
         """These rows of the batch."""
         mask = self.mask

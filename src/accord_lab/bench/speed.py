@@ -130,9 +130,8 @@ class Materialised(Modulation):
     """The same modulation with every logit of the prompts' rows in memory; the other rows are as fused as ever."""
 
     @staticmethod
-    def _attend(attention: Attention, rows: slice, pixels: torch.Tensor, blocks: list[Block]) -> torch.Tensor:
-        query = attention.query[:, :, rows]
-        return materialised(query, attention.key, attention.value, blocks, pixels)
+    def _attend(attention: Attention, pixels: torch.Tensor, blocks: list[Block]) -> torch.Tensor:
+        return materialised(attention.query, attention.key, attention.value, blocks, pixels)
 
 
 def _look(attention: Attention) -> None:

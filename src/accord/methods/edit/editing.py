@@ -51,8 +51,13 @@ def invert(opened: Opened, prompts: Sequence[str], state: torch.Tensor, rounds: 
 
 @torch.no_grad()
 def sample_from(opened: Opened, prompts: Sequence[str], state: torch.Tensor, first: int = 0) -> torch.Tensor:
-    """The clean state that steps without noise lead to, from a state at step `first` of the grid."""
+    """The clean state that steps without noise lead to, from a state at step `first` of the grid.
+
+    Raises:
+        InputError: for a step that the grid has not.
+    """
     grid = levels(opened.schedule(prompts, state))
+    _check_step("first", first, grid)
     for i in range(first, len(grid) - 1):
         state = transition(state, opened.output(prompts, state, step=i), grid[i], grid[i + 1])[0].to(state)
     return state
@@ -77,13 +82,14 @@ def flow_edit(
         skip: steps at the noisy end that are not taken; the more, the closer to the source.
 
     Raises:
-        InputError: for a pipeline that is no flow.
+        InputError: for a pipeline that is no flow, or more skipped steps than there are.
     """
     grid = levels(source.schedule(source_prompts, state))
     if grid[0].kind != "velocity":
         raise InputError(
             f"FlowEdit is for flow pipelines, and a {type(source.pipe).__name__} is none; use invert and sample_from"
         )
+    _check_step("skip", skip, grid)
     each = generators if isinstance(generators, torch.Generator) else list(generators)
     edited = state
     for i in range(skip, len(grid) - 1):
@@ -154,10 +160,18 @@ def edit_pixels(
         rounds: see `invert`.
     """
     state = source.encode([source_prompt], pixels[None])
-    if levels(source.schedule([source_prompt], state))[0].kind == "velocity":
+    grid = levels(source.schedule([source_prompt], state))
+    _check_step("skip", skip, grid)
+    if grid[0].kind == "velocity":
         edited = flow_edit(source, target, [source_prompt], [target_prompt], state, generator, skip)
     else:
         path = invert(source, [source_prompt], state, rounds)
         edited = sample_from(target, [target_prompt], path[len(path) - 1 - skip], skip)
     with torch.no_grad():
         return target.decode([target_prompt], edited)[0]
+
+
+def _check_step(name: str, value: int, grid: Sequence[Level]) -> None:
+    """Refuse a number of steps that a run of these levels has not."""
+    if not 0 <= value < len(grid):
+        raise InputError(f"{name} must be between 0 and the {len(grid) - 1} steps of the run, not {value}")

@@ -131,7 +131,7 @@ def check_repairable(pipe: Any) -> None:
     """Refuse a pipeline that cannot be opened, or that a modulation does not fit.
 
     Raises:
-        InputError: naming the class, the scheduler or the processor.
+        InputError: naming the class or the scheduler.
     """
     check_seams(pipe)
     check_no_context(pipe)

@@ -101,7 +101,7 @@ class Modulation:
             block = Block(keys, alpha, segments.tokens.transpose(1, 2), self._bias(), segments.exempt)
         else:
             block = Block(keys, alpha, pixels)
-        return self._attend(attention, slice(0, attention.query.shape[2]), pixels, [block])
+        return self._attend(attention, pixels, [block])
 
     def _joint(self, attention: Attention) -> torch.Tensor:
         """The image's queries in a joint attention; all others are left alone."""
@@ -114,18 +114,17 @@ class Modulation:
         tokens = segments.tokens.transpose(1, 2)[:, :length]
         exempt = None if segments.exempt is None else segments.exempt[:, :length]
         blocks = [Block(text, to_text, tokens, self._bias(), exempt), Block(image, to_image, pixels)]
-        out = attention.plain()
-        out[:, :, image] = self._attend(attention, image, pixels, blocks).to(out)
-        return out
+        seen = self._attend(attention.of_queries(image), pixels, blocks)
+        before, after = slice(0, image.start), slice(image.stop, attention.query.shape[2])
+        others = [attention.of_queries(q).plain() if q.start < q.stop else None for q in (before, after)]
+        parts = [x for x in (others[0], seen.to(attention.value.dtype), others[1]) if x is not None]
+        return torch.cat(parts, 2)
 
     @staticmethod
-    def _attend(attention: Attention, rows: slice, pixels: torch.Tensor, blocks: list[Block]) -> torch.Tensor:
-        """These queries' attention with its blocks of keys modulated, [B,heads,L,d]."""
-        mask = attention.mask
-        if mask is not None and mask.shape[-2] != 1:
-            mask = mask[..., rows, :]
-        query = attention.query[:, :, rows]
-        return joint_attention(query, attention.key, attention.value, blocks, pixels, attention.scale, mask)
+    def _attend(attention: Attention, pixels: torch.Tensor, blocks: list[Block]) -> torch.Tensor:
+        """Attention with its blocks of keys modulated, [B,heads,L,d]."""
+        a = attention
+        return joint_attention(a.query, a.key, a.value, blocks, pixels, a.scale, a.mask)
 
     def _bias(self) -> torch.Tensor | None:
         """log omega for the segments' tokens, [B, N]."""

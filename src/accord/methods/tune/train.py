@@ -25,6 +25,7 @@ from torch import nn
 
 from accord.data.images import fit, to_tensor
 from accord.data.prompts import check_says_something
+from accord.diffusion.call import call_arguments
 from accord.diffusion.checkpointing import checkpointed
 from accord.diffusion.loading import load_tensors
 from accord.diffusion.lora import named_networks, save_lora
@@ -101,6 +102,7 @@ def train_reward(
             raise InputError(str(error)) from error
     check_seams(pipe)
     check_trained_here(pipe)
+    call_arguments(pipe, guidance_scale=config.guidance_scale, call=call)  # before anything is written
     texts = list(dict.fromkeys(prompts))
     if len(texts) < 2:
         raise InputError(f"{len(texts)} different prompts are too few to train on and to evaluate; give at least 2")
