@@ -25,13 +25,12 @@ from zoo import CALL, ZOO, fresh, shared
 
 from accord.data.images import fit
 from accord.diffusion.adapters import put_on
-from accord.diffusion.attention import grid_of
 from accord.diffusion.families import family_of
 from accord.diffusion.lora import add_lora, save_lora
 from accord.diffusion.opened import Left, Opened, Step, networks_of
 from accord.diffusion.process import levels, transition
 from accord.diffusion.spans import read_texts
-from accord.diffusion.tap import Attention, AttentionLayout, attention_layout, observed
+from accord.diffusion.tap import Attention, AttentionLayout, attention_layout, grid_of, observed
 from accord.diffusion.tower import features
 from accord.methods.edit.editing import flow_edit, injected, invert, sample_from
 from accord.methods.realign.config import RealignConfig

@@ -6,7 +6,7 @@ from diffusers import StableDiffusion3Pipeline
 from zoo import CALL, ZOO
 
 from accord.diffusion.adapters import put_on
-from accord.diffusion.checkpointing import blocks_of, checkpointed
+from accord.diffusion.checkpointing import checkpointed, items_of_lists
 from accord.diffusion.lora import add_lora, named_networks, remove_lora, save_lora, without_lora
 from accord.diffusion.opened import Opened, networks_of
 from accord.methods.tune.config import TuneConfig
@@ -186,7 +186,7 @@ def test_checkpoints_change_neither_outputs_nor_gradients(name):
     with checkpointed(networks):
         assert all(torch.equal(a, b) for a, b in zip(plain, found(), strict=True))
     assert len(runs) > 1.5 * once
-    assert not any("forward" in vars(block) for block in blocks_of(networks[0]))
+    assert not any("forward" in vars(block) for block in items_of_lists(networks[0]))
 
 
 @pytest.mark.parametrize("name", list(ZOO))

@@ -85,11 +85,12 @@ TARGETS = (
     Target("accord.methods.tune.strategies.draft", "", "learning", "margin_ends is_that_of_the_reward"),
     Target("accord.methods.tune.strategies.raft", "", "learning tuning", "raft_learns raft_keeps raft_does"),
     Target(
-        "accord.diffusion.objective",
-        "prediction_target network_x0",
-        "context_equations learning loop",
-        "test_9 closed predicted affine",
+        "accord.diffusion.process",
+        "noised target x0 noise _norm transition levels level_at _of_sigma of_ab rooted_eta",
+        "opened context_equations learning",
+        "transition small_steps levels process test_9 closed predicted affine zero_terminal",
     ),
+    Target("accord.methods.edit.editing", "", "edits", "inverted affine flow_edit steps injection pixels"),
     Target("accord.methods.tune.rollouts", "denoising_loss", "learning", "denoising captions drift"),
     Target("accord.methods.tune.train", "loss", "learning", "weighted_sum"),
     Target(
@@ -303,7 +304,7 @@ def share_imports(names: list[str]) -> None:
 
     torch.set_num_threads(1)
     for name in names:
-        if name.split(".")[0] not in (*OWN, "__main__", "conftest") and not name.startswith("test_"):
+        if name.split(".")[0] not in (*OWN, "__main__", "conftest", "zoo") and not name.startswith("test_"):
             with contextlib.suppress(Exception):
                 importlib.import_module(name)
     if any(name in sys.modules for name in OWN):

@@ -106,8 +106,12 @@ OwnGuidance = Annotated[
 NegativePrompt = Annotated[
     str | None, typer.Option(help="What the pictures are not to show; for pipelines that are guided away from it.")
 ]
-Height = Annotated[int | None, typer.Option(min=1, help="Of the pictures, in pixels; the pipeline's own if not given.")]
-Width = Annotated[int | None, typer.Option(min=1, help="Of the pictures, in pixels; the pipeline's own if not given.")]
+Height = Annotated[
+    int | None, typer.Option(min=1, help="Of the pictures, in pixels, with --width; the pipeline's own if not given.")
+]
+Width = Annotated[
+    int | None, typer.Option(min=1, help="Of the pictures, in pixels, with --height; the pipeline's own if not given.")
+]
 Call = Annotated[
     list[str] | None,
     typer.Option(

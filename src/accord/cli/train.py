@@ -139,7 +139,7 @@ def train_reward(
     call: Call = None,
     reward_weight: Annotated[
         float | None,
-        typer.Option(help="Weight of the reward's loss; 0.1, for raft and grpo 1, on the lab 0.5 for refl."),
+        typer.Option(help="Weight of the reward's loss; 0.1, for raft, grpo and nft 1, on the lab 0.5 for refl."),
     ] = None,
     pretrain_weight: Annotated[float, typer.Option(help="Weight of the denoising loss.")] = 1.0,
     kl_weight: Annotated[float, typer.Option(help="Weight of the distance to the untuned model.")] = 0.5,
@@ -236,7 +236,7 @@ def train_reward(
         "stop_until": stop_until,
         "reward_weight": reward_weight,
     }
-    usual = TUNING.get(strategy, {}) if model is None else its_class.usual
+    usual = {**its_class.usual, **(TUNING.get(strategy, {}) if model is None else {})}
     knobs = {**usual, **{k: v for k, v in given.items() if v is not None}}
     options = {
         "gradient_accumulation": "accumulate",

@@ -17,6 +17,7 @@ from diffusers.models.attention_processor import Attention, AttnProcessor, AttnP
 
 from accord.diffusion.state import held
 from accord.diffusion.tap import Attention as Tapped
+from accord.diffusion.tap import grid_of
 
 # (attention layer, query, key, value: [B, heads, L or S, d], is_cross) -> [B, heads, L, d], or None to stay out of it
 AttentionFn = Callable[[Attention, torch.Tensor, torch.Tensor, torch.Tensor, bool], "torch.Tensor | None"]
@@ -170,13 +171,3 @@ class AttentionMaps:
         if self.total is None:
             raise RuntimeError("no cross-attention layer was run while the maps were recorded")
         return self.total / self.count
-
-
-def grid_of(length: int, size: tuple[int, int]) -> tuple[int, int]:
-    """Height and width of a layer with `length` pixels in a network whose latents are `size`."""
-    h, w = size
-    while h * w > length:
-        h, w = -(-h // 2), -(-w // 2)
-    if h * w != length:
-        raise ValueError(f"{length} pixels are no level of latents of {size[0]}x{size[1]}")
-    return h, w

@@ -8,7 +8,8 @@ import difflib
 import inspect
 import math
 from collections.abc import Mapping
-from typing import Any
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
 
 from accord.diffusion.families import Family, family_of
 from accord.diffusion.opened import NETWORKS, check_call
@@ -16,7 +17,11 @@ from accord.embedded import PIPELINE
 from accord.types import InputError
 
 STEPS, GUIDANCE = 25, 5.0  # what the lab's tables are made with
-OWN = ("prompt", "num_inference_steps", "generator", "output_type", "return_dict")  # said otherwise, or not to be said
+# said otherwise, or not to be said: seeds say how many pictures a prompt has
+OWN = (
+    *("prompt", "num_inference_steps", "generator", "output_type", "return_dict"),
+    *("num_images_per_prompt", "num_videos_per_prompt"),
+)
 
 
 def call_arguments(
@@ -47,14 +52,23 @@ def call_arguments(
     given = {"height": height, "width": width, **(call or {})}
     found = {name: value for name, value in given.items() if value is not None}
     _check_taken(pipe, found, taken)
+    for name, value in found.items():
+        _check_kind(pipe, name, value, taken[name].annotation)
     check_size(pipe, found.get("height"), found.get("width"))
     _check_latents(pipe, found)
     if ("height" in found) != ("width" in found):  # Stable Diffusion takes its own size then, and says nothing
         raise InputError("height and width go together; give both")
     lab = is_lab(pipe)
     steps = STEPS if lab and num_inference_steps is None else num_inference_steps
+    grid = next((name for name in ("timesteps", "sigmas") if name in found), None)
+    if grid is not None:
+        if num_inference_steps is not None:
+            raise InputError(f"num_inference_steps is not used beside {grid}; give one of them")
+        steps = len(found[grid])
     if steps is None:
         steps = taken["num_inference_steps"].default
+    if not isinstance(steps, int) or steps < 1:
+        raise InputError(f"num_inference_steps must be a whole number of at least 1, not {steps}")
     if guidance_scale is None and lab and "guidance_scale" not in found:
         guidance_scale = GUIDANCE
     family = family_of(next((getattr(pipe, n) for n in NETWORKS if getattr(pipe, n, None) is not None), None))
@@ -65,11 +79,15 @@ def call_arguments(
                 f"the guidance is given twice, as the guidance scale and as {name} in `call`; give one of them"
             )
         found[name] = max(0.0, guidance_scale - family.guidance_offset)
+    if negative_prompt and found.get("negative_prompt"):
+        raise InputError("the negative prompt is given twice, on its own and in `call`; give it once")
     negative = found.pop("negative_prompt", None) or negative_prompt
+    if any(value for name, value in found.items() if name.startswith("negative_prompt")):
+        _check_guided(found, taken, family)
     if negative:
         if "negative_prompt" not in taken:
             raise InputError(f"a {type(pipe).__name__} takes no negative prompt; leave it out")
-        _check_guided(found, taken, family.guidance_offset)
+        _check_guided(found, taken, family)
         found["negative_prompt"] = negative
     elif family.negative_prompt is not None and _scale(found, taken, family.guidance) > 1:
         found["negative_prompt"] = family.negative_prompt  # without one it is unguided, and says so only in a log
@@ -89,8 +107,8 @@ def _guidance_argument(pipe: Any, family: Family, taken: Mapping[str, Any], guid
     Raises:
         InputError: for a scale that is no number, or a pipeline that has none.
     """
-    if not math.isfinite(guidance_scale):
-        raise InputError(f"guidance_scale must be a finite number, not {guidance_scale}")
+    if not math.isfinite(guidance_scale) or guidance_scale < 0:
+        raise InputError(f"guidance_scale must be a finite number of at least 0, not {guidance_scale}")
     if family.guidance == "guider":
         if getattr(pipe, "guider", None) is None:
             raise InputError(
@@ -170,8 +188,32 @@ def _scale(given: Mapping[str, Any], taken: Mapping[str, Any], name: str) -> flo
     return 0.0 if value is None else float(value)
 
 
-def _check_guided(given: Mapping[str, Any], taken: Mapping[str, Any], offset: float) -> None:
+def _check_guided(given: Mapping[str, Any], taken: Mapping[str, Any], family: Family) -> None:
     """Refuse a negative prompt that would not be used: without guidance, or beside a distilled one."""
     name = "true_cfg_scale" if "true_cfg_scale" in taken else "guidance_scale"
-    if name in taken and _scale(given, taken, name) + offset <= 1:
+    said = name in taken or (family.guidance == "guider" and name in given)  # a guider's own scale is not known here
+    if said and _scale(given, taken, name) + family.guidance_offset <= 1:
         raise InputError(f"a negative prompt is not used without guidance; leave it out, or raise {name} above 1")
+
+
+def _check_kind(pipe: Any, name: str, value: Any, annotation: Any) -> None:
+    """Refuse what JSON can say where the pipeline's call says that it takes something else."""
+    if not isinstance(value, (str, bool, int, float, dict, list)):
+        return  # tensors and functions come from Python, where the call itself says what is wrong
+    kinds = _members(annotation)
+    if not all(isinstance(kind, type) for kind in kinds):
+        return  # Any, or nothing is said
+    if float in kinds:
+        kinds = (*kinds, int)
+    if tuple in kinds:
+        kinds = (*kinds, list)
+    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+        names = " or ".join(dict.fromkeys(kind.__name__ for kind in kinds if kind is not type(None)))
+        raise InputError(f"{name} of a {type(pipe).__name__} is not to be {value!r}; give {names}")
+
+
+def _members(annotation: Any) -> tuple[Any, ...]:
+    """The outermost kinds that an annotation allows: (dict, NoneType) of `dict[str, Any] | None`."""
+    if get_origin(annotation) in (Union, UnionType):
+        return tuple(kind for part in get_args(annotation) for kind in _members(part))
+    return (get_origin(annotation) or annotation,)

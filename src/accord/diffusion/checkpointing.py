@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from accord.diffusion.opened import swapped
 
 
-def blocks_of(network: nn.Module) -> list[nn.Module]:
+def items_of_lists(network: nn.Module) -> list[nn.Module]:
     """The blocks of a network in the order in which they run: the items of its own lists of modules."""
     return [block for child in network.children() if isinstance(child, nn.ModuleList) for block in child]
 
@@ -32,7 +32,7 @@ def checkpointed(networks: Sequence[Any]) -> Iterator[None]:
                     network.enable_gradient_checkpointing()
                     stack.callback(network.disable_gradient_checkpointing)
                 continue
-            for block in blocks_of(network):
+            for block in items_of_lists(network):
                 forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
                 stack.enter_context(swapped(block, forward=forward))
         yield

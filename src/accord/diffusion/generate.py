@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -62,8 +63,9 @@ def generate(
     if output_type not in OUTPUTS:
         raise InputError(f"output_type must be one of {', '.join(OUTPUTS)}, not {output_type!r}")
     check_prompts(pipe, names)
+    check_batch_size(batch_size)
     if generator is None:
-        numbers = [seeds] if isinstance(seeds, int) else [0] if seeds is None else list(seeds)
+        numbers = seeds_of(0 if seeds is None else seeds)
         jobs = [(text, seed) for text in names for seed in numbers]
         generator_of_each: Generators = generators([seed for _, seed in jobs])
         texts = [text for text, _ in jobs]
@@ -75,6 +77,8 @@ def generate(
             raise InputError(
                 f"{len(generator_of_each)} generators were given for {len(texts)} pictures; give one for each"
             )
+    if not texts:
+        raise InputError("no prompts or no seeds were given; give one of each at least")
     arguments = call_arguments(
         pipe,
         num_inference_steps=num_inference_steps,
@@ -98,6 +102,24 @@ def generate(
             check_finite(made)
         out.extend(made)
     return out if output_type == "pil" else torch.stack(out)
+
+
+def seeds_of(seeds: Any) -> list[int]:
+    """One seed or several as whole numbers. Raises InputError for one that is none, or below 0."""
+    try:
+        numbers = [operator.index(s) for s in ([seeds] if hasattr(seeds, "__index__") else seeds)]
+    except TypeError as error:
+        raise InputError(f"seeds must be whole numbers, not {seeds!r}") from error
+    wrong = [s for s in numbers if not 0 <= s < 2**63]
+    if wrong:
+        raise InputError(f"a seed must be in 0 to 2**63 - 1, not {wrong[0]}")
+    return numbers
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Refuse a number of pictures at once that is none. Raises InputError."""
+    if batch_size < 1:
+        raise InputError(f"batch_size must be at least 1, not {batch_size}")
 
 
 def generate_each(

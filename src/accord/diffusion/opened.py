@@ -162,6 +162,7 @@ class Opened:
             self._guidance = self.call.pop("guidance_scale")
         self._texts: dict[str, Any] = {}
         self._loops: list[_Loop] = []  # of the calls that are running, the innermost last
+        self.prefixes: dict[int, int] | None = None  # of `spans`: lengths of templates, by encoder
         self.evaluations = 0  # rows that the networks were given in the last call of the pipeline
         self._checked = False
         self._times_at_once: bool | None = None
@@ -181,7 +182,7 @@ class Opened:
         on_step: OnStep | None = None,
         grad_steps: int = 0,
         start: torch.Tensor | None = None,
-        strength: float = 1.0,
+        strength: float | None = None,
     ) -> torch.Tensor:
         """The state after the last step.
 
@@ -191,7 +192,7 @@ class Opened:
             on_step: called after it ran; may return another next state than the scheduler's, or raise `Left`.
             grad_steps: how many of the last steps keep their graph.
             start: a clean state to begin from, noised part-way; from noise alone if None.
-            strength: the share of the steps that is then taken, in (0, 1].
+            strength: with `start`: the share of the steps that is then taken, in (0, 1]; 1 is from noise alone.
         """
         if "callback_on_step_end" in self.call:
             raise InputError("a run whose state is wanted takes no callback_on_step_end; use before_step or on_step")
@@ -218,7 +219,7 @@ class Opened:
         before_step: BeforeStep | None = None,
         on_step: OnStep | None = None,
         start: torch.Tensor | None = None,
-        strength: float = 1.0,
+        strength: float | None = None,
         output_type: str = "pt",
     ) -> Any:
         """What the pipeline's own call returns: pictures [B,3,H,W] or videos [B,F,3,H,W] in 0..1, without gradient.
@@ -228,7 +229,24 @@ class Opened:
         with torch.no_grad():
             run = self._begun(prompts, generators, start, strength)
             run.before_step, run.on_step, run.output_type = before_step, on_step, output_type
-            return self._run(prompts, run)
+            made = self._run(prompts, run)
+        if output_type in ("pt", "pil"):
+            self._check_size(made)
+        return made
+
+    def _check_size(self, made: Any) -> None:
+        """Refuse pictures or videos of another size or length than was asked for, which some pipelines make."""
+        one = made[0]
+        frame = one[0] if isinstance(one, list) or getattr(one, "ndim", 3) == 4 else one
+        height, width = frame.shape[-2:] if isinstance(frame, torch.Tensor) else frame.size[::-1]
+        asked = {name: self.call.get(name) for name in ("height", "width", "num_frames")}
+        found = {"height": height, "width": width, "num_frames": len(one) if frame is not one else None}
+        for name, value in asked.items():
+            if value is not None and found[name] is not None and found[name] != value:
+                raise InputError(
+                    f"a {type(self.pipe).__name__} makes {name}={found[name]} where {value} is asked for; give one "
+                    "that it makes"
+                )
 
     def output(
         self,
@@ -298,6 +316,11 @@ class Opened:
     @torch.no_grad()
     def encode(self, prompts: Sequence[str], pixels: torch.Tensor) -> torch.Tensor:
         """The clean state of pictures [B,3,H,W] or videos [B,F,3,H,W] in 0..1 (the mode of the VAE's posterior)."""
+        if len(pixels) != len(prompts) or pixels.shape[-3] != 3:
+            raise InputError(
+                f"pictures of shape {list(pixels.shape)} were given for {len(prompts)} prompts; give [B,3,H,W], or "
+                "videos [B,F,3,H,W]"
+            )
         like = self.noise(prompts, [torch.Generator().manual_seed(0) for _ in prompts])
         vae, shape = self.pipe.vae, self.vae_latents(prompts, like).shape
         values = (pixels * 2 - 1).to(device=like.device)
@@ -306,6 +329,11 @@ class Opened:
         with precise(self.pipe):
             encoded = vae.encode(values.to(vae.dtype))
             found = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latent
+        if found.shape != shape:
+            raise InputError(
+                f"pictures of {pixels.shape[-2]}x{pixels.shape[-1]} pixels are not of the size, or videos not of the "
+                "frames, that this pipeline makes; resize them, or open it with their height and width"
+            )
         return self.state_of(prompts, found.to(like.dtype), like)
 
     def noise(self, prompts: Sequence[str], generators: Generators) -> torch.Tensor:
@@ -446,13 +474,15 @@ class Opened:
         prompts: Sequence[str],
         generators: Generators,
         start: torch.Tensor | None,
-        strength: float,
+        strength: float | None,
     ) -> _Run:
         """A run from noise, or from a state that is noised part-way."""
-        if not 0 < strength <= 1:
+        if (start is None) != (strength is None):
+            raise InputError("start and strength go together; give both, or neither")
+        if strength is not None and not 0 < strength <= 1:
             raise InputError(f"strength must be in (0, 1], not {strength}")
         each = _each(generators)
-        if start is None or strength == 1:
+        if start is None or strength is None or strength == 1:
             return _Run(generator=each)
         noise = self._noise(prompts, each, unscaled=True)
         scheduler = self.schedule(prompts, noise)
@@ -531,7 +561,13 @@ class _Loop:
         return _signed(prepare_latents, own)
 
     def set_timesteps(self, *args: Any, **kwargs: Any) -> None:
-        self.own["set_timesteps"](*args, **kwargs)
+        try:
+            self.own["set_timesteps"](*args, **kwargs)
+        except (ValueError, IndexError, ZeroDivisionError) as error:
+            raise InputError(
+                f"a {type(self.scheduler).__name__} cannot take these steps ({reason_of(error)}); give other "
+                "num_inference_steps"
+            ) from error
         self.whole = self.scheduler.timesteps
         if self.run.cut is not None:
             self.run.cut(self.scheduler)

@@ -11,7 +11,7 @@ Letters in shapes: B prompts, T tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from difflib import SequenceMatcher
@@ -26,8 +26,10 @@ from accord.types import InputError
 Span = tuple[int, int]
 Spans = list["Span | None"]  # a token's characters in the prompt; None for templates, special tokens and padding
 
+_DIGITS = 5  # channels of the dye
 _BASE = 64  # positions are written in digits of this base, which half precision holds
 _ENCODERS = tuple(("tokenizer" + n, "text_encoder" + n) for n in ("", "_2", "_3", "_4"))
+_SENTINEL = "qzxj"  # a prompt that no template holds
 _STATES = ("last_hidden_state", "hidden_states")
 
 
@@ -57,14 +59,25 @@ def read_texts(opened: Opened, prompts: Sequence[str]) -> Texts:
     Raises:
         InputError: if the network is told nothing in which the prompts can be found.
     """
+    if opened.prefixes is None:
+        opened.prefixes = {}
+        opened.prefixes = _followed(opened, [_SENTINEL])[1]
+    return _followed(opened, prompts)[0]
+
+
+def _followed(opened: Opened, prompts: Sequence[str]) -> tuple[Texts, dict[int, int]]:
+    """What the network is told, and how long each encoder's template is before a prompt."""
     pipe = opened.pipe
-    with held(*parts_of(pipe)), ExitStack() as stack:
+    # a negative prompt may hold the prompt itself
+    neutral = {name: "" for name in opened.call if name.startswith("negative_prompt") and "embeds" not in name}
+    with held(*parts_of(pipe)), swapped(opened, call={**opened.call, **neutral}), ExitStack() as stack:
         encoders = [
             _Dyed(number, getattr(pipe, tokenizer), stack, pipe, tokenizer, getattr(pipe, encoder))
             for number, (tokenizer, encoder) in enumerate(_ENCODERS, 1)
             if getattr(pipe, tokenizer, None) is not None and getattr(pipe, encoder, None) is not None
         ]
-        reader = _Reader(encoders, list(prompts), getattr(pipe, "maybe_convert_prompt", None))
+        expand = getattr(pipe, "maybe_convert_prompt", None)
+        reader = _Reader(encoders, list(prompts), expand, opened.prefixes or {})
 
         def read(_network: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             texts = reader.texts({str(i): a for i, a in enumerate(args)} | kwargs, opened.call_of_step)
@@ -79,7 +92,7 @@ def read_texts(opened: Opened, prompts: Sequence[str]) -> Texts:
             f"the words of the prompt are not found in what the network of a {type(pipe).__name__} is told; it can be "
             "run and scored here, but not repaired"
         )
-    return found
+    return found, {e.number: text.find(_SENTINEL) for e in encoders for text in e.texts if _SENTINEL in text}
 
 
 class _Dyed:
@@ -92,6 +105,10 @@ class _Dyed:
         stack.enter_context(swapped(pipe, **{name: self.remembering}))
         stack.callback(encoder.register_forward_pre_hook(self._before, with_kwargs=True).remove)
         stack.callback(encoder.register_forward_hook(self._after).remove)
+
+    @property
+    def texts(self) -> list[str]:
+        return [text for _, texts in self.calls for text in texts]
 
     def _before(self, _encoder: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         ids = kwargs["input_ids"] if "input_ids" in kwargs else args[0]
@@ -149,9 +166,15 @@ class _Remembering:
 class _Reader:
     """Reads the dye off what a network is given."""
 
-    def __init__(self, encoders: list[_Dyed], prompts: list[str], expand: Callable[..., Any] | None) -> None:
+    def __init__(
+        self,
+        encoders: list[_Dyed],
+        prompts: list[str],
+        expand: Callable[..., Any] | None,
+        prefixes: Mapping[int, int],
+    ) -> None:
         self.encoders = {e.number: e for e in encoders}
-        self.prompts, self.expand = prompts, expand
+        self.prompts, self.expand, self.prefixes = prompts, expand, prefixes
         self._spans: dict[tuple[int, int, int, str], dict[int, Span]] = {}
 
     def texts(self, given: dict[str, Any], call: int) -> Texts | None:
@@ -188,11 +211,15 @@ class _Reader:
     def _read(self, states: torch.Tensor, prompt: str) -> Spans:
         """[T,D] to the spans of its tokens in a prompt; none of another text."""
         out: Spans = []
-        width = min(5, states.shape[-1])
-        for token in states.float()[:, :width].round().tolist():
-            low, high, number, call, row = (int(v) for v in [*token, *[1] * (5 - width)])
+        if states.shape[-1] < _DIGITS:
+            return out
+        dye = states.float()[:, :_DIGITS]
+        whole = (dye == dye.round()).all(-1).tolist()  # latents are not, and are among the arguments too
+        for token, is_whole in zip(dye.tolist(), whole, strict=True):
+            low, high, number, call, row = (int(v) if is_whole else 0 for v in token)
             encoder = self.encoders.get(number)
-            dyed = encoder is not None and 1 <= call <= len(encoder.calls) and high >= 1 and row >= 1
+            dyed = encoder is not None and 1 <= call <= len(encoder.calls) and high >= 1
+            dyed = dyed and 1 <= row <= len(encoder.calls[call - 1][0])  # type: ignore[union-attr]
             out.append(self._offsets(number, call, row, prompt).get((high - 1) * _BASE + low) if dyed else None)
         return out
 
@@ -202,19 +229,25 @@ class _Reader:
         if key not in self._spans:
             encoder = self.encoders[number]
             ids, texts = encoder.calls[call - 1]
-            ids_of_row = ids[row - 1].tolist() if row <= len(ids) else []
+            ids_of_row = ids[row - 1].tolist()
             # one text a row, or the same texts said twice (as a template, and as tokens)
             text = texts[row - 1] if len(texts) == len(ids) else next((t for t in texts if prompt in t), "")
             expanded = prompt if self.expand is None else self.expand(prompt, encoder.tokenizer)
-            self._spans[key] = _spans_in(encoder.tokenizer, ids_of_row, text, prompt, expanded)
+            self._spans[key] = _spans_in(
+                encoder.tokenizer, ids_of_row, text, prompt, expanded, self.prefixes.get(number, 0)
+            )
         return self._spans[key]
 
 
-def _spans_in(tokenizer: Any, ids: list[int], text: str, prompt: str, expanded: str) -> dict[int, Span]:
-    """Position to span in the prompt, for tokens `ids` of a text that holds the prompt, or what it was expanded to."""
+def _spans_in(tokenizer: Any, ids: list[int], text: str, prompt: str, expanded: str, prefix: int) -> dict[int, Span]:
+    """Position to span in the prompt, for tokens `ids` of a text that holds the prompt, or what it was expanded to.
+
+    Args:
+        prefix: how long the template is before it, which may hold the prompt's words too.
+    """
     start, said = -1, ""
     for said in (expanded, expanded.strip(), expanded.lower().strip()):  # some pipelines clean what they are given
-        start = text.find(said) if said else -1
+        start = text.find(said, prefix) if said else -1
         if start >= 0:
             break
     if start < 0:

@@ -130,6 +130,8 @@ def tapped(
             _check_not_compiled(network)
             stack.enter_context(_native(network))
             entered: list[_Tap] = []
+            # torch calls a forward hook after an exception, and not after a KeyboardInterrupt
+            stack.callback(_left, entered)
 
             def enter(*_: Any, entered: list[_Tap] = entered) -> None:
                 if active():
@@ -145,6 +147,12 @@ def tapped(
             stack.callback(network.register_forward_pre_hook(enter).remove)
             stack.callback(network.register_forward_hook(leave, always_call=True).remove)
         yield
+
+
+def _left(entered: list[_Tap]) -> None:
+    """Take off what a forward that did not end has left on."""
+    while entered:
+        entered.pop().__exit__(None, None, None)
 
 
 def _unseen(network: nn.Module) -> InputError:
@@ -227,6 +235,11 @@ class AttentionLayout:
         return replace(attention, kind="joint", image=image, text=text)
 
     @property
+    def grid(self) -> tuple[int, int]:
+        """Height and width of the image in tokens, of one frame."""
+        return grid_of(self.tokens // self.frames, self.size)
+
+    @property
     def shortest(self) -> int:
         """How much text there is at least: up to its last token of a prompt."""
         return min(max((i for i, s in enumerate(spans) if s is not None), default=0) + 1 for spans in self.spans)
@@ -271,6 +284,16 @@ def _tokens(network: nn.Module, state: torch.Tensor, latents: torch.Tensor) -> i
     return frames * (state.shape[-2] // sides[0]) * (state.shape[-1] // sides[1])
 
 
+def grid_of(length: int, size: tuple[int, int]) -> tuple[int, int]:
+    """Height and width of a layer with `length` pixels in a network whose latents are `size`."""
+    h, w = size
+    while h * w > length:
+        h, w = -(-h // 2), -(-w // 2)
+    if h * w != length:
+        raise ValueError(f"{length} pixels are no level of latents of {size[0]}x{size[1]}")
+    return h, w
+
+
 @contextmanager
 def observed(
     opened: Opened, layout: AttentionLayout, observer: Observer, active: Callable[[], bool] = lambda: True
@@ -280,8 +303,13 @@ def observed(
     Rows that are not the prompts' (the unconditional ones) and calls without them run as they are.
 
     Raises:
-        InputError: as `tapped`.
+        InputError: as `tapped`; for prompts whose images would be at other places of a row.
     """
+    if layout.ragged:
+        raise InputError(
+            f"texts of other lengths move the image of a {type(opened.pipe).__name__} within its attention; run one "
+            "prompt at a time, or prompts of as many tokens"
+        )
     rows = layout.texts.rows
     chosen: slice | list[int] = slice(rows[0], rows[-1] + 1) if rows == list(range(rows[0], rows[-1] + 1)) else rows
 

@@ -42,6 +42,11 @@ def invert(opened: Opened, prompts: Sequence[str], state: torch.Tensor, rounds: 
     path = [state]
     for i in reversed(range(len(grid) - 1)):
         a, b = (x.to(state) for x in affine(grid[i], grid[i + 1]))
+        if not a.abs().min() > 0:
+            raise InputError(
+                f"step {i} of a {type(opened.pipe.scheduler).__name__} keeps nothing of its state, so it has no "
+                "inverse; use a pipeline that predicts noise or a velocity"
+            )
         known = x = path[-1]
         for _ in range(rounds):
             x = (known - b * opened.output(prompts, x, step=i)) / a
@@ -84,7 +89,7 @@ def flow_edit(
     Raises:
         InputError: for a pipeline that is no flow, or more skipped steps than there are.
     """
-    grid = levels(source.schedule(source_prompts, state))
+    grid = _common_grid(source, target, source_prompts, target_prompts, state)
     if grid[0].kind != "velocity":
         raise InputError(
             f"FlowEdit is for flow pipelines, and a {type(source.pipe).__name__} is none; use invert and sample_from"
@@ -160,7 +165,7 @@ def edit_pixels(
         rounds: see `invert`.
     """
     state = source.encode([source_prompt], pixels[None])
-    grid = levels(source.schedule([source_prompt], state))
+    grid = _common_grid(source, target, [source_prompt], [target_prompt], state)
     _check_step("skip", skip, grid)
     if grid[0].kind == "velocity":
         edited = flow_edit(source, target, [source_prompt], [target_prompt], state, generator, skip)
@@ -169,6 +174,18 @@ def edit_pixels(
         edited = sample_from(target, [target_prompt], path[len(path) - 1 - skip], skip)
     with torch.no_grad():
         return target.decode([target_prompt], edited)[0]
+
+
+def _common_grid(
+    source: Opened, target: Opened, source_prompts: Sequence[str], target_prompts: Sequence[str], state: torch.Tensor
+) -> list[Level]:
+    """The levels of both. Raises InputError if they run other steps: one's output would be taken at the other's."""
+    one, other = source.schedule(source_prompts, state), target.schedule(target_prompts, state)
+    if not torch.equal(one.timesteps, other.timesteps):
+        raise InputError(
+            "source and target run other steps; open both with the same num_inference_steps, scheduler and size"
+        )
+    return levels(one)
 
 
 def _check_step(name: str, value: int, grid: Sequence[Level]) -> None:

@@ -19,6 +19,7 @@ from accord.data.images import to_pil
 from accord.data.prompts import parse
 from accord.diffusion.attention import AttentionMaps
 from accord.diffusion.call import call_arguments
+from accord.diffusion.generate import check_batch_size, seeds_of
 from accord.diffusion.loop import check_finite, generators
 from accord.diffusion.opened import REMEMBERED, Opened, Step, check_seams
 from accord.diffusion.pipelines import check_no_context, check_prompt_length, device_of, tokens_of
@@ -99,7 +100,8 @@ def realign(
     own = captioner is None
     captioner = captioner or load_captioner(device=str(device_of(pipe)))
     names = [prompts] if isinstance(prompts, str) else list(prompts)
-    numbers = [seeds] if isinstance(seeds, int) else list(seeds)
+    numbers = seeds_of(seeds)
+    check_batch_size(batch_size)
     for text in names:
         check_prompt_length(pipe, text)
         captioner.check_length(text)
@@ -221,7 +223,9 @@ class Rounds:
                 each.append(self.denoise([prompt], seeds[i : i + 1], own, None if start is None else start[i : i + 1]))
             return torch.cat([x for x, _, _ in each]), [m for _, maps, _ in each for m in maps], each[0][2]
         opened = self.opened
-        recorder, window = AttentionMaps(where.size, guided=False), _Window(*RECORDED)
+        window = _Window(*RECORDED)
+        # of U-Nets; a transformer's layers are all of one size
+        recorder = AttentionMaps(where.size, guided=False, smallest=min(8, *where.grid))
         state = None if segments is None else modulation_of(opened, where, segments, self.config)
 
         def before_step(step: Step) -> None:
@@ -241,7 +245,7 @@ class Rounds:
                 generators(seeds),
                 before_step=before_step,
                 start=start,
-                strength=1.0 if start is None else self.config.strength,
+                strength=None if start is None else self.config.strength,
             )
         images = torch.as_tensor(images).float()
         check_finite(images)

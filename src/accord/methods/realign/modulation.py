@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 
 import torch
 
-from accord.diffusion.attention import grid_of
 from accord.diffusion.opened import Opened, Step
-from accord.diffusion.tap import Attention, AttentionLayout, attention_layout, observed
+from accord.diffusion.tap import Attention, AttentionLayout, attention_layout, grid_of, observed
 from accord.methods.realign.config import RealignConfig
 from accord.methods.realign.equations import Block, joint_attention, modulation_strength, time_gain
 from accord.types import InputError
