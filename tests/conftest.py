@@ -1,315 +1,79 @@
-"""Tiny random-weight pipelines of the real classes."""
+"""Fixtures, and what several files of tests use.
 
+What makes tiny pipelines is in `tiny_models.py` and can be imported from here. It is loaded when it is first asked for:
+the process that only shares the tests out does without torch and diffusers, for whose import the others would wait.
+"""
+
+import functools
 import json
 import struct
 import sys
 import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
-import torch
-from diffusers import (
-    AutoencoderKL,
-    DDIMScheduler,
-    EulerDiscreteScheduler,
-    FlowMatchEulerDiscreteScheduler,
-    FluxPipeline,
-    FluxTransformer2DModel,
-    SD3Transformer2DModel,
-    StableDiffusion3Pipeline,
-    StableDiffusionPipeline,
-    StableDiffusionXLPipeline,
-    UNet2DConditionModel,
-)
-from PIL import Image
-from transformers import (
-    AutoTokenizer,
-    Blip2Config,
-    Blip2ForConditionalGeneration,
-    BlipConfig,
-    BlipForConditionalGeneration,
-    CLIPTextConfig,
-    CLIPTextModel,
-    CLIPTextModelWithProjection,
-    CLIPTokenizer,
-    T5Config,
-    T5EncoderModel,
-    T5TokenizerFast,
+
+
+def __getattr__(name: str) -> Any:
+    if name.startswith(("_", "pytest", "collect_ignore")):  # what pytest and Python look for
+        raise AttributeError(name)
+    import tiny_models
+
+    return getattr(tiny_models, name)
+
+
+# of the longest tests: begun last, one of them would run while the other processes have nothing left to do
+FIRST = (
+    "test_two_processes_learn_what_one_learns",
+    "test_a_sample_of_inputs_and_kills",
+    "test_inversion_then_sampling_with_the_source_prompt_returns_the_video",
+    "test_twenty_interleavings_of_realign_on_one_pipeline",
+    "test_tuning_from_the_command_line",
 )
 
-from accord.embedded import FOLDER as MODELS
-from accord.rewards.captioners import Captioner
-from accord_lab.scenes.render import render
-from accord_lab.scenes.scene import Scene, Thing
-from accord_lab.scenes.videos import MovingScene, moving_scene
 
-torch.set_num_threads(min(2, torch.get_num_threads()))
-
-
-def tiny_tokenizer() -> CLIPTokenizer:
-    """The lab's tokenizer with Stable Diffusion's 77 tokens."""
-    tokenizer = CLIPTokenizer.from_pretrained(MODELS / "clip")
-    tokenizer.model_max_length = 77
-    return tokenizer
-
-
-def at_rest(pipe):
-    """As a pipeline is that was loaded: no dropout, nothing to train."""
-    for module in pipe.components.values():
-        if isinstance(module, torch.nn.Module):
-            module.eval().requires_grad_(False)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
-def tiny_vae(shift_factor: float | None = None) -> AutoencoderKL:
-    return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        block_out_channels=(16, 32),
-        norm_num_groups=8,
-        sample_size=32,
-        shift_factor=shift_factor,
-    )
-
-
-def tiny_pipeline(kind: str = "sd1") -> StableDiffusionPipeline:
-    """SD1 (epsilon, number of heads) or SD2 (v-prediction, linear projections, head width), a few thousand weights."""
-    torch.manual_seed(0)
-    tokenizer = tiny_tokenizer()
-    sd2 = kind == "sd2"
-    unet = UNet2DConditionModel(
-        sample_size=16,
-        block_out_channels=(32, 64),
-        layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        cross_attention_dim=32,
-        attention_head_dim=(2, 4) if sd2 else 2,
-        use_linear_projection=sd2,
-        norm_num_groups=8,
-    )
-    vae = tiny_vae()
-    text = CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            max_position_embeddings=77,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
-    scheduler = DDIMScheduler(
-        beta_schedule="scaled_linear",
-        beta_start=0.00085,
-        beta_end=0.012,
-        prediction_type="v_prediction" if sd2 else "epsilon",
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
-    )
-    pipe = StableDiffusionPipeline(
-        vae=vae,
-        text_encoder=text,
-        tokenizer=tokenizer,
-        unet=unet,
-        scheduler=scheduler,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-    return at_rest(pipe)
-
-
-def text_config(tokenizer: CLIPTokenizer) -> CLIPTextConfig:
-    return CLIPTextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        max_position_embeddings=77,
-        projection_dim=32,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-
-
-def tiny_sdxl() -> StableDiffusionXLPipeline:
-    """SDXL's classes: two text encoders, pooled text and time ids beside the states."""
-    torch.manual_seed(0)
-    tokenizer = tiny_tokenizer()
-
-    unet = UNet2DConditionModel(
-        sample_size=16,
-        block_out_channels=(32, 64),
-        layers_per_block=1,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=64,
-        attention_head_dim=(2, 4),
-        use_linear_projection=True,
-        addition_embed_type="text_time",
-        addition_time_embed_dim=8,
-        transformer_layers_per_block=(1, 2),
-        projection_class_embeddings_input_dim=6 * 8 + 32,
-        norm_num_groups=8,
-    )
-    pipe = StableDiffusionXLPipeline(
-        vae=tiny_pipeline().vae,
-        text_encoder=CLIPTextModel(text_config(tokenizer)),
-        text_encoder_2=CLIPTextModelWithProjection(text_config(tokenizer)),
-        tokenizer=tokenizer,
-        tokenizer_2=tiny_tokenizer(),
-        unet=unet,
-        scheduler=EulerDiscreteScheduler(
-            beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, steps_offset=1
-        ),
-        add_watermarker=False,
-    )
-    return at_rest(pipe)
-
-
-T5_PIECES = ("<pad>", "</s>", "<unk>", "▁a", "▁red", "▁blue", "▁star", "▁key", "▁and")
-
-
-def t5_tokenizer() -> T5TokenizerFast:
-    return T5TokenizerFast(vocab=[(piece, -1.0) for piece in T5_PIECES], extra_ids=0, model_max_length=256)
-
-
-def tiny_t5(width: int) -> T5EncoderModel:
-    return T5EncoderModel(
-        T5Config(vocab_size=len(T5_PIECES), d_model=width, d_kv=8, d_ff=32, num_layers=1, num_heads=4)
-    )
-
-
-def tiny_sd3() -> StableDiffusion3Pipeline:
-    """Stable Diffusion 3's classes: a joint transformer, flow matching, two CLIPs and a T5."""
-    torch.manual_seed(0)
-    tokenizer = tiny_tokenizer()
-    transformer = SD3Transformer2DModel(
-        sample_size=16,
-        in_channels=4,
-        num_layers=2,
-        attention_head_dim=8,
-        num_attention_heads=4,
-        caption_projection_dim=32,
-        joint_attention_dim=64,
-        pooled_projection_dim=64,
-        out_channels=4,
-        pos_embed_max_size=16,
-    )
-    pipe = StableDiffusion3Pipeline(
-        transformer=transformer,
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
-        vae=tiny_vae(shift_factor=0.1),
-        text_encoder=CLIPTextModelWithProjection(text_config(tokenizer)),
-        tokenizer=tokenizer,
-        text_encoder_2=CLIPTextModelWithProjection(text_config(tokenizer)),
-        tokenizer_2=tiny_tokenizer(),
-        text_encoder_3=tiny_t5(64),
-        tokenizer_3=t5_tokenizer(),
-    )
-    return at_rest(pipe)
-
-
-def tiny_flux() -> FluxPipeline:
-    """Flux's classes: packed latents, rotary positions, guidance as an input, CLIP's pooled text and T5's states."""
-    torch.manual_seed(0)
-    tokenizer = tiny_tokenizer()
-    transformer = FluxTransformer2DModel(
-        in_channels=16,
-        num_layers=1,
-        num_single_layers=1,
-        attention_head_dim=16,
-        num_attention_heads=2,
-        joint_attention_dim=32,
-        pooled_projection_dim=32,
-        axes_dims_rope=(4, 4, 8),
-        guidance_embeds=True,
-    )
-    pipe = FluxPipeline(
-        transformer=transformer,
-        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
-        vae=tiny_vae(shift_factor=0.1),
-        text_encoder=CLIPTextModel(text_config(tokenizer)),
-        tokenizer=tokenizer,
-        text_encoder_2=tiny_t5(32),
-        tokenizer_2=t5_tokenizer(),
-    )
-    pipe.default_sample_size = 16
-    return at_rest(pipe)
-
-
-STAR = Thing("star", "red", "big", (3, 20, 31, 47))
-KEY = Thing("key", "blue", "big", (34, 18, 62, 46))
-
-
-def picture(*things: Thing) -> Image.Image:
-    """A scene of the lab on white."""
-    return Image.fromarray(render(Scene("white", things)))
-
-
-def moving(seed: int = 0, frames: int = 8) -> MovingScene:
-    return moving_scene(np.random.default_rng(seed), frames)
-
-
-def tiny_blip() -> Captioner:
-    torch.manual_seed(0)
-    tokenizer = AutoTokenizer.from_pretrained(MODELS / "captioner")
-    text = {"vocab_size": len(tokenizer), "hidden_size": 32, "encoder_hidden_size": 32, "intermediate_size": 64}
-    text |= {"num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 64}
-    text |= {"bos_token_id": tokenizer.bos_token_id, "sep_token_id": tokenizer.sep_token_id, "pad_token_id": 0}
-    vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-    vision |= {"image_size": 32, "patch_size": 8}
-    model = BlipForConditionalGeneration(BlipConfig(text_config=text, vision_config=vision)).eval()
-    return Captioner(model, tokenizer, 32, [0.5] * 3, [0.5] * 3)
-
-
-def tiny_blip2() -> Captioner:
-    torch.manual_seed(0)
-    tokenizer = tiny_tokenizer()
-    vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-    vision |= {"image_size": 32, "patch_size": 8}
-    qformer = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-    qformer |= {"encoder_hidden_size": 32, "vocab_size": 64}
-    text = {
-        "model_type": "opt",
-        "vocab_size": len(tokenizer) + 1,
-        "hidden_size": 32,
-        "ffn_dim": 64,
-        "num_hidden_layers": 2,
-    }
-    text |= {"num_attention_heads": 4, "max_position_embeddings": 128, "word_embed_proj_dim": 32}
-    text |= {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": 1}
-    config = Blip2Config(vision_config=vision, qformer_config=qformer, text_config=text, num_query_tokens=4)
-    config.image_token_index = config.image_token_id = len(tokenizer)
-    return Captioner(Blip2ForConditionalGeneration(config).eval(), tokenizer, 32, [0.5] * 3, [0.5] * 3)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.name.partition("[")[0] not in FIRST)  # all others stay in their order
 
 
 @pytest.fixture(scope="session", params=["sd1", "sd2"])
-def tiny(request: pytest.FixtureRequest) -> StableDiffusionPipeline:
+def tiny(request: pytest.FixtureRequest) -> Any:
+    from tiny_models import tiny_pipeline
+
     return tiny_pipeline(request.param)
 
 
 @pytest.fixture(scope="session")
-def lab() -> StableDiffusionPipeline:
+def lab() -> Any:
     import accord
 
     return accord.load(device="cpu")
 
 
 @pytest.fixture
-def accord_cli(monkeypatch, capfd, tmp_path):
+def no_curve(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs draw no `curve.png`, which takes longer than the runs; those of `test_training.py` and of commands do."""
+    from accord.training.loop import Run
+
+    monkeypatch.setattr(Run, "plot", lambda run: None)
+
+
+@pytest.fixture(scope="session")
+def commands_once() -> Callable[[Any], Any]:
+    """typer's tree of an application's commands, which it would make anew for each call: half of the time of most."""
+    import typer.main
+
+    return functools.cache(typer.main.get_command)
+
+
+@pytest.fixture
+def accord_cli(monkeypatch, capfd, tmp_path, commands_once):
     """Call `accord ...` in this process, in an empty folder: (exit code, stdout, stderr)."""
     from accord import cli
 
+    monkeypatch.setattr("typer.main.get_command", commands_once)
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments: object) -> tuple[int, str, str]:

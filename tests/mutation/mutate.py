@@ -304,7 +304,8 @@ def share_imports(names: list[str]) -> None:
 
     torch.set_num_threads(1)
     for name in names:
-        if name.split(".")[0] not in (*OWN, "__main__", "conftest", "zoo") and not name.startswith("test_"):
+        ours = (*OWN, "__main__", "conftest", "tiny_models", "zoo")
+        if name.split(".")[0] not in ours and not name.startswith("test_"):
             with contextlib.suppress(Exception):
                 importlib.import_module(name)
     if any(name in sys.modules for name in OWN):

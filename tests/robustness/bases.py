@@ -157,7 +157,7 @@ def _same_texts(path: Path, bases: Bases) -> None:
 @cache
 def tiny_models() -> ModuleType:
     """The tests' own tiny pipelines."""
-    spec = importlib.util.spec_from_file_location("tiny_models", Path(__file__).parents[1] / "conftest.py")
+    spec = importlib.util.spec_from_file_location("tiny_models", Path(__file__).parents[1] / "tiny_models.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
