@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import MODELS, moving, tiny_pipeline
-from diffusers import DDIMScheduler
+from conftest import MODELS, at_rest, moving, tiny_pipeline
+from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch.nn import functional as F
 
 from accord.diffusion.lora import add_lora
@@ -50,6 +50,7 @@ from accord.training.loop import LoopConfig, step_generator
 from accord.training.processes import Processes
 from accord.training.session import Session
 
+pytestmark = pytest.mark.usefixtures("no_curve")
 PROMPTS = ["a red star", "a blue key", "two green fish", "a pink crown"]
 KINDS = ("epsilon", "v_prediction", "sample")
 CONSTANT = (0.3, -0.2, 0.1, 0.4)
@@ -68,8 +69,14 @@ class Bright:
 
 
 def constant_pipeline(kind: str = "epsilon", constant=(0.0,) * 4):
-    """A denoiser that answers `constant`, and a decoder that shows the latents' mean as brightness."""
+    """A denoiser that answers `constant`, and a decoder that shows the latents' mean as brightness.
+
+    Its layers before the last are narrower than the others' tiny ones: nothing they do reaches the answer.
+    """
     pipe = tiny_pipeline()
+    narrow = UNet2DConditionModel.from_config(pipe.unet.config, block_out_channels=(8, 8))
+    pipe.register_modules(unet=narrow)
+    at_rest(pipe)
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, prediction_type=kind)
     with torch.no_grad():
         pipe.unet.conv_out.weight.zero_()
