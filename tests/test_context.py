@@ -32,6 +32,7 @@ from accord.methods.realign.fine import realign
 from accord.rewards.clip import load_clip, resized
 from accord.types import InputError
 
+pytestmark = pytest.mark.usefixtures("no_curve")
 PROMPTS = ["a red star", "two blue keys"]
 PIPELINES = {"sd1": lambda: tiny_pipeline("sd1"), "sd2": lambda: tiny_pipeline("sd2"), "sdxl": tiny_sdxl}
 BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "clip_sample": False}

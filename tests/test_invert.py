@@ -58,6 +58,7 @@ from accord_lab.scenes.grammar import caption
 from accord_lab.scenes.render import render
 from accord_lab.scenes.scene import Scene, Thing, sample_scene
 
+pytestmark = pytest.mark.usefixtures("no_curve")
 QUICK = InvertTrainConfig(steps=4, batch_size=4, curriculum="none", save_every=2, bf16=False)
 KINDS = ("unet", "clip", "vit", "swin", "blip")
 

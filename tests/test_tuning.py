@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ from accord.methods.tune.rollouts import Batch
 from accord.methods.tune.strategies.grpo import GRPO_ETA, gaussian_log_p, group_advantages
 from accord.methods.tune.strategies.refl import Refl
 from accord.methods.tune.train import Tuner, train_reward
-from accord.rewards.clip import load_clip
+from accord.rewards.clip import ClipScorer, load_clip
 from accord.rewards.composed import Composed
 from accord.rewards.named.caption import CaptionReward
 from accord.rewards.named.clip import ClipReward
@@ -42,8 +43,15 @@ from accord.training.processes import Processes
 from accord.training.session import Session
 from accord.types import InputError
 
+pytestmark = pytest.mark.usefixtures("no_curve")
 PROMPTS = ["a red star", "a blue key", "two green fish", "a pink crown", "a green tree", "a yellow egg"]
 PIPELINES = {"sd1": lambda: tiny_pipeline("sd1"), "sd2": lambda: tiny_pipeline("sd2"), "sdxl": tiny_sdxl}
+
+
+@cache
+def the_clip() -> ClipScorer:
+    """The lab's, which no run changes, loaded once."""
+    return load_clip()
 
 
 def likelihood() -> Composed:
@@ -51,7 +59,7 @@ def likelihood() -> Composed:
 
 
 def clip_reward() -> Composed:
-    return Composed({"clip": ClipReward(load_clip())}, {"clip": 1.0})
+    return Composed({"clip": ClipReward(the_clip())}, {"clip": 1.0})
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -76,7 +84,12 @@ def run(folder: Path, pipe=None, reward=None, config=None, **kwargs):
 def test_each_strategy_moves_the_adapter(tmp_path, kind, strategy):
     pipe = PIPELINES[kind]()
     plain = generate(pipe, PROMPTS[0], num_inference_steps=2, output_type="latent")
-    tuned = run(tmp_path, pipe, config=debug(strategy, learning_rate=1e-2), held_out=ClipReward(load_clip()))
+    tuned = run(
+        tmp_path,
+        pipe,
+        config=debug(strategy, learning_rate=1e-2, num_inference_steps=3),
+        held_out=ClipReward(the_clip()),
+    )
     state = weights(tmp_path)
     ups = [v for k, v in state.items() if "lora_B" in k or "lora.up" in k]
     assert ups and any(v.abs().max() > 0 for v in ups)
@@ -96,8 +109,8 @@ def test_each_strategy_moves_the_adapter(tmp_path, kind, strategy):
 def test_other_rewards(tmp_path, reward):
     made = {
         "contrast-blip2": lambda: CaptionContrast(tiny_blip2()),
-        "clip": lambda: ClipReward(load_clip()),
-        "caption": lambda: CaptionReward(tiny_blip(), load_clip().text_features),
+        "clip": lambda: ClipReward(the_clip()),
+        "caption": lambda: CaptionReward(tiny_blip(), the_clip().text_features),
     }[reward]()
     composed = Composed({reward: made}, {reward: 1.0})
     run(tmp_path, reward=composed, strategy="refl" if made.differentiable else "grpo")
@@ -106,9 +119,8 @@ def test_other_rewards(tmp_path, reward):
 
 
 def test_gradient_checkpointing_and_accumulation_change_nothing(tmp_path):
-    base = replace(
-        debug(), batch_size=4, bf16=False
-    )  # the sums of two halves are rounded otherwise than that of the whole
+    # the sums of two halves are rounded otherwise than that of the whole
+    base = replace(debug(), batch_size=4, bf16=False, num_inference_steps=3, guidance_scale=1.0)
     run(tmp_path / "a", config=base)
     run(tmp_path / "b", config=replace(base, gradient_checkpointing=True))
     run(tmp_path / "c", config=replace(base, gradient_accumulation=2))
@@ -326,7 +338,7 @@ def test_refl_raises_the_reward(tmp_path):
 def test_the_step_with_gradient_is_drawn_where_it_is_asked_for(tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(Batch, "randint", lambda self, low, high: drawn.append((low, high)) or low)
-    changes = {"num_inference_steps": 10, "batch_size": 2}
+    changes = {"num_inference_steps": 10, "batch_size": 2, "guidance_scale": 1.0}
     for number, (start, stop) in enumerate(((0.75, 1.0), (0.2, 0.5), (0.2, 0.21))):
         tuner = tuner_of(tmp_path / str(number), "refl", stop_from=start, stop_until=stop, **changes)
         tuner.config.strategy.loss(tuner.rollouts, tuner.batch(0))
@@ -395,13 +407,13 @@ def test_the_guard_leaves_out_what_has_no_score():
 
 
 # --- faults --------------------------------------------------------------------------------------------------------
-FAULTY = replace(debug(), steps=6, save_every=2, eval_every=3, learning_rate=1e-2)
+FAULTY = replace(debug(), steps=6, save_every=2, eval_every=3, learning_rate=1e-2, num_inference_steps=3)
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
-    run(folder, config=FAULTY, held_out=ClipReward(load_clip()))
+    run(folder, config=FAULTY, held_out=ClipReward(the_clip()))
     return folder
 
 
@@ -416,7 +428,7 @@ import sys
 sys.path.insert(0, sys.argv[1])
 import test_tuning as t
 from pathlib import Path
-t.run(Path(sys.argv[2]), config=t.FAULTY, held_out=t.ClipReward(t.load_clip()))
+t.run(Path(sys.argv[2]), config=t.FAULTY, held_out=t.ClipReward(t.the_clip()))
 """
 
 
@@ -437,7 +449,7 @@ def test_a_killed_run_resumes_bit_for_bit(tmp_path, undisturbed):
     assert process.returncode == -signal.SIGKILL and not (folder / "report.json").exists()
     with pytest.raises(InputError, match="was begun with rank="):
         run(folder, config=replace(FAULTY, rank=2))
-    run(folder, config=FAULTY, held_out=ClipReward(load_clip()))
+    run(folder, config=FAULTY, held_out=ClipReward(the_clip()))
     assert_same(folder, undisturbed)
 
 
@@ -460,7 +472,7 @@ def test_a_reward_that_is_not_finite_is_skipped_counted_and_given_up(tmp_path):
                     return score * float("nan") if Sometimes.calls % 2 else score.detach() + float("inf")
             return score
 
-    config = replace(debug(), steps=4, eval_every=10)
+    config = replace(debug(), steps=4, eval_every=10, num_inference_steps=2, guidance_scale=1.0)
     Sometimes.calls = 0
     # the check of the gradient before the run is call 1
     tuned = run(tmp_path / "a", reward=Composed({"s": Sometimes({3})}, {"s": 1.0}), config=config)
@@ -487,31 +499,36 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, undisturbed, monk
 
     monkeypatch.setattr(checkpoints, "save_file", full)
     with pytest.raises(InputError, match=r"step 4 cannot be written.*No space left.*last good one is step-00000002"):
-        run(folder, config=FAULTY, held_out=ClipReward(load_clip()))
+        run(folder, config=FAULTY, held_out=ClipReward(the_clip()))
     assert [p.name for p in (folder / "checkpoints").iterdir()] == ["step-00000002"]
     monkeypatch.undo()
-    run(folder, config=FAULTY, held_out=ClipReward(load_clip()))
+    run(folder, config=FAULTY, held_out=ClipReward(the_clip()))
     assert_same(folder, undisturbed)
 
 
 # --- two processes -------------------------------------------------------------------------------------------------
 
 
-def shared(strategy):
-    return debug(strategy, batch_size=4, learning_rate=1e-2, bf16=False)  # rounded alike, however the batch is shared
+def shared(strategy: str) -> TuneConfig:
+    """Few steps of sampling, without guidance; without bfloat16 all is rounded alike, however the batch is shared."""
+    return debug(strategy, batch_size=4, learning_rate=1e-2, bf16=False, num_inference_steps=3, guidance_scale=1.0)
 
 
 SPREAD = ("raft", "grpo")  # what refl adds, one draw for all processes, has a test of its own
 WORKER = """
-import sys
+import os, sys
 sys.path.insert(0, sys.argv[1])
 import torch
 import test_tuning as t
 from pathlib import Path
 torch.set_num_threads(1)  # two threads each on two cores spend their time waiting for each other
+second = os.fork()  # after the imports, which take longer than the training
+os.environ["RANK"] = os.environ["LOCAL_RANK"] = "0" if second else "1"
 for strategy in t.SPREAD:
     t.run(Path(sys.argv[2]) / strategy, reward=t.clip_reward(), config=t.shared(strategy))
 t.context(Path(sys.argv[2]) / "context")
+if second:
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(second, 0)[1]))
 """
 
 
@@ -557,12 +574,8 @@ def test_two_processes_learn_what_one_learns(tmp_path):
     }
     environment |= {"ACCELERATE_USE_CPU": "true", "LOCAL_WORLD_SIZE": "2"}
     command = [sys.executable, "-c", WORKER, str(Path(__file__).parent), str(tmp_path / "two")]
-    both = [
-        subprocess.Popen(command, env=environment | {"RANK": str(r), "LOCAL_RANK": str(r)}, stderr=subprocess.PIPE)
-        for r in range(2)
-    ]
-    errors = [p.communicate(timeout=240)[1].decode() for p in both]
-    assert [p.returncode for p in both] == [0, 0], errors
+    both = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    assert both.returncode == 0, both.stderr
     context(tmp_path / "one" / "context")
     for name in ("relation/diffusion_pytorch_model.safetensors", "pytorch_lora_weights.safetensors"):
         one, two = (load_file(tmp_path / n / "context" / name) for n in ("one", "two"))
@@ -656,7 +669,7 @@ def test_a_strategy_brings_its_own_knobs():
 
 def test_bad_input_is_refused_before_anything_is_made(tmp_path):
     pipe = tiny_pipeline()
-    clip = ClipReward(load_clip())
+    clip = ClipReward(the_clip())
     composed = Composed({"clip": clip}, {"clip": 1.0})
     cases = [
         ({"prompts": ["a star"]}, "too few"),
@@ -671,7 +684,7 @@ def test_bad_input_is_refused_before_anything_is_made(tmp_path):
         with pytest.raises(InputError, match=message):
             train_reward(pipe, **arguments)
     names = set(pipe.unet.state_dict())
-    exact = Composed({"caption": CaptionReward(tiny_blip(), load_clip().text_features)}, {"caption": 1.0})
+    exact = Composed({"caption": CaptionReward(tiny_blip(), the_clip().text_features)}, {"caption": 1.0})
     with pytest.raises(InputError, match="use the strategy raft or grpo"):
         run(tmp_path / "x", pipe, exact, strategy="refl")
     half, distilled = tiny_pipeline(), tiny_pipeline()
@@ -753,7 +766,7 @@ def test_a_run_is_not_resumed_with_other_pairs_or_judges(tmp_path):
     run(tmp_path, pairs=(pictures, ["a star", "a key"]), config=short)
     for changed, name in (
         ({"pairs": (pictures, ["a moon", "a key"])}, "pairs"),
-        ({"held_out": ClipReward(load_clip())}, "held_out"),
+        ({"held_out": ClipReward(the_clip())}, "held_out"),
     ):
         with pytest.raises(InputError, match=f"was begun with {name}"):
             run(tmp_path, config=short, **{"pairs": (pictures, ["a star", "a key"]), **changed})

@@ -14,6 +14,7 @@ from accord.methods.tune.rollouts import ddim_of
 from accord.methods.tune.train import train_reward
 from accord.types import InputError
 
+pytestmark = pytest.mark.usefixtures("no_curve")
 PROMPTS = ["a red star", "two green moon", "a blue key", "a moon"]
 GUIDANCE = ("guidance_scale", "guidance_scale_2", "true_cfg_scale", "negative_prompt")
 SIZES = {name: {k: v for k, v in call.items() if k not in GUIDANCE} for name, call in CALL.items()}
