@@ -511,7 +511,15 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, undisturbed, monk
 
 def shared(strategy: str) -> TuneConfig:
     """Few steps of sampling, without guidance; without bfloat16 all is rounded alike, however the batch is shared."""
-    return debug(strategy, batch_size=4, learning_rate=1e-2, bf16=False, num_inference_steps=3, guidance_scale=1.0)
+    return debug(
+        strategy,
+        batch_size=4,
+        learning_rate=1e-2,
+        bf16=False,
+        num_inference_steps=3,
+        guidance_scale=1.0,
+        eval_prompts=1,
+    )
 
 
 SPREAD = ("raft", "grpo")  # what refl adds, one draw for all processes, has a test of its own
