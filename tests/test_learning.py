@@ -125,8 +125,8 @@ def test_a_reward_and_its_opposite_pull_apart_around_the_untuned_pipeline(tmp_pa
     steps = {"refl": 3, "draft": 3, "raft": 3, "grpo": 4, "nft": 4}[strategy]
     changes = {
         "raft": {"candidates": 4, "refresh": 1, "kind": "v_prediction"},  # whose target holds the picture
-        "grpo": {"group_size": 8},
-        "nft": {"group_size": 8, "kind": "v_prediction"},
+        "grpo": {"group_size": 4},
+        "nft": {"group_size": 4, "kind": "v_prediction"},
     }
     found = {}
     for sign in (1.0, -1.0):
