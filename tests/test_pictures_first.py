@@ -133,6 +133,14 @@ def test_a_step_of_the_part_that_is_taken_is_evaluated_again(kind):
     assert torch.allclose(opened.state_of(PROMPTS, latents, final), final, atol=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["sd1-inpaint", "sdxl-inpaint", "flux-inpaint"])
+def test_a_last_state_that_is_not_the_pipelines_is_refused(kind):
+    """What is kept of the picture is put back after every step, and after the last."""
+    pipe, call = made(kind)
+    with pytest.raises(InputError, match="changes its state between its steps, as inpainting does"):
+        Opened(pipe, STEPS, **call).rollout(PROMPTS, generators())
+
+
 @pytest.mark.parametrize(
     ("kind", "missing"),
     [

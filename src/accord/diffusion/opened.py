@@ -675,6 +675,13 @@ class _Loop:
                 "this pipeline calls its scheduler's step twice at one time, so its loop cannot be opened; it can be "
                 "run and scored here, but not repaired, tuned, inverted or edited"
             )
+        if self.run.to_last_step and self.index == 1:
+            assert self.latents is not None
+            if not torch.equal(latents, self.latents.to(latents)):
+                raise InputError(
+                    "this pipeline changes its state between its steps, as inpainting does, so its last one is not to be "
+                    "had; it can be run, scored and repaired here, but not tuned, inverted or edited"
+                )
         if kwargs.get("eta"):
             kwargs["eta"] = rooted_eta(self.scheduler, timestep, kwargs["eta"])
         made: list[Any] = []
