@@ -60,7 +60,7 @@ wheel:
 snapshots: $(STAMP)
 	ACCORD_SNAPSHOTS=write $(BIN)/python -m pytest tests/test_snapshots.py
 
-# docs/models.md: what the contract test finds 22 families to do, slow questions too
+# docs/models.md: what the contract test finds all families to do, slow questions too
 models: $(STAMP)
 	ACCORD_MODELS=write $(BIN)/python -m pytest tests/test_contract.py -m ""
 

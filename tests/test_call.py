@@ -6,11 +6,14 @@ from zoo import CALL, fresh, shared
 
 from accord.diffusion.call import call_arguments
 from accord.diffusion.generate import generate
-from accord.diffusion.opened import Opened
+from accord.diffusion.opened import Opened, size_unit
 from accord.diffusion.spans import read_texts
 from accord.diffusion.tap import attention_layout, observed
 from accord.methods.edit.editing import edit_pixels, flow_edit, invert
-from accord.types import InputError
+from accord.methods.realign.config import RealignConfig
+from accord.methods.realign.fine import realign
+from accord.rewards.captioners import load_captioner
+from accord.types import InputError, a_kind
 
 RED = "a red star"
 
@@ -41,6 +44,96 @@ def generators(*seeds: int) -> list[torch.Generator]:
 def test_what_would_not_be_used_or_is_of_another_kind_is_refused(name, given, message):
     with pytest.raises(InputError, match=message):
         call_arguments(shared(name), **given)
+
+
+def distilled(name):
+    """As the zoo's, with a network that takes no guidance, or a pipeline that says so."""
+    pipe = fresh(name)
+    if name == "flux":  # FLUX.1 schnell
+        config = {k: v for k, v in pipe.transformer.config.items() if not k.startswith("_")}
+        pipe.register_modules(transformer=type(pipe.transformer)(**{**config, "guidance_embeds": False}).eval())
+    elif name == "flux2klein":
+        pipe.register_to_config(is_distilled=True)
+    else:  # LCM: the scale is an input of its network
+        pipe.unet.register_to_config(time_cond_proj_dim=16)
+    return pipe
+
+
+@pytest.mark.parametrize("name", ["flux", "flux2klein"])
+def test_a_guidance_that_would_be_passed_over_is_refused(name):
+    pipe = distilled(name)
+    with pytest.raises(InputError, match=r"passes guidance_scale=4 over, as its network takes none; leave it out"):
+        call_arguments(pipe, guidance_scale=4.0)
+    with pytest.raises(InputError, match="passes guidance_scale=4 over"):
+        call_arguments(pipe, call={"guidance_scale": 4.0})
+    assert call_arguments(pipe, guidance_scale=1.0)["guidance_scale"] == 1.0
+    assert "guidance_scale" not in call_arguments(pipe)
+    call_arguments(shared(name), guidance_scale=4.0)
+
+
+def test_qwens_other_scale_is_named():
+    with pytest.raises(
+        InputError, match="passes guidance_scale=4 over, as its network takes none; give true_cfg_scale"
+    ):
+        call_arguments(shared("qwenimage"), call={"guidance_scale": 4.0})
+
+
+@pytest.mark.parametrize("name", ["flux2klein", "sd1"])
+def test_a_negative_prompt_that_a_distilled_pipeline_would_not_use_is_refused(name):
+    pipe = distilled(name)
+    with pytest.raises(InputError, match=r"takes no negative prompt|not used by this .* distilled"):
+        call_arguments(pipe, negative_prompt="a key")
+
+
+def test_an_argument_is_given_once():
+    for run in (generate, realign):
+        with pytest.raises(InputError, match="height is given twice, as a keyword and in `call`"):
+            run(shared("sd1"), RED, call={"height": 32}, height=32)
+
+
+def test_keywords_of_realign_are_arguments_of_the_call():
+    told = {"num_inference_steps": 1, "captioner": load_captioner(), "config": RealignConfig(rounds=0)}
+    (made,) = realign(shared("sd1"), RED, height=32, width=48, **told)
+    assert made.before.size == (48, 32)
+    with pytest.raises(InputError, match="takes no heigth; did you mean height"):
+        realign(shared("sd1"), RED, heigth=32, **told)
+
+
+def test_one_second_prompt_is_for_all_pictures():
+    call = {k: v for k, v in CALL["sdxl"].items() if k != "guidance_scale"}
+    told = {"seeds": 0, "num_inference_steps": 1, "output_type": "pt", "guidance_scale": 5.0}
+    one = generate(
+        shared("sdxl"), [RED, "two green moon"], prompt_2="a key", negative_prompt_2="a moon", **call, **told
+    )
+    alone = generate(shared("sdxl"), "two green moon", prompt_2="a key", negative_prompt_2="a moon", **call, **told)
+    assert torch.allclose(one[1], alone[0], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "unit"), [("sd1", 2), ("sd35", 4), ("flux", 4), ("auraflow", 4), ("cogvideox", 16), ("hunyuanimage", 2)]
+)
+def test_a_size_is_a_multiple_of_what_vae_and_patches_make(name, unit):
+    assert size_unit(shared(name)) == unit
+    for side in (unit * 8 + unit // 2, unit * 8 + 1):
+        with pytest.raises(
+            InputError, match=f"`width` must be a multiple of {unit} for an? {type(shared(name)).__name__}"
+        ):
+            call_arguments(shared(name), height=unit * 8, width=side)
+
+
+def test_a_size_that_fails_within_the_call_is_named():
+    """AuraFlow has no positions for more patches than it was made for."""
+    call = {k: v for k, v in CALL["auraflow"].items() if k not in ("height", "width", "guidance_scale")}
+    with pytest.raises(InputError, match=r"fails at height=64, width=64 .*`height` and `width` multiples of 4"):
+        generate(shared("auraflow"), RED, num_inference_steps=1, height=64, width=64, **call)
+
+
+def test_errors_of_hands_are_no_errors_of_the_size():
+    def fail(step):
+        raise RuntimeError("of a hand")
+
+    with pytest.raises(RuntimeError, match="of a hand"):
+        Opened(shared("sd1"), 2, **CALL["sd1"]).rollout([RED], generators(0), on_step=fail)
 
 
 def test_what_fits_is_handed_on():
@@ -165,3 +258,22 @@ def test_an_interrupted_forward_leaves_no_tap():
         handle.remove()
     assert not torch.overrides._get_current_function_mode_stack()
     assert torch.equal(opened.rollout([RED], generators(0)), plain)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("LTXPipeline", "an LTXPipeline"),
+        ("SD3Transformer2DModel", "an SD3Transformer2DModel"),
+        ("AuraFlowPipeline", "an AuraFlowPipeline"),
+        ("EulerDiscreteScheduler", "an EulerDiscreteScheduler"),
+        ("FluxPipeline", "a FluxPipeline"),
+        ("HiDreamImagePipeline", "a HiDreamImagePipeline"),
+        ("UNet2DConditionModel", "a UNet2DConditionModel"),
+        ("UniPCMultistepScheduler", "a UniPCMultistepScheduler"),
+        ("DDIMScheduler", "a DDIMScheduler"),
+        ("StableDiffusionPipeline", "a StableDiffusionPipeline"),
+    ],
+)
+def test_articles_are_those_that_are_spoken(name, said):
+    assert a_kind(name) == said

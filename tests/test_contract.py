@@ -1,4 +1,4 @@
-"""What Accord needs of a pipeline, asked of 22 families by the same lines: which seam moved, if one does.
+"""What Accord needs of a pipeline, asked of all families by the same lines: which seam moved, if one does.
 
 Nothing here names a family. Each function that `promise` marks is one question. `docs/models.md` is written from the
 answers, by `make models`, and afterwards every answer must be the one that stands there: a question that is refused

@@ -1,5 +1,8 @@
 """`accord.load` on what pipelines are saved as: variants, missing parts, single files, any class with a prompt."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from conftest import assert_refused, tiny_pipeline, tiny_sd3
@@ -57,7 +60,7 @@ def test_a_pipeline_that_begins_with_a_picture_is_loaded(tmp_path):
 
 def test_a_single_file_without_its_configuration_is_refused(tmp_path):
     save_file({"weight": torch.zeros(2)}, tmp_path / "model.safetensors")
-    with pytest.raises(InputError, match=r"cannot be had .*; load it in Python with config, a folder or hub id"):
+    with pytest.raises(InputError, match=r"cannot be had .*; give `model_config`, a folder or hub id"):
         accord.load(str(tmp_path / "model.safetensors"), "cpu")
 
 
@@ -79,3 +82,16 @@ def test_the_commands_hand_arguments_to_the_call(accord_cli):
     told = ["--steps", 2, "--negative-prompt", "a key", "--height", 32, "--width", 32, "--call", "eta=0.5"]
     code, out, err = accord_cli("generate", "a red star", *told)
     assert code == 0 and out.endswith("png\n"), err
+
+
+@pytest.mark.parametrize("load", [accord.load_captioner, accord.load_clip])
+def test_a_judge_that_is_not_here_while_the_hub_is_not_reached_says_so(load, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(InputError, match=r"'nobody/nothing' is not on this machine, and the hub cannot be reached"):
+        load("nobody/nothing")
+
+
+@pytest.mark.parametrize("module", ["accord", "accord.cli"])
+def test_the_command_is_a_module_too(module):
+    done = subprocess.run([sys.executable, "-m", module, "--version"], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout.strip()) == (0, accord.__version__)

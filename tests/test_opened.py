@@ -327,5 +327,5 @@ def test_levels_are_those_at_their_times_and_their_parts_go_back(scheduler):
 
 
 def test_a_process_that_is_none_of_the_three_is_refused():
-    with pytest.raises(InputError, match="a EDMEulerScheduler has no betas and is no flow"):
+    with pytest.raises(InputError, match="an EDMEulerScheduler has no betas and is no flow"):
         levels(EDMEulerScheduler())

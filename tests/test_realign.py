@@ -298,7 +298,7 @@ def test_other_pipelines_and_bad_knobs_are_refused():
     with pytest.raises(InputError, match="the attention of the UNet2DConditionModel is not seen"):
         realign(pipe, "a star", num_inference_steps=2)
     pipe.scheduler = EDMEulerScheduler()
-    with pytest.raises(InputError, match="a EDMEulerScheduler has no betas"):
+    with pytest.raises(InputError, match="an EDMEulerScheduler has no betas"):
         realign(pipe, "a star")
     with pytest.raises(
         InputError, match="longer than the 32 tokens that the captioner reads, these words would fall off: 'star'"

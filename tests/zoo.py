@@ -1,4 +1,4 @@
-"""Tiny pipelines of the real classes of diffusers: 22 families, random weights, tokenizers that are made here.
+"""Tiny pipelines of the real classes of diffusers: 23 families, random weights, tokenizers that are made here.
 
     pipe = ZOO["qwenimage"]()
     pipe(prompt="a red star", **CALL["qwenimage"])
@@ -762,6 +762,29 @@ def krea2() -> Any:
         tokenizer=tokenizer,
         text_encoder_select_layers=(0, 1, 2),
     )
+
+
+@family("ovisimage", height=32, width=32, guidance_scale=4.0, max_sequence_length=32)
+def ovisimage() -> Any:
+    tokenizer = qwen_tokenizer()
+    transformer = D.OvisImageTransformer2DModel(
+        in_channels=16,
+        out_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        joint_attention_dim=16,
+        axes_dims_rope=(8, 4, 4),
+        **heads(),
+    )
+    pipe = D.OvisImagePipeline(
+        transformer=transformer,
+        vae=vae(shift=0.1),
+        scheduler=dynamic_flow(),
+        text_encoder=qwen3(tokenizer),
+        tokenizer=tokenizer,
+    )
+    pipe.default_sample_size = 16
+    return pipe
 
 
 # videos -------------------------------------------------------------------------------------------------------------

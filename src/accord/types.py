@@ -40,6 +40,13 @@ def reason_of(error: BaseException) -> str:
     return lines[0][:200] if lines else type(error).__name__
 
 
+def a_kind(thing: Any) -> str:
+    """The class of a thing, or a name of one, with its article as it is spoken: "a FluxPipeline", "an LTXPipeline"."""
+    name = thing if isinstance(thing, str) else type(thing).__name__
+    spelt = len(name) > 1 and not name[1].islower()  # it begins with letters that are read one by one
+    return f"{'an' if name[:1] in ('AEFHILMNORSX' if spelt else 'AEIO') else 'a'} {name}"
+
+
 def check_numbers(config: Any) -> None:
     """Refuse a config with a number that is none, or a fraction where whole numbers are. Raises ValueError naming the
     field.

@@ -27,13 +27,24 @@ T = TypeVar("T")
 HUB_CAPTIONER = "Salesforce/blip2-opt-2.7b"
 HUB_CLIP = "openai/clip-vit-large-patch14"
 
-Model = Annotated[str | None, typer.Option(help="Pipeline folder or hub id; the embedded lab if not given.")]
+Model = Annotated[
+    str | None, typer.Option(help="Pipeline folder, hub id or .safetensors file; the embedded lab if not given.")
+]
 Variant = Annotated[
     str | None,
     typer.Option(
         help=(
             "With --model: which of its weights' files, fp16 say; the usual ones, or the only ones there are, if not "
             "given."
+        )
+    ),
+]
+ModelConfig = Annotated[
+    str | None,
+    typer.Option(
+        help=(
+            "With a .safetensors file as --model: folder or hub id of a pipeline of its kind, for its configuration "
+            "and what the file lacks; the usual one from the hub if not given."
         )
     ),
 ]

@@ -16,6 +16,7 @@ from accord.cli.options import (
     Height,
     Lora,
     Model,
+    ModelConfig,
     NegativePrompt,
     OwnGuidance,
     Seed,
@@ -41,6 +42,7 @@ def pairs_make(
     count: Annotated[int | None, typer.Option(help="How many of the lab's captions; 20,000 if not given.")] = None,
     model: Model = None,
     variant: Variant = None,
+    model_config: ModelConfig = None,
     lora: Lora = None,
     steps: Annotated[
         int | None,
@@ -75,7 +77,7 @@ def pairs_make(
     if prompts is not None:
         leave_out("with --prompts", count=count)
     if model is None:
-        leave_out("without --model", variant=variant)
+        leave_out("without --model", variant=variant, model_config=model_config)
     told = call_options(steps, guidance, negative_prompt, height, width, call)
     share = parse_shard(shard) if shard else None
     kind = torch_type(dtype)
@@ -90,7 +92,7 @@ def pairs_make(
             from accord_lab.recipes.tokenizers import corpus
 
             texts = corpus(count or 20_000, seed + 100)
-        pipe = accord.load(model, device, kind, lora, variant=variant)
+        pipe = accord.load(model, device, kind, lora, variant=variant, model_config=model_config)
         tell_skipped(broken.skipped)
         made = make_pairs(
             pipe,

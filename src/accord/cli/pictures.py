@@ -19,6 +19,7 @@ from accord.cli.options import (
     Height,
     Lora,
     Model,
+    ModelConfig,
     NegativePrompt,
     Out,
     OwnCaptionerId,
@@ -69,6 +70,7 @@ def generate(
     prompts: Prompts,
     model: Model = None,
     variant: Variant = None,
+    model_config: ModelConfig = None,
     lora: Lora = None,
     seed: Seeds = [0],  # noqa: B006 (typer copies it)
     steps: Steps = None,
@@ -108,7 +110,7 @@ def generate(
     else:
         leave_out("with --context", negative_prompt=negative_prompt, height=height, width=width, call=call)
     if model is None:
-        leave_out("without --model", variant=variant)
+        leave_out("without --model", variant=variant, model_config=model_config)
     told = call_options(steps, guidance, negative_prompt, height, width, call)
     if lora is not None and context is not None:
         raise InputError("--context brings its own adapter; give it or --lora")
@@ -121,7 +123,7 @@ def generate(
         )
     with only_writer(check_writable(out)):
         if context is None:
-            pipe = accord.load(model, device, kind, lora, variant=variant)
+            pipe = accord.load(model, device, kind, lora, variant=variant, model_config=model_config)
             check_generates(pipe)
             call_arguments(pipe, **told)  # what it does not take is refused before the first picture
 
@@ -129,7 +131,7 @@ def generate(
                 return generate_each(pipe, texts, numbers, **told)
 
         else:
-            pipe = accord.load(model, device, kind, classes=UNETS, variant=variant)
+            pipe = accord.load(model, device, kind, classes=UNETS, variant=variant, model_config=model_config)
             network, shift = load_context(pipe, context, accord.load_clip(clip, str(pipe.device)) if clip else None)
             if network.from_pixels is None:
                 leave_out("with a context that looks at no pixels", clip=clip)
@@ -273,6 +275,7 @@ def realign(
     prompts: Prompts,
     model: Model = None,
     variant: Variant = None,
+    model_config: ModelConfig = None,
     lora: Lora = None,
     seed: Seeds = [0],  # noqa: B006
     rounds: Annotated[int, typer.Option(help="How often a picture is redone at most.")] = 2,
@@ -304,21 +307,22 @@ def realign(
     from accord.diffusion.call import call_arguments
     from accord.diffusion.pipelines import check_prompts
     from accord.files import check_writable, only_writer
-    from accord.methods.realign.fine import check_repairable
+    from accord.methods.realign.fine import check_mode, check_repairable
     from accord.reports.page import words_text
 
     config = checked(accord.RealignConfig, rounds=rounds, mode=mode)
     if not rounds:
         leave_out("with --rounds 0", **said("mode"))
     if model is None:
-        leave_out("without --model", variant=variant)
+        leave_out("without --model", variant=variant, model_config=model_config)
     told = call_options(steps, guidance, negative_prompt, height, width, call)
     check_said(*prompts, parsed=True)
     kind = torch_type(dtype)
     pick_device(device)
     with only_writer(check_writable(out)):
-        pipe = accord.load(model, device, kind, lora, variant=variant)
+        pipe = accord.load(model, device, kind, lora, variant=variant, model_config=model_config)
         check_repairable(pipe)  # before the captioner, which may be large
+        check_mode(pipe, mode)
         call_arguments(pipe, **told)
         check_prompts(pipe, prompts)
         judge = accord.load_captioner(judge_of(captioner, model, HUB_CAPTIONER), str(pipe.device))

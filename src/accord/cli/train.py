@@ -23,6 +23,7 @@ from accord.cli.options import (
     Guidance,
     Height,
     Model,
+    ModelConfig,
     NegativePrompt,
     Out,
     Seed,
@@ -88,6 +89,7 @@ def train_reward(
     ],
     model: Model = None,
     variant: Variant = None,
+    model_config: ModelConfig = None,
     reward: Annotated[
         list[str],
         typer.Option(
@@ -275,7 +277,7 @@ def train_reward(
     texts = read_prompts(prompts, broken)
     unread = PairsFile()
     examples = _pictures_of(pairs, unread, not as_json) if pairs is not None else None
-    pipe = accord.load(model, device, variant=variant)
+    pipe = accord.load(model, device, variant=variant, model_config=model_config)
     where = str(pipe.device)
     judge = accord.load_captioner(judge_of(captioner, model, HUB_CAPTIONER), where) if captions else None
     similarity = accord.load_clip(judge_of(clip, model, HUB_CLIP), where) if similarities else None
@@ -453,6 +455,7 @@ def train_context_command(
     scenes: Annotated[int | None, typer.Option(help="How many scenes of the lab; 8000 if not given.")] = None,
     model: Model = None,
     variant: Variant = None,
+    model_config: ModelConfig = None,
     denoiser: Annotated[str, typer.Option(help="frozen, lora, or full (all of it is trained).")] = "lora",
     fresh: Annotated[
         bool, typer.Option("--fresh", help="With full: start from random weights of the same architecture.")
@@ -544,7 +547,7 @@ def train_context_command(
     unread = PairsFile()
     if pairs is not None:
         images, captions = _pictures_of(pairs, unread, not as_json)
-    pipe = accord.load(model, device, classes=UNETS, variant=variant)
+    pipe = accord.load(model, device, classes=UNETS, variant=variant, model_config=model_config)
     similarity = accord.load_clip(clip, str(pipe.device)) if pixels else None
     tell_skipped(unread.skipped)
     if pairs is None:

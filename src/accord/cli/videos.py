@@ -12,6 +12,7 @@ from accord.cli.options import (
     AsJson,
     Device,
     Model,
+    ModelConfig,
     Seed,
     Variant,
     check_file,
@@ -49,6 +50,7 @@ def edit(
     frames: Annotated[str | None, typer.Option(help="START:STOP, a range of the video's frames.")] = None,
     model: Model = None,
     variant: Variant = None,
+    model_config: ModelConfig = None,
     context: Annotated[
         bool,
         typer.Option(
@@ -150,7 +152,7 @@ def edit(
     first, last = frame_range(frames)
     taken = read_video(video, first, last)
     with only_writer(out.parent, out.name):
-        pipe = accord.load(model, device, classes=UNETS, variant=variant)
+        pipe = accord.load(model, device, classes=UNETS, variant=variant, model_config=model_config)
         check_prompts(pipe, [source, target])  # before the tuning, like what measures the edit
         judge = accord.load_clip(judge_of(similarity, model, HUB_CLIP), str(pipe.device))
         editor = VideoEditor(pipe, taken, source, config)

@@ -21,6 +21,7 @@ class Family:
         padded: image and text are each padded to a multiple of this many tokens.
         texts: the network's arguments that are its text, in the order of the keys; the one with most of the words if
             empty.
+        before: the network's argument that masks a further text, whose shown tokens come before all others of text.
         ragged: text is cut to its own length in each row, and the image follows it there.
         guidance: the argument of the pipeline's call that is the guidance scale, or "guider" for a pipeline that has an
             object for it.
@@ -33,6 +34,7 @@ class Family:
     registers: int = 0
     padded: int = 1
     texts: tuple[str, ...] = ()
+    before: str | None = None
     ragged: bool = False
     guidance: str = "guidance_scale"
     guidance_offset: float = 0.0
@@ -43,10 +45,11 @@ class Family:
 FAMILIES = {
     "SD3Transformer2DModel": Family("first"),
     "FluxTransformer2DModel": Family("last"),
+    "OvisImageTransformer2DModel": Family("last"),
     "Flux2Transformer2DModel": Family("last"),
     "QwenImageTransformer2DModel": Family("last", guidance="true_cfg_scale", negative_prompt=" "),
     "ZImageTransformer2DModel": Family("first", padded=32, guidance_offset=1.0),
-    "HunyuanImageTransformer2DModel": Family("first", guidance="guider"),
+    "HunyuanImageTransformer2DModel": Family("first", before="encoder_attention_mask_2", guidance="guider"),
     "ChromaTransformer2DModel": Family("last"),
     "Lumina2Transformer2DModel": Family("last", ragged=True),
     "AuraFlowTransformer2DModel": Family("last", registers=8),

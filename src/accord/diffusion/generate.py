@@ -13,7 +13,7 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 from tqdm.auto import tqdm
 
-from accord.diffusion.call import call_arguments
+from accord.diffusion.call import call_arguments, joined_call
 from accord.diffusion.loop import check_finite, generators
 from accord.diffusion.opened import Generators, Opened, check_call, swapped
 from accord.diffusion.pipelines import check_no_context, check_prompts
@@ -84,7 +84,7 @@ def generate(
         num_inference_steps=num_inference_steps,
         guidance_scale=guidance_scale,
         negative_prompt=negative_prompt,
-        call={**(call or {}), **more},
+        call=joined_call(call, more),
     )
     latents = arguments.pop("latents", None)
     if latents is not None and len(latents) != len(texts):

@@ -19,12 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.constants import HF_HUB_OFFLINE
+from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 
 from accord.files import check_regular, read_json
-from accord.types import InputError, reason_of
+from accord.types import InputError, a_kind, reason_of
 
 LOADING = threading.RLock()  # while they load, the libraries switch what torch makes and where: in all threads
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
@@ -59,7 +61,20 @@ def loading(what: str, mend: str = "check the name, or save it again") -> Iterat
         except InputError:
             raise
         except Exception as error:  # the libraries raise whatever a damaged folder leads them to
+            if _is_unreached(error):
+                offline = " (HF_HUB_OFFLINE is set)" if HF_HUB_OFFLINE else ""
+                raise InputError(
+                    f"{what} is not on this machine, and the hub cannot be reached{offline}; give a folder, or fetch "
+                    "it where the hub can be"
+                ) from error
             raise InputError(f"{what} cannot be loaded ({_why(error)}); {mend}") from error
+
+
+def _is_unreached(error: BaseException | None) -> bool:
+    """Whether a load failed as a file is neither in the hub's cache nor to be fetched."""
+    if error is None or isinstance(error, (LocalEntryNotFoundError, OfflineModeIsEnabled)):
+        return error is not None
+    return "couldn't connect to" in str(error) or _is_unreached(error.__cause__ or error.__context__)
 
 
 @contextmanager
@@ -318,7 +333,7 @@ def load_pipeline(
     dtype: torch.dtype,
     check_class: Callable[[str | None], dict[str, Any]],
     variant: str | None = None,
-    config: str | None = None,
+    model_config: str | None = None,
 ) -> Any:
     """A pipeline of diffusers, each of its networks checked.
 
@@ -327,8 +342,8 @@ def load_pipeline(
         check_class: given the name of the pipeline's class before any weights are fetched, refuses it or says with
             which further arguments it is loaded.
         variant: of the weights' files ("fp16"); if None the usual ones, or the only one that a folder has.
-        config: for a single file the folder or hub id of a pipeline whose configuration it has; what diffusers takes it
-            for if None.
+        model_config: for a single file the folder or hub id of a pipeline whose configuration it has; what diffusers
+            takes it for if None.
 
     Raises:
         InputError: for a pipeline that is not there, damaged or incomplete.
@@ -336,9 +351,11 @@ def load_pipeline(
     from diffusers import DiffusionPipeline
 
     if Path(model).is_file():
-        return _load_single_file(Path(model), dtype, check_class, variant, config)
-    if config is not None:
-        raise InputError(f"config is that of a single .safetensors file, and {model!r} is none; leave it out")
+        return _load_single_file(Path(model), dtype, check_class, variant, model_config)
+    if model_config is not None:
+        raise InputError(
+            f"`model_config` is the configuration of a single .safetensors file, and {model!r} is none; leave it out"
+        )
     local = Path(model).is_dir()
     if local:
         if not (Path(model) / "model_index.json").is_file():
@@ -392,7 +409,7 @@ def _load_single_file(
     dtype: torch.dtype,
     check_class: Callable[[str | None], dict[str, Any]],
     variant: str | None,
-    config: str | None,
+    model_config: str | None,
 ) -> Any:
     """A pipeline out of one `.safetensors` file, as those who trained it published it; see `load_pipeline`."""
     import diffusers
@@ -406,9 +423,11 @@ def _load_single_file(
             f"{what} is no .safetensors file; pickled weights can hold code and are not opened: give a .safetensors "
             "file, or a folder written by save_pretrained"
         )
+    config = model_config
     try:
         with LOADING, _hushed():
-            config = config or str(fetch_diffusers_config(_shapes_of(path, what))["pretrained_model_name_or_path"])
+            if config is None:
+                config = str(fetch_diffusers_config(_shapes_of(path, what))["pretrained_model_name_or_path"])
             # what diffusers reads of it: configurations and tokenizers, no weights
             index = diffusers.DiffusionPipeline.load_config(config)
     except InputError:
@@ -416,7 +435,7 @@ def _load_single_file(
     except Exception as error:
         raise InputError(
             f"{what} is a single file without its configuration, which is that of {config!r} and cannot be had "
-            f"({_why(error)}); load it in Python with config, a folder or hub id of a pipeline of its kind"
+            f"({_why(error)}); give `model_config`, a folder or hub id of a pipeline of its kind"
         ) from error
     kind = index.get("_class_name")
     more = check_class(kind if isinstance(kind, str) else None)
@@ -424,9 +443,10 @@ def _load_single_file(
     cls = getattr(diffusers, str(kind))
     if not hasattr(cls, "from_single_file"):
         raise InputError(
-            f"{what} cannot be loaded, as a {kind} is not read from a single file; give a folder or hub id"
+            f"{what} cannot be loaded, as {a_kind(kind)} is not read from a single file; give a folder or hub id"
         )
-    with loading(what, "load it in Python with config, a folder or hub id of a pipeline of its kind"):
+    with loading(what, "give `model_config`, a folder or hub id of a pipeline of its kind"):
+        more |= _absent_parts(config, parts, _shapes_of(path, what), dtype, what)
         pipe = cls.from_single_file(str(path), config=config, torch_dtype=dtype, **more)
         for name in parts:
             network = getattr(pipe, name, None)
@@ -435,6 +455,32 @@ def _load_single_file(
                 check_keys(network, {k: [] for k in ("missing_keys", "mismatched_keys", "unexpected_keys")}, what)
                 check_finite(network, f"{what}: its {name}")
     return pipe
+
+
+def _absent_parts(
+    config: str,
+    parts: dict[str, tuple[str | None, str | None]],
+    shapes: dict[str, torch.Tensor],
+    dtype: torch.dtype,
+    what: str,
+) -> dict[str, Any]:
+    """The networks that a single file lacks, out of the folder of its configuration: many hold the denoiser alone."""
+    from diffusers.loaders.single_file_utils import is_clip_model_in_single_file, is_t5_in_single_file
+    from transformers import PreTrainedModel
+
+    found = {}
+    for name, (library, class_name) in parts.items():
+        network, place = _network_class(library, class_name), Path(config) / name
+        if network is None or not any(place.glob("*.safetensors")):
+            continue
+        if issubclass(network, PreTrainedModel):
+            there = is_clip_model_in_single_file(network, shapes) or is_t5_in_single_file(shapes)
+        else:
+            there = name != "vae" or any(key.startswith(("first_stage_model.", "vae.")) for key in shapes)
+        if not there:
+            typed: dict[str, Any] = {"dtype": dtype} if library == "transformers" else {"torch_dtype": dtype}
+            found[name] = load_model(network, str(place), f"{what}: its {name}", **typed)
+    return found
 
 
 def _shapes_of(path: Path, what: str) -> dict[str, torch.Tensor]:

@@ -23,7 +23,7 @@ from accord.diffusion.opened import BeforeStep, Step, part_of, precise
 from accord.diffusion.pipelines import Conditioning, Pipeline, conditioning_of, device_of, latent_channels, sample_size
 from accord.diffusion.process import rooted_eta
 from accord.diffusion.state import held
-from accord.types import InputError, reason_of
+from accord.types import InputError, a_kind, reason_of
 
 
 def generators(seeds: Sequence[int]) -> list[torch.Generator]:
@@ -193,7 +193,7 @@ def _check_steps(scheduler: Any, num_inference_steps: int, strength: float, eta:
     if not 0 <= eta <= 1:
         raise InputError(f"eta must be in [0, 1], not {eta}")
     if eta and "eta" not in inspect.signature(scheduler.step).parameters:
-        raise InputError(f"a {type(scheduler).__name__} takes no eta; leave it out, or use DDIM")
+        raise InputError(f"{a_kind(scheduler)} takes no eta; leave it out, or use DDIM")
 
 
 def _check_counts(
@@ -228,7 +228,7 @@ def set_timesteps(scheduler: Any, num_inference_steps: int, device: Any = None) 
         if float(scheduler.timesteps.max()) >= count and not hasattr(scheduler, "sigmas"):
             reason = f"it would begin at step {int(scheduler.timesteps.max())} of {count}"
     if reason:
-        raise InputError(f"a {type(scheduler).__name__} cannot take {num_inference_steps} steps ({reason}); give fewer")
+        raise InputError(f"{a_kind(scheduler)} cannot take {num_inference_steps} steps ({reason}); give fewer")
 
 
 def check_finite(latents: torch.Tensor) -> None:

@@ -18,10 +18,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from accord.data.extras import need
-from accord.diffusion.opened import NETWORKS, networks_of
+from accord.diffusion.opened import NETWORKS, networks_of, swapped
 from accord.diffusion.state import held, network_of, seeded
 from accord.files import replace_file
-from accord.types import InputError
+from accord.types import InputError, a_kind
 
 NAME = "accord"
 FILE = "pytorch_lora_weights.safetensors"
@@ -47,7 +47,7 @@ def targets_of(network: nn.Module) -> list[str]:
     attention = tuple(f"{name}." for name, module in network.named_modules() if hasattr(module, "processor"))
     found = [n for n, m in network.named_modules() if isinstance(m, nn.Linear) and n.startswith(attention)]
     if not found:
-        raise InputError(f"no attention is found in a {type(network).__name__}, so it takes no adapter; use another")
+        raise InputError(f"no attention is found in {a_kind(network)}, so it takes no adapter; use another")
     return found
 
 
@@ -180,8 +180,14 @@ def _check_loads_whole(pipe: Any, name: str, network: Any, folder: Path) -> None
     from peft.tuners.lora import LoraLayer
 
     layers = [m for m in network.modules() if isinstance(m, LoraLayer) and NAME in m.lora_A]
-    # new layers are drawn before they are filled; peft warns of each second adapter
-    with held(network_of(pipe)), seeded(0), warnings.catch_warnings(action="ignore"):
+    # new layers are drawn before they are filled; peft warns of each second adapter; a pipeline that seems spread over
+    # devices keeps its offloading hooks, which diffusers would take off and put on anew
+    with (
+        held(network_of(pipe)),
+        seeded(0),
+        warnings.catch_warnings(action="ignore"),
+        swapped(pipe, hf_device_map=pipe.hf_device_map or {}),
+    ):
         try:
             load_into(pipe, name, network, folder, _AGAIN)
             there = [layer for layer in layers if _same_matrices(layer)]

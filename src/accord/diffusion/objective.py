@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from accord.diffusion.process import KINDS, of_ab
-from accord.types import InputError
+from accord.types import InputError, a_kind
 
 
 def prediction_target(x0: torch.Tensor, noise: torch.Tensor, ab_t: torch.Tensor, kind: str) -> torch.Tensor:
@@ -44,7 +44,7 @@ def ab_at(scheduler: Any, timestep: int | torch.Tensor, like: torch.Tensor) -> t
         InputError: for a scheduler without `alphas_cumprod`.
     """
     if not hasattr(scheduler, "alphas_cumprod"):
-        raise InputError(f"a {type(scheduler).__name__} has no alphas_cumprod; use DDIM or DDPM")
+        raise InputError(f"{a_kind(scheduler)} has no alphas_cumprod; use DDIM or DDPM")
     if isinstance(timestep, torch.Tensor):
         ab = scheduler.alphas_cumprod.to(like.device)[timestep.to(like.device)]
         return ab.to(precise(like)).reshape(-1, *[1] * (like.dim() - 1))

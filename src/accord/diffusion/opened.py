@@ -20,6 +20,8 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import re
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -30,10 +32,11 @@ from torch import nn
 
 from accord.diffusion.process import is_exploding, level_at, rooted_eta
 from accord.diffusion.state import held, parts_of
-from accord.types import InputError, reason_of
+from accord.types import InputError, a_kind, reason_of
 
 REMEMBERED = 4  # batches of texts whose embeddings are kept; a long one of a large encoder is half a gigabyte
 NETWORKS = ("transformer", "transformer_2", "unet", "prior")
+_LIBRARIES = ("diffusers", "transformers", "torch", "numpy", "accelerate", "peft", "PIL")
 _SAME = 1e-3  # of a re-evaluation's size: how far it may be from what the run had
 
 
@@ -100,12 +103,37 @@ def networks_of(pipe: Any) -> tuple[nn.Module, ...]:
     """
     found = _found_networks(pipe)
     if not found:
-        raise InputError(f"a {type(pipe).__name__} has no network named {' or '.join(NETWORKS)}; use another pipeline")
+        raise InputError(f"{a_kind(pipe)} has no network named {' or '.join(NETWORKS)}; use another pipeline")
     return found
 
 
 def _found_networks(pipe: Any) -> tuple[nn.Module, ...]:
     return tuple(net for name in NETWORKS if isinstance(net := getattr(pipe, name, None), nn.Module))
+
+
+def patch_of(network: Any) -> tuple[int, int]:
+    """Height and width in latents of what is one token of a network; 1 and 1 for one that does not say so."""
+    config = getattr(network, "config", {})
+    patch = config.get("patch_size") or (config.get("all_patch_size") or [1])[0]
+    sides = [patch] * 2 if isinstance(patch, int) else list(patch)[-2:]
+    return sides[0], sides[-1]
+
+
+def size_unit(pipe: Any) -> int:
+    """What height and width of a pipeline's pictures are multiples of, in pixels."""
+    # what makes pictures of the VAE's output knows it: that is the VAE's factor, twice that where four neighbours are
+    # one token
+    parts = (getattr(pipe, name, None) for name in ("image_processor", "video_processor"))
+    units = (getattr(getattr(part, "config", None), "vae_scale_factor", None) for part in parts)
+    factor = getattr(pipe, "vae_scale_factor", None) or getattr(pipe, "vae_scale_factor_spatial", None) or 1
+    patches = [max(patch_of(network)) for network in _found_networks(pipe)]
+    return max(next((u for u in units if u), factor), factor * max(patches, default=1))
+
+
+def begins_with_picture(pipe: Any) -> bool:
+    """Whether its call takes a part of its grid alone, from a picture that is noised (img2img, inpainting)."""
+    taken = inspect.signature(type(pipe).__call__).parameters
+    return hasattr(pipe, "get_timesteps") and "strength" in taken
 
 
 @dataclass
@@ -120,6 +148,7 @@ class _Run:
         on_step: called after it, with the next state as its answer.
         on_decode: in place of the VAE's `decode`.
         unscaled: the noise is not multiplied by the scheduler's first sigma.
+        to_last_step: the call is left after the last of the scheduler's timesteps.
     """
 
     state: torch.Tensor | None = None
@@ -131,6 +160,7 @@ class _Run:
     output_type: str = "latent"
     generator: Any = None
     unscaled: bool = False
+    to_last_step: bool = False
 
     @property
     def needs_seams(self) -> bool:
@@ -207,7 +237,7 @@ class Opened:
 
         with torch.no_grad():
             run = self._begun(prompts, generators, start, strength)
-            run.before_step, run.on_step = before_step, hand
+            run.before_step, run.on_step, run.to_last_step = before_step, hand, True
             torch.set_grad_enabled(self.steps <= grad_steps)
             return self._run(prompts, run)
 
@@ -244,8 +274,7 @@ class Opened:
         for name, value in asked.items():
             if value is not None and found[name] is not None and found[name] != value:
                 raise InputError(
-                    f"a {type(self.pipe).__name__} makes {name}={found[name]} where {value} is asked for; give one "
-                    "that it makes"
+                    f"{a_kind(self.pipe)} makes {name}={found[name]} where {value} is asked for; give one that it makes"
                 )
 
     def output(
@@ -373,7 +402,7 @@ class Opened:
         had = self._run(prompts, _Run(on_step=leave_at, generator=each))
         if not _same(self._output_of(prompts, had.latents, wanted), had.output, _SAME):
             raise InputError(
-                f"a {type(self.pipe).__name__} does not answer the same when its step {wanted} is evaluated again; it "
+                f"{a_kind(self.pipe)} does not answer the same when its step {wanted} is evaluated again; it "
                 "can be run and scored here, but not tuned, inverted or edited"
             )
         self._checked = True
@@ -396,6 +425,8 @@ class Opened:
                 hands["prepare_latents"] = loop.prepare(pipe.prepare_latents)
             if hasattr(pipe, "encode_prompt"):
                 hands["encode_prompt"] = self._remembering(pipe.encode_prompt)
+            if begins_with_picture(pipe):
+                hands["get_timesteps"] = loop.part(pipe.get_timesteps)
             if hasattr(pipe, "check_inputs"):
                 hands["check_inputs"] = _refusing(pipe)
             if self._guidance is not None:
@@ -405,8 +436,9 @@ class Opened:
             if run.on_decode is not None:
                 stack.enter_context(swapped(pipe.vae, decode=run.on_decode))
             given = {**self.call, "prompt": list(prompts), "num_inference_steps": self.steps}
-            if isinstance(given.get("negative_prompt"), str):
-                given["negative_prompt"] = [given["negative_prompt"]] * len(prompts)
+            for name, value in given.items():  # negative_prompt, prompt_2: one for all
+                if isinstance(value, str) and re.fullmatch(r"(negative_)?prompt(_\d)?", name):
+                    given[name] = [value] * len(prompts)
             generator = run.generator or [torch.Generator().manual_seed(0) for _ in prompts]
             try:
                 made = self._call(pipe, **given, output_type=run.output_type, generator=generator)
@@ -414,7 +446,30 @@ class Opened:
                 if not torch.is_grad_enabled():  # a graph still needs the weights where they are
                     pipe.maybe_free_model_hooks()
                 return left.value
+            except (IndexError, RuntimeError, ValueError) as error:
+                asked = ", ".join(f"{n}={self.call[n]}" for n in ("height", "width", "num_frames") if self.call.get(n))
+                if not asked or isinstance(error, (InputError, torch.OutOfMemoryError)) or not _is_of_libraries(error):
+                    raise
+                raise self._other_size(asked, error) from error
+            except UnboundLocalError as error:
+                if run.cut is not _cut_all:
+                    raise
+                raise self._other_steps() from error  # what it decodes is made by a step
+            if run.to_last_step:
+                raise self._other_steps()
         return made.images if hasattr(made, "images") else made.frames
+
+    def _other_steps(self) -> InputError:
+        return InputError(
+            f"{a_kind(self.pipe)} takes other steps than its scheduler's timesteps, so its loop cannot be "
+            "opened; it can be run and scored here, but not repaired, tuned, inverted or edited"
+        )
+
+    def _other_size(self, asked: str, error: Exception) -> InputError:
+        return InputError(
+            f"{a_kind(self.pipe)} fails at {asked} ({reason_of(error)}); give another size, `height` and `width` "
+            f"multiples of {size_unit(self.pipe)}, or leave it out"
+        )
 
     def _finished(self) -> None:
         self.evaluations = self._loops.pop().rows
@@ -484,6 +539,8 @@ class Opened:
         each = _each(generators)
         if start is None or strength is None or strength == 1:
             return _Run(generator=each)
+        if begins_with_picture(self.pipe):
+            raise InputError(f"{a_kind(self.pipe)} begins with a picture, and not part-way from another; begin anew")
         noise = self._noise(prompts, each, unscaled=True)
         scheduler = self.schedule(prompts, noise)
         first, timesteps = part_of(scheduler, strength)
@@ -534,6 +591,8 @@ class _Loop:
         self.index, self.calls = 0, 0  # of steps, and of the network's calls within this one
         self.rows = 0  # that the networks were given
         self.times: torch.Tensor = torch.zeros(0)
+        self.is_cut = run.cut is None
+        self.parted = False  # the grid is to be shortened by `get_timesteps`
         self.latents: torch.Tensor | None = None
         self.own = {"step": scheduler.step, "set_timesteps": scheduler.set_timesteps}
         hands = {"step": self.step, "set_timesteps": self.set_timesteps}
@@ -550,6 +609,8 @@ class _Loop:
             if run.state is not None and given.arguments.get("generator") is not None:
                 # what is drawn is not used, and nothing of the caller's generators either
                 given.arguments["generator"] = torch.Generator().manual_seed(0)
+            if torch.is_tensor(time := given.arguments.get("timestep")) and not len(time):
+                given.arguments["timestep"] = self.whole[:1]  # of no step: a picture is noised, and not used
             made = own(*given.args, **given.kwargs)
             several = isinstance(made, tuple)
             state = (made[0] if several else made) if run.state is None else run.state
@@ -565,15 +626,40 @@ class _Loop:
             self.own["set_timesteps"](*args, **kwargs)
         except (ValueError, IndexError, ZeroDivisionError) as error:
             raise InputError(
-                f"a {type(self.scheduler).__name__} cannot take these steps ({reason_of(error)}); give other "
-                "num_inference_steps"
+                f"{a_kind(self.scheduler)} cannot take these steps ({reason_of(error)}); give other num_inference_steps"
             ) from error
-        self.whole = self.scheduler.timesteps
+        self.whole = self.times = self.scheduler.timesteps
+        if not self.parted:
+            self.cut()
+
+    def part(self, own: Callable[..., Any]) -> Callable[..., Any]:
+        """`get_timesteps`, by which a pipeline that begins with a picture takes the last steps of its grid alone."""
+        self.parted = True
+
+        def get_timesteps(*args: Any, **kwargs: Any) -> Any:
+            self.times, count = own(*args, **kwargs)
+            if self.run.cut is None:
+                return self.times, count
+            self.scheduler.timesteps = self.times
+            self.scheduler.taken_from = len(self.whole) - len(self.times)
+            self.cut()
+            return self.times, count
+
+        return _signed(get_timesteps, own)
+
+    def cut(self) -> None:
+        """The grid to what this run is of."""
         if self.run.cut is not None:
             self.run.cut(self.scheduler)
-        self.times = self.scheduler.timesteps
+            self.times = self.scheduler.timesteps
+        self.is_cut = True
 
     def before(self, _network: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not self.is_cut:
+            raise InputError(
+                "this pipeline takes the steps of its grid in a way of its own, so its loop cannot be opened; it can "
+                "be run and scored here, but not repaired, tuned, inverted or edited"
+            )
         self.calls += 1
         self.rows += len(args[0] if args else next(iter(kwargs.values())))
         if self.calls == 1 and self.run.before_step is not None:
@@ -589,6 +675,13 @@ class _Loop:
                 "this pipeline calls its scheduler's step twice at one time, so its loop cannot be opened; it can be "
                 "run and scored here, but not repaired, tuned, inverted or edited"
             )
+        if self.run.to_last_step and self.index == 1:
+            assert self.latents is not None
+            if not torch.equal(latents, self.latents.to(latents)):
+                raise InputError(
+                    "this pipeline changes its state between its steps, as inpainting does, so its last one is not to be "
+                    "had; it can be run, scored and repaired here, but not tuned, inverted or edited"
+                )
         if kwargs.get("eta"):
             kwargs["eta"] = rooted_eta(self.scheduler, timestep, kwargs["eta"])
         made: list[Any] = []
@@ -621,7 +714,7 @@ def _refusing(pipe: Any) -> Callable[..., Any]:
         try:
             return own(*args, **kwargs)
         except (TypeError, ValueError) as error:
-            raise InputError(f"a {type(pipe).__name__} refuses what it is given ({reason_of(error)})") from error
+            raise InputError(f"{a_kind(pipe)} refuses what it is given ({reason_of(error)})") from error
 
     return _signed(check_inputs, own)
 
@@ -657,7 +750,7 @@ def check_call(pipe: Any) -> None:
         missing.insert(0, "scheduler")
     if missing:
         raise InputError(
-            f"a {type(pipe).__name__} is not supported here, as it has no {' and no '.join(missing)}; use a "
+            f"{a_kind(pipe)} is not supported here, as it has no {' and no '.join(missing)}; use a "
             "text-to-image or text-to-video pipeline of diffusers"
         )
 
@@ -671,7 +764,7 @@ def check_seams(pipe: Any) -> None:
     check_call(pipe)
     if not hasattr(pipe, "prepare_latents"):
         raise InputError(
-            f"a {type(pipe).__name__} cannot be opened, as it has no prepare_latents; it can be run and scored, but "
+            f"{a_kind(pipe)} cannot be opened, as it has no prepare_latents; it can be run and scored, but "
             "not repaired, tuned, inverted or edited"
         )
     networks_of(pipe)
@@ -706,6 +799,13 @@ def _as_it_was(pipe: Any) -> Iterator[None]:
             object.__setattr__(pipe, name, value)
 
 
+def _is_of_libraries(error: Exception) -> bool:
+    """Whether an error of a pipeline's call came up in the libraries, and in nothing that a hand on it has called."""
+    frames = list(traceback.walk_tb(error.__traceback__))[1:]  # but `_run` itself
+    names = {str(frame.f_globals.get("__name__")) for frame, _ in frames}
+    return all(name == __name__ or name.partition(".")[0] in _LIBRARIES for name in names)
+
+
 def _each(generators: Generators) -> Any:
     return generators if isinstance(generators, torch.Generator) else list(generators)
 
@@ -729,6 +829,7 @@ def _cut_from(scheduler: Any, first: int, timesteps: torch.Tensor) -> None:
     Pipelines that set the begin themselves set it to 0, of what they take for the whole.
     """
     scheduler.timesteps = timesteps
+    first += getattr(scheduler, "taken_from", 0)
     if hasattr(scheduler, "set_begin_index"):
         own = scheduler.set_begin_index
         own(first)

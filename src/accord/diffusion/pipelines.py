@@ -22,7 +22,7 @@ from accord.diffusion.adapters import put_on
 from accord.diffusion.loading import load_pipeline
 from accord.diffusion.state import held
 from accord.embedded import PIPELINE
-from accord.types import InputError
+from accord.types import InputError, a_kind
 
 SUPPORTED = "StableDiffusionPipeline (the classes of Stable Diffusion 1 and 2)"
 
@@ -75,7 +75,7 @@ def load(
     lora: str | Path | None = None,
     classes: Collection[str] | None = None,
     variant: str | None = None,
-    config: str | None = None,
+    model_config: str | None = None,
 ) -> Any:
     """A pipeline of diffusers that makes pictures or videos of a prompt, in eval mode.
 
@@ -89,8 +89,8 @@ def load(
         lora: an adapter to put on, as `train_reward` leaves it: folder, file or hub id; "lab" is the embedded one.
         classes: names of classes; others are refused before their weights are fetched.
         variant: of the files with the weights ("fp16"); the usual ones if None, or the only one that a folder has.
-        config: for a single file the folder or hub id of a pipeline of its kind, whose configuration and tokenizers
-            it has; the one that diffusers takes it for, from the hub or its cache, if None.
+        model_config: for a single file the folder or hub id of a pipeline of its kind, whose configuration and
+            tokenizers it has; the one that diffusers takes it for, from the hub or its cache, if None.
 
     Raises:
         InputError: for a model or an adapter that is not there, cannot be read, or is of another class.
@@ -102,19 +102,21 @@ def load(
     def check_class(named: str | None) -> dict[str, Any]:
         nonlocal kind
         kind = named or ""
-        called = f"{model!r} is {f'a {kind}, which' if kind else 'of no named class, which'} is not supported here; "
+        called = (
+            f"{model!r} is {f'{a_kind(kind)}, which' if kind else 'of no named class, which'} is not supported here; "
+        )
         if classes and kind not in classes:
-            raise InputError(called + f"use a {' or a '.join(classes)}")
+            raise InputError(called + f"use {' or '.join(map(a_kind, classes))}")
         cls = getattr(diffusers, kind, None)
         if needed := _missing_packages(cls):
-            raise InputError(f"{model!r} is a {kind}, which needs {' and '.join(needed)}; install it with pip")
+            raise InputError(f"{model!r} is {a_kind(kind)}, which needs {' and '.join(needed)}; install it with pip")
         if not makes_pictures(cls):
             raise InputError(called + "use a text-to-image or text-to-video pipeline of diffusers")
         return {k: v for k, v in LEFT_OUT.items() if k in inspect.signature(cls).parameters}  # type: ignore[arg-type]
 
     # the type is said aloud: left out, the text encoders would take the saved one and the U-Net float32
     model = model or str(PIPELINE)
-    pipe = load_pipeline(model, dtype or torch.float32, check_class, variant, config)
+    pipe = load_pipeline(model, dtype or torch.float32, check_class, variant, model_config)
     if kind in UNETS:
         check_latent_unet(pipe)
     if lora is not None:
@@ -189,7 +191,7 @@ def latent_scheduler(kind: Any, pipe: Any, **settings: Any) -> Any:
     """
     if "beta_schedule" not in pipe.scheduler.config:
         raise InputError(
-            f"a {type(pipe.scheduler).__name__} has no betas, and its process is not that of {kind.__name__}; use a "
+            f"{a_kind(pipe.scheduler)} has no betas, and its process is not that of {kind.__name__}; use a "
             "pipeline that was trained with betas"
         )
     return kind.from_config(
@@ -217,9 +219,7 @@ def check_latent_unet(pipe: Any) -> None:
         InputError: naming its class.
     """
     if not is_latent_unet(pipe):
-        raise InputError(
-            f"a {type(pipe).__name__} is not supported here; use a {SUPPORTED} or a StableDiffusionXLPipeline"
-        )
+        raise InputError(f"{a_kind(pipe)} is not supported here; use a {SUPPORTED} or a StableDiffusionXLPipeline")
     check_no_context(pipe)
 
 
@@ -232,8 +232,7 @@ def check_no_context(pipe: Any) -> None:
     """Refuse a pipeline with a relational network of its own, which only its own call would use."""
     if "relation" in pipe.components:
         raise InputError(
-            f"a {type(pipe).__name__} would be run without its context here; call it itself, or give a pipeline "
-            "without one"
+            f"{a_kind(pipe)} would be run without its context here; call it itself, or give a pipeline without one"
         )
 
 

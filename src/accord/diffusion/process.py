@@ -22,7 +22,7 @@ from typing import Any, Literal
 import torch
 from diffusers import DDIMScheduler
 
-from accord.types import InputError
+from accord.types import InputError, a_kind
 
 Kind = Literal["epsilon", "v_prediction", "sample", "velocity"]
 KINDS: dict[str, Kind] = {
@@ -158,7 +158,7 @@ def kind_of(scheduler: Any) -> Kind:
     """
     if not hasattr(scheduler, "alphas_cumprod") and not _is_flow(scheduler):
         raise InputError(
-            f"a {type(scheduler).__name__} has no betas and is no flow, so its noise levels are not known; use a "
+            f"{a_kind(scheduler)} has no betas and is no flow, so its noise levels are not known; use a "
             "pipeline with DDIM, Euler, DPM++ or flow matching"
         )
     named = scheduler.config.get("prediction_type")

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from typing import Any
 
@@ -21,7 +21,7 @@ import torch
 
 from accord.diffusion.opened import Left, Opened, swapped
 from accord.diffusion.state import held, parts_of
-from accord.types import InputError
+from accord.types import InputError, a_kind
 
 Span = tuple[int, int]
 Spans = list["Span | None"]  # a token's characters in the prompt; None for templates, special tokens and padding
@@ -41,11 +41,13 @@ class Texts:
         spans: for each argument of the network with text in it, the spans of each prompt's tokens: [B][T].
         rows: the row of the network's batch that each prompt is in, [B].
         call: which call of the network within a step that is, from 0.
+        shown: for each argument of the network that is a mask of tokens, how many it shows of each prompt's row, [B].
     """
 
     spans: dict[str, list[Spans]]
     rows: list[int]
     call: int
+    shown: dict[str, list[int]] = field(default_factory=dict)
 
     @property
     def longest(self) -> str:
@@ -89,7 +91,7 @@ def _followed(opened: Opened, prompts: Sequence[str]) -> tuple[Texts, dict[int, 
         found = opened.until_left(prompts)
     if not isinstance(found, Texts):
         raise InputError(
-            f"the words of the prompt are not found in what the network of a {type(pipe).__name__} is told; it can be "
+            f"the words of the prompt are not found in what the network of {a_kind(pipe)} is told; it can be "
             "run and scored here, but not repaired"
         )
     return found, {e.number: text.find(_SENTINEL) for e in encoders for text in e.texts if _SENTINEL in text}
@@ -123,6 +125,9 @@ class _Dyed:
 
     def _dyed(self, states: torch.Tensor) -> torch.Tensor:
         """[B,T,D], whose first channels are the position in two digits, the encoder, its call and the row."""
+        shape = tuple(self.calls[-1][0].shape)
+        if tuple(states.shape[:2]) == shape[::-1] != shape:  # ChatGLM's are [T,B,D]
+            return self._dyed(states.transpose(0, 1)).transpose(0, 1)
         rows, length = states.shape[:2]
         position = torch.arange(length, device=states.device)
         dye = torch.zeros_like(states)
@@ -188,7 +193,11 @@ class _Reader:
             found = self._prompts_in(batch)
             if found is not None:
                 spans[name], rows = [s for _, s in found], [row for row, _ in found]
-        return Texts(spans, rows, call) if spans else None
+        masks = {n: v for n, v in given.items() if "mask" in n and torch.is_tensor(v) and v.dim() == 2}
+        shown = {
+            n: [int(v[row].bool().sum()) for row in rows] for n, v in masks.items() if len(v) > max(rows, default=0)
+        }
+        return Texts(spans, rows, call, shown) if spans else None
 
     def _prompts_in(self, batch: list[torch.Tensor]) -> list[tuple[int, Spans]] | None:
         """For each prompt the row that it is in, and its spans there; equal prompts take one row each."""

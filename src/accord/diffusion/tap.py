@@ -23,10 +23,10 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
 from accord.diffusion.families import Family, family_of
-from accord.diffusion.opened import Opened, swapped
+from accord.diffusion.opened import Opened, patch_of, swapped
 from accord.diffusion.spans import Spans, Texts, read_texts
 from accord.diffusion.state import held
-from accord.types import InputError
+from accord.types import InputError, a_kind
 
 # of U-Nets: they compute attention themselves, in parts or by another library
 _OTHERS = ("AttnProcessor", "SlicedAttnProcessor", "XFormersAttnProcessor")
@@ -198,6 +198,7 @@ class AttentionLayout:
         family: what is said of the network.
         spans: for each prompt the spans of the text's tokens, in the order of the keys, [B][T].
         frames: of the latents; 1 for pictures.
+        network: the name of its class.
     """
 
     texts: Texts
@@ -206,10 +207,15 @@ class AttentionLayout:
     family: Family
     spans: list[Spans]
     frames: int = 1
+    network: str = ""
     _last: tuple[str, int] = field(default=("", 0), repr=False)
 
     def found(self, attention: Attention) -> Attention | None:
-        """The call with its kind, and with where image and text are; None for one that is of no concern."""
+        """The call with its kind, and with where image and text are; None for one that is of no concern.
+
+        Raises:
+            InputError: if text and image share it, and no line of `families.py` says where the image is.
+        """
         queries, keys = attention.query.shape[2], attention.key.shape[2]
         length = len(self.spans[0])
         shared = attention.query.shape[1] // attention.key.shape[1]
@@ -217,6 +223,11 @@ class AttentionLayout:
             key, value = (x.repeat_interleave(shared, 1) for x in (attention.key, attention.value))
             attention = replace(attention, key=key, value=value)
         if self.family.image is None:
+            if queries == keys >= self.tokens + self.shortest and keys != length:
+                raise InputError(
+                    f"text and image share the attention of {a_kind(self.network)}, and nothing says which of its keys "
+                    "are the image; give it a line in accord/diffusion/families.py, as CONTRIBUTING says"
+                )
             kind: Literal["cross", "self"] = "self" if queries == keys else "cross"
             if queries == keys == length and self._last == ("self", queries):
                 kind = "cross"  # as many tokens as pixels: self-attention comes first in every block
@@ -262,11 +273,14 @@ def attention_layout(opened: Opened, prompts: Sequence[str]) -> AttentionLayout:
     latents = opened.vae_latents(prompts, state)
     names = family.texts or (texts.longest,)
     spans = [[s for name in names for s in texts.spans[name][b]] for b in range(len(prompts))]
+    if family.before is not None:
+        spans = [[*[None] * count, *s] for count, s in zip(texts.shown[family.before], spans, strict=True)]
     longest = max(map(len, spans))  # Z-Image is told each text at its own length
     spans = [[*s, *[None] * (longest - len(s))] for s in spans]
     tokens = _tokens(network, state, latents)
     frames = latents.shape[2:-2].numel()
-    return AttentionLayout(texts, (latents.shape[-2], latents.shape[-1]), tokens, family, spans, frames)
+    size = latents.shape[-2], latents.shape[-1]
+    return AttentionLayout(texts, size, tokens, family, spans, frames, type(network).__name__)
 
 
 def _tokens(network: nn.Module, state: torch.Tensor, latents: torch.Tensor) -> int:
@@ -277,9 +291,7 @@ def _tokens(network: nn.Module, state: torch.Tensor, latents: torch.Tensor) -> i
     """
     if state.dim() == 3:
         return state.shape[1]
-    config: Any = network.config
-    patch = config.get("patch_size") or (config.get("all_patch_size") or [1])[0]
-    sides = [patch] * 2 if isinstance(patch, int) else list(patch)[-2:]
+    sides = patch_of(network)
     frames = state.shape[1:-2].numel() // latents.shape[1]
     return frames * (state.shape[-2] // sides[0]) * (state.shape[-1] // sides[1])
 
@@ -307,7 +319,7 @@ def observed(
     """
     if layout.ragged:
         raise InputError(
-            f"texts of other lengths move the image of a {type(opened.pipe).__name__} within its attention; run one "
+            f"texts of other lengths move the image of {a_kind(opened.pipe)} within its attention; run one "
             "prompt at a time, or prompts of as many tokens"
         )
     rows = layout.texts.rows

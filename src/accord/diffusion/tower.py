@@ -18,7 +18,7 @@ from torch import nn
 
 from accord.diffusion.call import call_arguments
 from accord.diffusion.opened import Left, Opened
-from accord.types import InputError, reason_of
+from accord.types import InputError, a_kind, reason_of
 
 _PROBE = 128  # pixels of a side, on which a VAE's factor is seen
 
@@ -70,7 +70,7 @@ def _block_at(network: nn.Module, share: float) -> nn.Module:
         return middle
     blocks = blocks_of(network)
     if not blocks:
-        raise InputError(f"a {type(network).__name__} has no blocks to leave it at; use another predictor")
+        raise InputError(f"{a_kind(network)} has no blocks to leave it at; use another predictor")
     return blocks[int(share * len(blocks))]
 
 
@@ -161,7 +161,7 @@ def _own_side(opened: Opened) -> int:
         raise
     except Exception as error:  # whatever a pipeline's arithmetic makes of what it is not given
         raise InputError(
-            f"a {type(opened.pipe).__name__} does not make pictures of a prompt alone ({reason_of(error)}); use a "
+            f"{a_kind(opened.pipe)} does not make pictures of a prompt alone ({reason_of(error)}); use a "
             "text-to-image or text-to-video pipeline"
         ) from error
     return min(latents.shape[-2:]) * _PROBE // small.shape[-1]

@@ -49,7 +49,7 @@ from accord.methods.context.pixels import PixelEncoder, vision_tower
 from accord.methods.context.schedulers import ContextDDIMScheduler, ContextDDPMScheduler, Relation
 from accord.rewards.clip import ClipScorer, load_clip
 from accord.training.fingerprint import fingerprint
-from accord.types import InputError
+from accord.types import InputError, a_kind
 
 
 class ContextDiffPipeline(StableDiffusionPipeline):
@@ -115,7 +115,7 @@ class ContextDiffPipeline(StableDiffusionPipeline):
             InputError: for a pipeline of another class, or a network that does not fit it.
         """
         if not isinstance(pipe, StableDiffusionPipeline):
-            raise InputError(f"a {type(pipe).__name__} has no pipeline class with context; use generate_with_context")
+            raise InputError(f"{a_kind(pipe)} has no pipeline class with context; use generate_with_context")
         kind = ContextDDPMScheduler if ancestral else ContextDDIMScheduler
         scheduler = latent_scheduler(kind, pipe, shift=shift)
         image_half: dict[str, Any] = {}
@@ -245,9 +245,7 @@ class ContextDiffPipeline(StableDiffusionPipeline):
 
 def _check_scheduler(scheduler: Any) -> None:
     if not isinstance(scheduler, (ContextDDIMScheduler, ContextDDPMScheduler)):
-        raise InputError(
-            f"a {type(scheduler).__name__} knows no context; use ContextDDIMScheduler or ContextDDPMScheduler"
-        )
+        raise InputError(f"{a_kind(scheduler)} knows no context; use ContextDDIMScheduler or ContextDDPMScheduler")
 
 
 def check_fits(network: RelationalNetwork, pipe: Any, name: str) -> None:

@@ -15,7 +15,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from accord.diffusion.opened import Generators, Opened
 from accord.diffusion.process import Level, levels, transition
 from accord.diffusion.tap import Attention, attention_layout, observed
-from accord.types import InputError
+from accord.types import InputError, a_kind
 
 
 def affine(now: Level, after: Level) -> tuple[torch.Tensor, torch.Tensor]:
@@ -44,7 +44,7 @@ def invert(opened: Opened, prompts: Sequence[str], state: torch.Tensor, rounds: 
         a, b = (x.to(state) for x in affine(grid[i], grid[i + 1]))
         if not a.any():
             raise InputError(
-                f"step {i} of a {type(opened.pipe.scheduler).__name__} keeps nothing of its state, so it has no "
+                f"step {i} of {a_kind(opened.pipe.scheduler)} keeps nothing of its state, so it has no "
                 "inverse; use a pipeline that predicts noise or a velocity"
             )
         known = x = path[-1]
@@ -92,7 +92,7 @@ def flow_edit(
     grid = _common_grid(source, target, source_prompts, target_prompts, state)
     if grid[0].kind != "velocity":
         raise InputError(
-            f"FlowEdit is for flow pipelines, and a {type(source.pipe).__name__} is none; use invert and sample_from"
+            f"FlowEdit is for flow pipelines, and {a_kind(source.pipe)} is none; use invert and sample_from"
         )
     _check_step("skip", skip, grid)
     each = generators if isinstance(generators, torch.Generator) else list(generators)
@@ -141,7 +141,7 @@ def injected(opened: Opened, source: str, target: str, until: float = 1.0) -> It
         yield
     if ran and not shared:
         raise InputError(
-            f"the image's attention to itself in a {type(opened.networks[0]).__name__} is not softmax attention, so no "
+            f"the image's attention to itself in {a_kind(opened.networks[0])} is not softmax attention, so no "
             "layout can be taken over; edit without injection"
         )
 

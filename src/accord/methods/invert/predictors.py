@@ -20,7 +20,7 @@ from accord.diffusion.pipelines import UNETS, conditioning_of, is_latent_unet, l
 from accord.diffusion.state import held, seeded
 from accord.diffusion.tower import features, opened_for_pictures, parts_of_features
 from accord.methods.invert.config import PredictorConfig
-from accord.types import InputError
+from accord.types import InputError, a_kind
 
 LAB_SIDE = 64
 # of transformers: what a tower may be, and what of a whole model it has no use for
@@ -212,7 +212,7 @@ def _denoiser(config: PredictorConfig) -> Tower:
     pipe = load(config.model, device="cpu")
     if not is_latent_unet(pipe):
         if config.all_levels:
-            raise InputError(f"all_levels is for U-Nets of Stable Diffusion, and a {type(pipe).__name__} has none")
+            raise InputError(f"all_levels is for U-Nets of Stable Diffusion, and {a_kind(pipe)} has none")
         denoiser = DenoiserTower(*opened_for_pictures(pipe), config.caption_conditioned)
         denoiser.network.requires_grad_(True)
         return denoiser

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from accord.methods.invert.predictors import Predictor, UNetTower
-from accord.types import InputError
+from accord.types import InputError, a_kind
 
 PARTS = ("conv_in", "time_embedding", "add_embedding", "down_blocks", "mid_block")
 
@@ -47,9 +47,7 @@ def perturbed(pipe: Any, predictor: Predictor, weight: float, seed: int = 0) -> 
 
 def _unet_of(pipe: Any) -> nn.Module:
     if not isinstance(getattr(pipe, "unet", None), nn.Module):
-        raise InputError(
-            f"a {type(pipe).__name__} has no U-Net to put an encoder into; use a Stable Diffusion pipeline"
-        )
+        raise InputError(f"{a_kind(pipe)} has no U-Net to put an encoder into; use a Stable Diffusion pipeline")
     unet: nn.Module = pipe.unet
     return unet
 

@@ -18,10 +18,10 @@ from tqdm.auto import tqdm
 from accord.data.images import to_pil
 from accord.data.prompts import parse
 from accord.diffusion.attention import AttentionMaps
-from accord.diffusion.call import call_arguments
+from accord.diffusion.call import call_arguments, joined_call
 from accord.diffusion.generate import check_batch_size, seeds_of
 from accord.diffusion.loop import check_finite, generators
-from accord.diffusion.opened import REMEMBERED, Opened, Step, check_seams
+from accord.diffusion.opened import REMEMBERED, Opened, Step, begins_with_picture, check_seams
 from accord.diffusion.pipelines import check_no_context, check_prompt_length, device_of, tokens_of
 from accord.diffusion.process import kind_of
 from accord.diffusion.tap import Attention, AttentionLayout, attention_layout, observed
@@ -33,7 +33,7 @@ from accord.reports.results import Realigned
 from accord.rewards.captioners import Captioner, load_captioner
 from accord.rewards.clip import ClipScorer
 from accord.rewards.diagnosis import align
-from accord.types import Alignment, InputError, Prompt, Region
+from accord.types import Alignment, InputError, Prompt, Region, a_kind
 
 RECORDED = (0.2, 0.8)  # attention is recorded in this middle share of the steps
 NEW_SEED = 10_000_000  # round r starts from the noise of seed + r * NEW_SEED, where it starts from another
@@ -71,6 +71,7 @@ def realign(
     captions: bool = True,
     each: bool = False,
     progress: bool = False,
+    **more: Any,
 ) -> list[Realigned]:
     """Generate, find out what is missing and where, and repair it.
 
@@ -82,7 +83,8 @@ def realign(
         clip: if given, CLIP similarity and caption reward are in the alignments too.
         num_inference_steps: those of the pipeline's own call if None.
         guidance_scale: of classifier-free guidance, at which 1 is unguided; what the pipeline's own call has if None.
-        call: further arguments of the pipeline's own call (height, max_sequence_length, ...).
+        call, more: further arguments of the pipeline's own call (height, max_sequence_length, image, ...), as a mapping
+            or as keywords.
         batch_size: pictures that are denoised together.
         captions: whether pictures and regions are put into words for the report; the repair needs none.
         each: one picture a prompt, each with its own of as many seeds.
@@ -97,6 +99,7 @@ def realign(
     """
     config = config or RealignConfig()
     check_repairable(pipe)
+    check_mode(pipe, config.mode)
     own = captioner is None
     captioner = captioner or load_captioner(device=str(device_of(pipe)))
     names = [prompts] if isinstance(prompts, str) else list(prompts)
@@ -112,7 +115,7 @@ def realign(
         num_inference_steps=num_inference_steps,
         guidance_scale=guidance_scale,
         negative_prompt=negative_prompt,
-        call=call,
+        call=joined_call(call, more),
     )
     rounds = Rounds(Opened(pipe, **arguments), config, captioner, clip, captions)
     if own and jobs:
@@ -138,6 +141,12 @@ def check_repairable(pipe: Any) -> None:
     check_seams(pipe)
     check_no_context(pipe)
     kind_of(pipe.scheduler)  # one without noise levels (EDM's) has no time that tau could follow
+
+
+def check_mode(pipe: Any, mode: str) -> None:
+    """Refuse to begin part-way from a finished picture where the pipeline begins with a picture of its own."""
+    if mode == "renoise" and begins_with_picture(pipe):
+        raise InputError(f"{a_kind(pipe)} begins with a picture already; use the `mode` new_seed or same_seed")
 
 
 @dataclass

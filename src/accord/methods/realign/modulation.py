@@ -12,7 +12,7 @@ from accord.diffusion.opened import Opened, Step
 from accord.diffusion.tap import Attention, AttentionLayout, attention_layout, grid_of, observed
 from accord.methods.realign.config import RealignConfig
 from accord.methods.realign.equations import Block, joint_attention, modulation_strength, time_gain
-from accord.types import InputError
+from accord.types import InputError, a_kind
 
 
 @dataclass
@@ -175,6 +175,5 @@ def check_picture(opened: Opened, where: AttentionLayout) -> None:
     """
     if where.frames > 1:
         raise InputError(
-            f"a {type(opened.pipe).__name__} makes videos here, and what is repaired is a picture; use a text-to-image "
-            "pipeline"
+            f"{a_kind(opened.pipe)} makes videos here, and what is repaired is a picture; use a text-to-image pipeline"
         )

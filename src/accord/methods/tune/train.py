@@ -30,7 +30,7 @@ from accord.diffusion.checkpointing import checkpointed
 from accord.diffusion.loading import load_tensors
 from accord.diffusion.lora import named_networks, save_lora
 from accord.diffusion.opened import check_seams, networks_of
-from accord.diffusion.pipelines import check_no_context, check_prompts
+from accord.diffusion.pipelines import check_no_context, check_prompts, device_of
 from accord.files import read_json, replace_file, write_file
 from accord.methods.tune.card import report_of, write_card
 from accord.methods.tune.config import TuneConfig, strategy_of
@@ -43,7 +43,7 @@ from accord.training.guard import Guard, GuardConfig
 from accord.training.loop import LoopConfig
 from accord.training.processes import Processes
 from accord.training.session import Session, session
-from accord.types import InputError
+from accord.types import InputError, a_kind
 
 EVAL_SEED = 1_000_000
 PREPARED = ("anchor.safetensors", "scales.json")  # files of a run that are made before its first step
@@ -144,7 +144,8 @@ def check_trained_here(pipe: Any) -> None:
     """Refuse a pipeline whose networks would not be trained as they are run.
 
     Raises:
-        InputError: for a network that was distilled with guidance, one in float16, or one that is run with a context.
+        InputError: for a network that was distilled with guidance, one in float16, one whose weights are not as they
+            compute between its runs, or one that is run with a context.
     """
     check_no_context(pipe)
     for network in networks_of(pipe):
@@ -153,11 +154,28 @@ def check_trained_here(pipe: Any) -> None:
                 "a denoiser that was distilled with guidance (LCM) cannot be tuned here; tune the model it was made "
                 "from"
             )
+        _check_weights_stay(pipe, network)
         if network.dtype == torch.float16:
             raise InputError(
                 "gradients through float16 weights are lost in rounding; load the pipeline in float32, or in bfloat16 "
                 "where the device computes in it"
             )
+
+
+def _check_weights_stay(pipe: Any, network: nn.Module) -> None:
+    """Refuse weights that are brought for a run alone, and are away when the gradient needs them."""
+    place, name = device_of(pipe), type(network).__name__
+    if away := {p.device.type for p in network.parameters()} - {place.type}:
+        raise InputError(
+            f"the weights of the {name} wait on {' and '.join(sorted(away))} and compute on {place}, so they are away "
+            "when a gradient needs them; tune without offloading"
+        )
+    small = {str(p.dtype) for p in network.parameters() if p.is_floating_point() and p.element_size() == 1}
+    if small:
+        raise InputError(
+            f"the weights of the {name} are kept in {small.pop().removeprefix('torch.')}, and are so again when a "
+            "gradient needs them; tune without layerwise casting"
+        )
 
 
 def scores_of(reward: Any) -> list[Any]:
@@ -265,7 +283,7 @@ class Tuner:
         like = self.rollouts.opened.noise(captions[:1], [torch.Generator().manual_seed(0)])
         made = self.rollouts.decode(list(captions[:1]), like)
         if made.dim() != 4:
-            raise InputError(f"pairs are pictures, and a {type(self.pipe).__name__} makes videos; leave them out")
+            raise InputError(f"pairs are pictures, and {a_kind(self.pipe)} makes videos; leave them out")
         height, width = made.shape[-2:]
         parts = [
             self.rollouts.opened.encode(
