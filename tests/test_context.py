@@ -22,8 +22,9 @@ from safetensors.torch import load_file
 from accord.diffusion.generate import generate
 from accord.diffusion.loop import decode, generators
 from accord.diffusion.pipelines import conditioning_of
+from accord.diffusion.process import of_ab
 from accord.methods.context.config import ContextTrainConfig
-from accord.methods.context.equations import ddim, network_x0, posterior, posterior_sigma
+from accord.methods.context.equations import shifted
 from accord.methods.context.network import RelationalNetwork
 from accord.methods.context.pipeline import ContextDiffPipeline, generate_with_context, load_context, new_relation
 from accord.methods.context.schedulers import ContextDDIMInverseScheduler, ContextDDIMScheduler, ContextDDPMScheduler
@@ -120,19 +121,19 @@ def test_a_shifted_step_is_the_equation(shift, eta):
     for s in (scheduler, ancestral):
         s.set_timesteps(10)
         s.alphas_cumprod = s.alphas_cumprod.double()
-    ab_t, ab_s = scheduler.alphas_cumprod[600], scheduler.alphas_cumprod[500]
+    now, after = (of_ab(scheduler.alphas_cumprod[t], "sample") for t in (600, 500))
     b_t, b_s = (scheduler.shift_at(t, x_t) * r[t] for t in (600, 500))
     relation = lambda x, t, s: (r[t], r[s])  # noqa: E731
     found = scheduler.step(x0, 600, x_t, eta=eta, variance_noise=z, relation=relation).prev_sample
-    sigma = posterior_sigma(ab_t, ab_s, eta)
-    assert torch.allclose(found, ddim(x_t, x0, b_t, b_s, ab_t, ab_s, sigma, z), atol=1e-10)
+    mean, sigma = shifted(x_t, x0, b_t, b_s, now, after, eta)
+    assert torch.allclose(found, mean + sigma * z, atol=1e-10)
     g = lambda: torch.Generator().manual_seed(3)  # noqa: E731
     found = ancestral.step(x0, 600, x_t, generator=g(), relation=relation).prev_sample
     plain = DDPMScheduler(**BETAS, prediction_type="sample")
     plain.set_timesteps(10)
     plain.alphas_cumprod = plain.alphas_cumprod.double()
-    noise = plain.step(x0, 600, x_t, generator=g()).prev_sample - posterior(x_t, x0, b_t * 0, b_s * 0, ab_t, ab_s)[0]
-    assert torch.allclose(found - noise, posterior(x_t, x0, b_t, b_s, ab_t, ab_s)[0], atol=1e-8)
+    noise = plain.step(x0, 600, x_t, generator=g()).prev_sample - shifted(x_t, x0, 0, 0, now, after, 1.0)[0]
+    assert torch.allclose(found - noise, shifted(x_t, x0, b_t, b_s, now, after, 1.0)[0], atol=1e-8)
 
 
 @pytest.mark.parametrize(("count", "spacing"), [(7, "trailing"), (10, "trailing"), (7, "leading")])
@@ -185,9 +186,9 @@ def test_inversions_first_step_begins_at_x0_itself(count, spacing, shift):
         int(scheduler.timesteps[0]),
     )
     found = scheduler.step(e, t, x, relation=lambda x0, a, b: (r, r)).prev_sample
-    ab_s, ab_t = scheduler.ab_at(t - 1000 // count, x), scheduler.ab_at(t, x)
-    x0 = (x - (1 - ab_s).sqrt() * e) / ab_s.sqrt()
-    expected = ab_t.sqrt() * x0 + scheduler.shift_at(t, x) * r + (1 - ab_t).sqrt() * e
+    before, at = scheduler.level_at(t - 1000 // count, x), scheduler.level_at(t, x)
+    x0 = (x - before.s * e) / before.a
+    expected = at.a * x0 + scheduler.shift_at(t, x) * r + at.s * e
     assert torch.allclose(found, expected, atol=1e-3)
 
 
@@ -317,7 +318,8 @@ def test_guidance_uses_the_conditional_r_in_one_batch():
         hook.remove()
     for (shown, *_), (x, t, (output)) in zip(calls, outputs, strict=True):  # what r is shown is the guided x0^
         without, told = output.chunk(2)
-        guided = network_x0(without + 4 * (told - without), x[:2], context.scheduler.alphas_cumprod[t], "epsilon")
+        ab = context.scheduler.alphas_cumprod[t]
+        guided = (x[:2] - (1 - ab).sqrt() * (without + 4 * (told - without))) / ab.sqrt()
         assert torch.allclose(shown[:2], guided, atol=1e-4) and torch.equal(shown[:2], shown[2:])
     assert len(calls) == 3 and all(len(c[0]) == 4 for c in calls)  # two pictures at two steps each
     states, _ = context.encode_prompt(PROMPTS, "cpu", 1, False)
@@ -567,9 +569,8 @@ def test_estimated_pictures_take_r_of_the_networks_own_guess():
     # the guess is what the network makes of x_t without any shift, of the estimated ones alone
     plain = DDIMScheduler.from_config(pipe.scheduler.config).add_noise(latents[1:], noise[1:], times[1:])
     told = conditioning_of(pipe, captions[1:], guided=False)
-    expected = network_x0(
-        pipe.unet(plain, times[1:], told.states).sample, plain, objective.scheduler.ab_at(times[1:], plain), "epsilon"
-    )
+    ab = objective.scheduler.alphas_cumprod[times[1]]
+    expected = (plain - (1 - ab).sqrt() * pipe.unet(plain, times[1:], told.states).sample) / ab.sqrt()
     assert torch.allclose(seen[0][1:], expected, atol=1e-5)
 
 

@@ -20,7 +20,7 @@ from diffusers import DDIMScheduler
 from torch.nn import functional as F
 
 from accord.diffusion.lora import add_lora
-from accord.diffusion.process import Level, levels, transition
+from accord.diffusion.process import Level, levels, of_ab, transition
 from accord.methods.context.config import ContextTrainConfig
 from accord.methods.context.equations import exact_kl
 from accord.methods.context.pipeline import new_relation
@@ -671,7 +671,8 @@ def test_the_bound_of_context_in_closed_form(kind):
             each.append((x0 - guess).square() / 2)
             continue
         s = t - 1
-        each.append(exact_kl(x0, guess, shift(x0, t), shift(x0, s), shift(guess, t), shift(guess, s), ab, ab_all[s]))
+        now, after = of_ab(ab, kind), of_ab(ab_all[s], kind)
+        each.append(exact_kl(x0, guess, shift(x0, t), shift(x0, s), shift(guess, t), shift(guess, s), now, after))
     expected = float(torch.cat(each).mean().detach())
     assert float(loss.detach()) == pytest.approx(expected, rel=2e-3)
 

@@ -19,9 +19,9 @@ from diffusers import (
 from accord.diffusion.attention import AttentionMaps, attention_hook
 from accord.diffusion.generate import generate
 from accord.diffusion.loop import _start, decode, encode, generators, initial_noise, run, sample
-from accord.diffusion.objective import predicted_x0
 from accord.diffusion.opened import Opened
 from accord.diffusion.pipelines import SD, check_device, check_prompt_length, load
+from accord.diffusion.process import level_at
 from accord.methods.realign.config import RealignConfig
 from accord.methods.realign.modulation import Segments, modulated
 from accord.types import InputError
@@ -196,7 +196,7 @@ def test_predicted_x0_is_what_the_latents_were_made_of(kind):
     t = torch.tensor([3, 500, 990])
     noisy = scheduler.add_noise(x0, noise, t)
     output = {"epsilon": noise, "sample": x0, "v_prediction": scheduler.get_velocity(x0, noise, t)}[kind]
-    assert torch.allclose(predicted_x0(scheduler, output, t, noisy), x0, atol=1e-4)
+    assert torch.allclose(level_at(scheduler, t, noisy).x0(noisy, output), x0, atol=1e-4)
 
 
 def test_lab_pipeline_too(lab):

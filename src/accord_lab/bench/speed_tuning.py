@@ -23,9 +23,9 @@ from tqdm.auto import tqdm
 from accord.diffusion.attention import plain_attention
 from accord.diffusion.loop import decode_with_grad, denoise, initial_noise
 from accord.diffusion.lora import add_lora
-from accord.diffusion.objective import predicted_x0
 from accord.diffusion.opened import Left, Step
 from accord.diffusion.pipelines import Conditioning, conditioning_of, load
+from accord.diffusion.process import level_at
 from accord.methods.tune.config import TuneConfig
 from accord.methods.tune.rollouts import Batch
 from accord.methods.tune.strategies import STRATEGIES
@@ -252,7 +252,8 @@ def parts_of_a_picture(pipe: StableDiffusionPipeline, reward: Composed, prompt: 
 
     def end_of_refl() -> None:
         output = denoise(pipe, scheduler, noise, timestep, guided, 5.0)
-        reward(decode_with_grad(pipe, predicted_x0(scheduler, output, timestep, noise)), [prompt]).mean().backward()
+        clean = level_at(scheduler, timestep, noise).x0(noise, output)
+        reward(decode_with_grad(pipe, clean), [prompt]).mean().backward()
 
     return dict(
         zip(

@@ -15,7 +15,7 @@ import torch
 
 from accord.diffusion.loop import denoise
 from accord.diffusion.pipelines import Conditioning, Pipeline
-from accord.methods.context.equations import exact_kl, network_x0
+from accord.methods.context.equations import exact_kl
 from accord.methods.context.network import RelationalNetwork
 from accord.methods.context.schedulers import ContextDDIMScheduler
 
@@ -95,7 +95,7 @@ class ContextLoss:
         """
         noisy = self.scheduler.add_noise(x0, noise, timesteps)
         output = self._output(noisy, timesteps, conditioning)
-        return network_x0(output, noisy, self.scheduler.ab_at(timesteps, noisy), self.scheduler.config.prediction_type)
+        return self.scheduler.level_at(timesteps, noisy).x0(noisy, output)
 
     def kl(
         self,
@@ -114,13 +114,12 @@ class ContextLoss:
         """
         scheduler = self.scheduler
         before = (timesteps - 1).clamp(min=0)
-        ab_t, ab_s = scheduler.ab_at(timesteps, noisy), scheduler.ab_at(before, noisy)
-        predicted = network_x0(output, noisy, ab_t, scheduler.config.prediction_type)
+        predicted = scheduler.level_at(timesteps, noisy).x0(noisy, output)
         k_t, k_s = scheduler.shift_at(timesteps, noisy), scheduler.shift_at(before, noisy)
         r_s = self._r(shown, caption, before)
         guessed_t, guessed_s = (self._r(predicted, caption, t) for t in (timesteps, before))
         # at t = 0 the two steps are one: the bound's reconstruction term, with unit variance
         first = (timesteps == 0)[:, None, None, None]
-        safe = torch.where(first, ab_t * 0.999, ab_t)
-        inner = exact_kl(x0, predicted, k_t * r_t, k_s * r_s, k_t * guessed_t, k_s * guessed_s, safe, ab_s)
+        now, after = scheduler.level_at(timesteps.clamp(min=1), noisy), scheduler.level_at(before, noisy)
+        inner = exact_kl(x0, predicted, k_t * r_t, k_s * r_s, k_t * guessed_t, k_s * guessed_s, now, after)
         return torch.where(first, (x0 - predicted).square() / 2, inner)

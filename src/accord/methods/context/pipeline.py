@@ -30,7 +30,6 @@ from accord.diffusion.loop import (
     set_timesteps,
 )
 from accord.diffusion.lora import check_no_lora
-from accord.diffusion.objective import network_x0
 from accord.diffusion.pipelines import (
     Conditioning,
     Pipeline,
@@ -303,9 +302,9 @@ def moved_start(
     output = denoise(
         pipe, scheduler, noise, t, conditional, timestep_cond=guidance_embedding(pipe, guidance_scale, noise)
     ).float()
-    ab, k = scheduler.ab_at(t, noise), scheduler.shift_at(t, noise)
-    r, _ = relation(network_x0(output, noise.float(), ab, scheduler.config.prediction_type), int(t), int(t))
-    return (noise + k * r).to(noise.dtype)
+    guess = scheduler.level_at(t, noise).x0(noise.float(), output)
+    r, _ = relation(guess, int(t), int(t))
+    return (noise + scheduler.shift_at(t, noise) * r).to(noise.dtype)
 
 
 @torch.no_grad()

@@ -13,15 +13,9 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 
 from accord.diffusion.opened import Generators, Opened
-from accord.diffusion.process import Level, levels, transition
+from accord.diffusion.process import Level, affine, levels, transition
 from accord.diffusion.tap import Attention, attention_layout, observed
 from accord.types import InputError
-
-
-def affine(now: Level, after: Level) -> tuple[torch.Tensor, torch.Tensor]:
-    """A and B of a step without noise, x_s = A x_t + B output: `transition` is linear in both."""
-    one, zero = torch.ones(1), torch.zeros(1)
-    return transition(one, zero, now, after)[0], transition(zero, one, now, after)[0]
 
 
 @torch.no_grad()
