@@ -627,7 +627,7 @@ def test_the_loss_of_context_in_closed_form(kind):
     loss, logs = objective(latents, captions, noise, times, torch.ones(3, dtype=bool), torch.zeros(3, dtype=bool))
     states = objective.pipe.encode_prompt(captions, "cpu", 1, False)[0]
     r = objective.relation(latents, states, times)
-    ab = objective.scheduler.alphas_cumprod[times].view(3, 1, 1, 1)
+    ab = objective.process.scheduler.alphas_cumprod[times].view(3, 1, 1, 1)
     shifted = noise + ab.sqrt() * (1 - ab.sqrt()) * r / (1 - ab).sqrt()
     target = {
         "epsilon": shifted,
@@ -650,7 +650,7 @@ def test_the_bound_of_context_in_closed_form(kind):
     states = objective.pipe.encode_prompt(captions, "cpu", 1, False)[0]
     c, ab_all, relation = (
         torch.tensor(CONSTANT).view(1, 4, 1, 1),
-        objective.scheduler.alphas_cumprod,
+        objective.process.scheduler.alphas_cumprod,
         objective.relation,
     )
     each = []
@@ -732,7 +732,7 @@ def test_one_shot_tuning_lowers_the_denoising_loss_of_its_video(tmp_path, kind, 
             noisy = editor.scheduler.add_noise(x0, noise, times)
             with torch.no_grad(), editor.parts.put_in(editor.pipe.unet):
                 output = editor._network(noisy, t, [editor._conditioning("a red star")])[0]
-            errors.append((output - editor.scheduler.get_target(noisy, x0, times)).square().mean())
+            errors.append((output - editor.scheduler.process.target(noisy, x0, times)).square().mean())
         return float(torch.stack(errors).mean())
 
     before = loss()

@@ -63,6 +63,8 @@ TARGETS = (
         "test_1 test_2 test_3 test_4 test_5 test_6 test_7 test_8 test_9 corrections bound_of context_in_closed "
         "three_shifts rounding",
     ),
+    Target("accord.methods.context.process", "", "context context_families learning", "shift loss flow context"),
+    Target("accord.methods.context.sampling", "", "context_families context", "shifted inverted packed prior without"),
     Target(
         "accord.methods.context.schedulers", "", "context", "ddim ddpm shifted last_step shift inversion noise half"
     ),

@@ -16,6 +16,7 @@ steps.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -31,6 +32,9 @@ KINDS: dict[str, Kind] = {
     "sample": "sample",
     "flow_prediction": "velocity",
 }
+
+# (x_t [B,...], the network's output there, number of the step) -> what a method adds to the plain step
+Drift = Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,9 @@ from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 from transformers import CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from accord.diffusion.attention import attention_hook
 from accord.diffusion.process import level_at
 from accord.files import replace_file
+from accord.methods.video.hook import attention_hook
 from accord.training.fingerprint import fingerprint
 from accord.training.loop import LoopConfig, Run, computes_bf16
 from accord_lab.recipes.grounding import Grounding, targets

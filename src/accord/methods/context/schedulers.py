@@ -7,7 +7,6 @@ As x0^ is explicit in every step, the shifted step is the plain one with the sam
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
@@ -19,15 +18,13 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.schedulers.scheduling_ddim import DDIMSchedulerOutput
 from diffusers.schedulers.scheduling_ddpm import DDPMSchedulerOutput
 
-from accord.diffusion.process import Level, level_at, rooted_eta
-from accord.methods.context.equations import SHIFTS, correction, network_target, shift_coefficient
-
-# (x0^ [B,C,H,W], t, s) -> r_phi(x0^, c, t) and r_phi(x0^, c, s), [B,C,H,W] each. A step index below 0 is the clean end
-Relation = Callable[[torch.Tensor, int, int], tuple[torch.Tensor, torch.Tensor]]
+from accord.diffusion.process import rooted_eta
+from accord.methods.context.equations import SHIFTS
+from accord.methods.context.process import Relation, ShiftedProcess
 
 
 class _Shifted:
-    """What the three schedulers share: k_t, the shifted marginal, and the training target."""
+    """What the three schedulers share: their process, and its marginal."""
 
     config: Any
     alphas_cumprod: torch.Tensor
@@ -36,15 +33,10 @@ class _Shifted:
         if shift not in SHIFTS:
             raise ValueError(f"shift must be one of {', '.join(SHIFTS)}, not {shift!r}")
 
-    def level_at(self, timestep: int | torch.Tensor, like: torch.Tensor) -> Level:
-        """The level at a step, one for all or [B]; below 0 it is the clean end."""
-        return level_at(self, timestep, like)
-
-    def shift_at(self, timestep: int | torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-        """k_t, shaped to broadcast against `like`; 0 at the clean end for every kind, as x0 itself comes out."""
-        k = shift_coefficient(self.level_at(timestep, like).a, self.config.shift)
-        clean = torch.as_tensor(timestep, device=k.device).reshape(-1, *[1] * (k.dim() - 1)) < 0
-        return torch.where(clean, torch.zeros_like(k), k)
+    @property
+    def process(self) -> ShiftedProcess:
+        """This scheduler's process."""
+        return ShiftedProcess(self, self.config.shift)
 
     def add_noise(
         self,
@@ -56,34 +48,7 @@ class _Shifted:
         """x_t ~ q(x_t | x0, c): diffusers' own plus k_t r, r = `relation` [B,C,H,W]; timesteps int64 [B]."""
         # diffusers has one add_noise for all three, which its inverse scheduler lacks
         noisy = DDIMScheduler.add_noise(self, original_samples, noise, timesteps)  # type: ignore[arg-type]
-        if relation is None:
-            return noisy
-        return noisy + (self.shift_at(timesteps.reshape(-1), noisy) * relation.to(noisy)).to(noisy)
-
-    def get_target(self, noisy: torch.Tensor, original_samples: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-        """What the network is trained to predict at shifted x_t, in its own prediction type."""
-        return network_target(noisy, original_samples, self.level_at(timesteps, noisy))
-
-    def correction(
-        self,
-        relation: Relation,
-        x0: torch.Tensor,
-        sample: torch.Tensor,
-        t: int,
-        s: int,
-        eta: float = 0.0,
-        clean: int | None = None,
-    ) -> torch.Tensor:
-        """What the shift adds to a plain step from t to s, in the type of `sample`.
-
-        Args:
-            x0: the step's x0^.
-            clean: one of the two that counts as the clean end: trailing timesteps may end at step 0.
-        """
-        r_t, r_s = relation(x0, t, s)
-        k_t, k_s = (self.shift_at(-1 if step == clean else step, sample) for step in (t, s))
-        now, after = self.level_at(t, sample), self.level_at(s, sample)
-        return correction(k_t * r_t, k_s * r_s, now, after, eta).to(sample)
+        return noisy if relation is None else self.process.moved(noisy, timesteps, relation)
 
 
 _S = TypeVar("_S", bound=_Shifted)
@@ -135,8 +100,8 @@ class ContextDDIMScheduler(_Shifted, DDIMScheduler):
             t = int(timestep)
             s = t - self.config.num_train_timesteps // self.num_inference_steps
             clean = s if t == int(self.timesteps[-1]) else None
-            added = self.correction(relation, out.pred_original_sample, out.prev_sample, t, s, eta, clean)
-            out.prev_sample = out.prev_sample + added
+            new, x0 = out.prev_sample, out.pred_original_sample
+            out.prev_sample = new + self.process.correction(relation, x0, new, (t, s), eta=eta, clean=clean)
         return out if return_dict else (out.prev_sample, out.pred_original_sample)
 
 
@@ -157,8 +122,8 @@ class ContextDDPMScheduler(_Shifted, DDPMScheduler):
         out = super().step(model_output, timestep, sample, generator, True)
         if relation is not None:
             t, s = int(timestep), int(self.previous_timestep(timestep))
-            added = self.correction(relation, out.pred_original_sample, out.prev_sample, t, s, eta=1.0)
-            out.prev_sample = out.prev_sample + added
+            new, x0 = out.prev_sample, out.pred_original_sample
+            out.prev_sample = new + self.process.correction(relation, x0, new, (t, s), eta=1.0)
         return out if return_dict else (out.prev_sample, out.pred_original_sample)
 
 
@@ -180,6 +145,6 @@ class ContextDDIMInverseScheduler(_Shifted, DDIMInverseScheduler):
             t, count = int(timestep), self.config.num_train_timesteps
             s = min(t - count // self.num_inference_steps, count - 1)
             clean = s if t == int(self.timesteps[0]) else None
-            added = self.correction(relation, out.pred_original_sample, out.prev_sample, s, t, clean=clean)
-            out.prev_sample = out.prev_sample + added
+            new, x0 = out.prev_sample, out.pred_original_sample
+            out.prev_sample = new + self.process.correction(relation, x0, new, (s, t), clean=clean)
         return out if return_dict else (out.prev_sample, out.pred_original_sample)

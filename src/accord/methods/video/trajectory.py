@@ -13,16 +13,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from tqdm.auto import tqdm
 
-from accord.diffusion.loop import set_timesteps
-from accord.diffusion.pipelines import Conditioning
+from accord.diffusion.opened import set_grid
 from accord.diffusion.process import affine
 from accord.methods.context.network import RelationalNetwork
-from accord.methods.context.pipeline import relation_of
+from accord.methods.context.process import ShiftedProcess
+from accord.methods.context.sampling import of_rows, relation_of
 from accord.methods.context.schedulers import ContextDDIMScheduler
+from accord.methods.video.unet import Conditioning
 from accord.methods.video.windows import VideoNetwork
 
 Span = tuple[int, int]  # two neighbouring timesteps s < t
@@ -34,7 +36,7 @@ def spans(scheduler: ContextDDIMScheduler, num_inference_steps: int, strength: f
     Raises:
         InputError: for more steps than the scheduler can take.
     """
-    set_timesteps(scheduler, num_inference_steps)
+    set_grid(scheduler, scheduler.set_timesteps, num_inference_steps)
     times = sorted(int(t) for t in scheduler.timesteps)
     times = times[: max(1, round(strength * len(times)))]
     return list(zip([-1, *times[:-1]], times, strict=True))
@@ -77,8 +79,12 @@ class Trajectory:
             x = (x_s - b * output - self._correction(output, x, span, states)) / a
         return x
 
+    @property
+    def _process(self) -> ShiftedProcess:
+        return self.scheduler.process
+
     def _affine(self, like: torch.Tensor, span: Span) -> tuple[torch.Tensor, torch.Tensor]:
-        after, now = (self.scheduler.level_at(t, like) for t in span)
+        after, now = (self._process.level_at(t, like) for t in span)
         return affine(now, after)
 
     def _correction(self, output: torch.Tensor, x: torch.Tensor, span: Span, states: torch.Tensor) -> torch.Tensor:
@@ -86,11 +92,11 @@ class Trajectory:
         if self.relation is None:
             return torch.zeros_like(x)
         s, t = span
-        x0 = self.scheduler.level_at(t, x).x0(x, output)
+        x0 = self._process.level_at(t, x).x0(x, output)
         parts = []
         for rows in torch.arange(len(x)).split(self.window):
-            relation = relation_of(self.relation, states.expand(len(rows), -1, -1))
-            parts.append(self.scheduler.correction(relation, x0[rows], x[rows], t, s))
+            relation = relation_of(partial(of_rows, self.relation), list(states.expand(len(rows), -1, -1)))
+            parts.append(self._process.correction(relation, x0[rows], x[rows], (t, s)))
         return torch.cat(parts)
 
 
