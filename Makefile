@@ -37,7 +37,7 @@ coverage: $(STAMP)
 # the lowest versions that pyproject.toml promises, in a venv of their own, made anew: a download of some gigabytes
 LOWEST := .venv-lowest
 LOWEST_TESTS := test_package test_cli test_models test_equations test_context_equations test_joint test_rewards \
-  test_score test_loop test_prompts test_training
+  test_score test_generate test_prompts test_training
 test-lowest:
 	rm -rf $(LOWEST)
 	$(PYTHON) -m venv $(LOWEST)

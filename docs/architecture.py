@@ -53,12 +53,12 @@ PATHS: dict[str, list[tuple[str, str]]] = {
     "a video: from its frames to the edit": [
         ("accord.cli.videos", "edit"),
         ("accord.data.video", "read_video"),
-        ("accord.diffusion.loop", "encode"),
+        ("accord.diffusion.opened", "Opened"),
         ("accord.methods.video.tuning", "tune"),
         ("accord.training.loop", "Run"),
         ("accord.methods.video.trajectory", "invert"),
         ("accord.methods.video.editing", "VideoEditor"),
-        ("accord.diffusion.loop", "decode"),
+        ("accord.diffusion.opened", "Opened"),
         ("accord.data.video", "write_video"),
     ],
 }

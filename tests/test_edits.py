@@ -7,9 +7,9 @@ import torch
 from zoo import CALL, fresh, shared
 
 from accord.diffusion.opened import Opened, networks_of
-from accord.diffusion.process import levels, transition
+from accord.diffusion.process import affine, levels, transition
 from accord.diffusion.tower import blocks_of, features
-from accord.methods.edit.editing import affine, edit_pixels, flow_edit, injected, invert, sample_from
+from accord.methods.edit.editing import edit_pixels, flow_edit, injected, invert, sample_from
 from accord.types import InputError
 
 SOURCE, TARGET = "a red star", "a blue key"

@@ -20,7 +20,7 @@ from accord.data.images import to_tensor
 from accord.data.pair_folders import list_images, stream_pairs, write_metadata, write_part
 from accord.data.pairs import PairsFile
 from accord.data.shards import parse_shard
-from accord.diffusion.loop import generators
+from accord.diffusion.generate import generators
 from accord.diffusion.lora import add_lora
 from accord.diffusion.opened import networks_of
 from accord.diffusion.tower import features, opened_for_pictures

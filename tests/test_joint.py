@@ -7,8 +7,7 @@ from conftest import tiny_flux, tiny_sd3
 
 from accord.data.prompts import parse
 from accord.diffusion.attention import AttentionMaps
-from accord.diffusion.generate import generate
-from accord.diffusion.loop import generators
+from accord.diffusion.generate import generate, generators
 from accord.diffusion.opened import Opened
 from accord.diffusion.pipelines import tokens_of
 from accord.diffusion.tap import attention_layout, observed
@@ -75,7 +74,7 @@ def test_what_is_recorded_is_where_the_image_attends(joint):
     with observed(opened, where, attend):
         again = opened.pictures(PROMPTS, generators([0, 1]))
     assert torch.allclose(again, plain, atol=1e-5) and len(seen) == 2 * 2
-    recorder = AttentionMaps(where.size, guided=False)
+    recorder = AttentionMaps(where.size)
     with observed(opened, where, recorder.see):
         assert torch.equal(opened.pictures(PROMPTS, generators([0, 1])), plain)
     expected, length = [], len(where.spans[0])

@@ -20,7 +20,7 @@ from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch.nn import functional as F
 
 from accord.diffusion.lora import add_lora
-from accord.diffusion.process import Level, levels, transition
+from accord.diffusion.process import Level, levels, of_ab, transition
 from accord.methods.context.config import ContextTrainConfig
 from accord.methods.context.equations import exact_kl
 from accord.methods.context.pipeline import new_relation
@@ -634,7 +634,7 @@ def test_the_loss_of_context_in_closed_form(kind):
     loss, logs = objective(latents, captions, noise, times, torch.ones(3, dtype=bool), torch.zeros(3, dtype=bool))
     states = objective.pipe.encode_prompt(captions, "cpu", 1, False)[0]
     r = objective.relation(latents, states, times)
-    ab = objective.scheduler.alphas_cumprod[times].view(3, 1, 1, 1)
+    ab = objective.process.scheduler.alphas_cumprod[times].view(3, 1, 1, 1)
     shifted = noise + ab.sqrt() * (1 - ab.sqrt()) * r / (1 - ab).sqrt()
     target = {
         "epsilon": shifted,
@@ -657,7 +657,7 @@ def test_the_bound_of_context_in_closed_form(kind):
     states = objective.pipe.encode_prompt(captions, "cpu", 1, False)[0]
     c, ab_all, relation = (
         torch.tensor(CONSTANT).view(1, 4, 1, 1),
-        objective.scheduler.alphas_cumprod,
+        objective.process.scheduler.alphas_cumprod,
         objective.relation,
     )
     each = []
@@ -678,7 +678,8 @@ def test_the_bound_of_context_in_closed_form(kind):
             each.append((x0 - guess).square() / 2)
             continue
         s = t - 1
-        each.append(exact_kl(x0, guess, shift(x0, t), shift(x0, s), shift(guess, t), shift(guess, s), ab, ab_all[s]))
+        now, after = of_ab(ab, kind), of_ab(ab_all[s], kind)
+        each.append(exact_kl(x0, guess, shift(x0, t), shift(x0, s), shift(guess, t), shift(guess, s), now, after))
     expected = float(torch.cat(each).mean().detach())
     assert float(loss.detach()) == pytest.approx(expected, rel=2e-3)
 
@@ -738,7 +739,7 @@ def test_one_shot_tuning_lowers_the_denoising_loss_of_its_video(tmp_path, kind, 
             noisy = editor.scheduler.add_noise(x0, noise, times)
             with torch.no_grad(), editor.parts.put_in(editor.pipe.unet):
                 output = editor._network(noisy, t, [editor._conditioning("a red star")])[0]
-            errors.append((output - editor.scheduler.get_target(noisy, x0, times)).square().mean())
+            errors.append((output - editor.scheduler.process.target(noisy, x0, times)).square().mean())
         return float(torch.stack(errors).mean())
 
     before = loss()

@@ -21,8 +21,9 @@ from diffusers import (
 )
 
 from accord.diffusion.call import call_arguments
-from accord.diffusion.opened import Left, Opened, Step, swapped
+from accord.diffusion.opened import Left, Opened, Step, empty_as_unguided, swapped
 from accord.diffusion.process import Level, level_at, levels, transition
+from accord.diffusion.spans import text_states
 from accord.types import InputError
 
 PROMPTS = ["a red star", "two blue keys on a gray background"]
@@ -57,10 +58,11 @@ def with_scheduler(pipe, cls):
 
 # --- the pipeline's own call -----------------------------------------------------------------------------------------
 @pytest.mark.parametrize("cls", SCHEDULERS)
-def test_a_rollout_is_the_pipelines_own_and_every_step_is_found_again(tiny, cls):
+@pytest.mark.parametrize("guided", [True, False])
+def test_a_rollout_is_the_pipelines_own_and_every_step_is_found_again(tiny, cls, guided):
     pipe, seen = with_scheduler(tiny, cls), []
-    call = {"guidance_scale": 6.0, "negative_prompt": "a moon"}
-    given = {**call, "negative_prompt": ["a moon"] * 2}
+    call = {"guidance_scale": 6.0, "negative_prompt": "a moon"} if guided else {"guidance_scale": 1.0}
+    given = {**call, "negative_prompt": ["a moon"] * 2} if guided else call
     expected = pipe(PROMPTS, num_inference_steps=4, generator=seeds(3, 4), output_type="pt", **given).images
     opened = Opened(pipe, 4, **call)
     state = opened.rollout(PROMPTS, seeds(3, 4), on_step=seen.append)
@@ -329,3 +331,12 @@ def test_levels_are_those_at_their_times_and_their_parts_go_back(scheduler):
 def test_a_process_that_is_none_of_the_three_is_refused():
     with pytest.raises(InputError, match="an EDMEulerScheduler has no betas and is no flow"):
         levels(EDMEulerScheduler())
+
+
+def test_no_prompt_of_xl_is_told_as_zeros_where_that_is_asked_for_and_not_remembered_for_others():
+    opened = Opened(tiny_sdxl(), 2, guidance_scale=1.0)
+    usual = text_states(opened, ["", "a key"])
+    with empty_as_unguided(opened.pipe):
+        zeroed = text_states(opened, ["", "a key"])
+    assert usual[0].abs().max() > 0 and not zeroed[0].any() and torch.equal(zeroed[1], usual[1])
+    assert all(map(torch.equal, text_states(opened, ["", "a key"]), usual))

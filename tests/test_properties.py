@@ -31,8 +31,8 @@ from accord.data.pairs import PairsFile, read_pairs, table_bytes
 from accord.data.prompt_files import read_prompts
 from accord.data.prompts import exchanged, parse, singular_of, spelled, swaps, words_beyond
 from accord.data.shards import share_of
-from accord.diffusion.loop import Step
-from accord.diffusion.pipelines import Conditioning, token_spans, tokens_of
+from accord.diffusion.opened import Step
+from accord.diffusion.pipelines import token_spans, tokens_of
 from accord.methods.invert import train as invert_train
 from accord.methods.invert.config import InvertTrainConfig
 from accord.methods.invert.equations import curriculum_prefix, ensemble, ensemble_weights, kernel_rows, spherical_kmeans
@@ -59,6 +59,7 @@ from accord.methods.realign.regions import PEAK_SHARE, find_regions, local_promp
 from accord.methods.realign.video import FrameModulation
 from accord.methods.video import windows as video_windows
 from accord.methods.video.masks import aligned_tokens, change_mask, middle_steps
+from accord.methods.video.unet import Conditioning
 from accord.methods.video.windows import Layout, VideoNetwork, window_rows, windows
 from accord.types import Alignment, InputError, Prompt, Region, WordScore
 

@@ -11,8 +11,7 @@ from diffusers import EDMEulerScheduler, EulerAncestralDiscreteScheduler, PNDMSc
 from diffusers.models.attention_processor import CustomDiffusionAttnProcessor
 
 from accord.data.prompts import parse
-from accord.diffusion.generate import generate
-from accord.diffusion.loop import generators
+from accord.diffusion.generate import generate, generators
 from accord.diffusion.opened import Opened
 from accord.diffusion.pipelines import token_spans, tokens_of
 from accord.diffusion.tap import attention_layout

@@ -10,7 +10,7 @@ from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from transformers import CLIPTokenizer
 
-from accord.diffusion.attention import attention_hook
+from accord.methods.video.hook import attention_hook
 from accord.types import InputError
 from accord_lab import recipes
 from accord_lab.recipes import denoiser

@@ -19,8 +19,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from accord.diffusion.generate import generate
-from accord.diffusion.loop import sample
 from accord.diffusion.lora import add_lora, remove_lora, without_lora
+from accord.diffusion.opened import Opened
 from accord.diffusion.pipelines import load
 from accord.diffusion.process import levels, transition
 from accord.methods.context.config import ContextTrainConfig
@@ -212,20 +212,21 @@ def test_the_transition_is_the_step_that_ddim_takes(tiny, zero_snr):
     before, grid = latents, levels(scheduler)
     makers = [torch.Generator().manual_seed(8)]
     noise_of = torch.Generator().manual_seed(8)
-    for step in sample(
-        tiny, ["a star"], latents=latents, scheduler=scheduler, num_inference_steps=4, eta=GRPO_ETA, generator=makers
-    ):
+    steps = []
+    opened = Opened(tiny, 4, scheduler=scheduler, eta=GRPO_ETA)
+    opened.rollout(["a star"], makers, noise=latents, on_step=steps.append)
+    for step in steps:
         mean, spread = transition(before, step.output, grid[step.index], grid[step.index + 1], GRPO_ETA)
         noise = torch.randn(1, 4, 16, 16, generator=noise_of)
-        assert torch.isfinite(step.latents).all()
+        assert torch.isfinite(step.next()).all()
         if step.index < 3:
-            assert torch.allclose(step.latents, mean + spread * noise, atol=1e-4)
-            expected = torch.distributions.Normal(mean, spread).log_prob(step.latents)
+            assert torch.allclose(step.next(), mean + spread * noise, atol=1e-4)
+            expected = torch.distributions.Normal(mean, spread).log_prob(step.next())
             normaliser = torch.distributions.Normal(mean, spread).log_prob(mean)
             assert torch.allclose(
-                gaussian_log_p(step.latents, mean, spread), (expected - normaliser).mean((1, 2, 3)), atol=1e-3
+                gaussian_log_p(step.next(), mean, spread), (expected - normaliser).mean((1, 2, 3)), atol=1e-3
             )
-        before = step.latents
+        before = step.next()
 
 
 def test_the_last_step_still_gives_a_probability(tiny):

@@ -9,8 +9,8 @@ from accord.diffusion.adapters import put_on
 from accord.diffusion.checkpointing import checkpointed, items_of_lists
 from accord.diffusion.lora import add_lora, named_networks, remove_lora, save_lora, without_lora
 from accord.diffusion.opened import Opened, networks_of
+from accord.diffusion.pipelines import ddim_of
 from accord.methods.tune.config import TuneConfig
-from accord.methods.tune.rollouts import ddim_of
 from accord.methods.tune.train import train_reward
 from accord.types import InputError
 

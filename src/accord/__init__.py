@@ -37,7 +37,7 @@ _HOME = {
     "Inverted": "accord.methods.invert.reader",
     "InversionScore": "accord.methods.invert.alignment",
     "ContextDiffPipeline": "accord.methods.context.pipeline",
-    "generate_with_context": "accord.methods.context.pipeline",
+    "generate_with_context": "accord.methods.context.sampling",
     "load_context": "accord.methods.context.pipeline",
     "train_context": "accord.methods.context.train",
     "ContextTrainConfig": "accord.methods.context.config",
@@ -69,8 +69,8 @@ if TYPE_CHECKING:
     from accord.diffusion.pipelines import load as load
     from accord.methods.context.config import ContextTrainConfig as ContextTrainConfig
     from accord.methods.context.pipeline import ContextDiffPipeline as ContextDiffPipeline
-    from accord.methods.context.pipeline import generate_with_context as generate_with_context
     from accord.methods.context.pipeline import load_context as load_context
+    from accord.methods.context.sampling import generate_with_context as generate_with_context
     from accord.methods.context.train import train_context as train_context
     from accord.methods.invert.alignment import InversionScore as InversionScore
     from accord.methods.invert.bank import Bank as Bank

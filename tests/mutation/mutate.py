@@ -61,8 +61,10 @@ TARGETS = (
         "",
         "context_equations learning",
         "test_1 test_2 test_3 test_4 test_5 test_6 test_7 test_8 test_9 corrections bound_of context_in_closed "
-        "three_shifts its_sign rounding affine",
+        "three_shifts rounding",
     ),
+    Target("accord.methods.context.process", "", "context context_families learning", "shift loss flow context"),
+    Target("accord.methods.context.sampling", "", "context_families context", "shifted inverted packed prior without"),
     Target(
         "accord.methods.context.schedulers", "", "context", "ddim ddpm shifted last_step shift inversion noise half"
     ),
@@ -86,8 +88,8 @@ TARGETS = (
     Target("accord.methods.tune.strategies.raft", "", "learning tuning", "raft_learns raft_keeps raft_does"),
     Target(
         "accord.diffusion.process",
-        "noised target x0 noise _norm transition levels level_at _of_sigma of_ab rooted_eta",
-        "opened context_equations learning",
+        "noised target x0 noise _norm transition spread affine levels level_at _of_sigma of_ab rooted_eta",
+        "opened context_equations edits learning",
         "transition small_steps levels process test_9 closed predicted affine zero_terminal",
     ),
     Target("accord.methods.edit.editing", "", "edits call", "inverted affine flow_edit steps injection pixels inverse"),

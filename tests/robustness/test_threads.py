@@ -89,7 +89,7 @@ def test_a_pipeline_of_its_own_call_is_not_mixed_up():
 
 def test_two_pipelines_run_side_by_side():
     """A lock is of one network: a thread that holds another's is not waited for."""
-    from accord.diffusion.attention import attention_hook
+    from accord.methods.video.hook import attention_hook
 
     one, other = tiny_pipeline(), tiny_pipeline()
     inside, leave = threading.Event(), threading.Event()

@@ -102,7 +102,8 @@ def generate(
     from accord.diffusion.generate import check_generates, generate_each
     from accord.diffusion.pipelines import UNETS, check_prompts
     from accord.files import check_writable, only_writer, write_file
-    from accord.methods.context.pipeline import generate_with_context, load_context
+    from accord.methods.context.pipeline import load_context
+    from accord.methods.context.sampling import generate_with_context
     from accord.reports.pictures import png
 
     if context is None:
@@ -131,15 +132,16 @@ def generate(
                 return generate_each(pipe, texts, numbers, **told)
 
         else:
-            pipe = accord.load(model, device, kind, classes=UNETS, variant=variant, model_config=model_config)
+            pipe = accord.load(model, device, kind, variant=variant, model_config=model_config)
             network, shift = load_context(pipe, context, accord.load_clip(clip, str(pipe.device)) if clip else None)
             if network.from_pixels is None:
                 leave_out("with a context that looks at no pixels", clip=clip)
+            usual = (STEPS, GUIDANCE) if type(pipe).__name__ in UNETS else (None, None)
             options: dict[str, Any] = {
                 "shift": shift,
                 "ancestral": ancestral,
-                "num_inference_steps": STEPS if steps is None else steps,
-                "guidance_scale": GUIDANCE if guidance is None else guidance,
+                "num_inference_steps": usual[0] if steps is None else steps,
+                "guidance_scale": usual[1] if guidance is None else guidance,
             }
 
             def draw(texts: list[str], numbers: list[int]) -> Any:

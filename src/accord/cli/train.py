@@ -499,7 +499,7 @@ def train_context_command(
     quiet()
     import accord
     from accord.data.pairs import PairsFile
-    from accord.diffusion.pipelines import UNETS
+    from accord.diffusion.lora import named_networks
     from accord.files import check_writable, only_writer
     from accord.methods.context.config import ContextTrainConfig
     from accord.methods.context.data import draw_from, encode_images
@@ -547,7 +547,7 @@ def train_context_command(
     unread = PairsFile()
     if pairs is not None:
         images, captions = _pictures_of(pairs, unread, not as_json)
-    pipe = accord.load(model, device, classes=UNETS, variant=variant, model_config=model_config)
+    pipe = accord.load(model, device, variant=variant, model_config=model_config)
     similarity = accord.load_clip(clip, str(pipe.device)) if pixels else None
     tell_skipped(unread.skipped)
     if pairs is None:
@@ -561,7 +561,11 @@ def train_context_command(
         import torch
 
         torch.manual_seed(seed)
-        pipe.register_modules(unet=type(pipe.unet).from_config(pipe.unet.config).to(pipe.device))
+        anew = {
+            name: type(net).from_config(net.config).to(pipe.device)  # type: ignore[attr-defined]
+            for name, net in named_networks(pipe).items()
+        }
+        pipe.register_modules(**anew)
     train_context(
         pipe,
         draw_from(latents, captions),

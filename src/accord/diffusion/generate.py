@@ -14,7 +14,6 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from accord.diffusion.call import call_arguments, joined_call
-from accord.diffusion.loop import check_finite, generators
 from accord.diffusion.opened import Generators, Opened, check_call, swapped
 from accord.diffusion.pipelines import check_no_context, check_prompts
 from accord.diffusion.state import held, parts_of
@@ -102,6 +101,20 @@ def generate(
             check_finite(made)
         out.extend(made)
     return out if output_type == "pil" else torch.stack(out)
+
+
+def generators(seeds: Sequence[int]) -> list[torch.Generator]:
+    """One CPU generator a seed, as diffusers users make them: the same picture whatever the batch or the device."""
+    return [torch.Generator("cpu").manual_seed(int(s)) for s in seeds]
+
+
+def check_finite(latents: torch.Tensor) -> None:
+    """Refuse latents or pictures with NaN or infinity in them. Raises InputError."""
+    if not torch.isfinite(latents).all():
+        raise InputError(
+            "the latents or pictures are not finite (NaN or infinity) after sampling; "
+            "the model overflows in this precision or its weights are broken: try dtype float32"
+        )
 
 
 def seeds_of(seeds: Any) -> list[int]:

@@ -37,6 +37,8 @@ from accord.types import InputError, a_kind, reason_of
 REMEMBERED = 4  # batches of texts whose embeddings are kept; a long one of a large encoder is half a gigabyte
 NETWORKS = ("transformer", "transformer_2", "unet", "prior")
 _LIBRARIES = ("diffusers", "transformers", "torch", "numpy", "accelerate", "peft", "PIL")
+_DIGITS, _BASE = 6, 16  # in which places are written: 16.8 million of them
+_HANDS = ("step", "set_timesteps", "set_begin_index")  # on a scheduler
 _SAME = 1e-3  # of a re-evaluation's size: how far it may be from what the run had
 
 
@@ -193,6 +195,8 @@ class Opened:
         self._texts: dict[str, Any] = {}
         self._loops: list[_Loop] = []  # of the calls that are running, the innermost last
         self.prefixes: dict[int, int] | None = None  # of `spans`: lengths of templates, by encoder
+        # of `spans`: the network's argument with the text, and whether all texts are of one length there
+        self.text_layout: tuple[str, bool] | None = None
         self.evaluations = 0  # rows that the networks were given in the last call of the pipeline
         self._checked = False
         self._times_at_once: bool | None = None
@@ -211,6 +215,7 @@ class Opened:
         before_step: BeforeStep | None = None,
         on_step: OnStep | None = None,
         grad_steps: int = 0,
+        noise: torch.Tensor | None = None,
         start: torch.Tensor | None = None,
         strength: float | None = None,
     ) -> torch.Tensor:
@@ -221,6 +226,7 @@ class Opened:
             before_step: called before the network runs.
             on_step: called after it ran; may return another next state than the scheduler's, or raise `Left`.
             grad_steps: how many of the last steps keep their graph.
+            noise: the state to begin with, as `self.noise` gives it; drawn if None.
             start: a clean state to begin from, noised part-way; from noise alone if None.
             strength: with `start`: the share of the steps that is then taken, in (0, 1]; 1 is from noise alone.
         """
@@ -236,7 +242,7 @@ class Opened:
             return new
 
         with torch.no_grad():
-            run = self._begun(prompts, generators, start, strength)
+            run = self._begun(prompts, generators, noise, start, strength)
             run.before_step, run.on_step, run.to_last_step = before_step, hand, True
             torch.set_grad_enabled(self.steps <= grad_steps)
             return self._run(prompts, run)
@@ -248,6 +254,7 @@ class Opened:
         *,
         before_step: BeforeStep | None = None,
         on_step: OnStep | None = None,
+        noise: torch.Tensor | None = None,
         start: torch.Tensor | None = None,
         strength: float | None = None,
         output_type: str = "pt",
@@ -257,7 +264,7 @@ class Opened:
         Arguments as in `rollout`.
         """
         with torch.no_grad():
-            run = self._begun(prompts, generators, start, strength)
+            run = self._begun(prompts, generators, noise, start, strength)
             run.before_step, run.on_step, run.output_type = before_step, on_step, output_type
             made = self._run(prompts, run)
         if output_type in ("pt", "pil"):
@@ -342,6 +349,31 @@ class Opened:
             (moved,) = torch.autograd.grad(zero, x, latents.to(zero) - zero.detach())
         return (moved / size).detach()
 
+    def order(self, prompts: Sequence[str], like: torch.Tensor) -> tuple[torch.Tensor, torch.Size]:
+        """Where each element of a state is among the VAE's latents, of one row: numbers in its flat latents, shaped as
+        the row, and the shape [C,h,w] or [C,F,h,w] of these.
+
+        Args:
+            like: a state; its first row is looked at.
+
+        Raises:
+            InputError: for a pipeline whose states hold more than latents, or mix them.
+        """
+        one = list(prompts[:1])
+        x = torch.zeros_like(like[:1], requires_grad=True)
+        with torch.enable_grad():
+            latents = self.vae_latents(one, x)
+        places = torch.arange(latents.numel(), device=latents.device).view(latents.shape)
+        size = torch.autograd.grad(latents, x, torch.ones_like(latents), retain_graph=True)[0].double()
+        found = torch.zeros_like(size)
+        for digit in range(_DIGITS):  # one at a time, as half precision holds no large numbers
+            said = (places // _BASE**digit % _BASE).to(latents)
+            (moved,) = torch.autograd.grad(latents, x, said, retain_graph=True)
+            found += (moved.double() / size).round() * _BASE**digit
+        if sorted(found.flatten().tolist()) != places.flatten().tolist():
+            raise InputError(f"the states of {a_kind(self.pipe)} are not its latents in another order")
+        return found[0].long(), latents.shape[1:]
+
     @torch.no_grad()
     def encode(self, prompts: Sequence[str], pixels: torch.Tensor) -> torch.Tensor:
         """The clean state of pictures [B,3,H,W] or videos [B,F,3,H,W] in 0..1 (the mode of the VAE's posterior)."""
@@ -413,6 +445,8 @@ class Opened:
         pipe = self.pipe
         with held(*parts_of(pipe)), ExitStack() as stack:
             scheduler = copy.deepcopy(self.scheduler or pipe.scheduler)
+            for hand in _HANDS:  # of a run that this one is within
+                vars(scheduler).pop(hand, None)
             if run.unscaled:  # a property of some classes: an attribute of the copy would not be seen
                 scheduler.__class__ = type(type(scheduler).__name__, (type(scheduler),), {"init_noise_sigma": 1.0})
             loop = _Loop(run, scheduler, stack, _found_networks(pipe))
@@ -481,7 +515,7 @@ class Opened:
             given = (args, kwargs)
             if _holds_tensors(given):
                 return encode(*args, **kwargs)
-            key = repr(given)
+            key = repr((getattr(encode, "empties", False), given))
             if key not in self._texts:
                 with torch.no_grad():
                     found = encode(*args, **kwargs)
@@ -492,14 +526,16 @@ class Opened:
 
         return _signed(encode_prompt, encode)
 
-    def until_left(self, prompts: Sequence[str]) -> Any:
-        """Run the call until a hook within it raises `Left`, every text embedded anew: for who looks at what the
-        network is given.
+    def until_left(self, prompts: Sequence[str], remembered: bool = False) -> Any:
+        """Run the call until a hook within it raises `Left`: for who looks at what the network is given.
+
+        Args:
+            remembered: whether texts may be taken from memory; else every one is embedded anew.
 
         Returns:
             what it was left with.
         """
-        with torch.no_grad(), swapped(self, _texts={}):
+        with torch.no_grad(), swapped(self, _texts=self._texts if remembered else {}):
             return self._run(prompts, _Run())
 
     @property
@@ -528,17 +564,20 @@ class Opened:
         self,
         prompts: Sequence[str],
         generators: Generators,
+        noise: torch.Tensor | None,
         start: torch.Tensor | None,
         strength: float | None,
     ) -> _Run:
         """A run from noise, or from a state that is noised part-way."""
+        if noise is not None and start is not None:
+            raise InputError("noise is not used beside start; give one of them")
         if (start is None) != (strength is None):
             raise InputError("start and strength go together; give both, or neither")
         if strength is not None and not 0 < strength <= 1:
             raise InputError(f"strength must be in (0, 1], not {strength}")
         each = _each(generators)
         if start is None or strength is None or strength == 1:
-            return _Run(generator=each)
+            return _Run(noise, generator=each)
         if begins_with_picture(self.pipe):
             raise InputError(f"{a_kind(self.pipe)} begins with a picture, and not part-way from another; begin anew")
         noise = self._noise(prompts, each, unscaled=True)
@@ -622,12 +661,7 @@ class _Loop:
         return _signed(prepare_latents, own)
 
     def set_timesteps(self, *args: Any, **kwargs: Any) -> None:
-        try:
-            self.own["set_timesteps"](*args, **kwargs)
-        except (ValueError, IndexError, ZeroDivisionError) as error:
-            raise InputError(
-                f"{a_kind(self.scheduler)} cannot take these steps ({reason_of(error)}); give other num_inference_steps"
-            ) from error
+        set_grid(self.scheduler, self.own["set_timesteps"], *args, **kwargs)
         self.whole = self.times = self.scheduler.timesteps
         if not self.parted:
             self.cut()
@@ -679,8 +713,8 @@ class _Loop:
             assert self.latents is not None
             if not torch.equal(latents, self.latents.to(latents)):
                 raise InputError(
-                    "this pipeline changes its state between its steps, as inpainting does, so its last one is not to be "
-                    "had; it can be run, scored and repaired here, but not tuned, inverted or edited"
+                    "this pipeline changes its state between its steps, as inpainting does, so its last one is not to "
+                    "be had; it can be run, scored and repaired here, but not tuned, inverted or edited"
                 )
         if kwargs.get("eta"):
             kwargs["eta"] = rooted_eta(self.scheduler, timestep, kwargs["eta"])
@@ -704,6 +738,27 @@ class _Loop:
             return (new, *made[0][1:])
         made[0].prev_sample = new
         return made[0]
+
+
+def set_grid(scheduler: Any, set_timesteps: Callable[..., None], *args: Any, **kwargs: Any) -> None:
+    """Set a scheduler's timesteps by its own method.
+
+    Raises:
+        InputError: for steps that it cannot take.
+    """
+    reason = ""
+    try:
+        set_timesteps(*args, **kwargs)
+    except (ValueError, IndexError, ZeroDivisionError) as error:
+        reason = reason_of(error)
+    else:
+        times, count = scheduler.timesteps, scheduler.config.num_train_timesteps
+        # a leading grid with an offset (Stable Diffusion 1's) may lead beyond the last step; those with sigmas
+        # interpolate there
+        if len(times) and float(times.max()) >= count and not hasattr(scheduler, "sigmas"):
+            reason = f"it would begin at step {int(times.max())} of {count}"
+    if reason:
+        raise InputError(f"{a_kind(scheduler)} cannot take these steps ({reason}); give other num_inference_steps")
 
 
 def _refusing(pipe: Any) -> Callable[..., Any]:
@@ -768,6 +823,29 @@ def check_seams(pipe: Any) -> None:
             "not repaired, tuned, inverted or edited"
         )
     networks_of(pipe)
+
+
+@contextmanager
+def empty_as_unguided(pipe: Any) -> Iterator[None]:
+    """An empty prompt gets what stands for none in a guided batch: zeros, where a pipeline is configured so (XL's)."""
+    if not pipe.config.get("force_zeros_for_empty_prompt"):
+        yield
+        return
+    own = pipe.encode_prompt
+
+    @functools.wraps(own)
+    def encode_prompt(*args: Any, **kwargs: Any) -> Any:
+        prompts = inspect.signature(own).bind(*args, **kwargs).arguments["prompt"]
+        said = torch.tensor([bool(p) for p in prompts])
+
+        def zeroed(states: torch.Tensor | None) -> torch.Tensor | None:
+            return None if states is None else states * said.to(states).view(-1, *[1] * (states.dim() - 1))
+
+        return tuple(map(zeroed, own(*args, **kwargs)))
+
+    encode_prompt.empties = True  # type: ignore[attr-defined]  # so that they are not remembered for others
+    with swapped(pipe, encode_prompt=encode_prompt):
+        yield
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Loading pipelines, checking what they are, and turning prompts into states."""
+"""Loading pipelines, and checking what they are."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import importlib.util
 import inspect
 import os
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import diffusers
 import torch
 from diffusers import (
+    DDIMScheduler,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
 )
@@ -20,6 +20,7 @@ from diffusers import (
 from accord.data.prompts import check_sayable, words_beyond
 from accord.diffusion.adapters import put_on
 from accord.diffusion.loading import load_pipeline
+from accord.diffusion.opened import networks_of
 from accord.diffusion.state import held
 from accord.embedded import PIPELINE
 from accord.types import InputError, a_kind
@@ -36,36 +37,6 @@ LEFT_OUT = {"safety_checker": None, "requires_safety_checker": False, "add_water
 _LETTERS = 64  # of a word that is remembered
 
 Pipeline: TypeAlias = StableDiffusionPipeline | StableDiffusionXLPipeline
-
-
-@dataclass(frozen=True)
-class Conditioning:
-    """The conditioning of B prompts, as a U-Net takes it.
-
-    Attributes:
-        states: text states [2B,T,D] with guidance (unconditional half first), else [B,T,D].
-        added: SDXL's pooled text and time ids, [2B,...] or [B,...]; None for Stable Diffusion 1 and 2.
-    """
-
-    states: torch.Tensor
-    added: dict[str, torch.Tensor] | None = None
-
-    def rows(self, index: torch.Tensor) -> Conditioning:
-        """These rows of it, in this order."""
-        return Conditioning(self.states[index], self.added and {k: v[index] for k, v in self.added.items()})
-
-    def repeated(self, count: int) -> Conditioning:
-        """The conditioning of one prompt, repeated `count` times."""
-        return self.rows(torch.zeros(count, dtype=torch.long))
-
-    @staticmethod
-    def joined(parts: Sequence[Conditioning]) -> Conditioning:
-        """One after the other."""
-        added = [p.added for p in parts if p.added is not None]
-        return Conditioning(
-            torch.cat([p.states for p in parts]),
-            {k: torch.cat([a[k] for a in added]) for k in added[0]} if added else None,
-        )
 
 
 def load(
@@ -199,15 +170,28 @@ def latent_scheduler(kind: Any, pipe: Any, **settings: Any) -> Any:
     )
 
 
+def ddim_of(pipe: Any, kind: Any = DDIMScheduler, **settings: Any) -> Any:
+    """DDIM (or another `kind`) for a pipeline whose process is DDIM's, whatever sampler it has; None, so its own
+    scheduler, for others.
+    """
+    config = pipe.scheduler.config
+    if "beta_schedule" not in config or config.get("use_flow_sigmas"):
+        return None
+    ddim = latent_scheduler(kind, pipe, **settings)
+    own = torch.as_tensor(pipe.scheduler.alphas_cumprod)
+    return ddim if torch.allclose(own.float(), ddim.alphas_cumprod, atol=1e-5) else None  # CogVideoX shifts its own
+
+
 def check_trainable(pipe: Any) -> None:
     """Refuse to train weights in half precision: the optimiser's steps would be lost in rounding, or not finite.
 
     Raises:
         InputError: naming the type.
     """
-    if pipe.unet.dtype in (torch.float16, torch.bfloat16):
+    kind = networks_of(pipe)[0].dtype
+    if kind in (torch.float16, torch.bfloat16):
         raise InputError(
-            f"the denoiser's weights are {str(pipe.unet.dtype).removeprefix('torch.')}, too coarse to be trained; "
+            f"the denoiser's weights are {str(kind).removeprefix('torch.')}, too coarse to be trained; "
             "load it with dtype=torch.float32"
         )
 
@@ -218,14 +202,9 @@ def check_latent_unet(pipe: Any) -> None:
     Raises:
         InputError: naming its class.
     """
-    if not is_latent_unet(pipe):
+    if not isinstance(pipe, (StableDiffusionPipeline, StableDiffusionXLPipeline)):
         raise InputError(f"{a_kind(pipe)} is not supported here; use a {SUPPORTED} or a StableDiffusionXLPipeline")
     check_no_context(pipe)
-
-
-def is_latent_unet(pipe: Any) -> bool:
-    """Whether it is Stable Diffusion 1, 2 or XL, to whose U-Net `conditioning_of` tells a prompt."""
-    return isinstance(pipe, (StableDiffusionPipeline, StableDiffusionXLPipeline))
 
 
 def check_no_context(pipe: Any) -> None:
@@ -286,67 +265,6 @@ def check_prompts(pipe: Any, prompts: Sequence[str]) -> None:
                     f"the prompt is longer than the {length} tokens of this model's text encoder, these words would "
                     f"fall off: {lost!r}; shorten it"
                 )
-
-
-def encode_prompts(
-    pipe: StableDiffusionPipeline, prompts: list[str], negative_prompts: list[str] | None, guided: bool
-) -> torch.Tensor:
-    """Text states as the U-Net takes them: [2B, T, D], unconditional half first, or [B, T, D] without guidance."""
-    with held(pipe.text_encoder, pipe.tokenizer):
-        positive, negative = pipe.encode_prompt(prompts, device_of(pipe), 1, guided, negative_prompts)
-    return torch.cat([negative, positive]) if guided else positive
-
-
-def conditioning_of(
-    pipe: Pipeline,
-    prompts: list[str],
-    negative_prompts: list[str] | None = None,
-    guided: bool = True,
-    size: tuple[int, int] | None = None,
-    dropped: torch.Tensor | None = None,
-) -> Conditioning:
-    """The conditioning of `prompts` for the U-Net of any supported pipeline.
-
-    Args:
-        size: the picture's (height, width), for SDXL.
-        dropped: bool [B]: prompts that get the conditioning of the unconditional half of a guided batch: the empty
-            prompt's, or zeros for most SDXL pipelines. Without guidance only.
-    """
-    if any(negative_prompts or ()) and not guided:
-        raise InputError(
-            "a negative prompt is not used without guidance; leave it out, or raise the guidance scale above 1"
-        )
-    if dropped is not None:
-        prompts = ["" if gone else p for p, gone in zip(prompts, dropped.tolist(), strict=True)]
-    if not isinstance(pipe, StableDiffusionXLPipeline):
-        return Conditioning(encode_prompts(pipe, prompts, negative_prompts, guided))
-    with held(
-        *(p for p in (pipe.text_encoder, pipe.text_encoder_2, pipe.tokenizer, pipe.tokenizer_2) if p is not None)
-    ):
-        states, negative, pooled, negative_pooled = pipe.encode_prompt(
-            prompt=prompts,
-            device=device_of(pipe),
-            num_images_per_prompt=1,
-            do_classifier_free_guidance=guided,
-            negative_prompt=negative_prompts,
-        )
-    if size is None:
-        h, w = sample_size(pipe)
-        size = (h * pipe.vae_scale_factor, w * pipe.vae_scale_factor)
-    width = pooled.shape[-1] if pipe.text_encoder_2 is None else pipe.text_encoder_2.config.projection_dim
-    ids = pipe._get_add_time_ids(size, (0, 0), size, dtype=states.dtype, text_encoder_projection_dim=width)
-    ids = ids.to(device_of(pipe)).repeat(len(states), 1)
-    if dropped is not None and pipe.config.force_zeros_for_empty_prompt:
-        kept = (~dropped).to(states)
-        states, pooled = states * kept[:, None, None], pooled * kept[:, None]
-    if guided:
-        states, pooled, ids = torch.cat([negative, states]), torch.cat([negative_pooled, pooled]), torch.cat([ids, ids])
-    return Conditioning(states, {"text_embeds": pooled.to(device_of(pipe)), "time_ids": ids})
-
-
-def latent_channels(pipe: Any) -> int:
-    """C of a U-Net's latents."""
-    return pipe.unet.config.in_channels
 
 
 def token_spans(pipe: Any, prompt: str) -> list[tuple[int, int] | None]:

@@ -16,6 +16,7 @@ steps.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -31,6 +32,9 @@ KINDS: dict[str, Kind] = {
     "sample": "sample",
     "flow_prediction": "velocity",
 }
+
+# (x_t [B,...], the network's output there, number of the step) -> what a method adds to the plain step
+Drift = Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,7 @@ class Level:
 
 
 def transition(
-    x_t: torch.Tensor, output: torch.Tensor, now: Level, after: Level, eta: float = 0.0
+    x_t: torch.Tensor, output: torch.Tensor, now: Level, after: Level, eta: float | torch.Tensor = 0.0
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and standard deviation of x_s given x_t: equations (12) and (16).
 
@@ -106,11 +110,25 @@ def transition(
     Returns:
         the mean, [B,...], and the deviation, which broadcasts against it.
     """
+    std, toward_noise = spread(now, after, eta)
+    return after.a * now.x0(x_t, output) + toward_noise * now.noise(x_t, output), std
+
+
+def spread(now: Level, after: Level, eta: float | torch.Tensor = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
+    """How the noise of x_s is made up: the deviation of new noise (16), and what is left of e^ in the mean (12)."""
     # at the first step of a zero terminal SNR a_t is 0, at the last step s_s is
     shrink = now.a * after.s / (after.a * now.s)
     std = eta * after.s * (1 - shrink**2).clamp(min=0).sqrt()
-    toward_noise = (after.s**2 - std**2).clamp(min=0).sqrt()
-    return after.a * now.x0(x_t, output) + toward_noise * now.noise(x_t, output), std
+    return std, (after.s**2 - std**2).clamp(min=0).sqrt()
+
+
+def affine(now: Level, after: Level) -> tuple[torch.Tensor, torch.Tensor]:
+    """A and B of a step without noise, x_s = A x_t + B output: `transition` is linear in both.
+
+    Solved for x_t it is the exact inverse of the step, once the output at x_t is known: that is a fixed point.
+    """
+    one = torch.ones_like(now.a)
+    return transition(one, 0 * one, now, after)[0], transition(0 * one, one, now, after)[0]
 
 
 def levels(scheduler: Any) -> list[Level]:
@@ -127,12 +145,14 @@ def levels(scheduler: Any) -> list[Level]:
             sigmas = torch.cat([sigmas, sigmas.new_zeros(1)])
         return [_of_sigma(scheduler, sigma, kind) for sigma in sigmas]
     ab = [scheduler.alphas_cumprod[int(t)] for t in scheduler.timesteps]
-    ab.append(torch.as_tensor(getattr(scheduler, "final_alpha_cumprod", 1.0)))
+    ab.append(_clean_end(scheduler))
     return [of_ab(x.detach().cpu().float(), kind) for x in ab]
 
 
 def level_at(scheduler: Any, timestep: torch.Tensor | float, like: torch.Tensor) -> Level:
     """The level at any time, one for all or [B], in the scheduler's own units; it broadcasts against `like`, [B,...].
+
+    Below 0 it is the clean end: without noise, unless the scheduler says otherwise (`final_alpha_cumprod`).
 
     Raises:
         InputError: for a scheduler whose process is none of the three.
@@ -140,14 +160,25 @@ def level_at(scheduler: Any, timestep: torch.Tensor | float, like: torch.Tensor)
     kind = kind_of(scheduler)
     t = torch.as_tensor(timestep, dtype=torch.float32).reshape(-1, *[1] * (like.dim() - 1)).cpu()
     if _is_flow(scheduler):
-        return _of_sigma(scheduler, t / scheduler.config.num_train_timesteps, kind).to(like)
-    ab = scheduler.alphas_cumprod.detach().cpu().float()
+        return _of_sigma(scheduler, t.clamp(min=0) / scheduler.config.num_train_timesteps, kind).to(like)
+    ab = _precise(scheduler.alphas_cumprod)
     low = t.floor().long().clamp(0, len(ab) - 1)
     if _has_sigmas(scheduler):  # between two steps sigma is interpolated, as the schedulers do
         sigmas = ((1 - ab) / ab).sqrt()
         sigma = torch.lerp(sigmas[low], sigmas[(low + 1).clamp(max=len(ab) - 1)], t - low)
-        return _of_sigma(scheduler, sigma, kind).to(like)
-    return of_ab(ab[low], kind).to(like)
+        return _of_sigma(scheduler, torch.where(t < 0, 0 * sigma, sigma), kind).to(like)
+    return of_ab(torch.where(t < 0, _clean_end(scheduler).to(ab), ab[low]), kind).to(like)
+
+
+def _clean_end(scheduler: Any) -> torch.Tensor:
+    """The product of the alphas after the last step; diffusers calls it initial where the process is inverted."""
+    end = getattr(scheduler, "final_alpha_cumprod", getattr(scheduler, "initial_alpha_cumprod", 1.0))
+    return torch.as_tensor(end)
+
+
+def _precise(values: torch.Tensor) -> torch.Tensor:
+    """On the CPU, in float32 at least."""
+    return values.detach().to("cpu", torch.promote_types(values.dtype, torch.float32))
 
 
 def kind_of(scheduler: Any) -> Kind:

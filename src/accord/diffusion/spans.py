@@ -67,6 +67,45 @@ def read_texts(opened: Opened, prompts: Sequence[str]) -> Texts:
     return _followed(opened, prompts)[0]
 
 
+def network_arguments(opened: Opened, prompts: Sequence[str]) -> dict[str, Any]:
+    """What the network is given first in a run, by name, or by number if it has none."""
+
+    def read(_network: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        raise Left({str(i): a for i, a in enumerate(args)} | kwargs)
+
+    with held(*parts_of(opened.pipe)), ExitStack() as stack:  # or another thread's run would be left
+        for network in opened.networks:
+            stack.callback(network.register_forward_pre_hook(read, with_kwargs=True).remove)
+        return opened.until_left(prompts, remembered=True)
+
+
+def text_states(opened: Opened, prompts: Sequence[str]) -> list[torch.Tensor]:
+    """The states of each prompt's text, [T,D], as the network is given them by an unguided pipeline.
+
+    Of several texts (two encoders, layers) it is the one that holds most of the words. A pipeline that pads a batch to
+    its longest text is asked for each prompt by itself, so that none depends on the others.
+    """
+    if opened.text_layout is None:
+        name = read_texts(opened, [_SENTINEL]).longest
+        short, long = (_rows_told(opened, [text], name)[0] for text in (_SENTINEL, f"{_SENTINEL} {_SENTINEL}"))
+        opened.text_layout = name, len(short) == len(long)
+    name, together = opened.text_layout
+    if together:
+        return _rows_told(opened, prompts, name)
+    return [_rows_told(opened, [prompt], name)[0] for prompt in prompts]
+
+
+def _rows_told(opened: Opened, prompts: Sequence[str], name: str) -> list[torch.Tensor]:
+    """[T,D] of each row of an argument of the network; layers of an encoder lie one after the other in D."""
+    rows = _rows_of(network_arguments(opened, prompts)[name], name) or []
+    if len(rows) != len(prompts):
+        raise InputError(
+            f"the network of {a_kind(opened.pipe)} is told other texts than the prompts' in an unguided run; "
+            "use another pipeline"
+        )
+    return [row.flatten(1) for row in rows]
+
+
 def _followed(opened: Opened, prompts: Sequence[str]) -> tuple[Texts, dict[int, int]]:
     """What the network is told, and how long each encoder's template is before a prompt."""
     pipe = opened.pipe

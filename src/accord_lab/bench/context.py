@@ -29,7 +29,8 @@ from accord.files import write_file
 from accord.methods.context.config import ContextTrainConfig
 from accord.methods.context.data import encode_images
 from accord.methods.context.network import RelationalNetwork
-from accord.methods.context.pipeline import generate_with_context, new_relation
+from accord.methods.context.pipeline import new_relation
+from accord.methods.context.sampling import generate_with_context
 from accord.methods.context.train import Objective, train_context
 from accord.reports.pictures import GAP, in_a_row, png
 from accord.rewards.captioners import Captioner, load_captioner

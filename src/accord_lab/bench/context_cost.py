@@ -1,6 +1,6 @@
 """`accord bench context-cost`: time of sampling with context as a multiple of the plain one's, in turns on idle cores.
 
-Networks alone: texts and pictures cost both the same. The relational network is fresh, since time does not depend on
+Steps alone: texts and pictures cost both the same. The relational network is fresh, since time does not depend on
 what it has learned.
 """
 
@@ -14,11 +14,12 @@ from typing import Any
 
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel
 
-from accord.diffusion.loop import run, sample
-from accord.diffusion.pipelines import Conditioning, latent_scheduler, sample_size
-from accord.methods.context.pipeline import new_relation, relation_of
-from accord.methods.context.schedulers import ContextDDIMScheduler
+from accord.diffusion.generate import generators
+from accord.diffusion.pipelines import load
+from accord.methods.context.pipeline import new_relation
+from accord.methods.context.sampling import Context
 from accord_lab.bench.context import reduced_unet, with_unet
 from accord_lab.bench.measure import ratios, turns
 from accord_lab.bench.report import stamp, table
@@ -26,7 +27,7 @@ from accord_lab.bench.runner import Bench
 from accord_lab.bench.speed import network
 from accord_lab.recipes.denoiser import scheduler
 
-TOKENS = 77
+PROMPT = "a red star to the left of a blue key"
 
 
 @dataclass(frozen=True)
@@ -70,13 +71,10 @@ class ContextCost(Bench[Size, dict[str, Any]]):
         if cell.reduced:
             pipe = with_unet(pipe, reduced_unet(pipe).eval().requires_grad_(False))
         relation = new_relation(pipe).eval().requires_grad_(False)
-        g, side, width = torch.Generator().manual_seed(0), sample_size(pipe)[0], pipe.unet.config.cross_attention_dim
-        noise = torch.randn(cell.pictures, pipe.unet.config.in_channels, side, side, generator=g)
-        conditioning = Conditioning(torch.randn(2 * cell.pictures, TOKENS, width, generator=g))
-        of_context = relation_of(relation, conditioning.states[-cell.pictures :])
+        told: dict[str, Any] = {"guidance_scale": 5.0, "num_inference_steps": cell.steps}
         work = {
-            way: partial(denoised, pipe, r, noise, conditioning, cell.steps)
-            for way, r in (("plain", None), ("context", of_context))
+            way: partial(denoised, Context.of(pipe, relation, "quadratic", scale=scale, **told), cell.pictures)
+            for way, scale in (("plain", 0.0), ("context", 1.0))
         }
         for function in work.values():  # the warm-up
             function()
@@ -120,32 +118,16 @@ class ContextCost(Bench[Size, dict[str, Any]]):
 
 
 def pipeline_of(unet: UNet2DConditionModel) -> StableDiffusionPipeline:
-    """U-Net and scheduler as a pipeline; texts and pictures are left out, they cost both ways the same."""
-    return StableDiffusionPipeline(
-        vae=None,
-        text_encoder=None,
-        tokenizer=None,
-        unet=unet,
-        scheduler=scheduler(),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
+    """The lab's pipeline with this U-Net; where it takes wider texts, those of a small encoder with random weights."""
+    lab, width = load(device="cpu"), unet.config.cross_attention_dim
+    parts = {**lab.components, "unet": unet, "scheduler": scheduler()}
+    own = lab.text_encoder.config
+    if width != own.hidden_size:
+        config = CLIPTextConfig(**{**own.to_dict(), "hidden_size": width, "num_hidden_layers": 1})
+        parts["text_encoder"] = CLIPTextModel(config).eval().requires_grad_(False)
+    return StableDiffusionPipeline(**parts, requires_safety_checker=False)
 
 
-def denoised(
-    pipe: StableDiffusionPipeline, relation: Any, noise: torch.Tensor, conditioning: Conditioning, count: int
-) -> torch.Tensor:
-    """Latents of the loop as `generate --context` runs it."""
-    return run(
-        sample(
-            pipe,
-            [""] * len(noise),
-            num_inference_steps=count,
-            guidance_scale=5.0,
-            latents=noise,
-            conditioning=conditioning,
-            scheduler=latent_scheduler(ContextDDIMScheduler, pipe),
-            step_kwargs={"relation": relation},
-        )
-    )
+def denoised(context: Context, count: int) -> torch.Tensor:
+    """States of `count` pictures as `generate --context` makes them; texts are embedded in the warm-up."""
+    return context.run([PROMPT] * count, generators(range(count)))

@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 from accord.data.images import to_pil
 from accord.data.prompts import parse
 from accord.diffusion.call import GUIDANCE, STEPS
-from accord.diffusion.loop import decode, generators, run, sample
+from accord.diffusion.generate import generators
 from accord.diffusion.opened import Opened
 from accord.diffusion.pipelines import SD, load, token_spans, tokens_of
 from accord.methods.realign.config import RealignConfig
@@ -175,14 +175,9 @@ class Maker:
 
     def pictures(self, jobs: Sequence[Job], attempt: int) -> torch.Tensor:
         """One picture a job by the plain pipeline, [B,3,H,W] in 0..1, in one batch; each from its own noise."""
-        steps = sample(
-            self.pipe,
-            [j.prompt.text for j in jobs],
-            num_inference_steps=STEPS,
-            guidance_scale=GUIDANCE,
-            generator=generators([j.noise_seed(attempt) for j in jobs]),
-        )
-        return torch.as_tensor(decode(self.pipe, run(steps), "pt")).float()
+        opened = Opened(self.pipe, STEPS, guidance_scale=GUIDANCE)
+        seeds = [j.noise_seed(attempt) for j in jobs]
+        return opened.pictures([j.prompt.text for j in jobs], generators(seeds)).float()
 
 
 METHODS: dict[str, Callable[[Maker], Method]] = {

@@ -21,11 +21,10 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from tqdm.auto import tqdm
 
 from accord.diffusion.attention import plain_attention
-from accord.diffusion.loop import decode_with_grad, denoise, initial_noise
 from accord.diffusion.lora import add_lora
-from accord.diffusion.objective import predicted_x0
-from accord.diffusion.opened import Left, Step
-from accord.diffusion.pipelines import Conditioning, conditioning_of, load
+from accord.diffusion.opened import Left, Opened, Step
+from accord.diffusion.pipelines import load
+from accord.diffusion.process import levels
 from accord.methods.tune.config import TuneConfig
 from accord.methods.tune.rollouts import Batch
 from accord.methods.tune.strategies import STRATEGIES
@@ -235,24 +234,29 @@ def _large_part(name: str) -> dict[str, float]:
 def parts_of_a_picture(pipe: StableDiffusionPipeline, reward: Composed, prompt: str) -> dict[str, Callable[[], Any]]:
     """What strategies are made of, for one picture: name (one of SD15_PARTS) -> work."""
     scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
-    scheduler.set_timesteps(TuneConfig().num_inference_steps)
-    timestep, noise = scheduler.timesteps[STOP], initial_noise(pipe, 1, [torch.Generator().manual_seed(0)])
-    guided, alone = (conditioning_of(pipe, [prompt], guided=g) for g in (True, False))
+    guided, alone = (
+        Opened(pipe, TuneConfig().num_inference_steps, scheduler=scheduler, guidance_scale=scale)
+        for scale in (5.0, 1.0)
+    )
+    noise = guided.noise([prompt], [torch.Generator().manual_seed(0)])
+    clean = levels(guided.schedule([prompt], noise))[STOP]
+    for opened in (guided, alone):
+        opened.check([prompt])  # once, and before anything is measured
 
     @torch.no_grad()
     def step() -> None:
-        denoise(pipe, scheduler, noise, timestep, guided, 5.0)
+        guided.output([prompt], noise, step=STOP)
 
     @torch.no_grad()
     def judge() -> None:
-        reward(decode_with_grad(pipe, noise), [prompt])
+        reward(guided.decode([prompt], noise), [prompt])
 
-    def with_gradient(conditioning: Conditioning) -> None:
-        denoise(pipe, scheduler, noise, timestep, conditioning, 5.0).square().mean().backward()
+    def with_gradient(opened: Opened) -> None:
+        opened.output([prompt], noise, step=STOP).square().mean().backward()
 
     def end_of_refl() -> None:
-        output = denoise(pipe, scheduler, noise, timestep, guided, 5.0)
-        reward(decode_with_grad(pipe, predicted_x0(scheduler, output, timestep, noise)), [prompt]).mean().backward()
+        state = clean.x0(noise, guided.output([prompt], noise, step=STOP))
+        reward(guided.decode([prompt], state), [prompt]).mean().backward()
 
     return dict(
         zip(

@@ -18,7 +18,6 @@ from PIL import Image
 
 from accord.data.video import Video as Frames
 from accord.data.video import read_video, write_video
-from accord.diffusion.loop import decode
 from accord.diffusion.pipelines import SD, Pipeline, device_name, load
 from accord.files import write_file
 from accord.methods.video.config import EditConfig
@@ -98,7 +97,7 @@ def run_task(
         editor.tune(Path(scratch) / "run", progress=False)
     path = editor.invert()
     shared = time.perf_counter() - began
-    back = reconstruction(pipe, editor.latents, editor.sample(task.source.image_prompt, 1.0, path))
+    back = reconstruction(editor, editor.sample(task.source.image_prompt, 1.0, path))
     for name, changes in ways.items():
         began = time.perf_counter()
         editor.config = replace(config, **changes)  # type: ignore[arg-type]
@@ -152,9 +151,9 @@ def reader_track_error(frames: tuple[Image.Image, ...], truth: MovingScene) -> f
 
 
 @torch.no_grad()
-def reconstruction(pipe: Pipeline, latents: torch.Tensor, back: torch.Tensor) -> float:
+def reconstruction(editor: VideoEditor, back: torch.Tensor) -> float:
     """PSNR in dB of the video after inversion and sampling against the VAE's own decoding of it."""
-    a, b = (torch.as_tensor(decode(pipe, x.to(pipe.vae.dtype), "pt")).float() for x in (latents, back))
+    a, b = (editor.decode(x) for x in (editor.latents, back))
     return min(60.0, float(-10 * (a - b).square().mean().clamp(min=1e-12).log10()))
 
 

@@ -21,9 +21,9 @@ from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 from transformers import CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from accord.diffusion.attention import attention_hook
-from accord.diffusion.objective import ab_at, prediction_target
+from accord.diffusion.process import level_at
 from accord.files import replace_file
+from accord.methods.video.hook import attention_hook
 from accord.training.fingerprint import fingerprint
 from accord.training.loop import LoopConfig, Run, computes_bf16
 from accord_lab.recipes.grounding import Grounding, targets
@@ -252,8 +252,7 @@ def train(
         noisy = noise_scheduler.add_noise(latents, noise, timesteps).contiguous(memory_format=layout)
         states = tower(encoded_texts.input_ids.to(device)).last_hidden_state
         velocity = unet(noisy, timesteps, states).sample.float()
-        ab = ab_at(noise_scheduler, timesteps, latents)
-        target = prediction_target(latents, noise, ab, noise_scheduler.config.prediction_type)
+        target = level_at(noise_scheduler, timesteps, latents).target(latents, noise)
         error = (velocity - target).square().mean()
         contest = grounding.loss(tokens.to(device), places.to(device))
         return error + GROUNDING * contest, {"error": float(error.detach()), "contest": float(contest.detach())}

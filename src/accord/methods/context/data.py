@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,8 +15,8 @@ from tqdm.auto import tqdm
 
 from accord.data.images import fit, to_tensor
 from accord.diffusion.loading import header_of, load_tensors
-from accord.diffusion.loop import encode
-from accord.diffusion.pipelines import Pipeline, sample_size
+from accord.diffusion.opened import Opened
+from accord.diffusion.tower import opened_for_pictures
 from accord.files import replace_file
 from accord.methods.context.train import Draw
 from accord.training.fingerprint import fingerprint
@@ -24,17 +25,19 @@ from accord.types import InputError
 
 
 def encode_images(
-    pipe: Pipeline,
+    pipe: Any,
     images: Sequence[Image.Image],
     cache: Path | None = None,
     batch_size: int = 32,
     progress: bool = False,
     processes: Processes | None = None,
+    call: Mapping[str, Any] | None = None,
 ) -> torch.Tensor:
-    """Scaled latents [N,C,h,w] of pictures, float16; kept in the file `cache` if it is given, for these pictures and
-    this VAE.
+    """Clean states [N,...] of pictures, float16; kept in the file `cache` if it is given, for these pictures and this
+    VAE. Stable Diffusion's are its scaled latents [N,C,h,w].
 
-    Of several `processes` the first one encodes where there is a `cache`; without it each encodes for itself.
+    They are made as large as the pipeline makes pictures; `call` says what else its own call is given, such as another
+    size. Of several `processes` the first one encodes where there is a `cache`; without it each encodes for itself.
 
     Raises:
         InputError: if there is no picture.
@@ -42,25 +45,35 @@ def encode_images(
     if not images:
         raise InputError("there is no picture to train on; give pairs of pictures and captions")
     processes = processes or Processes(pipe.device)
+    further = dict(call or {})
+    opened, side = opened_for_pictures(pipe, _side(further), further)
     if cache is not None:
-        if processes.first and not _holds(cache, key := _key(pipe, images)):
-            latents = encode_images(pipe, images, None, batch_size, progress, processes)
+        if processes.first and not _holds(cache, key := _key(opened, images)):
+            latents = encode_images(pipe, images, None, batch_size, progress, processes, call)
             replace_file(cache, lambda p: save_file({"latents": latents}, p, metadata={"of": key}))
         processes.wait()
         kept = load_tensors(cache, "kept latents", "remove it, and it is made again").get("latents")
         if kept is None or len(kept) != len(images):
             raise InputError(f"kept latents {str(cache)!r} are not of these pictures; remove it, and it is made again")
         return kept
-    side = sample_size(pipe)[0] * pipe.vae_scale_factor
     parts = []
     for start in tqdm(range(0, len(images), batch_size), desc="encode", disable=not progress):
         pixels = torch.cat([fit(to_tensor(i), side) for i in images[start : start + batch_size]])
-        parts.append(encode(pipe, pixels).half().cpu())
+        parts.append(opened.encode([""] * len(pixels), pixels).half().cpu())
     return torch.cat(parts).contiguous()
 
 
-def _key(pipe: Pipeline, images: Sequence[Image.Image]) -> str:
-    digest = hashlib.sha256(f"{fingerprint(pipe.vae)} {sample_size(pipe)}".encode())
+def _side(call: dict[str, Any]) -> int | None:
+    """The side that a call is given, which is taken out of it. Raises InputError for one that is not square."""
+    height, width = call.pop("height", None), call.pop("width", None)
+    if height != width:
+        raise InputError(f"pictures are trained on as squares, not {width}x{height}; give the same height and width")
+    return height
+
+
+def _key(opened: Opened, images: Sequence[Image.Image]) -> str:
+    latents = opened.vae_latents([""], opened.noise([""], [torch.Generator().manual_seed(0)]))
+    digest = hashlib.sha256(f"{fingerprint(opened.pipe.vae)} {tuple(latents.shape[-2:])}".encode())
     for image in images:
         digest.update(repr(image.size).encode() + image.tobytes())
     return digest.hexdigest()
@@ -77,7 +90,7 @@ def _holds(cache: Path, key: str) -> bool:
 
 
 def draw_from(latents: torch.Tensor, captions: Sequence[str]) -> Draw:
-    """A Draw over encoded pictures [N,C,h,w] and N captions.
+    """A Draw over encoded pictures [N,...] and N captions.
 
     Raises:
         InputError: if they are not equally many.

@@ -1,55 +1,35 @@
-"""`ContextDiffPipeline`: a Stable Diffusion pipeline whose process is shifted by a relational network.
-
-Guidance has one rule: x0^ is the guided one, and r is that of the conditional text. Both of a step's r are one batch.
+"""`ContextDiffPipeline`: a Stable Diffusion pipeline whose process is shifted by a relational network; making and
+loading such networks for any pipeline.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import StableDiffusionPipeline
 from diffusers.pipelines.stable_diffusion import StableDiffusionPipelineOutput
-from torch import nn
-from tqdm.auto import tqdm
 
 from accord.diffusion.adapters import put_on
 from accord.diffusion.loading import load_model, nothing_of_this_machine
-from accord.diffusion.loop import (
-    decode,
-    denoise,
-    generators,
-    guidance_embedding,
-    initial_noise,
-    is_guided,
-    run,
-    sample,
-    set_timesteps,
-)
-from accord.diffusion.lora import check_no_lora
-from accord.diffusion.objective import network_x0
-from accord.diffusion.pipelines import (
-    Conditioning,
-    Pipeline,
-    check_latent_unet,
-    check_prompt_length,
-    conditioning_of,
-    device_of,
-    latent_scheduler,
-    sample_size,
-)
-from accord.diffusion.state import held, seeded
+from accord.diffusion.lora import check_no_lora, named_networks
+from accord.diffusion.opened import Opened, Step, networks_of
+from accord.diffusion.pipelines import check_prompt_length, device_of, latent_scheduler
+from accord.diffusion.spans import text_states
+from accord.diffusion.state import held, network_of, seeded
 from accord.files import read_json
 from accord.methods.context.equations import SHIFTS
 from accord.methods.context.network import RelationalNetwork
 from accord.methods.context.pixels import PixelEncoder, vision_tower
-from accord.methods.context.schedulers import ContextDDIMScheduler, ContextDDPMScheduler, Relation
+from accord.methods.context.sampling import Context, without_guidance
+from accord.methods.context.schedulers import ContextDDIMScheduler, ContextDDPMScheduler
 from accord.rewards.clip import ClipScorer, load_clip
 from accord.training.fingerprint import fingerprint
 from accord.types import InputError, a_kind
+
+WIDTHS = (256, 192, 128, 96, 64, 48, 32, 16, 8)  # of a new network, the widest first that its share allows
 
 
 class ContextDiffPipeline(StableDiffusionPipeline):
@@ -95,9 +75,10 @@ class ContextDiffPipeline(StableDiffusionPipeline):
             if image_encoder is None or feature_extractor is None:
                 raise InputError("this relational network looks at pixels; give image_encoder and feature_extractor")
             relation.pixel_encoder = PixelEncoder(
-                self, image_encoder, feature_extractor.image_mean, feature_extractor.image_std
+                self.plain(), image_encoder, feature_extractor.image_mean, feature_extractor.image_std
             )
-        check_fits(relation, self, "this relational network")
+        wants = unet.config.in_channels, unet.config.cross_attention_dim
+        check_fits(relation, wants, "this relational network")
 
     @classmethod
     def from_pipeline(
@@ -202,45 +183,35 @@ class ContextDiffPipeline(StableDiffusionPipeline):
         ):
             if many is not None and len(many) != len(prompts):
                 raise InputError(f"{len(many)} {what} were given for {len(prompts)} pictures; give one for each")
-        conditioning = conditioning_of(self, prompts, negative, is_guided(self, guidance_scale))
-        relation = relation_of(self.relation, conditioning.states[-len(prompts) :], context_scale)
-        if context_scale and self.scheduler.config.shift == "prior":
-            drawn = (
-                initial_noise(self, len(prompts), generator, height, width, conditioning.states.dtype)
-                if latents is None
-                else latents
-            )
-            latents = moved_start(
-                self,
-                self.scheduler,
-                drawn.to(conditioning.states),
-                conditioning,
-                relation,
-                num_inference_steps,
-                guidance_scale,
-            )
-        steps = sample(
-            self,
-            prompts,
-            num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
+        context = Context.of(
+            self.plain(),
+            self.relation,
+            self.scheduler.config.shift,
+            ancestral=isinstance(self.scheduler, ContextDDPMScheduler),
             eta=eta,
-            generator=generator,
-            latents=latents,
-            height=height,
-            width=width,
-            conditioning=conditioning,
-            step_kwargs={"relation": relation},
+            scale=context_scale,
+            guidance_scale=guidance_scale,
+            num_inference_steps=num_inference_steps,
+            call={"height": height, "width": width, "negative_prompt": negative if any(negative or ()) else None},
         )
-        for step in steps:
-            if callback_on_step_end is not None:
-                changed = callback_on_step_end(self, step.index, step.timestep, {"latents": step.latents}) or {}
-                step.latents = changed.get("latents", step.latents)
-            last = step.latents
-        images = decode(self, last, output_type)
+
+        def called_back(step: Step, new: torch.Tensor) -> torch.Tensor:
+            assert callback_on_step_end is not None
+            changed = callback_on_step_end(self, step.index, step.timestep, {"latents": new}) or {}
+            return changed.get("latents", new)
+
+        noise = None if latents is None else latents.to(device_of(self), self.text_encoder.dtype)
+        each = torch.default_generator if generator is None else generator
+        after_step = None if callback_on_step_end is None else called_back
+        images = context.run(prompts, each, noise=noise, after_step=after_step, output_type=output_type)
         return (
             StableDiffusionPipelineOutput(images=images, nsfw_content_detected=None) if return_dict else (images, None)
         )
+
+    def plain(self) -> StableDiffusionPipeline:
+        """The same parts as a pipeline without context."""
+        parts = {name: part for name, part in self.components.items() if name != "relation"}
+        return StableDiffusionPipeline(**{**parts, "safety_checker": None}, requires_safety_checker=False)
 
 
 def _check_scheduler(scheduler: Any) -> None:
@@ -248,13 +219,30 @@ def _check_scheduler(scheduler: Any) -> None:
         raise InputError(f"{a_kind(scheduler)} knows no context; use ContextDDIMScheduler or ContextDDPMScheduler")
 
 
-def check_fits(network: RelationalNetwork, pipe: Any, name: str) -> None:
-    """Refuse a network for other latents, text or pixels than this pipeline's.
+def shapes_of(pipe: Any, call: Mapping[str, Any] | None = None) -> tuple[int, int, int]:
+    """Channels of a pipeline's latents, width of the text states that its network is given, and the latents' height.
+
+    Args:
+        call: further arguments of the pipeline's own call.
+
+    Raises:
+        InputError: for a pipeline that cannot be opened.
+    """
+    opened = Opened(pipe, **without_guidance(pipe, 2, call or {}))
+    latents = opened.vae_latents([""], opened.noise([""], [torch.Generator().manual_seed(0)]))
+    with torch.no_grad():
+        return latents.shape[1], text_states(opened, [""])[0].shape[-1], latents.shape[-2]
+
+
+def check_fits(network: RelationalNetwork, wants: tuple[int, int], name: str) -> None:
+    """Refuse a network for other latents, text or pixels than a pipeline's.
+
+    Args:
+        wants: channels of its latents, and width of its text states.
 
     Raises:
         InputError: naming it.
     """
-    wants = pipe.unet.config.in_channels, pipe.unet.config.cross_attention_dim
     has = network.config.channels, network.config.text_width
     if wants != has:
         raise InputError(f"{name} is for latents and text of width {has}, this pipeline has {wants}; give its own")
@@ -266,114 +254,15 @@ def check_fits(network: RelationalNetwork, pipe: Any, name: str) -> None:
         )
 
 
-def relation_of(network: nn.Module, states: torch.Tensor, scale: float = 1.0) -> Relation:
-    """r at two steps in one batch of the network. `states` [B,T,E] are those of the conditional text."""
-
-    def relation(x0: torch.Tensor, t: int, s: int) -> tuple[torch.Tensor, torch.Tensor]:
-        if not scale:
-            return torch.zeros_like(x0), torch.zeros_like(x0)
-        times = torch.tensor([max(t, 0), max(s, 0)], device=x0.device).repeat_interleave(len(x0))
-        r = scale * network(torch.cat([x0, x0]), torch.cat([states, states]), times)
-        r_t, r_s = r.chunk(2)
-        return r_t, r_s
-
-    return relation
-
-
-@torch.no_grad()
-def moved_start(
-    pipe: Any,
-    scheduler: Any,
-    noise: torch.Tensor,
-    conditioning: Conditioning,
-    relation: Relation,
-    num_inference_steps: int,
-    guidance_scale: float = 1.0,
-) -> torch.Tensor:
-    """z_T [B,C,h,w] around the mean at which the shift `prior` ends, k_T r: one more call of the denoiser.
-
-    As in training, r is that of the network's guess from x_T without a shift, which is z_T itself.
-    """
-    scheduler = copy.deepcopy(scheduler)
-    set_timesteps(scheduler, num_inference_steps, noise.device)
-    t, count = scheduler.timesteps[0], len(noise)
-    conditional = conditioning.rows(torch.arange(len(conditioning.states) - count, len(conditioning.states)))
-    output = denoise(
-        pipe, scheduler, noise, t, conditional, timestep_cond=guidance_embedding(pipe, guidance_scale, noise)
-    ).float()
-    ab, k = scheduler.ab_at(t, noise), scheduler.shift_at(t, noise)
-    r, _ = relation(network_x0(output, noise.float(), ab, scheduler.config.prediction_type), int(t), int(t))
-    return (noise + k * r).to(noise.dtype)
-
-
-@torch.no_grad()
-def generate_with_context(
-    pipe: Pipeline,
-    network: RelationalNetwork,
-    prompts: str | list[str],
-    seeds: int | list[int],
-    *,
-    shift: str = "quadratic",
-    ancestral: bool = False,
-    num_inference_steps: int = 25,
-    guidance_scale: float = 5.0,
-    eta: float = 0.0,
-    context_scale: float = 1.0,
-    batch_size: int = 16,
-    output_type: str = "pil",
-    each: bool = False,
-    progress: bool = False,
-) -> Any:
-    """Pictures of every prompt with every seed, seeds varying fastest, on any supported pipeline (SDXL's too).
-
-    Args:
-        context_scale: multiplies r; 0 is exactly the plain pipeline.
-        each: one picture a prompt instead, each with its own of as many seeds.
-
-    Raises:
-        InputError: for a pipeline of another class, or a prompt that is empty or too long.
-    """
-    check_latent_unet(pipe)
-    prompts, seeds = (
-        ([prompts] if isinstance(prompts, str) else prompts),
-        ([seeds] if isinstance(seeds, int) else seeds),
-    )
-    for text in prompts:
-        check_prompt_length(pipe, text)
-    kind = ContextDDPMScheduler if ancestral else ContextDDIMScheduler
-    scheduler = latent_scheduler(kind, pipe, shift=shift)
-    jobs = list(zip(prompts, seeds, strict=True)) if each else [(text, seed) for text in prompts for seed in seeds]
-    out: list[Any] = []
-    for start in tqdm(range(0, len(jobs), batch_size), desc="generate", disable=not progress):
-        part = jobs[start : start + batch_size]
-        texts, generator = [t for t, _ in part], generators([s for _, s in part])
-        conditioning = conditioning_of(pipe, texts, guided=is_guided(pipe, guidance_scale))
-        noise = initial_noise(pipe, len(part), generator, dtype=conditioning.states.dtype)
-        relation = relation_of(network, conditioning.states[-len(part) :], context_scale)
-        if context_scale and shift == "prior":
-            noise = moved_start(pipe, scheduler, noise, conditioning, relation, num_inference_steps, guidance_scale)
-        steps = sample(
-            pipe,
-            texts,
-            num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
-            eta=eta,
-            generator=generator,
-            latents=noise,
-            conditioning=conditioning,
-            scheduler=scheduler,
-            step_kwargs={"relation": relation},
-        )
-        out.extend(decode(pipe, run(steps), output_type))
-    return out if output_type == "pil" else torch.stack(out)
-
-
-def load_context(pipe: Pipeline, folder: str | Path, clip: ClipScorer | None = None) -> tuple[RelationalNetwork, str]:
+def load_context(
+    pipe: Any, folder: str | Path, clip: ClipScorer | None = None, call: Mapping[str, Any] | None = None
+) -> tuple[RelationalNetwork, str]:
     """What `train_context` left in a folder: the relational network and its shift; an adapter found there is put on
     `pipe`.
 
     A denoiser that was trained whole is in `folder/pipeline`, and replaces that of `pipe`. `clip` is what a network
-    that looks at pixels was trained with (the embedded one if None).
+    that looks at pixels was trained with (the embedded one if None), `call` what is further given to the pipeline's own
+    call.
 
     Raises:
         InputError: for a folder that holds none, or one that does not fit the pipeline.
@@ -383,11 +272,15 @@ def load_context(pipe: Pipeline, folder: str | Path, clip: ClipScorer | None = N
         raise InputError(
             f"folder {str(folder)!r} holds no relational network; give one that accord train context wrote"
         )
-    whole, what = folder / "pipeline" / "unet", f"context {str(folder)!r}"
+    what = f"context {str(folder)!r}"
     network = load_model(RelationalNetwork, str(folder / "relation"), what).to(device_of(pipe))
     begun = read_json(folder / "config.json", f"{what}: its", "train it again")
     shift = str(begun.get("shift"))
-    unet = load_model(type(pipe.unet), str(whole), what).to(pipe.device, pipe.unet.dtype) if whole.is_dir() else None
+    whole = {
+        name: load_model(type(own), str(folder / "pipeline" / name), what).to(pipe.device, own.dtype)
+        for name, own in named_networks(pipe).items()
+        if (folder / "pipeline" / name).is_dir()
+    }
     if shift not in SHIFTS:
         raise InputError(
             f"context {str(folder)!r} has the shift {shift!r}, none of {', '.join(SHIFTS)}; train it again"
@@ -395,7 +288,7 @@ def load_context(pipe: Pipeline, folder: str | Path, clip: ClipScorer | None = N
     if network.config.pixel_width:
         clip = clip or load_clip(device=str(device_of(pipe)))
         network.pixel_encoder = PixelEncoder.of(pipe, clip)
-    check_fits(network, pipe, f"context {str(folder)!r}")
+    check_fits(network, shapes_of(pipe, call)[:2], f"context {str(folder)!r}")
     if network.config.pixel_width and clip is not None and begun.get("clip") not in (None, fingerprint(clip.model)):
         raise InputError(
             f"context {str(folder)!r} was trained to look through another CLIP than this one; give that one (`clip`)"
@@ -403,29 +296,35 @@ def load_context(pipe: Pipeline, folder: str | Path, clip: ClipScorer | None = N
     if (folder / "pytorch_lora_weights.safetensors").is_file():
         check_no_lora(pipe, "which that of the context would switch off")
         put_on(pipe, str(folder))
-    elif unet is not None:
-        with held(pipe.unet):
-            pipe.register_modules(unet=unet)
+    elif whole:
+        with held(network_of(pipe)):
+            pipe.register_modules(**whole)
     return network, shift
 
 
 def new_relation(
-    pipe: Pipeline, share: float = 0.15, seed: int = 0, clip: ClipScorer | None = None, **settings: Any
+    pipe: Any,
+    share: float = 0.15,
+    seed: int = 0,
+    clip: ClipScorer | None = None,
+    call: Mapping[str, Any] | None = None,
+    **settings: Any,
 ) -> RelationalNetwork:
     """A relational network for a pipeline, as wide as `share` of the denoiser's parameters allows (at most 256).
 
-    With `clip` it also looks at the decoded picture through that model.
+    With `clip` it also looks at the decoded picture through that model. `call` are further arguments of the pipeline's
+    own call.
 
     Raises:
         InputError: if even the narrowest is too large for that.
     """
-    allowed = share * sum(p.numel() for p in pipe.unet.parameters())
-    channels, text_width = pipe.unet.config.in_channels, pipe.unet.config.cross_attention_dim
+    channels, text_width, side = shapes_of(pipe, call)
+    allowed = share * sum(p.numel() for net in networks_of(pipe) for p in net.parameters())
     encoder = PixelEncoder.of(pipe, clip) if clip is not None else None
     settings["pixel_width"] = encoder.width if encoder is not None else 0
-    patch = settings.pop("patch", 2 if sample_size(pipe)[0] <= 32 else 4)
+    patch = settings.pop("patch", 2 if side <= 32 else 4)
     with seeded(seed):
-        for width in (256, 192, 128, 96, 64, 48, 32, 16, 8):
+        for width in WIDTHS:
             network = RelationalNetwork(channels, text_width, width=width, patch=patch, **settings)
             if sum(p.numel() for p in network.parameters()) <= allowed:
                 network.pixel_encoder = encoder

@@ -2,33 +2,36 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from accord.diffusion.loop import decode_with_grad
-from accord.diffusion.pipelines import Pipeline, device_of
+from accord.diffusion.opened import Opened
+from accord.diffusion.pipelines import device_of
 from accord.rewards.clip import ClipScorer, resized
 
 
 class PixelEncoder:
-    """Scaled latents [B,C,h,w] to image tokens [B,L,D]. Frozen; nothing of it is trained or saved with r_phi.
+    """Clean states [B,C,h,w] to image tokens [B,L,D]. Frozen; nothing of it is trained or saved with r_phi.
 
     Args:
-        pipe: whose VAE decodes.
+        pipe: whose call decodes; one whose states are its latents, and pictures.
         tower: CLIP's image half.
         image_mean, image_std: its normalisation, of values in 0..1.
     """
 
     def __init__(
-        self, pipe: Pipeline, tower: CLIPVisionModelWithProjection, image_mean: list[float], image_std: list[float]
+        self, pipe: Any, tower: CLIPVisionModelWithProjection, image_mean: list[float], image_std: list[float]
     ) -> None:
-        self.pipe, self.tower = pipe, tower.eval().requires_grad_(False).to(device_of(pipe))
+        self.opened = Opened(pipe, num_inference_steps=1, scheduler=pipe.scheduler)
+        self.tower = tower.eval().requires_grad_(False).to(device_of(pipe))
         self.mean, self.std = (
             torch.tensor(v, device=device_of(pipe)).view(1, 3, 1, 1) for v in (image_mean, image_std)
         )
 
     @classmethod
-    def of(cls, pipe: Pipeline, clip: ClipScorer) -> PixelEncoder:
+    def of(cls, pipe: Any, clip: ClipScorer) -> PixelEncoder:
         """The image half of a CLIP."""
         return cls(pipe, vision_tower(clip), clip.mean.flatten().tolist(), clip.std.flatten().tolist())
 
@@ -38,7 +41,8 @@ class PixelEncoder:
 
     @torch.no_grad()
     def __call__(self, latents: torch.Tensor) -> torch.Tensor:
-        pixels = resized(decode_with_grad(self.pipe, latents).float(), int(self.tower.config.image_size))
+        pictures = self.opened.decode([""] * len(latents), latents)
+        pixels = resized(pictures.float(), int(self.tower.config.image_size))
         pixels = (pixels - self.mean.to(pixels)) / self.std.to(pixels)  # the pipeline may have been moved since
         return self.tower(pixel_values=pixels.to(self.tower.dtype)).last_hidden_state
 

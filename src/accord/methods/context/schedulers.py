@@ -1,13 +1,12 @@
 """diffusers schedulers of the shifted process. Each is diffusers' own step plus the shift's correction.
 
 As x0^ is explicit in every step, the shifted step is the plain one with the same x0^ plus a term that is linear in b
-(`equations.ddim_correction`, `ddpm_correction`): with r = 0 the result is diffusers' own bit for bit.
+(`equations.correction`): with r = 0 the result is diffusers' own bit for bit.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
@@ -19,23 +18,13 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.schedulers.scheduling_ddim import DDIMSchedulerOutput
 from diffusers.schedulers.scheduling_ddpm import DDPMSchedulerOutput
 
-from accord.diffusion.objective import ab_at, precise
 from accord.diffusion.process import rooted_eta
-from accord.methods.context.equations import (
-    SHIFTS,
-    ddim_correction,
-    ddpm_correction,
-    network_target,
-    posterior_sigma,
-    shift_coefficient,
-)
-
-# (x0^ [B,C,H,W], t, s) -> r_phi(x0^, c, t) and r_phi(x0^, c, s), [B,C,H,W] each. A step index below 0 is the clean end
-Relation = Callable[[torch.Tensor, int, int], tuple[torch.Tensor, torch.Tensor]]
+from accord.methods.context.equations import SHIFTS
+from accord.methods.context.process import Relation, ShiftedProcess
 
 
 class _Shifted:
-    """What the three schedulers share: k_t, the shifted marginal, and the training target."""
+    """What the three schedulers share: their process, and its marginal."""
 
     config: Any
     alphas_cumprod: torch.Tensor
@@ -44,16 +33,10 @@ class _Shifted:
         if shift not in SHIFTS:
             raise ValueError(f"shift must be one of {', '.join(SHIFTS)}, not {shift!r}")
 
-    def ab_at(self, timestep: int | torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-        """ab at a step as in `objective.ab_at`; a tensor without dimensions, as in `timesteps`, is taken as an int."""
-        many = isinstance(timestep, torch.Tensor) and timestep.dim() > 0
-        return ab_at(self, timestep if many else int(timestep), like)
-
-    def shift_at(self, timestep: int | torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-        """k_t, shaped to broadcast against `like`; 0 at the clean end for every kind, as x0 itself comes out."""
-        if not isinstance(timestep, torch.Tensor) and timestep < 0:
-            return torch.zeros((), device=like.device, dtype=precise(like))
-        return shift_coefficient(self.ab_at(timestep, like), self.config.shift)
+    @property
+    def process(self) -> ShiftedProcess:
+        """This scheduler's process."""
+        return ShiftedProcess(self, self.config.shift)
 
     def add_noise(
         self,
@@ -65,14 +48,7 @@ class _Shifted:
         """x_t ~ q(x_t | x0, c): diffusers' own plus k_t r, r = `relation` [B,C,H,W]; timesteps int64 [B]."""
         # diffusers has one add_noise for all three, which its inverse scheduler lacks
         noisy = DDIMScheduler.add_noise(self, original_samples, noise, timesteps)  # type: ignore[arg-type]
-        if relation is None:
-            return noisy
-        return noisy + (self.shift_at(timesteps.reshape(-1), noisy) * relation.to(noisy)).to(noisy)
-
-    def get_target(self, noisy: torch.Tensor, original_samples: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-        """What the network is trained to predict at shifted x_t, in its own prediction type."""
-        ab = self.ab_at(timesteps.reshape(-1), noisy)
-        return network_target(noisy, original_samples, ab, self.config.prediction_type)
+        return noisy if relation is None else self.process.moved(noisy, timesteps, relation)
 
 
 _S = TypeVar("_S", bound=_Shifted)
@@ -123,14 +99,9 @@ class ContextDDIMScheduler(_Shifted, DDIMScheduler):
         if relation is not None:
             t = int(timestep)
             s = t - self.config.num_train_timesteps // self.num_inference_steps
-            last = t == int(
-                self.timesteps[-1]
-            )  # with trailing timesteps it may lead to step 0, which is then the clean end
-            r_t, r_s = relation(out.pred_original_sample, t, s)
-            ab_t, ab_s = self.ab_at(t, sample), self.ab_at(s, sample)
-            b_t, b_s = self.shift_at(t, sample) * r_t, self.shift_at(-1 if last else s, sample) * r_s
-            correction = ddim_correction(b_t, b_s, ab_t, ab_s, posterior_sigma(ab_t, ab_s, eta))
-            out.prev_sample = out.prev_sample + correction.to(out.prev_sample)
+            clean = s if t == int(self.timesteps[-1]) else None
+            new, x0 = out.prev_sample, out.pred_original_sample
+            out.prev_sample = new + self.process.correction(relation, x0, new, (t, s), eta=eta, clean=clean)
         return out if return_dict else (out.prev_sample, out.pred_original_sample)
 
 
@@ -151,10 +122,8 @@ class ContextDDPMScheduler(_Shifted, DDPMScheduler):
         out = super().step(model_output, timestep, sample, generator, True)
         if relation is not None:
             t, s = int(timestep), int(self.previous_timestep(timestep))
-            r_t, r_s = relation(out.pred_original_sample, t, s)
-            ab_t, ab_s = self.ab_at(t, sample), self.ab_at(s, sample)
-            b_t, b_s = self.shift_at(t, sample) * r_t, self.shift_at(s, sample) * r_s
-            out.prev_sample = out.prev_sample + ddpm_correction(b_t, b_s, ab_t, ab_s).to(out.prev_sample)
+            new, x0 = out.prev_sample, out.pred_original_sample
+            out.prev_sample = new + self.process.correction(relation, x0, new, (t, s), eta=1.0)
         return out if return_dict else (out.prev_sample, out.pred_original_sample)
 
 
@@ -175,12 +144,7 @@ class ContextDDIMInverseScheduler(_Shifted, DDIMInverseScheduler):
         if relation is not None:
             t, count = int(timestep), self.config.num_train_timesteps
             s = min(t - count // self.num_inference_steps, count - 1)
-            first = t == int(
-                self.timesteps[0]
-            )  # as the last step of sampling: it may come from step 0, which is then the clean end
-            r_s, r_t = relation(out.pred_original_sample, s, t)
-            ab_s, ab_t = self.ab_at(s, sample), self.ab_at(t, sample)
-            b_s, b_t = self.shift_at(-1 if first else s, sample) * r_s, self.shift_at(t, sample) * r_t
-            correction = ddim_correction(b_s, b_t, ab_s, ab_t, torch.zeros_like(ab_s))
-            out.prev_sample = out.prev_sample + correction.to(out.prev_sample)
+            clean = s if t == int(self.timesteps[0]) else None
+            new, x0 = out.prev_sample, out.pred_original_sample
+            out.prev_sample = new + self.process.correction(relation, x0, new, (s, t), clean=clean)
         return out if return_dict else (out.prev_sample, out.pred_original_sample)

@@ -13,25 +13,22 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 
 from accord.diffusion.opened import Generators, Opened
-from accord.diffusion.process import Level, levels, transition
+from accord.diffusion.process import Drift, Level, affine, levels, transition
 from accord.diffusion.tap import Attention, attention_layout, observed
 from accord.types import InputError, a_kind
 
 
-def affine(now: Level, after: Level) -> tuple[torch.Tensor, torch.Tensor]:
-    """A and B of a step without noise, x_s = A x_t + B output: `transition` is linear in both."""
-    one, zero = torch.ones(1), torch.zeros(1)
-    return transition(one, zero, now, after)[0], transition(zero, one, now, after)[0]
-
-
 @torch.no_grad()
-def invert(opened: Opened, prompts: Sequence[str], state: torch.Tensor, rounds: int = 3) -> list[torch.Tensor]:
+def invert(
+    opened: Opened, prompts: Sequence[str], state: torch.Tensor, rounds: int = 3, drift: Drift | None = None
+) -> list[torch.Tensor]:
     """The states from a clean one back to noise, n + 1 of them, the clean one first.
 
     Args:
         state: clean, [B,...], as `opened.encode` gives it.
         rounds: how often the output is evaluated for a step, at the state that it is to be taken at. 1 is the usual
             DDIM inversion, which takes it at the state before; more come closer to what samples back exactly.
+        drift: what each step adds to the plain one (context's, `context.sampling.Context.drift`).
 
     Raises:
         InputError: for a pipeline whose steps are not found again.
@@ -49,14 +46,20 @@ def invert(opened: Opened, prompts: Sequence[str], state: torch.Tensor, rounds: 
             )
         known = x = path[-1]
         for _ in range(rounds):
-            x = (known - b * opened.output(prompts, x, step=i)) / a
+            output = opened.output(prompts, x, step=i)
+            x = (known - b * output - (0 if drift is None else drift(x, output, i))) / a
         path.append(x)
     return path
 
 
 @torch.no_grad()
-def sample_from(opened: Opened, prompts: Sequence[str], state: torch.Tensor, first: int = 0) -> torch.Tensor:
+def sample_from(
+    opened: Opened, prompts: Sequence[str], state: torch.Tensor, first: int = 0, drift: Drift | None = None
+) -> torch.Tensor:
     """The clean state that steps without noise lead to, from a state at step `first` of the grid.
+
+    Args:
+        drift: see `invert`.
 
     Raises:
         InputError: for a step that the grid has not.
@@ -64,7 +67,9 @@ def sample_from(opened: Opened, prompts: Sequence[str], state: torch.Tensor, fir
     grid = levels(opened.schedule(prompts, state))
     _check_step("first", first, grid)
     for i in range(first, len(grid) - 1):
-        state = transition(state, opened.output(prompts, state, step=i), grid[i], grid[i + 1])[0].to(state)
+        output = opened.output(prompts, state, step=i)
+        added = 0 if drift is None else drift(state, output, i)
+        state = (transition(state, output, grid[i], grid[i + 1])[0] + added).to(state)
     return state
 
 

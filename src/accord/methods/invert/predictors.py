@@ -14,9 +14,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from accord.diffusion.loading import LOADING, check_moments, kind_of, load_model, loading
-from accord.diffusion.loop import encode
 from accord.diffusion.opened import Opened
-from accord.diffusion.pipelines import UNETS, conditioning_of, is_latent_unet, load
+from accord.diffusion.pipelines import UNETS, load
+from accord.diffusion.spans import network_arguments
 from accord.diffusion.state import held, seeded
 from accord.diffusion.tower import features, opened_for_pictures, parts_of_features
 from accord.methods.invert.config import PredictorConfig
@@ -82,7 +82,8 @@ class UNetTower(Tower):
     def __init__(self, pipe: Any, caption_conditioned: bool = True, all_levels: bool = False) -> None:
         super().__init__()
         unet = pipe.unet
-        self.pipe = pipe  # encodes texts and pictures; no module, so what is not named below is neither moved nor saved
+        # encodes texts and pictures; no module, so what is not named below is neither moved nor saved
+        self.opened = Opened(pipe, num_inference_steps=2, guidance_scale=1.0)
         self.conv_in, self.time_proj, self.time_embedding = unet.conv_in, unet.time_proj, unet.time_embedding
         self.down_blocks, self.mid_block = unet.down_blocks, unet.mid_block
         self.add_embedding = getattr(unet, "add_embedding", None)  # of XL: the pooled text and the sizes
@@ -108,18 +109,22 @@ class UNetTower(Tower):
         return self
 
     def forward(self, images: torch.Tensor, captions: Sequence[str] | None = None) -> torch.Tensor:
-        with held(self.pipe.unet):  # whose blocks these are
+        with held(self.opened.pipe.unet):  # whose blocks these are
             return self._features(images, captions)
 
     def _features(self, images: torch.Tensor, captions: Sequence[str] | None) -> torch.Tensor:
         with torch.no_grad():
-            latents = torch.cat([encode(self.pipe, p) for p in images.split(max(1, ENCODED // self.side**2))])
+            height, width = images.shape[-2:]
+            sized = Opened(self.opened.pipe, num_inference_steps=2, guidance_scale=1.0, height=height, width=width)
+            parts = images.split(max(1, ENCODED // self.side**2))
+            latents = torch.cat([sized.encode([""] * len(part), part) for part in parts])
             texts = list(captions) if captions is not None and self.needs_captions else [""] * len(images)
-            conditioning = conditioning_of(self.pipe, texts, guided=False)
-        states = conditioning.states
+            told = network_arguments(self.opened, texts)
+            self.opened.forget()  # no batch comes twice, and embeddings of texts are large
+        states = told["encoder_hidden_states"]
         zero = torch.zeros(len(images), dtype=torch.long, device=images.device)
         time = self.time_embedding(self.time_proj(zero).to(latents.dtype))
-        added = self.pipe.unet.get_aug_embed(time, states, conditioning.added)
+        added = self.opened.pipe.unet.get_aug_embed(time, states, told.get("added_cond_kwargs"))
         time = time if added is None else time + added
         x = self.conv_in(latents)
         levels = []
@@ -210,7 +215,7 @@ class Predictor(nn.Module):
 # --- making towers ----------------------------------------------------------------------------------------------------
 def _denoiser(config: PredictorConfig) -> Tower:
     pipe = load(config.model, device="cpu")
-    if not is_latent_unet(pipe):
+    if type(pipe).__name__ not in UNETS:
         if config.all_levels:
             raise InputError(f"all_levels is for U-Nets of Stable Diffusion, and {a_kind(pipe)} has none")
         denoiser = DenoiserTower(*opened_for_pictures(pipe), config.caption_conditioned)

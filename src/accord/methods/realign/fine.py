@@ -19,8 +19,7 @@ from accord.data.images import to_pil
 from accord.data.prompts import parse
 from accord.diffusion.attention import AttentionMaps
 from accord.diffusion.call import call_arguments, joined_call
-from accord.diffusion.generate import check_batch_size, seeds_of
-from accord.diffusion.loop import check_finite, generators
+from accord.diffusion.generate import check_batch_size, check_finite, generators, seeds_of
 from accord.diffusion.opened import REMEMBERED, Opened, Step, begins_with_picture, check_seams
 from accord.diffusion.pipelines import check_no_context, check_prompt_length, device_of, tokens_of
 from accord.diffusion.process import kind_of
@@ -234,7 +233,7 @@ class Rounds:
         opened = self.opened
         window = _Window(*RECORDED)
         # of U-Nets; a transformer's layers are all of one size
-        recorder = AttentionMaps(where.size, guided=False, smallest=min(8, *where.grid))
+        recorder = AttentionMaps(where.size, smallest=min(8, *where.grid))
         state = None if segments is None else modulation_of(opened, where, segments, self.config)
 
         def before_step(step: Step) -> None:

@@ -6,19 +6,17 @@ Letters in shapes: B pictures; a state is what the pipeline's loop denoises, [B,
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import DDIMScheduler
 
 from accord.diffusion.call import call_arguments
 from accord.diffusion.lora import without_lora
-from accord.diffusion.opened import Opened, networks_of, swapped
-from accord.diffusion.pipelines import latent_scheduler
+from accord.diffusion.opened import Opened, empty_as_unguided, networks_of
+from accord.diffusion.pipelines import ddim_of
 from accord.diffusion.process import level_at
 from accord.rewards.composed import Composed
 from accord.training.processes import Processes
@@ -187,7 +185,7 @@ class Rollouts:
         noisy = level.noised(clean, noise).to(self.dtype)
 
         def output() -> torch.Tensor:
-            with _empty_as_unguided(self.pipe):
+            with empty_as_unguided(self.pipe):
                 return self.unguided.output(told, noisy, timestep=timesteps).float()
 
         loss = (found := output()).sub(level.target(clean, noise)).square().mean()
@@ -208,35 +206,3 @@ def frames_of(images: torch.Tensor, prompts: Sequence[str]) -> tuple[torch.Tenso
 def of_each(scores: torch.Tensor, count: int) -> torch.Tensor:
     """Scores of `frames_of` as those of the B = `count` pictures or videos: the mean over the frames."""
     return scores if len(scores) == count else scores.unflatten(0, (count, -1)).mean(1)
-
-
-def ddim_of(pipe: Any) -> Any:
-    """DDIM for a pipeline whose process is DDIM's, whatever sampler it has; None, so its own scheduler, for others."""
-    config = pipe.scheduler.config
-    if "beta_schedule" not in config or config.get("use_flow_sigmas"):
-        return None
-    ddim = latent_scheduler(DDIMScheduler, pipe)
-    own = torch.as_tensor(pipe.scheduler.alphas_cumprod)
-    return ddim if torch.allclose(own.float(), ddim.alphas_cumprod, atol=1e-5) else None  # CogVideoX shifts its own
-
-
-@contextmanager
-def _empty_as_unguided(pipe: Any) -> Iterator[None]:
-    """An empty prompt gets what stands for none in a guided batch: zeros, where a pipeline is configured so (XL's)."""
-    if not pipe.config.get("force_zeros_for_empty_prompt"):
-        yield
-        return
-    own = pipe.encode_prompt
-
-    @functools.wraps(own)
-    def encode_prompt(*args: Any, **kwargs: Any) -> Any:
-        prompts = inspect.signature(own).bind(*args, **kwargs).arguments["prompt"]
-        said = torch.tensor([bool(p) for p in prompts])
-
-        def zeroed(states: torch.Tensor | None) -> torch.Tensor | None:
-            return None if states is None else states * said.to(states).view(-1, *[1] * (states.dim() - 1))
-
-        return tuple(map(zeroed, own(*args, **kwargs)))
-
-    with swapped(pipe, encode_prompt=encode_prompt):
-        yield

@@ -17,16 +17,15 @@ import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
-from accord.data.images import fit, to_tensor
+from accord.data.images import fit, to_pil, to_tensor
 from accord.data.video import Video
-from accord.diffusion.loop import Step, check_finite, decode, encode, guide, is_guided
+from accord.diffusion.generate import check_finite, refusing_nan
+from accord.diffusion.opened import Opened, Step
 from accord.diffusion.pipelines import (
-    Conditioning,
     Pipeline,
     check_latent_unet,
     check_prompt_length,
     check_trainable,
-    conditioning_of,
     device_of,
     latent_scheduler,
     sample_size,
@@ -38,6 +37,7 @@ from accord.methods.video.config import TUNING, EditConfig
 from accord.methods.video.masks import aligned_tokens, blended
 from accord.methods.video.trajectory import Span, Trajectory, invert, spans
 from accord.methods.video.tuning import VideoParts, tune
+from accord.methods.video.unet import Conditioning, conditioning_of, guide, is_guided
 from accord.methods.video.windows import Act, Layout, VideoNetwork, windows
 from accord.training.fingerprint import fingerprint
 from accord.types import InputError
@@ -70,8 +70,10 @@ class VideoEditor:
                 "a denoiser that predicts the picture itself cannot be inverted; use one that predicts epsilon or v"
             )
         self.parts = VideoParts.fresh(pipe, config)
+        self.opened = Opened(pipe, num_inference_steps=1, scheduler=self.scheduler, guidance_scale=1.0)
         side = sample_size(pipe)[0] * pipe.vae_scale_factor
-        self.latents = torch.cat([encode(pipe, fit(to_tensor(f), side)) for f in video.frames])  # [F,C,h,w]
+        pixels = [fit(to_tensor(frame), side) for frame in video.frames]
+        self.latents = torch.cat([self.opened.encode([""], frame) for frame in pixels])  # [F,C,h,w]
 
     def tune(self, folder: str | Path, progress: bool = True) -> None:
         """Fit temporal layers, query projections and relational network to the video. A run in `folder` is resumed.
@@ -139,11 +141,17 @@ class VideoEditor:
             InputError: for a prompt that is empty or too long.
         """
         latents = self.sample(target, self.config.guidance_scale, path, progress, modulate)
-        size, dtype = self.video.size, self.pipe.vae.dtype
-        frames = [f for part in latents.split(8) for f in decode(self.pipe, part.to(dtype))]
+        size, frames = self.video.size, to_pil(self.decode(latents))
         return Video(
             tuple(f.resize(size, Image.Resampling.BICUBIC) if f.size != size else f for f in frames), self.video.fps
         )
+
+    @torch.no_grad()
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Frames [F,3,H,W] in 0..1 of latents [F,C,h,w]."""
+        with refusing_nan(self.pipe):
+            parts = latents.to(self.pipe.vae.dtype).split(8)
+            return torch.cat([self.opened.decode([""] * len(part), part) for part in parts]).float()
 
     @torch.no_grad()
     def sample(
@@ -212,9 +220,7 @@ class VideoEditor:
     @torch.no_grad()
     def _conditioning(self, prompt: str | None) -> Conditioning:
         """The conditioning of one prompt, or of none."""
-        return conditioning_of(
-            self.pipe, [prompt or ""], guided=False, dropped=torch.tensor([prompt is None], device=device_of(self.pipe))
-        )
+        return conditioning_of(self.opened, prompt)
 
     def _tuned_with(self) -> dict[str, Any]:
         """The knobs that tuning depends on, and the prompt."""

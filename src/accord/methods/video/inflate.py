@@ -21,8 +21,8 @@ from diffusers.models.attention_processor import Attention
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from accord.diffusion.attention import attention_hook
 from accord.diffusion.state import seeded
+from accord.methods.video.hook import attention_hook
 from accord.types import InputError
 
 

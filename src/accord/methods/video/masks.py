@@ -7,17 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from difflib import SequenceMatcher
+from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
-from accord.diffusion.attention import AttentionMaps, attention_hook
-from accord.diffusion.loop import denoise
-from accord.diffusion.pipelines import Conditioning, Pipeline, device_of, sample_size
+from accord.diffusion.attention import AttentionMaps
+from accord.diffusion.pipelines import Pipeline, device_of, sample_size
 from accord.diffusion.state import held
+from accord.diffusion.tap import Attention
+from accord.methods.video.hook import attention_hook
 from accord.methods.video.inflate import inflated
 from accord.methods.video.trajectory import Span
+from accord.methods.video.unet import Conditioning, denoise
 from accord.methods.video.windows import VideoNetwork
 
 MIDDLE = (0.25, 0.75)  # this share of the inversion says where things are, and where two prompts differ
@@ -85,8 +88,14 @@ def token_maps(
     pipe = network.pipe
     found: list[torch.Tensor] = [torch.zeros(0)] * len(path[0])
     for rows in network.windows:
-        recorder, conditioning = AttentionMaps(sample_size(pipe), guided=False), source.repeated(len(rows))
-        with inflated(pipe.unet, network.temporal, len(rows)), attention_hook(pipe.unet, recorder):
+        recorder, conditioning = AttentionMaps(sample_size(pipe)), source.repeated(len(rows))
+
+        def record(
+            _layer: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cross: bool, to: Any = recorder
+        ) -> None:
+            to.see(Attention(query, key, value, kind="cross" if cross else "self"))
+
+        with inflated(pipe.unet, network.temporal, len(rows)), attention_hook(pipe.unet, record):
             for i in middle_steps(len(steps)):
                 x = path[i + 1][rows].to(network.device, pipe.unet.dtype)
                 denoise(pipe, network.scheduler, x, steps[i][1], conditioning)

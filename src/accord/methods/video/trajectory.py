@@ -3,8 +3,8 @@
     x_s = A x_t + B output(x_t) + correction                       s < t, -1 the clean end
     x_t = (x_s - B output(x_t) - correction) / A                   a fixed point
 
-A and B are plain DDIM's with sigma = 0 (`context.equations.ddim_affine`); the correction is what the context adds
-(`ddim_correction`), 0 without a relational network.
+A and B are those of the plain step (`diffusion.process.affine`); the correction is what the context adds
+(`context.equations.correction`), 0 without a relational network.
 
 Letters in shapes: F frames, C h w of the latents, T tokens.
 """
@@ -13,16 +13,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from tqdm.auto import tqdm
 
-from accord.diffusion.loop import set_timesteps
-from accord.diffusion.pipelines import Conditioning
-from accord.methods.context.equations import ddim_affine, ddim_correction, network_x0
+from accord.diffusion.opened import set_grid
+from accord.diffusion.process import affine
 from accord.methods.context.network import RelationalNetwork
-from accord.methods.context.pipeline import relation_of
+from accord.methods.context.process import ShiftedProcess
+from accord.methods.context.sampling import of_rows, relation_of
 from accord.methods.context.schedulers import ContextDDIMScheduler
+from accord.methods.video.unet import Conditioning
 from accord.methods.video.windows import VideoNetwork
 
 Span = tuple[int, int]  # two neighbouring timesteps s < t
@@ -34,7 +36,7 @@ def spans(scheduler: ContextDDIMScheduler, num_inference_steps: int, strength: f
     Raises:
         InputError: for more steps than the scheduler can take.
     """
-    set_timesteps(scheduler, num_inference_steps)
+    set_grid(scheduler, scheduler.set_timesteps, num_inference_steps)
     times = sorted(int(t) for t in scheduler.timesteps)
     times = times[: max(1, round(strength * len(times)))]
     return list(zip([-1, *times[:-1]], times, strict=True))
@@ -77,22 +79,24 @@ class Trajectory:
             x = (x_s - b * output - self._correction(output, x, span, states)) / a
         return x
 
+    @property
+    def _process(self) -> ShiftedProcess:
+        return self.scheduler.process
+
     def _affine(self, like: torch.Tensor, span: Span) -> tuple[torch.Tensor, torch.Tensor]:
-        ab_s, ab_t = (self.scheduler.ab_at(t, like) for t in span)
-        return ddim_affine(ab_t, ab_s, self.scheduler.config.prediction_type)
+        after, now = (self._process.level_at(t, like) for t in span)
+        return affine(now, after)
 
     def _correction(self, output: torch.Tensor, x: torch.Tensor, span: Span, states: torch.Tensor) -> torch.Tensor:
         """What the context adds to a plain step, [F,C,h,w]."""
         if self.relation is None:
             return torch.zeros_like(x)
-        (s, t), scheduler = span, self.scheduler
-        ab_t, ab_s = scheduler.ab_at(t, x), scheduler.ab_at(s, x)
-        k_t, k_s = scheduler.shift_at(t, x), scheduler.shift_at(s, x)
-        x0 = network_x0(output, x, ab_t, scheduler.config.prediction_type)
+        s, t = span
+        x0 = self._process.level_at(t, x).x0(x, output)
         parts = []
         for rows in torch.arange(len(x)).split(self.window):
-            r_t, r_s = relation_of(self.relation, states.expand(len(rows), -1, -1))(x0[rows], t, s)
-            parts.append(ddim_correction(k_t * r_t, k_s * r_s, ab_t, ab_s, torch.zeros_like(ab_s)))
+            relation = relation_of(partial(of_rows, self.relation), list(states.expand(len(rows), -1, -1)))
+            parts.append(self._process.correction(relation, x0[rows], x[rows], (t, s)))
         return torch.cat(parts)
 
 

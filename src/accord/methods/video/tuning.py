@@ -22,7 +22,7 @@ from torch import nn
 
 from accord.diffusion.attention import plain_attention
 from accord.diffusion.loading import load_model, load_tensors, saved_by
-from accord.diffusion.pipelines import Conditioning, Pipeline, device_of
+from accord.diffusion.pipelines import Pipeline, device_of
 from accord.diffusion.state import held
 from accord.files import only_writer, read_json, replace_file, replace_folder, write_file
 from accord.methods.context.network import RelationalNetwork
@@ -31,6 +31,7 @@ from accord.methods.context.pipeline import new_relation
 from accord.methods.context.schedulers import ContextDDIMScheduler
 from accord.methods.video.config import EditConfig
 from accord.methods.video.inflate import TemporalLayers, inflated
+from accord.methods.video.unet import Conditioning, denoise
 from accord.methods.video.windows import window_rows
 from accord.training.claim import claim
 from accord.training.loop import LoopConfig, Run
@@ -178,19 +179,25 @@ def tune(
     )
     with claim(folder, settings), parts.put_in(pipe.unet, train=True), plain_attention(pipe.unet):
         run = Run(parts.modules(pipe.unet), loop, folder, save_frozen=False)
-        objective = ContextLoss(pipe, scheduler, parts.relation)
+        relation = parts.relation
+        sees = relation is not None and bool(relation.config.gain and relation.config.use_image)
+        objective = ContextLoss(scheduler.process, sees)
+
+        def shift(x0: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
+            return torch.zeros_like(x0) if relation is None else relation(x0, source.repeated(len(x0)).states, times)
+
+        def predict(noisy: torch.Tensor, times: torch.Tensor, _rows: torch.Tensor) -> torch.Tensor:
+            told = source.repeated(len(noisy))
+            return denoise(pipe, scheduler, noisy.to(pipe.unet.dtype), times, told).float()
 
         def loss_fn(_step: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
             """Of one window, all of whose frames are at one timestep."""
             x0 = latents[window_rows(len(latents), config.window, generator)].float()
             noise = torch.randn(x0.shape, generator=generator)
             t = torch.randint(scheduler.config.num_train_timesteps, (1,), generator=generator).expand(len(x0))
-            conditioning = source.repeated(len(x0))
             estimated = torch.full((len(x0),), config.estimated)
             with inflated(pipe.unet, parts.temporal, len(x0)):
-                loss, _ = objective(
-                    x0, noise.to(x0.device), t.to(x0.device), conditioning, conditioning, estimated.to(x0.device)
-                )
+                loss, _ = objective(x0, noise.to(x0.device), t.to(x0.device), shift, predict, estimated.to(x0.device))
             return loss, {}
 
         run.train(loss_fn, "tune video", progress=progress)

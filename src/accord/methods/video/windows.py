@@ -13,11 +13,12 @@ from typing import Any, Protocol
 
 import torch
 
-from accord.diffusion.attention import attention_hook
-from accord.diffusion.loop import Step, denoise
-from accord.diffusion.pipelines import Conditioning, Pipeline, device_of
+from accord.diffusion.opened import Step
+from accord.diffusion.pipelines import Pipeline, device_of
 from accord.methods.context.schedulers import ContextDDIMScheduler
+from accord.methods.video.hook import attention_hook
 from accord.methods.video.inflate import TemporalLayers, inflated
+from accord.methods.video.unet import Conditioning, denoise
 
 
 def windows(count: int, size: int, overlap: int) -> list[list[int]]:

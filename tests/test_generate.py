@@ -1,4 +1,4 @@
-"""The open loop equals the pipeline bit for bit, and a modulation leaves nothing behind."""
+"""What is opened or generated equals the pipeline bit for bit, and a modulation leaves nothing behind."""
 
 import copy
 
@@ -8,33 +8,23 @@ import torch
 from conftest import tiny_flux, tiny_sd3, tiny_sdxl
 from diffusers import (
     DDIMScheduler,
-    DDPMScheduler,
     DPMSolverMultistepScheduler,
-    EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
-    HeunDiscreteScheduler,
     PNDMScheduler,
 )
 
-from accord.diffusion.attention import AttentionMaps, attention_hook
-from accord.diffusion.generate import generate
-from accord.diffusion.loop import _start, decode, encode, generators, initial_noise, run, sample
-from accord.diffusion.objective import predicted_x0
-from accord.diffusion.opened import Opened
+from accord.diffusion.attention import AttentionMaps
+from accord.diffusion.generate import generate, generators, refusing_nan
+from accord.diffusion.opened import Opened, part_of
 from accord.diffusion.pipelines import SD, check_device, check_prompt_length, load
+from accord.diffusion.process import level_at
+from accord.diffusion.tap import Attention
 from accord.methods.realign.config import RealignConfig
 from accord.methods.realign.modulation import Segments, modulated
+from accord.methods.video.hook import attention_hook
 from accord.types import InputError
 
 PROMPTS = ["a red star", "two blue keys on a gray background"]
-SCHEDULERS = [
-    DDIMScheduler,
-    DDPMScheduler,
-    DPMSolverMultistepScheduler,
-    EulerDiscreteScheduler,
-    EulerAncestralDiscreteScheduler,
-    HeunDiscreteScheduler,
-]
 
 
 def with_scheduler(pipe, cls):
@@ -43,44 +33,21 @@ def with_scheduler(pipe, cls):
     return pipe
 
 
-@pytest.mark.parametrize("cls", SCHEDULERS)
-@pytest.mark.parametrize("guidance_scale", [1.0, 6.0])
-def test_loop_equals_the_pipeline_bit_for_bit(tiny, cls, guidance_scale):
-    pipe = with_scheduler(tiny, cls)
-    kwargs = {"num_inference_steps": 4, "guidance_scale": guidance_scale}
-    expected = pipe(PROMPTS, generator=generators([3, 4]), output_type="latent", **kwargs).images
-    ours = run(sample(pipe, PROMPTS, generator=generators([3, 4]), **kwargs))
-    assert torch.equal(ours, expected)
-    pictures = pipe(PROMPTS, generator=generators([3, 4]), output_type="np", **kwargs).images
-    assert np.array_equal(decode(pipe, ours, "np"), pictures)
-
-
 @pytest.mark.parametrize("eta", [0.0, 1.0])
-def test_loop_equals_the_pipeline_with_eta_rescale_negative_and_one_generator(tiny, eta):
-    kwargs = {"num_inference_steps": 3, "guidance_scale": 5.0, "guidance_rescale": 0.6, "eta": eta}
+def test_a_rollout_is_the_pipelines_with_eta_rescale_negative_and_one_generator(tiny, eta):
+    kwargs = {"guidance_scale": 5.0, "guidance_rescale": 0.6, "eta": eta, "negative_prompt": ["a moon"] * 2}
     one = lambda: torch.Generator().manual_seed(9)  # noqa: E731
-    expected = tiny(PROMPTS, negative_prompt=["a moon"] * 2, generator=one(), output_type="latent", **kwargs).images
-    ours = run(sample(tiny, PROMPTS, negative_prompts=["a moon"] * 2, generator=one(), **kwargs))
+    expected = tiny(PROMPTS, num_inference_steps=3, generator=one(), output_type="latent", **kwargs).images
+    ours = Opened(tiny, 3, **kwargs).rollout(PROMPTS, one())
     assert torch.equal(ours, expected)
 
 
-def test_loop_equals_the_pipeline_in_bfloat16_and_at_another_size(tiny):
+def test_a_rollout_is_the_pipelines_in_bfloat16_and_at_another_size(tiny):
     pipe = copy.deepcopy(tiny).to(torch.bfloat16)
-    kwargs = {"num_inference_steps": 2, "height": 48, "width": 32}
-    expected = pipe(PROMPTS, generator=generators([0, 1]), output_type="latent", **kwargs).images
-    ours = run(sample(pipe, PROMPTS, generator=generators([0, 1]), guidance_scale=7.5, **kwargs))
+    size = {"height": 48, "width": 32}
+    expected = pipe(PROMPTS, generator=generators([0, 1]), output_type="latent", num_inference_steps=2, **size).images
+    ours = Opened(pipe, 2, **size).rollout(PROMPTS, generators([0, 1]))
     assert expected.dtype == torch.bfloat16 and torch.equal(ours, expected)
-
-
-@pytest.mark.parametrize("guidance_scale", [1.0, 6.0])
-def test_loop_equals_the_sdxl_pipeline_bit_for_bit(guidance_scale):
-    pipe = tiny_sdxl()
-    kwargs = {"num_inference_steps": 3, "guidance_scale": guidance_scale}
-    expected = pipe(PROMPTS, generator=generators([3, 4]), output_type="latent", **kwargs).images
-    ours = run(sample(pipe, PROMPTS, generator=generators([3, 4]), **kwargs))
-    assert torch.equal(ours, expected)
-    pictures = pipe(PROMPTS, generator=generators([3, 4]), output_type="np", **kwargs).images
-    assert np.array_equal(decode(pipe, ours, "np"), pictures)
 
 
 def test_generate_asks_xl_for_nothing_as_the_pipeline_does():
@@ -135,17 +102,27 @@ def test_a_prompt_may_be_as_long_as_the_longest_text_encoder_takes():
 def test_latents_that_an_xl_vae_normalises():
     pipe = tiny_sdxl()
     pipe.vae.register_to_config(latents_mean=[0.1, -0.2, 0.3, 0.4], latents_std=[1.5, 0.5, 2.0, 1.0])
-    latents = run(sample(pipe, PROMPTS[:1], generator=generators([3]), num_inference_steps=2))
+    opened = Opened(pipe, 2, guidance_scale=7.5)
+    state = opened.rollout(PROMPTS[:1], generators([3]))
     expected = pipe(
-        PROMPTS[:1], generator=generators([3]), num_inference_steps=2, guidance_scale=7.5, output_type="np"
+        PROMPTS[:1], generator=generators([3]), num_inference_steps=2, guidance_scale=7.5, output_type="pt"
     ).images
-    assert np.array_equal(decode(pipe, latents, "np"), expected)
+    assert torch.equal(opened.decode(PROMPTS[:1], state), expected)
     pixels = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     raw = pipe.vae.encode(pixels * 2 - 1).latent_dist.mode()
     mean, spread = (
         torch.tensor(v).view(1, 4, 1, 1) for v in (pipe.vae.config.latents_mean, pipe.vae.config.latents_std)
     )
-    assert torch.allclose(encode(pipe, pixels) * spread / pipe.vae.config.scaling_factor + mean, raw, atol=1e-5)
+    clean = opened.encode(PROMPTS[:1], pixels)
+    assert torch.allclose(clean * spread / pipe.vae.config.scaling_factor + mean, raw, atol=1e-5)
+
+
+def begun(scheduler, noise, clean, strength):
+    """Timesteps from part-way, and the state there."""
+    first, timesteps = part_of(scheduler, strength)
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(first)
+    return timesteps, scheduler.add_noise(clean, noise, timesteps[:1])
 
 
 def test_pndm_from_part_way_takes_its_second_step_twice():
@@ -160,7 +137,7 @@ def test_pndm_from_part_way_takes_its_second_step_twice():
             else cls(beta_schedule="scaled_linear", clip_sample=False)
         )
         scheduler.set_timesteps(25)
-        timesteps, x = _start(scheduler, noise, clean, 0.8)
+        timesteps, x = begun(scheduler, noise, clean, 0.8)
         for t in timesteps:
             x = scheduler.step(noise, t, x, return_dict=False)[0]
         errors[cls] = float((x - clean).square().mean().sqrt())
@@ -173,17 +150,17 @@ def test_others_made_from_pndms_configuration_take_each_step_once(cls):
     """They carry its `skip_prk_steps` too."""
     scheduler = cls.from_config(PNDMScheduler(skip_prk_steps=True).config)
     scheduler.set_timesteps(5)
-    times, _ = _start(scheduler, torch.zeros(1, 4, 8, 8), torch.zeros(1, 4, 8, 8), 0.8)
+    _, times = part_of(scheduler, 0.8)
     assert scheduler.config.skip_prk_steps and torch.equal(times, scheduler.timesteps[1:])
 
 
 def test_only_the_last_steps_keep_their_graph(tiny):
     pipe = copy.deepcopy(tiny)
     pipe.unet.requires_grad_(True)
-    seen = [
-        s.latents.requires_grad
-        for s in sample(pipe, PROMPTS[:1], num_inference_steps=4, generator=generators([0]), grad_steps=2)
-    ]
+    seen = []
+    Opened(pipe, 4).rollout(
+        PROMPTS[:1], generators([0]), on_step=lambda step: seen.append(step.next().requires_grad), grad_steps=2
+    )
     assert seen == [False, False, True, True]
     assert torch.is_grad_enabled()
 
@@ -196,59 +173,25 @@ def test_predicted_x0_is_what_the_latents_were_made_of(kind):
     t = torch.tensor([3, 500, 990])
     noisy = scheduler.add_noise(x0, noise, t)
     output = {"epsilon": noise, "sample": x0, "v_prediction": scheduler.get_velocity(x0, noise, t)}[kind]
-    assert torch.allclose(predicted_x0(scheduler, output, t, noisy), x0, atol=1e-4)
+    assert torch.allclose(level_at(scheduler, t, noisy).x0(noisy, output), x0, atol=1e-4)
 
 
 def test_lab_pipeline_too(lab):
     for cls in (DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler):
         pipe = with_scheduler(lab, cls)
         expected = pipe(PROMPTS, generator=generators([0, 1]), num_inference_steps=5, output_type="latent").images
-        ours = run(sample(pipe, PROMPTS, generator=generators([0, 1]), num_inference_steps=5))
+        ours = Opened(pipe, 5).rollout(PROMPTS, generators([0, 1]))
         assert torch.equal(ours, expected)
 
 
 def test_the_pipelines_own_scheduler_is_not_touched(tiny):
     before = {k: copy.deepcopy(v) for k, v in vars(tiny.scheduler).items()}
-    run(sample(tiny, PROMPTS[:1], num_inference_steps=3, generator=generators([0])))
+    Opened(tiny, 3).rollout(PROMPTS[:1], generators([0]))
     after = vars(tiny.scheduler)
     assert before.keys() == after.keys()
     for key, value in before.items():
         same = torch.equal(value, after[key]) if isinstance(value, torch.Tensor) else value == after[key]
         assert same is True or bool(np.all(same)), key
-
-
-def test_steps_are_open(tiny):
-    steps = list(sample(tiny, PROMPTS[:1], num_inference_steps=4, generator=generators([0])))
-    assert [s.index for s in steps] == [0, 1, 2, 3] and {s.count for s in steps} == {4}
-
-    def push(step):
-        step.latents = step.latents + 1
-
-    moved = run(sample(tiny, PROMPTS[:1], num_inference_steps=4, generator=generators([0]), before_step=push))
-    assert not torch.equal(moved, steps[-1].latents)
-
-
-def test_renoise_starts_part_way(tiny):
-    clean = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(1))
-    steps = list(
-        sample(tiny, PROMPTS[:1], num_inference_steps=10, generator=generators([0]), image_latents=clean, strength=0.4)
-    )
-    assert len(steps) == 4
-    noise = initial_noise(tiny, 1, generators([0]))
-    first = []
-    run(
-        sample(
-            tiny,
-            PROMPTS[:1],
-            num_inference_steps=10,
-            latents=noise,
-            image_latents=clean,
-            strength=0.4,
-            before_step=lambda s: first.append((s.timestep, s.latents)),
-        )
-    )
-    timestep, start = first[0]
-    assert torch.allclose(start, tiny.scheduler.add_noise(clean, noise, timestep[None]))
 
 
 def test_generate_does_not_depend_on_the_batch(tiny):
@@ -261,15 +204,21 @@ def test_generate_does_not_depend_on_the_batch(tiny):
 
 def test_bad_numbers_and_nan_are_named(tiny):
     with pytest.raises(InputError, match="num_inference_steps"):
-        run(sample(tiny, PROMPTS, num_inference_steps=0))
+        generate(tiny, PROMPTS, num_inference_steps=0)
     with pytest.raises(InputError, match="strength"):
-        run(sample(tiny, PROMPTS, strength=0.0))
+        clean = torch.zeros(2, 4, 16, 16)
+        Opened(tiny, 2).rollout(PROMPTS, generators([0, 1]), start=clean, strength=0.0)
+    with pytest.raises(InputError, match="noise is not used beside start"):
+        Opened(tiny, 2).rollout(PROMPTS, generators([0, 1]), noise=clean, start=clean, strength=0.5)
+    nan = torch.full((1, 4, 16, 16), float("nan"))
     with pytest.raises(InputError, match="not finite"):
-        run(sample(tiny, PROMPTS[:1], num_inference_steps=2, latents=torch.full((1, 4, 16, 16), float("nan"))))
-    with pytest.raises(InputError, match="not finite"):  # a VAE's, though the latents were
-        decode(tiny, torch.full((1, 4, 16, 16), float("inf")))
+        generate(tiny, PROMPTS[:1], num_inference_steps=2, latents=nan, output_type="latent")
+    with pytest.raises(InputError, match="not finite"), refusing_nan(tiny):  # a VAE's, though the latents were
+        Opened(tiny, 2).decode(PROMPTS[:1], torch.full((1, 4, 16, 16), float("inf")))
     with pytest.raises(InputError, match="guidance_scale must be a finite number"):
-        run(sample(tiny, PROMPTS, guidance_scale=float("nan")))
+        generate(tiny, PROMPTS, guidance_scale=float("nan"))
+    with pytest.raises(InputError, match=r"cannot take these steps .it would begin at step 1000 of 1000"):
+        generate(tiny, PROMPTS, num_inference_steps=1000)
 
 
 def test_too_long_prompts_say_which_words_fall_off(tiny):
@@ -311,10 +260,15 @@ STRONG = RealignConfig(modulated_share=1.0, time_power=0.0, self_weight=0.8)
 
 def test_a_hook_that_stays_out_changes_nothing_and_is_removed(tiny):
     processors = dict(tiny.unet.attn_processors)
-    plain = run(sample(tiny, PROMPTS, num_inference_steps=3, generator=generators([0, 1])))
+    plain = Opened(tiny, 3).rollout(PROMPTS, generators([0, 1]))
     maps = AttentionMaps((16, 16))
-    with attention_hook(tiny.unet, maps):
-        recorded = run(sample(tiny, PROMPTS, num_inference_steps=3, generator=generators([0, 1])))
+
+    def record(_layer, query, key, value, cross):
+        half = slice(len(query) // 2, None)  # the prompts' rows
+        maps.see(Attention(query[half], key[half], value[half], kind="cross" if cross else "self"))
+
+    with attention_hook(tiny.unet, record):
+        recorded = Opened(tiny, 3).rollout(PROMPTS, generators([0, 1]))
     assert torch.equal(plain, recorded)
     assert {k: id(v) for k, v in tiny.unet.attn_processors.items()} == {k: id(v) for k, v in processors.items()}
     mean = maps.mean()
@@ -330,14 +284,14 @@ def test_a_hook_is_removed_after_an_error(tiny):
 
 
 def test_modulation_acts_and_leaves_the_pipeline_bit_for_bit(tiny):
-    plain = run(sample(tiny, PROMPTS, num_inference_steps=4, generator=generators([0, 1])))
+    plain = Opened(tiny, 4).rollout(PROMPTS, generators([0, 1]))
     changed = modulated_run(tiny, PROMPTS, STRONG, segments(2, 77), [0, 1])
     assert not torch.allclose(plain, changed, atol=1e-4)
-    assert torch.equal(plain, run(sample(tiny, PROMPTS, num_inference_steps=4, generator=generators([0, 1]))))
+    assert torch.equal(plain, Opened(tiny, 4).rollout(PROMPTS, generators([0, 1])))
 
 
 def test_zero_weights_zero_share_and_no_segments_are_the_plain_pipeline(tiny):
-    plain = run(sample(tiny, PROMPTS, num_inference_steps=4, generator=generators([0, 1])))
+    plain = Opened(tiny, 4).rollout(PROMPTS, generators([0, 1]))
     off = RealignConfig(cross_weight=0.0, self_weight=0.0, modulated_share=1.0, time_power=0.0)
     assert torch.equal(plain, modulated_run(tiny, PROMPTS, off, segments(2, 77), [0, 1]))
     none = RealignConfig(modulated_share=0.0)
@@ -351,7 +305,7 @@ def test_two_prompts_in_a_batch_do_not_leak(tiny):
     both.masks[1] = 0  # the second picture has no regions
     together = modulated_run(tiny, PROMPTS, STRONG, both, [0, 1])
     first = modulated_run(tiny, PROMPTS[:1], STRONG, segments(1, 77), [0])
-    plain = run(sample(tiny, PROMPTS[1:], num_inference_steps=4, generator=generators([1])))
+    plain = Opened(tiny, 4).rollout(PROMPTS[1:], generators([1]))
     assert torch.allclose(together[:1], first, atol=1e-4)
     assert torch.allclose(together[1:], plain, atol=1e-4)
 
@@ -365,7 +319,7 @@ def test_unconditional_half_is_untouched(tiny):
         return None
 
     with attention_hook(tiny.unet, spy):
-        run(sample(tiny, PROMPTS, num_inference_steps=1, generator=generators([0, 1])))
+        Opened(tiny, 1).rollout(PROMPTS, generators([0, 1]))
     assert set(seen.values()) == {4}
     opened = Opened(tiny, 4, guidance_scale=7.5)
     with modulated(opened, PROMPTS, segments(2, 77), STRONG) as state:
