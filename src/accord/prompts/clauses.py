@@ -38,6 +38,7 @@ class Clauses:
         self.tokens = tokens
         self.mentions = list(mentions)
         self._ending = {m.end: m for m in self.mentions}
+        self._topics: dict[int, Mention] = {}  # sentence -> what its pronoun stood for
         self._starting = {m.start: m for m in reversed(self.mentions)}
 
     # --- where mentions are ---
@@ -68,7 +69,7 @@ class Clauses:
         kind = self.tokens.kind(j)
         if kind in (VERB, AUXILIARY):
             return self.subject(j)
-        if kind == JOINT or kind == COMMA:
+        if kind in (JOINT, COMMA):
             return self._of_clause_before(j)
         if kind == WHICH:
             return self._before_which(j)
@@ -93,7 +94,7 @@ class Clauses:
                 return near
             if mask == "not" or near.absent:
                 return owner
-            if mask or word in ("as", "like"):
+            if mask:
                 return near
             if word == "with":
                 return owner if self.tokens.word(near.head) in _WORN else near
@@ -130,6 +131,8 @@ class Clauses:
                 owner = self.said_of(at) if self.tokens[at].mask != "made" else self._ahead(at)
             elif kind == VERB and self.tokens[verb].tag not in ("VBG", "VBN"):
                 owner = self.subject(at)
+            elif kind == JOINT and self._goes_on_under(at, verb):
+                owner = self.ending_at(at)
             else:
                 return near
             if owner is None or owner is near or owner.start > near.start:
@@ -138,6 +141,16 @@ class Clauses:
                 return near
             near = owner
         return near
+
+    def _goes_on_under(self, joint: int, verb: int) -> bool:
+        """Whether "and" joins what somebody wears or has, so that a finite verb is said of neither."""
+        first = self.ending_at(joint)
+        if first is None or self.tokens[verb].tag in ("VBG", "VBN"):
+            return False
+        kind, at = self.role(first)
+        if kind == PREPOSITION:
+            return not self.tokens[at].mask and self.tokens.word(at) in ("with", "in")
+        return kind == VERB and self.tokens[at].tag in ("VBG", "VBN") and self.tokens.kind(at - 1) != AUXILIARY
 
     def _belongs(self, near: Mention, at: int, verb: int) -> bool:
         """Whether a participle is said of a noun after "with" itself: "a table with a cat sleeping on it"."""
@@ -189,7 +202,10 @@ class Clauses:
                 other = self.ending_at(at - 1)
             if other is None or (kind == COMMA and not out):
                 return out
-            kind, _ = self.role(other)
+            kind, before = self.role(other)
+            if kind == PREPOSITION and not self.tokens[before].mask and self.tokens.word(before) in ("in", "with"):
+                other = self._climb(other, before)  # "a pilot in a uniform and two attendants"
+                kind, _ = self.role(other)
             out.insert(0, other)
             if kind not in (JOINT, COMMA):
                 return out if kind == STOP else []
@@ -218,40 +234,61 @@ class Clauses:
     def _joined(self, first: Mention, last: Mention) -> bool:
         return "and" in self.tokens.words(first.end, last.start)
 
-    def _skip_phrases(self, i: int) -> int:
-        while self.tokens.word(i) in ("of", "with", "in", "for") and i < len(self.tokens):
+    def _skip_phrases(self, i: int, relations: bool = False) -> int:
+        """The index behind the "of" and "with" phrases at i, and those of relations if asked."""
+        while i < len(self.tokens) and (
+            self.tokens.word(i) in ("of", "with", "in", "for") or relations and self.tokens[i].mask in lexicon.STAND_INS
+        ):
             inner = self.starting_at(i + 1)
-            if inner is None:
+            if inner is None and self.tokens.kind(i + 1) != PRONOUN:
                 return i
-            i = inner.end
+            i = inner.end if inner is not None else i + 2
         return i
 
     # --- pronouns ---
     def antecedent(self, i: int, subject: Mention | None) -> Mention | None:
         """What "it" at i stands for, when something is said of `subject`."""
-        before = [m for m in self.mentions if m.end <= i and not m.dropped and not m.absent]
-        if subject is not None:
+        found = self._antecedent(i, subject)
+        thing = found.thing() if found is not None else None
+        if thing is not None:
+            self._topics[self._sentence(i)] = thing
+        return thing
+
+    def _antecedent(self, i: int, subject: Mention | None) -> Mention | None:
+        before = [m for m in self.mentions if m.end <= i and m.thing() and not m.absent and self._could_be(m, i)]
+        if subject is not None and subject.start < i:
             root = self._root(subject)
-            if root is not subject and not root.dropped:
+            if root is not subject and not root.dropped and self._could_be(root, i):
                 return root
-            before = [m for m in before if m.start < subject.start] if subject.start < i else before
+            before = [m for m in before if m.start < subject.start]
+        earlier = [m for m in before if self._sentence(m.start) == self._sentence(i)]
+        if earlier and subject is not None and self.role(subject)[0] in (JOINT, PREPOSITION) and subject.start < i:
+            return earlier[-1]  # "a cactus left of a bookcase and a globe right of it"
+        if earlier:
+            return earlier[0]
         if not before:
             return None
-        earlier = [m for m in before if self._sentence(m.start) == self._sentence(i)]
-        if (
-            earlier and subject is not None and self._is_list(subject)
-        ):  # "a cactus left of a bookcase and a globe right of it"
-            return earlier[-1]
         last = self._sentence(before[-1].start)
-        return next((m for m in before if self._sentence(m.start) == last and self._starts_clause(m)), before[-1])
+        if last in self._topics and self._could_be(self._topics[last], i):
+            return self._topics[last]
+        starts = [m for m in before if self._sentence(m.start) == last]
+        return next((m for m in starts if self._starts_clause(m)), starts[0])
 
-    def _is_list(self, mention: Mention) -> bool:
-        return self.role(mention)[0] == JOINT
+    def _could_be(self, mention: Mention, i: int) -> bool:
+        """Whether a pronoun fits: "it" is no person, and "him" is one if anybody is there."""
+        word = self.tokens.word(i)
+        head = self.tokens.word((mention.thing() or mention).head)
+        if word in ("it", "its"):
+            return head not in lexicon.PERSONS and not self.tokens[mention.head].plural
+        if word in ("him", "her", "his"):
+            people = any(self.tokens.word(m.head) in lexicon.PERSONS for m in self.mentions if m.end <= i)
+            return not people or head in lexicon.PERSONS
+        return True
 
     def _starts_clause(self, mention: Mention) -> bool:
         kind, at = self.role(mention)
         medium = kind == PREPOSITION and (owner := self.ending_at(at)) is not None and owner.dropped
-        return kind in (STOP, COMMA, JOINT) or medium
+        return kind in (STOP, COMMA, JOINT, AUXILIARY) or medium
 
     def _sentence(self, i: int) -> int:
         return sum(1 for k in range(min(i, len(self.tokens))) if self.tokens.kind(k) == STOP)
@@ -261,7 +298,7 @@ class Clauses:
         here = mention
         for _ in range(8):
             kind, at = self.role(here)
-            if kind == PREPOSITION and not self.tokens[at].mask:
+            if kind == PREPOSITION and not self.tokens[at].mask and self.tokens.kind(at - 1) != COMMA:
                 owner = self.said_of(at)
             elif kind == VERB:
                 owner = self.subject(at)

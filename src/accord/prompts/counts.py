@@ -57,6 +57,8 @@ def _said(tokens: Tokens, modifiers: Sequence[int]) -> tuple[int | None, list[in
         elif value is not None:
             tens = number is not None and number >= 20 and value < 10
             number = number + value if tens and number is not None else value if number is None else number
+        elif word in ("both", "all", "either") and {"a", "an"} & set(words):
+            continue
         elif word in lexicon.VAGUE and tokens.kind(i) in (DETERMINER, MODIFIER, NUMBER):
             vague = True
         elif word in _ONE:
@@ -94,7 +96,8 @@ def _of_members(tokens: Tokens, mention: Mention, number: int | None, span: Span
     span = span or span_of(tokens, first, max(first, mention.head - 1))
     if number is not None:
         return Count("exact", number, span)
-    if tokens.word(mention.head) in lexicon.PAIRED and each == 2:
+    worn = tokens.word(mention.head) in lexicon.WORN_IN_PAIRS and (groups or 1) > 1
+    if (tokens.word(mention.head) in lexicon.PAIRED or worn) and each == 2:
         return Count("exact", groups, span) if groups else Count("open", None, span)
     return Count("exact", each * groups, span) if each and groups else Count("open", None, span)
 
@@ -104,20 +107,34 @@ def resolve_ones(tokens: Tokens, mentions: Sequence[Mention]) -> None:
     """ "a black rabbit and a white one": the noun that "one" stands for."""
     for k, mention in enumerate(mentions):
         if tokens.word(mention.head) in ("one", "ones"):
-            earlier = [m for m in mentions[:k] if not m.dropped and tokens.kind(m.start - 1) != PREPOSITION]
-            nearest = [m for m in mentions[:k] if not m.dropped]
-            source = _parallel(tokens, mention, earlier) or (nearest[-1] if nearest else None)
+            source = _parallel(tokens, mention, [m for m in mentions[:k] if not m.dropped])
             mention.source = source.source or source if source else None
             mention.dropped = source is None
+        elif _lone_color(tokens, mention):  # "a woman in a white and a man in a black tuxedo"
+            mention.source = next((m for m in mentions[k + 1 :] if any(tokens.word(i) in lexicon.COLORS for i in m.attributes)), None)
+            mention.attributes = [*mention.attributes, mention.head] if mention.source else mention.attributes
 
 
 def _parallel(tokens: Tokens, mention: Mention, earlier: Sequence[Mention]) -> Mention | None:
-    """The last mention before it that has an attribute of the same kind, or the last one that starts a clause."""
-    return earlier[-1] if earlier else None
+    """The last mention before it with the same preposition, else the last without one, else the last."""
+    before = tokens.word(mention.start - 1) if tokens.kind(mention.start - 1) == PREPOSITION else ""
+    same = [m for m in earlier if before and tokens.word(m.start - 1) == before]
+    free = [m for m in earlier if tokens.kind(m.start - 1) != PREPOSITION]
+    return next((group[-1] for group in (same, free, earlier) if group), None)
 
 
-def share_out(tokens: Tokens, mentions: list[Mention]) -> None:
-    """ "two mugs, one blue and the other green": the parts of a number, each with its attributes."""
+def _lone_color(tokens: Tokens, mention: Mention) -> bool:
+    word = tokens.word(mention.head)
+    pure = word in lexicon.COLORS - lexicon.NOUN_COLORS and len(mention.nouns) == 1 and not tokens[mention.head].plural
+    return pure and tokens.word(mention.start) in ("a", "an", "the") and tokens.kind(mention.end) == JOINT
+
+
+def share_out(tokens: Tokens, mentions: list[Mention]) -> set[int]:
+    """The parts of a number, each with its attributes: "two mugs, one blue and the other green".
+
+    Returns the indices of the words that said them.
+    """
+    used: set[int] = set()
     for k, mention in enumerate(mentions):
         if mention.dropped or mention.absent:
             continue
@@ -127,15 +144,18 @@ def share_out(tokens: Tokens, mentions: list[Mention]) -> None:
         if not shares:
             continue
         _drop_within(tokens, mentions[k + 1 :], mention, end)
-        left = mention.count.number
+        used.update(i for _, indices in shares for i in indices)
+        left = mention.count.number if mention.count.kind == "exact" else None
         for word, indices in shares:
             value = _value(word)
-            if value is None:
+            if value is None and word not in lexicon.VAGUE:
                 value = 1 if word not in ("others", "rest", "remaining") else left
             left = left - value if left is not None and value is not None else None
-            mention.shares.append((Count("exact", value), [*mention.attributes, *indices]))
+            count = Count("exact", value) if value is not None else Count()
+            mention.shares.append((count, [*mention.attributes, *indices]))
         if left and len(shares) == 1:
             mention.shares.append((Count("exact", left), list(mention.attributes)))
+    return used
 
 
 def _drop_within(tokens: Tokens, others: Sequence[Mention], owner: Mention, end: int) -> None:
@@ -171,7 +191,7 @@ def _share_name(tokens: Tokens, i: int) -> tuple[str, int]:
     if tokens.word(i) in ("other", "remaining") and _value(tokens.word(i + 1)) is not None:
         i += 1
     word = tokens.word(i)
-    if _value(word) is None and word not in _SHARES:
+    if _value(word) is None and word not in _SHARES and word not in ("some", "most", "many", "few"):
         return "", i
     i += 1
     if tokens.word(i) == "one":
@@ -201,18 +221,20 @@ def _attributes_at(tokens: Tokens, i: int) -> tuple[list[int], int]:
 
 def _shares_of_them(tokens: Tokens, mention: Mention) -> tuple[list[tuple[str, list[int]]], int]:
     """ "two of the balloons are silver, the other three are gold", "five cups, and two of them are red"."""
-    if tokens.words(mention.start - 1, mention.start) == ["of"] and _value(tokens.word(mention.start - 2)) is not None:
+    some = tokens.word(mention.start - 2) in ("some", "most", "many", "few")
+    if tokens.word(mention.start - 1) == "of" and (some or _value(tokens.word(mention.start - 2)) is not None):
         what, i = _attributes_at(tokens, _skip_be(tokens, mention.end))
-        mention.count = Count(
-            "exact", _value(tokens.word(mention.start - 2)), span_of(tokens, mention.start - 2, mention.start - 2)
-        )
         shares = [(tokens.word(mention.start - 2), what)] if what else []
         while shares and tokens.kind(i) in (COMMA, JOINT) and i < len(tokens):
             i += 1
         who, after = _share_name(tokens, i)
         more, stop = _attributes_at(tokens, after)
         if shares and who and more:
+            mention.count = Count()  # how many there are in all is not said
             return [*shares, (who, more)], stop
+        value = _value(tokens.word(mention.start - 2))
+        if mention.count.number is None and value is not None:
+            mention.count = Count("exact", value, span_of(tokens, mention.start - 2, mention.start - 2))
         return [], i
     if (mention.count.number or 0) < 2:
         return [], 0

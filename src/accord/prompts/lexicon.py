@@ -18,6 +18,10 @@ COLORS = _words(
     "sapphire azure aqua lime ochre sepia auburn vermilion chartreuse cerulean periwinkle taupe ecru"
 )
 SHADES = _words("light dark pale deep bright off rose sky hot forest baby royal neon pastel wine")  # beside a colour
+SHADE_NOUNS = _words(  # beside a colour, and nouns elsewhere
+    "midnight jet blood brick steel slate moss sea powder electric canary lemon apple ash bottle ink snow pearl candy "
+    "cherry tomato grass ocean ice coal raven honey chocolate coffee wheat sand dusty burnt deep"
+)
 SIZES = _words(
     "big large huge giant gigantic enormous massive colossal immense oversized small little tiny mini miniature "
     "minuscule petite tall short"
@@ -86,6 +90,9 @@ COLLECTIVES |= {
     **{"pair": 2, "pairs": 2, "couple": 2, "couples": 2, "duo": 2, "dozen": 12},
     **{"trio": 3, "trios": 3, "quartet": 4, "quintet": 5},
 }
+WORN_IN_PAIRS = _words(
+    "skis shoes boots socks gloves mittens earrings sneakers sandals slippers heels chopsticks skates loafers moccasins"
+)
 PAIRED = _words(  # plurals that are one thing
     "scissors glasses spectacles sunglasses eyeglasses goggles binoculars jeans pants trousers shorts tongs pliers "
     "tweezers shears leggings pajamas pyjamas tights headphones overalls clippers knickers slacks breeches dungarees "
@@ -103,7 +110,7 @@ MASS = _words(
     "algae plankton sushi ramen salad toast bamboo lace velvet fabric makeup lipstick confetti glitter tinsel "
     "underwear sportswear pottery cutlery silverware scenery greenery shrubbery undergrowth lumber timber firewood "
     "gunpowder sawdust frosting icing rope rainfall stubble plumage ash sunshine marble stone brick pizza lemonade "
-    "driftwood tea frosting gravy caramel vanilla batter dough"
+    "champagne vinegar graffiti sunlight lava driftwood tea frosting gravy caramel vanilla batter dough"
 )
 IRREGULAR_PLURALS = _words("people men women children feet teeth mice geese oxen clothes police cattle lice dice")
 MANY_AS_ONE = _words(  # the same word for one and for many
@@ -135,6 +142,7 @@ THINGS_IN_A_COMPOUND = _words(  # no things alone, but as the last word of a com
     "light spring fall back scene lot bit center centre number place bloom shape side middle word day title phrase "
     "pattern front kind wind shade action top bottom weather rest frame row view"
 )
+SCENES = _words("scene view background landscape setting")
 POSITIONS = {
     **{"left": "left", "right": "right", "top": "top", "bottom": "bottom", "center": "center", "centre": "center"},
     **{"middle": "center", "foreground": "foreground", "background": "background", "distance": "background"},
@@ -175,7 +183,8 @@ STYLE_ANYWHERE = (  # a tag with one of these is style, wherever in it they stan
     r"mucha|beeple|makoto shinkai|ross tran|architectural digest|national geographic|vogue|magazine|hygge|"
     r"cottagecore|rim[- ]?lit|soft[- ]?lit|back[- ]?lit|sharp focus|shallow focus|brush ?strokes?|brushwork|"
     r"impasto|matte painting|concept art|film still|vhs|motion blur|lens flare|chromatic aberration|"
-    r"no people style|vignette|clean lines|sunbeams|wide[- ]angle|masterpiece)\b"
+    r"album cover|halftone|risograph|kodachrome|ektachrome|postcard|painterly|gritty|(?:over|under)exposed|"
+    r"limited palette|game asset|\d+-?bit|sprite sheet|vignette|clean lines|sunbeams|wide[- ]angle|masterpiece)\b"
 )
 STYLE_LAST = (  # a tag that ends with one of these is style, unless its last word is the name of an object
     r"(?<!traffic )(?<!street )(?<!neon )(?<!stop )(?<!fairy )(?<!christmas )(?<!string )(?<!warning )\b(?:lighting|light|lens|focus|exposure|"
@@ -202,7 +211,7 @@ STYLE_WORDS = _words(  # a tag that has nothing but these is style
 )
 NEGATIVE_STYLE = (  # what negative prompts hold that is no thing
     r"(?:bad|worst|low|lowres|ugly|deformed|extra|poor|poorly|jpeg|mutated|mutation|disfigured|nsfw|missing|fused|"
-    r"duplicate|cropped|out of frame|error|normal quality|too many|gross|malformed|long neck|username|signature)\b.*|"
+    r"duplicate|cropped|out of frame|error|normal quality|too many|gross|malformed|long neck|username|signature|easynegative|ng_deepnegative|bad\w*|verybad\w*|unaesthetic\w*)\b.*|"
     r".*(?:ed|y|ing|quality|lowres)"
 )
 
@@ -278,7 +287,7 @@ ING_NOUNS = _words(
 )
 NOT_NOUNS = _words(
     "together away up down high out outside outdoors indoors upside alone back there here still past apart around "
-    "ahead inside overhead nearby only just very so too also then while"
+    "ahead inside overhead nearby mid-air midair underwater only just very so too also then while"
 )
 PREPOSITIONS = _words(
     "of in at with by from into through across against between among around along past toward towards during for to "
@@ -289,4 +298,12 @@ PLACING = _words(  # verbs whose object is what a preposition after it is said o
     "put place hang lay set stack throw drop balance have contain show feature include depict see there be reveal "
     "display with hold_up build construct repair install hammer"
 )
-OUT_OF_PLACE = _words("and or but nor")
+PERSONS = _words(
+    "man woman boy girl child kid person lady gentleman guy king queen prince princess doctor nurse teacher chef cook "
+    "baker pirate knight wizard witch farmer soldier sailor pilot dancer singer musician artist painter astronaut "
+    "grandmother grandfather mother father brother sister son daughter grandson granddaughter bride groom student "
+    "professor scientist chemist worker waiter waitress butcher tailor carpenter mechanic officer policeman policewoman "
+    "firefighter fisherman cowboy monk nun priest clown ballerina skateboarder cyclist runner player baby toddler "
+    "teenager tourist grandma grandpa actor actress magician samurai ninja geisha men women boys girls children people "
+    "kids grandsons sons daughters teenagers tourists soldiers students workers dancers friends couple family"
+)

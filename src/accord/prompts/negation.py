@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from accord.prompts.clauses import Clauses
 from accord.prompts.things import Mention
 from accord.prompts.tokens import COMMA, DETERMINER, NUMBER, STOP, VERB, Tokens
 
@@ -12,12 +11,12 @@ _NO = frozenset("no zero neither".split())
 _LINKS = frozenset("or nor and , any a an".split())
 
 
-def find_absences(tokens: Tokens, mentions: Sequence[Mention], clauses: Clauses) -> None:
+def find_absences(tokens: Tokens, mentions: Sequence[Mention]) -> None:
     """Mark the mentions that are absent, and those that a denied verb only has a place in."""
     for k, mention in enumerate(mentions):
         if _denied_itself(tokens, mention):
             mention.absent = True
-        elif _under_denied_verb(tokens, mention, clauses):
+        elif _under_denied_verb(tokens, mention):
             mention.denied = True
             mention.absent = not _is_place_of_denial(tokens, mention)
         elif k and mentions[k - 1].absent and _reached(tokens, mentions[k - 1], mention):
@@ -38,7 +37,7 @@ def _denied_itself(tokens: Tokens, mention: Mention) -> bool:
     return False
 
 
-def _under_denied_verb(tokens: Tokens, mention: Mention, clauses: Clauses) -> bool:
+def _under_denied_verb(tokens: Tokens, mention: Mention) -> bool:
     """Whether it is the object of a verb with "not": "isn't riding a horse"."""
     i = mention.start - 1
     while i >= 0 and tokens.kind(i) in ("adverb", "preposition", VERB):
@@ -53,6 +52,8 @@ def _is_place_of_denial(tokens: Tokens, mention: Mention) -> bool:
     while i >= 0 and tokens.kind(i) != "negation":
         verb = verb or tokens.kind(i) == VERB
         i -= 1
+    if any(tokens.word(k) in ("its", "his", "her", "their") for k in mention.modifiers):
+        return True
     definite = any(tokens.word(k) in ("the", "its", "his", "her") for k in mention.modifiers)
     return tokens.kind(mention.start - 1) == "preposition" and (definite or not verb)
 

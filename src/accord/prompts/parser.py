@@ -145,12 +145,12 @@ def _assembled(draft: Draft, styles: list[Style], tokens: Tokens) -> Parse:
     media = drop_frames(tokens, mentions)
     clauses = Clauses(tokens, mentions)
     resolve_ones(tokens, mentions)
-    find_absences(tokens, mentions, clauses)
+    find_absences(tokens, mentions)
     _same_again(tokens, mentions)
     for mention in mentions:
         set_count(tokens, mention)
-    find_predicates(tokens, mentions, clauses)
-    share_out(tokens, mentions)
+    used = share_out(tokens, mentions)
+    find_predicates(tokens, mentions, clauses, used)
     all_of_them(tokens, mentions)
     if not any(not m.dropped for m in mentions) and media:  # a picture of nothing is a thing itself
         framed = next((m for m in mentions if tokens.word(m.head) in lexicon.MEDIA), None)

@@ -134,7 +134,7 @@ def _subjects(tokens: Tokens, clauses: Clauses, i: int, target: Mention | None, 
     if inverted:
         return inverted
     subject = clauses.said_of(i)
-    if subject is None:
+    if subject is None or pronoun and subject.absent:
         return []
     if tokens.word(subject.head) in lexicon.TEXT_NOUNS and subject.dropped and subject.instead is None:
         if tokens.kind(i - 1) == VERB:
@@ -144,6 +144,9 @@ def _subjects(tokens: Tokens, clauses: Clauses, i: int, target: Mention | None, 
         return [owner] if owner is not None else []
     if subject.thing() is None and not subject.ground:
         return [m for m in [_nearest_thing(clauses, subject.start)] if m is not None]
+    joined = clauses.coordinated_before(subject)
+    if joined and all(not m.modifiers for m in (*joined, subject)):  # "mother and daughter digging next to"
+        return [*joined, subject]
     verb = tokens.kind(clauses._back(i - 1)) in (VERB, AUXILIARY)
     if verb and clauses.ending_at(clauses._back(i - 1) + 1) is None and _agrees(tokens, clauses, i):
         return [*clauses.coordinated_before(subject), subject]
@@ -170,17 +173,18 @@ def _nearest_thing(clauses: Clauses, i: int) -> Mention | None:
 def _inverted(tokens: Tokens, clauses: Clauses, i: int, after: int) -> list[Mention]:
     """The subjects behind the object: "Behind the house stands a tree", "above the trees three peaks rise"."""
     before = tokens.kind(i - 1)
-    if before == ADVERB and tokens.kind(i - 2) == STOP:
+    if before == ADVERB and tokens.kind(i - 2) == STOP or before == JOINT and tokens.kind(i - 2) == COMMA:
         before = STOP
     if before not in (STOP, JOINT, COMMA):
         return []
-    j = clauses._skip_phrases(after)
+    j = clauses._skip_phrases(after, relations=True)
     comma = tokens.kind(j) == COMMA
     if comma:
         j += 1
-    verb = False
+    verb = single = False
     while tokens.kind(j) in (AUXILIARY, VERB, ADVERB) and j < len(tokens):
         verb = verb or tokens.kind(j) in (AUXILIARY, VERB)
+        single = single or tokens.word(j) == "is" or tokens[j].tag == "VBZ" and tokens.word(j) != "are"
         j += 1
     first = clauses.starting_at(j)
     if (
@@ -192,7 +196,7 @@ def _inverted(tokens: Tokens, clauses: Clauses, i: int, after: int) -> list[Ment
         return []
     if before in (JOINT, COMMA) and not verb and comma:
         return []
-    return [first, *(clauses.coordinated_after(first) if verb else [])]
+    return [first, *(clauses.coordinated_after(first) if verb and not single else [])]
 
 
 def _distributes(tokens: Tokens, clauses: Clauses, i: int, target: Mention) -> bool:
@@ -219,6 +223,11 @@ def _ends_of_side(tokens: Tokens, clauses: Clauses, i: int) -> tuple[list[Mentio
     return ([subject], [meant]) if subject is not None and meant is not None else ([], [])
 
 
+def _apposition(tokens: Tokens, i: int, j: int) -> bool:
+    """Whether the attribute at i stands behind a comma and before no noun: "a cat, far too large for the house"."""
+    return tokens.kind(j) == NOUN and tokens.kind(j + 1) == COMMA and tokens.kind(i + 1) != NOUN
+
+
 # --- verbs ------------------------------------------------------------------------------------------------------------
 def find_actions(tokens: Tokens, clauses: Clauses) -> list[tuple[Mention, int, Mention | None]]:
     """(subject, index of the verb, object) of each verb with a subject that is a thing."""
@@ -238,9 +247,12 @@ def find_actions(tokens: Tokens, clauses: Clauses) -> list[tuple[Mention, int, M
     return out
 
 
-def find_predicates(tokens: Tokens, mentions: Sequence[Mention], clauses: Clauses) -> None:
-    """Attributes said by a verb: "her coat is purple", "a house painted red", "a bowl made of wood"."""
-    covered = {i for m in mentions for i in (*m.modifiers, *m.nouns)}
+def find_predicates(tokens: Tokens, mentions: Sequence[Mention], clauses: Clauses, used: set[int]) -> None:
+    """Attributes said by a verb: "her coat is purple", "a house painted red", "a bowl made of wood".
+
+    `used` are the words that were said of a share already.
+    """
+    covered = {i for m in mentions for i in (*m.modifiers, *m.nouns)} | used
     for i, token in enumerate(tokens):
         if i in covered or token.kind != MODIFIER or not is_attribute(token):
             continue
@@ -252,8 +264,8 @@ def find_predicates(tokens: Tokens, mentions: Sequence[Mention], clauses: Clause
         owner = clauses.subject(j) if tokens.kind(j) in (AUXILIARY, VERB) else None
         if owner is None and tokens.kind(j) == PREPOSITION and tokens.word(j) == "in":
             owner = clauses.said_of(j)
-        elif owner is None and tokens.kind(i - 1) == NOUN:
-            owner = None
+        elif owner is None and _apposition(tokens, i, j):
+            owner = clauses._of_clause_before(j + 1)
         thing = owner.thing() if owner is not None else None
         if thing is not None:
             thing.attributes.append(i)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from accord.prompts import lexicon
 from accord.prompts.parse import Attribute, AttributeKind, Count, Span
+from accord.prompts.programs import TEXT
 from accord.prompts.tokens import (
     ADVERB,
     AUXILIARY,
@@ -51,7 +52,7 @@ class Mention:
     nouns: list[int]
     start: int
     attributes: list[int] = field(default_factory=list)
-    count: Count = Count()
+    count: Count = field(default_factory=Count)
     shares: list[tuple[Count, list[int]]] = field(default_factory=list)
     members: tuple[int | None, int | None] | None = None
     source: Mention | None = None
@@ -91,7 +92,7 @@ def find_mentions(tokens: Tokens) -> list[Mention]:
             i += 1
             continue
         j = i
-        while tokens.kind(j + 1) == NOUN:
+        while tokens.kind(j + 1) == NOUN and TEXT not in (tokens[j].text, tokens[j + 1].text):
             j += 1
         found += _phrases_of(tokens, list(range(i, j + 1)))
         i = j + 1
@@ -298,7 +299,9 @@ def drop_frames(tokens: Tokens, mentions: list[Mention]) -> list[Span]:
         elif word in lexicon.GROUNDS and _is_ground(tokens, mention):
             mention.ground = True
             mention.drop()
-        elif _is_no_thing(tokens, mention, word):
+        elif word in lexicon.SCENES and len(mention.nouns) > 1 and not tokens[mention.head].proper:
+            mention.nouns.pop()  # "beach scene"
+        elif _is_no_thing(tokens, mention, word) and not _denied(tokens, mention):
             mention.drop()
             if word in lexicon.MEDIA and mention.start == 0:
                 media.append(_medium(tokens, mention))
@@ -315,6 +318,8 @@ def drop_frames(tokens: Tokens, mentions: list[Mention]) -> list[Span]:
 
 def _frames(tokens: Tokens, mention: Mention, word: str) -> bool:
     """Whether a medium or a part before "of" is no thing."""
+    if word in lexicon.MEDIA_THINGS:
+        return mention.start == 0 or tokens.kind(mention.start - 1) == STOP
     if word in lexicon.MEDIA:
         starts = (
             mention.start == 0
@@ -364,6 +369,10 @@ def _is_no_thing(tokens: Tokens, mention: Mention, word: str) -> bool:
             and not (compound and word in lexicon.THINGS_IN_A_COMPOUND)
             and not _modifies_a_setting(tokens, mention)
         )
+    if word in lexicon.COLORS and tokens.word(mention.start - 1) == "in" and mention.start == mention.head:
+        return True
+    if word in ("image", "picture", "photo", "shot", "photograph") and tokens.words(mention.start, mention.head) == ["the"]:
+        return True
     if word in lexicon.NO_THINGS:
         return not (compound and word in lexicon.THINGS_IN_A_COMPOUND)
     framing = (
@@ -373,6 +382,12 @@ def _is_no_thing(tokens: Tokens, mention: Mention, word: str) -> bool:
         and tokens.kind(mention.end) == COMMA)
     )
     return framing and mention.start == 0 and tokens.word(mention.end) != "of"
+
+
+def _denied(tokens: Tokens, mention: Mention) -> bool:
+    """"a bench without a back": what is missed would be a thing."""
+    masked = mention.start > 0 and tokens[mention.start - 1].mask == "not"
+    return masked and tokens.word(mention.head) in lexicon.THINGS_IN_A_COMPOUND
 
 
 def _modifies_a_setting(tokens: Tokens, mention: Mention) -> bool:

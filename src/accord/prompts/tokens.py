@@ -29,7 +29,7 @@ _MASK = re.compile(
 )
 _WORD = re.compile(
     rf"{TEXT}|{AND}|\d+(?=(?:girl|boy|other|cat|dog|man|woman|men|women)s?\b)|\d+(?:[.:/,x]\d+)+|close up\b|"
-    r"\w+n't\b|\w+(?:'\w+(?=-))?(?:-\w+)*(?:'(?:s|re|ll|ve|d)\b)?|[^\w\s]",
+    r"\w+(?:['-]+\w+)*|[^\w\s]",
     re.IGNORECASE,
 )
 _DETERMINERS = frozenset(
@@ -195,6 +195,8 @@ def _closed_kind(token: Token) -> str:
         return DETERMINER if token.tag == "DT" else WHICH
     if word in _NEGATIONS:
         return NEGATION
+    if word == "can" and token.tag != "MD":
+        return ""
     if word in lexicon.BE or token.tag == "MD" or word in ("has", "have", "had", "do", "does", "did", "there"):
         return AUXILIARY
     if word in lexicon.PREPOSITIONS and token.tag not in ("VB", "VBP", "VBZ", "NN"):
@@ -283,13 +285,19 @@ class _Mender:
         ends_here = after not in (NOUN, MODIFIER, NUMBER)
         if self._named(i):
             return NOUN
-        if self._attributive(i) and not token.word.endswith("ed"):
+        if self._attributive(i) and not (token.word in lexicon.TEXTURES and token.word.endswith("ed")):
             return self._color_kind(i, bool(modifiers), bool(nouns), after)
+        if token.word in lexicon.SHADE_NOUNS and self.tokens.word(i + 1) in lexicon.COLORS and after != NOUN:
+            return MODIFIER
+        if token.word in ("still", "back") and nouns and self.tokens.word(i + 1) == "of":
+            return NOUN
         if token.word in lexicon.NOT_NOUNS:
             return ADVERB
         if token.word.endswith("ing") and self._is_participle(i, modifiers, nouns, after):
             return VERB
         wanted = bool(modifiers) and not nouns
+        if after == JOINT and token.tag.startswith("JJ") and not self.classes.is_noun(token.word) and self._ellipsis_after(i + 1):
+            return MODIFIER
         if wanted and ends_here and self._could_be_noun(token):
             if (
                 token.tag.startswith("RB")
@@ -308,7 +316,9 @@ class _Mender:
         if token.tag.startswith("NN"):
             return self._noun_or_modifier(i, nouns, after)
         if token.tag.startswith("JJ"):
-            return MODIFIER
+            verb_next = self.tokens.word(i + 1).endswith("s") and self.classes.is_verb(self.tokens.word(i + 1))
+            doer = verb_next and self.tokens.kind(i + 2) in (DETERMINER, NUMBER) and self.classes.is_noun(token.word)
+            return NOUN if doer and modifiers else MODIFIER
         if token.tag in ("VBN", "VBG", "VBD", "VB", "VBP", "VBZ"):
             return self._verb_kind(i, modifiers, nouns, after)
         if token.tag.startswith("RB"):
@@ -365,14 +375,14 @@ class _Mender:
         j = joint + 1
         while self.tokens.kind(j) in (DETERMINER, NUMBER):
             j += 1
-        return self._attributive(j) and j + 1 < len(self.tokens) and self._next(j) in (NOUN, MODIFIER, JOINT)
+        alike = self._attributive(j) or j > joint + 1 and j < len(self.tokens) and self.tokens[j].tag.startswith("JJ")
+        return alike and j + 1 < len(self.tokens) and self._next(j) in (NOUN, MODIFIER, JOINT)
 
     def _is_participle(self, i: int, modifiers: Sequence[Token], nouns: Sequence[Token], after: str) -> bool:
         """Whether a word in -ing is what the thing before it does."""
         token = self.tokens[i]
-        if token.word in lexicon.ING_NOUNS and not (
-            token.tag == "VBG" and nouns and after in (DETERMINER, PREPOSITION, NUMBER)
-        ):
+        objects = (DETERMINER, PREPOSITION, NUMBER, NOUN, MODIFIER, PRONOUN)
+        if token.word in lexicon.ING_NOUNS and not (token.tag == "VBG" and nouns and after in objects):
             return False
         if not self.classes.is_verb(token.word):
             return False
@@ -446,10 +456,14 @@ class _Mender:
             return VERB
         if not nouns and not modifiers and self.classes.is_noun(token.word):
             starts = before in (COMMA, JOINT, PREPOSITION, STOP)
-            if starts and after in (COMMA, STOP, JOINT, PREPOSITION) and token.tag in ("VB", "VBP", "VBZ"):
+            ends = (COMMA, STOP, JOINT) if token.tag == "VBZ" else (COMMA, STOP, JOINT, PREPOSITION)
+            if starts and after in ends and token.tag in ("VB", "VBP", "VBZ"):
                 return NOUN
             if starts and after == NOUN and i + 2 >= len(self.tokens):
                 return NOUN
+        counted = any(t.kind == NUMBER and t.word not in ("one", "1") for t in modifiers)
+        if nouns and counted and not nouns[-1].plural and self.classes.singulars(token.word):
+            return NOUN  # "ten music stands"
         if modifiers and not nouns and after == NOUN:
             return NOUN if self.classes.is_noun(token.word) else MODIFIER
         return VERB
