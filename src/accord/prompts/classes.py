@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from accord.prompts.lexicon import singular_of
+from accord.prompts import model
 
 # the words of a class that come first are those that a noun of no known class is exchanged with
 NOUNS: dict[str, str] = {
@@ -175,12 +175,11 @@ def _class_of() -> dict[str, str]:
 
 
 def class_of_noun(noun: str) -> str | None:
-    """The class of a noun in any number, by itself or by its last word ("garden gnome" is no garden); None if unknown.
-    """
+    """The class of a noun in any number, by itself or by its last word ("garden gnome" is no garden); None if unknown."""
     low = " ".join(noun.lower().split())
     known = _class_of()
     for text in dict.fromkeys((low, low.split()[-1] if low else low)):
-        for word in (text, singular_of(text)):
+        for word in (text, *singulars(text)):
             if word in known:
                 return known[word]
     return None
@@ -188,7 +187,14 @@ def class_of_noun(noun: str) -> str | None:
 
 def peers_of_noun(noun: str, most: int = 12) -> tuple[str, ...]:
     """Singular nouns that could stand where this one does: of its own class, else the first of every class."""
-    low = singular_of(noun.lower())
+    low = " ".join(noun.lower().split())
+    own = {low, *singulars(low)}
     name = class_of_noun(noun)
     options = members(NOUNS[name]) if name else tuple(members(listed)[0] for listed in NOUNS.values())
-    return tuple(w for w in options if w != low and not low.endswith(f" {w}"))[:most]
+    return tuple(w for w in options if w not in own and not any(o.endswith(f" {w}") for o in own))[:most]
+
+
+def singulars(noun: str) -> tuple[str, ...]:
+    """What a noun could be the plural of, its first words kept: "fire trucks" gives "fire truck"."""
+    *first, last = noun.split(" ")
+    return tuple(" ".join([*first, word]) for word in model.classes(None).singulars(last))

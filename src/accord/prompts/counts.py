@@ -37,7 +37,11 @@ def set_count(tokens: Tokens, mention: Mention) -> None:
         mention.count = Count("open", None, span)
     elif number is not None and not _measures(tokens, mention, number):
         mention.count = Count("at least" if _at_least(tokens, mention) else "exact", number, span)
-    elif plural or (mass and not (one or head.proper)) or (one and head.plural and head.word not in lexicon.PAIRED and head.word not in lexicon.MANY_AS_ONE):
+    elif (
+        plural
+        or (mass and not (one or head.proper))
+        or (one and head.plural and head.word not in lexicon.PAIRED and head.word not in lexicon.MANY_AS_ONE)
+    ):
         mention.count = Count()
     else:
         mention.count = Count("exact", 1, span if one else None)
@@ -111,7 +115,9 @@ def resolve_ones(tokens: Tokens, mentions: Sequence[Mention]) -> None:
             mention.source = source.source or source if source else None
             mention.dropped = source is None
         elif _lone_color(tokens, mention):  # "a woman in a white and a man in a black tuxedo"
-            mention.source = next((m for m in mentions[k + 1 :] if any(tokens.word(i) in lexicon.COLORS for i in m.attributes)), None)
+            mention.source = next(
+                (m for m in mentions[k + 1 :] if any(tokens.word(i) in lexicon.COLORS for i in m.attributes)), None
+            )
             mention.attributes = [*mention.attributes, mention.head] if mention.source else mention.attributes
 
 
@@ -208,10 +214,7 @@ def _attributes_at(tokens: Tokens, i: int) -> tuple[list[int], int]:
     found: list[int] = []
     while i < len(tokens) and (
         is_attribute(tokens[i])
-        or (tokens.word(i) == "and"
-        and found
-        and i + 1 < len(tokens)
-        and is_attribute(tokens[i + 1]))
+        or (tokens.word(i) == "and" and found and i + 1 < len(tokens) and is_attribute(tokens[i + 1]))
     ):
         if tokens.word(i) != "and":
             found.append(i)

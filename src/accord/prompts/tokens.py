@@ -296,7 +296,12 @@ class _Mender:
         if token.word.endswith("ing") and self._is_participle(i, modifiers, nouns, after):
             return VERB
         wanted = bool(modifiers) and not nouns
-        if after == JOINT and token.tag.startswith("JJ") and not self.classes.is_noun(token.word) and self._ellipsis_after(i + 1):
+        if (
+            after == JOINT
+            and token.tag.startswith("JJ")
+            and not self.classes.is_noun(token.word)
+            and self._ellipsis_after(i + 1)
+        ):
             return MODIFIER
         if wanted and ends_here and self._could_be_noun(token):
             if (
