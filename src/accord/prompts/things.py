@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 
 from accord.prompts import lexicon
 from accord.prompts.parse import Attribute, AttributeKind, Count, Span
-from accord.prompts.programs import TEXT
 from accord.prompts.tokens import (
     ADVERB,
     AUXILIARY,
@@ -45,6 +44,7 @@ class Mention:
         dropped: whether it is no thing; `instead` is the thing that is meant when something is said of it.
         absent: whether it is not to be seen.
         ground: whether it is the background.
+        elided: whether its noun is left out where it stands ("a red and a green apple").
         title: a name that it is a part of.
     """
 
@@ -61,6 +61,7 @@ class Mention:
     absent: bool = False
     denied: bool = False
     ground: bool = False
+    elided: bool = False
     title: tuple[int, int] | None = None
 
     @property
@@ -92,7 +93,7 @@ def find_mentions(tokens: Tokens) -> list[Mention]:
             i += 1
             continue
         j = i
-        while tokens.kind(j + 1) == NOUN and TEXT not in (tokens[j].text, tokens[j + 1].text):
+        while tokens.kind(j + 1) == NOUN and not (tokens[j].quoted or tokens[j + 1].quoted):
             j += 1
         found += _phrases_of(tokens, list(range(i, j + 1)))
         i = j + 1
@@ -151,6 +152,11 @@ def _phrases_of(tokens: Tokens, nouns: list[int]) -> list[Mention]:
         else:
             main = group + main
     out = [Mention(group, nouns, group[0]) for group in reversed(alone)]
+    for one in out:
+        one.elided = True
+    for one in out:  # "in a white and a man in a black tuxedo": the noun is that of the tuxedo
+        if tokens.word(one.start - 1) == "in" and tokens.word(nouns[-1]) in lexicon.PERSONS:
+            one.nouns = [one.modifiers.pop()]
     main.sort()
     return [*out, Mention(main, nouns, min([*main, *nouns]))]
 
@@ -369,10 +375,15 @@ def _is_no_thing(tokens: Tokens, mention: Mention, word: str) -> bool:
             and not (compound and word in lexicon.THINGS_IN_A_COMPOUND)
             and not _modifies_a_setting(tokens, mention)
         )
+    placed = {tokens.word(i) for i in mention.modifiers} & (set(lexicon.POSITIONS) | {"upper", "lower"})
+    if word in ("corner", "half", "third", "part", "side", "edge") and placed:
+        return True
     if word in lexicon.COLORS and tokens.word(mention.start - 1) == "in" and mention.start == mention.head:
         return True
     if word in ("image", "picture", "photo", "shot", "photograph") and tokens.words(mention.start, mention.head) == ["the"]:
         return True
+    if word in ("letter", "letters") and not any(t.quoted for t in tokens):
+        return False
     if word in lexicon.NO_THINGS:
         return not (compound and word in lexicon.THINGS_IN_A_COMPOUND)
     framing = (
