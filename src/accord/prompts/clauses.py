@@ -65,7 +65,7 @@ class Clauses:
         j = self._back(i - 1)
         near = self.ending_at(j + 1)
         if near is not None:
-            return self._owner_of_preposition(near, i)
+            return self._owner_of_preposition(near)
         kind = self.tokens.kind(j)
         if kind in (VERB, AUXILIARY):
             return self.subject(j)
@@ -80,11 +80,13 @@ class Clauses:
         return None
 
     def _back(self, j: int) -> int:
-        while j >= 0 and self.tokens.kind(j) in (ADVERB, NEGATION) and self.ending_at(j + 1) is None:
+        while j >= 0 and (
+            self.tokens.kind(j) in (ADVERB, NEGATION) and self.ending_at(j + 1) is None or self.tokens[j].quoted
+        ):
             j -= 1
         return j
 
-    def _owner_of_preposition(self, near: Mention, i: int) -> Mention | None:
+    def _owner_of_preposition(self, near: Mention) -> Mention | None:
         """The noun before a preposition, or the one that its phrase belongs to."""
         kind, at = self.role(near)
         if kind == PREPOSITION:
@@ -145,7 +147,8 @@ class Clauses:
     def _goes_on_under(self, joint: int, verb: int) -> bool:
         """Whether "and" joins what somebody wears or has, so that a finite verb is said of neither."""
         first = self.ending_at(joint)
-        if first is None or self.tokens[verb].tag in ("VBG", "VBN"):
+        single = self.tokens[verb].tag == "VBZ" or self.tokens.word(verb) == "was"
+        if first is None or not single:
             return False
         kind, at = self.role(first)
         if kind == PREPOSITION:
@@ -172,7 +175,7 @@ class Clauses:
     def _of_clause_before(self, j: int) -> Mention | None:
         """The subject of what comes before "and" or a comma at j."""
         i = j - 1
-        while i >= 0 and self.tokens.kind(i) in (COMMA, JOINT):
+        while i >= 0 and (self.tokens.kind(i) in (COMMA, JOINT) or self.tokens[i].quoted):
             i -= 1
         near = self.ending_at(i + 1)
         if near is None:
@@ -262,7 +265,10 @@ class Clauses:
                 return root
             before = [m for m in before if m.start < subject.start]
         earlier = [m for m in before if self._sentence(m.start) == self._sentence(i)]
-        if earlier and subject is not None and self.role(subject)[0] in (JOINT, PREPOSITION) and subject.start < i:
+        here = self._topics.get(self._sentence(i))
+        if here is not None and here is not subject and here in before:
+            return here
+        if earlier and subject is not None and subject.start < i and self._runs_on(subject, i):
             return earlier[-1]  # "a cactus left of a bookcase and a globe right of it"
         if earlier:
             return earlier[0]
@@ -274,6 +280,14 @@ class Clauses:
         starts = [m for m in before if self._sentence(m.start) == last]
         return next((m for m in starts if self._starts_clause(m)), starts[0])
 
+    def _runs_on(self, subject: Mention, i: int) -> bool:
+        """Whether the subject is joined without a verb of its own: "and a globe", ", with a dog"."""
+        kind, at = self.role(subject)
+        said = i - 1 if self.tokens.kind(i - 1) == PREPOSITION else i
+        if self.tokens.kind(self._back(said - 1)) in (VERB, AUXILIARY):
+            return False
+        return kind == JOINT or kind == PREPOSITION and not self.tokens[at].mask
+
     def _could_be(self, mention: Mention, i: int) -> bool:
         """Whether a pronoun fits: "it" is no person, and "him" is one if anybody is there."""
         word = self.tokens.word(i)
@@ -283,6 +297,9 @@ class Clauses:
         if word in ("him", "her", "his"):
             people = any(self.tokens.word(m.head) in lexicon.PERSONS for m in self.mentions if m.end <= i)
             return not people or head in lexicon.PERSONS
+        if word in ("them", "they", "their"):
+            many = any(self.tokens[m.head].plural for m in self.mentions if m.end <= i and not m.dropped)
+            return not many or self.tokens[mention.head].plural
         return True
 
     def _starts_clause(self, mention: Mention) -> bool:
@@ -314,7 +331,8 @@ class Clauses:
     def coordinate_of_with(self, mention: Mention) -> Mention | None:
         """The mention under "with" that this one is joined to: "with a laptop on it and a wastebasket"."""
         _, at = self.role(mention)
-        for other in reversed([m for m in self.mentions if m.end <= at]):
+        here = self._sentence(at)
+        for other in reversed([m for m in self.mentions if m.end <= at and self._sentence(m.start) == here]):
             kind, before = self.role(other)
             if self.tokens.kind(other.start - 1) == STOP:
                 return None

@@ -17,6 +17,7 @@ from accord.prompts.tokens import (
     NUMBER,
     PREPOSITION,
     STOP,
+    Token,
     Tokens,
 )
 
@@ -37,14 +38,19 @@ def set_count(tokens: Tokens, mention: Mention) -> None:
         mention.count = Count("open", None, span)
     elif number is not None and not _measures(tokens, mention, number):
         mention.count = Count("at least" if _at_least(tokens, mention) else "exact", number, span)
-    elif (
-        plural
-        or (mass and not (one or head.proper))
-        or (one and head.plural and head.word not in lexicon.PAIRED and head.word not in lexicon.MANY_AS_ONE)
-    ):
+    elif not (one and mention.elided) and _is_open(head, plural, mass, one, bool(mention.modifiers)):
         mention.count = Count()
     else:
         mention.count = Count("exact", 1, span if one else None)
+
+
+def _is_open(head: Token, plural: bool, mass: bool, one: bool, modified: bool) -> bool:
+    """Whether a noun without a number leaves it open: plurals, what is not counted, "fish"."""
+    if plural or mass and not (one or head.proper):
+        return True
+    if head.word in lexicon.MANY_AS_ONE:
+        return not modified
+    return one and head.plural and head.word not in lexicon.PAIRED
 
 
 def _said(tokens: Tokens, modifiers: Sequence[int]) -> tuple[int | None, list[int], bool, bool]:
@@ -115,10 +121,9 @@ def resolve_ones(tokens: Tokens, mentions: Sequence[Mention]) -> None:
             mention.source = source.source or source if source else None
             mention.dropped = source is None
         elif _lone_color(tokens, mention):  # "a woman in a white and a man in a black tuxedo"
-            mention.source = next(
-                (m for m in mentions[k + 1 :] if any(tokens.word(i) in lexicon.COLORS for i in m.attributes)), None
-            )
-            mention.attributes = [*mention.attributes, mention.head] if mention.source else mention.attributes
+            mention.source = next((m for m in mentions[k + 1 :] if any(tokens.word(i) in lexicon.COLORS for i in m.attributes)), None)
+            mention.attributes = [*mention.attributes, mention.head]
+            mention.dropped = mention.source is None
 
 
 def _parallel(tokens: Tokens, mention: Mention, earlier: Sequence[Mention]) -> Mention | None:
@@ -214,7 +219,10 @@ def _attributes_at(tokens: Tokens, i: int) -> tuple[list[int], int]:
     found: list[int] = []
     while i < len(tokens) and (
         is_attribute(tokens[i])
-        or (tokens.word(i) == "and" and found and i + 1 < len(tokens) and is_attribute(tokens[i + 1]))
+        or (tokens.word(i) == "and"
+        and found
+        and i + 1 < len(tokens)
+        and is_attribute(tokens[i + 1]))
     ):
         if tokens.word(i) != "and":
             found.append(i)

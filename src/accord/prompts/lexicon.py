@@ -49,12 +49,12 @@ NAMES_OF_TWO = _words(
     "hot_dog hot_dogs red_panda polar_bear white_house ice_cream orange_juice golden_retriever blue_whale black_hole "
     "gold_fish big_ben big_top great_wall brick_oven paper_clip tin_can tin_foil rubber_band rubber_stamp iron_man "
     "stone_age blue_jay black_tea green_tea giant_panda short_circuit cotton_candy cotton_ball straw_hat tan_line "
-    "olive_tree olive_oil olive_branch peach_tree plum_tree plum_jam lime_tree orange_tree orange_peel ginger_root "
+    "olive_tree olive_oil olive_branch plum_jam orange_peel ginger_root "
     "ginger_bread mustard_seed mint_leaf coral_reef salmon_fillet ice_skate ice_rink ice_cube ice_floe ice_bucket "
     "ice_skates ice_cubes lime_juice steel_drum silver_screen silver_medal gold_medal tall_ship brass_band big_wheel "
     "snow_leopard black_widow white_wine red_wine brown_bear black_bear grizzly_bear green_bean green_onion red_onion "
     "red_pepper green_pepper hot_pepper hot_tub hot_air hot_chocolate hot_sauce grand_piano black_panther blue_cheese "
-    "red_cross gray_wolf grey_wolf great_dane white_shark great_white bald_eagle sweet_potato high_heels high_heel "
+    "gray_wolf grey_wolf great_dane white_shark great_white bald_eagle sweet_potato high_heels high_heel "
     "tin_soldier paper_plane paper_airplane little_finger small_talk pink_panther glass_eye cream_cheese peach_cobbler "
     "coral_snake brick_lane pale_ale red_carpet rose_bush rose_garden rose_petal rose_petals violet_bush amber_ale "
     "lavender_field lavender_fields mint_tea ginger_ale ginger_tea orange_slice orange_slices lime_slice lime_wedge"
@@ -83,7 +83,7 @@ COLLECTIVES: dict[str, int | None] = dict.fromkeys(
         "group flock herd bunch pile crowd set collection swarm school team line cluster heap array series assortment "
         "number lot lots plenty dozens hundreds thousands pack pride variety gathering fleet army family litter gang "
         "circle mass pairs range selection handful scattering tangle troop band clump parade procession ring mob colony "
-        "gaggle murder brood row"
+        "gaggle murder brood row rows groups piles flocks herds crowds clusters bunches heaps swarms teams"
     )
 )
 COLLECTIVES |= {
@@ -122,7 +122,7 @@ MANY_AS_ONE = _words(  # the same word for one and for many
 PARTS = _words(  # before "of": a part, a view or a kind of what follows
     "top side edge middle center centre bottom front back end rest piece kind type sort corner left right heart inside "
     "midst surface interior exterior view sight style form shape color colour size image depiction scene portrayal "
-    "pieces slices slice bit bits middle_ground portion display"
+    "pieces slices slice bit bits middle_ground portion display cross-section closeup"
 )
 TIMES = _words(
     "night dawn dusk sunset sunrise noon midday midnight morning evening afternoon twilight day daytime nighttime "
@@ -296,7 +296,7 @@ PREPOSITIONS = _words(
 BE = _words("is are was were be been being 's 're isn't aren't")
 PLACING = _words(  # verbs whose object is what a preposition after it is said of
     "put place hang lay set stack throw drop balance have contain show feature include depict see there be reveal "
-    "display with hold_up build construct repair install hammer"
+    "display with hold_up build construct repair install hammer stir fry cook bake chop slice pin tie attach"
 )
 PERSONS = _words(
     "man woman boy girl child kid person lady gentleman guy king queen prince princess doctor nurse teacher chef cook "

@@ -177,8 +177,8 @@ def _quotes(draft: Draft) -> None:
 
 
 def _marks(draft: Draft) -> None:
-    draft.text = re.sub(r"[\n;|]|:(?!\d)|(?<!\d):|\s[–—-]\s|[–—]", lambda m: ",".center(len(m[0])), draft.text)
-    draft.text = re.sub(r"[^\w\s.,'\"/&%$€°×+\-\x00\x01:!?]", " ", draft.text)
+    draft.text = re.sub(r"[\n|]|:(?!\d)|(?<!\d):|\s[–—-]\s|[–—]", lambda m: ",".center(len(m[0])), draft.text)
+    draft.text = re.sub(r"[^\w\s.,'\"/&%$€°×+\-\x00\x01:;!?]", " ", draft.text)
 
 
 def _capitals(draft: Draft) -> None:

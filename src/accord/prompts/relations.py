@@ -187,8 +187,11 @@ def _inverted(tokens: Tokens, clauses: Clauses, i: int, after: int) -> list[Ment
         single = single or tokens.word(j) == "is" or tokens[j].tag == "VBZ" and tokens.word(j) != "are"
         j += 1
     first = clauses.starting_at(j)
-    if first is None or (
-        (comma or before == JOINT or before == COMMA) and not verb and not (before == STOP or not comma)
+    if (
+        first is None
+        or ((comma or before == JOINT or before == COMMA)
+        and not verb
+        and not (before == STOP or not comma))
     ):
         return []
     if before in (JOINT, COMMA) and not verb and comma:

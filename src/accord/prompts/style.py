@@ -42,6 +42,10 @@ def take_styles(draft: Draft) -> list[Style]:
     for pattern in (_PHRASES, _ARTIST):
         for phrase in pattern.finditer(draft.text):
             take(*phrase.span())
+            if pattern is _ARTIST:  # "by Ada Moss, Bo Lind and Cy Orr"
+                for other in re.finditer(r"\G?,\s*((?:and )?[A-Z][\w.'-]+(?: (?:and )?[A-Z][\w.'-]+)+)(?=\s*(?:,|$))".replace("\\G?", ""), draft.text):
+                    if not re.search(r"\w", draft.text[phrase.end() : other.start()]):
+                        take(*other.span(1))
     tags = [m for m in re.finditer(r"[^,]+", _with_full_stops_kept(draft.text)) if m[0].strip(" .")]
     for i, tag in enumerate(tags):
         bare = re.sub(r"\s+", " ", draft.text[tag.start() : tag.end()].strip(" .!")).lower()
@@ -52,7 +56,7 @@ def take_styles(draft: Draft) -> list[Style]:
 
 def _with_full_stops_kept(text: str) -> str:
     """Commas at the full stops, so that tags end there too; f/2.8 and 4.5 stay."""
-    return re.sub(r"\.(?=\s|$)", ",", text)
+    return re.sub(r"\.(?=\s|$)|;", ",", text)
 
 
 def is_style(tag: str, first: bool = False) -> bool:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 
 from accord.prompts import lexicon
 from accord.prompts.parse import Attribute, AttributeKind, Count, Span
-from accord.prompts.programs import TEXT
 from accord.prompts.tokens import (
     ADVERB,
     AUXILIARY,
@@ -45,6 +44,7 @@ class Mention:
         dropped: whether it is no thing; `instead` is the thing that is meant when something is said of it.
         absent: whether it is not to be seen.
         ground: whether it is the background.
+        elided: whether its noun is left out where it stands ("a red and a green apple").
         title: a name that it is a part of.
     """
 
@@ -61,6 +61,7 @@ class Mention:
     absent: bool = False
     denied: bool = False
     ground: bool = False
+    elided: bool = False
     title: tuple[int, int] | None = None
 
     @property
@@ -92,7 +93,7 @@ def find_mentions(tokens: Tokens) -> list[Mention]:
             i += 1
             continue
         j = i
-        while tokens.kind(j + 1) == NOUN and TEXT not in (tokens[j].text, tokens[j + 1].text):
+        while tokens.kind(j + 1) == NOUN and not (tokens[j].quoted or tokens[j + 1].quoted):
             j += 1
         found += _phrases_of(tokens, list(range(i, j + 1)))
         i = j + 1
@@ -151,6 +152,11 @@ def _phrases_of(tokens: Tokens, nouns: list[int]) -> list[Mention]:
         else:
             main = group + main
     out = [Mention(group, nouns, group[0]) for group in reversed(alone)]
+    for one in out:
+        one.elided = True
+    for one in out:  # "in a white and a man in a black tuxedo": the noun is that of the tuxedo
+        if tokens.word(one.start - 1) == "in" and tokens.word(nouns[-1]) in lexicon.PERSONS:
+            one.nouns = [one.modifiers.pop()]
     main.sort()
     return [*out, Mention(main, nouns, min([*main, *nouns]))]
 
@@ -161,8 +167,11 @@ def _modifies(tokens: Tokens, k: int, group: Sequence[int], nouns: Sequence[int]
     if kind == DETERMINER:
         return DETERMINER not in closed or tokens.word(k) in ("all", "both", "half", "any", "no", "such")
     if kind == NUMBER:
-        return DETERMINER not in closed or (
-            bool(group) and tokens.word(group[-1]) in ("a", "an") and tokens.word(k) == "half"
+        return (
+            DETERMINER not in closed
+            or (bool(group)
+            and tokens.word(group[-1]) in ("a", "an")
+            and tokens.word(k) == "half")
         )
     if closed:
         return kind == ADVERB and tokens.word(k) in ("only", "just", "exactly")
@@ -191,11 +200,10 @@ def is_predicate(tokens: Tokens, i: int) -> bool:
     """Whether the modifiers up to i are said of a subject: "the horses are black and white"."""
     while i >= 0 and tokens.kind(i) in (MODIFIER, ADVERB, JOINT, COMMA, NEGATION):
         i -= 1
-    return (tokens.kind(i) == AUXILIARY and tokens.word(i) != "there") or tokens.word(i) in (
-        "all",
-        "both",
-        "painted",
-        "dyed",
+    return (
+        (tokens.kind(i) == AUXILIARY
+        and tokens.word(i) != "there")
+        or tokens.word(i) in ("all", "both", "painted", "dyed")
     )
 
 
@@ -233,7 +241,10 @@ def _own_attributes(tokens: Tokens, mention: Mention) -> list[int]:
         for i in words
         if (
             i < compound
-            or (i in mention.nouns and is_attribute(tokens[i]) and not name_of_two(tokens, i) and not tokens[i].proper)
+            or (i in mention.nouns
+            and is_attribute(tokens[i])
+            and not name_of_two(tokens, i)
+            and not tokens[i].proper)
         )
         and tokens.kind(i) in (MODIFIER, NOUN)
     ]
@@ -364,22 +375,28 @@ def _is_no_thing(tokens: Tokens, mention: Mention, word: str) -> bool:
             and not (compound and word in lexicon.THINGS_IN_A_COMPOUND)
             and not _modifies_a_setting(tokens, mention)
         )
+    placed = {tokens.word(i) for i in mention.modifiers} & (set(lexicon.POSITIONS) | {"upper", "lower"})
+    if word in ("corner", "half", "third", "part", "side", "edge") and placed:
+        return True
     if word in lexicon.COLORS and tokens.word(mention.start - 1) == "in" and mention.start == mention.head:
         return True
-    if word in ("image", "picture", "photo", "shot", "photograph") and tokens.words(mention.start, mention.head) == [
-        "the"
-    ]:
+    if word in ("image", "picture", "photo", "shot", "photograph") and tokens.words(mention.start, mention.head) == ["the"]:
         return True
+    if word in ("letter", "letters") and not any(t.quoted for t in tokens):
+        return False
     if word in lexicon.NO_THINGS:
         return not (compound and word in lexicon.THINGS_IN_A_COMPOUND)
-    framing = word in lexicon.MEDIA - lexicon.MEDIA_THINGS or (
-        compound and word in lexicon.MEDIA and tokens.kind(mention.end) == COMMA
+    framing = (
+        word in lexicon.MEDIA - lexicon.MEDIA_THINGS
+        or (compound
+        and word in lexicon.MEDIA
+        and tokens.kind(mention.end) == COMMA)
     )
     return framing and mention.start == 0 and tokens.word(mention.end) != "of"
 
 
 def _denied(tokens: Tokens, mention: Mention) -> bool:
-    """ "a bench without a back": what is missed would be a thing."""
+    """"a bench without a back": what is missed would be a thing."""
     masked = mention.start > 0 and tokens[mention.start - 1].mask == "not"
     return masked and tokens.word(mention.head) in lexicon.THINGS_IN_A_COMPOUND
 

@@ -37,7 +37,7 @@ _DETERMINERS = frozenset(
     "neither either half such more most enough whose".split()
 )
 _PRONOUNS = frozenset("it him them me us he she they we i you himself herself itself themselves".split())
-_BREAKS = {COMMA: (",", ";", ":", "-"), STOP: (".", "!", "?")}
+_BREAKS = {COMMA: (",", ":", "-"), STOP: (".", ";", "!", "?")}
 _NEGATIONS = frozenset("not n't never".split())
 
 
@@ -48,6 +48,7 @@ class Token:
     Attributes:
         text, start, end: as written, and its characters in the prompt.
         word: as spaCy reads it, in small letters.
+        quoted: whether it stands for text in quotation marks.
         mask: the name of the relation (or "not", "made") that the word stands for.
         kind: mended part of speech, one of the constants above.
         tag, dep, head, lemma: spaCy's.
@@ -60,6 +61,7 @@ class Token:
     word: str
     mask: str = ""
     pronoun_object: bool = False
+    quoted: bool = False
     kind: str = OTHER
     tag: str = ""
     dep: str = ""
@@ -134,7 +136,7 @@ def _words(prompt: str, text: str, start: int, end: int) -> list[Token]:
             word = {TEXT: "text", AND: "and", "&": "and", "close up": "close-up"}.get(low, low)
             if re.fullmatch("colou?red", word) and out and _parts_are_colors(out[-1].word):
                 continue  # "a bronze colored trumpet"
-            out.append(Token(prompt[a:b], a, b, word))
+            out.append(Token(prompt[a:b], a, b, word, quoted=low == TEXT))
     return out
 
 
@@ -162,7 +164,15 @@ def tag(tokens: Tokens, doc: Any, classes: Classes) -> None:
         token.tag, token.dep, token.head, token.lemma = read.tag_, read.dep_, read.head.i, read.lemma_.lower()
     for token in tokens:
         token.kind = _closed_kind(token)
+    for i, token in enumerate(tokens):
+        if token.word in ("dozen", "couple") and tokens.word(i + 1) == "of" or token.word == "can" and _is_noun_can(tokens, i):
+            token.kind = ""
     _Mender(tokens, classes).mend()
+
+
+def _is_noun_can(tokens: Tokens, i: int) -> bool:
+    """Whether "can" is what paint comes in."""
+    return i + 1 >= len(tokens) or not tokens[i + 1].tag.startswith(("VB", "RB", "PRP"))
 
 
 def _closed_kind(token: Token) -> str:
@@ -172,7 +182,7 @@ def _closed_kind(token: Token) -> str:
         return PREPOSITION
     if word == "off" and token.tag not in ("IN", "RP"):
         return ""
-    if token.text == TEXT:
+    if token.quoted:
         return NOUN
     for kind, marks in _BREAKS.items():
         if word in marks:
@@ -195,8 +205,6 @@ def _closed_kind(token: Token) -> str:
         return DETERMINER if token.tag == "DT" else WHICH
     if word in _NEGATIONS:
         return NEGATION
-    if word == "can" and token.tag != "MD":
-        return ""
     if word in lexicon.BE or token.tag == "MD" or word in ("has", "have", "had", "do", "does", "did", "there"):
         return AUXILIARY
     if word in lexicon.PREPOSITIONS and token.tag not in ("VB", "VBP", "VBZ", "NN"):
@@ -287,21 +295,18 @@ class _Mender:
             return NOUN
         if self._attributive(i) and not (token.word in lexicon.TEXTURES and token.word.endswith("ed")):
             return self._color_kind(i, bool(modifiers), bool(nouns), after)
-        if token.word in lexicon.SHADE_NOUNS and self.tokens.word(i + 1) in lexicon.COLORS and after != NOUN:
+        if token.word in lexicon.SHADE_NOUNS and self.tokens.word(i + 1) in lexicon.COLORS and not token.text[:1].isupper():
             return MODIFIER
+        if token.word == "can":
+            return NOUN
         if token.word in ("still", "back") and nouns and self.tokens.word(i + 1) == "of":
             return NOUN
-        if token.word in lexicon.NOT_NOUNS:
+        if token.word in lexicon.NOT_NOUNS and not (self.tokens.kind(i - 1) == DETERMINER and token.word in self.classes.nouns):
             return ADVERB
         if token.word.endswith("ing") and self._is_participle(i, modifiers, nouns, after):
             return VERB
         wanted = bool(modifiers) and not nouns
-        if (
-            after == JOINT
-            and token.tag.startswith("JJ")
-            and not self.classes.is_noun(token.word)
-            and self._ellipsis_after(i + 1)
-        ):
+        if after == JOINT and token.tag.startswith("JJ") and not self.classes.is_noun(token.word) and self._ellipsis_after(i + 1):
             return MODIFIER
         if wanted and ends_here and self._could_be_noun(token):
             if (
@@ -355,11 +360,15 @@ class _Mender:
     def _color_kind(self, i: int, modified: bool, has_noun: bool, after: str) -> str:
         """A colour, size or material is a modifier, but where it ends a noun phrase it may be the noun itself."""
         token = self.tokens[i]
+        if self._name_of_two(i) or self._name_of_two(i - 1) and after not in (NOUN, MODIFIER):
+            return NOUN
         if after in (NOUN, MODIFIER):
             return MODIFIER
         determined = self.tokens.kind(i - 1) in (DETERMINER, NUMBER, MODIFIER, POSSESSIVE) and modified
         noun = token.word in lexicon.NOUN_COLORS or token.word in lexicon.MATERIAL_NOUNS
         noun = noun or self.classes.only_noun(token.word) or bool(self.classes.singulars(token.word))
+        if self.tokens.kind(i - 1) == PREPOSITION and self.tokens[i - 1].mask == "on" and after in (STOP, COMMA):
+            return NOUN  # "on black": the background
         if after == JOINT and self._ellipsis_after(i + 1):
             return MODIFIER
         if self.tokens.kind(i - 1) == PREPOSITION and self.tokens[i - 1].mask == "made":
@@ -375,12 +384,17 @@ class _Mender:
             return NOUN
         return MODIFIER
 
+    def _name_of_two(self, i: int) -> bool:
+        """Whether the words at i and i + 1 are colours or materials that make a noun: "ice cream"."""
+        first, second = self.tokens.word(i), self.tokens.word(i + 1)
+        return f"{first} {second}" in lexicon.NAMES_OF_TWO and {first, second} <= lexicon.ATTRIBUTES
+
     def _ellipsis_after(self, joint: int) -> bool:
         """Whether what follows "and" goes on with modifiers: "gold and brown cushions", "a red and a green apple"."""
         j = joint + 1
         while self.tokens.kind(j) in (DETERMINER, NUMBER):
             j += 1
-        alike = self._attributive(j) or j > joint + 1 and j < len(self.tokens) and self.tokens[j].tag.startswith("JJ")
+        alike = self._attributive(j) or j > joint + 1 and self.tokens.word(j) in self.classes.adjectives
         return alike and j + 1 < len(self.tokens) and self._next(j) in (NOUN, MODIFIER, JOINT)
 
     def _is_participle(self, i: int, modifiers: Sequence[Token], nouns: Sequence[Token], after: str) -> bool:
@@ -388,7 +402,7 @@ class _Mender:
         token = self.tokens[i]
         objects = (DETERMINER, PREPOSITION, NUMBER, NOUN, MODIFIER, PRONOUN)
         if token.word in lexicon.ING_NOUNS and not (token.tag == "VBG" and nouns and after in objects):
-            return False
+            return bool(nouns) and after == NOUN and self._bare_object(i + 1)
         if not self.classes.is_verb(token.word):
             return False
         if nouns:
@@ -399,6 +413,12 @@ class _Mender:
         if before in (AUXILIARY, WHICH, PRONOUN, ADVERB, NEGATION):
             return True
         return after in (DETERMINER, NUMBER, PREPOSITION, PRONOUN, ADVERB, COMMA, STOP)
+
+    def _bare_object(self, i: int) -> bool:
+        """Whether the noun at i can stand without an article: "a troll cooking soup"."""
+        word = self.tokens.word(i)
+        many = bool(self.classes.singulars(word)) and word not in self.classes.nouns
+        return (word in lexicon.MASS or many) and self._next(i) not in (NOUN, MODIFIER)
 
     def _verb_after_noun(self, i: int, modifiers: Sequence[Token], nouns: Sequence[Token], after: str) -> bool:
         """Whether the word is what the noun before it does, though spaCy may call it a noun."""
@@ -411,7 +431,7 @@ class _Mender:
         if token.word.endswith("s") and not token.word.endswith("ss") and not base:  # "a truck drives past"
             many = any(t.kind == NUMBER and t.word not in ("one", "1") for t in modifiers)
             if last.plural or many:
-                return token.tag == "VBZ" and not many and after in (DETERMINER, NUMBER, PRONOUN)
+                return not many and after in (DETERMINER, NUMBER, PRONOUN)
             if token.tag == "VBZ":
                 return one or follows or (after == STOP and len(self.tokens) > 3)
             return follows and (one or self.tokens.word(i + 1) not in ("of", "and")) and one
@@ -483,6 +503,6 @@ def is_plural(token: Token, classes: Classes) -> bool:
         return True
     if not word.endswith("s") or word.endswith(("ss", "us", "is")):
         return token.tag in ("NNS", "NNPS") and word.endswith(("i", "a", "ae", "en", "ia"))
-    if classes.nouns and word in classes.nouns and not classes.singulars(word):
+    if word in classes.nouns and (token.tag == "NN" or not classes.singulars(word)):
         return False
     return token.tag in ("NNS", "NNPS") or bool(classes.singulars(word)) or not classes.nouns
