@@ -205,7 +205,7 @@ def score(
     import accord
     from accord.data.images import open_image
     from accord.files import check_writable
-    from accord.reports.page import words_text
+    from accord.reports.page import score_text, words_text
 
     check_said(prompt, parsed=True)
     picture = open_image(image)
@@ -215,7 +215,7 @@ def score(
     result = accord.score(picture, prompt, accord.load_captioner(captioner, where), accord.load_clip(clip, where))[0]
     say_lab_only(picture.size, captioner, "--captioner ID and --clip ID")
     seen = result.alignment
-    text = f"alignment {seen.overall:.3f}, reads as: {seen.caption}\n{words_text(seen)}"
+    text = f"alignment {score_text(seen.overall, 3)}, reads as: {seen.caption}\n{words_text(seen)}"
     if out is not None:
         result.save(out)
         text += f"\nreport: {out / 'index.html'}"
@@ -230,6 +230,7 @@ def _score_pairs(
     from accord.data.pairs import check_table_path, read_pairs, table_bytes
     from accord.files import check_writable, only_writer, write_file
     from accord.methods.invert.bulk import reason_as_named
+    from accord.reports.page import score_text
 
     if out is None:
         raise InputError("--pairs needs --out FILE.csv, .jsonl or .parquet to write the scores to")
@@ -262,9 +263,12 @@ def _score_pairs(
     if not rows:
         why = f" (row {table.skipped[0]['row']}: {table.skipped[0]['reason']})" if table.skipped else ""
         raise InputError(f"no row of {str(pairs)!r} could be scored{why}; mend it there")
-    mean = sum(r["overall"] for r in rows) / len(rows)
-    data = {"scored": len(rows), "mean": mean, "skipped": table.skipped, "out": str(out)}
-    lines = [f"scored {len(rows)}, mean alignment {mean:.3f}, written to {out}"]
+    known = [r["overall"] for r in rows if r["overall"] is not None]
+    mean = sum(known) / len(known) if known else None
+    missing = len(rows) - len(known)
+    data = {"scored": len(rows), "without_score": missing, "mean": mean, "skipped": table.skipped, "out": str(out)}
+    unscored = f" ({missing} without a score are not in it)" if missing else ""
+    lines = [f"scored {len(rows)}, mean alignment {score_text(mean, 3)}{unscored}, written to {out}"]
     lines += [f"skipped row {s['row']}: {s['reason']}" for s in sorted(table.skipped, key=lambda s: s["row"])]
     emit(as_json, data, "\n".join(lines))
 
@@ -305,7 +309,7 @@ def realign(
     from accord.diffusion.pipelines import check_prompts
     from accord.files import check_writable, only_writer
     from accord.methods.realign.fine import check_repairable
-    from accord.reports.page import words_text
+    from accord.reports.page import score_text, words_text
 
     config = checked(accord.RealignConfig, rounds=rounds, mode=mode)
     if not rounds:
@@ -334,7 +338,8 @@ def realign(
                 rows.append({**result.to_dict(), "folder": str(folder)})
                 before, after = result.alignment_before, result.alignment_after
                 lines += [
-                    f"{result.prompt.text!r}, seed {result.seed}: alignment {before.overall:.3f} -> {after.overall:.3f}"
+                    f"{result.prompt.text!r}, seed {result.seed}: alignment {score_text(before.overall, 3)} -> "
+                    + score_text(after.overall, 3)
                     + (f", from the noise of seed {result.seed_after}" if result.seed_after is not None else ""),
                     *("  before  " + line for line in words_text(before).splitlines()),
                     *("  after   " + line for line in words_text(after).splitlines() if result.improved),

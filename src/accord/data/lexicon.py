@@ -95,6 +95,10 @@ class Lexicon:
     def save(self, path: Path) -> None:
         path.write_text(json.dumps(asdict(self), indent=1), encoding="utf8")
 
+    def peers(self, noun: str) -> list[str]:
+        """Nouns in the singular that could be there in place of this one."""
+        return [n for n in self.nouns if n != noun]
+
     def alike(self, a: str, b: str) -> bool:
         """Whether two words mean the same ("gray", "grey")."""
         return a == b or any(a in g and b in g for g in self.same)

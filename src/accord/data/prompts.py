@@ -316,6 +316,11 @@ def spelled(prompt: Prompt) -> Prompt:
     return parse(text) if text != prompt.text else prompt
 
 
+def with_article(noun: str) -> str:
+    """The noun after "a" or "an"."""
+    return f"{'an' if noun[0].lower() in 'aeiou' else 'a'} {noun}"
+
+
 def exchanged(text: str, first: Word, second: Word) -> str:
     """`text` with two of its words, in their order, put in each other's place, and their articles made to fit."""
     return _splice(_splice(text, second.start, second.end, first.text), first.start, first.end, second.text)

@@ -175,7 +175,7 @@ def _class_of() -> dict[str, str]:
 
 
 def class_of_noun(noun: str) -> str | None:
-    """The class of a noun in any number, by itself or by its last word ("garden gnome" is no garden); None if unknown."""
+    """The class of a noun in any number, by itself or else by its last word; None if unknown."""
     low = " ".join(noun.lower().split())
     known = _class_of()
     for text in dict.fromkeys((low, low.split()[-1] if low else low)):

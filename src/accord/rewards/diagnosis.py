@@ -1,12 +1,14 @@
 """`score`: how well a picture says a prompt, by phrase and by word.
 
 A word's probability is the captioner's likelihood of the prompt against the same prompt with that word exchanged:
-P(word | x) = P(p | x) / (P(p | x) + sum over swaps p' of P(p' | x)).
+P(word | x) = P(p | x) / (P(p | x) + sum over swaps p' of P(p' | x)). That something is not there ("no fish") is asked
+by itself: P(none | x) = 1 - P("a fish" | x) / sum over nouns y of P("a y" | x), without those of the prompt's things.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,7 @@ from PIL import Image
 
 from accord.data.images import fit, to_rgb, to_tensor
 from accord.data.lexicon import Lexicon
-from accord.data.prompts import parse, spelled, swaps
+from accord.data.prompts import parse, singular_of, spelled, swaps, with_article
 from accord.reports.results import Scored
 from accord.rewards.captioners import Captioner, load_captioner
 from accord.rewards.clip import ClipScorer, load_clip
@@ -26,6 +28,38 @@ def counterfactuals(prompt: Prompt, lexicon: Lexicon) -> list[tuple[Word, list[t
     """Each checkable word that has counterfactuals, with (replacement, whole prompt) pairs."""
     found = [(w, swaps(prompt, w, lexicon)) for w in prompt.words]
     return [(w, s) for w, s in found if s]
+
+
+@dataclass(frozen=True)
+class _Check:
+    """What decides about a word: texts that bear it out and texts that do not, as rows of all texts."""
+
+    word: Word
+    names: list[str]  # of the texts against it
+    own: np.ndarray
+    against: np.ndarray
+    options: int
+
+    def score(self, likelihoods: np.ndarray) -> WordScore:
+        """From log-likelihoods [T]."""
+        rows = np.concatenate([self.own, self.against])
+        shares = np.exp(likelihoods[rows] - likelihoods[rows].max())
+        shares /= shares.sum()
+        against = shares[len(self.own) :]
+        best = int(against.argmax())
+        probability = float(shares[: len(self.own)].sum())
+        return WordScore(self.word, probability, self.names[best], float(against[best]), self.options)
+
+
+def absence_texts(prompt: Prompt, absence: Word, lexicon: Lexicon) -> tuple[list[str], list[str]]:
+    """Captions of one noun each that ask for what is not to be there: ([of other nouns], [of the noun itself]).
+
+    The nouns of the prompt's own things are left out: they are there, and say nothing about this one.
+    """
+    own = singular_of(absence.text, lexicon)[0]
+    said = {singular_of(p.head.text, lexicon)[0] for p in prompt.phrases}
+    others = [n for n in lexicon.peers(own) if not lexicon.alike(n, own) and not any(lexicon.alike(n, s) for s in said)]
+    return [with_article(n) for n in others], [with_article(own)]
 
 
 @torch.no_grad()
@@ -58,7 +92,8 @@ def align(
     owner: list[int] = []
     plans = []
     for i, prompt in enumerate(parsed):
-        plan = []
+        plan: list[_Check] = []
+        base = len(texts)
         spelt_out = spelled(prompt)  # digits in words, as in their counterfactuals
         own = (
             dict(zip(spelt_out.words, prompt.words, strict=True))
@@ -67,10 +102,16 @@ def align(
         )
         texts.append(spelt_out.text)
         for spelt, options in counterfactuals(spelt_out, captioner.lexicon):
-            word = own[spelt]
-            plan.append((word, [name for name, _ in options], len(texts) + np.arange(len(options))))
+            rows = len(texts) + np.arange(len(options))
+            plan.append(_Check(own[spelt], [name for name, _ in options], np.array([base]), rows, len(options)))
             texts += [text for _, text in options]
-        plans.append((len(texts) - 1 - sum(len(p[1]) for p in plan), plan))
+        for word in prompt.absences:
+            others, itself = absence_texts(prompt, word, captioner.lexicon)
+            if others:
+                rows = len(texts) + np.arange(len(others) + 1)
+                plan.append(_Check(word, [word.text], rows[:-1], rows[-1:], len(others)))
+                texts += [*others, *itself]
+        plans.append(sorted(plan, key=lambda check: check.word.start))
         owner += [i] * (len(texts) - len(owner))
     scores = captioner.log_likelihood(states, texts, owner).double().cpu().numpy()
 
@@ -81,12 +122,21 @@ def align(
     )
     check_scores([s for s in (*similarity, *reward) if s is not None], "CLIP")
     out = []
-    for i, (prompt, (base, plan)) in enumerate(zip(parsed, plans, strict=True)):
-        words = tuple(_word_score(word, names, scores[base], scores[rows]) for word, names, rows in plan)
+    for i, (prompt, plan) in enumerate(zip(parsed, plans, strict=True)):
+        words = tuple(check.score(scores) for check in plan)
         logs = [np.log(max(w.probability, 1e-12)) for w in words]
-        overall = float(np.exp(np.mean(logs))) if logs else 1.0
-        out.append(Alignment(prompt, overall, words, said[i], reward[i], similarity[i]))
+        overall = float(np.exp(np.mean(logs))) if logs else None
+        reason = "" if logs else _why_unscored(prompt)
+        out.append(Alignment(prompt, overall, words, said[i], reward[i], similarity[i], reason, captioner.name))
     return out
+
+
+def _why_unscored(prompt: Prompt) -> str:
+    if prompt.language != "en":
+        return f"the prompt is in another language ({prompt.language}), and only English is judged by word"
+    if not prompt.words:
+        return "the prompt names nothing that a picture could be checked for"
+    return "the captioner knows nothing that the words of the prompt could be exchanged with"
 
 
 def score(
@@ -135,14 +185,6 @@ def check_scores(scores: Any, judge: str) -> None:
             f"the scores of the {judge} are not finite (NaN or infinity); it overflows in this precision: load it in "
             "float32, or use another"
         )
-
-
-def _word_score(word: Word, names: list[str], own: float, others: np.ndarray) -> WordScore:
-    all_scores = np.concatenate([[own], others])
-    shares = np.exp(all_scores - all_scores.max())
-    shares /= shares.sum()
-    best = int(shares[1:].argmax())
-    return WordScore(word, float(shares[0]), names[best], float(shares[1 + best]))
 
 
 def _similarities(

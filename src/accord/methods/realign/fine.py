@@ -278,7 +278,7 @@ class Rounds:
         for k, (item, layout) in enumerate(zip(items, layouts, strict=True)):
             item.rounds += 1
             item.calls += calls
-            if alignments[k].overall > item.alignment.overall:
+            if alignments[k].better_than(item.alignment):
                 item.image, item.alignment, item.maps, item.regions = images[k], alignments[k], maps[k], layout
                 item.tried = []
                 item.seed_after = seeds[k] if mode == "new_seed" else None

@@ -100,4 +100,7 @@ def describe(
     crops = torch.cat([crop(image, r.box, CROP_MARGIN, captioner.image_size) for r in regions])
     locals_ = [local_prompt(prompt, r.phrase, captioner.lexicon) for r in regions]
     seen = align(crops, locals_, captioner, captions=captions)
-    return [replace(r, caption=a.caption, deficit=1 - a.overall) for r, a in zip(regions, seen, strict=True)]
+    return [
+        replace(r, caption=a.caption, deficit=0.0 if a.overall is None else 1 - a.overall)
+        for r, a in zip(regions, seen, strict=True)
+    ]
