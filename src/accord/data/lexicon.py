@@ -54,6 +54,8 @@ class Lexicon:
         colors, sizes: words of one kind each; `same` lists groups of words that mean the same.
         relations: name -> the usual wording.
         max_count: counts 1..max_count are compared.
+        by_class: whether nouns are exchanged within their class ("dog" for "horse") and not for every noun here; for a
+            judge that knows any word.
     """
 
     nouns: dict[str, str]
@@ -63,6 +65,7 @@ class Lexicon:
     backgrounds: tuple[str, ...] = ()
     same: tuple[tuple[str, ...], ...] = ()
     max_count: int = 4
+    by_class: bool = False
 
     @classmethod
     def load(cls, path: Path) -> Lexicon:
@@ -125,4 +128,5 @@ DEFAULT = Lexicon(
     sizes={"big": "small", "large": "small", "huge": "tiny", "small": "big", "little": "big", "tiny": "huge"},
     relations={"left": "to the left of", "right": "to the right of", "above": "above", "below": "below"},
     same=(("gray", "grey"), ("red", "crimson", "scarlet"), ("yellow", "golden"), ("purple", "violet")),
+    by_class=True,
 )

@@ -18,6 +18,7 @@ from PIL import Image
 from accord.data.images import fit, to_rgb, to_tensor
 from accord.data.lexicon import Lexicon
 from accord.data.prompts import parse, singular_of, spelled, swaps, with_article
+from accord.prompts.wording import usual
 from accord.reports.results import Scored
 from accord.rewards.captioners import Captioner, load_captioner
 from accord.rewards.clip import ClipScorer, load_clip
@@ -94,16 +95,11 @@ def align(
     for i, prompt in enumerate(parsed):
         plan: list[_Check] = []
         base = len(texts)
-        spelt_out = spelled(prompt)  # digits in words, as in their counterfactuals
-        own = (
-            dict(zip(spelt_out.words, prompt.words, strict=True))
-            if len(spelt_out.words) == len(prompt.words)
-            else {w: w for w in spelt_out.words}
-        )
-        texts.append(spelt_out.text)
-        for spelt, options in counterfactuals(spelt_out, captioner.lexicon):
+        asked, own = _as_asked(prompt, captioner.lexicon)
+        texts.append(asked.text)
+        for word, options in counterfactuals(asked, captioner.lexicon):
             rows = len(texts) + np.arange(len(options))
-            plan.append(_Check(own[spelt], [name for name, _ in options], np.array([base]), rows, len(options)))
+            plan.append(_Check(own[word], [name for name, _ in options], np.array([base]), rows, len(options)))
             texts += [text for _, text in options]
         for word in prompt.absences:
             others, itself = absence_texts(prompt, word, captioner.lexicon)
@@ -129,6 +125,18 @@ def align(
         reason = "" if logs else _why_unscored(prompt)
         out.append(Alignment(prompt, overall, words, said[i], reward[i], similarity[i], reason, captioner.name))
     return out
+
+
+def _as_asked(prompt: Prompt, lexicon: Lexicon) -> tuple[Prompt, dict[Word, Word]]:
+    """The prompt as the captioner is asked, and what each of its words stands for: in the usual wording of a captioner
+    with few words; else as it is, digits in words as their counterfactuals are.
+    """
+    found = None if lexicon.by_class else usual(prompt, lexicon)
+    if found is not None:
+        return found
+    spelt = spelled(prompt)
+    same = len(spelt.words) == len(prompt.words)
+    return spelt, dict(zip(spelt.words, prompt.words if same else spelt.words, strict=True))
 
 
 def _why_unscored(prompt: Prompt) -> str:
