@@ -27,7 +27,8 @@ from accord.prompts.tokens import (
 _WORN = frozenset(
     "hair eyes eye beard hat coat dress shirt suit jacket scarf uniform gown cape boots shoes glasses apron sweater "
     "raincoat tuxedo waistcoat skirt armor armour helmet mustache moustache feathers fur fins tail wings horns ears "
-    "face hands legs skin stripes spots sunglasses swimsuit swimsuits trunks pants jeans shorts".split()
+    "face hands legs skin stripes spots sunglasses swimsuit swimsuits trunks pants jeans "
+    "shorts backpack backpacks bag bags umbrella umbrellas gloves mask masks crown".split()
 )
 
 
@@ -81,7 +82,7 @@ class Clauses:
 
     def _back(self, j: int) -> int:
         while j >= 0 and (
-            self.tokens.kind(j) in (ADVERB, NEGATION) and self.ending_at(j + 1) is None or self.tokens[j].quoted
+            (self.tokens.kind(j) in (ADVERB, NEGATION) and self.ending_at(j + 1) is None) or self.tokens[j].quoted
         ):
             j -= 1
         return j
@@ -99,7 +100,8 @@ class Clauses:
             if mask:
                 return near
             if word == "with":
-                return owner if self.tokens.word(near.head) in _WORN else near
+                worn = self.tokens.word(near.head) in _WORN and owner.thing() is not None
+                return owner if worn else near
             return owner
         if kind == VERB and at >= 0:
             placed = self.tokens[at].lemma in lexicon.PLACING or self.tokens[at].word in lexicon.PLACING
@@ -240,7 +242,8 @@ class Clauses:
     def _skip_phrases(self, i: int, relations: bool = False) -> int:
         """The index behind the "of" and "with" phrases at i, and those of relations if asked."""
         while i < len(self.tokens) and (
-            self.tokens.word(i) in ("of", "with", "in", "for") or relations and self.tokens[i].mask in lexicon.STAND_INS
+            self.tokens.word(i) in ("of", "with", "in", "for")
+            or (relations and self.tokens[i].mask in lexicon.STAND_INS)
         ):
             inner = self.starting_at(i + 1)
             if inner is None and self.tokens.kind(i + 1) != PRONOUN:
@@ -286,7 +289,7 @@ class Clauses:
         said = i - 1 if self.tokens.kind(i - 1) == PREPOSITION else i
         if self.tokens.kind(self._back(said - 1)) in (VERB, AUXILIARY):
             return False
-        return kind == JOINT or kind == PREPOSITION and not self.tokens[at].mask
+        return kind == JOINT or (kind == PREPOSITION and not self.tokens[at].mask)
 
     def _could_be(self, mention: Mention, i: int) -> bool:
         """Whether a pronoun fits: "it" is no person, and "him" is one if anybody is there."""

@@ -46,7 +46,7 @@ def set_count(tokens: Tokens, mention: Mention) -> None:
 
 def _is_open(head: Token, plural: bool, mass: bool, one: bool, modified: bool) -> bool:
     """Whether a noun without a number leaves it open: plurals, what is not counted, "fish"."""
-    if plural or mass and not (one or head.proper):
+    if plural or (mass and not (one or head.proper)):
         return True
     if head.word in lexicon.MANY_AS_ONE:
         return not modified
@@ -121,7 +121,9 @@ def resolve_ones(tokens: Tokens, mentions: Sequence[Mention]) -> None:
             mention.source = source.source or source if source else None
             mention.dropped = source is None
         elif _lone_color(tokens, mention):  # "a woman in a white and a man in a black tuxedo"
-            mention.source = next((m for m in mentions[k + 1 :] if any(tokens.word(i) in lexicon.COLORS for i in m.attributes)), None)
+            mention.source = next(
+                (m for m in mentions[k + 1 :] if any(tokens.word(i) in lexicon.COLORS for i in m.attributes)), None
+            )
             mention.attributes = [*mention.attributes, mention.head]
             mention.dropped = mention.source is None
 
@@ -149,24 +151,35 @@ def share_out(tokens: Tokens, mentions: list[Mention]) -> set[int]:
     for k, mention in enumerate(mentions):
         if mention.dropped or mention.absent:
             continue
-        shares, end = _shares_after(tokens, mention)
+        shares, end = _shares_after(tokens, mention, mention.end)
+        if not shares:  # "There are two apples on a table. One is red and the other is green."
+            shares, end = _shares_after(tokens, mention, _sentence_end(tokens, mention.end))
         if not shares:
             shares, end = _shares_of_them(tokens, mention)
         if not shares:
             continue
         _drop_within(tokens, mentions[k + 1 :], mention, end)
         used.update(i for _, indices in shares for i in indices)
+        used.update(i for i, _ in shares)
         left = mention.count.number if mention.count.kind == "exact" else None
-        for word, indices in shares:
+        for at, indices in shares:
+            word = tokens.word(at)
             value = _value(word)
             if value is None and word not in lexicon.VAGUE:
                 value = 1 if word not in ("others", "rest", "remaining") else left
             left = left - value if left is not None and value is not None else None
-            count = Count("exact", value) if value is not None else Count()
+            said = span_of(tokens, at, at)
+            count = Count("exact", value, said) if value is not None else Count("open", None, said)
             mention.shares.append((count, [*mention.attributes, *indices]))
         if left and len(shares) == 1:
             mention.shares.append((Count("exact", left), list(mention.attributes)))
     return used
+
+
+def _sentence_end(tokens: Tokens, i: int) -> int:
+    while i < len(tokens) and tokens.kind(i) != STOP:
+        i += 1
+    return i
 
 
 def _drop_within(tokens: Tokens, others: Sequence[Mention], owner: Mention, end: int) -> None:
@@ -176,17 +189,16 @@ def _drop_within(tokens: Tokens, others: Sequence[Mention], owner: Mention, end:
             other.drop(owner)
 
 
-def _shares_after(tokens: Tokens, mention: Mention) -> tuple[list[tuple[str, list[int]]], int]:
-    """Shares directly after a mention: a mark, then "one blue", "and", "the other green"."""
-    i = mention.end
+def _shares_after(tokens: Tokens, mention: Mention, i: int) -> tuple[list[tuple[int, list[int]]], int]:
+    """Shares of a mention behind the mark at i: "one blue", "and", "the other green"."""
     if tokens.kind(i) not in (COMMA, STOP) or i >= len(tokens) or (mention.count.number or 0) < 2:
         return [], i
-    shares: list[tuple[str, list[int]]] = []
+    shares: list[tuple[int, list[int]]] = []
     i += 1
     while True:
         who, after = _share_name(tokens, i)
         what, stop = _attributes_at(tokens, after)
-        if not who or not what:
+        if who is None or not what:
             break
         shares.append((who, what))
         i = stop
@@ -195,15 +207,16 @@ def _shares_after(tokens: Tokens, mention: Mention) -> tuple[list[tuple[str, lis
     return (shares, i) if len(shares) > 1 or (shares and "of" in tokens.words(mention.end, i)) else ([], i)
 
 
-def _share_name(tokens: Tokens, i: int) -> tuple[str, int]:
-    """The number or "other" at i, and the index behind it, "of them is" skipped."""
+def _share_name(tokens: Tokens, i: int) -> tuple[int | None, int]:
+    """Where the number or "other" at i is, and the index behind it, "of them is" skipped."""
     if tokens.word(i) in ("the", "while", "whereas"):
         i += 1
     if tokens.word(i) in ("other", "remaining") and _value(tokens.word(i + 1)) is not None:
         i += 1
     word = tokens.word(i)
     if _value(word) is None and word not in _SHARES and word not in ("some", "most", "many", "few"):
-        return "", i
+        return None, i
+    who = i
     i += 1
     if tokens.word(i) == "one":
         i += 1
@@ -211,7 +224,7 @@ def _share_name(tokens: Tokens, i: int) -> tuple[str, int]:
         i += 2
     while tokens.kind(i) == AUXILIARY or tokens.word(i) in ("in", "painted", "colored", "wearing", "being"):
         i += 1
-    return word, i
+    return who, i
 
 
 def _attributes_at(tokens: Tokens, i: int) -> tuple[list[int], int]:
@@ -219,10 +232,7 @@ def _attributes_at(tokens: Tokens, i: int) -> tuple[list[int], int]:
     found: list[int] = []
     while i < len(tokens) and (
         is_attribute(tokens[i])
-        or (tokens.word(i) == "and"
-        and found
-        and i + 1 < len(tokens)
-        and is_attribute(tokens[i + 1]))
+        or (tokens.word(i) == "and" and found and i + 1 < len(tokens) and is_attribute(tokens[i + 1]))
     ):
         if tokens.word(i) != "and":
             found.append(i)
@@ -230,17 +240,17 @@ def _attributes_at(tokens: Tokens, i: int) -> tuple[list[int], int]:
     return (found, i) if tokens.kind(i) not in (NOUN, MODIFIER) else ([], i)
 
 
-def _shares_of_them(tokens: Tokens, mention: Mention) -> tuple[list[tuple[str, list[int]]], int]:
+def _shares_of_them(tokens: Tokens, mention: Mention) -> tuple[list[tuple[int, list[int]]], int]:
     """ "two of the balloons are silver, the other three are gold", "five cups, and two of them are red"."""
     some = tokens.word(mention.start - 2) in ("some", "most", "many", "few")
     if tokens.word(mention.start - 1) == "of" and (some or _value(tokens.word(mention.start - 2)) is not None):
         what, i = _attributes_at(tokens, _skip_be(tokens, mention.end))
-        shares = [(tokens.word(mention.start - 2), what)] if what else []
+        shares = [(mention.start - 2, what)] if what else []
         while shares and tokens.kind(i) in (COMMA, JOINT) and i < len(tokens):
             i += 1
         who, after = _share_name(tokens, i)
         more, stop = _attributes_at(tokens, after)
-        if shares and who and more:
+        if shares and who is not None and more:
             mention.count = Count()  # how many there are in all is not said
             return [*shares, (who, more)], stop
         value = _value(tokens.word(mention.start - 2))
@@ -256,7 +266,7 @@ def _shares_of_them(tokens: Tokens, mention: Mention) -> tuple[list[tuple[str, l
             and _value(tokens.word(i - 1)) is not None
         ):
             what, stop = _attributes_at(tokens, _share_name(tokens, i - 1)[1])
-            return ([(tokens.word(i - 1), what)], stop) if what else ([], stop)
+            return ([(i - 1, what)], stop) if what else ([], stop)
     return [], 0
 
 

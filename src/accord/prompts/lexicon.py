@@ -10,7 +10,7 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(word.replace("_", " ") for word in text.split())
 
 
-# --- attributes --------------------------------------------------------------------------------------------------------
+# --- attributes -----------------------------------------------------------------------------------------------------
 COLORS = _words(
     "red orange yellow green blue purple pink brown black white gray grey cyan turquoise violet crimson golden gold "
     "silver beige magenta teal emerald navy maroon tan scarlet olive lavender coral lilac indigo ivory cream amber "
@@ -60,7 +60,7 @@ NAMES_OF_TWO = _words(
     "lavender_field lavender_fields mint_tea ginger_ale ginger_tea orange_slice orange_slices lime_slice lime_wedge"
 )
 
-# --- numbers -----------------------------------------------------------------------------------------------------------
+# --- numbers --------------------------------------------------------------------------------------------------------
 NUMBERS = dict(
     zip(
         "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
@@ -82,8 +82,8 @@ COLLECTIVES: dict[str, int | None] = dict.fromkeys(
     _words(
         "group flock herd bunch pile crowd set collection swarm school team line cluster heap array series assortment "
         "number lot lots plenty dozens hundreds thousands pack pride variety gathering fleet army family litter gang "
-        "circle mass pairs range selection handful scattering tangle troop band clump parade procession ring mob colony "
-        "gaggle murder brood row rows groups piles flocks herds crowds clusters bunches heaps swarms teams"
+        "circle mass pairs range selection handful scattering tangle troop band clump parade procession ring mob "
+        "colony gaggle murder brood row rows groups piles flocks herds crowds clusters bunches heaps swarms teams"
     )
 )
 COLLECTIVES |= {
@@ -118,7 +118,7 @@ MANY_AS_ONE = _words(  # the same word for one and for many
     "hovercraft offspring"
 )
 
-# --- nouns that are no things --------------------------------------------------------------------------------------
+# --- nouns that are no things ---------------------------------------------------------------------------------------
 PARTS = _words(  # before "of": a part, a view or a kind of what follows
     "top side edge middle center centre bottom front back end rest piece kind type sort corner left right heart inside "
     "midst surface interior exterior view sight style form shape color colour size image depiction scene portrayal "
@@ -152,7 +152,7 @@ TEXT_NOUNS = _words(
     "text words word letters lettering caption message slogan title phrase inscription label name sign logo quote"
 )
 
-# --- style -------------------------------------------------------------------------------------------------------------
+# --- style ----------------------------------------------------------------------------------------------------------
 MEDIA = _words(
     "photo photograph picture image illustration painting drawing sketch render rendering portrait watercolor "
     "watercolour shot snapshot closeup close-up macro still poster artwork art depiction print engraving etching "
@@ -171,7 +171,8 @@ MEDIA_STYLES = _words(  # before a medium or a thing they are style
     "acrylic chalk claymation stock macro wide close-up hd 8k 4k"
 )
 STYLE_ANYWHERE = (  # a tag with one of these is style, wherever in it they stand
-    r"\b\d+ ?(?:mm|k|px|dpi|fps|p)\b|\bf ?/ ?\d|\biso ?\d+|\b1[5-9]\d\ds?\b|\b20\d\ds?\b|\d0s\b|\b(?:u?hd|hdr|dslr|octane|v-?ray|"
+    r"\b\d+ ?(?:mm|k|px|dpi|fps|p)\b|\bf ?/ ?\d|\biso ?\d+|\b1[5-9]\d\ds?\b|\b20\d\ds?\b|\d0s\b|"
+    r"\b(?:u?hd|hdr|dslr|octane|v-?ray|"
     r"unreal|unity|blender|cinema ?4d|artstation|deviantart|pixiv|cgsociety|behance|trending|depth of field|"
     r"photo-?realis\w+|hyper-?realis\w+|volumetric|cinematic|bokeh|oil on \w+|rule of thirds|ray[- ]?tracing|"
     r"raytraced|global illumination|bird'?s[- ]eye view|worm'?s[- ]eye view|kodak|portra|nikon|canon|leica|hasselblad|"
@@ -187,7 +188,8 @@ STYLE_ANYWHERE = (  # a tag with one of these is style, wherever in it they stan
     r"limited palette|game asset|\d+-?bit|sprite sheet|vignette|clean lines|sunbeams|wide[- ]angle|masterpiece)\b"
 )
 STYLE_LAST = (  # a tag that ends with one of these is style, unless its last word is the name of an object
-    r"(?<!traffic )(?<!street )(?<!neon )(?<!stop )(?<!fairy )(?<!christmas )(?<!string )(?<!warning )\b(?:lighting|light|lens|focus|exposure|"
+    r"(?<!traffic )(?<!street )(?<!neon )(?<!stop )(?<!fairy )(?<!christmas )(?<!string )"
+    r"(?<!warning )\b(?:lighting|light|lens|focus|exposure|"
     r"render|rendering|print|engine|quality|details?|detailed|resolution|photograph|photography|photo|illustration|"
     r"style|aesthetic|vibes?|artwork|art|shot|grain|palette|colou?rs?|composition|mood|atmosphere|background|angle|"
     r"view|painting|drawing|sketch|portrait|hour|wallpaper|glow|shadows|contrast|tones?|scheme|daylight|sunlight|"
@@ -211,11 +213,12 @@ STYLE_WORDS = _words(  # a tag that has nothing but these is style
 )
 NEGATIVE_STYLE = (  # what negative prompts hold that is no thing
     r"(?:bad|worst|low|lowres|ugly|deformed|extra|poor|poorly|jpeg|mutated|mutation|disfigured|nsfw|missing|fused|"
-    r"duplicate|cropped|out of frame|error|normal quality|too many|gross|malformed|long neck|username|signature|easynegative|ng_deepnegative|bad\w*|verybad\w*|unaesthetic\w*)\b.*|"
+    r"duplicate|cropped|out of frame|error|normal quality|too many|gross|malformed|long neck|username|signature|"
+    r"easynegative|ng_deepnegative|bad\w*|verybad\w*|unaesthetic\w*)\b.*|"
     r".*(?:ed|y|ing|quality|lowres)"
 )
 
-# --- language ----------------------------------------------------------------------------------------------------------
+# --- language -------------------------------------------------------------------------------------------------------
 SCRIPTS = (  # first and last letter, language
     *(("぀", "ヿ", "ja"), ("가", "힣", "ko"), ("一", "鿿", "zh"), ("Ѐ", "ӿ", "ru"), ("؀", "ۿ", "ar")),
     *(("֐", "׿", "he"), ("Ͱ", "Ͽ", "el"), ("ऀ", "ॿ", "hi"), ("฀", "๿", "th")),
@@ -237,7 +240,7 @@ ENGLISH_WORDS = _words(
     "her its no without front photo from into as that"
 )
 
-# --- relations ---------------------------------------------------------------------------------------------------------
+# --- relations ------------------------------------------------------------------------------------------------------
 _SIDE = r"(?:[- ]hand)?(?: side)?"
 _NEARLY = r"(?:immediately |directly |just |slightly |far |right )?"
 RELATIONS = (  # name and the phrases that say it, those that hold others first
@@ -276,11 +279,11 @@ MADE = (
     r"(?:entirely |completely )?(?:out of|of|from|in|up of)"
 )
 
-# --- repair of part-of-speech tags -----------------------------------------------------------------------------------
+# --- repair of part-of-speech tags ----------------------------------------------------------------------------------
 ING_NOUNS = _words(
     "building painting ceiling king ring string wing sling swing clothing lightning evening morning railing awning "
-    "earring dumpling sibling wedding parking swimming drawing duckling gosling seedling herring pudding sewing washing "
-    "fishing dining sleeping spring thing lighting icing stocking bowling serving cooking frying vending crossing "
+    "earring dumpling sibling wedding parking swimming drawing duckling gosling seedling herring pudding "
+    "sewing washing fishing dining sleeping spring thing lighting icing stocking bowling serving cooking frying vending crossing "
     "landing opening rigging boxing racing writing shopping knitting sailing rowing hunting walking rocking frosting "
     "reading folding hiking riding skating boarding ironing mixing bedding stuffing sapling darling camping living "
     "cutting watering rolling"
@@ -302,8 +305,8 @@ PERSONS = _words(
     "man woman boy girl child kid person lady gentleman guy king queen prince princess doctor nurse teacher chef cook "
     "baker pirate knight wizard witch farmer soldier sailor pilot dancer singer musician artist painter astronaut "
     "grandmother grandfather mother father brother sister son daughter grandson granddaughter bride groom student "
-    "professor scientist chemist worker waiter waitress butcher tailor carpenter mechanic officer policeman policewoman "
-    "firefighter fisherman cowboy monk nun priest clown ballerina skateboarder cyclist runner player baby toddler "
+    "professor scientist chemist worker waiter waitress butcher tailor carpenter mechanic officer policeman "
+    "policewoman firefighter fisherman cowboy monk nun priest clown ballerina skateboarder cyclist runner player baby toddler "
     "teenager tourist grandma grandpa actor actress magician samurai ninja geisha men women boys girls children people "
     "kids grandsons sons daughters teenagers tourists soldiers students workers dancers friends couple family"
 )

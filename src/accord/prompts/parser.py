@@ -16,12 +16,14 @@ from accord.prompts.parse import (
     Action,
     Ground,
     Parse,
+    Place,
     Quoted,
     Relation,
     Span,
     Style,
     Thing,
 )
+from accord.prompts.places import find_places
 from accord.prompts.programs import Draft, normalise
 from accord.prompts.relations import find_actions, find_predicates, find_relations
 from accord.prompts.style import take_styles
@@ -216,7 +218,7 @@ class _Assembly:
             Action(i, self._span(at, at), j)
             for subject, at, object_ in find_actions(self.tokens, self.clauses)
             for i in self.index.get(id(subject), [])
-            for j in (self.index.get(id(object_)) or [None])
+            for j in self._indices(object_) or [None]
         ]
         found = Parse(
             draft.prompt,
@@ -225,6 +227,7 @@ class _Assembly:
             tuple(things),
             tuple(actions),
             tuple(dict.fromkeys(relations)),
+            places=tuple(self._places()),
             grounds=tuple(self._grounds()),
             absences=(*self._absences(), *_ruled_out(draft)),
             quoted=tuple(self._quoted()),
@@ -232,6 +235,19 @@ class _Assembly:
             stripped=tuple(sorted(draft.stripped, key=lambda s: s.start)),
         )
         return _with_unjudged(found, self.tokens)
+
+    def _indices(self, mention: Mention | None) -> Sequence[int | None]:
+        """The things of a mention; None where there is no mention."""
+        return [None] if mention is None else [*self.index.get(id(mention), [])]
+
+    def _places(self) -> list[Place]:
+        out = []
+        for mention, name, setting, first, last in find_places(self.tokens, self.mentions, self.clauses):
+            for i in self._indices(mention):
+                for j in self._indices(setting):
+                    if i is None or i != j:
+                        out.append(Place(i, name, j, self._span(first, last)))
+        return out
 
     def _span(self, first: int, last: int) -> Span:
         return span_of(self.tokens, first, last)
@@ -340,7 +356,7 @@ def _with_unjudged(found: Parse, tokens: Tokens) -> Parse:
     from dataclasses import replace
 
     held: list[Any] = [*found.things, *found.grounds, *found.absences, *found.quoted, *found.styles, *found.stripped]
-    held += [r.said for r in found.relations] + [a.verb for a in found.actions]
+    held += [p.said for p in found.places] + [r.said for r in found.relations] + [a.verb for a in found.actions]
     held += [a for t in found.things for a in t.attributes]
     spans = [(p.start, p.end) for p in held]
     out: list[Span] = []
@@ -348,7 +364,12 @@ def _with_unjudged(found: Parse, tokens: Tokens) -> Parse:
         says = token.kind in (NOUN, MODIFIER, VERB, "adverb", "number", "other", "negation") and re.search(
             r"\w", token.text
         )
-        if token.text in ("\x00", "") or not (says or token.mask) or any(a <= token.start < b for a, b in spans):
+        if (
+            token.quoted
+            or token.mask in ("not", "made")
+            or not (says or token.mask)
+            or any(a <= token.start < b for a, b in spans)
+        ):
             continue
         last = out[-1] if out else None
         if last is not None and not found.prompt[last.end : token.start].strip():

@@ -138,10 +138,10 @@ def _alternatives(draft: Draft) -> None:
 
 def _weights(draft: Draft) -> None:
     for _ in range(6):  # from the inside
-        found = list(re.finditer(r"([(\[{])([^()\[\]{}]*?)(:\s*[\d.]+\s*)?([)\]}])(\d?\.\d+|[+]+|--+)?", draft.text))
-        if not found:
+        marked = list(re.finditer(r"([(\[{])([^()\[\]{}]*?)(:\s*[\d.]+\s*)?([)\]}])(\d?\.\d+|[+]+|--+)?", draft.text))
+        if not marked:
             break
-        for one in found:
+        for one in marked:
             aside = one[1] == "(" and not one[3] and not one[5] and re.match(r"\s*(?:an?|the|with|and)\s", one[2])
             mark = "," if aside and one.start() and not draft.text[: one.start()].rstrip().endswith(("(", ",")) else ""
             if not mark:

@@ -134,7 +134,7 @@ def _subjects(tokens: Tokens, clauses: Clauses, i: int, target: Mention | None, 
     if inverted:
         return inverted
     subject = clauses.said_of(i)
-    if subject is None or pronoun and subject.absent:
+    if subject is None or (pronoun and subject.absent):
         return []
     if tokens.word(subject.head) in lexicon.TEXT_NOUNS and subject.dropped and subject.instead is None:
         if tokens.kind(i - 1) == VERB:
@@ -173,7 +173,7 @@ def _nearest_thing(clauses: Clauses, i: int) -> Mention | None:
 def _inverted(tokens: Tokens, clauses: Clauses, i: int, after: int) -> list[Mention]:
     """The subjects behind the object: "Behind the house stands a tree", "above the trees three peaks rise"."""
     before = tokens.kind(i - 1)
-    if before == ADVERB and tokens.kind(i - 2) == STOP or before == JOINT and tokens.kind(i - 2) == COMMA:
+    if (before == ADVERB and tokens.kind(i - 2) == STOP) or (before == JOINT and tokens.kind(i - 2) == COMMA):
         before = STOP
     if before not in (STOP, JOINT, COMMA):
         return []
@@ -184,17 +184,10 @@ def _inverted(tokens: Tokens, clauses: Clauses, i: int, after: int) -> list[Ment
     verb = single = False
     while tokens.kind(j) in (AUXILIARY, VERB, ADVERB) and j < len(tokens):
         verb = verb or tokens.kind(j) in (AUXILIARY, VERB)
-        single = single or tokens.word(j) == "is" or tokens[j].tag == "VBZ" and tokens.word(j) != "are"
+        single = single or tokens.word(j) == "is" or (tokens[j].tag == "VBZ" and tokens.word(j) != "are")
         j += 1
     first = clauses.starting_at(j)
-    if (
-        first is None
-        or ((comma or before == JOINT or before == COMMA)
-        and not verb
-        and not (before == STOP or not comma))
-    ):
-        return []
-    if before in (JOINT, COMMA) and not verb and comma:
+    if first is None or (not verb and comma and before != STOP):
         return []
     return [first, *(clauses.coordinated_after(first) if verb and not single else [])]
 

@@ -11,7 +11,8 @@ from accord.prompts.programs import Draft
 _ANYWHERE = re.compile(lexicon.STYLE_ANYWHERE)
 _LAST = re.compile(lexicon.STYLE_LAST)
 _DETERMINED = re.compile(
-    r"(?:and|a|an|the|one|two|three|four|five|his|her|with|no|\d+) (?!(?:\w+ )*(?:style|lens|lighting|background)$)"
+    r"(?:and|a|an|the|one|two|three|four|five|his|her|with|no|\d+) "
+    r"(?!(?:k|mm|px|p|dpi|fps)\b|(?:\w+ )*(?:style|lens|lighting|background)$)"
 )
 _PLACED = re.compile(r"\b(?:of|in|on|from|through|behind|under|near|holding|wearing) (?:an?|the) ")
 _PHRASES = re.compile(  # style in the middle of a sentence
@@ -43,7 +44,10 @@ def take_styles(draft: Draft) -> list[Style]:
         for phrase in pattern.finditer(draft.text):
             take(*phrase.span())
             if pattern is _ARTIST:  # "by Ada Moss, Bo Lind and Cy Orr"
-                for other in re.finditer(r"\G?,\s*((?:and )?[A-Z][\w.'-]+(?: (?:and )?[A-Z][\w.'-]+)+)(?=\s*(?:,|$))".replace("\\G?", ""), draft.text):
+                for other in re.finditer(
+                    r"\G?,\s*((?:and )?[A-Z][\w.'-]+(?: (?:and )?[A-Z][\w.'-]+)+)(?=\s*(?:,|$))".replace("\\G?", ""),
+                    draft.text,
+                ):
                     if not re.search(r"\w", draft.text[phrase.end() : other.start()]):
                         take(*other.span(1))
     tags = [m for m in re.finditer(r"[^,]+", _with_full_stops_kept(draft.text)) if m[0].strip(" .")]

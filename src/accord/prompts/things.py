@@ -134,7 +134,7 @@ def _phrases_of(tokens: Tokens, nouns: list[int]) -> list[Mention]:
     groups: list[list[int]] = [[]]
     k = nouns[0] - 1
     while k >= 0:
-        if _modifies(tokens, k, groups[-1], nouns):
+        if _modifies(tokens, k, groups[-1]):
             groups[-1].append(k)
         elif groups[-1] and _joins_modifiers(tokens, k, groups):
             groups.append([])
@@ -161,17 +161,14 @@ def _phrases_of(tokens: Tokens, nouns: list[int]) -> list[Mention]:
     return [*out, Mention(main, nouns, min([*main, *nouns]))]
 
 
-def _modifies(tokens: Tokens, k: int, group: Sequence[int], nouns: Sequence[int]) -> bool:
+def _modifies(tokens: Tokens, k: int, group: Sequence[int]) -> bool:
     kind = tokens.kind(k)
     closed = {tokens.kind(m) for m in group} & {DETERMINER, NUMBER}
     if kind == DETERMINER:
         return DETERMINER not in closed or tokens.word(k) in ("all", "both", "half", "any", "no", "such")
     if kind == NUMBER:
-        return (
-            DETERMINER not in closed
-            or (bool(group)
-            and tokens.word(group[-1]) in ("a", "an")
-            and tokens.word(k) == "half")
+        return DETERMINER not in closed or (
+            bool(group) and tokens.word(group[-1]) in ("a", "an") and tokens.word(k) == "half"
         )
     if closed:
         return kind == ADVERB and tokens.word(k) in ("only", "just", "exactly")
@@ -200,10 +197,11 @@ def is_predicate(tokens: Tokens, i: int) -> bool:
     """Whether the modifiers up to i are said of a subject: "the horses are black and white"."""
     while i >= 0 and tokens.kind(i) in (MODIFIER, ADVERB, JOINT, COMMA, NEGATION):
         i -= 1
-    return (
-        (tokens.kind(i) == AUXILIARY
-        and tokens.word(i) != "there")
-        or tokens.word(i) in ("all", "both", "painted", "dyed")
+    return (tokens.kind(i) == AUXILIARY and tokens.word(i) != "there") or tokens.word(i) in (
+        "all",
+        "both",
+        "painted",
+        "dyed",
     )
 
 
@@ -241,10 +239,7 @@ def _own_attributes(tokens: Tokens, mention: Mention) -> list[int]:
         for i in words
         if (
             i < compound
-            or (i in mention.nouns
-            and is_attribute(tokens[i])
-            and not name_of_two(tokens, i)
-            and not tokens[i].proper)
+            or (i in mention.nouns and is_attribute(tokens[i]) and not name_of_two(tokens, i) and not tokens[i].proper)
         )
         and tokens.kind(i) in (MODIFIER, NOUN)
     ]
@@ -380,23 +375,22 @@ def _is_no_thing(tokens: Tokens, mention: Mention, word: str) -> bool:
         return True
     if word in lexicon.COLORS and tokens.word(mention.start - 1) == "in" and mention.start == mention.head:
         return True
-    if word in ("image", "picture", "photo", "shot", "photograph") and tokens.words(mention.start, mention.head) == ["the"]:
+    if word in ("image", "picture", "photo", "shot", "photograph") and tokens.words(mention.start, mention.head) == [
+        "the"
+    ]:
         return True
     if word in ("letter", "letters") and not any(t.quoted for t in tokens):
         return False
     if word in lexicon.NO_THINGS:
         return not (compound and word in lexicon.THINGS_IN_A_COMPOUND)
-    framing = (
-        word in lexicon.MEDIA - lexicon.MEDIA_THINGS
-        or (compound
-        and word in lexicon.MEDIA
-        and tokens.kind(mention.end) == COMMA)
+    framing = word in lexicon.MEDIA - lexicon.MEDIA_THINGS or (
+        compound and word in lexicon.MEDIA and tokens.kind(mention.end) == COMMA
     )
     return framing and mention.start == 0 and tokens.word(mention.end) != "of"
 
 
 def _denied(tokens: Tokens, mention: Mention) -> bool:
-    """"a bench without a back": what is missed would be a thing."""
+    """ "a bench without a back": what is missed would be a thing."""
     masked = mention.start > 0 and tokens[mention.start - 1].mask == "not"
     return masked and tokens.word(mention.head) in lexicon.THINGS_IN_A_COMPOUND
 

@@ -1,6 +1,6 @@
 """Words of a prompt with their part of speech: spaCy's tags, mended where they go wrong on the fragments people type.
 
-Before spaCy reads it, each phrase that says a relation ("to the left of") becomes one preposition that spaCy knows well.
+Before spaCy reads it, each phrase that says a relation ("to the left of") is one preposition that spaCy knows well.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Tokens:
 
     prompt: str
     items: list[Token] = field(default_factory=list)
-    classes: Classes = field(default_factory=lambda: Classes(*(frozenset[str]() for _ in range(4)), {}, {}))
+    classes: Classes = field(default_factory=Classes)
 
     def __len__(self) -> int:
         return len(self.items)
@@ -165,7 +165,9 @@ def tag(tokens: Tokens, doc: Any, classes: Classes) -> None:
     for token in tokens:
         token.kind = _closed_kind(token)
     for i, token in enumerate(tokens):
-        if token.word in ("dozen", "couple") and tokens.word(i + 1) == "of" or token.word == "can" and _is_noun_can(tokens, i):
+        if (token.word in ("dozen", "couple") and tokens.word(i + 1) == "of") or (
+            token.word == "can" and _is_noun_can(tokens, i)
+        ):
             token.kind = ""
     _Mender(tokens, classes).mend()
 
@@ -191,7 +193,8 @@ def _closed_kind(token: Token) -> str:
         return POSSESSIVE if word == "'" and token.tag == "POS" else OTHER
     if word == "'s" and token.tag == "POS":
         return POSSESSIVE
-    if re.fullmatch(r"\d+", word) or word in lexicon.NUMBERS or word in ("dozen", "couple"):
+    parts = word.split("-")
+    if re.fullmatch(r"\d+", word) or all(p in lexicon.NUMBERS for p in parts) or word in ("dozen", "couple"):
         return NUMBER
     if word in _DETERMINERS or (word == "her" and token.tag == "PRP$"):
         return DETERMINER
@@ -277,7 +280,8 @@ class _Mender:
 
     def _stands_alone(self, i: int) -> bool:
         """Whether "one" stands for a noun: "a white one", "the red ones"."""
-        return self.tokens.word(i) == "ones" or self.tokens.kind(i - 1) == MODIFIER
+        definite = self.tokens.word(i - 1) in ("the", "this", "that") and self._next(i) not in (NOUN, MODIFIER, NUMBER)
+        return self.tokens.word(i) == "ones" or definite or self.tokens.kind(i - 1) == MODIFIER
 
     def _named(self, i: int) -> bool:
         """Whether a colour is the last word of a name: "Snow White"."""
@@ -295,18 +299,29 @@ class _Mender:
             return NOUN
         if self._attributive(i) and not (token.word in lexicon.TEXTURES and token.word.endswith("ed")):
             return self._color_kind(i, bool(modifiers), bool(nouns), after)
-        if token.word in lexicon.SHADE_NOUNS and self.tokens.word(i + 1) in lexicon.COLORS and not token.text[:1].isupper():
+        if (
+            token.word in lexicon.SHADE_NOUNS
+            and self.tokens.word(i + 1) in lexicon.COLORS
+            and not token.text[:1].isupper()
+        ):
             return MODIFIER
         if token.word == "can":
             return NOUN
         if token.word in ("still", "back") and nouns and self.tokens.word(i + 1) == "of":
             return NOUN
-        if token.word in lexicon.NOT_NOUNS and not (self.tokens.kind(i - 1) == DETERMINER and token.word in self.classes.nouns):
+        if token.word in lexicon.NOT_NOUNS and not (
+            self.tokens.kind(i - 1) == DETERMINER and token.word in self.classes.nouns
+        ):
             return ADVERB
         if token.word.endswith("ing") and self._is_participle(i, modifiers, nouns, after):
             return VERB
         wanted = bool(modifiers) and not nouns
-        if after == JOINT and token.tag.startswith("JJ") and not self.classes.is_noun(token.word) and self._ellipsis_after(i + 1):
+        if (
+            after == JOINT
+            and token.tag.startswith("JJ")
+            and not self.classes.is_noun(token.word)
+            and self._ellipsis_after(i + 1)
+        ):
             return MODIFIER
         if wanted and ends_here and self._could_be_noun(token):
             if (
@@ -325,6 +340,9 @@ class _Mender:
             return NOUN
         if token.tag.startswith("NN"):
             return self._noun_or_modifier(i, nouns, after)
+        ends_name = nouns and after in (NOUN, DETERMINER, VERB, MODIFIER) and self.classes.is_noun(token.word)
+        if token.tag.startswith("JJ") and ends_name:
+            return NOUN  # "a steam locomotive"
         if token.tag.startswith("JJ"):
             verb_next = self.tokens.word(i + 1).endswith("s") and self.classes.is_verb(self.tokens.word(i + 1))
             doer = verb_next and self.tokens.kind(i + 2) in (DETERMINER, NUMBER) and self.classes.is_noun(token.word)
@@ -360,7 +378,7 @@ class _Mender:
     def _color_kind(self, i: int, modified: bool, has_noun: bool, after: str) -> str:
         """A colour, size or material is a modifier, but where it ends a noun phrase it may be the noun itself."""
         token = self.tokens[i]
-        if self._name_of_two(i) or self._name_of_two(i - 1) and after not in (NOUN, MODIFIER):
+        if self._name_of_two(i) or (self._name_of_two(i - 1) and after not in (NOUN, MODIFIER)):
             return NOUN
         if after in (NOUN, MODIFIER):
             return MODIFIER
@@ -394,7 +412,7 @@ class _Mender:
         j = joint + 1
         while self.tokens.kind(j) in (DETERMINER, NUMBER):
             j += 1
-        alike = self._attributive(j) or j > joint + 1 and self.tokens.word(j) in self.classes.adjectives
+        alike = self._attributive(j) or (j > joint + 1 and self.tokens.word(j) in self.classes.adjectives)
         return alike and j + 1 < len(self.tokens) and self._next(j) in (NOUN, MODIFIER, JOINT)
 
     def _is_participle(self, i: int, modifiers: Sequence[Token], nouns: Sequence[Token], after: str) -> bool:
@@ -402,7 +420,8 @@ class _Mender:
         token = self.tokens[i]
         objects = (DETERMINER, PREPOSITION, NUMBER, NOUN, MODIFIER, PRONOUN)
         if token.word in lexicon.ING_NOUNS and not (token.tag == "VBG" and nouns and after in objects):
-            return bool(nouns) and after == NOUN and self._bare_object(i + 1)
+            follows = after in (DETERMINER, NUMBER, PRONOUN) or (after == NOUN and self._bare_object(i + 1))
+            return bool(nouns) and follows
         if not self.classes.is_verb(token.word):
             return False
         if nouns:
