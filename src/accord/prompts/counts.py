@@ -67,7 +67,7 @@ def _said(tokens: Tokens, modifiers: Sequence[int]) -> tuple[int | None, list[in
         elif value is not None:
             tens = number is not None and number >= 20 and value < 10
             number = number + value if tens and number is not None else value if number is None else number
-        elif word in ("both", "all", "either") and {"a", "an"} & set(words):
+        elif word in ("both", "all", "either") and {"a", "an", "the"} & set(words):
             continue
         elif word in lexicon.VAGUE and tokens.kind(i) in (DETERMINER, MODIFIER, NUMBER):
             vague = True
@@ -151,14 +151,17 @@ def share_out(tokens: Tokens, mentions: list[Mention]) -> set[int]:
     for k, mention in enumerate(mentions):
         if mention.dropped or mention.absent:
             continue
-        shares, end = _shares_after(tokens, mention, mention.end)
+        begin = mention.end
+        shares, end = _shares_after(tokens, mention, begin)
         if not shares:  # "There are two apples on a table. One is red and the other is green."
-            shares, end = _shares_after(tokens, mention, _sentence_end(tokens, mention.end))
+            begin = _sentence_end(tokens, mention.end)
+            shares, end = _shares_after(tokens, mention, begin)
         if not shares:
+            begin = mention.end
             shares, end = _shares_of_them(tokens, mention)
         if not shares:
             continue
-        _drop_within(tokens, mentions[k + 1 :], mention, end)
+        _drop_within(mentions[k + 1 :], mention, begin, end)
         used.update(i for _, indices in shares for i in indices)
         used.update(i for i, _ in shares)
         left = mention.count.number if mention.count.kind == "exact" else None
@@ -182,10 +185,9 @@ def _sentence_end(tokens: Tokens, i: int) -> int:
     return i
 
 
-def _drop_within(tokens: Tokens, others: Sequence[Mention], owner: Mention, end: int) -> None:
+def _drop_within(others: Sequence[Mention], owner: Mention, begin: int, end: int) -> None:
     for other in others:
-        lone = is_attribute(tokens[other.head]) or tokens.word(other.head) in ("one", "ones", *_SHARES)
-        if other.head < end and lone:
+        if begin <= other.start < end:
             other.drop(owner)
 
 
@@ -228,16 +230,21 @@ def _share_name(tokens: Tokens, i: int) -> tuple[int | None, int]:
 
 
 def _attributes_at(tokens: Tokens, i: int) -> tuple[list[int], int]:
-    """The run of attributes at i."""
+    """The run of attributes at i, none if a noun follows."""
     found: list[int] = []
     while i < len(tokens) and (
-        is_attribute(tokens[i])
-        or (tokens.word(i) == "and" and found and i + 1 < len(tokens) and is_attribute(tokens[i + 1]))
+        _says_how(tokens, i) or (tokens.word(i) == "and" and found and _says_how(tokens, i + 1))
     ):
         if tokens.word(i) != "and":
             found.append(i)
         i += 1
     return (found, i) if tokens.kind(i) not in (NOUN, MODIFIER) else ([], i)
+
+
+def _says_how(tokens: Tokens, i: int) -> bool:
+    if i >= len(tokens):
+        return False
+    return is_attribute(tokens[i]) or tokens.word(i) in lexicon.TEXTURES or tokens.kind(i) == MODIFIER
 
 
 def _shares_of_them(tokens: Tokens, mention: Mention) -> tuple[list[tuple[int, list[int]]], int]:
