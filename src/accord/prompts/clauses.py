@@ -224,9 +224,11 @@ class Clauses:
             if kind == PREPOSITION and not self.tokens[before].mask and self.tokens.word(before) in ("in", "with"):
                 other = self._climb(other, before)  # "a pilot in a uniform and two attendants"
                 kind, _ = self.role(other)
+            if kind not in (JOINT, COMMA, STOP):
+                return out if self.role(here)[0] == COMMA else []  # a clause of its own behind the comma
             out.insert(0, other)
-            if kind not in (JOINT, COMMA):
-                return out if kind == STOP else []
+            if kind == STOP:
+                return out
             here = other
 
     def coordinated_after(self, mention: Mention) -> list[Mention]:
@@ -298,9 +300,9 @@ class Clauses:
         return next((m for m in starts if self._starts_clause(m)), starts[0])
 
     def _is_object(self, mention: Mention) -> bool:
-        """Whether it is what something else is beside, on, above ..."""
+        """Whether it is what something else is beside, behind, above ..., not what it is only on."""
         kind, at = self.role(mention)
-        return kind == PREPOSITION and self.tokens[at].mask not in ("", "not", "made")
+        return kind == PREPOSITION and self.tokens[at].mask not in ("", "not", "made", "on", "inside")
 
     def _runs_on(self, subject: Mention, i: int) -> bool:
         """Whether the subject is joined without a verb of its own: "and a globe", ", with a dog"."""

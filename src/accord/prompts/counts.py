@@ -37,7 +37,10 @@ def set_count(tokens: Tokens, mention: Mention) -> None:
     elif vague and number is None:
         mention.count = Count("open", None, span)
     elif number is not None and not _measures(tokens, mention, number):
-        mention.count = Count("at least" if _at_least(tokens, mention) else "exact", number, span)
+        begin = _at_least(tokens, said)
+        if begin is not None:
+            span = span_of(tokens, begin, said[-1])
+        mention.count = Count("exact" if begin is None else "at least", number, span)
     elif not (one and mention.elided) and _is_open(head, plural, mass, one, bool(mention.modifiers)):
         mention.count = Count()
     else:
@@ -95,9 +98,13 @@ def _measures(tokens: Tokens, mention: Mention, number: int) -> bool:
     return number > 1 and single and len(mention.nouns) > 1
 
 
-def _at_least(tokens: Tokens, mention: Mention) -> bool:
-    before = tokens.words(mention.start - 3, mention.start) + tokens.words(mention.start, mention.start + 2)
-    return any(tuple(before[k : k + len(p)]) == p for p in lexicon.AT_LEAST[:2] for k in range(len(before)))
+def _at_least(tokens: Tokens, said: Sequence[int]) -> int | None:
+    """Where "at least" or "more than" before a number begins."""
+    for phrase in lexicon.AT_LEAST:
+        begin = said[0] - len(phrase) if said else 0
+        if begin >= 0 and tuple(tokens.words(begin, begin + len(phrase))) == phrase:
+            return begin
+    return None
 
 
 def _of_members(tokens: Tokens, mention: Mention, number: int | None, span: Span | None) -> Count:

@@ -76,7 +76,7 @@ VAGUE = _words(
     "few several some many various numerous countless multiple hundreds thousands dozens lots plenty any most all both "
     "assorted enough more"
 )
-AT_LEAST = (("at", "least"), ("more", "than"), ("over",), ("no", "fewer", "than"), ("no", "less", "than"))
+AT_LEAST = (("at", "least"), ("more", "than"), ("no", "fewer", "than"), ("no", "less", "than"))
 # before "of": how many there are of what follows, None where that is open; the word itself is no thing
 COLLECTIVES: dict[str, int | None] = dict.fromkeys(
     _words(
