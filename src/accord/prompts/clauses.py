@@ -28,7 +28,8 @@ _WORN = frozenset(
     "hair eyes eye beard hat coat dress shirt suit jacket scarf uniform gown cape boots shoes glasses apron sweater "
     "raincoat tuxedo waistcoat skirt armor armour helmet mustache moustache feathers fur fins tail wings horns ears "
     "face hands legs skin stripes spots sunglasses swimsuit swimsuits trunks pants jeans "
-    "shorts backpack backpacks bag bags umbrella umbrellas gloves mask masks crown".split()
+    "shorts backpack backpacks bag bags umbrella umbrellas gloves mask masks crown mane beak tongue paws "
+    "mouth smile braids ponytail necklace earrings bow ribbon collar cap".split()
 )
 
 
@@ -163,7 +164,9 @@ class Clauses:
             return False
         if self.tokens.word(near.head) in lexicon.TEXT_NOUNS:
             return True
-        return self.tokens[verb].head == near.head and self.tokens.word(near.head) not in _WORN
+        owner = self.said_of(at)
+        owned = owner is not None and self.tokens[verb].head == owner.head
+        return not owned and self.tokens.word(near.head) not in _WORN
 
     def _ahead(self, at: int) -> Mention | None:
         return self.ending_at(self._back(at - 1) + 1)
@@ -188,12 +191,22 @@ class Clauses:
                 owner = self.subject(at)
             elif kind == PREPOSITION:
                 owner = self.said_of(at)
+            elif kind == JOINT and self._has_owner(at):
+                owner = self.ending_at(at)
             else:
                 return near
             if owner is None or owner is near:
                 return near
             near = owner
         return near
+
+    def _has_owner(self, joint: int) -> bool:
+        """Whether what is before "and" belongs to a noun: "with short hair and blue eyes"."""
+        first = self.ending_at(joint)
+        if first is None:
+            return False
+        kind, at = self.role(first)
+        return kind == PREPOSITION and not self.tokens[at].mask
 
     # --- coordinations ---
     def coordinated_before(self, mention: Mention) -> list[Mention]:
@@ -211,9 +224,11 @@ class Clauses:
             if kind == PREPOSITION and not self.tokens[before].mask and self.tokens.word(before) in ("in", "with"):
                 other = self._climb(other, before)  # "a pilot in a uniform and two attendants"
                 kind, _ = self.role(other)
+            if kind not in (JOINT, COMMA, STOP):
+                return out if self.role(here)[0] == COMMA else []  # a clause of its own behind the comma
             out.insert(0, other)
-            if kind not in (JOINT, COMMA):
-                return out if kind == STOP else []
+            if kind == STOP:
+                return out
             here = other
 
     def coordinated_after(self, mention: Mention) -> list[Mention]:
@@ -273,8 +288,9 @@ class Clauses:
             return here
         if earlier and subject is not None and subject.start < i and self._runs_on(subject, i):
             return earlier[-1]  # "a cactus left of a bookcase and a globe right of it"
+        related = [m for m in earlier if self._is_object(m)]
         if earlier:
-            return earlier[0]
+            return related[-1] if related else earlier[0]
         if not before:
             return None
         last = self._sentence(before[-1].start)
@@ -282,6 +298,11 @@ class Clauses:
             return self._topics[last]
         starts = [m for m in before if self._sentence(m.start) == last]
         return next((m for m in starts if self._starts_clause(m)), starts[0])
+
+    def _is_object(self, mention: Mention) -> bool:
+        """Whether it is what something else is beside, behind, above ..., not what it is only on."""
+        kind, at = self.role(mention)
+        return kind == PREPOSITION and self.tokens[at].mask not in ("", "not", "made", "on", "inside")
 
     def _runs_on(self, subject: Mention, i: int) -> bool:
         """Whether the subject is joined without a verb of its own: "and a globe", ", with a dog"."""

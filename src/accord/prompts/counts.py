@@ -37,7 +37,10 @@ def set_count(tokens: Tokens, mention: Mention) -> None:
     elif vague and number is None:
         mention.count = Count("open", None, span)
     elif number is not None and not _measures(tokens, mention, number):
-        mention.count = Count("at least" if _at_least(tokens, mention) else "exact", number, span)
+        begin = _at_least(tokens, said)
+        if begin is not None:
+            span = span_of(tokens, begin, said[-1])
+        mention.count = Count("exact" if begin is None else "at least", number, span)
     elif not (one and mention.elided) and _is_open(head, plural, mass, one, bool(mention.modifiers)):
         mention.count = Count()
     else:
@@ -67,7 +70,7 @@ def _said(tokens: Tokens, modifiers: Sequence[int]) -> tuple[int | None, list[in
         elif value is not None:
             tens = number is not None and number >= 20 and value < 10
             number = number + value if tens and number is not None else value if number is None else number
-        elif word in ("both", "all", "either") and {"a", "an"} & set(words):
+        elif word in ("both", "all", "either") and {"a", "an", "the"} & set(words):
             continue
         elif word in lexicon.VAGUE and tokens.kind(i) in (DETERMINER, MODIFIER, NUMBER):
             vague = True
@@ -95,9 +98,13 @@ def _measures(tokens: Tokens, mention: Mention, number: int) -> bool:
     return number > 1 and single and len(mention.nouns) > 1
 
 
-def _at_least(tokens: Tokens, mention: Mention) -> bool:
-    before = tokens.words(mention.start - 3, mention.start) + tokens.words(mention.start, mention.start + 2)
-    return any(tuple(before[k : k + len(p)]) == p for p in lexicon.AT_LEAST[:2] for k in range(len(before)))
+def _at_least(tokens: Tokens, said: Sequence[int]) -> int | None:
+    """Where "at least" or "more than" before a number begins."""
+    for phrase in lexicon.AT_LEAST:
+        begin = said[0] - len(phrase) if said else 0
+        if begin >= 0 and tuple(tokens.words(begin, begin + len(phrase))) == phrase:
+            return begin
+    return None
 
 
 def _of_members(tokens: Tokens, mention: Mention, number: int | None, span: Span | None) -> Count:
@@ -151,14 +158,17 @@ def share_out(tokens: Tokens, mentions: list[Mention]) -> set[int]:
     for k, mention in enumerate(mentions):
         if mention.dropped or mention.absent:
             continue
-        shares, end = _shares_after(tokens, mention, mention.end)
+        begin = mention.end
+        shares, end = _shares_after(tokens, mention, begin)
         if not shares:  # "There are two apples on a table. One is red and the other is green."
-            shares, end = _shares_after(tokens, mention, _sentence_end(tokens, mention.end))
+            begin = _sentence_end(tokens, mention.end)
+            shares, end = _shares_after(tokens, mention, begin)
         if not shares:
+            begin = mention.end
             shares, end = _shares_of_them(tokens, mention)
         if not shares:
             continue
-        _drop_within(tokens, mentions[k + 1 :], mention, end)
+        _drop_within(mentions[k + 1 :], mention, begin, end)
         used.update(i for _, indices in shares for i in indices)
         used.update(i for i, _ in shares)
         left = mention.count.number if mention.count.kind == "exact" else None
@@ -182,10 +192,9 @@ def _sentence_end(tokens: Tokens, i: int) -> int:
     return i
 
 
-def _drop_within(tokens: Tokens, others: Sequence[Mention], owner: Mention, end: int) -> None:
+def _drop_within(others: Sequence[Mention], owner: Mention, begin: int, end: int) -> None:
     for other in others:
-        lone = is_attribute(tokens[other.head]) or tokens.word(other.head) in ("one", "ones", *_SHARES)
-        if other.head < end and lone:
+        if begin <= other.start < end:
             other.drop(owner)
 
 
@@ -228,16 +237,21 @@ def _share_name(tokens: Tokens, i: int) -> tuple[int | None, int]:
 
 
 def _attributes_at(tokens: Tokens, i: int) -> tuple[list[int], int]:
-    """The run of attributes at i."""
+    """The run of attributes at i, none if a noun follows."""
     found: list[int] = []
     while i < len(tokens) and (
-        is_attribute(tokens[i])
-        or (tokens.word(i) == "and" and found and i + 1 < len(tokens) and is_attribute(tokens[i + 1]))
+        _says_how(tokens, i) or (tokens.word(i) == "and" and found and _says_how(tokens, i + 1))
     ):
         if tokens.word(i) != "and":
             found.append(i)
         i += 1
     return (found, i) if tokens.kind(i) not in (NOUN, MODIFIER) else ([], i)
+
+
+def _says_how(tokens: Tokens, i: int) -> bool:
+    if i >= len(tokens):
+        return False
+    return is_attribute(tokens[i]) or tokens.word(i) in lexicon.TEXTURES or tokens.kind(i) == MODIFIER
 
 
 def _shares_of_them(tokens: Tokens, mention: Mention) -> tuple[list[tuple[int, list[int]]], int]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import functools
+import math
 import re
 from collections.abc import Callable
-from typing import Any
 
 from accord.prompts import lexicon
 
@@ -36,12 +35,14 @@ def language_of(text: str, known: Callable[[str], bool] = lambda _: False) -> st
         return "en"
     if sum(known(w) for w in words) >= _KNOWN * len(words):
         return "en"
-    ranked = dict(_identifier().rank(text))
-    return max(ranked, key=lambda code: ranked[code]) if ranked["en"] < _UNLIKELY else "en"
+    best, english_share = _identified(text)
+    return best if english_share < _UNLIKELY else "en"
 
 
-@functools.cache
-def _identifier() -> Any:
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+def _identified(text: str) -> tuple[str, float]:
+    """The most probable language by py3langid, and the probability of English."""
+    import py3langid  # loads its model, in a second
 
-    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    logs = dict(py3langid.rank(text))
+    best = max(logs, key=lambda code: logs[code])
+    return best, 1 / sum(math.exp(min(700.0, found - logs["en"])) for found in logs.values())

@@ -76,7 +76,7 @@ VAGUE = _words(
     "few several some many various numerous countless multiple hundreds thousands dozens lots plenty any most all both "
     "assorted enough more"
 )
-AT_LEAST = (("at", "least"), ("more", "than"), ("over",), ("no", "fewer", "than"), ("no", "less", "than"))
+AT_LEAST = (("at", "least"), ("more", "than"), ("no", "fewer", "than"), ("no", "less", "than"))
 # before "of": how many there are of what follows, None where that is open; the word itself is no thing
 COLLECTIVES: dict[str, int | None] = dict.fromkeys(
     _words(
@@ -283,7 +283,8 @@ MADE = (
 ING_NOUNS = _words(
     "building painting ceiling king ring string wing sling swing clothing lightning evening morning railing awning "
     "earring dumpling sibling wedding parking swimming drawing duckling gosling seedling herring pudding "
-    "sewing washing fishing dining sleeping spring thing lighting icing stocking bowling serving cooking frying vending crossing "
+    "sewing washing fishing dining sleeping spring thing lighting icing stocking bowling serving cooking "
+    "frying vending crossing "
     "landing opening rigging boxing racing writing shopping knitting sailing rowing hunting walking rocking frosting "
     "reading folding hiking riding skating boarding ironing mixing bedding stuffing sapling darling camping living "
     "cutting watering rolling"
@@ -301,12 +302,14 @@ PLACING = _words(  # verbs whose object is what a preposition after it is said o
     "put place hang lay set stack throw drop balance have contain show feature include depict see there be reveal "
     "display with hold_up build construct repair install hammer stir fry cook bake chop slice pin tie attach"
 )
+POSTURES = _words("lie sit stand sleep rest hang lean float perch swim walk run play fly dance eat wait look")
 PERSONS = _words(
     "man woman boy girl child kid person lady gentleman guy king queen prince princess doctor nurse teacher chef cook "
     "baker pirate knight wizard witch farmer soldier sailor pilot dancer singer musician artist painter astronaut "
     "grandmother grandfather mother father brother sister son daughter grandson granddaughter bride groom student "
     "professor scientist chemist worker waiter waitress butcher tailor carpenter mechanic officer policeman "
-    "policewoman firefighter fisherman cowboy monk nun priest clown ballerina skateboarder cyclist runner player baby toddler "
+    "policewoman firefighter fisherman cowboy monk nun priest clown ballerina skateboarder cyclist runner player "
+    "baby toddler "
     "teenager tourist grandma grandpa actor actress magician samurai ninja geisha men women boys girls children people "
     "kids grandsons sons daughters teenagers tourists soldiers students workers dancers friends couple family"
 )

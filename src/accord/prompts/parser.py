@@ -358,6 +358,8 @@ def _with_unjudged(found: Parse, tokens: Tokens) -> Parse:
     held: list[Any] = [*found.things, *found.grounds, *found.absences, *found.quoted, *found.styles, *found.stripped]
     held += [p.said for p in found.places] + [r.said for r in found.relations] + [a.verb for a in found.actions]
     held += [a for t in found.things for a in t.attributes]
+    held += [Span("", max(0, g.start - 9), g.start) for g in found.grounds]  # "on", "against" before it
+    held += [t.count.said for t in found.things if t.count.said]
     spans = [(p.start, p.end) for p in held]
     out: list[Span] = []
     for token in tokens:

@@ -145,7 +145,7 @@ def _subjects(tokens: Tokens, clauses: Clauses, i: int, target: Mention | None, 
     if subject.thing() is None and not subject.ground:
         return [m for m in [_nearest_thing(clauses, subject.start)] if m is not None]
     joined = clauses.coordinated_before(subject)
-    if joined and all(not m.modifiers for m in (*joined, subject)):  # "mother and daughter digging next to"
+    if joined and not subject.modifiers:  # "mother and daughter digging next to"
         return [*joined, subject]
     verb = tokens.kind(clauses._back(i - 1)) in (VERB, AUXILIARY)
     if verb and clauses.ending_at(clauses._back(i - 1) + 1) is None and _agrees(tokens, clauses, i):

@@ -165,9 +165,9 @@ def tag(tokens: Tokens, doc: Any, classes: Classes) -> None:
     for token in tokens:
         token.kind = _closed_kind(token)
     for i, token in enumerate(tokens):
-        if (token.word in ("dozen", "couple") and tokens.word(i + 1) == "of") or (
-            token.word == "can" and _is_noun_can(tokens, i)
-        ):
+        pair = token.word == "couple" and not (i + 1 < len(tokens) and tokens[i + 1].tag in ("NNS", "CD"))
+        dozen = token.word == "dozen" and tokens.word(i + 1) == "of"
+        if pair or dozen or (token.word == "can" and _is_noun_can(tokens, i)):
             token.kind = ""
     _Mender(tokens, classes).mend()
 
@@ -341,7 +341,8 @@ class _Mender:
         if token.tag.startswith("NN"):
             return self._noun_or_modifier(i, nouns, after)
         ends_name = nouns and after in (NOUN, DETERMINER, VERB, MODIFIER) and self.classes.is_noun(token.word)
-        if token.tag.startswith("JJ") and ends_name:
+        unlisted = token.word not in self.classes.adjectives and self.classes.is_noun(token.word)
+        if token.tag.startswith("JJ") and (ends_name or unlisted):
             return NOUN  # "a steam locomotive"
         if token.tag.startswith("JJ"):
             verb_next = self.tokens.word(i + 1).endswith("s") and self.classes.is_verb(self.tokens.word(i + 1))
@@ -454,12 +455,12 @@ class _Mender:
             if token.tag == "VBZ":
                 return one or follows or (after == STOP and len(self.tokens) > 3)
             return follows and (one or self.tokens.word(i + 1) not in ("of", "and")) and one
-        if last.plural and base:  # "two ravens circle above"
+        if last.plural and base and not one:  # "two ravens circle above"
             return (follows and self.tokens.word(i + 1) != "of") or token.tag in ("VBP", "VBD")
         if token.word.endswith("ed") or token.tag in ("VBD", "VBN"):
             return token.tag.startswith("VB") or follows
         if token.tag == "VBP":  # "the boot and the jug gleam on"
-            return follows
+            return follows and not (one and self.tokens.kind(i - len(nouns) - len(modifiers) - 1) != JOINT)
         if base and follows and self._coordinated(i, modifiers, nouns) and not self.classes.singulars(token.word):
             return self.tokens.word(i + 1) != "of" and token.word not in ("park", "stand")
         return False
@@ -467,7 +468,8 @@ class _Mender:
     def _coordinated(self, i: int, modifiers: Sequence[Token], nouns: Sequence[Token]) -> bool:
         """Whether the noun phrase before i is the last one of "the boot and the jug", with a determiner of its own."""
         start = i - len(modifiers) - len(nouns)
-        determined = bool(modifiers) and modifiers[0].kind == DETERMINER and modifiers[0].word == "the"
+        determined = bool(modifiers) and modifiers[0].kind == DETERMINER
+        determined = determined and (modifiers[0].word == "the" or self.tokens.word(i) in lexicon.POSTURES)
         return determined and self.tokens.word(start - 1) == "and" and self.tokens.kind(start - 2) == NOUN
 
     def _noun_or_modifier(self, i: int, nouns: Sequence[Token], after: str) -> str:
@@ -506,6 +508,9 @@ class _Mender:
             if starts and after == NOUN and i + 2 >= len(self.tokens):
                 return NOUN
         counted = any(t.kind == NUMBER and t.word not in ("one", "1") for t in modifiers)
+        one = any(t.word in ("a", "an") for t in modifiers)
+        if nouns and one and token.word in self.classes.verbs and token.word in self.classes.nouns:
+            return NOUN  # "a ramen shop"
         if nouns and counted and not nouns[-1].plural and self.classes.singulars(token.word):
             return NOUN  # "ten music stands"
         if modifiers and not nouns and after == NOUN:
@@ -521,7 +526,7 @@ def is_plural(token: Token, classes: Classes) -> bool:
     if word in lexicon.IRREGULAR_PLURALS or word in lexicon.PAIRED or word in classes.plurals:
         return True
     if not word.endswith("s") or word.endswith(("ss", "us", "is")):
-        return token.tag in ("NNS", "NNPS") and word.endswith(("i", "a", "ae", "en", "ia"))
+        return token.tag in ("NNS", "NNPS") and word.endswith(("i", "a", "ae"))
     if word in classes.nouns and (token.tag == "NN" or not classes.singulars(word)):
         return False
     return token.tag in ("NNS", "NNPS") or bool(classes.singulars(word)) or not classes.nouns
