@@ -29,7 +29,7 @@ from accord.data.lexicon import DEFAULT, NUMBERS, RELATIONS
 from accord.data.pair_folders import stream_pairs, write_metadata, write_part
 from accord.data.pairs import PairsFile, read_pairs, table_bytes
 from accord.data.prompt_files import read_prompts
-from accord.data.prompts import exchanged, parse, singular_of, spelled, swaps, words_beyond
+from accord.data.prompts import words_beyond
 from accord.data.shards import share_of
 from accord.diffusion.loop import Step
 from accord.diffusion.pipelines import Conditioning, token_spans, tokens_of
@@ -60,6 +60,8 @@ from accord.methods.realign.video import FrameModulation
 from accord.methods.video import windows as video_windows
 from accord.methods.video.masks import aligned_tokens, change_mask, middle_steps
 from accord.methods.video.windows import Layout, VideoNetwork, window_rows, windows
+from accord.prompts.phrases import phrases_of
+from accord.prompts.swaps import exchanged, singular_of, spelled, swaps
 from accord.types import Alignment, InputError, Prompt, Region, WordScore
 
 
@@ -155,7 +157,7 @@ def told(prompt: Prompt) -> tuple[list, list]:
 @given(said())
 @examples(50)
 def test_every_phrase_word_and_relation_is_where_it_was_written(asked):
-    prompt = parse(asked.text)
+    prompt = phrases_of(asked.text)
     assert [(p.start, p.end, p.count, p.background) for p in prompt.phrases] == [
         (p["start"], p["end"], p["count"], p["background"]) for p in asked.phrases
     ]
@@ -180,7 +182,7 @@ JUMBLE = (
 def test_spans_of_any_jumble_are_slices_in_order_that_do_not_overlap(words, gap):
     text = gap.join(words)
     try:
-        prompt = parse(text)
+        prompt = phrases_of(text)
     except InputError:
         assert not any(c.isalnum() or c == "_" for c in text)
         return
@@ -197,7 +199,7 @@ def test_spans_of_any_jumble_are_slices_in_order_that_do_not_overlap(words, gap)
 @given(said(), st.data())
 @examples(30)
 def test_a_counterfactual_changes_what_it_is_of_and_nothing_else(asked, data):
-    prompt = parse(asked.text)
+    prompt = phrases_of(asked.text)
     phrases, links = told(prompt)
     for word in (data.draw(st.sampled_from(prompt.words)), *(r.word for r in prompt.relations)):
         at = next((i for i, p in enumerate(prompt.phrases) if word in p.words), None)
@@ -205,7 +207,7 @@ def test_a_counterfactual_changes_what_it_is_of_and_nothing_else(asked, data):
         options = [(o, text) for o, text in swaps(prompt, word, LEXICON) if word.kind != "noun" or o not in AMBIGUOUS]
         assert options or (link is not None and links[link][1] not in SIDES)  # "near" has no opposite
         for option, changed in options:
-            now, after = told(parse(changed))
+            now, after = told(phrases_of(changed))
             wanted, wanted_links = [dict(p) for p in phrases], list(links)
             if link is not None:
                 wanted_links[link] = (links[link][0], option, links[link][2])
@@ -218,20 +220,20 @@ def test_a_counterfactual_changes_what_it_is_of_and_nothing_else(asked, data):
 @given(said(least=2))
 @examples(40)
 def test_two_colours_change_places(asked):
-    prompt = parse(asked.text)
+    prompt = phrases_of(asked.text)
     tints = [(i, w) for i, p in enumerate(prompt.phrases) for w in p.words if w.kind == "color"]
     assume(len(tints) > 1)
     for (i, first), (j, second) in itertools.combinations(tints, 2):
         phrases, links = told(prompt)
         phrases[i]["color"], phrases[j]["color"] = phrases[j]["color"], phrases[i]["color"]
-        assert told(parse(exchanged(asked.text, first, second))) == (phrases, links)
+        assert told(phrases_of(exchanged(asked.text, first, second))) == (phrases, links)
 
 
 @given(said())
 @examples(30)
 def test_counts_in_words_are_the_same_counts(asked):
-    prompt = spelled(parse(asked.text))
-    assert told(prompt) == told(parse(asked.text)) and not any(w.text.isdigit() for w in prompt.words)
+    prompt = spelled(phrases_of(asked.text))
+    assert told(prompt) == told(phrases_of(asked.text)) and not any(w.text.isdigit() for w in prompt.words)
 
 
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=60), st.integers(1, 60))
@@ -303,7 +305,7 @@ def test_tokens_of_a_phrase_are_its_letters(asked, kind):
         return letters("".join(text[c] for c in covered))
 
     assert seen(range(len(spans))) == letters(text)
-    for part in parse(text).phrases:
+    for part in phrases_of(text).phrases:
         inside = tokens_of(spans, part.start, part.end)
         assert inside == list(range(inside[0], inside[-1] + 1)) and seen(inside) == letters(part.text)
 
@@ -325,7 +327,7 @@ def test_a_maps_peak_is_where_the_phrases_tokens_look(asked, wide, data):
 
     Some tokenizers count the space before a word, or the one behind it, to its token.
     """
-    prompt, size = parse(asked.text), 24
+    prompt, size = phrases_of(asked.text), 24
     spans = [s and (max(0, s[0] - wide[0]), s[1] + wide[1]) for s in token_spans(piped(), asked.text)]
     assume(not any(wide) or "," not in asked.text)
     places = data.draw(st.permutations([(y, x) for y in range(2, size, 5) for x in range(2, size, 5)]))
@@ -436,7 +438,7 @@ def test_the_cost_of_a_place_is_that_of_its_distances_overlaps_and_relations(cas
 @given(st.tuples(st.integers(2, 16), st.integers(2, 16)), st.data())
 @examples(40)
 def test_a_thing_by_itself_is_put_where_its_map_peaks_or_left_where_it_is(shape, data):
-    (h, w), prompt = shape, parse("a red star")
+    (h, w), prompt = shape, phrases_of("a red star")
     y, x = data.draw(st.integers(0, h - 1)), data.draw(st.integers(0, w - 1))
     maps = np.zeros((1, h, w))
     maps[0, y, x] = 1
@@ -456,7 +458,7 @@ def centre(box) -> np.ndarray:
 def scenes(draw, most: int = 2, least: int = 1, links: tuple[str, ...] = ()):
     """A prompt, what was found of it, its maps and what was tried in vain."""
     asked = draw(said(least=least, most=most, links=links))
-    prompt = parse(asked.text)
+    prompt = phrases_of(asked.text)
     asked_for = slots(prompt)
     size = draw(st.sampled_from([(8, 8), (16, 16), (8, 12)]))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
@@ -527,7 +529,7 @@ def test_a_crop_is_around_the_middle_of_its_box(box, shape, margin):
 @st.composite
 def mapped(draw):
     """A prompt and the maps of its phrases, as `phrase_maps` gives them."""
-    prompt = parse(draw(said(most=3)).text)
+    prompt = phrases_of(draw(said(most=3)).text)
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     size, blur = draw(st.sampled_from([(12, 12), (16, 10)])), draw(st.sampled_from([0.7, 1.5, 2.5]))
     maps = np.stack([gaussian_filter(rng.random(size), blur) for _ in prompt.phrases])
@@ -577,7 +579,7 @@ def test_regions_of_a_mirrored_map_are_mirrored(case):
 @given(said(most=3))
 @examples(30)
 def test_a_thing_by_itself_is_the_phrase_less_its_count_and_size(asked):
-    prompt = parse(asked.text)
+    prompt = phrases_of(asked.text)
     for i in prompt.things:
         phrases, links = told(local_prompt(prompt, i))
         assert phrases == [{**told(prompt)[0][i], "count": 1, "size": None}] and not links
@@ -927,7 +929,7 @@ def test_tokens_are_aligned_across_a_replaced_word(words, data):
 @given(said(most=3), said(most=3), st.integers(1, 4), cuts(), st.integers(0, 2**32 - 1))
 @examples(20)
 def test_in_every_frame_the_targets_things_belong_where_the_sources_are(source, target, frames, cut, seed):
-    here, there = parse(source.text), parse(target.text)
+    here, there = phrases_of(source.text), phrases_of(target.text)
     rng = np.random.default_rng(seed)
     maps = np.stack([[gaussian_filter(rng.random((16, 16)), 2.0) for _ in here.phrases] for _ in range(frames)])
     maps = (maps - maps.min((2, 3), keepdims=True)) / np.ptp(maps, axis=(2, 3), keepdims=True)
@@ -1380,7 +1382,7 @@ def test_a_vocabulary_is_the_most_frequent_words_each_in_its_column(prompts, siz
 @given(said(), st.data())
 @examples(20)
 def test_a_phrases_score_is_the_mean_of_its_own_words(asked, data):
-    prompt = parse(asked.text)
+    prompt = phrases_of(asked.text)
     scores = {w: data.draw(st.floats(0.01, 1)) for w in prompt.words}
     alignment = Alignment(prompt, 0.5, tuple(WordScore(w, p, "", 0.0) for w, p in scores.items()))
     for phrase, found in zip(prompt.phrases, alignment.phrases, strict=True):

@@ -12,14 +12,14 @@ import pytest
 from conftest import names
 from PIL import Image
 
-from accord.data.prompts import parse
 from accord.files import check_writable, save_folder, write_file
+from accord.prompts.phrases import phrases_of
 from accord.reports.page import page, words_html, words_text
 from accord.reports.pictures import draw_regions, enlarge, in_a_row, labelled_row
 from accord.reports.results import Realigned, Scored
 from accord.types import Alignment, InputError, Region, WordScore
 
-PROMPT = parse("a red star to the left of a blue key")
+PROMPT = phrases_of("a red star to the left of a blue key")
 
 
 def alignment(prompt=PROMPT, probability: float = 0.25, reads_as: str = "blue") -> Alignment:
@@ -172,7 +172,7 @@ def test_words_html_colors_words_from_red_to_green():
 
 
 def test_words_html_keeps_the_text_of_the_prompt():
-    prompt = parse('A <b>red</b> star & two "blue" keys, <script>alert(1)</script>')
+    prompt = phrases_of('A <b>red</b> star & two "blue" keys, <script>alert(1)</script>')
     text = words_html(alignment(prompt, reads_as='"><img src=x>'))
     assert "<b>" not in text and "<script" not in text and "<img" not in text
     bare = re.sub(r"<sub>[\d.]+</sub>|<[^>]+>", "", text)
@@ -181,7 +181,7 @@ def test_words_html_keeps_the_text_of_the_prompt():
 
 @pytest.mark.parametrize("saved", ["scored", "realigned"])
 def test_pages_escape_prompts_and_captions(tmp_path, saved):
-    prompt = parse("a <script>alert(1)</script> star & a <img src=http://x> key")
+    prompt = phrases_of("a <script>alert(1)</script> star & a <img src=http://x> key")
     found = Alignment(prompt, 0.5, alignment(prompt).words, "<script>said</script>")
     if saved == "scored":
         result = Scored(picture(), found)
@@ -252,7 +252,7 @@ def test_regions_at_the_edges_can_be_drawn(box):
 
 
 def test_a_phrase_over_two_lines_can_be_drawn():
-    prompt = parse("a red\nstar")
+    prompt = phrases_of("a red\nstar")
     assert draw_regions(picture(), prompt, (region(0, (0.1, 0.1, 0.9, 0.9)),)).size == (384, 384)
 
 
@@ -291,7 +291,7 @@ def test_strip_says_its_prompt_and_the_alignments():
     changed = np.asarray(after) != np.asarray(strip)
     assert changed[gap:top, 784:].any() and not changed[:, :784].any() and not changed[top:].any()
     changed = (
-        np.asarray(realigned(prompt=parse("a green star and a pink key")).strip())[:top] != np.asarray(strip)[:top]
+        np.asarray(realigned(prompt=phrases_of("a green star and a pink key")).strip())[:top] != np.asarray(strip)[:top]
     )
     assert changed[:gap].any() and not changed[gap:].any()
 

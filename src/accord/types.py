@@ -129,9 +129,9 @@ class Prompt:
 
     @property
     def words(self) -> tuple[Word, ...]:
-        """All checkable words in the order of the text."""
+        """All checkable words in the order of the text; one that two things share is there once."""
         all_words = [w for p in self.phrases for w in p.words] + [r.word for r in self.relations]
-        return tuple(sorted([*all_words, *self.actions, *self.absences], key=lambda w: w.start))
+        return tuple(sorted(dict.fromkeys([*all_words, *self.actions, *self.absences]), key=lambda w: w.start))
 
 
 @dataclass(frozen=True)

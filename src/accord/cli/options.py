@@ -254,14 +254,15 @@ def check_said(*prompts: str, parsed: bool = False) -> None:
     Args:
         parsed: whether it must have words that can be checked.
     """
-    from accord.data.prompts import check_sayable, parse
+    from accord.data.prompts import check_sayable
+    from accord.prompts.phrases import phrases_of
 
     for prompt in prompts:
         if not prompt.strip():
             raise InputError("the prompt is empty; give it at least one word")
         check_sayable(prompt)
         if parsed:
-            parse(prompt)
+            phrases_of(prompt)
 
 
 def check_file(out: Path) -> None:

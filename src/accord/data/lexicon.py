@@ -16,6 +16,7 @@ COLORS = (
 ).split()
 SIZES = "big large huge giant enormous small little tiny mini tall short".split()
 NUMBERS = {"one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8}
+NUMBERS |= {"nine": 9, "ten": 10, "eleven": 11, "twelve": 12}
 RELATIONS = {
     "to the left of": "left",
     "on the left of": "left",
@@ -98,17 +99,42 @@ class Lexicon:
     def save(self, path: Path) -> None:
         path.write_text(json.dumps(asdict(self), indent=1), encoding="utf8")
 
-    def peers(self, noun: str) -> list[str]:
-        """Nouns in the singular that could be there in place of this one."""
-        return [n for n in self.nouns if n != noun]
-
     def alike(self, a: str, b: str) -> bool:
         """Whether two words mean the same ("gray", "grey")."""
         return a == b or any(a in g and b in g for g in self.same)
 
 
+_IRREGULAR = {
+    "man": "men",
+    "woman": "women",
+    "child": "children",
+    "person": "people",
+    "foot": "feet",
+    "tooth": "teeth",
+    "mouse": "mice",
+    "goose": "geese",
+    "ox": "oxen",
+    "wolf": "wolves",
+    "leaf": "leaves",
+    "shelf": "shelves",
+    "knife": "knives",
+    "calf": "calves",
+    "loaf": "loaves",
+    "scarf": "scarves",
+    "elf": "elves",
+    "dwarf": "dwarves",
+    "potato": "potatoes",
+    "tomato": "tomatoes",
+    **{same: same for same in "sheep fish deer moose aircraft spacecraft salmon shrimp squid scissors".split()},
+}
+
+
 def plural_of(noun: str) -> str:
-    """The regular plural."""
+    """The plural, by the last word of a compound."""
+    first, last = noun[: noun.rfind(" ") + 1], noun[noun.rfind(" ") + 1 :]
+    irregular = next((i for i in _IRREGULAR if last == i or (last.endswith(i) and i in ("man", "woman"))), None)
+    if irregular is not None and last != "human":
+        return first + last[: len(last) - len(irregular)] + _IRREGULAR[irregular]
     if noun.endswith(("s", "x", "z", "ch", "sh")):
         return noun + "es"
     if noun.endswith("y") and noun[-2:-1] not in "aeiou":

@@ -6,6 +6,7 @@ has to be a plain word that every judge knows. A noun may be in several classes;
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 
 from accord.prompts import model
@@ -153,10 +154,10 @@ VERBS: dict[str, str] = {
     "postures": "sit, stand, lie, kneel, crouch, lean, sleep, hang, float, squat",
     "motions": "run, walk, jump, swim, fly, dance, climb, crawl, fall, dive, march, hop, roll, slide",
     "riding": "ride, drive, push, pull, chase, follow, lead, carry",
-    "handling": "hold, carry, throw, catch, kick, lift, drop, hit, touch, hug, wave, point at, paint, cut, open",
+    "handling": "hold, carry, throw, catch, kick, lift, drop, hit, touch, hug, wave, paint, cut, open",
     "wearing": "wear, hold, carry",
     "mouths": "eat, drink, bite, lick, smell, kiss, sing, shout, laugh, smile, cry, yawn, bark",
-    "looking": "look at, watch, read, write, draw, play, cook, study, photograph",
+    "looking": "watch, read, write, draw, play, cook, study, photograph",
 }
 
 
@@ -192,6 +193,44 @@ def peers_of_noun(noun: str, most: int = 12) -> tuple[str, ...]:
     name = class_of_noun(noun)
     options = members(NOUNS[name]) if name else tuple(members(listed)[0] for listed in NOUNS.values())
     return tuple(w for w in options if w not in own and not any(o.endswith(f" {w}") for o in own))[:most]
+
+
+def peers_of_verb(verb: str) -> tuple[str, ...]:
+    """Verbs of the same class in the same form ("sits" gives "stands"); none for a verb or a form that is not known."""
+    forms = _forms()
+    if verb.lower() not in forms:
+        return ()
+    name, form, own = forms[verb.lower()]
+    return tuple(_INFLECTED[form](other) for other in members(VERBS[name]) if other != own)
+
+
+def _s_form(verb: str) -> str:
+    if verb.endswith("y") and verb[-2] not in "aeiou":
+        return verb[:-1] + "ies"
+    return verb + ("es" if verb.endswith(("s", "x", "z", "ch", "sh", "o")) else "s")
+
+
+def _ing_form(verb: str) -> str:
+    if verb.endswith("ie"):
+        return verb[:-2] + "ying"
+    if verb.endswith("e") and not verb.endswith("ee"):
+        return verb[:-1] + "ing"
+    return verb + (verb[-1] if verb in _DOUBLED else "") + "ing"
+
+
+_DOUBLED = frozenset("sit run swim hop squat hit cut hug drop".split())
+_INFLECTED: dict[str, Callable[[str], str]] = {"base": str, "s": _s_form, "ing": _ing_form}
+
+
+@lru_cache(maxsize=1)
+def _forms() -> dict[str, tuple[str, str, str]]:
+    """Each form of each verb: its class, the name of the form, the verb."""
+    found: dict[str, tuple[str, str, str]] = {}
+    for name, listed in VERBS.items():
+        for verb in members(listed):
+            for form, inflected in _INFLECTED.items():
+                found.setdefault(inflected(verb), (name, form, verb))
+    return found
 
 
 def singulars(noun: str) -> tuple[str, ...]:

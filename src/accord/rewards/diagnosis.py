@@ -17,7 +17,8 @@ from PIL import Image
 
 from accord.data.images import fit, to_rgb, to_tensor
 from accord.data.lexicon import Lexicon
-from accord.data.prompts import parse, singular_of, spelled, swaps, with_article
+from accord.prompts.phrases import phrases_of
+from accord.prompts.swaps import peers, singular_of, spelled, swaps, with_article
 from accord.prompts.wording import usual
 from accord.reports.results import Scored
 from accord.rewards.captioners import Captioner, load_captioner
@@ -59,7 +60,9 @@ def absence_texts(prompt: Prompt, absence: Word, lexicon: Lexicon) -> tuple[list
     """
     own = singular_of(absence.text, lexicon)[0]
     said = {singular_of(p.head.text, lexicon)[0] for p in prompt.phrases}
-    others = [n for n in lexicon.peers(own) if not lexicon.alike(n, own) and not any(lexicon.alike(n, s) for s in said)]
+    others = [
+        n for n in peers(own, lexicon) if not lexicon.alike(n, own) and not any(lexicon.alike(n, s) for s in said)
+    ]
     return [with_article(n) for n in others], [with_article(own)]
 
 
@@ -85,7 +88,7 @@ def align(
     Raises:
         InputError: for a prompt that is longer than the captioner reads.
     """
-    parsed = [p if isinstance(p, Prompt) else parse(p) for p in prompts]
+    parsed = [p if isinstance(p, Prompt) else phrases_of(p) for p in prompts]
     for text in dict.fromkeys(p.text for p in parsed):
         captioner.check_length(text)
     states = captioner.encode(images)

@@ -16,7 +16,6 @@ from diffusers import DiffusionPipeline
 from tqdm.auto import tqdm
 
 from accord.data.images import to_pil
-from accord.data.prompts import parse
 from accord.diffusion.attention import AttentionMaps
 from accord.diffusion.call import call_arguments
 from accord.diffusion.generate import check_batch_size, seeds_of
@@ -29,6 +28,7 @@ from accord.methods.realign.config import RealignConfig
 from accord.methods.realign.layout import plan
 from accord.methods.realign.modulation import Segments, check_picture, modulation_of
 from accord.methods.realign.regions import describe, find_regions, phrase_maps, slots
+from accord.prompts.phrases import phrases_of
 from accord.reports.results import Realigned
 from accord.rewards.captioners import Captioner, load_captioner
 from accord.rewards.clip import ClipScorer
@@ -106,7 +106,7 @@ def realign(
         check_prompt_length(pipe, text)
         captioner.check_length(text)
     pairs = zip(names, numbers, strict=True) if each else ((text, seed) for text in names for seed in numbers)
-    jobs = [(parse(text), seed) for text, seed in pairs]
+    jobs = [(phrases_of(text), seed) for text, seed in pairs]
     arguments = call_arguments(
         pipe,
         num_inference_steps=num_inference_steps,
