@@ -90,7 +90,10 @@ def test_phrases(text, expected):
         ("a big, red star", [("a big, red star", "star", 1)]),
         ("a red and a blue key", [("a red", "key", 1), ("a blue key", "key", 1)]),
         ("a man walking a dog", [("a man", "man", 1), ("a dog", "dog", 1)]),
-        ("a wedding ring in a red building", [("a wedding ring", "wedding ring", 1), ("a red building", "building", 1)]),
+        (
+            "a wedding ring in a red building",
+            [("a wedding ring", "wedding ring", 1), ("a red building", "building", 1)],
+        ),
         ("a dog without a hat", [("a dog", "dog", 1)]),
         ("a street with no cars above a dog", [("a street", "street", 1), ("a dog", "dog", 1)]),
         ("A cat is not on the table", [("A cat", "cat", 1), ("the table", "table", 1)]),

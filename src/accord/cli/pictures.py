@@ -42,6 +42,7 @@ from accord.cli.options import (
     judge_of,
     leave_out,
     pick_device,
+    plainly,
     quiet,
     read_by_the_lab,
     said,
@@ -113,6 +114,7 @@ def generate(
     if lora is not None and context is not None:
         raise InputError("--context brings its own adapter; give it or --lora")
     check_said(*prompts)
+    prompts = plainly(prompts)
     kind = torch_type(dtype)
     pick_device(device)
     if context is not None and not (context / "relation" / "config.json").is_file():
@@ -318,6 +320,7 @@ def realign(
         leave_out("without --model", variant=variant)
     told = call_options(steps, guidance, negative_prompt, height, width, call)
     check_said(*prompts, parsed=True)
+    prompts = plainly(prompts)
     kind = torch_type(dtype)
     pick_device(device)
     with only_writer(check_writable(out)):

@@ -20,6 +20,7 @@ from accord.prompts.parse import (
     Quoted,
     Relation,
     Span,
+    Stripped,
     Style,
     Thing,
 )
@@ -58,6 +59,12 @@ def parse_all(prompts: Iterable[str], spacy_model: str | None = None) -> Iterato
             yield from _read(batch, spacy_model)
             batch = []
     yield from _read(batch, spacy_model)
+
+
+def plain_text(prompt: str) -> tuple[str, tuple[Stripped, ...]]:
+    """A prompt without the syntax of prompt programs, and what was set aside; needs no spaCy."""
+    draft = normalise(prompt)
+    return (_plain(draft) if draft.stripped else prompt), tuple(draft.stripped)
 
 
 def check_prompt(prompt: object) -> None:

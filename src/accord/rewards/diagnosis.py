@@ -2,7 +2,8 @@
 
 A word's probability is the captioner's likelihood of the prompt against the same prompt with that word exchanged:
 P(word | x) = P(p | x) / (P(p | x) + sum over swaps p' of P(p' | x)). That something is not there ("no fish") is asked
-by itself: P(none | x) = 1 - P("a fish" | x) / sum over nouns y of P("a y" | x), without those of the prompt's things.
+by itself: P(none | x) is the product, over three captions with a place for a noun y ("a y", "... and a y",
+"a y and ..."), of 1 - P(with the fish | x) / sum over y of P(with y | x), without the nouns of the prompt's things.
 """
 
 from __future__ import annotations
@@ -34,36 +35,48 @@ def counterfactuals(prompt: Prompt, lexicon: Lexicon) -> list[tuple[Word, list[t
 
 @dataclass(frozen=True)
 class _Check:
-    """What decides about a word: texts that bear it out and texts that do not, as rows of all texts."""
+    """What decides about a word, as rows of all texts.
+
+    Attributes:
+        names: of the texts against it.
+        askings: (texts that bear it out, texts that do not); a word holds if it does in every asking.
+    """
 
     word: Word
-    names: list[str]  # of the texts against it
-    own: np.ndarray
-    against: np.ndarray
-    options: int
+    names: list[str]
+    askings: list[tuple[np.ndarray, np.ndarray]]
 
     def score(self, likelihoods: np.ndarray) -> WordScore:
         """From log-likelihoods [T]."""
-        rows = np.concatenate([self.own, self.against])
-        shares = np.exp(likelihoods[rows] - likelihoods[rows].max())
-        shares /= shares.sum()
-        against = shares[len(self.own) :]
-        best = int(against.argmax())
-        probability = float(shares[: len(self.own)].sum())
-        return WordScore(self.word, probability, self.names[best], float(against[best]), self.options)
+        probability = 1.0
+        for own, against in self.askings:
+            rows = np.concatenate([own, against])
+            shares = np.exp(likelihoods[rows] - likelihoods[rows].max())
+            shares /= shares.sum()
+            probability *= float(shares[: len(own)].sum())
+        others = shares[len(own) :]
+        best = int(others.argmax())
+        absent = self.word.kind == "absence"
+        reads_as = 1 - probability if absent else float(others[best])
+        return WordScore(self.word, probability, self.names[best], reads_as, len(own) if absent else len(others))
 
 
-def absence_texts(prompt: Prompt, absence: Word, lexicon: Lexicon) -> tuple[list[str], list[str]]:
-    """Captions of one noun each that ask for what is not to be there: ([of other nouns], [of the noun itself]).
+def absence_texts(prompt: Prompt, absence: Word, lexicon: Lexicon) -> list[tuple[list[str], list[str]]]:
+    """Captions that ask for what is not to be there, by itself, after what is there, and before it: each asking is
+    (of other nouns, of the noun itself).
 
     The nouns of the prompt's own things are left out: they are there, and say nothing about this one.
     """
     own = singular_of(absence.text, lexicon)[0]
     said = {singular_of(p.head.text, lexicon)[0] for p in prompt.phrases}
-    others = [
-        n for n in peers(own, lexicon) if not lexicon.alike(n, own) and not any(lexicon.alike(n, s) for s in said)
-    ]
-    return [with_article(n) for n in others], [with_article(own)]
+    known = peers(own, lexicon)
+    others = [n for n in known if not lexicon.alike(n, own) and not any(lexicon.alike(n, s) for s in said)]
+    if not others:
+        return []
+    nouns, itself = [with_article(n) for n in others], with_article(own)
+    rest = " and ".join(prompt.phrases[i].text for i in prompt.things)
+    forms = ["{0}", "{1} and {0}", "{0} and {1}"] if rest else ["{0}"]
+    return [([form.format(n, rest) for n in nouns], [form.format(itself, rest)]) for form in forms]
 
 
 @torch.no_grad()
@@ -102,14 +115,16 @@ def align(
         texts.append(asked.text)
         for word, options in counterfactuals(asked, captioner.lexicon):
             rows = len(texts) + np.arange(len(options))
-            plan.append(_Check(own[word], [name for name, _ in options], np.array([base]), rows, len(options)))
+            plan.append(_Check(own[word], [name for name, _ in options], [(np.array([base]), rows)]))
             texts += [text for _, text in options]
         for word in prompt.absences:
-            others, itself = absence_texts(prompt, word, captioner.lexicon)
-            if others:
+            askings = []
+            for others, itself in absence_texts(asked, word, captioner.lexicon):
                 rows = len(texts) + np.arange(len(others) + 1)
-                plan.append(_Check(word, [word.text], rows[:-1], rows[-1:], len(others)))
+                askings.append((rows[:-1], rows[-1:]))
                 texts += [*others, *itself]
+            if askings:
+                plan.append(_Check(word, [word.text], askings))
         plans.append(sorted(plan, key=lambda check: check.word.start))
         owner += [i] * (len(texts) - len(owner))
     scores = captioner.log_likelihood(states, texts, owner).double().cpu().numpy()
