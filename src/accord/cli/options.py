@@ -272,8 +272,8 @@ def plainly(prompts: Sequence[str]) -> list[str]:
         if not stripped or not plain.strip():
             out.append(prompt)
             continue
-        kinds = " and ".join(sorted({s.kind for s in stripped}))
-        warnings.warn(f"the prompt is read as {plain!r}; its {kinds} is set aside", Notice, stacklevel=2)
+        kinds = sorted({s.kind for s in stripped})
+        warnings.warn(f"the prompt is read as {plain!r}; set aside: {', '.join(kinds)}", Notice, stacklevel=2)
         out.append(plain)
     return out
 

@@ -26,7 +26,7 @@ def phrases_of(text: str) -> Prompt:
     """
     prompt, aside = _read(text)
     if aside:
-        warnings.warn(f"the prompt was read as {prompt.text!r}; {aside} set aside", Notice, stacklevel=2)
+        warnings.warn(f"the prompt is read as {prompt.text!r}; set aside: {aside}", Notice, stacklevel=2)
     return prompt
 
 
@@ -37,8 +37,7 @@ def _read(text: str) -> tuple[Prompt, str]:
         found = parse(text)
         plain = found.plain if found.stripped and found.plain and not found.says_nothing else text
         again = parse(plain) if plain != text else found
-    kinds = sorted({s.kind for s in found.stripped})
-    aside = f"{', '.join(kinds)} {'were' if len(kinds) > 1 else 'was'}" if plain != text and kinds else ""
+    aside = ", ".join(sorted({s.kind for s in found.stripped})) if plain != text else ""
     return from_parse(again, found), aside
 
 
