@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 SpacyModel = Annotated[
     str | None, typer.Option(help="Installed spaCy pipeline, by name or folder; a small English one if not given.")
 ]
+_SAID = {"left": "left of", "right": "right of", "front": "in front of"}
 _COLORS = {
     "thing": "green",
     "relation": "cyan",
@@ -107,7 +108,10 @@ def shown(parse: Parse, colored: bool = False) -> str:
         ("things", ", ".join(paint(_described(t), "thing") for t in parse.things)),
         (
             "relations",
-            "; ".join(paint(f"{names[r.subject]} {r.name} {names[r.object]}", "relation") for r in parse.relations),
+            "; ".join(
+                paint(f"{names[r.subject]} {_SAID.get(r.name, r.name)} {names[r.object]}", "relation")
+                for r in parse.relations
+            ),
         ),
         ("actions", "; ".join(" ".join(_action(names, a.subject, a.verb.text, a.object)) for a in parse.actions)),
         ("places", "; ".join(_place(names, p.thing, p.said.text, p.setting) for p in parse.places)),

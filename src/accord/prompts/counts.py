@@ -127,12 +127,26 @@ def resolve_ones(tokens: Tokens, mentions: Sequence[Mention]) -> None:
             source = _parallel(tokens, mention, [m for m in mentions[:k] if not m.dropped])
             mention.source = source.source or source if source else None
             mention.dropped = source is None
+            if source is not None and tokens.word(mention.start) == "the":
+                _meet_again(tokens, mention, source, mentions[:k])
         elif _lone_color(tokens, mention):  # "a woman in a white and a man in a black tuxedo"
             mention.source = next(
                 (m for m in mentions[k + 1 :] if any(tokens.word(i) in lexicon.COLORS for i in m.attributes)), None
             )
             mention.attributes = [*mention.attributes, mention.head]
             mention.dropped = mention.source is None
+
+
+def _meet_again(tokens: Tokens, mention: Mention, source: Mention, earlier: Sequence[Mention]) -> None:
+    """ "the blue one" is one that was named before, if there is such a one; "the middle one" one of many."""
+    if tokens[source.head].plural and not source.elided:
+        mention.drop(source)
+        return
+    said = {tokens.word(i) for i in mention.attributes if is_attribute(tokens[i])}
+    same = [m for m in earlier if (m.source or m).head == source.head and not m.dropped]
+    known = [m for m in same if said and said <= {tokens.word(i) for i in m.attributes}]
+    if known:
+        mention.drop(known[0])
 
 
 def _parallel(tokens: Tokens, mention: Mention, earlier: Sequence[Mention]) -> Mention | None:
@@ -169,13 +183,18 @@ def share_out(tokens: Tokens, mentions: list[Mention]) -> set[int]:
         if not shares:
             continue
         _drop_within(mentions[k + 1 :], mention, begin, end)
+        judged = [i for _, indices in shares for i in indices if is_attribute(tokens[i])]
+        if len(shares) == 1 and not judged:
+            continue  # "three cups, one of them cracked": still three cups
         used.update(i for _, indices in shares for i in indices)
         used.update(i for i, _ in shares)
         left = mention.count.number if mention.count.kind == "exact" else None
         for at, indices in shares:
             word = tokens.word(at)
             value = _value(word)
-            if value is None and word not in lexicon.VAGUE:
+            if word == "half":
+                value = mention.count.exact // 2 if mention.count.exact else None
+            elif value is None and word not in lexicon.VAGUE:
                 value = 1 if word not in ("others", "rest", "remaining") else left
             left = left - value if left is not None and value is not None else None
             said = span_of(tokens, at, at)
@@ -213,7 +232,10 @@ def _shares_after(tokens: Tokens, mention: Mention, i: int) -> tuple[list[tuple[
         i = stop
         while tokens.kind(i) in (COMMA, JOINT, STOP) and i < len(tokens):
             i += 1
-    return (shares, i) if len(shares) > 1 or (shares and "of" in tokens.words(mention.end, i)) else ([], i)
+    alone = bool(shares) and (
+        "of" in tokens.words(mention.end, i) or tokens.kind(i - 1) in (COMMA, STOP) or i >= len(tokens)
+    )
+    return (shares, i) if len(shares) > 1 or alone else ([], i)
 
 
 def _share_name(tokens: Tokens, i: int) -> tuple[int | None, int]:
@@ -223,7 +245,7 @@ def _share_name(tokens: Tokens, i: int) -> tuple[int | None, int]:
     if tokens.word(i) in ("other", "remaining") and _value(tokens.word(i + 1)) is not None:
         i += 1
     word = tokens.word(i)
-    if _value(word) is None and word not in _SHARES and word not in ("some", "most", "many", "few"):
+    if _value(word) is None and word not in _SHARES and word not in ("some", "most", "many", "few", "half"):
         return None, i
     who = i
     i += 1
@@ -251,7 +273,10 @@ def _attributes_at(tokens: Tokens, i: int) -> tuple[list[int], int]:
 def _says_how(tokens: Tokens, i: int) -> bool:
     if i >= len(tokens):
         return False
-    return is_attribute(tokens[i]) or tokens.word(i) in lexicon.TEXTURES or tokens.kind(i) == MODIFIER
+    if is_attribute(tokens[i]) or tokens.word(i) in lexicon.TEXTURES or tokens.kind(i) == MODIFIER:
+        return True
+    ends = tokens.kind(i + 1) in (COMMA, JOINT, STOP)
+    return ends and (tokens[i].tag in ("JJ", "VBN") or tokens.word(i) in tokens.classes.adjectives)
 
 
 def _shares_of_them(tokens: Tokens, mention: Mention) -> tuple[list[tuple[int, list[int]]], int]:

@@ -142,7 +142,7 @@ THINGS_IN_A_COMPOUND = _words(  # no things alone, but as the last word of a com
     "light spring fall back scene lot bit center centre number place bloom shape side middle word day title phrase "
     "pattern front kind wind shade action top bottom weather rest frame row view"
 )
-SCENES = _words("scene view background landscape setting")
+SCENES = _words("scene view background setting")
 POSITIONS = {
     **{"left": "left", "right": "right", "top": "top", "bottom": "bottom", "center": "center", "centre": "center"},
     **{"middle": "center", "foreground": "foreground", "background": "background", "distance": "background"},
@@ -182,7 +182,9 @@ STYLE_ANYWHERE = (  # a tag with one of these is style, wherever in it they stan
     r"upper[- ]body|caustics|refraction|anamorphic|tilt[- ]shift|double exposure|stop[- ]motion|fish-?eye|"
     r"subsurface scattering|chiaroscuro|sfumato|cel[- ]shad\w+|line ?art|knolling|claymation|wlop|rutkowski|artgerm|"
     r"mucha|beeple|makoto shinkai|ross tran|architectural digest|national geographic|vogue|magazine|hygge|"
-    r"cottagecore|rim[- ]?lit|soft[- ]?lit|back[- ]?lit|sharp focus|shallow focus|brush ?strokes?|brushwork|"
+    r"cottagecore|ray[- ]traced|die[- ]cut|sumi-?e|cross[- ]processed|mid-century|f\d+\.\d|sony|fujifilm|pentax|olympus|"
+    r"hokusai|caravaggio|monet|van gogh|picasso|dal[ií]|rembrandt|klimt|vermeer|miyazaki|moebius|giger|banksy|warhol|"
+    r"scan ?lines|negative space|eye[- ]level|top[- ]down|(?:low|high|dutch|wide)[- ]angle|overhead (?:shot|view)|rim[- ]?lit|soft[- ]?lit|back[- ]?lit|sharp focus|shallow focus|brush ?strokes?|brushwork|"
     r"impasto|matte painting|concept art|film still|vhs|motion blur|lens flare|chromatic aberration|"
     r"album cover|halftone|risograph|kodachrome|ektachrome|postcard|painterly|gritty|(?:over|under)exposed|"
     r"limited palette|game asset|\d+-?bit|sprite sheet|vignette|clean lines|sunbeams|wide[- ]angle|masterpiece)\b"
@@ -196,7 +198,7 @@ STYLE_LAST = (  # a tag that ends with one of these is style, unless its last wo
     r"moonlight|lamplight|candlelight|backlight|rendered|lit|film|filter|effect|ambien[ct]e|realism|impressionism|"
     r"surrealism|minimalism|expressionism|cubism|watercolou?r|gouache|acrylics?|pastels?|engraving|etching|woodcut|"
     r"sketches|design|concept|masterpiece|blur|blurry|blurred|textures?|colou?red|close-?up|screenshot|poster|"
-    r"wave|punk|core|linework|lines|strokes|hues|dof|still|animation|perspective|framing|feel|look|era)$"
+    r"wave|punk|core|linework|lines|strokes|pose|shading|border|varnish|seamless|processing|finish|lineart|typography|hues|dof|still|animation|perspective|framing|feel|look|era)$"
 )
 STYLE_WORDS = _words(  # a tag that has nothing but these is style
     "masterpiece intricate elegant epic beautiful stunning smooth realistic realism sharp minimalist minimalistic "

@@ -76,7 +76,7 @@ def _verb_stems(word: str) -> list[str]:
 
 
 @functools.lru_cache(maxsize=2)
-def load(name: str | None = None) -> Any:
+def load(name: str | None) -> Any:
     """A spaCy pipeline with a tagger and a parser, without its named entities.
 
     Args:
@@ -133,7 +133,7 @@ def content_hash(folder: Path) -> str:
 
 
 @functools.lru_cache(maxsize=2)
-def classes(name: str | None = None) -> Classes:
+def classes(name: str | None) -> Classes:
     """The word classes of a pipeline's lemmatizer."""
     nlp = load(name)
     tables = nlp.get_pipe("lemmatizer").lookups if "lemmatizer" in nlp.pipe_names else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from accord.prompts import lexicon
 from accord.prompts.parse import Style
@@ -28,8 +29,12 @@ _ARTIST = re.compile(
 )
 
 
-def take_styles(draft: Draft) -> list[Style]:
-    """The style tags of a draft, which is left without them."""
+def take_styles(draft: Draft, knows: Callable[[str], bool] = lambda _: True) -> list[Style]:
+    """The style tags of a draft, which is left without them.
+
+    Args:
+        knows: whether a word is one of English; behind a style tag a tag without one is a name ("greg rutkowski").
+    """
     found: list[Style] = []
 
     def take(start: int, end: int) -> None:
@@ -53,9 +58,16 @@ def take_styles(draft: Draft) -> list[Style]:
     tags = [m for m in re.finditer(r"[^,]+", _with_full_stops_kept(draft.text)) if m[0].strip(" .")]
     for i, tag in enumerate(tags):
         bare = re.sub(r"\s+", " ", draft.text[tag.start() : tag.end()].strip(" .!")).lower()
-        if bare and is_style(bare, first=i == 0):
+        named = i > 0 and bool(found) and _is_name(bare, knows)
+        if bare and (is_style(bare, first=i == 0) or named):
             take(*tag.span())
     return sorted(found, key=lambda s: s.start)
+
+
+def _is_name(tag: str, knows: Callable[[str], bool]) -> bool:
+    """Whether a tag has no word of English: an artist, a camera, a film."""
+    words = re.findall(r"[^\W\d_]+", tag)
+    return 0 < len(words) < 5 and not any(knows(w) for w in words if len(w) > 2 or knows(w))
 
 
 def _with_full_stops_kept(text: str) -> str:
@@ -65,6 +77,8 @@ def _with_full_stops_kept(text: str) -> str:
 
 def is_style(tag: str, first: bool = False) -> bool:
     """Whether a tag (in small letters) is about the picture; the first one is a subject more often."""
+    if tag == "black and white" and not first:
+        return True
     if re.fullmatch(r"[\w -]*", tag) and {*re.findall(r"[\w-]+", tag)} <= lexicon.STYLE_WORDS:
         return True
     if len(tag.split()) > 6 or (first and not re.fullmatch(rf"(?:{_ANYWHERE.pattern})[\w ]{{0,9}}", tag)):

@@ -302,6 +302,8 @@ def drop_frames(tokens: Tokens, mentions: list[Mention]) -> list[Span]:
             mention.drop()
         elif word in lexicon.SCENES and len(mention.nouns) > 1 and not tokens[mention.head].proper:
             mention.nouns.pop()  # "beach scene"
+            if tokens.word(mention.head) in lexicon.MEDIA_STYLES | lexicon.STYLE_WORDS:
+                mention.drop()
         elif _is_no_thing(tokens, mention, word) and not _denied(tokens, mention):
             mention.drop()
             if word in lexicon.MEDIA and mention.start == 0:
@@ -320,7 +322,8 @@ def drop_frames(tokens: Tokens, mentions: list[Mention]) -> list[Span]:
 def _frames(tokens: Tokens, mention: Mention, word: str) -> bool:
     """Whether a medium or a part before "of" is no thing."""
     if word in lexicon.MEDIA_THINGS:
-        return mention.start == 0 or tokens.kind(mention.start - 1) == STOP
+        drawn_by = tokens.kind(mention.start - 1) == POSSESSIVE and mention.start < 5  # "a child's drawing of"
+        return mention.start == 0 or drawn_by or tokens.kind(mention.start - 1) == STOP
     if word in lexicon.MEDIA:
         starts = (
             mention.start == 0

@@ -490,6 +490,8 @@ class _Mender:
     def _verb_kind(self, i: int, modifiers: Sequence[Token], nouns: Sequence[Token], after: str) -> str:
         token = self.tokens[i]
         before = self.tokens.kind(i - 1)
+        if token.tag == "VBG" and self.tokens.word(i - 1) in ("all", "both", "each"):
+            return VERB  # "two women, all wearing red hats"
         if token.tag in ("VBN", "VBG", "VBD"):
             if (
                 after in (NOUN, MODIFIER)
