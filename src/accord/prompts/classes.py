@@ -186,6 +186,11 @@ def class_of_noun(noun: str) -> str | None:
     return None
 
 
+def is_compound(noun: str) -> bool:
+    """Whether two words are known as one noun: "teddy bears"."""
+    return " " in noun and any(text in _class_of() for text in (noun, *singulars(noun)))
+
+
 def peers_of_noun(noun: str, most: int = 12) -> tuple[str, ...]:
     """Singular nouns that could stand where this one does: of its own class, else the first of every class."""
     low = " ".join(noun.lower().split())

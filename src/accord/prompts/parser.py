@@ -121,7 +121,7 @@ def _read(batch: Sequence[tuple[str, str, Draft, list[Style], Tokens]], spacy_mo
     nlp = model.load(spacy_model)
     docs = nlp.pipe(
         [
-            Doc(nlp.vocab, words=[t.word if not t.text[:1].isupper() or t.mask else t.text for t in one[4]] or ["-"])
+            Doc(nlp.vocab, words=[t.text if t.capital and not t.mask else t.word for t in one[4]] or ["-"])
             for one in batch
         ]
     )

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from accord.prompts import classes as classes_of_words
 from accord.prompts import lexicon
 from accord.prompts.model import Classes
 from accord.prompts.programs import AND, TEXT
@@ -25,7 +26,11 @@ _MASKS = (
     *lexicon.RELATIONS,
 )
 _MASK = re.compile(
-    "|".join(rf"(?P<m{i}>(?<![\w-])(?:{p})(?![\w-])(?! which\b))" for i, (_, p) in enumerate(_MASKS)), re.I
+    "|".join(
+        rf"(?P<m{i}>(?<![\w-])(?:{re.sub(r' (?!])', ' +', p)})(?![\w-])(?! +which\b))"  # any blanks between words
+        for i, (_, p) in enumerate(_MASKS)
+    ),
+    re.IGNORECASE,
 )
 _WORD = re.compile(
     rf"{TEXT}|{AND}|\d+(?=(?:girl|boy|other|cat|dog|man|woman|men|women)s?\b)|\d+(?:[.:/,x]\d+)+|close up\b|"
@@ -38,6 +43,7 @@ _DETERMINERS = frozenset(
 )
 _PRONOUNS = frozenset("it him them me us he she they we i you himself herself itself themselves".split())
 _BREAKS = {COMMA: (",", ":", "-"), STOP: (".", ";", "!", "?")}
+_ACRONYM = 4  # letters of the longest word that is written in capitals without being shouted
 _NEGATIONS = frozenset("not n't never".split())
 
 
@@ -70,9 +76,14 @@ class Token:
     plural: bool = False
 
     @property
+    def capital(self) -> bool:
+        """Whether it begins with a capital, as names do; a word that is shouted does not count ("AIRPLANES")."""
+        return self.text[:1].isupper() and not (self.text.isupper() and len(self.text) > _ACRONYM)
+
+    @property
     def proper(self) -> bool:
         """Whether it is written as a name."""
-        return self.text[:1].isupper() and self.tag.startswith("NNP")
+        return self.capital and self.tag.startswith("NNP")
 
 
 @dataclass
@@ -295,7 +306,7 @@ class _Mender:
         modifiers, nouns = self._phrase_before(i)
         after = self._next(i)
         ends_here = after not in (NOUN, MODIFIER, NUMBER)
-        if self._named(i):
+        if self._named(i) or (nouns and classes_of_words.is_compound(f"{nouns[-1].word} {token.word}")):
             return NOUN
         if self._attributive(i) and not (token.word in lexicon.TEXTURES and token.word.endswith("ed")):
             return self._color_kind(i, bool(modifiers), bool(nouns), after)
@@ -332,7 +343,7 @@ class _Mender:
                 return ADVERB
             if not self._predicate_before(i, modifiers):
                 return NOUN
-        if token.tag.startswith("NNP") and token.text[:1].isupper() and i:
+        if token.proper and i:
             return NOUN
         if nouns and self._verb_after_noun(i, modifiers, nouns, after):
             return VERB
