@@ -95,6 +95,30 @@ def test_flow_edit_goes_from_the_source_to_the_target():
     assert not torch.allclose(found, x0 + now.s * (v[TARGET] - v[SOURCE]), atol=1e-5)
 
 
+def test_flow_edit_adds_up_over_its_steps():
+    opened = opened_of("sd35", steps=3)
+    x0 = clean(opened)
+    grid, maker, z = levels(opened.schedule([SOURCE], x0)), torch.Generator().manual_seed(7), x0
+    for i in range(1, 3):
+        x_t = grid[i].noised(x0, torch.randn(x0.shape, generator=maker))
+        with torch.no_grad():
+            change = opened.output([TARGET], z + x_t - x0, step=i) - opened.output([SOURCE], x_t, step=i)
+        z = z + (grid[i + 1].s - grid[i].s) * change
+    found = flow_edit(opened, opened, [SOURCE], [TARGET], x0, generators(7), skip=1)
+    assert torch.allclose(found, z, atol=1e-5) and off(found, x0) > 1e-5
+
+
+def test_injection_ends_where_it_is_told_to():
+    opened, prompts = opened_of("sd35"), [SOURCE, TARGET]
+    both = torch.cat([opened.noise([SOURCE], generators(3))] * 2)
+    with torch.no_grad():
+        free = [opened.output(prompts, both, step=i) for i in range(5)]
+        with injected(opened, SOURCE, TARGET, until=0.3):
+            held = [opened.output(prompts, both, step=i) for i in range(5)]
+    same = [torch.equal(a, b) for a, b in zip(free, held, strict=True)]
+    assert not same[0] and same[-1] and same == sorted(same)  # the noisy end alone
+
+
 def test_steps_that_a_run_has_not_are_refused():
     opened = opened_of("sd35", steps=2)
     x0 = clean(opened)
@@ -142,6 +166,8 @@ def test_pixels_are_edited(name):
     if name != "sd1":  # random weights are not smooth: an inversion of what the VAE gives does not close there
         assert off(kept, through) < 0.02  # but for the VAE the source is kept
     assert not torch.allclose(edited, kept)
+    none = edit_pixels(opened, opened, pixels, SOURCE, TARGET, torch.Generator().manual_seed(0), skip=3)
+    assert torch.allclose(none, through, atol=1e-5)  # no step is taken
 
 
 @pytest.mark.parametrize("name", ["sd1", "sd35", "flux2klein", "zimage", "sana", "wan", "wan22"])

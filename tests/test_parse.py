@@ -104,6 +104,12 @@ def test_every_span_is_a_slice_of_the_prompt():
         ("Snow White in front of the White House", [(1, (), "Snow White"), (1, (), "White House")]),
         ("her coat is purple but her boots are black", [(1, ("purple",), "coat"), (None, ("black",), "boots")]),
         ("a hot dog stand next to a fire hydrant", [(1, (), "hot dog stand"), (1, (), "fire hydrant")]),
+        ("six pencils, half of them red and half blue", [(3, ("red",), "pencils"), (3, ("blue",), "pencils")]),
+        ("a blue vase and a green one, the blue one taller", [(1, ("blue",), "vase"), (1, ("green",), "vase")]),
+        (
+            "a watering can hangs on the left branch, a paint can on the right branch",
+            [(1, (), "watering can"), (1, (), "branch"), (1, (), "paint can"), (1, (), "branch")],
+        ),
         ("a troll cooking soup", [(1, (), "troll"), (None, (), "soup")]),
     ],
 )
@@ -131,6 +137,14 @@ def test_things(text, expected):
             "a microwave on top of a dishwasher and a stool beside them",
             [("microwave", "above", "dishwasher"), ("stool", "near", "microwave"), ("stool", "near", "dishwasher")],
         ),
+        (
+            "a girl in front of a mirror, with toys behind her and a lamp to her left",
+            [("girl", "front", "mirror"), ("toys", "behind", "girl"), ("lamp", "left", "girl")],
+        ),
+        (
+            "a shed. A shovel lies in front of the shed, and a gull stands on top of it",
+            [("shovel", "front", "shed"), ("gull", "above", "shed")],
+        ),
         ("a man wearing a hat and a scarf stands behind a counter", [("man", "behind", "counter")]),
     ],
 )
@@ -144,6 +158,7 @@ def test_relations(text, expected):
         ("a street without cars or people", ["cars", "people"]),
         ("a plate with neither a fork nor a knife", ["fork", "knife"]),
         ("a bowl of figs but not grapes", ["grapes"]),
+        ("a desk lacking both drawers and a lamp", ["drawers", "lamp"]),
         ("a cowboy who isn't riding a horse", ["horse"]),
         ("the tree has not lost its leaves, and no swing hangs from it", ["swing"]),
         ("a cottage --ar 3:2 --no people, fog", ["people", "fog"]),
@@ -175,6 +190,12 @@ def test_style_is_no_thing():
     plain, styled = parse("a red star"), parse("a red star, 4 k, artstation, oil on canvas, by Ada Moss")
     assert styled.things == plain.things and styled.relations == plain.relations
     assert [s.text for s in styled.styles] == ["4 k", "artstation", "oil on canvas", "by Ada Moss"]
+
+
+def test_tags_of_style_are_known_by_their_ends_their_words_and_their_names():
+    text = "two koi fish, sumi-e, negative space, rice paper texture, sakimichan, sony a7r iv, ray traced, screen print"
+    found = parse(text)
+    assert [t.head.text for t in found.things] == ["fish"] and len(found.styles) == 7
 
 
 def test_places_actions_quotes_and_the_ground():

@@ -90,7 +90,7 @@ TARGETS = (
         "opened context_equations learning",
         "transition small_steps levels process test_9 closed predicted affine zero_terminal",
     ),
-    Target("accord.methods.edit.editing", "", "edits", "inverted affine flow_edit steps injection pixels"),
+    Target("accord.methods.edit.editing", "", "edits call", "inverted affine flow_edit steps injection pixels inverse"),
     Target("accord.methods.tune.rollouts", "denoising_loss", "learning", "denoising captions drift"),
     Target("accord.methods.tune.train", "loss", "learning", "weighted_sum"),
     Target(

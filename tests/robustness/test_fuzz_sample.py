@@ -58,9 +58,9 @@ def test_every_text_is_taken_apart_or_refused(text):
         assert len(str(error).splitlines()) == 1
         return
     for word in prompt.words:
-        assert text[word.start : word.end] == word.text
+        assert prompt.text[word.start : word.end] == word.text
         for _, changed in swaps(prompt, word, DEFAULT):
-            assert changed != text
+            assert changed != prompt.text
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])

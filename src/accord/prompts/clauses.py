@@ -314,7 +314,7 @@ class Clauses:
 
     def _could_be(self, mention: Mention, i: int) -> bool:
         """Whether a pronoun fits: "it" is no person, and "him" is one if anybody is there."""
-        word = self.tokens.word(i)
+        word = self.tokens[i].pronoun
         head = self.tokens.word((mention.thing() or mention).head)
         if word in ("it", "its"):
             return head not in lexicon.PERSONS and not self.tokens[mention.head].plural

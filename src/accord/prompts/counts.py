@@ -128,7 +128,7 @@ def resolve_ones(tokens: Tokens, mentions: Sequence[Mention]) -> None:
             mention.source = source.source or source if source else None
             mention.dropped = source is None
             if source is not None and tokens.word(mention.start) == "the":
-                _meet_again(tokens, mention, source, mentions[:k])
+                _meet_again(tokens, mention, source.source or source, mentions[:k])
         elif _lone_color(tokens, mention):  # "a woman in a white and a man in a black tuxedo"
             mention.source = next(
                 (m for m in mentions[k + 1 :] if any(tokens.word(i) in lexicon.COLORS for i in m.attributes)), None

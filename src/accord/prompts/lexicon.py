@@ -134,7 +134,8 @@ NO_THINGS = _words(
     "perspective mood atmosphere way action motion bloom air something anything nothing everything other others place "
     "shape pattern patterns half underwater sight sunlight moonlight lamplight candlelight shade top bottom side "
     "detail details focus angle silence peace love flight kind sort type lot bit middle-ground quality resolution "
-    "weather wind front-view side-view anyone nobody none somebody someone everyone title slogan phrase number row "
+    "weather wind front-view "
+    "side-view sides corners anyone nobody none somebody someone everyone title slogan phrase number row "
     "outdoors indoors outside mid-air midair order need turn rest height size direction"
 )
 GROUNDS = _words("background backdrop")
@@ -175,16 +176,19 @@ STYLE_ANYWHERE = (  # a tag with one of these is style, wherever in it they stan
     r"\b(?:u?hd|hdr|dslr|octane|v-?ray|"
     r"unreal|unity|blender|cinema ?4d|artstation|deviantart|pixiv|cgsociety|behance|trending|depth of field|"
     r"photo-?realis\w+|hyper-?realis\w+|volumetric|cinematic|bokeh|oil on \w+|rule of thirds|ray[- ]?tracing|"
-    r"raytraced|global illumination|bird'?s[- ]eye view|worm'?s[- ]eye view|kodak|portra|nikon|canon|leica|hasselblad|"
+    r"raytraced|global illumination|bird'?s[- ]eye view|worm'?s[- ]eye view|kodak|portra|nikon|canon|leica|"
+    r"hasselblad|"
     r"fuji\w*|polaroid|lomo\w*|studio ghibli|ghibli|pixar|disney style|low[- ]poly|award[- ]winning|ukiyo-?e|"
     r"art nouveau|art deco|highly detailed|(?:ultra|hyper|super|extremely|very|insanely|finely)[- ]detailed|"
     r"long exposure|god rays|sun rays|light leaks?|light rays|looking at (?:the )?(?:viewer|camera)|full[- ]body|"
     r"upper[- ]body|caustics|refraction|anamorphic|tilt[- ]shift|double exposure|stop[- ]motion|fish-?eye|"
     r"subsurface scattering|chiaroscuro|sfumato|cel[- ]shad\w+|line ?art|knolling|claymation|wlop|rutkowski|artgerm|"
     r"mucha|beeple|makoto shinkai|ross tran|architectural digest|national geographic|vogue|magazine|hygge|"
-    r"cottagecore|ray[- ]traced|die[- ]cut|sumi-?e|cross[- ]processed|mid-century|f\d+\.\d|sony|fujifilm|pentax|olympus|"
+    r"cottagecore|ray[- ]traced|die[- ]cut|sumi-?e|cross[- ]processed|mid-century|f\d+\.\d|sony|fujifilm|pentax|"
+    r"olympus|"
     r"hokusai|caravaggio|monet|van gogh|picasso|dal[ií]|rembrandt|klimt|vermeer|miyazaki|moebius|giger|banksy|warhol|"
-    r"scan ?lines|negative space|eye[- ]level|top[- ]down|(?:low|high|dutch|wide)[- ]angle|overhead (?:shot|view)|rim[- ]?lit|soft[- ]?lit|back[- ]?lit|sharp focus|shallow focus|brush ?strokes?|brushwork|"
+    r"scan ?lines|negative space|eye[- ]level|top[- ]down|(?:low|high|dutch|wide)[- ]angle|overhead (?:shot|"
+    r"view)|rim[- ]?lit|soft[- ]?lit|back[- ]?lit|sharp focus|shallow focus|brush ?strokes?|brushwork|"
     r"impasto|matte painting|concept art|film still|vhs|motion blur|lens flare|chromatic aberration|"
     r"album cover|halftone|risograph|kodachrome|ektachrome|postcard|painterly|gritty|(?:over|under)exposed|"
     r"limited palette|game asset|\d+-?bit|sprite sheet|vignette|clean lines|sunbeams|wide[- ]angle|masterpiece)\b"
@@ -198,9 +202,13 @@ STYLE_LAST = (  # a tag that ends with one of these is style, unless its last wo
     r"moonlight|lamplight|candlelight|backlight|rendered|lit|film|filter|effect|ambien[ct]e|realism|impressionism|"
     r"surrealism|minimalism|expressionism|cubism|watercolou?r|gouache|acrylics?|pastels?|engraving|etching|woodcut|"
     r"sketches|design|concept|masterpiece|blur|blurry|blurred|textures?|colou?red|close-?up|screenshot|poster|"
-    r"wave|punk|core|linework|lines|strokes|pose|shading|border|varnish|seamless|processing|finish|lineart|typography|hues|dof|still|animation|perspective|framing|feel|look|era)$"
+    r"wave|punk|core|linework|lines|strokes|pose|shading|border|varnish|seamless|processing|finish|lineart|"
+    r"typography|hues|dof|still|animation|perspective|framing|feel|look|era)$"
 )
 STYLE_WORDS = _words(  # a tag that has nothing but these is style
+    "matte storybook ornate candid documentary crayon woodblock studio softbox seamless oil lomography unfinished "
+    "appetizing dynamic pose scale wide dusk processed modern liminal space commercial editorial stylized stylised "
+    "lush opulent negative flat shading naive brooding sumi-e scanlines "
     "masterpiece intricate elegant epic beautiful stunning smooth realistic realism sharp minimalist minimalistic "
     "minimal macro surreal surrealist impressionist baroque gothic anime manga comic vector isometric monochrome sepia "
     "vibrant vivid dreamy ethereal moody ambient atmospheric symmetrical symmetry detailed highly ultra hyper very "
@@ -258,8 +266,10 @@ RELATIONS = (  # name and the phrases that say it, those that hold others first
     ),
     (
         "near",
-        r"(?:right |directly )?next to|close (?:to|by)|adjacent to|(?:on|at|by|to|along) (?:the |a )?(?:\w+ )?side of|"
-        r"side[- ]by[- ]side with|beside|besides|alongside(?: of)?|nearby|near(?: to)?|in the vicinity of|not far from",
+        r"(?:right |directly )?next to|close (?:to|by)|adjacent to|(?:on|at|by|to|along) (?:the |"
+        r"a )?(?:\w+ )?side of|"
+        r"side[- ]by[- ]side with|beside|besides|alongside(?: of)?|nearby|near(?: to)?|in the vicinity of|"
+        r"not far from",
     ),
     ("inside", r"(?:on |at )?(?:the )?inside of|inside|within|in the inside of"),
     ("above", rf"(?:high )?{_NEARLY}(?:up )?above|over(?! \d)"),

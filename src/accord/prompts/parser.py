@@ -190,9 +190,8 @@ def _same_again(tokens: Tokens, mentions: Sequence[Mention]) -> None:
 def _names_again(tokens: Tokens, first: Mention, again: Mention) -> bool:
     if tokens.word(first.head) != tokens.word(again.head):
         return False
-    known = {tokens.word(i) for i in first.attributes}
-    judged = lexicon.ATTRIBUTES
-    return {tokens.word(i) for i in again.attributes} & judged <= known
+    known = {tokens.word(i) for i in (*first.attributes, *first.modifiers)}
+    return {tokens.word(i) for i in again.modifiers if tokens.kind(i) == MODIFIER} <= known
 
 
 class _Assembly:
@@ -316,11 +315,16 @@ class _Assembly:
             out.append(Quoted(*_fields(quoted), thing))
         return out
 
+    def _is_style(self, i: int) -> bool:
+        word = self.tokens.word(i)
+        plain = word in ("low", "flat", "wide", "oil", "ink", "film", "chalk", "pencil", "stock", "studio")
+        return word in lexicon.MEDIA_STYLES and (not plain or self.tokens.word(i + 1) == "poly")
+
     def _style_modifiers(self) -> list[Style]:
         """Words of style inside a noun phrase: "low poly mountain", "cyberpunk alley"."""
         out = []
         for mention in self.mentions:
-            words = [i for i in mention.modifiers if self.tokens.word(i) in lexicon.MEDIA_STYLES]
+            words = [i for i in mention.modifiers if self._is_style(i)]
             if words and not mention.dropped and self.tokens.kind(words[0]) in (MODIFIER, NOUN):
                 span = self._span(words[0], words[-1])
                 if not any(a in span.text.lower() for a in lexicon.COLORS):

@@ -81,6 +81,12 @@ class Token:
         return self.text[:1].isupper() and not (self.text.isupper() and len(self.text) > _ACRONYM)
 
     @property
+    def pronoun(self) -> str:
+        """The pronoun that it is or holds ("on its left")."""
+        held = re.search(r"\b(?:its|his|her|their)\b", self.text.lower()) if self.pronoun_object else None
+        return held[0] if held else self.word
+
+    @property
     def proper(self) -> bool:
         """Whether it is written as a name."""
         return self.capital and self.tag.startswith("NNP")
@@ -185,7 +191,7 @@ def tag(tokens: Tokens, doc: Any, classes: Classes) -> None:
 
 def _is_noun_can(tokens: Tokens, i: int) -> bool:
     """Whether "can" is what paint comes in."""
-    return i + 1 >= len(tokens) or not tokens[i + 1].tag.startswith(("VB", "RB", "PRP"))
+    return i + 1 >= len(tokens) or tokens[i + 1].tag not in ("VB", "RB", "PRP")
 
 
 def _closed_kind(token: Token) -> str:

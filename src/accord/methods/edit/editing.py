@@ -42,7 +42,7 @@ def invert(opened: Opened, prompts: Sequence[str], state: torch.Tensor, rounds: 
     path = [state]
     for i in reversed(range(len(grid) - 1)):
         a, b = (x.to(state) for x in affine(grid[i], grid[i + 1]))
-        if not a.abs().min() > 0:
+        if not a.any():
             raise InputError(
                 f"step {i} of a {type(opened.pipe.scheduler).__name__} keeps nothing of its state, so it has no "
                 "inverse; use a pipeline that predicts noise or a velocity"
