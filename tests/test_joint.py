@@ -5,7 +5,6 @@ import pytest
 import torch
 from conftest import tiny_flux, tiny_sd3
 
-from accord.data.prompts import parse
 from accord.diffusion.attention import AttentionMaps
 from accord.diffusion.generate import generate, generators
 from accord.diffusion.opened import Opened
@@ -14,6 +13,7 @@ from accord.diffusion.tap import attention_layout, observed
 from accord.methods.realign.config import RealignConfig
 from accord.methods.realign.fine import realign
 from accord.methods.realign.modulation import Segments, modulated
+from accord.prompts.phrases import phrases_of
 from accord.types import InputError
 
 MAKERS = {"sd3": tiny_sd3, "flux": tiny_flux}
@@ -137,7 +137,7 @@ def test_before_is_what_the_pipeline_itself_makes(joint):
     plain = joint(
         PROMPT, height=32, width=32, generator=generators([5]), num_inference_steps=2, guidance_scale=5.0
     ).images[0]
-    assert np.array_equal(np.asarray(result.before), np.asarray(plain)) and result.prompt == parse(PROMPT)
+    assert np.array_equal(np.asarray(result.before), np.asarray(plain)) and result.prompt == phrases_of(PROMPT)
 
 
 def test_a_negative_prompt_that_is_not_used_is_refused():

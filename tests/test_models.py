@@ -91,7 +91,7 @@ def test_captioner_says_exactly_what_held_out_renders_show():
 
     import accord
     from accord.data.images import to_tensor
-    from accord.data.prompts import parse
+    from accord.prompts.phrases import phrases_of
     from accord_lab.scenes.ask import ask_of, check
     from accord_lab.scenes.render import render
     from accord_lab.scenes.scene import sample_scene
@@ -106,4 +106,6 @@ def test_captioner_says_exactly_what_held_out_renders_show():
         with contextlib.suppress(accord.InputError):
             right += check(scene, ask_of(text)).right
     assert right >= 0.95 * len(scenes)
-    assert np.mean([any(w.kind == "color" for w in parse(text).words) for text in captions]) >= 0.9  # says what it sees
+    assert (
+        np.mean([any(w.kind == "color" for w in phrases_of(text).words) for text in captions]) >= 0.9
+    )  # says what it sees

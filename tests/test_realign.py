@@ -10,7 +10,6 @@ from conftest import tiny_pipeline, tiny_sdxl
 from diffusers import EDMEulerScheduler, EulerAncestralDiscreteScheduler, PNDMScheduler
 from diffusers.models.attention_processor import CustomDiffusionAttnProcessor
 
-from accord.data.prompts import parse
 from accord.diffusion.generate import generate, generators
 from accord.diffusion.opened import Opened
 from accord.diffusion.pipelines import token_spans, tokens_of
@@ -19,9 +18,10 @@ from accord.methods.realign.config import RealignConfig
 from accord.methods.realign.fine import Rounds, build_segments, realign
 from accord.methods.realign.layout import box_mask, plan
 from accord.methods.realign.regions import find_regions, local_prompt, phrase_maps, slots
+from accord.prompts.phrases import phrases_of
 from accord.types import InputError, Region
 
-PROMPT = parse("a red star to the left of two blue keys")
+PROMPT = phrases_of("a red star to the left of two blue keys")
 
 
 @pytest.fixture(scope="session", params=["sd1", "sd2", "sdxl"])
@@ -40,13 +40,16 @@ def blob(cx: float, cy: float, size: int = 16, width: float = 2.0) -> np.ndarray
 
 def test_slots_count_things():
     assert slots(PROMPT) == [0, 1, 1]
-    assert slots(parse("stars on a white background")) == [0, 0]
+    assert slots(phrases_of("stars on a white background")) == [0, 0]
 
 
 def test_token_spans_cover_the_words(tiny):
     text = "a red star, two KEYS"
     spans = token_spans(tiny, text)
-    assert where(tiny, parse(text), PROMPT).spans == [spans, token_spans(tiny, PROMPT.text)]  # the dye finds the same
+    assert where(tiny, phrases_of(text), PROMPT).spans == [
+        spans,
+        token_spans(tiny, PROMPT.text),
+    ]  # the dye finds the same
     assert len(spans) == 77 and spans[0] is None and spans[-1] is None
     for word in ("red", "star", "KEYS"):
         start = text.index(word)
@@ -90,7 +93,7 @@ def overlap(a: Region, b: Region) -> float:
 
 
 def test_missing_things_get_free_space_and_found_ones_stay():
-    prompt = parse("a red star and a blue key")
+    prompt = phrases_of("a red star and a blue key")
     maps = np.stack([blob(0.3, 0.3), blob(0.3, 0.3)])
     star, key = plan(prompt, slots(prompt), [region(0, 0.3, 0.3, 0.05)], maps)
     assert np.allclose(center(star), (0.3, 0.3), atol=0.06) and not star.planned
@@ -100,7 +103,7 @@ def test_missing_things_get_free_space_and_found_ones_stay():
 
 @pytest.mark.parametrize("words", ["to the left of", "to the right of", "above", "below"])
 def test_relations_are_kept(words):
-    prompt = parse(f"a red star {words} a blue key")
+    prompt = phrases_of(f"a red star {words} a blue key")
     maps = np.stack([blob(0.5, 0.5), blob(0.5, 0.5)])
     found = [region(0, 0.7, 0.7, 0.1), region(1, 0.3, 0.3, 0.1)]
     a, b = (center(r) for r in plan(prompt, slots(prompt), found, maps))
@@ -109,7 +112,7 @@ def test_relations_are_kept(words):
 
 
 def test_what_was_tried_in_vain_is_tried_elsewhere():
-    prompt, maps = parse("a red star and a blue key"), np.stack([blob(0.3, 0.3), blob(0.7, 0.7)])
+    prompt, maps = phrases_of("a red star and a blue key"), np.stack([blob(0.3, 0.3), blob(0.7, 0.7)])
     found = [region(0, 0.3, 0.3, 0.05)]
     first = plan(prompt, slots(prompt), found, maps)
     second = plan(prompt, slots(prompt), found, maps, tried=[first])
@@ -155,14 +158,16 @@ def test_box_mask_is_the_covered_share():
 
 def test_local_prompts_name_one_thing():
     assert local_prompt(PROMPT, 0).text == "a red star"
-    assert local_prompt(parse("an orange egg"), 0).text == "an orange egg"
-    assert local_prompt(parse("two big orange stars"), 0).text == "an orange star"
+    assert local_prompt(phrases_of("an orange egg"), 0).text == "an orange egg"
+    assert local_prompt(phrases_of("two big orange stars"), 0).text == "an orange star"
 
 
 def test_segments_hold_tokens_and_weights(tiny):
     layout = plan(PROMPT, slots(PROMPT), [region(0, 0.3, 0.3, 0.2)], np.stack([blob(0.3, 0.3), blob(0.7, 0.5)]))
     config = RealignConfig(omega_gain=1.0, exempt_tokens="special", background=0.0)
-    segments = build_segments(where(tiny, PROMPT, parse("a cat")), [PROMPT, parse("a cat")], [layout, []], config)
+    segments = build_segments(
+        where(tiny, PROMPT, phrases_of("a cat")), [PROMPT, phrases_of("a cat")], [layout, []], config
+    )
     assert segments.masks.shape == (2, 3, 16, 16) and segments.masks[1].sum() == 0
     words = [PROMPT.text[a:b] for a, b in (s for s in token_spans(tiny, PROMPT.text) if s)]
     chosen = [w for w, on in zip(words, segments.tokens[0, 0, 1 : 1 + len(words)], strict=True) if on]
@@ -176,10 +181,16 @@ def test_segments_hold_tokens_and_weights(tiny):
 def test_the_ground_is_the_rest_of_the_pixels_and_of_the_tokens(tiny):
     layout = plan(PROMPT, slots(PROMPT), [region(0, 0.3, 0.3, 0.2)], np.stack([blob(0.3, 0.3), blob(0.7, 0.5)]))
     plain = build_segments(
-        where(tiny, PROMPT, parse("a cat")), [PROMPT, parse("a cat")], [layout, []], RealignConfig(background=0.0)
+        where(tiny, PROMPT, phrases_of("a cat")),
+        [PROMPT, phrases_of("a cat")],
+        [layout, []],
+        RealignConfig(background=0.0),
     )
     background = build_segments(
-        where(tiny, PROMPT, parse("a cat")), [PROMPT, parse("a cat")], [layout, []], RealignConfig(background=1.5)
+        where(tiny, PROMPT, phrases_of("a cat")),
+        [PROMPT, phrases_of("a cat")],
+        [layout, []],
+        RealignConfig(background=1.5),
     )
     assert background.masks.shape[1] == plain.masks.shape[1] + 1
     for whole, part in ((background.masks, plain.masks), (background.tokens, plain.tokens)):

@@ -5,6 +5,7 @@ import html
 import io
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +13,14 @@ import pytest
 from conftest import names
 from PIL import Image
 
-from accord.data.prompts import parse
 from accord.files import check_writable, save_folder, write_file
+from accord.prompts.phrases import phrases_of
 from accord.reports.page import page, words_html, words_text
 from accord.reports.pictures import draw_regions, enlarge, in_a_row, labelled_row
 from accord.reports.results import Realigned, Scored
-from accord.types import Alignment, InputError, Region, WordScore
+from accord.types import Alignment, InputError, Phrase, Prompt, Region, Word, WordScore
 
-PROMPT = parse("a red star to the left of a blue key")
+PROMPT = phrases_of("a red star to the left of a blue key")
 
 
 def alignment(prompt=PROMPT, probability: float = 0.25, reads_as: str = "blue") -> Alignment:
@@ -171,17 +172,33 @@ def test_words_html_colors_words_from_red_to_green():
     assert "hsl(0," in words_html(alignment(probability=0.0))
 
 
+def with_markup(text: str, *nouns: str) -> Prompt:
+    """A prompt whose text is not plain, as one that somebody made by hand."""
+    words = [Word(noun, text.index(noun), text.index(noun) + len(noun), "noun") for noun in nouns]
+    return Prompt(text, tuple(Phrase(w.text, w.start, w.end, w, (w,)) for w in words))
+
+
 def test_words_html_keeps_the_text_of_the_prompt():
-    prompt = parse('A <b>red</b> star & two "blue" keys, <script>alert(1)</script>')
+    prompt = with_markup('A <b>red</b> star & two "blue" keys, <script>alert(1)</script>', "star", "keys")
     text = words_html(alignment(prompt, reads_as='"><img src=x>'))
     assert "<b>" not in text and "<script" not in text and "<img" not in text
     bare = re.sub(r"<sub>[\d.]+</sub>|<[^>]+>", "", text)
     assert html.unescape(bare) == prompt.text
 
 
+def test_what_was_not_judged_is_said():
+    prompt = replace(with_markup("a star, <b>8k</b>", "star"), beyond=(Word("<b>8k</b>", 8, 17, "other"),))
+    found = Alignment(prompt, None, (), reason="nothing to <check>")
+    assert found.unjudged == ("star", "<b>8k</b>")
+    text = words_html(found)
+    assert "not judged: star, &lt;b&gt;8k&lt;/b&gt;" in text and "no score: nothing to &lt;check&gt;" in text
+    assert words_text(found).splitlines() == ["no score: nothing to <check>", "not judged: star, <b>8k</b>"]
+    assert found.to_dict()["overall"] is None and found.to_dict()["reason"] == "nothing to <check>"
+
+
 @pytest.mark.parametrize("saved", ["scored", "realigned"])
 def test_pages_escape_prompts_and_captions(tmp_path, saved):
-    prompt = parse("a <script>alert(1)</script> star & a <img src=http://x> key")
+    prompt = with_markup("a <script>alert(1)</script> star & a <img src=http://x> key", "star", "key")
     found = Alignment(prompt, 0.5, alignment(prompt).words, "<script>said</script>")
     if saved == "scored":
         result = Scored(picture(), found)
@@ -252,7 +269,7 @@ def test_regions_at_the_edges_can_be_drawn(box):
 
 
 def test_a_phrase_over_two_lines_can_be_drawn():
-    prompt = parse("a red\nstar")
+    prompt = phrases_of("a red\nstar")
     assert draw_regions(picture(), prompt, (region(0, (0.1, 0.1, 0.9, 0.9)),)).size == (384, 384)
 
 
@@ -291,7 +308,7 @@ def test_strip_says_its_prompt_and_the_alignments():
     changed = np.asarray(after) != np.asarray(strip)
     assert changed[gap:top, 784:].any() and not changed[:, :784].any() and not changed[top:].any()
     changed = (
-        np.asarray(realigned(prompt=parse("a green star and a pink key")).strip())[:top] != np.asarray(strip)[:top]
+        np.asarray(realigned(prompt=phrases_of("a green star and a pink key")).strip())[:top] != np.asarray(strip)[:top]
     )
     assert changed[:gap].any() and not changed[gap:].any()
 

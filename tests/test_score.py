@@ -8,7 +8,8 @@ from PIL import Image
 
 from accord.data.images import to_tensor
 from accord.data.lexicon import DEFAULT
-from accord.data.prompts import parse, swaps
+from accord.prompts.phrases import phrases_of
+from accord.prompts.swaps import swaps
 from accord.rewards.captioners import load_captioner
 from accord.rewards.clip import load_clip
 from accord.rewards.diagnosis import align, score
@@ -61,7 +62,7 @@ def test_captions_scores_and_gradient_on_tiny_models(make):
 def test_word_probability_is_the_share_among_its_swaps():
     captioner = load_captioner()
     image = to_tensor(picture(STAR))
-    prompt = parse("a red star")
+    prompt = phrases_of("a red star")
     alignment = align(image, [prompt], captioner, captions=False)[0]
     states = captioner.encode(image)
     for score_ in alignment.words:

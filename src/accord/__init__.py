@@ -49,6 +49,8 @@ _HOME = {
     "make_rewards": "accord.rewards.composed",
     "Composed": "accord.rewards.composed",
     "Reward": "accord.rewards.registry",
+    "parse": "accord.prompts.parser",
+    "Parse": "accord.prompts.parse",
     "load_sentence": "accord.rewards.sentence",
     "Alignment": "accord.types",
     "InputError": "accord.types",
@@ -87,6 +89,8 @@ if TYPE_CHECKING:
     from accord.methods.tune.train import train_reward as train_reward
     from accord.methods.video.config import EditConfig as EditConfig
     from accord.methods.video.editing import VideoEditor as VideoEditor
+    from accord.prompts.parse import Parse as Parse
+    from accord.prompts.parser import parse as parse
     from accord.reports.results import Realigned as Realigned
     from accord.reports.results import Scored as Scored
     from accord.rewards.captioners import load_captioner as load_captioner

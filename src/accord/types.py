@@ -66,7 +66,8 @@ class Word:
     Attributes:
         text: as written in the prompt (several words for a relation).
         start, end: character span in the prompt.
-        kind: "noun" | "color" | "count" | "size" | "modifier" | "relation" | "background".
+        kind: "noun" | "color" | "count" | "size" | "material" | "modifier" | "action" | "relation" | "background" |
+            "absence".
     """
 
     text: str
@@ -109,11 +110,24 @@ class Relation:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt taken apart."""
+    """A prompt taken apart.
+
+    Attributes:
+        text: the plain text, without the syntax of prompt programs.
+        phrases, relations: what is to be seen.
+        actions: the verbs of what things do.
+        absences: nouns of what is not to be seen, of the kind "absence".
+        beyond: what else is said and no check is made for: style, places, words that are not understood.
+        language: ISO 639-1 code; only English is taken apart.
+    """
 
     text: str
     phrases: tuple[Phrase, ...]
     relations: tuple[Relation, ...] = ()
+    actions: tuple[Word, ...] = ()
+    absences: tuple[Word, ...] = ()
+    beyond: tuple[Word, ...] = ()
+    language: str = "en"
 
     @property
     def things(self) -> tuple[int, ...]:
@@ -122,19 +136,26 @@ class Prompt:
 
     @property
     def words(self) -> tuple[Word, ...]:
-        """All checkable words in the order of the text."""
+        """All checkable words in the order of the text; one that two things share is there once."""
         all_words = [w for p in self.phrases for w in p.words] + [r.word for r in self.relations]
-        return tuple(sorted(all_words, key=lambda w: w.start))
+        return tuple(sorted(dict.fromkeys([*all_words, *self.actions, *self.absences]), key=lambda w: w.start))
 
 
 @dataclass(frozen=True)
 class WordScore:
-    """How well a picture shows a word: probability against its counterfactuals, and the best of those."""
+    """How well a picture shows a word: probability against its counterfactuals, and the best of those.
+
+    Attributes:
+        probability: for an absence, that there is none.
+        reads_as: the likeliest counterfactual; for an absence, the noun itself.
+        against: how many counterfactuals there were.
+    """
 
     word: Word
     probability: float
     reads_as: str
     reads_as_probability: float
+    against: int = 1
 
 
 @dataclass(frozen=True)
@@ -163,19 +184,39 @@ class Alignment:
     """How well one picture says one prompt, and where it does not.
 
     Attributes:
-        overall: geometric mean of the words' probabilities, in 0..1.
-        words: a WordScore per checkable word.
+        overall: geometric mean of the words' probabilities, in 0..1; None where there was nothing to check.
+        words: a WordScore per word that was checked.
         caption: what the captioner says of the picture.
         caption_reward: cosine of prompt and caption in the text encoder (RealignDiff's reward), or None.
         clip: cosine of picture and prompt in CLIP, or None.
+        reason: why there is no score.
+        judge: name of the captioner that judged.
     """
 
     prompt: Prompt
-    overall: float
+    overall: float | None
     words: tuple[WordScore, ...]
     caption: str = ""
     caption_reward: float | None = None
     clip: float | None = None
+    reason: str = ""
+    judge: str = ""
+
+    @property
+    def unjudged(self) -> tuple[str, ...]:
+        """What the prompt says and the score does not cover, in the order of the text."""
+        checked = {(s.word.start, s.word.kind) for s in self.words}
+        rest = [w for w in self.prompt.words if (w.start, w.kind) not in checked and w.kind != "count"]
+        return tuple(w.text for w in sorted([*rest, *self.prompt.beyond], key=lambda w: w.start))
+
+    def better_than(self, other: Alignment) -> bool:
+        """Whether both have a score and this one is higher."""
+        return self.overall is not None and other.overall is not None and self.overall > other.overall
+
+    def judged(self, score: WordScore) -> str:
+        """How a word was judged, and by what."""
+        other = "nouns in its place" if score.word.kind == "absence" else "other words in its place"
+        return f"likelihood against {score.against} {other}, by the captioner {self.judge or 'that was given'}"
 
     @property
     def phrases(self) -> tuple[float, ...]:
@@ -192,6 +233,7 @@ class Alignment:
         return {
             "prompt": self.prompt.text,
             "overall": self.overall,
+            **({"reason": self.reason} if self.reason else {}),
             "clip": self.clip,
             "caption": self.caption,
             "caption_reward": self.caption_reward,
@@ -206,9 +248,11 @@ class Alignment:
                     "probability": s.probability,
                     "reads_as": s.reads_as,
                     "reads_as_probability": s.reads_as_probability,
+                    "judged": self.judged(s),
                 }
                 for s in self.words
             ],
+            "unjudged": list(self.unjudged),
         }
 
 

@@ -669,8 +669,9 @@ def _pipe(bases: Bases, name: str = "models/sd") -> Any:
 
 def prompts(rng: Random, folder: Path, bases: Bases) -> Case:
     from accord.data.lexicon import DEFAULT
-    from accord.data.prompts import exchanged, parse, spelled, swaps
     from accord.diffusion.pipelines import check_prompt_length, token_spans
+    from accord.prompts.phrases import phrases_of
+    from accord.prompts.swaps import exchanged, spelled, swaps
     from accord.types import InputError
 
     text, pipe = prompt_text(rng), _pipe(bases)
@@ -683,7 +684,7 @@ def prompts(rng: Random, folder: Path, bases: Bases) -> Case:
             refused = error
         else:
             token_spans(pipe, text)
-        prompt = parse(text)
+        prompt = phrases_of(text)
         words = prompt.words
         for word in words:
             if text[word.start : word.end] != word.text:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from accord.data.lexicon import DEFAULT
 from accord.data.pairs import read_pairs, table_bytes
 from accord.data.prompt_files import read_prompts
-from accord.data.prompts import parse, swaps
+from accord.prompts.phrases import phrases_of
+from accord.prompts.swaps import swaps
 from accord.types import InputError
 
 HERE = Path(__file__).parent
@@ -52,14 +53,14 @@ TEXTS = st.text(max_size=60)
 @settings(max_examples=300, deadline=None, database=None)
 def test_every_text_is_taken_apart_or_refused(text):
     try:
-        prompt = parse(text)
+        prompt = phrases_of(text)
     except InputError as error:
         assert len(str(error).splitlines()) == 1
         return
     for word in prompt.words:
-        assert text[word.start : word.end] == word.text
+        assert prompt.text[word.start : word.end] == word.text
         for _, changed in swaps(prompt, word, DEFAULT):
-            assert changed != text
+            assert changed != prompt.text
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])

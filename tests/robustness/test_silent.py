@@ -354,10 +354,10 @@ def test_a_prompt_of_3000_words_is_refused_at_once():
 
 @pytest.mark.parametrize("text", ["big and " * 3000, "the left of and " * 50_000, "x" * 100_000, "a " * 1001])
 def test_a_prompt_beyond_all_encoders_is_not_taken_apart(text):
-    from accord.data.prompts import parse
+    from accord.prompts.phrases import phrases_of
 
     with pytest.raises(InputError, match="at most: shorten it"):
-        parse(text)
+        phrases_of(text)
 
 
 def test_many_prompts_are_tokenised_together(monkeypatch):

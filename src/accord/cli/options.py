@@ -263,16 +263,30 @@ def check_said(*prompts: str, parsed: bool = False) -> None:
     """Refuse a prompt that says nothing, before any model is loaded.
 
     Args:
-        parsed: whether it must have words that can be checked.
+        parsed: whether it must be fit to be taken apart.
     """
-    from accord.data.prompts import check_sayable, parse
+    from accord.data.prompts import check_sayable, check_says_something
 
     for prompt in prompts:
         if not prompt.strip():
             raise InputError("the prompt is empty; give it at least one word")
-        check_sayable(prompt)
-        if parsed:
-            parse(prompt)
+        (check_says_something if parsed else check_sayable)(prompt)
+
+
+def plainly(prompts: Sequence[str]) -> list[str]:
+    """The prompts without the syntax of prompt programs, which no pipeline reads; a note says what was set aside."""
+    from accord.prompts.parser import plain_text
+
+    out = []
+    for prompt in prompts:
+        plain, stripped = plain_text(prompt)
+        if not stripped or not plain.strip():
+            out.append(prompt)
+            continue
+        kinds = sorted({s.kind for s in stripped})
+        warnings.warn(f"the prompt is read as {plain!r}; set aside: {', '.join(kinds)}", Notice, stacklevel=2)
+        out.append(plain)
+    return out
 
 
 def check_file(out: Path) -> None:

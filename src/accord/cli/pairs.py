@@ -26,6 +26,7 @@ from accord.cli.options import (
     emit,
     leave_out,
     pick_device,
+    plainly,
     quiet,
     tell_skipped,
     torch_type,
@@ -85,7 +86,7 @@ def pairs_make(
     need_parquet()  # for the metadata at the end
     check_writable(out)
     broken = PairsFile()  # rows of the prompts file that are left out
-    texts = read_prompts(prompts, broken) if prompts is not None else None
+    texts = plainly(read_prompts(prompts, broken)) if prompts is not None else None
     part, parts = share or (1, 1)
     with only_writer(out, f"shard-{part}-of-{parts}"):  # shards are made at once, each by one process
         if texts is None:

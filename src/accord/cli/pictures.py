@@ -43,6 +43,7 @@ from accord.cli.options import (
     judge_of,
     leave_out,
     pick_device,
+    plainly,
     quiet,
     read_by_the_lab,
     said,
@@ -116,6 +117,7 @@ def generate(
     if lora is not None and context is not None:
         raise InputError("--context brings its own adapter; give it or --lora")
     check_said(*prompts)
+    prompts = plainly(prompts)
     kind = torch_type(dtype)
     pick_device(device)
     if context is not None and not (context / "relation" / "config.json").is_file():
@@ -209,7 +211,7 @@ def score(
     import accord
     from accord.data.images import open_image
     from accord.files import check_writable
-    from accord.reports.page import words_text
+    from accord.reports.page import score_text, words_text
 
     check_said(prompt, parsed=True)
     picture = open_image(image)
@@ -219,7 +221,7 @@ def score(
     result = accord.score(picture, prompt, accord.load_captioner(captioner, where), accord.load_clip(clip, where))[0]
     say_lab_only(picture.size, captioner, "--captioner ID and --clip ID")
     seen = result.alignment
-    text = f"alignment {seen.overall:.3f}, reads as: {seen.caption}\n{words_text(seen)}"
+    text = f"alignment {score_text(seen.overall, 3)}, reads as: {seen.caption}\n{words_text(seen)}"
     if out is not None:
         result.save(out)
         text += f"\nreport: {out / 'index.html'}"
@@ -234,6 +236,7 @@ def _score_pairs(
     from accord.data.pairs import check_table_path, read_pairs, table_bytes
     from accord.files import check_writable, only_writer, write_file
     from accord.methods.invert.bulk import reason_as_named
+    from accord.reports.page import score_text
 
     if out is None:
         raise InputError("--pairs needs --out FILE.csv, .jsonl or .parquet to write the scores to")
@@ -266,9 +269,12 @@ def _score_pairs(
     if not rows:
         why = f" (row {table.skipped[0]['row']}: {table.skipped[0]['reason']})" if table.skipped else ""
         raise InputError(f"no row of {str(pairs)!r} could be scored{why}; mend it there")
-    mean = sum(r["overall"] for r in rows) / len(rows)
-    data = {"scored": len(rows), "mean": mean, "skipped": table.skipped, "out": str(out)}
-    lines = [f"scored {len(rows)}, mean alignment {mean:.3f}, written to {out}"]
+    known = [r["overall"] for r in rows if r["overall"] is not None]
+    mean = sum(known) / len(known) if known else None
+    missing = len(rows) - len(known)
+    data = {"scored": len(rows), "without_score": missing, "mean": mean, "skipped": table.skipped, "out": str(out)}
+    unscored = f" ({missing} without a score are not in it)" if missing else ""
+    lines = [f"scored {len(rows)}, mean alignment {score_text(mean, 3)}{unscored}, written to {out}"]
     lines += [f"skipped row {s['row']}: {s['reason']}" for s in sorted(table.skipped, key=lambda s: s["row"])]
     emit(as_json, data, "\n".join(lines))
 
@@ -310,7 +316,7 @@ def realign(
     from accord.diffusion.pipelines import check_prompts
     from accord.files import check_writable, only_writer
     from accord.methods.realign.fine import check_mode, check_repairable
-    from accord.reports.page import words_text
+    from accord.reports.page import score_text, words_text
 
     config = checked(accord.RealignConfig, rounds=rounds, mode=mode)
     if not rounds:
@@ -319,6 +325,7 @@ def realign(
         leave_out("without --model", variant=variant, model_config=model_config)
     told = call_options(steps, guidance, negative_prompt, height, width, call)
     check_said(*prompts, parsed=True)
+    prompts = plainly(prompts)
     kind = torch_type(dtype)
     pick_device(device)
     with only_writer(check_writable(out)):
@@ -340,7 +347,8 @@ def realign(
                 rows.append({**result.to_dict(), "folder": str(folder)})
                 before, after = result.alignment_before, result.alignment_after
                 lines += [
-                    f"{result.prompt.text!r}, seed {result.seed}: alignment {before.overall:.3f} -> {after.overall:.3f}"
+                    f"{result.prompt.text!r}, seed {result.seed}: alignment {score_text(before.overall, 3)} -> "
+                    + score_text(after.overall, 3)
                     + (f", from the noise of seed {result.seed_after}" if result.seed_after is not None else ""),
                     *("  before  " + line for line in words_text(before).splitlines()),
                     *("  after   " + line for line in words_text(after).splitlines() if result.improved),

@@ -37,6 +37,7 @@ from accord.cli.options import (
     judge_of,
     leave_out,
     pick_device,
+    plainly,
     quiet,
     said,
     tell_skipped,
@@ -274,7 +275,7 @@ def train_reward(
     check_same(out, config.flat())
     pick_device(device)
     broken = PairsFile()  # rows of the prompts file that are left out
-    texts = read_prompts(prompts, broken)
+    texts = plainly(read_prompts(prompts, broken))
     unread = PairsFile()
     examples = _pictures_of(pairs, unread, not as_json) if pairs is not None else None
     pipe = accord.load(model, device, variant=variant, model_config=model_config)

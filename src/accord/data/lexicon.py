@@ -16,6 +16,7 @@ COLORS = (
 ).split()
 SIZES = "big large huge giant enormous small little tiny mini tall short".split()
 NUMBERS = {"one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8}
+NUMBERS |= {"nine": 9, "ten": 10, "eleven": 11, "twelve": 12}
 RELATIONS = {
     "to the left of": "left",
     "on the left of": "left",
@@ -54,6 +55,8 @@ class Lexicon:
         colors, sizes: words of one kind each; `same` lists groups of words that mean the same.
         relations: name -> the usual wording.
         max_count: counts 1..max_count are compared.
+        by_class: whether nouns are exchanged within their class ("dog" for "horse") and not for every noun here; for a
+            judge that knows any word.
     """
 
     nouns: dict[str, str]
@@ -63,6 +66,7 @@ class Lexicon:
     backgrounds: tuple[str, ...] = ()
     same: tuple[tuple[str, ...], ...] = ()
     max_count: int = 4
+    by_class: bool = False
 
     @classmethod
     def load(cls, path: Path) -> Lexicon:
@@ -100,8 +104,37 @@ class Lexicon:
         return a == b or any(a in g and b in g for g in self.same)
 
 
+_IRREGULAR = {
+    "man": "men",
+    "woman": "women",
+    "child": "children",
+    "person": "people",
+    "foot": "feet",
+    "tooth": "teeth",
+    "mouse": "mice",
+    "goose": "geese",
+    "ox": "oxen",
+    "wolf": "wolves",
+    "leaf": "leaves",
+    "shelf": "shelves",
+    "knife": "knives",
+    "calf": "calves",
+    "loaf": "loaves",
+    "scarf": "scarves",
+    "elf": "elves",
+    "dwarf": "dwarves",
+    "potato": "potatoes",
+    "tomato": "tomatoes",
+    **{same: same for same in "sheep fish deer moose aircraft spacecraft salmon shrimp squid scissors".split()},
+}
+
+
 def plural_of(noun: str) -> str:
-    """The regular plural."""
+    """The plural, by the last word of a compound."""
+    first, last = noun[: noun.rfind(" ") + 1], noun[noun.rfind(" ") + 1 :]
+    irregular = next((i for i in _IRREGULAR if last == i or (last.endswith(i) and i in ("man", "woman"))), None)
+    if irregular is not None and last != "human":
+        return first + last[: len(last) - len(irregular)] + _IRREGULAR[irregular]
     if noun.endswith(("s", "x", "z", "ch", "sh")):
         return noun + "es"
     if noun.endswith("y") and noun[-2:-1] not in "aeiou":
@@ -121,4 +154,5 @@ DEFAULT = Lexicon(
     sizes={"big": "small", "large": "small", "huge": "tiny", "small": "big", "little": "big", "tiny": "huge"},
     relations={"left": "to the left of", "right": "to the right of", "above": "above", "below": "below"},
     same=(("gray", "grey"), ("red", "crimson", "scarlet"), ("yellow", "golden"), ("purple", "violet")),
+    by_class=True,
 )

@@ -30,7 +30,7 @@ _KEYS = (*PROMPT_KEYS, "prompts", "captions", "sentence", "description")
 _WHAT = "prompts file"
 
 
-def read_prompts(path: str | Path, skipped: PairsFile | None = None) -> list[str]:
+def read_prompts(path: str | Path, skipped: PairsFile | None = None, as_written: bool = False) -> list[str]:
     """The prompts of a file, in order, blank ones left out and line breaks in them made spaces.
 
     Text: one a line. CSV and TSV (a byte-order mark and quoted fields of several lines are fine): the column named
@@ -40,6 +40,7 @@ def read_prompts(path: str | Path, skipped: PairsFile | None = None) -> list[str
     Args:
         skipped: broken rows are listed there, by the number of their line (text, JSONL) or row, and the others are
             read.
+        as_written: line breaks and blanks in a prompt are kept.
 
     Raises:
         InputError: for a file that is missing, of another kind, unreadable, too large, or without a prompt; without
@@ -57,7 +58,7 @@ def read_prompts(path: str | Path, skipped: PairsFile | None = None) -> list[str
             broken.skip(number, value)
         elif len(value) > LONGEST_CELL:
             broken.skip(number, TOO_LONG)
-        elif text := sayable(" ".join(value.split())):
+        elif text := sayable(value if as_written and value.strip() else " ".join(value.split())):
             found.append(text)
             held += len(text) + 64  # a list of many short ones is large too
             if held > most:

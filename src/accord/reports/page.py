@@ -33,17 +33,32 @@ def words_html(alignment: Alignment) -> str:
             f"{html.escape(text[word.start : word.end])}<sub>{score.probability:.2f}</sub></span>"
         )
         position = word.end
-    return "".join([*out, html.escape(text[position:])])
+    out.append(html.escape(text[position:]))
+    if alignment.unjudged:
+        out.append(f"<br><small>not judged: {html.escape(', '.join(alignment.unjudged))}</small>")
+    if alignment.reason:
+        out.append(f"<br><small>no score: {html.escape(alignment.reason)}</small>")
+    return "".join(out)
+
+
+def score_text(overall: float | None, digits: int = 2) -> str:
+    """A score as it is shown, where there may be none."""
+    return "no score" if overall is None else f"{overall:.{digits}f}"
 
 
 def words_text(alignment: Alignment) -> str:
-    """One line a word, for a terminal: `red: 0.12, reads as blue: 0.85`."""
+    """One line a word, for a terminal: `red: 0.12, reads as blue: 0.85`; then what no check covers."""
     lines = []
+    if alignment.reason:
+        lines.append(f"no score: {alignment.reason}")
     for s in alignment.words:
-        line = f"{s.word.text}: {s.probability:.2f}"
+        named = f"no {s.word.text}" if s.word.kind == "absence" else s.word.text
+        line = f"{named}: {s.probability:.2f}"
         if s.probability < 0.5:
             line += f", reads as {s.reads_as}: {s.reads_as_probability:.2f}"
         lines.append(line)
+    if alignment.unjudged:
+        lines.append(f"not judged: {', '.join(alignment.unjudged)}")
     return "\n".join(lines)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image
 
 from accord.files import save_folder
-from accord.reports.page import STYLE, figure, page, words_html
+from accord.reports.page import STYLE, figure, page, score_text, words_html
 from accord.reports.pictures import draw_regions, enlarge, labelled_row, png
 from accord.types import Alignment, Prompt, Region
 
@@ -28,7 +28,9 @@ class Scored:
 
     def _repr_html_(self) -> str:
         a = self.alignment
-        note = f"{words_html(a)}<br><small>alignment {a.overall:.2f}; reads as: {html.escape(a.caption)}</small>"
+        note = (
+            f"{words_html(a)}<br><small>alignment {score_text(a.overall)}; reads as: {html.escape(a.caption)}</small>"
+        )
         return f"<style>{STYLE}</style>" + figure(enlarge(self.image), note)
 
     def _repr_png_(self) -> bytes:
@@ -43,6 +45,11 @@ class Scored:
             (target / "index.html").write_text(page(self.alignment.prompt.text, self._repr_html_()), encoding="utf8")
 
         return save_folder(folder, fill)
+
+
+def _seen_html(a: Alignment) -> str:
+    """Score, words and caption, under a picture."""
+    return f"{score_text(a.overall)}<br>{words_html(a)}<br><small>reads as: {html.escape(a.caption)}</small>"
 
 
 @dataclass(frozen=True)
@@ -71,7 +78,7 @@ class Realigned:
 
     @property
     def improved(self) -> bool:
-        return self.alignment_after.overall > self.alignment_before.overall
+        return self.alignment_after.better_than(self.alignment_before)
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -99,7 +106,9 @@ class Realigned:
         """Before, regions and after side by side, under the prompt and with the alignments."""
         parts = [enlarge(self.before), draw_regions(self.before, self.prompt, self.regions), enlarge(self.after)]
         before, after = (a.overall for a in (self.alignment_before, self.alignment_after))
-        return labelled_row(parts, [f"before {before:.2f}", "regions", f"after {after:.2f}"], self.prompt.text)
+        return labelled_row(
+            parts, [f"before {score_text(before)}", "regions", f"after {score_text(after)}"], self.prompt.text
+        )
 
     def _repr_html_(self) -> str:
         b, a = self.alignment_before, self.alignment_after
@@ -113,14 +122,14 @@ class Realigned:
             f"<style>{STYLE}</style><h3>{html.escape(self.prompt.text)}</h3>"
             + figure(
                 enlarge(self.before),
-                f"before, {b.overall:.2f}<br>{words_html(b)}<br><small>reads as: {html.escape(b.caption)}</small>",
+                f"before, {_seen_html(b)}",
             )
             + figure(
                 draw_regions(self.before, self.prompt, self.regions), "regions: dashed = a place for what was missing"
             )
             + figure(
                 enlarge(self.after),
-                f"after, {a.overall:.2f}<br>{words_html(a)}<br><small>reads as: {html.escape(a.caption)}</small>",
+                f"after, {_seen_html(a)}",
             )
             + (table if self.regions else "")
             + f"<p><small>seed {self.seed}{'' if self.seed_after is None else f' (after: {self.seed_after})'}, "

@@ -115,6 +115,11 @@ class Captioner(nn.Module):
             )
 
     @property
+    def name(self) -> str:
+        """What it is called in a report."""
+        return self.source or "of the lab"
+
+    @property
     def device(self) -> torch.device:
         return self.mean.device
 

@@ -22,13 +22,13 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from accord.data.images import to_pil
-from accord.data.prompts import parse
 from accord.diffusion.call import GUIDANCE, STEPS
 from accord.diffusion.generate import generators
 from accord.diffusion.opened import Opened
 from accord.diffusion.pipelines import SD, load, token_spans, tokens_of
 from accord.methods.realign.config import RealignConfig
 from accord.methods.realign.fine import NEW_SEED, Picture, Rounds
+from accord.prompts.phrases import phrases_of
 from accord.rewards.captioners import Captioner, load_captioner
 from accord.rewards.diagnosis import align
 from accord.types import InputError
@@ -90,7 +90,7 @@ class Maker:
         """
         if self._first is None or self._first[0] != jobs:
             began, rounds = time.perf_counter(), self.rounds()
-            pairs = [(parse(j.prompt.text), j.noise_seed()) for j in jobs]
+            pairs = [(phrases_of(j.prompt.text), j.noise_seed()) for j in jobs]
             images, maps, calls = rounds.denoise([p for p, _ in pairs], [s for _, s in pairs])
             sampled = time.perf_counter()
             pictures = rounds.judge(pairs, images, maps, calls)
@@ -210,7 +210,7 @@ class _Calls:
 
 def noun_tokens(pipe: StableDiffusionPipeline, text: str) -> list[int]:
     """Token indices of the prompt's head nouns."""
-    prompt, spans = parse(text), token_spans(pipe, text)
+    prompt, spans = phrases_of(text), token_spans(pipe, text)
     return [
         t for i in prompt.things for t in tokens_of(spans, prompt.phrases[i].head.start, prompt.phrases[i].head.end)
     ]

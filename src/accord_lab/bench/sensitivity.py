@@ -13,10 +13,11 @@ import torch
 from PIL import Image
 
 from accord.data.images import to_tensor
-from accord.data.prompts import exchanged, parse, swaps
 from accord.diffusion.generate import generate
 from accord.diffusion.pipelines import SD, Pipeline, load
 from accord.methods.invert.alignment import InversionScore
+from accord.prompts.phrases import phrases_of
+from accord.prompts.swaps import exchanged, swaps
 from accord.rewards.captioners import load_captioner
 from accord.rewards.clip import load_clip
 from accord.rewards.composed import make_rewards
@@ -57,7 +58,7 @@ class Question:
 def question(scene: Scene, image: Image.Image, kind: str, rng: np.random.Generator) -> Question | None:
     """A Question about `scene` (what the picture shows), or None if this kind of swap does not apply to it."""
     true = caption(scene, rng, CAPTIONED)
-    prompt = parse(true)
+    prompt = phrases_of(true)
     if kind == "binding":
         colors = [w for p in prompt.phrases for w in p.words if w.kind == "color"]
         if len(scene.things) != 2 or len({w.text for w in colors}) != 2:

@@ -16,7 +16,7 @@ import torch
 from diffusers.models.attention_processor import Attention
 from torch.nn import functional as F
 
-from accord.data.prompts import parse
+from accord.prompts.phrases import phrases_of
 from accord_lab.scenes.ask import ask_of
 from accord_lab.scenes.lexicon import IMAGE_SIZE
 from accord_lab.scenes.render import coverage
@@ -39,7 +39,7 @@ def targets(texts: Sequence[str], scenes: Sequence[Scene], offsets: torch.Tensor
     places = np.zeros((len(texts), GROUPS, SIDE, SIDE), dtype=np.float32)
     step = IMAGE_SIZE // SIDE
     for b, (text, scene) in enumerate(zip(texts, scenes, strict=True)):
-        prompt = parse(text) if text else None
+        prompt = phrases_of(text) if text else None
         if prompt is None or len(prompt.things) < 2:
             continue
         start, end = offsets[b, :, 0], offsets[b, :, 1]

@@ -7,7 +7,8 @@ import re
 from dataclasses import dataclass
 
 from accord.data.lexicon import DEFAULT, Lexicon
-from accord.data.prompts import parse, singular_of
+from accord.prompts.phrases import phrases_of
+from accord.prompts.swaps import singular_of
 from accord.types import InputError
 from accord_lab.scenes.lexicon import (
     BACKGROUND_WORDS,
@@ -94,7 +95,7 @@ def ask_of(text: str) -> Ask:
     Raises:
         InputError: for a noun that the lab does not have.
     """
-    prompt = parse(text)
+    prompt = phrases_of(text)
     things: list[AskedThing] = []
     index: dict[int, int] = {}
     background = None

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import torch
 
 from accord.data.lexicon import Lexicon
-from accord.data.prompts import parse, swaps
 from accord.methods.invert.data import Embed
 from accord.methods.invert.vocabulary import Vocabulary
+from accord.prompts.phrases import phrases_of
+from accord.prompts.swaps import swaps
 from accord.types import InputError
 
 WORD_WEIGHT = 0.02  # of the words' log-likelihood beside the cosine, in the choice of the readable prompt
@@ -86,7 +87,7 @@ def _edits(text: str, lexicon: Lexicon) -> list[str]:
     """The text with one word exchanged, in every way that the lexicon knows."""
     if not any(c.isalnum() for c in text):
         return []
-    prompt = parse(text)
+    prompt = phrases_of(text)
     return [t for w in prompt.words for _, t in swaps(prompt, w, lexicon)]
 
 

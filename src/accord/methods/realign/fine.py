@@ -16,7 +16,6 @@ from diffusers import DiffusionPipeline
 from tqdm.auto import tqdm
 
 from accord.data.images import to_pil
-from accord.data.prompts import parse
 from accord.diffusion.attention import AttentionMaps
 from accord.diffusion.call import call_arguments, joined_call
 from accord.diffusion.generate import check_batch_size, check_finite, generators, seeds_of
@@ -28,6 +27,7 @@ from accord.methods.realign.config import RealignConfig
 from accord.methods.realign.layout import plan
 from accord.methods.realign.modulation import Segments, check_picture, modulation_of
 from accord.methods.realign.regions import describe, find_regions, phrase_maps, slots
+from accord.prompts.phrases import phrases_of
 from accord.reports.results import Realigned
 from accord.rewards.captioners import Captioner, load_captioner
 from accord.rewards.clip import ClipScorer
@@ -108,7 +108,7 @@ def realign(
         check_prompt_length(pipe, text)
         captioner.check_length(text)
     pairs = zip(names, numbers, strict=True) if each else ((text, seed) for text in names for seed in numbers)
-    jobs = [(parse(text), seed) for text, seed in pairs]
+    jobs = [(phrases_of(text), seed) for text, seed in pairs]
     arguments = call_arguments(
         pipe,
         num_inference_steps=num_inference_steps,
@@ -286,7 +286,7 @@ class Rounds:
         for k, (item, layout) in enumerate(zip(items, layouts, strict=True)):
             item.rounds += 1
             item.calls += calls
-            if alignments[k].overall > item.alignment.overall:
+            if alignments[k].better_than(item.alignment):
                 item.image, item.alignment, item.maps, item.regions = images[k], alignments[k], maps[k], layout
                 item.tried = []
                 item.seed_after = seeds[k] if mode == "new_seed" else None

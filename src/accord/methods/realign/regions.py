@@ -10,7 +10,8 @@ from scipy import ndimage
 
 from accord.data.images import crop
 from accord.data.lexicon import DEFAULT, Lexicon
-from accord.data.prompts import parse, singular_of
+from accord.prompts.phrases import phrases_of
+from accord.prompts.swaps import singular_of
 from accord.rewards.captioners import Captioner
 from accord.rewards.diagnosis import align
 from accord.types import Prompt, Region
@@ -83,7 +84,7 @@ def local_prompt(prompt: Prompt, phrase: int, lexicon: Lexicon = DEFAULT) -> Pro
     noun, _ = singular_of(found.head.text, lexicon)
     words = [w.text for w in found.words if w.kind in ("color", "modifier")] + [noun]
     article = "an" if words[0][0].lower() in "aeiou" else "a"
-    return parse(" ".join([article, *words]))
+    return phrases_of(" ".join([article, *words]))
 
 
 @torch.no_grad()
@@ -100,4 +101,7 @@ def describe(
     crops = torch.cat([crop(image, r.box, CROP_MARGIN, captioner.image_size) for r in regions])
     locals_ = [local_prompt(prompt, r.phrase, captioner.lexicon) for r in regions]
     seen = align(crops, locals_, captioner, captions=captions)
-    return [replace(r, caption=a.caption, deficit=1 - a.overall) for r, a in zip(regions, seen, strict=True)]
+    return [
+        replace(r, caption=a.caption, deficit=0.0 if a.overall is None else 1 - a.overall)
+        for r, a in zip(regions, seen, strict=True)
+    ]

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from accord.data.prompts import parse
 from accord.diffusion.pipelines import device_of, sample_size, token_spans, tokens_of
 from accord.diffusion.tap import Attention
 from accord.methods.realign.config import RealignConfig
 from accord.methods.realign.modulation import Modulation, Segments
 from accord.methods.realign.regions import find_regions, phrase_maps
+from accord.prompts.phrases import phrases_of
 
 
 class FrameModulation(Modulation):
@@ -66,13 +66,13 @@ def modulate_video(weight: float) -> Callable[[Any, str, Sequence[torch.Tensor]]
 
 def frame_maps(editor: Any, path: Sequence[torch.Tensor]) -> np.ndarray:
     """Where each phrase of the source prompt is in each frame: [F,P,h,w] in 0..1."""
-    prompt, spans = parse(editor.prompt), token_spans(editor.pipe, editor.prompt)
+    prompt, spans = phrases_of(editor.prompt), token_spans(editor.pipe, editor.prompt)
     return np.stack([phrase_maps(prompt, maps, spans) for maps in editor.token_maps(path)])
 
 
 def segments_of(pipe: Any, source: str, target: str, maps: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
     """Masks [F,N,h,w] and tokens [1,N,T]: the target prompt's k-th thing belongs where the source's k-th is."""
-    prompt, wanted = parse(source), parse(target)
+    prompt, wanted = phrases_of(source), phrases_of(target)
     pairs = list(zip(prompt.things, wanted.things, strict=False))
     masks = torch.zeros(len(maps), max(1, len(pairs)), *sample_size(pipe))
     for frame, own in enumerate(maps):

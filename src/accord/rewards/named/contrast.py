@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
-from accord.data.prompts import exchanged, parse
+from accord.prompts.phrases import phrases_of
+from accord.prompts.swaps import exchanged
 from accord.rewards.captioners import Captioner
 from accord.rewards.diagnosis import counterfactuals
 from accord.rewards.registry import reward
@@ -52,7 +53,7 @@ def swapped(prompt: str, captioner: Captioner) -> list[str]:
     """The prompt with one word exchanged, in every way that the captioner's lexicon knows, and with two colours
     exchanged.
     """
-    parsed = parse(prompt)
+    parsed = phrases_of(prompt)
     texts = [text for _, options in counterfactuals(parsed, captioner.lexicon) for _, text in options]
     colors = [w for p in parsed.phrases if not p.background for w in p.words if w.kind == "color"]
     for i, a in enumerate(colors):

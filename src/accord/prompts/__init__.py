@@ -1,0 +1,1 @@
+"""Prompts taken apart: what people type, on spaCy's dependency parse."""
