@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -138,7 +138,7 @@ class Handler(BaseHTTPRequestHandler):
 
     answer: str = json.dumps(ANSWER)
     status: int = 200
-    asked: list[dict[str, Any]] = []
+    asked: ClassVar[list[dict[str, Any]]] = []
 
     def _send(self, body: dict[str, Any]) -> None:
         data = json.dumps(body).encode()

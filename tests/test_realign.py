@@ -22,6 +22,7 @@ from accord.prompts.phrases import phrases_of
 from accord.types import InputError, Region
 
 PROMPT = phrases_of("a red star to the left of two blue keys")
+CAT = phrases_of("a cat")
 
 
 @pytest.fixture(scope="session", params=["sd1", "sd2", "sdxl"])
@@ -165,9 +166,7 @@ def test_local_prompts_name_one_thing():
 def test_segments_hold_tokens_and_weights(tiny):
     layout = plan(PROMPT, slots(PROMPT), [region(0, 0.3, 0.3, 0.2)], np.stack([blob(0.3, 0.3), blob(0.7, 0.5)]))
     config = RealignConfig(omega_gain=1.0, exempt_tokens="special", background=0.0)
-    segments = build_segments(
-        where(tiny, PROMPT, phrases_of("a cat")), [PROMPT, phrases_of("a cat")], [layout, []], config
-    )
+    segments = build_segments(where(tiny, PROMPT, CAT), [PROMPT, CAT], [layout, []], config)
     assert segments.masks.shape == (2, 3, 16, 16) and segments.masks[1].sum() == 0
     words = [PROMPT.text[a:b] for a, b in (s for s in token_spans(tiny, PROMPT.text) if s)]
     chosen = [w for w, on in zip(words, segments.tokens[0, 0, 1 : 1 + len(words)], strict=True) if on]

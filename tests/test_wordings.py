@@ -77,7 +77,7 @@ def test_nothing_to_check_is_no_score(judge: Captioner, prompt: str, why: str) -
 
 
 def test_what_is_not_to_be_there_is_checked(judge: Captioner) -> None:
-    """On scenes of two or three things: one of them is named as there, another noun as absent, which it is or is not."""
+    """Of scenes whose other things are named as there, a noun is named as absent, which it is or is not."""
     rng = np.random.default_rng(11)
     nouns = list(judge.lexicon.nouns)
     right: list[bool] = []

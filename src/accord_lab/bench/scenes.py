@@ -123,7 +123,7 @@ class Maker:
                 scores = align(new, [j.prompt.text for j in again], self.captioner, captions=False)
                 for i, image, alignment in zip(todo, new, scores, strict=True):
                     calls[i] += 2 * STEPS
-                    if alignment.overall > best[i][1].overall:
+                    if alignment.better_than(best[i][1]):
                         best[i] = image, alignment
             seconds = shared + (time.perf_counter() - began) / len(jobs)
             return [Made(to_pil(x[None])[0], c, seconds) for (x, _), c in zip(best, calls, strict=True)]
