@@ -679,8 +679,8 @@ class _Loop:
             assert self.latents is not None
             if not torch.equal(latents, self.latents.to(latents)):
                 raise InputError(
-                    "this pipeline changes its state between its steps, as inpainting does, so its last one is not to be "
-                    "had; it can be run, scored and repaired here, but not tuned, inverted or edited"
+                    "this pipeline changes its state between its steps, as inpainting does, so its last one is not to "
+                    "be had; it can be run, scored and repaired here, but not tuned, inverted or edited"
                 )
         if kwargs.get("eta"):
             kwargs["eta"] = rooted_eta(self.scheduler, timestep, kwargs["eta"])
