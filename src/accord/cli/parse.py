@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from accord.cli.options import emit, tell_skipped
+from accord.cli.options import emit, leave_out, tell_skipped
 from accord.types import InputError
 
 if TYPE_CHECKING:
@@ -38,6 +38,14 @@ def parse(
         Path | None, typer.Option("--prompts", help="TXT, CSV, JSONL or JSON file of prompts, instead of PROMPTS.")
     ] = None,
     spacy_model: SpacyModel = None,
+    parser: Annotated[
+        str | None,
+        typer.Option(
+            help="Chat model that takes the prompts apart: https://HOST/v1 (#MODEL if it has several), a folder or a "
+            "hub id. Where its answer does not hold, and without it, the built-in parse stands."
+        ),
+    ] = None,
+    answers: Annotated[Path | None, typer.Option(help="With --parser: folder in which its answers are kept.")] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object a line to stdout and nothing else there.")
     ] = False,
@@ -56,7 +64,14 @@ def parse(
     if file is None:
         for text in texts:
             check_prompt(text)
-    for found in _parsed(texts, broken, spacy_model):
+    if parser is None:
+        leave_out("without --parser", answers=answers)
+        parses = _parsed(texts, broken, spacy_model)
+    else:
+        from accord.prompts.chat import ChatParser, load_chat
+
+        parses = map(ChatParser(load_chat(parser), answers, spacy_model), _fine(texts, broken))
+    for found in parses:
         if as_json:
             emit(True, found.to_dict(), "")
         else:
@@ -67,10 +82,17 @@ def parse(
 def _parsed(texts: Sequence[str], broken: PairsFile, spacy_model: str | None) -> Iterator[Parse]:
     """The parses of those prompts that can be taken apart; the others are listed as skipped."""
     from accord.prompts.model import load
-    from accord.prompts.parser import check_prompt, parse_all
+    from accord.prompts.parser import parse_all
 
     with _no_torch() if spacy_model is None else contextlib.nullcontext():
         load(spacy_model)
+    return parse_all(_fine(texts, broken), spacy_model)
+
+
+def _fine(texts: Sequence[str], broken: PairsFile) -> list[str]:
+    """Those prompts that can be taken apart; the others are listed as skipped."""
+    from accord.prompts.parser import check_prompt
+
     fine: list[str] = []
     for number, text in enumerate(texts, start=1):
         try:
@@ -78,7 +100,7 @@ def _parsed(texts: Sequence[str], broken: PairsFile, spacy_model: str | None) ->
             fine.append(text)
         except InputError as error:
             broken.skip(number, str(error))
-    return parse_all(fine, spacy_model)
+    return fine
 
 
 @contextlib.contextmanager

@@ -103,12 +103,14 @@ class LocalChat:
     def __init__(self, model: str, device: str = "cpu", max_new_tokens: int = _ANSWER_TOKENS) -> None:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        from accord.diffusion.loading import loading
-
         self.name, self.max_new_tokens = model, max_new_tokens
-        with loading(f"parser {model!r}"):
+        try:
             self.tokenizer = AutoTokenizer.from_pretrained(model)
             self.network = AutoModelForCausalLM.from_pretrained(model).eval().to(device)
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            raise InputError(
+                f"parser {model!r} cannot be read ({reason_of(error)}); give https://HOST/v1, a folder or a hub id"
+            ) from error
         if not getattr(self.tokenizer, "chat_template", None):
             raise InputError(f"parser {model!r} has no chat template; use a model that was tuned for chat")
 
