@@ -83,7 +83,7 @@ def _said(tokens: Tokens, modifiers: Sequence[int]) -> tuple[int | None, list[in
 
 
 def _value(word: str) -> int | None:
-    if word.isdigit():
+    if word.isdecimal():
         return int(word) if len(word) < 5 else None
     parts = word.split("-")
     if len(parts) == 2 and all(p in lexicon.NUMBERS for p in parts):  # twenty-five
