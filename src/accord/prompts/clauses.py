@@ -64,7 +64,7 @@ class Clauses:
     # --- what is said of whom ---
     def said_of(self, i: int) -> Mention | None:
         """What a preposition at i is said of; None if nothing before it is meant."""
-        j = self._back(i - 1)
+        j = self.back(i - 1)
         near = self.ending_at(j + 1)
         if near is not None:
             return self._owner_of_preposition(near)
@@ -72,7 +72,7 @@ class Clauses:
         if kind in (VERB, AUXILIARY):
             return self.subject(j)
         if kind in (JOINT, COMMA):
-            return self._of_clause_before(j)
+            return self.of_clause_before(j)
         if kind == WHICH:
             return self._before_which(j)
         if kind == PRONOUN:
@@ -81,7 +81,7 @@ class Clauses:
             return self.said_of(j) if j > 0 else None
         return None
 
-    def _back(self, j: int) -> int:
+    def back(self, j: int) -> int:
         while j >= 0 and (
             (self.tokens.kind(j) in (ADVERB, NEGATION) and self.ending_at(j + 1) is None) or self.tokens[j].quoted
         ):
@@ -111,9 +111,9 @@ class Clauses:
 
     def subject(self, verb: int) -> Mention | None:
         """The subject of a verb."""
-        j = self._back(verb - 1)
+        j = self.back(verb - 1)
         while self.tokens.kind(j) in (AUXILIARY, VERB) and self.ending_at(j + 1) is None and j >= 0:
-            j = self._back(j - 1)
+            j = self.back(j - 1)
         near = self.ending_at(j + 1)
         if near is not None:
             return self._climb(near, verb)
@@ -123,7 +123,7 @@ class Clauses:
         if kind == PRONOUN:
             return self.antecedent(j, None)
         if kind in (JOINT, COMMA):
-            return self._of_clause_before(j)
+            return self.of_clause_before(j)
         return None
 
     def _climb(self, near: Mention, verb: int) -> Mention:
@@ -169,7 +169,7 @@ class Clauses:
         return not owned and self.tokens.word(near.head) not in _WORN
 
     def _ahead(self, at: int) -> Mention | None:
-        return self.ending_at(self._back(at - 1) + 1)
+        return self.ending_at(self.back(at - 1) + 1)
 
     def _before_which(self, j: int) -> Mention | None:
         i = j - 1
@@ -177,7 +177,7 @@ class Clauses:
             i -= 1
         return self.ending_at(i + 1)
 
-    def _of_clause_before(self, j: int) -> Mention | None:
+    def of_clause_before(self, j: int) -> Mention | None:
         """The subject of what comes before "and" or a comma at j."""
         i = j - 1
         while i >= 0 and (self.tokens.kind(i) in (COMMA, JOINT) or self.tokens[i].quoted):
@@ -236,14 +236,14 @@ class Clauses:
         out: list[Mention] = []
         i = mention.end
         while True:
-            i = self._skip_phrases(i)
+            i = self.skip_phrases(i)
             j = i
             while self.tokens.kind(j) in (COMMA, JOINT) and j < len(self.tokens):
                 j += 1
             other = self.starting_at(j) if j > i else None
             if other is None:
                 return out if not out or self._joined(mention, out[-1]) else []
-            after = self._skip_phrases(other.end)
+            after = self.skip_phrases(other.end)
             if self.tokens.kind(after) in (VERB, AUXILIARY) and self.tokens[after].tag not in ("VBG", "VBN"):
                 return out
             if self.tokens.kind(after) == PREPOSITION and self.tokens[after].mask:
@@ -254,7 +254,7 @@ class Clauses:
     def _joined(self, first: Mention, last: Mention) -> bool:
         return "and" in self.tokens.words(first.end, last.start)
 
-    def _skip_phrases(self, i: int, relations: bool = False) -> int:
+    def skip_phrases(self, i: int, relations: bool = False) -> int:
         """The index behind the "of" and "with" phrases at i, and those of relations if asked."""
         while i < len(self.tokens) and (
             self.tokens.word(i) in ("of", "with", "in", "for")
@@ -308,7 +308,7 @@ class Clauses:
         """Whether the subject is joined without a verb of its own: "and a globe", ", with a dog"."""
         kind, at = self.role(subject)
         said = i - 1 if self.tokens.kind(i - 1) == PREPOSITION else i
-        if self.tokens.kind(self._back(said - 1)) in (VERB, AUXILIARY):
+        if self.tokens.kind(self.back(said - 1)) in (VERB, AUXILIARY):
             return False
         return kind == JOINT or (kind == PREPOSITION and not self.tokens[at].mask)
 

@@ -142,7 +142,7 @@ def classes(name: str | None) -> Classes:
     index, irregular = tables.get_table("lemma_index"), tables.get_table("lemma_exc")
     plurals = {many: ones[0] for many, ones in irregular["noun"].items() if many not in ones}
     plurals |= {"people": "person", "women": "woman"}
-    nouns = {word for word in index["noun"] if not word.isdigit()}
+    nouns = {word for word in index["noun"] if not word.isdecimal()}
     plurals = {many: one for many, one in plurals.items() if many not in lexicon.PAIRED}
     forms = {form: bases[0] for form, bases in irregular["verb"].items()}
     verbs, adjectives, adverbs = (frozenset(index[kind]) for kind in ("verb", "adj", "adv"))

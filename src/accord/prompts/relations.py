@@ -147,15 +147,15 @@ def _subjects(tokens: Tokens, clauses: Clauses, i: int, target: Mention | None, 
     joined = clauses.coordinated_before(subject)
     if joined and not subject.modifiers:  # "mother and daughter digging next to"
         return [*joined, subject]
-    verb = tokens.kind(clauses._back(i - 1)) in (VERB, AUXILIARY)
-    if verb and clauses.ending_at(clauses._back(i - 1) + 1) is None and _agrees(tokens, clauses, i):
+    verb = tokens.kind(clauses.back(i - 1)) in (VERB, AUXILIARY)
+    if verb and clauses.ending_at(clauses.back(i - 1) + 1) is None and _agrees(tokens, clauses, i):
         return [*clauses.coordinated_before(subject), subject]
     return [subject]
 
 
 def _agrees(tokens: Tokens, clauses: Clauses, i: int) -> bool:
     """Whether the verb before i is no singular one."""
-    j = clauses._back(i - 1)
+    j = clauses.back(i - 1)
     while tokens.kind(j) in (VERB, AUXILIARY, ADVERB):
         if tokens.word(j) in ("is", "was", "has", "'s") or tokens[j].tag == "VBZ":
             return False
@@ -177,7 +177,7 @@ def _inverted(tokens: Tokens, clauses: Clauses, i: int, after: int) -> list[Ment
         before = STOP
     if before not in (STOP, JOINT, COMMA):
         return []
-    j = clauses._skip_phrases(after, relations=True)
+    j = clauses.skip_phrases(after, relations=True)
     comma = tokens.kind(j) == COMMA
     if comma:
         j += 1
@@ -197,7 +197,7 @@ def _distributes(tokens: Tokens, clauses: Clauses, i: int, target: Mention) -> b
     more = clauses.coordinated_after(target)
     if not more or not all(tokens.words(m.start - 1, m.start) == ["and"] for m in more):
         return False
-    j = clauses._back(i - 1)
+    j = clauses.back(i - 1)
     verb = tokens.kind(j) in (VERB, AUXILIARY) and clauses.ending_at(j + 1) is None
     if tokens.word(i + 1) == "both":
         return True
@@ -258,7 +258,7 @@ def find_predicates(tokens: Tokens, mentions: Sequence[Mention], clauses: Clause
         if owner is None and tokens.kind(j) == PREPOSITION and tokens.word(j) == "in":
             owner = clauses.said_of(j)
         elif owner is None and _apposition(tokens, i, j):
-            owner = clauses._of_clause_before(j + 1)
+            owner = clauses.of_clause_before(j + 1)
         thing = owner.thing() if owner is not None else None
         if thing is not None:
             thing.attributes.append(i)

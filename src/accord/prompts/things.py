@@ -123,9 +123,9 @@ def _set_measures_aside(tokens: Tokens) -> None:
             tokens.kind(i + 1) == NOUN and tokens[i + 1].plural
         ):
             token.kind = MODIFIER if tokens.kind(i + 1) in (NOUN, MODIFIER) else "other"
-        elif token.word.isdigit() and tokens.kind(i - 1) == NOUN and tokens[i - 1].tag.startswith("NNP"):
+        elif token.word.isdecimal() and tokens.kind(i - 1) == NOUN and tokens[i - 1].tag.startswith("NNP"):
             token.kind = NOUN if tokens.kind(i + 1) == NOUN else "other"  # "a boeing 747 plane"
-        elif token.word.isdigit() and tokens.word(i - 1) in ("a", "an", "number", "no", "aged", "route", "level"):
+        elif token.word.isdecimal() and tokens.word(i - 1) in ("a", "an", "number", "no", "aged", "route", "level"):
             token.kind = MODIFIER if tokens.kind(i + 1) in (NOUN, MODIFIER) else "other"  # "a 4 door car"
 
 
@@ -345,7 +345,7 @@ def _count_members(tokens: Tokens, mention: Mention, others: Sequence[Mention], 
     word = tokens.word(mention.head)
     vague = any(tokens.word(i) in lexicon.VAGUE for i in mention.modifiers)
     digits = [tokens.word(i) for i in mention.modifiers if tokens.kind(i) == NUMBER]
-    said = lexicon.NUMBERS.get(digits[0], int(digits[0]) if digits[0].isdigit() else None) if digits else None
+    said = lexicon.NUMBERS.get(digits[0], int(digits[0]) if digits[0].isdecimal() else None) if digits else None
     groups = None if vague or (word.endswith("s") and said is None) else said or 1
     for other in others:
         if other.head == inner.head:  # those whose noun is left out too

@@ -371,7 +371,7 @@ class _Mender:
             lone = not self.classes.adverbs or token.word not in self.classes.adverbs
             return NOUN if lone and self.classes.is_noun(token.word) else ADVERB
         if token.tag in ("FW", "UH", "CD", "XX", "LS", "SYM", "POS"):
-            return NOUN if not token.word[:1].isdigit() else NUMBER if token.word.isdigit() else OTHER
+            return NOUN if not token.word[:1].isdecimal() else NUMBER if token.word.isdecimal() else OTHER
         return PREPOSITION if token.tag in ("IN", "TO", "RP") else OTHER
 
     def _could_be_noun(self, token: Token) -> bool:
