@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-slow test-lowest coverage wheel snapshots models fuzz kill same mutate lint clean
+.PHONY: demo test test-slow test-lowest coverage wheel snapshots models prompts fuzz kill same mutate lint clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -63,6 +63,10 @@ snapshots: $(STAMP)
 # docs/models.md: what the contract test finds all families to do, slow questions too
 models: $(STAMP)
 	ACCORD_MODELS=write $(BIN)/python -m pytest tests/test_contract.py -m ""
+
+# docs/bench/prompts.md: how many of the committed prompts are taken apart rightly
+prompts: $(STAMP)
+	$(BIN)/python tests/prompts/report.py
 
 # 10,000 damaged inputs and all bad command lines; 100 kills over all that can be resumed; docs/bench/robustness.md
 fuzz: $(STAMP)

@@ -52,16 +52,17 @@ def check_spans(found: Parse, part: object) -> None:
 
 
 # --- the committed prompts ---------------------------------------------------------------------------------------
-@pytest.mark.parametrize("name", ["dev", "open"])
-def test_the_committed_prompts_are_taken_apart_rightly(name):
+@pytest.mark.parametrize(("name", "all_kinds"), [("dev", 0.98), ("open", 0.98), ("held_out", 0.96), ("hard", 0.7)])
+def test_the_committed_prompts_are_taken_apart_rightly(name, all_kinds):
     golds = grade.load(FOLDER / f"{name}.jsonl")
     said = [p.to_dict() for p in parse_all(g["prompt"] for g in golds)]
     verdicts = [(gold["kind"], verdict["right"]) for gold, _, verdict in grade.grade(golds, said)]
     kinds = defaultdict(list)
     for kind, right in verdicts:
         kinds[kind].append(right)
-    assert sum(right for _, right in verdicts) >= 0.98 * len(verdicts)
-    assert all(sum(rights) >= 0.9 * len(rights) for rights in kinds.values()), kinds
+    assert sum(right for _, right in verdicts) >= all_kinds * len(verdicts)
+    if name in ("dev", "open"):  # what the parser was built with
+        assert all(sum(rights) >= 0.9 * len(rights) for rights in kinds.values()), kinds
 
 
 def test_the_grader_knows_right_from_wrong():
