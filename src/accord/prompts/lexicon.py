@@ -219,7 +219,11 @@ STYLE_WORDS = _words(  # a tag that has nothing but these is style
     "tranquil peaceful mysterious romantic melancholic eerie spooky playful majestic hyperrealism photorealism "
     "hyperdetailed ultradetailed ultrarealistic charming aesthetic sfw uncensored artistic creative unique amazing "
     "fisheye chiaroscuro polaroid claymation bauhaus fauvism cubism cubist rococo renaissance brutalist pointillism "
-    "outdoors indoors simple clean crisp muted faded flat textured depth focused backlit gloomy festive kawaii chibi"
+    "outdoors indoors simple clean crisp muted faded flat textured depth focused backlit gloomy festive kawaii chibi "
+    "telephoto halation sculpt cutaway turnaround storyboard sketchbook infrared duotone grayscale greyscale glitch "
+    "dithered dithering pixelated toon scratchboard stippling crosshatching airbrush airbrushed daguerreotype tintype "
+    "cyanotype medium format harsh flash lookbook trending popular featured contest winner graded grading grade "
+    "outline outlines thick thin bold rough loose inked scan hyperreal photoreal textless"
 )
 NEGATIVE_STYLE = (  # what negative prompts hold that is no thing
     r"(?:bad|worst|low|lowres|ugly|deformed|extra|poor|poorly|jpeg|mutated|mutation|disfigured|nsfw|missing|fused|"
