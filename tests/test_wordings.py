@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 import accord
+from accord.methods.realign.regions import local_prompt, slots
 from accord.prompts.phrases import phrases_of
 from accord.prompts.swaps import swaps
 from accord.prompts.wording import usual
@@ -67,6 +68,15 @@ def test_style_is_not_judged_and_is_said(judge: Captioner) -> None:
     plain, styled = (scored(scene, text, judge) for text in ("a red star", "a red star, 4 k, artstation"))
     assert styled.overall == plain.overall and not plain.unjudged
     assert styled.unjudged == ("4 k", "artstation") and styled.to_dict()["unjudged"] == ["4 k", "artstation"]
+
+
+def test_style_changes_nothing_that_is_planned() -> None:
+    plain, styled = (
+        phrases_of("a red star"),
+        phrases_of("a red star, 4 k, artstation, 35mm, by Ada Moss, highly detailed"),
+    )
+    assert styled.phrases == plain.phrases and slots(styled) == [0] and not styled.relations
+    assert local_prompt(styled, 0).text == local_prompt(plain, 0).text == "a red star"
 
 
 @pytest.mark.parametrize(("prompt", "why"), [("8k, artstation", "names nothing"), ("ein roter Stern", "language")])
