@@ -526,7 +526,7 @@ def test_a_white_box_has_two_names():
 
 def test_a_pipeline_that_needs_more_than_a_prompt_is_no_tower():
     pipe = StableDiffusionInpaintPipeline(**shared("sd1").components, requires_safety_checker=False)
-    with pytest.raises(InputError, match="StableDiffusionInpaintPipeline does not make pictures of a prompt alone"):
+    with pytest.raises(InputError, match="a StableDiffusionInpaintPipeline needs a picture as its argument image"):
         opened_for_pictures(pipe)
 
 

@@ -116,7 +116,8 @@ class Prompt:
         text: the plain text, without the syntax of prompt programs.
         phrases, relations: what is to be seen.
         actions: the verbs of what things do.
-        absences: nouns of what is not to be seen, of the kind "absence".
+        absences: nouns of what is not to be seen, of the kind "absence"; those of a negative prompt, which the text has
+            not, are at its end and have no width.
         beyond: what else is said and no check is made for: style, places, words that are not understood.
         language: ISO 639-1 code; only English is taken apart.
     """

@@ -687,7 +687,8 @@ def prompts(rng: Random, folder: Path, bases: Bases) -> Case:
         prompt = phrases_of(text)
         words = prompt.words
         for word in words:
-            if text[word.start : word.end] != word.text:
+            # a noun of a negative prompt, which the plain text has not, has no place
+            if word.start < word.end and prompt.text[word.start : word.end] != word.text:
                 raise Silent(f"the word {word.text!r} is not at its place")
         for word in rng.sample(words, min(5, len(words))) if len(text) < 5000 else words[:1]:
             for _, changed in swaps(prompt, word, DEFAULT):
@@ -695,7 +696,7 @@ def prompts(rng: Random, folder: Path, bases: Bases) -> Case:
         if len(text) < 5000:
             spelled(prompt)
             if len(words) > 1:
-                exchanged(text, words[0], words[-1])
+                exchanged(prompt.text, words[0], words[-1])
         if refused is not None:
             raise refused
 

@@ -11,6 +11,7 @@ Letters in shapes: B prompts, T tokens.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -177,14 +178,16 @@ class _Dyed:
 
 
 class _Remembering:
-    """A tokenizer that remembers the texts it was given."""
+    """A tokenizer that remembers the texts that the thread which made it gives it; another one may measure its own."""
 
     def __init__(self, inner: Any) -> None:
         object.__setattr__(self, "inner", inner)
         object.__setattr__(self, "texts", [])
+        object.__setattr__(self, "thread", threading.get_ident())
 
     def __call__(self, text: Any = None, *args: Any, **kwargs: Any) -> Any:
-        self.texts.extend(_strings(text))
+        if threading.get_ident() == self.thread:
+            self.texts.extend(_strings(text))
         return self.inner(text, *args, **kwargs)
 
     def apply_chat_template(self, conversation: Any, *args: Any, tokenize: bool = True, **kwargs: Any) -> Any:

@@ -30,7 +30,7 @@ def words_html(alignment: Alignment) -> str:
         out.append(html.escape(text[position : word.start]))
         out.append(
             f'<span class="w" style="background:hsl({hue},75%,80%)" title="{html.escape(tip)}">'
-            f"{html.escape(text[word.start : word.end])}<sub>{score.probability:.2f}</sub></span>"
+            f"{html.escape(text[word.start : word.end] or f' no {word.text}')}<sub>{score.probability:.2f}</sub></span>"
         )
         position = word.end
     out.append(html.escape(text[position:]))

@@ -146,7 +146,7 @@ class Watched:
         segments: for these rows.
         tokens: of the text.
         family: what is said of the network, if that is not to be looked up.
-        image: tokens that the image is, where text and image share an attention.
+        image: tokens that the image is; as many as the latents have pixels if 0.
     """
 
     def __init__(
@@ -162,7 +162,7 @@ class Watched:
         self.network, self.segments, self.size = network, segments, size
         spans: list[Any] = [[(0, 1)] * tokens for _ in rows]
         family = family or family_of(network)
-        self.layout = AttentionLayout(Texts({}, list(rows), call=0), size, image, family, spans)
+        self.layout = AttentionLayout(Texts({}, list(rows), call=0), size, image or size[0] * size[1], family, spans)
         self.opened: Any = SimpleNamespace(networks=(network,), call_of_step=0)
 
     @contextmanager

@@ -167,7 +167,8 @@ class Network:
         """The network with regions for the row that hears the prompt."""
         segments = bands(1, REGIONS, self.side, self.tokens).to(torch.device(device), self.dtype)
         size = (self.side, self.side)
-        return Watched(network, [self.batch - 1], segments, self.tokens, size, image=(self.side // 2) ** 2)
+        image = 0 if issubclass(self.kind, UNet2DConditionModel) else (self.side // 2) ** 2
+        return Watched(network, [self.batch - 1], segments, self.tokens, size, image=image)
 
 
 NETWORKS = (

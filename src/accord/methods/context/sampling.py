@@ -141,7 +141,7 @@ class Context:
         scheduler = ddim_of(pipe, ContextDDPMScheduler if ancestral else ContextDDIMScheduler, shift=shift)
         if scheduler is None and (ancestral or eta):
             raise InputError(
-                f"the steps of {a_kind(pipe.scheduler)} take no noise here; leave out `ancestral` and `eta`"
+                f"the steps of {a_kind(pipe.scheduler)} take no noise here; leave out `ancestral`, and eta"
             )
         ShiftedProcess(scheduler or pipe.scheduler, shift)  # whose levels must be known
         guided = call_arguments(pipe, guidance_scale=guidance_scale, num_inference_steps=num_inference_steps, call=call)
