@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from accord.data.prompts import check_says_something
 from accord.prompts import lexicon, model
 from accord.prompts.clauses import Clauses
 from accord.prompts.counts import all_of_them, resolve_ones, set_count, share_out
@@ -32,7 +33,6 @@ from accord.prompts.things import Mention, attributes_of, compound_start, drop_f
 from accord.prompts.tokens import MODIFIER, NOUN, VERB, Tokens, split, tag
 from accord.types import InputError
 
-MOST_WORDS, MOST_LETTERS = 1000, 20_000  # of a prompt that is taken apart
 _BATCH = 64  # prompts that spaCy reads at once
 
 
@@ -75,27 +75,7 @@ def check_prompt(prompt: object) -> None:
     """
     if not isinstance(prompt, str):
         raise InputError(f"the prompt is a {type(prompt).__name__}; give one string, or call it once for each")
-    if len(prompt) > MOST_LETTERS or len(prompt.split()) > MOST_WORDS:
-        raise InputError(
-            f"the prompt {prompt[:40]!r}... has {len(prompt.split())} words; {MOST_WORDS} words and {MOST_LETTERS} "
-            "letters are read at most: shorten it"
-        )
-    if not re.search(r"\w", prompt):
-        raise InputError(f"the prompt {prompt!r} is empty; give it at least one word")
-    check_sayable(prompt)
-
-
-def check_sayable(text: str) -> None:
-    """Refuse a text that UTF-8 cannot hold: an argument of other bytes.
-
-    Raises:
-        InputError: naming it.
-    """
-    try:
-        text.encode("utf8")
-    except UnicodeEncodeError:
-        shown = text.encode("utf8", "replace").decode("utf8")
-        raise InputError(f"the prompt {shown!r} is no UTF-8; write it in UTF-8") from None
+    check_says_something(prompt)
 
 
 def _prepared(prompt: str, spacy_model: str | None) -> tuple[str, str, Draft, list[Style], Tokens]:
