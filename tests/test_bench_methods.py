@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from accord.data.video import read_video
+from accord.evaluation.stats import wilson
 from accord.methods.invert.data import PairSet
 from accord.rewards.registry import reward_names
 from accord.rewards.video import background_psnr
@@ -27,7 +28,6 @@ from accord_lab.bench.invert_speed import InvertSpeed
 from accord_lab.bench.prompts import scenebench
 from accord_lab.bench.report import sheet
 from accord_lab.bench.scenes import make_jobs, right_by_prompt
-from accord_lab.bench.stats import wilson
 from accord_lab.scenes.ask import ask_of, check
 from accord_lab.scenes.edits import KINDS
 from accord_lab.scenes.read import read

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
+from accord.evaluation.stats import bootstrap, interval, paired
 from accord.files import only_writer
 from accord.types import InputError
 from accord_lab.bench.report import percent, table, within
 from accord_lab.bench.runner import Bench, bench_named, cache_folder, kept, known_rows
-from accord_lab.bench.stats import bootstrap, interval, paired
 
 
 @dataclass(kw_only=True)

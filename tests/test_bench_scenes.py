@@ -9,8 +9,8 @@ from PIL import Image
 
 from accord.diffusion.call import STEPS
 from accord.diffusion.generate import generate
+from accord.judges.captioners import load_captioner
 from accord.methods.realign.config import RealignConfig
-from accord.rewards.captioners import load_captioner
 from accord.types import InputError
 from accord_lab.bench.scenes import (
     BATCH,

@@ -7,11 +7,11 @@ import torch
 from conftest import tiny_pipeline
 
 from accord.diffusion.lora import add_lora
+from accord.judges.captioners import load_captioner
 from accord.methods.realign.equations import Block
 from accord.methods.tune.strategies.draft import Draft
 from accord.methods.tune.strategies.grpo import Grpo
 from accord.methods.tune.strategies.raft import Raft
-from accord.rewards.captioners import load_captioner
 from accord.rewards.composed import make_rewards
 from accord.types import InputError
 from accord_lab.bench import measure, speed, speed_large, speed_tuning

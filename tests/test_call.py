@@ -9,10 +9,10 @@ from accord.diffusion.generate import generate
 from accord.diffusion.opened import Opened, size_unit
 from accord.diffusion.spans import read_texts
 from accord.diffusion.tap import attention_layout, observed
+from accord.judges.captioners import load_captioner
 from accord.methods.edit.editing import edit_pixels, flow_edit, invert
 from accord.methods.realign.config import RealignConfig
 from accord.methods.realign.fine import realign
-from accord.rewards.captioners import load_captioner
 from accord.types import InputError, a_kind
 
 RED = "a red star"

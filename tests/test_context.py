@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from accord.diffusion.generate import generate, generators
 from accord.diffusion.opened import Opened
 from accord.diffusion.process import of_ab
+from accord.judges.clip import load_clip, resized
 from accord.methods.context.config import ContextTrainConfig
 from accord.methods.context.equations import shifted
 from accord.methods.context.network import RelationalNetwork
@@ -30,7 +31,6 @@ from accord.methods.context.sampling import generate_with_context
 from accord.methods.context.schedulers import ContextDDIMInverseScheduler, ContextDDIMScheduler, ContextDDPMScheduler
 from accord.methods.context.train import Objective, train_context
 from accord.methods.realign.fine import realign
-from accord.rewards.clip import load_clip, resized
 from accord.types import InputError
 
 pytestmark = pytest.mark.usefixtures("no_curve")

@@ -32,13 +32,13 @@ from accord.diffusion.process import levels, transition
 from accord.diffusion.spans import read_texts
 from accord.diffusion.tap import Attention, AttentionLayout, attention_layout, grid_of, observed
 from accord.diffusion.tower import features
+from accord.judges.captioners import Captioner, load_captioner
+from accord.judges.clip import ClipScorer, load_clip
+from accord.judges.diagnosis import align
 from accord.methods.edit.editing import flow_edit, injected, invert, sample_from
 from accord.methods.realign.config import RealignConfig
 from accord.methods.realign.equations import modulation_strength
 from accord.methods.realign.modulation import Modulation, Segments, modulation_of
-from accord.rewards.captioners import Captioner, load_captioner
-from accord.rewards.clip import ClipScorer, load_clip
-from accord.rewards.diagnosis import align
 from accord.rewards.video import text_alignment
 from accord.types import InputError
 

@@ -24,6 +24,7 @@ from accord.diffusion.generate import generators
 from accord.diffusion.lora import add_lora
 from accord.diffusion.opened import networks_of
 from accord.diffusion.tower import features, opened_for_pictures
+from accord.judges.captioners import load_captioner
 from accord.methods.invert.alignment import InversionScore
 from accord.methods.invert.bank import Bank, not_english
 from accord.methods.invert.bulk import invert_files, labelled_by
@@ -50,7 +51,6 @@ from accord.methods.invert.split import group_near_duplicates, split_groups
 from accord.methods.invert.train import _folds, out_of_fold_scores, predict, train_predictor
 from accord.methods.invert.transplant import perturbed, transplanted
 from accord.methods.invert.vocabulary import Vocabulary, words_of
-from accord.rewards.captioners import load_captioner
 from accord.rewards.sentence import load_sentence
 from accord.types import InputError
 from accord_lab.scenes.ask import ask_of, check

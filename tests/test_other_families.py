@@ -15,7 +15,7 @@ from accord.diffusion.families import FAMILIES
 from accord.diffusion.opened import Opened
 from accord.diffusion.spans import read_texts
 from accord.diffusion.tap import attention_layout
-from accord.rewards.captioners import load_captioner
+from accord.judges.captioners import load_captioner
 from accord.types import InputError
 
 PROMPTS = ["a red star and a blue key", "two green moon"]

@@ -12,8 +12,8 @@ from zoo import CALL, fresh, heads, shared
 import accord
 from accord.diffusion.call import call_arguments
 from accord.diffusion.opened import Opened
+from accord.judges.captioners import load_captioner
 from accord.methods.realign.config import RealignConfig
-from accord.rewards.captioners import load_captioner
 from accord.types import InputError
 
 PROMPTS = ["a red star and a blue key", "two green moon"]

@@ -9,9 +9,9 @@ import torch
 from conftest import KEY, STAR, picture, tiny_blip, tiny_blip2
 
 from accord.data.images import to_tensor
+from accord.judges.captioners import load_captioner
+from accord.judges.clip import load_clip
 from accord.rewards import registry
-from accord.rewards.captioners import load_captioner
-from accord.rewards.clip import load_clip
 from accord.rewards.composed import Composed, check_gradient, make_rewards
 from accord.rewards.named.caption import CaptionReward
 from accord.rewards.named.clip import ClipReward

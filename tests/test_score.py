@@ -8,11 +8,11 @@ from PIL import Image
 
 from accord.data.images import to_tensor
 from accord.data.lexicon import DEFAULT
+from accord.judges.captioners import load_captioner
+from accord.judges.clip import load_clip
+from accord.judges.diagnosis import align, score
 from accord.prompts.phrases import phrases_of
 from accord.prompts.swaps import swaps
-from accord.rewards.captioners import load_captioner
-from accord.rewards.clip import load_clip
-from accord.rewards.diagnosis import align, score
 from accord.types import InputError
 from accord_lab.scenes.scene import Thing
 

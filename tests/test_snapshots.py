@@ -116,9 +116,9 @@ def defined(path: Path) -> list[str]:
     return sorted({n for n in names if not n.startswith("_")})
 
 
-def test_public_names_of_methods_rewards_and_training():
+def test_public_names_of_the_packages_that_are_built_on():
     text = ""
-    for folder in ("methods", "rewards", "training"):
+    for folder in ("evaluation", "judges", "methods", "rewards", "training"):
         for path in sorted((SOURCE / folder).rglob("*.py")):
             module = ".".join(("accord", *path.relative_to(SOURCE).with_suffix("").parts)).removesuffix(".__init__")
             text += "".join([module, "\n", *(f"    {name}\n" for name in defined(path))]) if defined(path) else ""

@@ -23,6 +23,7 @@ from accord.diffusion.lora import add_lora, remove_lora, without_lora
 from accord.diffusion.opened import Opened
 from accord.diffusion.pipelines import load
 from accord.diffusion.process import levels, transition
+from accord.judges.clip import ClipScorer, load_clip
 from accord.methods.context.config import ContextTrainConfig
 from accord.methods.context.train import train_context
 from accord.methods.tune import registry
@@ -32,7 +33,6 @@ from accord.methods.tune.rollouts import Batch
 from accord.methods.tune.strategies.grpo import GRPO_ETA, gaussian_log_p, group_advantages
 from accord.methods.tune.strategies.refl import Refl
 from accord.methods.tune.train import Tuner, train_reward
-from accord.rewards.clip import ClipScorer, load_clip
 from accord.rewards.composed import Composed
 from accord.rewards.named.caption import CaptionReward
 from accord.rewards.named.clip import ClipReward

@@ -10,12 +10,12 @@ import torch
 from PIL import Image
 
 import accord
+from accord.judges.captioners import Captioner
+from accord.judges.diagnosis import align
 from accord.methods.realign.regions import local_prompt, slots
 from accord.prompts.phrases import phrases_of
 from accord.prompts.swaps import swaps
 from accord.prompts.wording import usual
-from accord.rewards.captioners import Captioner
-from accord.rewards.diagnosis import align
 from accord_lab.scenes.grammar import noun_phrase
 from accord_lab.scenes.render import render, silhouette
 from accord_lab.scenes.scene import Scene, Thing, sample_scene

@@ -32,7 +32,7 @@ from transformers import (
 )
 
 from accord.embedded import FOLDER as MODELS
-from accord.rewards.captioners import Captioner
+from accord.judges.captioners import Captioner
 from accord_lab.scenes.render import render
 from accord_lab.scenes.scene import Scene, Thing
 from accord_lab.scenes.videos import MovingScene, moving_scene

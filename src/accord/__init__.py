@@ -18,9 +18,9 @@ __version__ = "0.1.0"
 _HOME = {
     "load": "accord.diffusion.pipelines",
     "generate": "accord.diffusion.generate",
-    "score": "accord.rewards.diagnosis",
-    "load_captioner": "accord.rewards.captioners",
-    "load_clip": "accord.rewards.clip",
+    "score": "accord.judges.diagnosis",
+    "load_captioner": "accord.judges.captioners",
+    "load_clip": "accord.judges.clip",
     "realign": "accord.methods.realign.fine",
     "Segments": "accord.methods.realign.modulation",
     "modulated": "accord.methods.realign.modulation",
@@ -69,6 +69,9 @@ if TYPE_CHECKING:
     from accord.diffusion.lora import remove_lora as remove_lora
     from accord.diffusion.opened import Opened as Opened
     from accord.diffusion.pipelines import load as load
+    from accord.judges.captioners import load_captioner as load_captioner
+    from accord.judges.clip import load_clip as load_clip
+    from accord.judges.diagnosis import score as score
     from accord.methods.context.config import ContextTrainConfig as ContextTrainConfig
     from accord.methods.context.pipeline import ContextDiffPipeline as ContextDiffPipeline
     from accord.methods.context.pipeline import load_context as load_context
@@ -93,11 +96,8 @@ if TYPE_CHECKING:
     from accord.prompts.parser import parse as parse
     from accord.reports.results import Realigned as Realigned
     from accord.reports.results import Scored as Scored
-    from accord.rewards.captioners import load_captioner as load_captioner
-    from accord.rewards.clip import load_clip as load_clip
     from accord.rewards.composed import Composed as Composed
     from accord.rewards.composed import make_rewards as make_rewards
-    from accord.rewards.diagnosis import score as score
     from accord.rewards.registry import Reward as Reward
     from accord.rewards.sentence import load_sentence as load_sentence
     from accord.types import Alignment as Alignment

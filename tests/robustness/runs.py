@@ -99,9 +99,9 @@ def _inverter(folder: Path, bases: Bases) -> None:
 
 def _reward(folder: Path, bases: Bases) -> None:
     from accord.diffusion.pipelines import load
+    from accord.judges.clip import load_clip
     from accord.methods.tune.config import debug
     from accord.methods.tune.train import train_reward
-    from accord.rewards.clip import load_clip
     from accord.rewards.named.clip import ClipReward
 
     pipe = load(str(bases("models/sd")), "cpu")

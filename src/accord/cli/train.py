@@ -384,9 +384,9 @@ def train_inverter_command(
     quiet()
     import accord
     from accord.files import check_writable
+    from accord.judges.captioners import load_captioner
     from accord.methods.invert.config import InvertTrainConfig, PredictorConfig
     from accord.methods.invert.inverter import check_weights
-    from accord.rewards.captioners import load_captioner
 
     where = pick_device(device)
     kinds = [

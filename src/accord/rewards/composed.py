@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-from accord.rewards.captioners import Captioner, load_captioner
-from accord.rewards.clip import ClipScorer, load_clip
+from accord.judges.captioners import Captioner, load_captioner
+from accord.judges.clip import ClipScorer, load_clip
 from accord.rewards.registry import Reward, registered
 from accord.rewards.sentence import load_sentence
 from accord.types import InputError

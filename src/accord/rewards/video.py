@@ -14,7 +14,7 @@ from PIL import Image
 from scipy.ndimage import label, uniform_filter
 
 from accord.data.images import to_tensor
-from accord.rewards.clip import ClipScorer, load_clip
+from accord.judges.clip import ClipScorer, load_clip
 from accord.types import InputError
 
 

@@ -25,7 +25,9 @@ from tqdm.auto import tqdm
 
 from accord.data.images import to_tensor
 from accord.diffusion.pipelines import SD, load
+from accord.evaluation.stats import bootstrap, interval
 from accord.files import write_file
+from accord.judges.captioners import Captioner, load_captioner
 from accord.methods.context.config import ContextTrainConfig
 from accord.methods.context.data import encode_images
 from accord.methods.context.network import RelationalNetwork
@@ -33,14 +35,12 @@ from accord.methods.context.pipeline import new_relation
 from accord.methods.context.sampling import generate_with_context
 from accord.methods.context.train import Objective, train_context
 from accord.reports.pictures import GAP, in_a_row, png
-from accord.rewards.captioners import Captioner, load_captioner
 from accord.rewards.sentence import load_sentence
 from accord.training.fingerprint import fingerprint
 from accord_lab.bench.measure import turns
 from accord_lab.bench.prompts import BenchPrompt, scenebench
 from accord_lab.bench.report import figure_png, percent, sheet_rows, table, within
 from accord_lab.bench.runner import Bench, at_least_one, cache_folder, kept, known_rows, read_json, slug
-from accord_lab.bench.stats import bootstrap, interval
 from accord_lab.recipes.denoiser import build, centred_scene, draw_scenes, shares
 from accord_lab.scenes.ask import check
 from accord_lab.scenes.grammar import FULL as FULL_CAPTION

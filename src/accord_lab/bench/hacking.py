@@ -20,17 +20,17 @@ from accord.diffusion.generate import generate
 from accord.diffusion.lora import NAME
 from accord.diffusion.pipelines import SD, Pipeline, load
 from accord.embedded import TUNING
+from accord.evaluation.stats import interval
+from accord.judges.captioners import load_captioner
 from accord.methods.invert.alignment import InversionScore
 from accord.methods.tune.config import TuneConfig
 from accord.methods.tune.train import train_reward
 from accord.reports.pictures import png
-from accord.rewards.captioners import load_captioner
 from accord.rewards.composed import make_rewards
 from accord.training import checkpoints
 from accord_lab.bench.report import sheet, table, within
 from accord_lab.bench.rewards import REWARD, training_prompts
 from accord_lab.bench.runner import Bench
-from accord_lab.bench.stats import interval
 from accord_lab.scenes.ask import ask_of, check
 from accord_lab.scenes.read import read
 

@@ -24,6 +24,8 @@ from accord.data.pairs import PairsFile
 from accord.diffusion.pipelines import SD, Pipeline, device_name, load
 from accord.embedded import INVERTER
 from accord.files import replace_file
+from accord.judges.captioners import Captioner, load_captioner
+from accord.judges.clip import ClipScorer, load_clip
 from accord.methods.invert.config import KINDS, InvertTrainConfig, PredictorConfig
 from accord.methods.invert.data import PairSet, load_pairs
 from accord.methods.invert.equations import ensemble, ensemble_weights
@@ -35,8 +37,6 @@ from accord.methods.invert.predictors import Predictor, build
 from accord.methods.invert.reader import invert
 from accord.methods.invert.train import predict, train_predictor
 from accord.methods.invert.vocabulary import Vocabulary
-from accord.rewards.captioners import Captioner, load_captioner
-from accord.rewards.clip import ClipScorer, load_clip
 from accord.rewards.sentence import load_sentence
 from accord.types import InputError
 from accord_lab.bench.report import figure_png, table, within

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from accord.judges.captioners import load_captioner
 from accord.methods.invert.bulk import invert_files
 from accord.methods.invert.inverter import Inverter
 from accord.methods.invert.reader import Reader
-from accord.rewards.captioners import load_captioner
 from accord.rewards.sentence import load_sentence
 from accord_lab.bench.measure import here, seconds_of
 from accord_lab.bench.report import stamp, table

@@ -22,14 +22,14 @@ from accord.diffusion.generate import generate
 from accord.diffusion.lora import remove_lora
 from accord.diffusion.pipelines import SD, Pipeline, load
 from accord.embedded import TUNING
+from accord.judges.captioners import Captioner, load_captioner
+from accord.judges.clip import ClipScorer, load_clip
 from accord.methods.invert.alignment import InversionScore
 from accord.methods.realign.config import RealignConfig
 from accord.methods.tune.config import TuneConfig
 from accord.methods.tune.strategies.raft import Raft
 from accord.methods.tune.train import train_reward
 from accord.reports.pictures import png
-from accord.rewards.captioners import Captioner, load_captioner
-from accord.rewards.clip import ClipScorer, load_clip
 from accord.rewards.composed import make_rewards
 from accord.types import InputError
 from accord_lab.bench.prompts import draw, scenebench

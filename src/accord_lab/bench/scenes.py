@@ -26,17 +26,17 @@ from accord.diffusion.call import GUIDANCE, STEPS
 from accord.diffusion.generate import generators
 from accord.diffusion.opened import Opened
 from accord.diffusion.pipelines import SD, load, token_spans, tokens_of
+from accord.evaluation.stats import ci95, interval, paired
+from accord.judges.captioners import Captioner, load_captioner
+from accord.judges.diagnosis import align
 from accord.methods.realign.config import RealignConfig
 from accord.methods.realign.fine import NEW_SEED, Picture, Rounds
 from accord.prompts.phrases import phrases_of
-from accord.rewards.captioners import Captioner, load_captioner
-from accord.rewards.diagnosis import align
 from accord.types import InputError
 from accord_lab.bench.prompts import BenchPrompt, scenebench
 from accord_lab.bench.report import figure_png, percent, within
 from accord_lab.bench.report import table as markdown
 from accord_lab.bench.runner import Bench, cache_folder
-from accord_lab.bench.stats import ci95, interval, paired
 from accord_lab.scenes.ask import check
 from accord_lab.scenes.read import read
 

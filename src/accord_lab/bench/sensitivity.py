@@ -15,18 +15,18 @@ from PIL import Image
 from accord.data.images import to_tensor
 from accord.diffusion.generate import generate
 from accord.diffusion.pipelines import SD, Pipeline, load
+from accord.evaluation.stats import wilson
+from accord.judges.captioners import load_captioner
+from accord.judges.clip import load_clip
 from accord.methods.invert.alignment import InversionScore
 from accord.prompts.phrases import phrases_of
 from accord.prompts.swaps import exchanged, swaps
-from accord.rewards.captioners import load_captioner
-from accord.rewards.clip import load_clip
 from accord.rewards.composed import make_rewards
 from accord.rewards.registry import Reward, reward_names
 from accord_lab.bench.prompts import draw
 from accord_lab.bench.report import table, within
 from accord_lab.bench.rewards import GUARD
 from accord_lab.bench.runner import Bench
-from accord_lab.bench.stats import wilson
 from accord_lab.scenes.ask import lab_lexicon
 from accord_lab.scenes.edits import KINDS
 from accord_lab.scenes.grammar import Saying, caption

@@ -25,6 +25,7 @@ from accord.diffusion.lora import add_lora
 from accord.diffusion.opened import Left, Opened, Step
 from accord.diffusion.pipelines import load
 from accord.diffusion.process import levels
+from accord.judges.captioners import load_captioner
 from accord.methods.tune.config import TuneConfig
 from accord.methods.tune.rollouts import Batch
 from accord.methods.tune.strategies import STRATEGIES
@@ -32,7 +33,6 @@ from accord.methods.tune.strategies.draft import Draft
 from accord.methods.tune.strategies.grpo import Grpo
 from accord.methods.tune.strategies.raft import Raft
 from accord.methods.tune.train import Tuner
-from accord.rewards.captioners import load_captioner
 from accord.rewards.composed import Composed, make_rewards
 from accord.training.processes import Processes
 from accord.training.session import Session

@@ -15,11 +15,11 @@ from typing import Any
 
 from accord.diffusion.call import GUIDANCE, STEPS
 from accord.diffusion.pipelines import SD, Pipeline, load
+from accord.judges.captioners import load_captioner
 from accord.methods.invert.inverter import Inverter
 from accord.methods.invert.predictors import Predictor
 from accord.methods.invert.transplant import perturbed, transplanted
 from accord.methods.realign.config import RealignConfig
-from accord.rewards.captioners import load_captioner
 from accord.types import InputError
 from accord_lab.bench.runner import Bench, cache_folder, slug
 from accord_lab.bench.scenes import Job, Maker, lead, lead_line, make_jobs, page, results, run_method

@@ -19,15 +19,15 @@ from PIL import Image
 from accord.data.video import Video as Frames
 from accord.data.video import read_video, write_video
 from accord.diffusion.pipelines import SD, Pipeline, device_name, load
+from accord.evaluation.stats import interval
 from accord.files import write_file
+from accord.judges.clip import ClipScorer, load_clip
 from accord.methods.video.config import EditConfig
 from accord.methods.video.editing import VideoEditor
 from accord.reports.pictures import in_a_row, labelled_row, png
-from accord.rewards.clip import ClipScorer, load_clip
 from accord.rewards.video import LOST, background_psnr, flicker, temporal_consistency, track
 from accord_lab.bench.report import table, within
 from accord_lab.bench.runner import Bench, at_least_one, cache_folder, json_bytes, read_json, slug
-from accord_lab.bench.stats import interval
 from accord_lab.scenes.ask import ask_of, check
 from accord_lab.scenes.lexicon import IMAGE_SIZE
 from accord_lab.scenes.read import read

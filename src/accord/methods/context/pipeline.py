@@ -20,12 +20,12 @@ from accord.diffusion.pipelines import check_prompt_length, device_of, latent_sc
 from accord.diffusion.spans import text_states
 from accord.diffusion.state import held, network_of, seeded
 from accord.files import read_json
+from accord.judges.clip import ClipScorer, load_clip
 from accord.methods.context.equations import SHIFTS
 from accord.methods.context.network import RelationalNetwork
 from accord.methods.context.pixels import PixelEncoder, vision_tower
 from accord.methods.context.sampling import Context, without_guidance
 from accord.methods.context.schedulers import ContextDDIMScheduler, ContextDDPMScheduler
-from accord.rewards.clip import ClipScorer, load_clip
 from accord.training.fingerprint import fingerprint
 from accord.types import InputError, a_kind
 

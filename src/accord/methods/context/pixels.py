@@ -9,7 +9,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from accord.diffusion.opened import Opened
 from accord.diffusion.pipelines import device_of
-from accord.rewards.clip import ClipScorer, resized
+from accord.judges.clip import ClipScorer, resized
 
 
 class PixelEncoder:

@@ -24,6 +24,7 @@ from accord.diffusion.opened import Opened, check_seams, empty_as_unguided, netw
 from accord.diffusion.pipelines import check_no_context, check_trainable, ddim_of
 from accord.diffusion.spans import text_states
 from accord.files import replace_folder
+from accord.judges.clip import ClipScorer, load_clip
 from accord.methods.context.config import ContextTrainConfig
 from accord.methods.context.network import RelationalNetwork
 from accord.methods.context.objective import ContextLoss
@@ -31,7 +32,6 @@ from accord.methods.context.pipeline import ContextDiffPipeline, new_relation
 from accord.methods.context.process import ShiftedProcess
 from accord.methods.context.sampling import OfStates, without_guidance
 from accord.methods.context.schedulers import ContextDDIMScheduler
-from accord.rewards.clip import ClipScorer, load_clip
 from accord.training.fingerprint import fingerprint
 from accord.training.loop import LoopConfig
 from accord.training.processes import Processes

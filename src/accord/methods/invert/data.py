@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from accord.data.images import fit, open_image, to_tensor
 from accord.data.pairs import PairsFile
 from accord.files import replace_file
-from accord.rewards.captioners import Captioner
+from accord.judges.captioners import Captioner
 from accord.types import InputError, Pair
 
 Embed = Callable[[list[str]], torch.Tensor]

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from accord.data.pair_folders import stream_pairs
 from accord.data.pairs import PairsFile
 from accord.files import check_writable, only_writer, read_json, write_file
+from accord.judges.captioners import Captioner, load_captioner
 from accord.methods.invert.config import InvertTrainConfig, PredictorConfig
 from accord.methods.invert.data import Embed, PairSet, load_pairs
 from accord.methods.invert.equations import ensemble, ensemble_weights
@@ -24,7 +25,6 @@ from accord.methods.invert.predictors import LAB_SIDE, tower_side
 from accord.methods.invert.split import SIMILAR, Split, group_near_duplicates, split_groups
 from accord.methods.invert.train import predict, train_predictor
 from accord.methods.invert.vocabulary import Vocabulary, words_of
-from accord.rewards.captioners import Captioner, load_captioner
 from accord.rewards.sentence import load_sentence
 from accord.training.fingerprint import fingerprint
 from accord.types import InputError

@@ -24,12 +24,12 @@ from accord.data.images import fit, to_rgb, to_tensor
 from accord.diffusion.loading import check_moments, load_tensors, loading
 from accord.embedded import INVERTER
 from accord.files import read_json, read_text, replace_file
+from accord.judges.captioners import Captioner, load_captioner
 from accord.methods.invert.config import PredictorConfig
 from accord.methods.invert.equations import ensemble
 from accord.methods.invert.kernel import DomainKernel
 from accord.methods.invert.predictors import Predictor, VisionTower, build, tower_classes
 from accord.methods.invert.vocabulary import Vocabulary
-from accord.rewards.captioners import Captioner, load_captioner
 from accord.types import InputError
 
 # parts of a pipeline that are not trained

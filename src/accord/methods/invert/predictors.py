@@ -229,7 +229,7 @@ def _denoiser(config: PredictorConfig) -> Tower:
 
 
 def _clip(config: PredictorConfig) -> Tower:
-    from accord.rewards.clip import load_clip
+    from accord.judges.clip import load_clip
 
     scorer = load_clip(config.model)
     return VisionTower(
@@ -238,7 +238,7 @@ def _clip(config: PredictorConfig) -> Tower:
 
 
 def _blip(config: PredictorConfig) -> Tower:
-    from accord.rewards.captioners import load_captioner
+    from accord.judges.captioners import load_captioner
 
     captioner = load_captioner(config.model)
     vision = captioner.model.vision_model.requires_grad_(True)

@@ -14,11 +14,11 @@ import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
+from accord.judges.captioners import Captioner, load_captioner
 from accord.methods.invert.bank import Bank
 from accord.methods.invert.data import Embed
 from accord.methods.invert.inverter import Inverter, views
 from accord.methods.invert.readable import readable_prompts
-from accord.rewards.captioners import Captioner, load_captioner
 from accord.rewards.sentence import load_sentence
 from accord.types import InputError
 

@@ -23,15 +23,15 @@ from accord.diffusion.opened import REMEMBERED, Opened, Step, begins_with_pictur
 from accord.diffusion.pipelines import check_no_context, check_prompt_length, device_of, tokens_of
 from accord.diffusion.process import kind_of
 from accord.diffusion.tap import Attention, AttentionLayout, attention_layout, observed
+from accord.judges.captioners import Captioner, load_captioner
+from accord.judges.clip import ClipScorer
+from accord.judges.diagnosis import align
 from accord.methods.realign.config import RealignConfig
 from accord.methods.realign.layout import plan
 from accord.methods.realign.modulation import Segments, check_picture, modulation_of
 from accord.methods.realign.regions import describe, find_regions, phrase_maps, slots
 from accord.prompts.phrases import phrases_of
 from accord.reports.results import Realigned
-from accord.rewards.captioners import Captioner, load_captioner
-from accord.rewards.clip import ClipScorer
-from accord.rewards.diagnosis import align
 from accord.types import Alignment, InputError, Prompt, Region, a_kind
 
 RECORDED = (0.2, 0.8)  # attention is recorded in this middle share of the steps

@@ -10,10 +10,10 @@ from scipy import ndimage
 
 from accord.data.images import crop
 from accord.data.lexicon import DEFAULT, Lexicon
+from accord.judges.captioners import Captioner
+from accord.judges.diagnosis import align
 from accord.prompts.phrases import phrases_of
 from accord.prompts.swaps import singular_of
-from accord.rewards.captioners import Captioner
-from accord.rewards.diagnosis import align
 from accord.types import Prompt, Region
 
 PEAK_SHARE = 0.5  # a region is where the map exceeds this share of its peak

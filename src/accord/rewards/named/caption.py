@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from accord.rewards.captioners import Captioner
+from accord.judges.captioners import Captioner
 from accord.rewards.registry import reward
 
 

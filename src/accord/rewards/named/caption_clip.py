@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from accord.rewards.captioners import Captioner
-from accord.rewards.clip import ClipScorer
+from accord.judges.captioners import Captioner
+from accord.judges.clip import ClipScorer
 from accord.rewards.named.caption import CaptionReward
 from accord.rewards.registry import reward
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from accord.rewards.clip import ClipScorer
+from accord.judges.clip import ClipScorer
 from accord.rewards.registry import reward
 
 

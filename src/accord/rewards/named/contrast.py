@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import torch
 
+from accord.judges.captioners import Captioner
+from accord.judges.diagnosis import counterfactuals
 from accord.prompts.phrases import phrases_of
 from accord.prompts.swaps import exchanged
-from accord.rewards.captioners import Captioner
-from accord.rewards.diagnosis import counterfactuals
 from accord.rewards.registry import reward
 
 

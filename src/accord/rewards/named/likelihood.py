@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from accord.diffusion.state import held
-from accord.rewards.captioners import Captioner
+from accord.judges.captioners import Captioner
 from accord.rewards.registry import reward
 
 

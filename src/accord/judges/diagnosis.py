@@ -18,12 +18,12 @@ from PIL import Image
 
 from accord.data.images import fit, to_rgb, to_tensor
 from accord.data.lexicon import Lexicon
+from accord.judges.captioners import Captioner, load_captioner
+from accord.judges.clip import ClipScorer, load_clip
 from accord.prompts.phrases import phrases_of
 from accord.prompts.swaps import peers, singular_of, spelled, swaps, with_article
 from accord.prompts.wording import usual
 from accord.reports.results import Scored
-from accord.rewards.captioners import Captioner, load_captioner
-from accord.rewards.clip import ClipScorer, load_clip
 from accord.types import Alignment, InputError, Prompt, Word, WordScore
 
 

@@ -1,0 +1,1 @@
+"""Measuring a pipeline: suites, runs that are folders, intervals, comparisons."""
