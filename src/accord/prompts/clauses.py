@@ -24,15 +24,6 @@ from accord.prompts.tokens import (
     Tokens,
 )
 
-_WORN = frozenset(
-    "hair eyes eye beard hat coat dress shirt suit jacket scarf uniform gown cape boots shoes glasses apron sweater "
-    "raincoat tuxedo waistcoat skirt armor armour helmet mustache moustache feathers fur fins tail wings horns ears "
-    "face hands legs skin stripes spots sunglasses swimsuit swimsuits trunks pants jeans "
-    "shorts backpack backpacks bag bags umbrella umbrellas gloves mask masks crown mane beak tongue paws "
-    "mouth smile braids ponytail necklace earrings bow ribbon collar cap".split()
-)
-
-
 class Clauses:
     """The mentions of a prompt in their clauses."""
 
@@ -101,7 +92,7 @@ class Clauses:
             if mask:
                 return near
             if word == "with":
-                worn = self.tokens.word(near.head) in _WORN and owner.thing() is not None
+                worn = self.tokens.word(near.head) in lexicon.WORN and owner.thing() is not None
                 return owner if worn else near
             return owner
         if kind == VERB and at >= 0:
@@ -166,7 +157,7 @@ class Clauses:
             return True
         owner = self.said_of(at)
         owned = owner is not None and self.tokens[verb].head == owner.head
-        return not owned and self.tokens.word(near.head) not in _WORN
+        return not owned and self.tokens.word(near.head) not in lexicon.WORN
 
     def _ahead(self, at: int) -> Mention | None:
         return self.ending_at(self.back(at - 1) + 1)

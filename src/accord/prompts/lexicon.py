@@ -93,6 +93,13 @@ COLLECTIVES |= {
 WORN_IN_PAIRS = _words(
     "skis shoes boots socks gloves mittens earrings sneakers sandals slippers heels chopsticks skates loafers moccasins"
 )
+WORN = _words(  # what somebody has on, or is made of
+    "hair eyes eye beard hat coat dress shirt suit jacket scarf uniform gown cape boots shoes glasses apron sweater "
+    "raincoat tuxedo waistcoat skirt armor armour helmet mustache moustache feathers fur fins tail wings horns ears "
+    "face hands legs skin stripes spots sunglasses swimsuit swimsuits trunks pants jeans "
+    "shorts backpack backpacks bag bags umbrella umbrellas gloves mask masks crown mane beak tongue paws "
+    "mouth smile braids ponytail necklace earrings bow ribbon collar cap"
+)
 PAIRED = _words(  # plurals that are one thing
     "scissors glasses spectacles sunglasses eyeglasses goggles binoculars jeans pants trousers shorts tongs pliers "
     "tweezers shears leggings pajamas pyjamas tights headphones overalls clippers knickers slacks breeches dungarees "
@@ -108,14 +115,14 @@ MASS = _words(
     "mustard mayonnaise cream syrup steam foam frost dew hail sleet wheat barley lettuce spinach cabbage garlic "
     "broccoli celery parsley basil cocoa chalk charcoal coal soap shampoo string yarn thread money cash mail laundry "
     "algae plankton sushi ramen salad toast bamboo lace velvet fabric makeup lipstick confetti glitter tinsel "
-    "underwear sportswear pottery cutlery silverware scenery greenery shrubbery undergrowth lumber timber firewood "
-    "gunpowder sawdust frosting icing rope rainfall stubble plumage ash sunshine marble stone brick pizza lemonade "
+    "embroidery underwear sportswear pottery cutlery silverware scenery greenery shrubbery undergrowth lumber timber firewood "
+    "gunpowder sawdust frosting icing rainfall stubble plumage ash sunshine marble stone brick pizza lemonade "
     "champagne vinegar graffiti sunlight lava driftwood tea frosting gravy caramel vanilla batter dough"
 )
 IRREGULAR_PLURALS = _words("people men women children feet teeth mice geese oxen clothes police cattle lice dice")
 MANY_AS_ONE = _words(  # the same word for one and for many
     "sheep fish deer trout salmon moose bison swine aircraft spacecraft series species shrimp squid elk cod tuna koi "
-    "hovercraft offspring"
+    "hovercraft offspring herring mackerel carp haddock sturgeon crossroads"
 )
 
 # --- nouns that are no things ---------------------------------------------------------------------------------------
@@ -159,11 +166,22 @@ MEDIA = _words(
     "watercolour shot snapshot closeup close-up macro still poster artwork art depiction print engraving etching "
     "woodcut cartoon comic mosaic lithograph screenshot photography view fresco linocut selfie wallpaper icon logo "
     "sticker collage doodle concept design scene footage polaroid diagram clipart animation mural tapestry stencil "
-    "rendition diorama"
+    "rendition diorama editorial cutaway sheet blueprint schematic infographic storyboard turnaround x-ray panorama "
+    "visualization visualisation lookbook spread pattern emblem"
 )
+MEDIUM_WORDS = _words(  # before the name of a medium
+    "charcoal graphite oil ink pencil pen crayon chalk acrylic tempera digital line coloring colouring book fashion film "
+    "movie game magazine product wedding street food travel wildlife nature macro drone aerial satellite security "
+    "character model reference concept key splash cover album poster title vector clip stencil woodblock screen "
+    "cross-stitch embroidery knitting quilt stained glass paper 3d cgi cel comic analog analogue instant candid studio "
+    "glamour beauty stock press mugshot passport old antique hand-drawn handdrawn architectural technical botanical "
+    "scientific medical anatomical exploded isometric"
+)
+SURFACES = _words("paper page canvas parchment vellum board cardstock sketchbook notebook plate")
 MEDIA_THINGS = _words(  # what may also hang on a wall in the picture
     "painting drawing poster mosaic icon logo sticker still portrait photograph photo picture mural tapestry wallpaper "
-    "fresco collage print selfie diagram engraving design comic cartoon sketch diorama"
+    "fresco collage print selfie diagram engraving design comic cartoon sketch diorama sheet spread pattern emblem "
+    "blueprint panorama"
 )
 MEDIA_STYLES = _words(  # before a medium or a thing they are style
     "realistic cinematic vintage digital fantasy epic minimalist surreal abstract cyberpunk steampunk impressionist "
@@ -172,7 +190,7 @@ MEDIA_STYLES = _words(  # before a medium or a thing they are style
     "acrylic chalk claymation stock macro wide close-up hd 8k 4k"
 )
 STYLE_ANYWHERE = (  # a tag with one of these is style, wherever in it they stand
-    r"\b\d+ ?(?:mm|k|px|dpi|fps|p)\b|\bf ?/ ?\d|\biso ?\d+|\b1[5-9]\d\ds?\b|\b20\d\ds?\b|\d0s\b|"
+    r"\b\d+ ?(?:mm|k|px|dpi|fps|p)\b|\b\d{2,3}[td]\b|\bmultiple (?:girls|boys|views)\b|\bf ?/ ?\d|\biso ?\d+|\b1[5-9]\d\ds?\b|\b20\d\ds?\b|\d0s\b|"
     r"\b(?:u?hd|hdr|dslr|octane|v-?ray|"
     r"unreal|unity|blender|cinema ?4d|artstation|deviantart|pixiv|cgsociety|behance|trending|depth of field|"
     r"photo-?realis\w+|hyper-?realis\w+|volumetric|cinematic|bokeh|oil on \w+|rule of thirds|ray[- ]?tracing|"
@@ -203,7 +221,7 @@ STYLE_LAST = (  # a tag that ends with one of these is style, unless its last wo
     r"surrealism|minimalism|expressionism|cubism|watercolou?r|gouache|acrylics?|pastels?|engraving|etching|woodcut|"
     r"sketches|design|concept|masterpiece|blur|blurry|blurred|textures?|colou?red|close-?up|screenshot|poster|"
     r"wave|punk|core|linework|lines|strokes|pose|shading|border|varnish|seamless|processing|finish|lineart|"
-    r"typography|hues|dof|still|animation|perspective|framing|feel|look|era)$"
+    r"typography|hues|dof|still|animation|perspective|framing|feel|look|era|scan|grading|grade|palette)$"
 )
 STYLE_WORDS = _words(  # a tag that has nothing but these is style
     "matte storybook ornate candid documentary crayon woodblock studio softbox seamless oil lomography unfinished "
@@ -287,7 +305,7 @@ STAND_INS = {  # the preposition that spaCy reads for each
 }
 NOT = (
     r"(?:completely |totally )?(?:devoid|free|empty|bereft|void) of|lacking(?: in)?|lacks?|minus|sans|without|"
-    r"instead of|rather than|missing|in the absence of|except(?: for)?|but (?:with )?(?:no|not)\b|"
+    r"instead of|rather than|(?<!with[ ])missing|in the absence of|except(?: for)?|but (?:with )?(?:no|not)\b|"
     r"(?:does|do|is|are)(?:n't| not) have|with no|and not|but not"
 )
 MADE = (

@@ -33,7 +33,7 @@ class Classes:
         """What the noun could be the plural of; empty if it is none."""
         if word in self.plurals:
             return [self.plurals[word]]
-        if not word.endswith("s") or word.endswith(("ss", "us", "is")):
+        if not word.endswith("s") or word.endswith(("ss", "us")) or (word.endswith("is") and word in self.nouns):
             return []
         found = [word[:-1]]
         if word.endswith("ies"):
@@ -72,6 +72,8 @@ def _verb_stems(word: str) -> list[str]:
                 stems.append(stem[:-1])
     if word.endswith(("ies", "ied")):
         stems.append(word[:-3] + "y")
+    if word.endswith("ying"):
+        stems.append(word[:-4] + "ie")  # "lying"
     return stems
 
 

@@ -85,7 +85,7 @@ def _prepared(prompt: str, spacy_model: str | None) -> tuple[str, str, Draft, li
     language = language_of(draft.text, lambda word: model.classes(spacy_model).knows(word))
     if language != "en":
         return prompt, language, draft, [], Tokens(prompt)
-    styles = take_styles(draft, lambda word: model.classes(spacy_model).knows(word))
+    styles = take_styles(draft, model.classes(spacy_model))
     return prompt, language, draft, styles, split(prompt, draft.text)
 
 

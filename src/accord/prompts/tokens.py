@@ -117,6 +117,10 @@ class Tokens:
         """The word at an index, empty beyond the ends."""
         return self.items[index].word if 0 <= index < len(self.items) else ""
 
+    def mask(self, index: int) -> str:
+        """The relation that the word at an index stands for, empty if it stands for none."""
+        return self.items[index].mask if 0 <= index < len(self.items) else ""
+
     def words(self, start: int, end: int) -> list[str]:
         return [t.word for t in self.items[max(0, start) : end]]
 
@@ -179,7 +183,8 @@ def tag(tokens: Tokens, doc: Any, classes: Classes) -> None:
     tokens.classes = classes
     for token, read in zip(tokens, doc, strict=True):
         token.tag, token.dep, token.head, token.lemma = read.tag_, read.dep_, read.head.i, read.lemma_.lower()
-    for token in tokens:
+    for i, token in enumerate(tokens):
+        _lower_the_first(tokens, i, classes)
         token.kind = _closed_kind(token)
     for i, token in enumerate(tokens):
         pair = token.word == "couple" and not (i + 1 < len(tokens) and tokens[i + 1].tag in ("NNS", "CD"))
@@ -187,6 +192,15 @@ def tag(tokens: Tokens, doc: Any, classes: Classes) -> None:
         if pair or dozen or (token.word == "can" and _is_noun_can(tokens, i)):
             token.kind = ""
     _Mender(tokens, classes).mend()
+
+
+def _lower_the_first(tokens: Tokens, i: int, classes: Classes) -> None:
+    """A common noun that begins a sentence is no name: "Laundry hangs above a car"."""
+    token = tokens[i]
+    begins = i == 0 or tokens.word(i - 1) in _BREAKS[STOP]
+    alone = not (i + 1 < len(tokens) and tokens[i + 1].capital)
+    if begins and alone and token.tag in ("NNP", "NNPS") and classes.is_noun(token.word):
+        token.tag = "NNS" if token.word not in classes.nouns else "NN"
 
 
 def _is_noun_can(tokens: Tokens, i: int) -> bool:
@@ -332,6 +346,10 @@ class _Mender:
             return ADVERB
         if token.word.endswith("ing") and self._is_participle(i, modifiers, nouns, after):
             return VERB
+        if nouns and self._posture_after_noun(i, nouns, after):
+            return VERB
+        if nouns and self.tokens.mask(i + 1) == "made" and token.word in self.classes.nouns:
+            return NOUN  # "a chess set made of ice"
         wanted = bool(modifiers) and not nouns
         if (
             after == JOINT
@@ -363,7 +381,8 @@ class _Mender:
             return NOUN  # "a steam locomotive"
         if token.tag.startswith("JJ"):
             verb_next = self.tokens.word(i + 1).endswith("s") and self.classes.is_verb(self.tokens.word(i + 1))
-            doer = verb_next and self.tokens.kind(i + 2) in (DETERMINER, NUMBER) and self.classes.is_noun(token.word)
+            goes_on = self.tokens.kind(i + 2) in (DETERMINER, NUMBER) or bool(self.tokens.mask(i + 2))
+            doer = verb_next and goes_on and self.classes.is_noun(token.word)
             return NOUN if doer and modifiers else MODIFIER
         if token.tag in ("VBN", "VBG", "VBD", "VB", "VBP", "VBZ"):
             return self._verb_kind(i, modifiers, nouns, after)
@@ -436,6 +455,8 @@ class _Mender:
     def _is_participle(self, i: int, modifiers: Sequence[Token], nouns: Sequence[Token], after: str) -> bool:
         """Whether a word in -ing is what the thing before it does."""
         token = self.tokens[i]
+        if self.tokens.word(i - 1) in ("all", "both", "each") and not nouns and self.classes.is_verb(token.word):
+            return True  # "two women, each wearing a red hat"
         objects = (DETERMINER, PREPOSITION, NUMBER, NOUN, MODIFIER, PRONOUN)
         if token.word in lexicon.ING_NOUNS and not (token.tag == "VBG" and nouns and after in objects):
             follows = after in (DETERMINER, NUMBER, PRONOUN) or (after == NOUN and self._bare_object(i + 1))
@@ -450,6 +471,14 @@ class _Mender:
         if before in (AUXILIARY, WHICH, PRONOUN, ADVERB, NEGATION):
             return True
         return after in (DETERMINER, NUMBER, PREPOSITION, PRONOUN, ADVERB, COMMA, STOP)
+
+    def _posture_after_noun(self, i: int, nouns: Sequence[Token], after: str) -> bool:
+        """Whether "lie", "stand" are verbs: "on a plate lie two eggs", "a man in a suit and one in a coat stand under"."""
+        if self.tokens.word(i) not in lexicon.POSTURES or self.tokens.word(i) in ("eat", "wait", "look"):
+            return False
+        if after in (DETERMINER, NUMBER):
+            return True
+        return after == PREPOSITION and nouns[-1].word in lexicon.WORN and self.tokens.word(i) in ("stand", "sit", "lie")
 
     def _bare_object(self, i: int) -> bool:
         """Whether the noun at i can stand without an article: "a troll cooking soup"."""
@@ -544,7 +573,7 @@ def is_plural(token: Token, classes: Classes) -> bool:
         return token.tag in ("NNS", "NNPS")
     if word in lexicon.IRREGULAR_PLURALS or word in lexicon.PAIRED or word in classes.plurals:
         return True
-    if not word.endswith("s") or word.endswith(("ss", "us", "is")):
+    if not word.endswith("s") or word.endswith(("ss", "us")) or (word.endswith("is") and not classes.singulars(word)):
         return token.tag in ("NNS", "NNPS") and word.endswith(("i", "a", "ae"))
     if word in classes.nouns and (token.tag == "NN" or not classes.singulars(word)):
         return False
