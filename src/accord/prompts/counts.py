@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from accord.prompts import lexicon
 from accord.prompts.parse import Count, Span
-from accord.prompts.things import Mention, is_attribute, span_of
+from accord.prompts.things import Mention, attribute_kind, is_attribute, span_of
 from accord.prompts.tokens import (
     AUXILIARY,
     COMMA,
@@ -30,7 +30,8 @@ def set_count(tokens: Tokens, mention: Mention) -> None:
     head = tokens[mention.head]
     number, said, vague, one = _said(tokens, mention.modifiers)
     plural = head.plural and not (head.proper and not number)
-    mass = head.word in lexicon.MASS
+    after_of = tokens.word(mention.start - 1) == "of"
+    mass = head.word in lexicon.MASS or (after_of and head.word in lexicon.MASS_AFTER_OF)
     span = span_of(tokens, said[0], said[-1]) if said else None
     if mention.members is not None:
         mention.count = _of_members(tokens, mention, number, span)
@@ -41,10 +42,17 @@ def set_count(tokens: Tokens, mention: Mention) -> None:
         if begin is not None:
             span = span_of(tokens, begin, said[-1])
         mention.count = Count("exact" if begin is None else "at least", number, span)
-    elif not (one and mention.elided) and _is_open(head, plural, mass, one, bool(mention.modifiers)):
+    elif one and not mention.elided and head.word in tokens.classes.nouns and _by_article(tokens, mention):
+        mention.count = Count("exact", 1, span)  # "a crossroads"
+    elif not (one and mention.elided) and _is_open(head, plural, mass, one, bool(mention.modifiers) and not after_of):
         mention.count = Count()
     else:
         mention.count = Count("exact", 1, span if one else None)
+
+
+def _by_article(tokens: Tokens, mention: Mention) -> bool:
+    """Whether its first word is "a" or "an"."""
+    return tokens.word(mention.start) in ("a", "an")
 
 
 def _is_open(head: Token, plural: bool, mass: bool, one: bool, modified: bool) -> bool:
@@ -154,7 +162,14 @@ def _parallel(tokens: Tokens, mention: Mention, earlier: Sequence[Mention]) -> M
     before = tokens.word(mention.start - 1) if tokens.kind(mention.start - 1) == PREPOSITION else ""
     same = [m for m in earlier if before and tokens.word(m.start - 1) == before]
     free = [m for m in earlier if tokens.kind(m.start - 1) != PREPOSITION]
-    return next((group[-1] for group in (same, free, earlier) if group), None)
+    kinds = _kinds(tokens, mention)
+    rival = [m for m in earlier if kinds & _kinds(tokens, m)]
+    return next((group[-1] for group in (same, rival, free, earlier) if group), None)
+
+
+def _kinds(tokens: Tokens, mention: Mention) -> set[str]:
+    """The kinds of the attributes of a mention, those left out that a colour or a size could not be set against."""
+    return {attribute_kind(tokens.word(i)) for i in mention.attributes if is_attribute(tokens[i])}
 
 
 def _lone_color(tokens: Tokens, mention: Mention) -> bool:

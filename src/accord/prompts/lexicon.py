@@ -60,6 +60,9 @@ NAMES_OF_TWO = _words(
     "lavender_field lavender_fields mint_tea ginger_ale ginger_tea orange_slice orange_slices lime_slice lime_wedge"
 )
 
+FRUIT = _words("plum peach lime olive orange lemon cherry apple pear lavender mint mustard coral salmon ginger rose coconut")
+OF_FRUIT = _words("tree orchard blossom juice slice jam pie cake peel grove")
+
 # --- numbers --------------------------------------------------------------------------------------------------------
 NUMBERS = dict(
     zip(
@@ -113,12 +116,13 @@ MASS = _words(
     "lightning thunder sunlight moonlight jewelry jewellery armor armour popcorn spaghetti pasta cereal oatmeal yogurt "
     "chocolate candy lemonade whiskey rum cider oil gasoline petrol soil dirt clay concrete fur blood sweat ketchup "
     "mustard mayonnaise cream syrup steam foam frost dew hail sleet wheat barley lettuce spinach cabbage garlic "
-    "broccoli celery parsley basil cocoa chalk charcoal coal soap shampoo string yarn thread money cash mail laundry "
+    "broccoli celery parsley basil cocoa chalk charcoal coal soap shampoo yarn thread money cash mail laundry "
     "algae plankton sushi ramen salad toast bamboo lace velvet fabric makeup lipstick confetti glitter tinsel "
     "embroidery underwear sportswear pottery cutlery silverware scenery greenery shrubbery undergrowth lumber timber firewood "
     "gunpowder sawdust frosting icing rainfall stubble plumage ash sunshine marble stone brick pizza lemonade "
     "champagne vinegar graffiti sunlight lava driftwood tea frosting gravy caramel vanilla batter dough"
 )
+MASS_AFTER_OF = _words("rope string")  # "a coil of rope", but "the rope"
 IRREGULAR_PLURALS = _words("people men women children feet teeth mice geese oxen clothes police cattle lice dice")
 MANY_AS_ONE = _words(  # the same word for one and for many
     "sheep fish deer trout salmon moose bison swine aircraft spacecraft series species shrimp squid elk cod tuna koi "
@@ -145,6 +149,7 @@ NO_THINGS = _words(
     "side-view sides corners anyone nobody none somebody someone everyone title slogan phrase number row "
     "outdoors indoors outside mid-air midair order need turn rest height size direction"
 )
+SEEN_IF_DENIED = _words("frame text border words letters lettering caption background shadow watermark logo title")
 GROUNDS = _words("background backdrop")
 THINGS_IN_A_COMPOUND = _words(  # no things alone, but as the last word of a compound ("traffic light")
     "light spring fall back scene lot bit center centre number place bloom shape side middle word day title phrase "

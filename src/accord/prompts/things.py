@@ -26,6 +26,7 @@ from accord.prompts.tokens import (
 )
 
 _OF = ("of", "showing", "depicting", "featuring")
+_FRAMES = ("image", "picture", "photo", "shot", "photograph")
 _LEADS = ("a", "an", "the", "this", "one")
 
 
@@ -45,6 +46,7 @@ class Mention:
         absent: whether it is not to be seen.
         ground: whether it is the background.
         elided: whether its noun is left out where it stands ("a red and a green apple").
+        paired: whether another mention with an attribute shares its noun: "yellow and green peppers" are of two colours.
         title: a name that it is a part of.
     """
 
@@ -62,6 +64,7 @@ class Mention:
     denied: bool = False
     ground: bool = False
     elided: bool = False
+    paired: bool = False
     title: tuple[int, int] | None = None
 
     @property
@@ -93,13 +96,18 @@ def find_mentions(tokens: Tokens) -> list[Mention]:
             i += 1
             continue
         j = i
-        while tokens.kind(j + 1) == NOUN and not (tokens[j].quoted or tokens[j + 1].quoted):
+        while tokens.kind(j + 1) == NOUN and not (tokens[j].quoted or tokens[j + 1].quoted or _ends(tokens, j)):
             j += 1
         found += _phrases_of(tokens, list(range(i, j + 1)))
         i = j + 1
     for mention in found:
         mention.attributes = _own_attributes(tokens, mention)
     return found
+
+
+def _ends(tokens: Tokens, i: int) -> bool:
+    """Whether no noun phrase goes on from i to the next word: "a small one | pears", "the twins | nothing"."""
+    return tokens.word(i) in ("one", "ones") or tokens.word(i + 1) in ("nothing", "something", "none", "nobody")
 
 
 def _set_measures_aside(tokens: Tokens) -> None:
@@ -124,7 +132,8 @@ def _set_measures_aside(tokens: Tokens) -> None:
         ):
             token.kind = MODIFIER if tokens.kind(i + 1) in (NOUN, MODIFIER) else "other"
         elif token.word.isdecimal() and tokens.kind(i - 1) == NOUN and tokens[i - 1].tag.startswith("NNP"):
-            token.kind = NOUN if tokens.kind(i + 1) == NOUN else "other"  # "a boeing 747 plane"
+            named = tokens[i - 1].proper and tokens.mask(i + 1) not in ("",)
+            token.kind = NOUN if tokens.kind(i + 1) == NOUN or named else "other"  # "a Boeing 747 (plane) over"
         elif token.word.isdecimal() and tokens.word(i - 1) in ("a", "an", "number", "no", "aged", "route", "level"):
             token.kind = MODIFIER if tokens.kind(i + 1) in (NOUN, MODIFIER) else "other"  # "a 4 door car"
 
@@ -154,11 +163,12 @@ def _phrases_of(tokens: Tokens, nouns: list[int]) -> list[Mention]:
     out = [Mention(group, nouns, group[0]) for group in reversed(alone)]
     for one in out:
         one.elided = True
+    paired = any(is_attribute(tokens[i]) for one in out for i in one.modifiers)
     for one in out:  # "in a white and a man in a black tuxedo": the noun is that of the tuxedo
         if tokens.word(one.start - 1) == "in" and tokens.word(nouns[-1]) in lexicon.PERSONS:
             one.nouns = [one.modifiers.pop()]
     main.sort()
-    return [*out, Mention(main, nouns, min([*main, *nouns]))]
+    return [*out, Mention(main, nouns, min([*main, *nouns]), paired=paired)]
 
 
 def _modifies(tokens: Tokens, k: int, group: Sequence[int]) -> bool:
@@ -187,10 +197,21 @@ def _joins_modifiers(tokens: Tokens, k: int, groups: Sequence[Sequence[int]]) ->
     joint = (tokens.kind(k) == JOINT and tokens.word(k) in ("and", "or")) or tokens.kind(k) == COMMA
     if not joint or tokens.kind(left) != MODIFIER or is_predicate(tokens, left):
         return False
+    if any(tokens.word(i) == "the" for i in groups[-1]) and (
+        tokens.kind(k) == COMMA or _follows_noun(tokens, left) or tokens.word(left - 1) == "in"
+    ):
+        return False  # "painted in black, the van", "the violins brown and the cello black"
     if tokens.kind(k) == JOINT or len(groups) > 1:
         return True
     word = tokens.word(left)
     return word in lexicon.ATTRIBUTES or tokens[left].tag.startswith("JJ")
+
+
+def _follows_noun(tokens: Tokens, i: int) -> bool:
+    """Whether the modifiers up to i stand behind a noun."""
+    while tokens.kind(i) in (MODIFIER, ADVERB):
+        i -= 1
+    return tokens.kind(i) == NOUN
 
 
 def is_predicate(tokens: Tokens, i: int) -> bool:
@@ -212,7 +233,16 @@ def is_attribute(token: Token) -> bool:
 def name_of_two(tokens: Tokens, i: int) -> bool:
     """Whether the words at i and i + 1 are together the name of one thing ("hot dog")."""
     first, second = tokens.word(i), tokens.word(i + 1)
-    return any(f"{first} {w}" in lexicon.NAMES_OF_TWO for w in {second, second.removesuffix("s")})
+    last = second.removesuffix("s")
+    if first in lexicon.FRUIT and last in lexicon.OF_FRUIT:
+        return True
+    return any(f"{first} {w}" in lexicon.NAMES_OF_TWO for w in (second, last))
+
+
+def _in_name(tokens: Tokens, i: int) -> bool:
+    """Whether the word at i is written as a part of a name: "Ruby Lin"."""
+    begins = tokens[i].capital and i + 1 < len(tokens) and tokens[i + 1].capital and tokens[i + 1].tag == "NNP"
+    return tokens[i].proper or begins
 
 
 def compound_start(tokens: Tokens, mention: Mention) -> int:
@@ -220,12 +250,13 @@ def compound_start(tokens: Tokens, mention: Mention) -> int:
     at = mention.head
     named = tokens[at].proper
     for i in reversed(mention.nouns[:-1]):
-        if is_attribute(tokens[i]) and not name_of_two(tokens, i) and not tokens[i].proper:
+        named_before = i - 1 in mention.nouns and name_of_two(tokens, i - 1)  # "ice cream | truck"
+        if is_attribute(tokens[i]) and not (named_before or name_of_two(tokens, i) or _in_name(tokens, i)):
             break
         at = i
     while at - 1 in (*mention.nouns, *mention.modifiers):
         name = named and tokens[at - 1].text[:1].isupper() and tokens[at - 1].kind == MODIFIER and at - 1 > 0
-        if not name_of_two(tokens, at - 1) and not name:
+        if mention.paired or (not name_of_two(tokens, at - 1) and not name):
             break
         at -= 1
     return at
@@ -239,7 +270,7 @@ def _own_attributes(tokens: Tokens, mention: Mention) -> list[int]:
         for i in words
         if (
             i < compound
-            or (i in mention.nouns and is_attribute(tokens[i]) and not name_of_two(tokens, i) and not tokens[i].proper)
+            or (i in mention.nouns and is_attribute(tokens[i]) and not name_of_two(tokens, i) and not _in_name(tokens, i))
         )
         and tokens.kind(i) in (MODIFIER, NOUN)
     ]
@@ -378,10 +409,10 @@ def _is_no_thing(tokens: Tokens, mention: Mention, word: str) -> bool:
         return True
     if word in lexicon.COLORS and tokens.word(mention.start - 1) == "in" and mention.start == mention.head:
         return True
-    if word in ("image", "picture", "photo", "shot", "photograph") and tokens.words(mention.start, mention.head) == [
-        "the"
-    ]:
+    if word in _FRAMES and tokens.words(mention.start, mention.head) in (["the"], ["this"]):
         return True
+    if word in _FRAMES and mention.start == 0 and tokens.word(mention.end) in ("taken", "shot", "captured", "made"):
+        return True  # "a vertical photo taken in"
     if word in ("letter", "letters") and not any(t.quoted for t in tokens):
         return False
     if word in lexicon.NO_THINGS:
@@ -394,8 +425,9 @@ def _is_no_thing(tokens: Tokens, mention: Mention, word: str) -> bool:
 
 def _denied(tokens: Tokens, mention: Mention) -> bool:
     """ "a bench without a back": what is missed would be a thing."""
+    own = any(tokens.word(i) == "no" for i in mention.modifiers)
     masked = mention.start > 0 and tokens[mention.start - 1].mask == "not"
-    return masked and tokens.word(mention.head) in lexicon.THINGS_IN_A_COMPOUND
+    return (own or masked) and tokens.word(mention.head) in lexicon.THINGS_IN_A_COMPOUND | lexicon.SEEN_IF_DENIED
 
 
 def _modifies_a_setting(tokens: Tokens, mention: Mention) -> bool:
