@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from accord.prompts import lexicon
+from accord.prompts import lexicon, nouns
 from accord.prompts.things import Mention
 from accord.prompts.tokens import (
     ADVERB,
@@ -67,7 +67,7 @@ class Clauses:
         if kind == WHICH:
             return self._before_which(j)
         if kind == PRONOUN:
-            return self.antecedent(j, None)
+            return self.said_of(j - 1) if self.tokens.mask(j - 1) else self.antecedent(j, None)
         if kind in (PREPOSITION, MODIFIER):  # "out on the lake", "a house tall above the trees"
             return self.said_of(j) if j > 0 else None
         return None
@@ -125,7 +125,7 @@ class Clauses:
                 return near
             if kind == PREPOSITION:
                 owner = self.said_of(at) if self.tokens[at].mask != "made" else self._ahead(at)
-            elif kind == VERB and self.tokens[verb].tag not in ("VBG", "VBN"):
+            elif kind == VERB and self._finite(verb):
                 owner = self.subject(at)
             elif kind == JOINT and self._goes_on_under(at, verb):
                 owner = self.ending_at(at)
@@ -138,10 +138,16 @@ class Clauses:
             near = owner
         return near
 
+    def _finite(self, verb: int) -> bool:
+        """Whether a verb is no participle, or has its auxiliary right before it: "wearing a hat is hauling"."""
+        helped = self.tokens.kind(self.back(verb - 1)) == AUXILIARY
+        return helped or self.tokens[verb].tag not in ("VBG", "VBN")
+
     def _goes_on_under(self, joint: int, verb: int) -> bool:
         """Whether "and" joins what somebody wears or has, so that a finite verb is said of neither."""
         first = self.ending_at(joint)
-        single = self.tokens[verb].tag == "VBZ" or self.tokens.word(verb) == "was"
+        helper = self.tokens.word(self.back(verb - 1))
+        single = self.tokens[verb].tag == "VBZ" or self.tokens.word(verb) == "was" or helper in ("is", "was", "has")
         if first is None or not single:
             return False
         kind, at = self.role(first)
@@ -156,8 +162,13 @@ class Clauses:
         if self.tokens.word(near.head) in lexicon.TEXT_NOUNS:
             return True
         owner = self.said_of(at)
+        if owner is not None and self._alive(owner) and not self._alive(near):
+            return False  # "divers with lamps swimming above"
         owned = owner is not None and self.tokens[verb].head == owner.head
         return not owned and self.tokens.word(near.head) not in lexicon.WORN
+
+    def _alive(self, mention: Mention) -> bool:
+        return nouns.is_alive(self.tokens.word((mention.thing() or mention).head))
 
     def _ahead(self, at: int) -> Mention | None:
         return self.ending_at(self.back(at - 1) + 1)
@@ -174,6 +185,8 @@ class Clauses:
         while i >= 0 and (self.tokens.kind(i) in (COMMA, JOINT) or self.tokens[i].quoted):
             i -= 1
         near = self.ending_at(i + 1)
+        if near is None and self.tokens.kind(i) == PRONOUN and self.tokens.mask(i - 1):
+            return self.said_of(i - 1)  # "with words written on it, floating above"
         if near is None:
             return self.subject(i + 1) if i >= 0 and self.tokens.kind(i) in (VERB, ADVERB) else None
         for _ in range(8):
@@ -251,7 +264,7 @@ class Clauses:
             self.tokens.word(i) in ("of", "with", "in", "for")
             or (relations and self.tokens[i].mask in lexicon.STAND_INS)
         ):
-            inner = self.starting_at(i + 1)
+            inner = self.starting_at(i + 2 if self.tokens.mask(i + 1) == "not" else i + 1)
             if inner is None and self.tokens.kind(i + 1) != PRONOUN:
                 return i
             i = inner.end if inner is not None else i + 2
@@ -308,11 +321,13 @@ class Clauses:
         word = self.tokens[i].pronoun
         head = self.tokens.word((mention.thing() or mention).head)
         if word in ("it", "its"):
-            return head not in lexicon.PERSONS and not self.tokens[mention.head].plural
+            return not nouns.is_person(head) and not self.tokens[mention.head].plural
         if word in ("him", "her", "his"):
-            people = any(self.tokens.word(m.head) in lexicon.PERSONS for m in self.mentions if m.end <= i)
-            return not people or head in lexicon.PERSONS
+            people = any(nouns.is_person(self.tokens.word(m.head)) for m in self.mentions if m.end <= i)
+            return not people or nouns.is_person(head)
         if word in ("them", "they", "their"):
+            if head in lexicon.WORN:
+                return False
             many = any(self.tokens[m.head].plural for m in self.mentions if m.end <= i and not m.dropped)
             return not many or self.tokens[mention.head].plural
         return True

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from accord.prompts.things import Mention
-from accord.prompts.tokens import COMMA, DETERMINER, NUMBER, STOP, VERB, Tokens
+from accord.prompts.tokens import AUXILIARY, COMMA, DETERMINER, NUMBER, STOP, VERB, Tokens
 
 _NO = frozenset("no zero neither".split())
 _LINKS = frozenset("or nor and , any a an".split())
@@ -34,7 +34,14 @@ def _denied_itself(tokens: Tokens, mention: Mention) -> bool:
         masked = 0 <= at < len(tokens) and tokens[at].mask == "not"
         if masked and (at == first - 1 or tokens.word(first - 1) in ("any", "a", "with", "of")):
             return True
-    return False
+    return _behind_nor(tokens, first - 1)
+
+
+def _behind_nor(tokens: Tokens, i: int) -> bool:
+    """Whether "nor" begins the clause that has only an auxiliary before i: "nor is there any grass"."""
+    while i >= 0 and tokens.kind(i) in (AUXILIARY, "adverb"):
+        i -= 1
+    return tokens.word(i) == "nor"
 
 
 def _under_denied_verb(tokens: Tokens, mention: Mention) -> bool:

@@ -101,6 +101,12 @@ def _present(clauses: Clauses, subject: Mention) -> Mention | None:
     seen = 0
     found: Mention | None = subject
     while found is not None and found.absent and seen < 5:
+        kind, at = clauses.role(found)
+        if kind == JOINT and (first := clauses.ending_at(at)) is not None and first.absent:
+            kind, at = clauses.role(first)
+        owner = clauses.said_of(at) if kind == PREPOSITION and clauses.tokens.kind(at - 1) == COMMA else None
+        if owner is not None and owner is not found and not owner.absent:
+            return owner  # "a dog wearing sunglasses, without a leash or a collar, on a skateboard"
         before = [m for m in clauses.mentions if m.end <= (found.start if found else 0) and not m.dropped]
         found = before[-1] if before else None
         seen += 1
@@ -177,11 +183,13 @@ def _inverted(tokens: Tokens, clauses: Clauses, i: int, after: int) -> list[Ment
         before = STOP
     if before not in (STOP, JOINT, COMMA):
         return []
-    j = clauses.skip_phrases(after, relations=True)
+    j = _behind_coordination(clauses, clauses.skip_phrases(after, relations=True))
     comma = tokens.kind(j) == COMMA
     if comma:
         j += 1
     verb = single = False
+    if tokens.word(j) in ("one", "you", "we") and tokens.word(j + 1) in ("can", "could", "may", "see", "sees"):
+        j, verb = j + 1, True  # "behind the railing, one can see two ships"
     while tokens.kind(j) in (AUXILIARY, VERB, ADVERB) and j < len(tokens):
         verb = verb or tokens.kind(j) in (AUXILIARY, VERB)
         single = single or tokens.word(j) == "is" or (tokens[j].tag == "VBZ" and tokens.word(j) != "are")
@@ -192,6 +200,13 @@ def _inverted(tokens: Tokens, clauses: Clauses, i: int, after: int) -> list[Ment
     return [first, *(clauses.coordinated_after(first) if verb and not single else [])]
 
 
+def _behind_coordination(clauses: Clauses, j: int) -> int:
+    """The index behind "and the ladder" at j if a verb follows: "next to the barrow and the ladder lies a hose"."""
+    other = clauses.starting_at(j + 1) if clauses.tokens.word(j) == "and" else None
+    after = clauses.skip_phrases(other.end, relations=True) if other is not None else j
+    return after if clauses.tokens.kind(after) in (VERB, AUXILIARY) else j
+
+
 def _distributes(tokens: Tokens, clauses: Clauses, i: int, target: Mention) -> bool:
     """Whether a relation holds for all of a coordination: after a verb, and where articles agree."""
     more = clauses.coordinated_after(target)
@@ -200,6 +215,8 @@ def _distributes(tokens: Tokens, clauses: Clauses, i: int, target: Mention) -> b
     j = clauses.back(i - 1)
     verb = tokens.kind(j) in (VERB, AUXILIARY) and clauses.ending_at(j + 1) is None
     if tokens.word(i + 1) == "both":
+        return True
+    if _behind_coordination(clauses, target.end) != target.end and tokens.kind(i - 1) == STOP:
         return True
     definite = [any(tokens.word(k) in ("the", "his", "her", "its") for k in m.modifiers) for m in (target, *more)]
     return verb and (all(definite) or not any(definite)) and tokens.kind(more[-1].end) == STOP and len(more) == 1
