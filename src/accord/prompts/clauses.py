@@ -114,8 +114,20 @@ class Clauses:
         if kind == PRONOUN:
             return self.antecedent(j, None)
         if kind in (JOINT, COMMA):
-            return self.of_clause_before(j)
+            return self._who_is_listed(self.of_clause_before(j), j, verb)
+        onto_it = kind == PREPOSITION and j + 2 < len(self.tokens) and self.tokens.kind(verb + 2) == PRONOUN
+        if onto_it and self.tokens[j + 1].quoted:
+            return self.said_of(j)  # "a sign with 'open' written on it"
         return None
+
+    def _who_is_listed(self, found: Mention | None, at: int, verb: int) -> Mention | None:
+        """Who does something in a list of tags: "a queen, necklace, sitting on a throne"."""
+        listed = found is not None and not self._alive(found) and self.role(found)[0] == COMMA
+        if not listed or self.tokens.kind(at) != COMMA or self.tokens[verb].tag != "VBG":
+            return found
+        here = self._sentence(at)
+        before = (m for m in self.mentions if m.end <= at and self._sentence(m.start) == here)
+        return next((m for m in before if m.thing() is m and not m.absent and self._alive(m)), found)
 
     def _climb(self, near: Mention, verb: int) -> Mention:
         """The noun that a phrase ending before a verb belongs to: "a man in a coat | sits"."""
@@ -285,7 +297,8 @@ class Clauses:
             root = self._root(subject)
             if root is not subject and not root.dropped and self._could_be(root, i):
                 return root
-            before = [m for m in before if m.start < subject.start]
+            joined = self.coordinated_before(subject)
+            before = [m for m in before if m.start < subject.start and m not in joined]
         earlier = [m for m in before if self._sentence(m.start) == self._sentence(i)]
         here = self._topics.get(self._sentence(i))
         if here is not None and here is not subject and here in before:
@@ -326,7 +339,10 @@ class Clauses:
             people = any(nouns.is_person(self.tokens.word(m.head)) for m in self.mentions if m.end <= i)
             return not people or nouns.is_person(head)
         if word in ("them", "they", "their"):
-            if head in lexicon.WORN:
+            if head in lexicon.WORN or self.tokens.lemma(mention.start - 1) == "wear":
+                return False
+            alive = word != "them" and any(self._alive(m) and self.tokens[m.head].plural for m in self.mentions[:-1])
+            if alive and not self._alive(mention):
                 return False
             many = any(self.tokens[m.head].plural for m in self.mentions if m.end <= i and not m.dropped)
             return not many or self.tokens[mention.head].plural

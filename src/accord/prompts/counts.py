@@ -25,6 +25,9 @@ _ONE = ("a", "an", "another", "each", "every")
 _SHARES = ("other", "another", "others", "rest", "first", "second", "third", "last", "remaining")
 
 
+_ORDINALS = frozenset("first second third fourth fifth last next other others rest remaining another".split())
+
+
 def set_count(tokens: Tokens, mention: Mention) -> None:
     """Give a mention its count."""
     head = tokens[mention.head]
@@ -131,7 +134,9 @@ def _of_members(tokens: Tokens, mention: Mention, number: int | None, span: Span
 def resolve_ones(tokens: Tokens, mentions: Sequence[Mention]) -> None:
     """ "a black rabbit and a white one": the noun that "one" stands for."""
     for k, mention in enumerate(mentions):
-        if tokens.word(mention.head) in ("one", "ones"):
+        if tokens.word(mention.head) in _ORDINALS and len(mention.nouns) == 1:
+            _meet_ordinal(tokens, mention, [m for m in mentions[:k] if not m.dropped and not m.absent])
+        elif tokens.word(mention.head) in ("one", "ones"):
             source = _parallel(tokens, mention, [m for m in mentions[:k] if not m.dropped])
             mention.source = source.source or source if source else None
             mention.dropped = source is None
@@ -143,6 +148,17 @@ def resolve_ones(tokens: Tokens, mentions: Sequence[Mention]) -> None:
             )
             mention.attributes = [*mention.attributes, mention.head]
             mention.dropped = mention.source is None
+
+
+def _meet_ordinal(tokens: Tokens, mention: Mention, earlier: Sequence[Mention]) -> None:
+    """ "the third" is one of what was named; "two others" are more of it."""
+    free = [m for m in earlier if tokens.kind(m.start - 1) != PREPOSITION] or earlier
+    many = [m for m in earlier if tokens[m.head].plural]
+    if any(tokens.kind(i) == NUMBER for i in mention.modifiers):
+        mention.source = free[-1] if free else None
+        mention.dropped = not free
+    else:
+        mention.drop(many[0] if many else None)
 
 
 def _meet_again(tokens: Tokens, mention: Mention, source: Mention, earlier: Sequence[Mention]) -> None:
@@ -162,6 +178,9 @@ def _parallel(tokens: Tokens, mention: Mention, earlier: Sequence[Mention]) -> M
     before = tokens.word(mention.start - 1) if tokens.kind(mention.start - 1) == PREPOSITION else ""
     same = [m for m in earlier if before and tokens.word(m.start - 1) == before]
     free = [m for m in earlier if tokens.kind(m.start - 1) != PREPOSITION]
+    if any(tokens.word(i) in _ORDINALS for i in mention.modifiers):  # "the last one"
+        many = [m for m in earlier if tokens[m.head].plural]
+        return many[-1] if many else None
     kinds = _kinds(tokens, mention)
     rival = [m for m in earlier if kinds & _kinds(tokens, m)]
     return next((group[-1] for group in (same, rival, free, earlier) if group), None)
@@ -339,9 +358,16 @@ def all_of_them(tokens: Tokens, mentions: Sequence[Mention]) -> None:
         while tokens.kind(j) == AUXILIARY or tokens.word(j) in ("of", "them", "in", "painted", "being"):
             j += 1
         what, _ = _attributes_at(tokens, j)
-        before = [m for m in mentions if m.end <= i and not m.dropped and not m.absent]
-        for n, mention in enumerate(reversed(before)):
-            later = before[len(before) - n] if n else None
-            if later is not None and not {"and", ","} & set(tokens.words(mention.end, later.start)):
-                break
+        for mention in run_before(tokens, mentions, i):
             mention.attributes += what
+
+
+def run_before(tokens: Tokens, mentions: Sequence[Mention], i: int) -> list[Mention]:
+    """The mentions before i, as far as "and" or a comma joins each to the next one."""
+    before = [m for m in mentions if m.end <= i and not m.dropped and not m.absent]
+    out: list[Mention] = []
+    for mention in reversed(before):
+        if out and not {"and", ","} & set(tokens.words(mention.end, out[0].start)):
+            break
+        out.insert(0, mention)
+    return out

@@ -72,6 +72,8 @@ def _reached(tokens: Tokens, absent: Mention, mention: Mention) -> bool:
         return False
     if {"or", "nor"} & set(between):
         return True
+    if {"and", ","} <= set(between) and tokens.kind(mention.end) in (VERB, AUXILIARY):
+        return False  # "there are no visitors, and mist hangs over the hills"
     if any(tokens.word(i) == "both" for i in absent.modifiers):
         return True
     if any(tokens.kind(i) in (DETERMINER, NUMBER) and tokens.word(i) != "any" for i in mention.modifiers):

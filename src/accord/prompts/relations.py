@@ -7,6 +7,7 @@ from typing import cast
 
 from accord.prompts import lexicon
 from accord.prompts.clauses import Clauses
+from accord.prompts.counts import run_before
 from accord.prompts.parse import RelationName
 from accord.prompts.things import Mention, is_attribute
 from accord.prompts.tokens import (
@@ -77,7 +78,10 @@ def _ends(tokens: Tokens, clauses: Clauses, i: int) -> tuple[list[Mention], list
             objects = _several_before(clauses, subjects[0] if not inverted else None, i) or objects
         return subjects, [o for o in objects if o not in subjects]
     objects = [target]
-    if _distributes(tokens, clauses, i, target):
+    other = clauses.starting_at(target.end + 1)
+    if other is not None and tokens.kind(i - 1) == STOP and _behind_coordination(clauses, target.end) != target.end:
+        objects.append(other)
+    elif _distributes(tokens, clauses, i, target):
         objects += clauses.coordinated_after(target)
     return subjects, objects
 
@@ -163,7 +167,7 @@ def _agrees(tokens: Tokens, clauses: Clauses, i: int) -> bool:
     """Whether the verb before i is no singular one."""
     j = clauses.back(i - 1)
     while tokens.kind(j) in (VERB, AUXILIARY, ADVERB):
-        if tokens.word(j) in ("is", "was", "has", "'s") or tokens[j].tag == "VBZ":
+        if tokens.word(j) in ("is", "was", "has", "'s") or tokens[j].tag in ("VBZ", "NNS"):
             return False
         if tokens[j].tag in ("VBG", "VBN") and tokens.kind(j - 1) != AUXILIARY:
             return False
@@ -216,8 +220,6 @@ def _distributes(tokens: Tokens, clauses: Clauses, i: int, target: Mention) -> b
     verb = tokens.kind(j) in (VERB, AUXILIARY) and clauses.ending_at(j + 1) is None
     if tokens.word(i + 1) == "both":
         return True
-    if _behind_coordination(clauses, target.end) != target.end and tokens.kind(i - 1) == STOP:
-        return True
     definite = [any(tokens.word(k) in ("the", "his", "her", "its") for k in m.modifiers) for m in (target, *more)]
     return verb and (all(definite) or not any(definite)) and tokens.kind(more[-1].end) == STOP and len(more) == 1
 
@@ -230,12 +232,28 @@ def _ends_of_side(tokens: Tokens, clauses: Clauses, i: int) -> tuple[list[Mentio
         return inverted, [meant] if meant is not None and meant not in inverted else []
     subject = clauses.said_of(i)
     meant = clauses.antecedent(i, subject) if subject is not None else None
-    return ([subject], [meant]) if subject is not None and meant is not None else ([], [])
+    if subject is None or meant is None:
+        return [], []
+    verb = tokens.kind(clauses.back(i - 1)) == VERB and _agrees(tokens, clauses, i)
+    joined = [m for m in clauses.coordinated_before(subject) if m is not meant] if verb else []
+    return [*joined, subject], [meant]  # "a fork and a knife lie on its right"
 
 
 def _apposition(tokens: Tokens, i: int, j: int) -> bool:
     """Whether the attribute at i stands behind a comma and before no noun: "a cat, far too large for the house"."""
     return tokens.kind(j) == NOUN and tokens.kind(j + 1) == COMMA and tokens.kind(i + 1) != NOUN
+
+
+def _begins(tokens: Tokens, i: int) -> bool:
+    """Whether nothing but a participle stands before i in its sentence."""
+    while tokens.kind(i - 1) in (VERB, ADVERB):
+        i -= 1
+    return tokens.kind(i - 1) == STOP
+
+
+def _without_verb(tokens: Tokens, i: int) -> bool:
+    """Whether the attribute at i ends a clause: "her nails black and", "the cello black"."""
+    return tokens.kind(i - 1) == NOUN and tokens.kind(i + 1) in (JOINT, COMMA, STOP)
 
 
 # --- verbs ------------------------------------------------------------------------------------------------------------
@@ -274,8 +292,12 @@ def find_predicates(tokens: Tokens, mentions: Sequence[Mention], clauses: Clause
         owner = clauses.subject(j) if tokens.kind(j) in (AUXILIARY, VERB) else None
         if owner is None and tokens.kind(j) == PREPOSITION and tokens.word(j) == "in":
             owner = clauses.said_of(j)
+            if owner is None and tokens.kind(i + 1) == COMMA and _begins(tokens, j):
+                owner = clauses.next_after(i + 1)  # "painted in black, the van"
         elif owner is None and _apposition(tokens, i, j):
             owner = clauses.of_clause_before(j + 1)
+        elif owner is None and j == i - 1 and _without_verb(tokens, i):
+            owner = clauses.ending_at(i)  # "the violins brown and the cello black"
         thing = owner.thing() if owner is not None else None
         if thing is not None:
             thing.attributes.append(i)
@@ -283,6 +305,10 @@ def find_predicates(tokens: Tokens, mentions: Sequence[Mention], clauses: Clause
         made = mention.start > 0 and tokens[mention.start - 1].mask == "made"
         owner = clauses.said_of(mention.start - 1) if made else None
         material = [i for i in (*mention.modifiers, *mention.nouns) if is_attribute(tokens[i])]
+        if made and owner is None and tokens.word(mention.start - 2) in ("all", "both", "each"):
+            owner, *others = reversed(run_before(tokens, mentions, mention.start - 2))
+            for other in others:
+                other.attributes += material
         if owner is not None and material:
             (owner.thing() or owner).attributes += material
             mention.drop(owner)

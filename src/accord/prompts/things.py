@@ -197,7 +197,7 @@ def _joins_modifiers(tokens: Tokens, k: int, groups: Sequence[Sequence[int]]) ->
     joint = (tokens.kind(k) == JOINT and tokens.word(k) in ("and", "or")) or tokens.kind(k) == COMMA
     if not joint or tokens.kind(left) != MODIFIER or is_predicate(tokens, left):
         return False
-    if any(tokens.word(i) == "the" for i in groups[-1]) and (
+    if any(tokens.word(i) in ("the", "her", "his", "its", "their") for i in groups[-1]) and (
         tokens.kind(k) == COMMA or _follows_noun(tokens, left) or tokens.word(left - 1) == "in"
     ):
         return False  # "painted in black, the van", "the violins brown and the cello black"
@@ -239,6 +239,11 @@ def name_of_two(tokens: Tokens, i: int) -> bool:
     return any(f"{first} {w}" in lexicon.NAMES_OF_TWO for w in (second, last))
 
 
+def _names_something(tokens: Tokens, i: int) -> bool:
+    """Whether an attribute at i is none, but part of a name: "ice cream truck", "hot dog", "Ruby Lin"."""
+    return name_of_two(tokens, i) or name_of_two(tokens, i - 1) or _in_name(tokens, i)
+
+
 def _in_name(tokens: Tokens, i: int) -> bool:
     """Whether the word at i is written as a part of a name: "Ruby Lin"."""
     begins = tokens[i].capital and i + 1 < len(tokens) and tokens[i + 1].capital and tokens[i + 1].tag == "NNP"
@@ -250,8 +255,7 @@ def compound_start(tokens: Tokens, mention: Mention) -> int:
     at = mention.head
     named = tokens[at].proper
     for i in reversed(mention.nouns[:-1]):
-        named_before = i - 1 in mention.nouns and name_of_two(tokens, i - 1)  # "ice cream | truck"
-        if is_attribute(tokens[i]) and not (named_before or name_of_two(tokens, i) or _in_name(tokens, i)):
+        if is_attribute(tokens[i]) and not _names_something(tokens, i):
             break
         at = i
     while at - 1 in (*mention.nouns, *mention.modifiers):
@@ -270,7 +274,7 @@ def _own_attributes(tokens: Tokens, mention: Mention) -> list[int]:
         for i in words
         if (
             i < compound
-            or (i in mention.nouns and is_attribute(tokens[i]) and not name_of_two(tokens, i) and not _in_name(tokens, i))
+            or (i in mention.nouns and is_attribute(tokens[i]) and not _names_something(tokens, i))
         )
         and tokens.kind(i) in (MODIFIER, NOUN)
     ]
@@ -315,7 +319,7 @@ def drop_frames(tokens: Tokens, mentions: list[Mention]) -> list[Span]:
     for k, mention in enumerate(mentions):
         if mention.dropped:
             continue
-        word, following = tokens.word(mention.head), tokens.word(mention.end)
+        word, following = tokens.word(mention.head), "" if tokens.mask(mention.end) else tokens.word(mention.end)
         inner = next((m for m in mentions[k + 1 :] if m.start == mention.end + 1), None) if following in _OF else None
         if tokens.kind(mention.end) == POSSESSIVE or tokens.word(mention.start - 1) in ("named", "called"):
             mention.drop(next((m for m in mentions[k + 1 :] if m.head > mention.end), None))

@@ -121,6 +121,10 @@ class Tokens:
         """The relation that the word at an index stands for, empty if it stands for none."""
         return self.items[index].mask if 0 <= index < len(self.items) else ""
 
+    def lemma(self, index: int) -> str:
+        """The lemma of the word at an index, empty beyond the ends."""
+        return self.items[index].lemma if 0 <= index < len(self.items) else ""
+
     def words(self, start: int, end: int) -> list[str]:
         return [t.word for t in self.items[max(0, start) : end]]
 
@@ -276,7 +280,8 @@ class _Mender:
         if self.classes.only_noun(token.word) or token.tag.startswith("NN"):
             return NOUN
         if token.tag.startswith("VB"):
-            return VERB if token.tag not in ("VBN", "VBG") else MODIFIER
+            goes_on = token.tag == "VBG" and self.tokens.kind(i + 2) in (PREPOSITION, DETERMINER)
+            return VERB if token.tag not in ("VBN", "VBG") or goes_on else MODIFIER
         return MODIFIER if token.tag.startswith("JJ") else ADVERB
 
     def _noun_though_adverb(self, i: int) -> bool:
