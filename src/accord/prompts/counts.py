@@ -367,7 +367,8 @@ def run_before(tokens: Tokens, mentions: Sequence[Mention], i: int) -> list[Ment
     before = [m for m in mentions if m.end <= i and not m.dropped and not m.absent]
     out: list[Mention] = []
     for mention in reversed(before):
-        if out and not {"and", ","} & set(tokens.words(mention.end, out[0].start)):
+        shared = bool(out) and mention.head == out[0].head  # "a large and a small suitcase"
+        if out and not shared and not {"and", ","} & set(tokens.words(mention.end, out[0].start)):
             break
         out.insert(0, mention)
     return out

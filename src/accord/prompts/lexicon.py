@@ -60,7 +60,7 @@ NAMES_OF_TWO = _words(
     "lavender_field lavender_fields mint_tea ginger_ale ginger_tea orange_slice orange_slices lime_slice lime_wedge"
 )
 
-FRUIT = _words("plum peach lime olive orange lemon cherry apple pear lavender mint mustard coral salmon ginger rose coconut")
+FRUIT = _words("plum peach lime olive lemon cherry apple pear lavender mint mustard coral salmon ginger rose coconut")
 OF_FRUIT = _words("tree orchard blossom juice slice jam pie cake peel grove")
 
 # --- numbers --------------------------------------------------------------------------------------------------------
@@ -137,7 +137,7 @@ PARTS = _words(  # before "of": a part, a view or a kind of what follows
 )
 TIMES = _words(
     "night dawn dusk sunset sunrise noon midday midnight morning evening afternoon twilight day daytime nighttime "
-    "winter summer spring autumn fall christmas today time moment nightfall daybreak yesterday tonight halloween"
+    "hour winter summer spring autumn fall christmas today time moment nightfall daybreak yesterday tonight halloween"
 )
 NO_THINGS = _words(
     "background foreground distance middle center centre left right front back style colors colours color colour light "

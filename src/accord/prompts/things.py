@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from accord.prompts import lexicon
+from accord.prompts.classes import is_compound
 from accord.prompts.parse import Attribute, AttributeKind, Count, Span
 from accord.prompts.tokens import (
     ADVERB,
@@ -236,6 +237,8 @@ def name_of_two(tokens: Tokens, i: int) -> bool:
     last = second.removesuffix("s")
     if first in lexicon.FRUIT and last in lexicon.OF_FRUIT:
         return True
+    if is_compound(f"{first} {second}") and first not in lexicon.COLORS | lexicon.SIZES:
+        return True
     return any(f"{first} {w}" in lexicon.NAMES_OF_TWO for w in (second, last))
 
 
@@ -259,7 +262,8 @@ def compound_start(tokens: Tokens, mention: Mention) -> int:
             break
         at = i
     while at - 1 in (*mention.nouns, *mention.modifiers):
-        name = named and tokens[at - 1].text[:1].isupper() and tokens[at - 1].kind == MODIFIER and at - 1 > 0
+        before = tokens[at - 1]
+        name = named and before.capital and before.kind == MODIFIER and (at > 1 or before.tag == "NNP")
         if mention.paired or (not name_of_two(tokens, at - 1) and not name):
             break
         at -= 1

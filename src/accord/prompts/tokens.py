@@ -556,6 +556,9 @@ class _Mender:
         if not nouns and not modifiers and self.classes.is_noun(token.word):
             starts = before in (COMMA, JOINT, PREPOSITION, STOP)
             ends = (COMMA, STOP, JOINT) if token.tag == "VBZ" else (COMMA, STOP, JOINT, PREPOSITION)
+            going = i + 1 < len(self.tokens) and self.tokens[i + 1].tag == "VBG" and token.tag != "VBZ"
+            if starts and going and before != PREPOSITION:
+                return NOUN  # "smoke rising from a chimney"
             if starts and after in ends and token.tag in ("VB", "VBP", "VBZ"):
                 return NOUN
             if starts and after == NOUN and i + 2 >= len(self.tokens):
