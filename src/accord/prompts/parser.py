@@ -26,7 +26,7 @@ from accord.prompts.parse import (
     Thing,
 )
 from accord.prompts.places import find_places
-from accord.prompts.programs import Draft, normalise
+from accord.prompts.programs import AND, Draft, normalise
 from accord.prompts.relations import find_actions, find_predicates, find_relations
 from accord.prompts.style import take_styles
 from accord.prompts.things import Mention, attributes_of, compound_start, drop_frames, find_mentions, span_of
@@ -65,6 +65,24 @@ def plain_text(prompt: str) -> tuple[str, tuple[Stripped, ...]]:
     """A prompt without the syntax of prompt programs, and what was set aside; needs no spaCy."""
     draft = normalise(prompt)
     return (_plain(draft) if draft.stripped else prompt), tuple(draft.stripped)
+
+
+def weighted_text(prompt: str) -> tuple[tuple[tuple[str, float], ...], tuple[Span, ...]]:
+    """The plain text in pieces with a weight each, and the weights that belong to no word.
+
+    "a (red:1.3) star" gives ("a", 1.0), ("red", 1.3), ("star", 1.0). A pair of brackets without a number is 1.1, square
+    ones 1 / 1.1, curly ones 1.05, each "+" 1.1 and each "-" 0.9, as the programs have it that brought them up. Those in
+    one another multiply.
+    """
+    draft = normalise(prompt)
+    pieces: list[tuple[str, float]] = []
+    for letter, weight in zip(_kept_letters(draft), draft.weights, strict=True):
+        if pieces and (letter.isspace() or weight == pieces[-1][1]):
+            pieces[-1] = (pieces[-1][0] + letter, pieces[-1][1])
+        else:
+            pieces.append((letter, weight))
+    tidy = [(re.sub(r"\s+", " ", text).strip(), round(weight, 6)) for text, weight in pieces]
+    return tuple((text, weight) for text, weight in tidy if text), tuple(draft.unweighed)
 
 
 def check_prompt(prompt: object) -> None:
@@ -318,18 +336,22 @@ def _fields(span: Span) -> tuple[str, int, int]:
 
 def _plain(draft: Draft) -> str:
     """The prompt without what was set aside."""
-    text = list(draft.prompt)
-    kept = _kept_characters(draft)
-    return re.sub(r"\s+", " ", "".join(c if keep else " " for c, keep in zip(text, kept, strict=True))).strip(" ,")
+    text = re.sub(r"\s+", " ", "".join(_kept_letters(draft))).strip(" ,")
+    return re.sub(r"(?:, ?)*, ?(?=,)| (?=,)", "", text)
 
 
-def _kept_characters(draft: Draft) -> list[bool]:
-    """Which characters of the prompt are left: those of the draft, of the styles and of quoted texts."""
-    gone = [False] * len(draft.prompt)
+def _kept_letters(draft: Draft) -> list[str]:
+    """What is left of each character of the prompt: itself, a blank, or "and" between alternatives."""
+    letters = list(draft.prompt)
+    quoted = {i for q in draft.quoted for i in range(q.start - 1, q.end + 1)}
     for part in draft.stripped:
         for i in range(part.start, part.end):
-            gone[i] = draft.text[i] in " ," or (not draft.prompt[i].isalnum() and draft.text[i] == " ")
-    return [not g for g in gone]
+            now = draft.normal[i]
+            if now == AND:
+                letters[i] = " and "
+            elif i not in quoted and (now == " " or (now == "," and letters[i] != ",")):
+                letters[i] = "," if now == "," else " "
+    return letters
 
 
 def _ruled_out(draft: Draft) -> list[Absence]:

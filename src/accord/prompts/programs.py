@@ -26,9 +26,19 @@ class Draft:
 
     prompt: str
     text: str
+    normal: str = ""  # the text as `normalise` left it
     stripped: list[Stripped] = field(default_factory=list)
     negatives: list[Span] = field(default_factory=list)  # items of negative prompts
     quoted: list[Quoted] = field(default_factory=list)
+    weights: list[float] = field(default_factory=list)  # of each character: (red:1.3)
+    unweighed: list[Span] = field(default_factory=list)  # weights of no word: "a cat::2"
+
+    def __post_init__(self) -> None:
+        self.weights = [1.0] * len(self.prompt)
+
+    def weigh(self, start: int, end: int, weight: float) -> None:
+        """Multiply the weights of [start:end]."""
+        self.weights[start:end] = [w * weight for w in self.weights[start:end]]
 
     def blank(self, start: int, end: int, filling: str = "") -> None:
         """Put blanks (after `filling`) where [start:end] was."""
@@ -59,6 +69,7 @@ def normalise(prompt: str) -> Draft:
     draft = Draft(prompt, re.sub(r"[\x00-\x08\x0e-\x1f]", " ", prompt.translate(same_length)))
     for step in (_comments, _infotext, _flags, _networks, _alternatives, _weights, _breaks, _quotes, _marks, _capitals):
         step(draft)
+    draft.normal = draft.text
     return draft
 
 
@@ -109,7 +120,7 @@ def _networks(draft: Draft) -> None:
     for found in re.finditer(r"\(?\bembedding:[\w.-]+(?::[\d.]+)?\)?", draft.text):
         draft.strip(*found.span(), "embedding")
     for found in re.finditer(
-        r"</?\w[^<>]*>|\bhttps?://\S+|\bscore_\d\w*|\bsource_\w+|\brating_\w+|\\(?=[()])", draft.text
+        r"</?\w[^<>]*>|\bhttps?://\S+|\bscore_\d\w*|\bsource_\w+|\brating_\w+|\\[()\[\]{}]", draft.text
     ):
         draft.strip(*found.span(), "markup")
 
@@ -146,14 +157,26 @@ def _weights(draft: Draft) -> None:
             mark = "," if aside and one.start() and not draft.text[: one.start()].rstrip().endswith(("(", ",")) else ""
             if not mark:
                 draft.note(*one.span(), "weight")
+                draft.weigh(*one.span(2), _weight(one[1], one[3], one[5]))
             draft.blank(one.start(), one.start(2), mark)
             draft.blank(one.end(2), one.end(), mark)
-    for found in re.finditer(r"::\s*-?[\d.]*", draft.text):
-        draft.strip(*found.span(), "weight", ",")
     for found in re.finditer(r"(?<=\w)(?:\++|--+)(?=[\s,]|$)", draft.text):
+        word = re.search(r"\S+$", draft.text[: found.start()])
+        draft.weigh(word.start() if word else found.start(), found.start(), _weight("", None, found[0]))
         draft.strip(*found.span(), "weight")
-    for found in re.finditer(r"(?<=\w):[01]\.\d+\b", draft.text):
-        draft.strip(*found.span(), "weight")
+    for found in re.finditer(r"::\s*-?[\d.]*|(?<=\w):[01]\.\d+\b", draft.text):
+        draft.unweighed.append(Span(draft.prompt[found.start() : found.end()], *found.span()))
+        draft.strip(*found.span(), "weight", "," if found[0].startswith("::") else "")
+
+
+def _weight(bracket: str, number: str | None, behind: str | None) -> float:
+    """The weight that a bracket gives: (red:1.3), (red)1.3, (red)++, (red), [red], {red}."""
+    if number or (behind and behind[0] not in "+-"):
+        digits = re.search(r"\d*\.?\d+", number or behind or "")
+        return float(digits[0]) if digits else 1.0
+    if behind:
+        return (1.1 if behind[0] == "+" else 0.9) ** len(behind)
+    return {"(": 1.1, "[": 1 / 1.1, "{": 1.05}[bracket]
 
 
 def _breaks(draft: Draft) -> None:
