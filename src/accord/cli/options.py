@@ -30,6 +30,12 @@ HUB_CLIP = "openai/clip-vit-large-patch14"
 Model = Annotated[
     str | None, typer.Option(help="Pipeline folder, hub id or .safetensors file; the embedded lab if not given.")
 ]
+Weights = Annotated[
+    str,
+    typer.Option(
+        help="What (red:1.3) and ((blue)) do: strip sets them aside, honour weighs the words (CLIP encoders, compel)."
+    ),
+]
 Variant = Annotated[
     str | None,
     typer.Option(
@@ -273,8 +279,12 @@ def check_said(*prompts: str, parsed: bool = False) -> None:
         (check_says_something if parsed else check_sayable)(prompt)
 
 
-def plainly(prompts: Sequence[str]) -> list[str]:
-    """The prompts without the syntax of prompt programs, which no pipeline reads; a note says what was set aside."""
+def plainly(prompts: Sequence[str], weights: str = "strip") -> list[str]:
+    """The prompts without the syntax of prompt programs, which no pipeline reads; a note says what was set aside.
+
+    Args:
+        weights: "strip", or "honour" for weights that are not set aside, because `weighed` has them.
+    """
     from accord.prompts.parser import plain_text
 
     out = []
@@ -283,10 +293,37 @@ def plainly(prompts: Sequence[str]) -> list[str]:
         if not stripped or not plain.strip():
             out.append(prompt)
             continue
-        kinds = sorted({s.kind for s in stripped})
+        kinds = sorted({s.kind for s in stripped if not (weights == "honour" and s.kind == "weight")})
+        if not kinds:
+            out.append(plain)
+            continue
         warnings.warn(f"the prompt is read as {plain!r}; set aside: {', '.join(kinds)}", Notice, stacklevel=2)
         out.append(plain)
     return out
+
+
+def weighed(prompts: Sequence[str], weights: str) -> dict[str, Sequence[tuple[str, float]]]:
+    """The pieces and weights of each prompt that has some, by its plain text; none if `weights` is "strip".
+
+    Raises:
+        InputError: for another word than "strip" or "honour", a weight that belongs to no word, or two prompts that
+            differ in their weights alone.
+    """
+    from accord.prompts.parser import plain_text, weighted_text
+
+    if weights not in ("strip", "honour"):
+        raise InputError(f"weights {weights!r} is unknown; use strip or honour")
+    found: dict[str, Sequence[tuple[str, float]]] = {}
+    for prompt in prompts if weights == "honour" else ():
+        pieces, lost = weighted_text(prompt)
+        if lost:
+            raise InputError(
+                f"{lost[0].text!r} in {prompt[:40]!r} is the weight of no word; write (word:1.2), or leave `weights` out"
+            )
+        plain = plain_text(prompt)[0]
+        if found.setdefault(plain, pieces) != pieces:
+            raise InputError(f"{plain[:40]!r} is there twice with other weights; generate it in two runs")
+    return {plain: pieces for plain, pieces in found.items() if any(weight != 1 for _, weight in pieces)}
 
 
 def check_file(out: Path) -> None:

@@ -29,6 +29,7 @@ from accord.cli.options import (
     Seeds,
     Steps,
     Variant,
+    Weights,
     Width,
     call_options,
     check_file,
@@ -50,6 +51,7 @@ from accord.cli.options import (
     say_lab_only,
     tell_skipped,
     torch_type,
+    weighed,
 )
 from accord.types import InputError
 
@@ -80,6 +82,7 @@ def generate(
     height: Height = None,
     width: Width = None,
     call: Call = None,
+    weights: Weights = "strip",
     context: Annotated[
         Path | None,
         typer.Option(help="Folder of accord train context: its relational network (and adapter) shifts the process."),
@@ -102,6 +105,7 @@ def generate(
     from accord.diffusion.call import GUIDANCE, STEPS, call_arguments
     from accord.diffusion.generate import check_generates, generate_each
     from accord.diffusion.pipelines import UNETS, check_prompts
+    from accord.diffusion.weights import honour
     from accord.files import check_writable, only_writer, write_file
     from accord.methods.context.pipeline import load_context
     from accord.methods.context.sampling import generate_with_context
@@ -111,13 +115,16 @@ def generate(
         leave_out("without --context", clip=clip, ancestral=ancestral)
     else:
         leave_out("with --context", negative_prompt=negative_prompt, height=height, width=width, call=call)
+        if weights == "honour":
+            raise InputError("--weights honour is not used with --context; leave it out")
     if model is None:
         leave_out("without --model", variant=variant, model_config=model_config)
     told = call_options(steps, guidance, negative_prompt, height, width, call)
     if lora is not None and context is not None:
         raise InputError("--context brings its own adapter; give it or --lora")
     check_said(*prompts)
-    prompts = plainly(prompts)
+    pieces = weighed(prompts, weights)
+    prompts = plainly(prompts, weights)
     kind = torch_type(dtype)
     pick_device(device)
     if context is not None and not (context / "relation" / "config.json").is_file():
@@ -129,6 +136,8 @@ def generate(
             pipe = accord.load(model, device, kind, lora, variant=variant, model_config=model_config)
             check_generates(pipe)
             call_arguments(pipe, **told)  # what it does not take is refused before the first picture
+            if pieces:
+                honour(pipe, pieces)
 
             def draw(texts: list[str], numbers: list[int]) -> Any:
                 return generate_each(pipe, texts, numbers, **told)

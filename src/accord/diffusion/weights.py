@@ -8,22 +8,22 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 
-from accord.diffusion.opened import swapped
 from accord.types import InputError
 
 Pieces = Sequence[tuple[str, float]]
 _NEAR = 1e-3  # how far compel's states of a plain prompt may be from the pipeline's, as a share of their largest
 
 
-@contextmanager
-def honoured(pipe: Any, weights: Mapping[str, Pieces]) -> Iterator[None]:
-    """Within, the pipeline encodes the prompts that are keys of `weights` with the weights of their pieces.
+def honour(pipe: Any, weights: Mapping[str, Pieces]) -> None:
+    """Have a pipeline encode the prompts that are keys of `weights` with the weights of their pieces from now on.
+
+    Args:
+        weights: plain prompt to its pieces with their weights, as `accord.prompts.parser.weighted_text` gives them.
 
     Raises:
         InputError: if compel is not installed, or gives other states than the pipeline for a prompt without weights.
@@ -38,6 +38,8 @@ def honoured(pipe: Any, weights: Mapping[str, Pieces]) -> Iterator[None]:
     def encode_prompt(*args: Any, **kwargs: Any) -> Any:
         found = own(*args, **kwargs)
         given = signature.bind(*args, **kwargs).arguments
+        if given.get("clip_skip"):
+            raise InputError("weights of words are not honoured with clip_skip; leave one of them out")
         prompt = given.get("prompt")
         texts = [prompt] if isinstance(prompt, str) else list(prompt or [])
         states = found[0].clone()
@@ -47,8 +49,7 @@ def honoured(pipe: Any, weights: Mapping[str, Pieces]) -> Iterator[None]:
                 states[i * each : (i + 1) * each] = encode(weights[text]).to(states)
         return (states, *found[1:])
 
-    with swapped(pipe, encode_prompt=encode_prompt):
-        yield
+    pipe.encode_prompt = encode_prompt
 
 
 def _encoder(pipe: Any) -> Callable[[Pieces], torch.Tensor]:
@@ -57,14 +58,14 @@ def _encoder(pipe: Any) -> Callable[[Pieces], torch.Tensor]:
         from compel import Compel, DiffusersTextualInversionManager, ReturnedEmbeddingsType
     except ImportError as error:
         raise InputError(
-            "weights of words need the package compel; pip install 'accord-diffusion[weights]', or leave `weights` at strip"
+            "weights of words need the package compel; pip install 'accord-diffusion[weights]', or leave `weights` out"
         ) from error
     names = [n for n in ("text_encoder", "text_encoder_2", "text_encoder_3") if getattr(pipe, n, None) is not None]
     encoders = [getattr(pipe, n) for n in names]
     if not encoders or not all(type(e).__name__.startswith("CLIPText") for e in encoders):
         raise InputError(
             f"{type(pipe).__name__} has no text encoders of CLIP alone, weights of words cannot be honoured; leave "
-            "`weights` at strip"
+            "`weights` out"
         )
     kinds = ReturnedEmbeddingsType
     kind = kinds.LAST_HIDDEN_STATES_NORMALIZED if len(names) == 1 else kinds.PENULTIMATE_HIDDEN_STATES_NON_NORMALIZED
@@ -99,5 +100,5 @@ def _check(pipe: Any, encode: Callable[[Pieces], torch.Tensor], prompt: str, pie
     if not same:
         raise InputError(
             f"{type(pipe).__name__} encodes {prompt[:40]!r} in another way than compel, its weights cannot be honoured; "
-            "leave `weights` at strip"
+            "leave `weights` out"
         )

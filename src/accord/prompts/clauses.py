@@ -24,6 +24,7 @@ from accord.prompts.tokens import (
     Tokens,
 )
 
+
 class Clauses:
     """The mentions of a prompt in their clauses."""
 

@@ -26,7 +26,13 @@ def _classes() -> dict[str, frozenset[str]]:
 
 def _has(name: str, word: str) -> bool:
     words = _classes()[name]
-    stems = (word, word.removesuffix("s"), word.removesuffix("es"), re.sub("ies$", "y", word), re.sub("men$", "man", word))
+    stems = (
+        word,
+        word.removesuffix("s"),
+        word.removesuffix("es"),
+        re.sub("ies$", "y", word),
+        re.sub("men$", "man", word),
+    )
     return any(stem in words for stem in stems)
 
 

@@ -81,7 +81,7 @@ def weighted_text(prompt: str) -> tuple[tuple[tuple[str, float], ...], tuple[Spa
             pieces[-1] = (pieces[-1][0] + letter, pieces[-1][1])
         else:
             pieces.append((letter, weight))
-    tidy = [(re.sub(r"\s+", " ", text).strip(), round(weight, 6)) for text, weight in pieces]
+    tidy = [(re.sub(r",(\s*,)+", ",", re.sub(r"\s+", " ", text)).strip(), round(w, 6)) for text, w in pieces]
     return tuple((text, weight) for text, weight in tidy if text), tuple(draft.unweighed)
 
 

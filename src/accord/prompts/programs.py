@@ -57,7 +57,11 @@ class Draft:
         """Take the items of a list as things that are not to be seen, and put blanks there."""
         for item in re.finditer(r"[^,\n|]+", self.text[start:end]):
             words = re.search(r"[^\W\d_](?:.*[^\W\d_])?", re.sub(r":[\d.]+", lambda m: " " * len(m[0]), item[0]))
-            if words and not words[0].startswith("embedding:") and not re.fullmatch(lexicon.NEGATIVE_STYLE, words[0].lower()):
+            if (
+                words
+                and not words[0].startswith("embedding:")
+                and not re.fullmatch(lexicon.NEGATIVE_STYLE, words[0].lower())
+            ):
                 at = start + item.start() + words.start()
                 self.negatives.append(Span(self.prompt[at : at + len(words[0])], at, at + len(words[0])))
         self.blank(start, end)

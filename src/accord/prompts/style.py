@@ -138,7 +138,12 @@ def _says_no_thing(tag: str, classes: Classes) -> bool:
     if not words or re.search(r"\d$", tag):
         return bool(words) and not _known(words[-1], classes)
     last = words[-1]
-    if last in lexicon.ATTRIBUTES or last in lexicon.TEXTURES or last.endswith("ing") or class_of_noun(last) is not None:
+    if (
+        last in lexicon.ATTRIBUTES
+        or last in lexicon.TEXTURES
+        or last.endswith("ing")
+        or class_of_noun(last) is not None
+    ):
         return set(words) <= lexicon.COLORS | {"and"} and len(words) > 1
     if not _known(last, classes):
         return True

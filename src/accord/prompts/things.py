@@ -276,10 +276,7 @@ def _own_attributes(tokens: Tokens, mention: Mention) -> list[int]:
     return [
         i
         for i in words
-        if (
-            i < compound
-            or (i in mention.nouns and is_attribute(tokens[i]) and not _names_something(tokens, i))
-        )
+        if (i < compound or (i in mention.nouns and is_attribute(tokens[i]) and not _names_something(tokens, i)))
         and tokens.kind(i) in (MODIFIER, NOUN)
     ]
 

@@ -483,7 +483,9 @@ class _Mender:
             return False
         if after in (DETERMINER, NUMBER):
             return True
-        return after == PREPOSITION and nouns[-1].word in lexicon.WORN and self.tokens.word(i) in ("stand", "sit", "lie")
+        return (
+            after == PREPOSITION and nouns[-1].word in lexicon.WORN and self.tokens.word(i) in ("stand", "sit", "lie")
+        )
 
     def _bare_object(self, i: int) -> bool:
         """Whether the noun at i can stand without an article: "a troll cooking soup"."""
