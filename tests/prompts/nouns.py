@@ -3,8 +3,8 @@
     python tests/prompts/nouns.py FOLDER
 
 FOLDER is a clone of https://github.com/globalwordnet/english-wordnet. A noun has the class of its first sense; it is
-abstract if its second one is too; those with an ending of abstract nouns are left out, and the others with such an ending
-are listed as seen. Only single words that spaCy's lemmatizer knows are kept.
+abstract if its second one is too; those with an ending of abstract nouns are left out, and the others with such an
+ending are listed as seen. Only single words that spaCy's lemmatizer knows are kept.
 """
 
 from __future__ import annotations

@@ -318,7 +318,7 @@ def weighed(prompts: Sequence[str], weights: str) -> dict[str, Sequence[tuple[st
         pieces, lost = weighted_text(prompt)
         if lost:
             raise InputError(
-                f"{lost[0].text!r} in {prompt[:40]!r} is the weight of no word; write (word:1.2), or leave `weights` out"
+                f"{lost[0].text!r} in {prompt[:40]!r} is the weight of no word; write (word:1.2) or leave `weights` out"
             )
         plain = plain_text(prompt)[0]
         if found.setdefault(plain, pieces) != pieces:

@@ -58,7 +58,7 @@ def _encoder(pipe: Any) -> Callable[[Pieces], torch.Tensor]:
         from compel import Compel, DiffusersTextualInversionManager, ReturnedEmbeddingsType
     except ImportError as error:
         raise InputError(
-            "weights of words need the package compel; pip install 'accord-diffusion[weights]', or leave `weights` out"
+            "weights of words need the package compel; pip install 'accord-diffusion[weights]' or leave `weights` out"
         ) from error
     names = [n for n in ("text_encoder", "text_encoder_2", "text_encoder_3") if getattr(pipe, n, None) is not None]
     encoders = [getattr(pipe, n) for n in names]
@@ -99,6 +99,6 @@ def _check(pipe: Any, encode: Callable[[Pieces], torch.Tensor], prompt: str, pie
     same = found.shape == own.shape and (found - own).abs().max() <= _NEAR * own.abs().max()
     if not same:
         raise InputError(
-            f"{type(pipe).__name__} encodes {prompt[:40]!r} in another way than compel, its weights cannot be honoured; "
+            f"{type(pipe).__name__} encodes {prompt[:40]!r} in another way than compel, weights cannot be honoured; "
             "leave `weights` out"
         )

@@ -92,6 +92,8 @@ class Clauses:
                 return owner
             if mask:
                 return near
+            if word == "for" or (word == "at" and self.tokens.lemma(at - 1) in lexicon.POINTING):
+                return near  # "reaches for a book on", "looks at a cat on"
             if word == "with":
                 worn = self.tokens.word(near.head) in lexicon.WORN and owner.thing() is not None
                 return owner if worn else near

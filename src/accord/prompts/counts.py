@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from accord.prompts import lexicon
+from accord.prompts.classes import is_compound
 from accord.prompts.parse import Count, Span
 from accord.prompts.things import Mention, attribute_kind, is_attribute, span_of
 from accord.prompts.tokens import (
@@ -34,7 +35,8 @@ def set_count(tokens: Tokens, mention: Mention) -> None:
     number, said, vague, one = _said(tokens, mention.modifiers)
     plural = head.plural and not (head.proper and not number)
     after_of = tokens.word(mention.start - 1) == "of"
-    mass = head.word in lexicon.MASS or (after_of and head.word in lexicon.MASS_AFTER_OF)
+    named = is_compound(" ".join(tokens.words(mention.head - 1, mention.end)))  # "magnifying glass"
+    mass = (head.word in lexicon.MASS and not named) or (after_of and head.word in lexicon.MASS_AFTER_OF)
     span = span_of(tokens, said[0], said[-1]) if said else None
     if mention.members is not None:
         mention.count = _of_members(tokens, mention, number, span)
@@ -212,8 +214,11 @@ def share_out(tokens: Tokens, mentions: list[Mention]) -> set[int]:
             begin = _sentence_end(tokens, mention.end)
             shares, end = _shares_after(tokens, mention, begin)
         if not shares:
-            begin = mention.end
+            begin = _behind_phrases(tokens, mention.end)  # "three kittens in a basket: one black, ..."
+            shares, end = _shares_after(tokens, mention, begin) if begin > mention.end else ([], 0)
+        if not shares:
             shares, end = _shares_of_them(tokens, mention)
+            begin = max(mention.end, shares[0][0]) if shares else 0
         if not shares:
             continue
         _drop_within(mentions[k + 1 :], mention, begin, end)
@@ -237,6 +242,20 @@ def share_out(tokens: Tokens, mentions: list[Mention]) -> set[int]:
         if left and len(shares) == 1:
             mention.shares.append((Count("exact", left), list(mention.attributes)))
     return used
+
+
+def _behind_phrases(tokens: Tokens, i: int) -> int:
+    """The index behind the phrases with a preposition at i."""
+    while tokens.kind(i) == PREPOSITION:
+        j = i + 1
+        while tokens.kind(j) in (DETERMINER, NUMBER, MODIFIER):
+            j += 1
+        if tokens.kind(j) != NOUN:
+            return i
+        while tokens.kind(j) == NOUN:
+            j += 1
+        i = j
+    return i
 
 
 def _sentence_end(tokens: Tokens, i: int) -> int:
@@ -310,7 +329,8 @@ def _says_how(tokens: Tokens, i: int) -> bool:
     if is_attribute(tokens[i]) or tokens.word(i) in lexicon.TEXTURES or tokens.kind(i) == MODIFIER:
         return True
     ends = tokens.kind(i + 1) in (COMMA, JOINT, STOP)
-    return ends and (tokens[i].tag in ("JJ", "VBN") or tokens.word(i) in tokens.classes.adjectives)
+    adjective = tokens[i].tag in ("JJ", "VBN") or tokens.word(i) in tokens.classes.adjectives
+    return ends and adjective
 
 
 def _shares_of_them(tokens: Tokens, mention: Mention) -> tuple[list[tuple[int, list[int]]], int]:
@@ -358,6 +378,7 @@ def all_of_them(tokens: Tokens, mentions: Sequence[Mention]) -> None:
         while tokens.kind(j) == AUXILIARY or tokens.word(j) in ("of", "them", "in", "painted", "being"):
             j += 1
         what, _ = _attributes_at(tokens, j)
+        what = [k for k in what if is_attribute(tokens[k]) or tokens.kind(k) != NOUN]  # not "on each side"
         for mention in run_before(tokens, mentions, i):
             mention.attributes += what
 

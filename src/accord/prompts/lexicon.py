@@ -60,7 +60,9 @@ NAMES_OF_TWO = _words(
     "lavender_field lavender_fields mint_tea ginger_ale ginger_tea orange_slice orange_slices lime_slice lime_wedge"
 )
 
-FRUIT = _words("plum peach lime olive lemon cherry apple pear lavender mint mustard coral salmon ginger rose coconut")
+FRUIT = _words(  # before a tree, a juice
+    "plum peach lime olive lemon cherry apple pear lavender mint mustard coral salmon ginger rose coconut"
+)
 OF_FRUIT = _words("tree orchard blossom juice slice jam pie cake peel grove")
 
 # --- numbers --------------------------------------------------------------------------------------------------------
@@ -118,7 +120,8 @@ MASS = _words(
     "mustard mayonnaise cream syrup steam foam frost dew hail sleet wheat barley lettuce spinach cabbage garlic "
     "broccoli celery parsley basil cocoa chalk charcoal coal soap shampoo yarn thread money cash mail laundry "
     "algae plankton sushi ramen salad toast bamboo lace velvet fabric makeup lipstick confetti glitter tinsel "
-    "embroidery underwear sportswear pottery cutlery silverware scenery greenery shrubbery undergrowth lumber timber firewood "
+    "embroidery underwear sportswear pottery cutlery silverware scenery greenery shrubbery undergrowth lumber "
+    "timber firewood "
     "gunpowder sawdust frosting icing rainfall stubble plumage ash sunshine marble stone brick pizza lemonade "
     "champagne vinegar graffiti sunlight lava driftwood tea frosting gravy caramel vanilla batter dough"
 )
@@ -147,6 +150,7 @@ NO_THINGS = _words(
     "detail details focus angle silence peace love flight kind sort type lot bit middle-ground quality resolution "
     "weather wind front-view "
     "side-view sides corners anyone nobody none somebody someone everyone title slogan phrase number row "
+    "battle fight duel showdown horseback twenties thirties forties fifties sixties seventies eighties nineties "
     "outdoors indoors outside mid-air midair order need turn rest height size direction"
 )
 SEEN_IF_DENIED = _words("frame text border words letters lettering caption background shadow watermark logo title")
@@ -175,7 +179,8 @@ MEDIA = _words(
     "visualization visualisation lookbook spread pattern emblem"
 )
 MEDIUM_WORDS = _words(  # before the name of a medium
-    "charcoal graphite oil ink pencil pen crayon chalk acrylic tempera digital line coloring colouring book fashion film "
+    "charcoal graphite oil ink pencil pen crayon chalk acrylic tempera digital line coloring colouring book "
+    "fashion film "
     "movie game magazine product wedding street food travel wildlife nature macro drone aerial satellite security "
     "character model reference concept key splash cover album poster title vector clip stencil woodblock screen "
     "cross-stitch embroidery knitting quilt stained glass paper 3d cgi cel comic analog analogue instant candid studio "
@@ -195,7 +200,8 @@ MEDIA_STYLES = _words(  # before a medium or a thing they are style
     "acrylic chalk claymation stock macro wide close-up hd 8k 4k"
 )
 STYLE_ANYWHERE = (  # a tag with one of these is style, wherever in it they stand
-    r"\b\d+ ?(?:mm|k|px|dpi|fps|p)\b|\b\d{2,3}[td]\b|\bmultiple (?:girls|boys|views)\b|\bf ?/ ?\d|\biso ?\d+|\b1[5-9]\d\ds?\b|\b20\d\ds?\b|\d0s\b|"
+    r"\b\d+ ?(?:mm|k|px|dpi|fps|p)\b|\b\d{2,3}[td]\b|"
+    r"\bmultiple (?:girls|boys|views)\b|\bf ?/ ?\d|\biso ?\d+|\b1[5-9]\d\ds?\b|\b20\d\ds?\b|\d0s\b|"
     r"\b(?:u?hd|hdr|dslr|octane|v-?ray|"
     r"unreal|unity|blender|cinema ?4d|artstation|deviantart|pixiv|cgsociety|behance|trending|depth of field|"
     r"photo-?realis\w+|hyper-?realis\w+|volumetric|cinematic|bokeh|oil on \w+|rule of thirds|ray[- ]?tracing|"
@@ -340,6 +346,13 @@ BE = _words("is are was were be been being 's 're isn't aren't")
 PLACING = _words(  # verbs whose object is what a preposition after it is said of
     "put place hang lay set stack throw drop balance have contain show feature include depict see there be reveal "
     "display with hold_up build construct repair install hammer stir fry cook bake chop slice pin tie attach"
+)
+POINTING = _words("look gaze stare glance point smile bark wave shout peer laugh")
+HANDLING = _words("holding wearing carrying hugging kissing throwing kicking eating drinking")  # at the start of a tag
+WRITTEN_ON = _words(
+    "sign billboard poster banner note label chalkboard blackboard whiteboard board book shirt t-shirt letter paper "
+    "page plaque screen flag card badge sticker marquee placard menu cover newspaper envelope ticket mug cake tattoo "
+    "storefront graffiti scroll sweater hoodie cap headline"
 )
 POSTURES = _words("lie sit stand sleep rest hang lean float perch swim walk run play fly dance eat wait look")
 PERSONS = _words(

@@ -309,7 +309,8 @@ class _Assembly:
         out = []
         for quoted in self.draft.quoted:
             before = [m for m in self.mentions if id(m) in self.index and self.tokens[m.head].end <= quoted.start]
-            thing = self.index[id(before[-1])][0] if before else None
+            board = [m for m in before[-4:] if self.tokens.word(m.head) in lexicon.WRITTEN_ON]
+            thing = self.index[id((board or before)[-1])][0] if before else None
             out.append(Quoted(*_fields(quoted), thing))
         return out
 
@@ -380,7 +381,8 @@ def _with_unjudged(found: Parse, tokens: Tokens) -> Parse:
             r"\w", token.text
         )
         if (
-            token.quoted
+            (token.kind == "negation" and found.absences)
+            or token.quoted
             or token.mask in ("not", "made")
             or not (says or token.mask)
             or any(a <= token.start < b for a, b in spans)

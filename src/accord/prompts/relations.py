@@ -37,21 +37,33 @@ def find_relations(tokens: Tokens, mentions: Sequence[Mention], clauses: Clauses
             continue
         name = cast(RelationName, token.mask)
         subjects, objects = _ends(tokens, clauses, i)
-        for subject in _alike(mentions, subjects):
+        joined = len(subjects) == 1 and tokens.word(subjects[0].start - 1) == "and"
+        for subject in _alike(mentions, subjects, joined):
             for object_ in _alike(mentions, objects):
                 if subject is not object_ and (subject, name, object_) not in [f[:3] for f in out]:
                     out.append((subject, name, object_, i))
     return out
 
 
-def _alike(mentions: Sequence[Mention], found: Sequence[Mention]) -> list[Mention]:
-    """The things meant, with those whose noun is the same words ("a red and a blue key")."""
+def _alike(mentions: Sequence[Mention], found: Sequence[Mention], joined: bool = False) -> list[Mention]:
+    """The things meant, with those whose noun is the same words ("a red and a blue key").
+
+    Args:
+        joined: whether "one" counts as that noun ("a blue bowl and a yellow one on a table").
+    """
     out: list[Mention] = []
     for mention in found:
         thing = mention.thing()
         if thing is None or thing.absent or thing.ground:
             continue
-        out += [m for m in mentions if m.head == thing.head and not m.dropped and m not in out]
+        same = thing.source or thing
+        out += [
+            m
+            for m in mentions
+            if (m.head == thing.head or (joined and m.end == thing.start - 1 and (m.source or m) is same))
+            and not m.dropped
+            and m not in out
+        ]
     return out
 
 
@@ -74,6 +86,8 @@ def _ends(tokens: Tokens, clauses: Clauses, i: int) -> tuple[list[Mention], list
         meant = clauses.antecedent(pronoun, None if inverted else first)
         many = tokens.word(pronoun) == "them"
         objects = [] if meant is None else [*(clauses.coordinated_before(meant) if many else []), meant]
+        if many and meant is None and not inverted:
+            objects = _several_before(clauses, subjects[0], i)
         if many and meant is not None and not (tokens[meant.head].plural or len(objects) > 1):
             objects = _several_before(clauses, subjects[0] if not inverted else None, i) or objects
         return subjects, [o for o in objects if o not in subjects]
@@ -143,6 +157,9 @@ def _subjects(tokens: Tokens, clauses: Clauses, i: int, target: Mention | None, 
     inverted = _inverted(tokens, clauses, i, after)
     if inverted:
         return inverted
+    if tokens.word(i - 1) in ("both", "all", "each") and tokens.kind(i - 2) == COMMA:
+        before = [m for m in clauses.mentions if m.end < i and not m.dropped and not m.absent]
+        return before[-2:] if tokens.word(i - 1) == "both" else run_before(tokens, clauses.mentions, i - 1)
     subject = clauses.said_of(i)
     if subject is None or (pronoun and subject.absent):
         return []
@@ -153,6 +170,9 @@ def _subjects(tokens: Tokens, clauses: Clauses, i: int, target: Mention | None, 
         owner = clauses.subject(at) if kind == VERB else clauses.said_of(at) if kind == PREPOSITION else None
         return [owner] if owner is not None else []
     if subject.thing() is None and not subject.ground:
+        near = clauses.ending_at(clauses.back(i - 1) + 1)
+        if near is not None and near is not subject and near.thing() is not None:
+            return [near]  # "light comes from a lamp on the table"
         return [m for m in [_nearest_thing(clauses, subject.start)] if m is not None]
     joined = clauses.coordinated_before(subject)
     if joined and not subject.modifiers:  # "mother and daughter digging next to"

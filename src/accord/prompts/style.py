@@ -74,15 +74,15 @@ def _with_neighbours(tags: list[str], style: list[bool], phrase: bool, classes: 
         phrase: whether a phrase of style was found outside of the tags.
     """
     out = list(style)
-    if len(tags) > 1 and _is_medium(tags[0], classes):
+    if len(tags) > 1 and _is_medium(tags[0]):
         out[0] = True
     for i, tag in enumerate(tags):
-        if not tag or i == 0 or out[i] or not _is_bare(tag, classes):
+        if not tag or i == 0 or out[i] or not _is_bare(tag):
             continue
         behind = out[i - 1] or (phrase and i == len(tags) - 1)
         between = out[i - 1] and (i + 1 == len(tags) or style[i + 1])
         out[i] = (
-            _is_medium(tag, classes)
+            _is_medium(tag)
             or ((phrase or any(out[:i])) and _is_name(tag, classes))
             or ((behind or any(out[:i])) and _says_no_thing(tag, classes))
             or (behind and _is_surface(tag))
@@ -95,7 +95,7 @@ def _words(tag: str) -> list[str]:
     return re.findall(r"[^\W\d_]+(?:-[^\W\d_]+)*", tag)
 
 
-def _is_bare(tag: str, classes: Classes) -> bool:
+def _is_bare(tag: str) -> bool:
     """Whether a tag is a name, or a noun with modifiers and nothing else."""
     if len(tag.split()) > 4 or _DETERMINED.match(tag) or _PLACED.search(tag) or TEXT in tag or AND in tag:
         return False
@@ -104,7 +104,7 @@ def _is_bare(tag: str, classes: Classes) -> bool:
     return not joined & set(words) and not (words[0] in lexicon.NUMBERS or words[0] in lexicon.VAGUE)
 
 
-def _is_medium(tag: str, classes: Classes) -> bool:
+def _is_medium(tag: str) -> bool:
     """Whether a tag says in what the picture is made and not what is in it: "charcoal drawing", "sticker"."""
     words = _words(tag)
     known = lexicon.MEDIA - {"design", "concept", "scene", "view"} | ({"page"} if len(words) > 1 else set())

@@ -47,7 +47,7 @@ class Mention:
         absent: whether it is not to be seen.
         ground: whether it is the background.
         elided: whether its noun is left out where it stands ("a red and a green apple").
-        paired: whether another mention with an attribute shares its noun: "yellow and green peppers" are of two colours.
+        paired: whether another mention with an attribute shares its noun ("yellow and green peppers").
         title: a name that it is a part of.
     """
 
@@ -322,7 +322,14 @@ def drop_frames(tokens: Tokens, mentions: list[Mention]) -> list[Span]:
             continue
         word, following = tokens.word(mention.head), "" if tokens.mask(mention.end) else tokens.word(mention.end)
         inner = next((m for m in mentions[k + 1 :] if m.start == mention.end + 1), None) if following in _OF else None
-        if tokens.kind(mention.end) == POSSESSIVE or tokens.word(mention.start - 1) in ("named", "called"):
+        if tokens.word(mention.start - 1) in ("named", "called", "titled"):
+            mention.drop(mentions[k - 1] if k else None)
+        elif following == "for" and word in ("logo", "icon", "emblem", "flyer", "packaging") and mention.start < 2:
+            media.append(_medium(tokens, mention))
+            mention.drop()
+            if k + 1 < len(mentions):
+                mentions[k + 1].drop()  # whom it is for is not seen
+        elif tokens.kind(mention.end) == POSSESSIVE:
             mention.drop(next((m for m in mentions[k + 1 :] if m.head > mention.end), None))
         elif inner is not None and tokens[mention.head].proper and tokens[inner.head].proper and following == "of":
             mention.title = (compound_start(tokens, mention), inner.head)

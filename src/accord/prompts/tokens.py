@@ -468,6 +468,9 @@ class _Mender:
             return bool(nouns) and follows
         if not self.classes.is_verb(token.word):
             return False
+        tagged = not nouns and not modifiers and self.tokens.kind(i - 1) in (COMMA, STOP)
+        if tagged and token.word in lexicon.HANDLING and after in (NOUN, MODIFIER):
+            return True  # "1girl, holding sunflower"
         if nouns:
             return after != POSSESSIVE
         if modifiers:
@@ -478,7 +481,7 @@ class _Mender:
         return after in (DETERMINER, NUMBER, PREPOSITION, PRONOUN, ADVERB, COMMA, STOP)
 
     def _posture_after_noun(self, i: int, nouns: Sequence[Token], after: str) -> bool:
-        """Whether "lie", "stand" are verbs: "on a plate lie two eggs", "a man in a suit and one in a coat stand under"."""
+        """Whether "lie", "stand" are verbs: "on a plate lie two eggs", "two in suits stand under"."""
         if self.tokens.word(i) not in lexicon.POSTURES or self.tokens.word(i) in ("eat", "wait", "look"):
             return False
         if after in (DETERMINER, NUMBER):
@@ -496,8 +499,10 @@ class _Mender:
     def _verb_after_noun(self, i: int, modifiers: Sequence[Token], nouns: Sequence[Token], after: str) -> bool:
         """Whether the word is what the noun before it does, though spaCy may call it a noun."""
         token, last = self.tokens[i], nouns[-1]
-        if not self.classes.is_verb(token.word) or after in (POSSESSIVE,) or token.proper:
+        if not self.classes.is_verb(token.word) or after == POSSESSIVE or token.proper:
             return False
+        if token.word in lexicon.WORN and last.word in lexicon.WORN:
+            return False  # "trench coat collar up"
         follows = after in (PREPOSITION, ADVERB, DETERMINER, NUMBER, PRONOUN)
         one = any(t.word in ("a", "an", "one", "another", "each", "every") for t in modifiers)
         base = token.word in self.classes.verbs
