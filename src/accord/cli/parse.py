@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from accord.cli.options import emit, leave_out, tell_skipped
-from accord.types import InputError
+from accord.types import InputError, Notice
 
 if TYPE_CHECKING:
     from accord.data.pairs import PairsFile
@@ -30,6 +32,8 @@ _COLORS = {
     "quoted": "blue",
     "aside": "white",
 }
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 def parse(
@@ -72,6 +76,10 @@ def parse(
 
         parses = map(ChatParser(load_chat(parser), answers, spacy_model), _fine(texts, broken))
     for found in parses:
+        if _CONTROL.search(found.prompt):
+            warnings.warn(
+                f"{found.prompt[:40]!r} holds control characters, which are read as blanks", Notice, stacklevel=2
+            )
         if as_json:
             emit(True, found.to_dict(), "")
         else:
@@ -123,7 +131,12 @@ def _is_terminal() -> bool:
 
 
 def shown(parse: Parse, colored: bool = False) -> str:
-    """A parse to read: the prompt, and below it what it says, a line each."""
+    """A parse to read: the prompt, and below it what it says, a line each.
+
+    Control characters, and those that turn the direction of a text, are written out: a terminal would obey them.
+    """
+    odd = _CONTROL.search(parse.prompt) is not None
+    colored = colored and not odd
     paint = _paint if colored else lambda text, _kind: text
     names = [_name(t) for t in parse.things]
     rows = [
@@ -147,7 +160,8 @@ def shown(parse: Parse, colored: bool = False) -> str:
     if parse.language != "en":
         rows.append(("language", f"{parse.language}; only English is taken apart"))
     lines = [f"  {name:<11}{text}" for name, text in rows if text]
-    return "\n".join([_in_colors(parse) if colored else parse.prompt, *lines])
+    text = "\n".join([_in_colors(parse) if colored else parse.prompt, *lines])
+    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text) if odd else text
 
 
 def _name(thing: Thing) -> str:

@@ -41,6 +41,7 @@ Example: "oil painting of two red foxes chasing a ball next to a fire hydrant, n
 ["oil painting", "8k"]}
 """
 MOST_THINGS = 200
+_OPENAI = "api.openai.com"
 _TIMEOUT = 120.0  # seconds that an endpoint may take
 _ANSWER_TOKENS = 4096
 _NEAR = 40  # letters between a noun and the words before or after it that belong to its phrase
@@ -51,7 +52,8 @@ class Endpoint:
 
     Args:
         address: "https://host/v1", or "https://host/v1#model" where it serves several.
-        key: sent as a bearer token; that of the environment's OPENAI_API_KEY if None, if there is one.
+        key: sent as a bearer token. If None the environment's ACCORD_PARSER_KEY, or OPENAI_API_KEY where the address is
+            https://api.openai.com and no other.
 
     Raises:
         InputError: for an address that is none.
@@ -68,7 +70,9 @@ class Endpoint:
             raise InputError(f"parser {address!r} is no address ({reason_of(error)}); give https://HOST/v1") from error
         if url.scheme not in ("http", "https") or not url.host:
             raise InputError(f"parser {address!r} is no address; give https://HOST/v1, with #MODEL if it has several")
-        key = key or os.environ.get("OPENAI_API_KEY")
+        key = key or os.environ.get("ACCORD_PARSER_KEY")
+        if not key and (url.scheme, url.host, url.port) == ("https", _OPENAI, None):
+            key = os.environ.get("OPENAI_API_KEY")
         self.headers = {"Authorization": f"Bearer {key}"} if key else {}
 
     @property

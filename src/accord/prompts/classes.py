@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache
 
-from accord.prompts import model
+from accord.prompts import model, nouns
 
 # the words of a class that come first are those that a noun of no known class is exchanged with
 NOUNS: dict[str, str] = {
@@ -64,7 +64,8 @@ NOUNS: dict[str, str] = {
         "cauliflower, garlic, radish, zucchini, spinach, celery, beetroot, bell pepper, turnip, pea, bean"
     ),
     "food": (
-        "pizza, cake, sandwich, bread, hot dog, hamburger, donut, cheese, egg, cookie, pie, pancake, burger, salad, "
+        "pizza, cake, sandwich, bread, hot dog, hamburger, donut, cheese, ice cream cone, egg, cookie, pie, "
+        "pancake, burger, salad, "
         "soup, sushi, croissant, ice cream, cupcake, waffle, pasta, steak, bagel, muffin, taco, burrito, omelette, "
         "doughnut, baguette, chocolate, popcorn, noodle, sausage, pretzel, toast, rice, spaghetti, french fries"
     ),
@@ -72,7 +73,7 @@ NOUNS: dict[str, str] = {
     "cappuccino, espresso, whiskey",
     "vessels": (
         "cup, bottle, bowl, vase, glass, plate, mug, jar, basket, bucket, box, teapot, pot, pan, kettle, can, barrel, "
-        "wine glass, tray, pitcher, jug, flask, dish, saucer, crate, watering can, flowerpot, goblet, thermos"
+        "wine glass, tray, pitcher, jug, flask, dish, saucer, crate, watering can, flowerpot, goblet, thermos, carton"
     ),
     "cutlery and tools": (
         "knife, fork, spoon, hammer, scissors, saw, axe, brush, pencil, pen, screwdriver, shovel, wrench, broom, "
@@ -145,6 +146,7 @@ NOUNS: dict[str, str] = {
     "diamond, spiral, cross, arrow, pentagon, line, dot, ring, crescent",
 }
 
+_ALIVE = ("people", "mammals", "birds", "water animals and reptiles", "insects", "creatures")
 MATERIALS = (
     "wooden, metal, glass, plastic, stone, leather, paper, ceramic, golden, silver, marble, brick, concrete, rubber, "
     "cotton, woolen, silk, steel, copper, bronze, porcelain, denim, velvet, cardboard"
@@ -156,7 +158,8 @@ VERBS: dict[str, str] = {
     "riding": "ride, drive, push, pull, chase, follow, lead, carry",
     "handling": "hold, carry, throw, catch, kick, lift, drop, hit, touch, hug, wave, paint, cut, open",
     "wearing": "wear, hold, carry",
-    "mouths": "eat, drink, bite, lick, smell, kiss, sing, shout, laugh, smile, cry, yawn, bark",
+    "mouths": "eat, drink, bite, lick, smell",
+    "voices": "sing, shout, laugh, smile, cry, yawn, bark, howl",
     "looking": "watch, read, write, draw, play, cook, study, photograph",
 }
 
@@ -183,7 +186,10 @@ def class_of_noun(noun: str) -> str | None:
         for word in (text, *singulars(text)):
             if word in known:
                 return known[word]
-    return None
+    last = low.split()[-1] if low else low
+    if nouns.is_person(last):
+        return "people"
+    return "mammals" if nouns.is_alive(last) else None
 
 
 def is_compound(noun: str) -> bool:
@@ -196,7 +202,8 @@ def peers_of_noun(noun: str, most: int = 12) -> tuple[str, ...]:
     low = " ".join(noun.lower().split())
     own = {low, *singulars(low)}
     name = class_of_noun(noun)
-    options = members(NOUNS[name]) if name else tuple(members(listed)[0] for listed in NOUNS.values())
+    others = tuple(members(listed)[0] for kind, listed in NOUNS.items() if kind not in _ALIVE)
+    options = members(NOUNS[name]) if name else others
     return tuple(w for w in options if w not in own and not any(o.endswith(f" {w}") for o in own))[:most]
 
 

@@ -92,7 +92,9 @@ def check_prompt(prompt: object) -> None:
         InputError: saying what is wrong with it.
     """
     if not isinstance(prompt, str):
-        raise InputError(f"the prompt is a {type(prompt).__name__}; give one string, or call it once for each")
+        name = type(prompt).__name__
+        article = "an" if name[0] in "aeiou" else "a"
+        raise InputError(f"the prompt is {article} {name}; give one string, or call it once for each")
     check_says_something(prompt)
 
 

@@ -17,6 +17,7 @@ AND = "\x01"  # stands where alternatives were parted
 _FLAG = re.compile(r"(?<!\S)(?:--?|—|–)(?P<name>[a-zA-Z][\w-]*)(?:[ =]+(?P<value>\"[^\"]*\"|(?!--|—|–)[^\s,]+))?")
 _BARE_FLAGS = {"tile", "hd", "fast", "turbo", "relax", "video", "test", "draft", "raw", "creative", "upbeta", "help"}
 _NEGATIVE_FLAGS = {"negative_prompt", "negative-prompt", "neg", "negative", "n", "np"}
+_DEEPEST = 40  # brackets in one another
 _WRITTEN = r"(?:written|painted|printed|engraved|carved|spelled|in|on|across|above|as|scrawled|embroidered)\b"
 
 
@@ -70,7 +71,12 @@ class Draft:
 def normalise(prompt: str) -> Draft:
     """The prompt without the syntax of prompt programs, quoted text replaced by `TEXT`."""
     same_length = str.maketrans("’‘“”`\t\r\x0b\x0c\xa0", "''\"\"'     ")
-    draft = Draft(prompt, re.sub(r"[\x00-\x08\x0e-\x1f]", " ", prompt.translate(same_length)))
+    draft = Draft(
+        prompt,
+        re.sub(
+            r"[\x00-\x08\x0e-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2066-\u2069]", " ", prompt.translate(same_length)
+        ),
+    )
     for step in (_comments, _infotext, _flags, _networks, _alternatives, _weights, _breaks, _quotes, _marks, _capitals):
         step(draft)
     draft.normal = draft.text
@@ -152,7 +158,7 @@ def _alternatives(draft: Draft) -> None:
 
 
 def _weights(draft: Draft) -> None:
-    for _ in range(6):  # from the inside
+    for _ in range(_DEEPEST):  # from the inside
         marked = list(re.finditer(r"([(\[{])([^()\[\]{}]*?)(:\s*[\d.]+\s*)?([)\]}])(\d?\.\d+|[+]+|--+)?", draft.text))
         if not marked:
             break

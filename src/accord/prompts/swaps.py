@@ -6,9 +6,12 @@ import re
 
 from accord.data.lexicon import NUMBERS, OPPOSITES, Lexicon, plural_of
 from accord.prompts import classes
+from accord.prompts import lexicon as words
+from accord.prompts.agreement import agreeing, verb_of
 from accord.prompts.phrases import phrases_of
 from accord.types import Phrase, Prompt, Word
 
+_MATERIAL_NOUNS = {"wooden": "wood", "golden": "gold", "woolen": "wool", "ceramic": "clay", "concrete": "concrete"}
 _ARTICLES = {"a", "an", "the", "some", "this", "that", "its", "his", "her", "their"}
 
 
@@ -20,6 +23,8 @@ def singular_of(word: str, lexicon: Lexicon) -> tuple[str, bool]:
     for singular, plural in lexicon.nouns.items():
         if low == plural:
             return singular, True
+    if lexicon.by_class and low in words.PAIRED:
+        return low, True
     if lexicon.by_class and (found := classes.singulars(low)):
         return found[0], True
     sibilant = re.search("(ies|xes|ches|shes|sses)$", low)
@@ -52,26 +57,40 @@ def swaps(prompt: Prompt, word: Word, lexicon: Lexicon) -> list[tuple[str, str]]
         return []
     phrase = next(p for p in prompt.phrases if word in p.words)
     if word.kind == "count":
-        return _count_swaps(text, phrase, lexicon)
+        return _count_swaps(prompt, word, phrase, lexicon)
     if word.kind == "color":
         options = [c for c in lexicon.colors if not lexicon.alike(c, word.text.lower())]
     elif word.kind == "size":
         other = lexicon.sizes.get(word.text.lower())
         options = [other] if other else []
     elif word.kind == "noun":
-        options = _noun_options(word.text, (phrase.count or 2) > 1, lexicon)
+        options = _noun_options(word.text, phrase, lexicon)
     elif word.kind == "material" and lexicon.by_class:
-        options = [m for m in classes.members(classes.MATERIALS) if not lexicon.alike(m, word.text.lower())]
+        said_of = re.search(r"\b(?:of|from|in)\s+$", text[: word.start]) is not None  # "a cup made of wood"
+        listed = [_MATERIAL_NOUNS.get(m, m) if said_of else m for m in classes.members(classes.MATERIALS)]
+        options = [m for m in listed if not lexicon.alike(m, word.text.lower()) and m != word.text.lower()]
     else:
         return []
     return [(o, _splice(text, word.start, word.end, o)) for o in options]
 
 
-def _noun_options(noun: str, several: bool, lexicon: Lexicon) -> list[str]:
-    """Nouns that could stand in place of this one, in its number; a compound is exchanged whole."""
+def _noun_options(noun: str, phrase: Phrase, lexicon: Lexicon) -> list[str]:
+    """Nouns that could stand in place of this one, in its number; a compound is exchanged whole.
+
+    What is not counted and has no article ("water") is exchanged with what is not counted either.
+    """
     singular, plural = singular_of(noun, lexicon)
     names = [n for n in peers(singular, lexicon) if not lexicon.alike(n, singular)]
-    return [lexicon.nouns.get(n, plural_of(n)) if plural or several else n for n in names]
+    mass = lexicon.by_class and phrase.count is None and not plural and singular not in words.MANY_AS_ONE
+    if mass:
+        articled = phrase.text.partition(" ")[0].lower() in _ARTICLES - {"some"}
+        return [n for n in names if articled or n in words.MASS]
+    return [_plural(n, lexicon) if plural or (phrase.count or 2) > 1 else n for n in names]
+
+
+def _plural(noun: str, lexicon: Lexicon) -> str:
+    """The plural of a singular noun; what is one already stays ("jeans")."""
+    return noun if noun in words.PAIRED else lexicon.nouns.get(noun, plural_of(noun))
 
 
 def peers(singular: str, lexicon: Lexicon) -> list[str]:
@@ -79,9 +98,11 @@ def peers(singular: str, lexicon: Lexicon) -> list[str]:
     return list(classes.peers_of_noun(singular)) if lexicon.by_class else [n for n in lexicon.nouns if n != singular]
 
 
-def _count_swaps(text: str, phrase: Phrase, lexicon: Lexicon) -> list[tuple[str, str]]:
+def _count_swaps(prompt: Prompt, word: Word, phrase: Phrase, lexicon: Lexicon) -> list[tuple[str, str]]:
+    if word.text.lower() in ("each", "every", "another"):
+        return []
     singular, _ = singular_of(phrase.head.text, lexicon)
-    plural = lexicon.nouns.get(singular, plural_of(singular))
+    plural = _plural(singular, lexicon)
     inside = [w for w in phrase.words if phrase.start <= w.start and w.end <= phrase.end]  # not "the star is red"
     middle = " ".join(w.text for w in inside if w.kind not in ("count", "noun"))
     names = {v: k for k, v in NUMBERS.items()}
@@ -92,9 +113,22 @@ def _count_swaps(text: str, phrase: Phrase, lexicon: Lexicon) -> list[tuple[str,
         first = phrase.text.partition(" ")[0]
         article = first if first.lower() in _ARTICLES - {"a", "an"} else ""  # "the one egg", not "an egg"
         lead = ("one" if article else "a") if n == 1 else names[n]
+        if singular in words.PAIRED:
+            lead += " pair of" if n == 1 else " pairs of"
         body = " ".join(w for w in (article, lead, middle, singular if n == 1 else plural) if w)
-        out.append((names[n], _splice(text, phrase.start, phrase.end, body)))
+        out.append((names[n], _agreeing(prompt, phrase, body, n > 1)))
     return out
+
+
+def _agreeing(prompt: Prompt, phrase: Phrase, body: str, many: bool) -> str:
+    """The prompt with `body` for a phrase, whose verb agrees with its new number."""
+    text = prompt.text
+    other = _splice(text, phrase.start, phrase.end, body)
+    verb = verb_of(prompt, phrase)
+    if verb is None or re.search(r"\b(?:and|or)\s+$", text[: phrase.start]):  # "a man and a woman are"
+        return other
+    start, end = (i + (len(other) - len(text) if verb[0] > phrase.start else 0) for i in verb)
+    return other[:start] + agreeing(other[start:end], many) + other[end:]
 
 
 def spelled(prompt: Prompt) -> Prompt:

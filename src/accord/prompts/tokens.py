@@ -508,6 +508,9 @@ class _Mender:
         base = token.word in self.classes.verbs
         if token.word.endswith("s") and not token.word.endswith("ss") and not base:  # "a truck drives past"
             many = any(t.kind == NUMBER and t.word not in ("one", "1") for t in modifiers)
+            verbal = token.tag == "VBZ" or classes_of_words.class_of_noun(token.word) is None
+            if last.word in lexicon.WORN and verbal and after == PREPOSITION and self.tokens.word(i + 1) != "of":
+                return True  # "a wolf with blue eyes howls at"
             if last.plural or many:
                 return not many and after in (DETERMINER, NUMBER, PRONOUN)
             if token.tag == "VBZ":
