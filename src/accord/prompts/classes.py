@@ -134,14 +134,15 @@ NOUNS: dict[str, str] = {
     "plants": (
         "tree, flower, rose, cactus, grass, bush, sunflower, tulip, palm tree, leaf, daisy, lily, fern, bamboo, plant, "
         "moss, ivy, pine tree, oak, orchid, lotus, vine, hedge, bonsai, dandelion, cherry tree, apple tree, bouquet, "
-        "potted plant, log, branch, willow, maple tree, lavender, poppy, lotus flower, houseplant, seed, stump"
+        "potted plant, log, branch, willow, maple tree, lavender, poppy, lotus flower, houseplant, seed, stump, petal"
     ),
     "parts of a body": "hand, face, eye, foot, arm, leg, head, mouth, nose, ear, hair, beard, wing, tail, horn, "
     "feather, finger, tooth, tongue, paw, claw, fur, neck, shoulder, knee, skull, heart, brain, mustache, antler",
     "parts of a building": "door, window, wall, roof, floor, stairs, balcony, chimney, ceiling, column, curtain, "
     "carpet, mirror, pillow, blanket, rug, staircase, arch, tile, pillar, porch, railing, doorway, towel, tablecloth",
     "matter": "rock, stone, sand, ice, fire, smoke, gold, diamond, crystal, coin, gem, pearl, shell, feather, bone, "
-    "brick, pebble, flame, treasure chest, jewel, boulder, seashell, mud, dust, ash",
+    "brick, pebble, flame, treasure chest, jewel, boulder, seashell, mud, dust, ash, "
+    "ember, debris, rubble, puddle, bubble, snowflake, raindrop, firework",
     "shapes": "circle, square, triangle, cube, sphere, heart, star, cone, cylinder, pyramid, hexagon, rectangle, oval, "
     "diamond, spiral, cross, arrow, pentagon, line, dot, ring, crescent",
 }

@@ -81,11 +81,13 @@ def _with_neighbours(tags: list[str], style: list[bool], phrase: bool, classes: 
             continue
         behind = out[i - 1] or (phrase and i == len(tags) - 1)
         between = out[i - 1] and (i + 1 == len(tags) or style[i + 1])
+        trailing = out[i - 1] and not all(out[:i])  # the subject was named before
         out[i] = (
             _is_medium(tag)
             or ((phrase or any(out[:i])) and _is_name(tag, classes))
             or ((behind or any(out[:i])) and _says_no_thing(tag, classes))
             or (behind and _is_surface(tag))
+            or (trailing and not _names_a_thing(tag, classes))
             or (between and _is_half_known(tag, classes))
         )
     return out
@@ -150,6 +152,17 @@ def _says_no_thing(tag: str, classes: Classes) -> bool:
     if classes.is_noun(last):
         return nouns.is_abstract(last)
     return len(words) == 1 or any(w in lexicon.STYLE_WORDS or w.endswith("ly") for w in words[:-1])
+
+
+def _names_a_thing(tag: str, classes: Classes) -> bool:
+    """Whether a tag behind a tag of style goes on with what is to be seen: its noun is alive, or a common thing."""
+    words = _words(tag)
+    last = words[-1] if words else ""
+    if not last or last.endswith("ing") or last in lexicon.ATTRIBUTES or last in lexicon.WORN:
+        return bool(last)
+    tinted = bool({*words[:-1]} & (lexicon.COLORS | lexicon.MATERIALS))
+    common = class_of_noun(last) is not None or last in lexicon.MASS or nouns.is_alive(last)
+    return common or (tinted and classes.is_noun(last))
 
 
 def _is_surface(tag: str) -> bool:
