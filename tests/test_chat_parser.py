@@ -179,6 +179,20 @@ def test_an_endpoint_is_asked_as_openai_is(server: tuple[str, type[Handler]]) ->
     assert handler.asked[1]["model"] == "large"
 
 
+def test_the_key_of_openai_goes_to_openai_alone(server: tuple[str, type[Handler]], monkeypatch: Any) -> None:
+    address, handler = server
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    monkeypatch.delenv("ACCORD_PARSER_KEY", raising=False)
+    ChatParser(Endpoint(address))(PROMPT)
+    assert handler.asked[-1]["key"] is None
+    for other in ("http://api.openai.com/v1", "https://api.openai.com.evil.org/v1", "https://api.openai.com:8443/v1"):
+        assert not Endpoint(other).headers
+    assert Endpoint("https://api.openai.com/v1#m").headers == {"Authorization": "Bearer secret"}
+    monkeypatch.setenv("ACCORD_PARSER_KEY", "own")
+    ChatParser(Endpoint(address))(PROMPT)
+    assert handler.asked[-1]["key"] == "Bearer own"
+
+
 def test_an_endpoint_that_fails_leaves_the_built_in_parse(server: tuple[str, type[Handler]]) -> None:
     address, handler = server
     handler.status = 500

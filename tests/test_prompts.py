@@ -284,6 +284,34 @@ def test_size_background_and_relation_swaps():
     assert swapped("a star left of an egg", "left of") == {"right": "a star to the right of an egg"}
 
 
+@pytest.mark.parametrize(
+    ("text", "word", "other"),
+    [
+        ("an old man rides a bike", "an", "two old men ride a bike"),
+        ("a child is eating an apple", "a", "two children are eating an apple"),
+        ("there is a bus", "a", "there are two buses"),
+        ("two foxes chase a hen", "two", "a fox chases a hen"),
+        ("two boys who have kites", "two", "a boy who has kites"),
+        ("a girl in a red coat watches a dog", "a", "two girls in a red coat watch a dog"),
+        ("a man and a woman are dancing", "a", "two men and a woman are dancing"),
+        ("a pair of scissors", "a pair of", "two pairs of scissors"),
+        ("an elephant drinks water", "water", "an elephant drinks coffee"),
+        ("a cup made of porcelain", "porcelain", "a cup made of wood"),
+        ("a man wearing sunglasses", "sunglasses", "a man wearing jeans"),
+        ("a child is eating an apple", "eating", "a child is drinking an apple"),
+    ],
+)
+def test_counterfactuals_by_class_are_grammatical(text, word, other):
+    found = swapped(text, word, DEFAULT)
+    assert other in found.values() and text not in found.values()
+
+
+def test_no_counterfactual_barks_an_apple_or_counts_each():
+    assert not {"barking", "laughing"} & set(swapped("a child is eating an apple", "eating", DEFAULT))
+    prompt = phrases_of("each boy has a balloon")
+    assert [swaps(prompt, w, DEFAULT) for w in prompt.words if w.text == "each"] == [[]]
+
+
 def test_words_without_counterfactuals_have_none():
     prompt = phrases_of("a fluffy dog beside a tree")
     assert [swaps(prompt, w, DEFAULT) for w in prompt.words if w.kind in ("modifier", "relation")] == [[], []]

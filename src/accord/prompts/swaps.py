@@ -95,7 +95,11 @@ def _plural(noun: str, lexicon: Lexicon) -> str:
 
 def peers(singular: str, lexicon: Lexicon) -> list[str]:
     """Nouns in the singular that could be there in place of this one: of its class, or all that the lexicon has."""
-    return list(classes.peers_of_noun(singular)) if lexicon.by_class else [n for n in lexicon.nouns if n != singular]
+    if not lexicon.by_class:
+        return [n for n in lexicon.nouns if n != singular]
+    if singular in words.PAIRED:  # "a pair of pliers" for "a pair of scissors"
+        return sorted(classes.peers_of_noun(singular, 200), key=lambda n: n not in words.PAIRED)[:12]
+    return list(classes.peers_of_noun(singular))
 
 
 def _count_swaps(prompt: Prompt, word: Word, phrase: Phrase, lexicon: Lexicon) -> list[tuple[str, str]]:

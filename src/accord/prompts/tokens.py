@@ -424,6 +424,8 @@ class _Mender:
             return NOUN
         if after in (NOUN, MODIFIER):
             return MODIFIER
+        if has_noun and self.tokens.word(i - 1) in lexicon.WORN and after in (STOP, COMMA, JOINT):
+            return MODIFIER  # "her hair silver"
         determined = self.tokens.kind(i - 1) in (DETERMINER, NUMBER, MODIFIER, POSSESSIVE) and modified
         noun = token.word in lexicon.NOUN_COLORS or token.word in lexicon.MATERIAL_NOUNS
         noun = noun or self.classes.only_noun(token.word) or bool(self.classes.singulars(token.word))
