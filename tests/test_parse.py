@@ -350,3 +350,14 @@ def test_spans_hold_in_any_jumble_of_words():
         check_spans(found, found)
         numbers = range(len(found.things))
         assert all(r.subject in numbers and r.object in numbers for r in found.relations)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/prompts.md"])
+def test_the_pages_show_what_the_command_prints(page, accord_cli):
+    text = (FOLDER.parents[1] / page).read_text(encoding="utf8")
+    block = re.search(r"```text\n\$ accord parse \"...\"\n(.*?)\n```", text, re.DOTALL)
+    assert block is not None
+    shown = block[1].split("\n\n")
+    prompts = ["\n".join(line for line in one.splitlines() if not line.startswith("  ")) for one in shown]
+    code, out, _ = accord_cli("parse", *prompts)
+    assert code == 0 and out.strip() == "\n\n".join(shown) and len(prompts) == 5

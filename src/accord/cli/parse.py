@@ -105,7 +105,7 @@ def _fine(texts: Sequence[str], broken: PairsFile) -> list[str]:
     for number, text in enumerate(texts, start=1):
         try:
             check_prompt(text)
-            fine.append(text)
+            fine.append(text.rstrip("\r\n"))  # the end of its line in a file
         except InputError as error:
             broken.skip(number, str(error))
     return fine
