@@ -105,11 +105,10 @@ def test_score_refuses_unusable_pairs(accord_cli, pairs, out, part):
     assert_refused(accord_cli("score", "--pairs", pairs, *(["--out", out] if out else [])), part)
 
 
-def test_score_refuses_an_unknown_captioner_and_clip(accord_cli, tmp_path):
+def test_score_refuses_an_unknown_judge_and_clip(accord_cli, tmp_path):
     image, nothing = star_image(tmp_path), tmp_path / "nothing"
-    assert_refused(
-        accord_cli("score", image, "a star", "--captioner", nothing), f"captioner '{nothing}' cannot be loaded"
-    )
+    for name in ("--judge", "--captioner"):
+        assert_refused(accord_cli("score", image, "a star", name, nothing), f"judge '{nothing}' cannot be loaded")
     assert_refused(accord_cli("score", image, "a star", "--clip", nothing), f"CLIP '{nothing}' cannot be loaded")
 
 
