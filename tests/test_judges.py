@@ -386,6 +386,8 @@ def flan(folder):
     tokenizer = t5_tokenizer()
     size = {"d_model": 32, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 4, "decoder_start_token_id": 0}
     t5 = T.T5ForConditionalGeneration(T.T5Config(vocab_size=len(tokenizer), tie_word_embeddings=False, **size)).eval()
+    for weight in t5.parameters():
+        weight.data.mul_(2)
     t5.lm_head.weight = nn.Parameter(torch.randn(t5.lm_head.weight.shape) / 4)  # FlanT5's is none of its embeddings
     vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2}
     tower = T.CLIPVisionModel(T.CLIPVisionConfig(**vision, image_size=32, patch_size=8)).eval()
@@ -499,21 +501,22 @@ def test_calibrate_asks_the_judge_about_labelled_pictures(tmp_path):
 
 # commands -----------------------------------------------------------------------------------------------------------
 def test_score_and_realign_by_a_chat_model(accord_cli, tmp_path):
-    judge = saved(leaning("qwen3", "Yes"), tmp_path / "judge")
+    judge, text = saved(shared("qwen3"), tmp_path / "judge"), "a red star, no fish"
     picture(STAR).save(tmp_path / "star.png")
     Calibration(judge, 0.5, 0.0, 0.5, 100, 1.0, 0.5, 0.9).save(tmp_path / "c.json")
-    code, out, error = accord_cli("score", tmp_path / "star.png", "a red star, no fish", "--judge", judge, "--json")
-    assert code == 0 and error == ""
-    words = {w["text"]: w for w in json.loads(out)["words"]}
-    assert words["star"]["probability"] > 0.9 > 0.1 > words["fish"]["probability"]
-    assert words["star"]["judged"] == f"answer to 'Is there a star in the picture? Answer yes or no.', by {judge}"
+    by_python = accord.score(picture(STAR), text, shared("qwen3"))[0].alignment.words
+    assert {w.word.text for w in by_python} == {"a", "star", "fish"}
+    code, out, error = accord_cli("score", tmp_path / "star.png", text, "--judge", judge, "--json")
+    assert code == 0 and error == "" and json.loads(out)["unjudged"] == ["red"]
+    words = json.loads(out)["words"]
+    assert [w["probability"] for w in words] == pytest.approx([w.probability for w in by_python], rel=1e-4)
+    assert words[1]["judged"] == f"answer to 'Is there a star in the picture? Answer yes or no.', by {judge}"
     options = ("--captioner", judge, "--calibration", tmp_path / "c.json", "--json")  # its old name
-    code, out, _ = accord_cli("score", tmp_path / "star.png", "a red star, no fish", *options)
-    less = {w["text"]: w for w in json.loads(out)["words"]}
-    assert code == 0 and 0.5 < less["star"]["probability"] < words["star"]["probability"]
-    code, out, error = accord_cli(
-        "realign", "a star", "--judge", judge, "--steps", 2, "--rounds", 0, "--out", tmp_path / "out", "--json"
-    )
-    assert code == 0 and json.loads(out)["results"][0]["before"]["words"][-1]["probability"] > 0.9
+    code, out, _ = accord_cli("score", tmp_path / "star.png", text, *options)
+    tempered = [1 / (1 + (1 / w.probability - 1) ** 0.5) for w in by_python]
+    assert code == 0 and [w["probability"] for w in json.loads(out)["words"]] == pytest.approx(tempered, rel=1e-3)
+    options = ("--judge", judge, "--steps", 2, "--rounds", 0, "--out", tmp_path / "out", "--json")
+    code, out, error = accord_cli("realign", "a star", *options)
+    assert code == 0 and json.loads(out)["results"][0]["before"]["words"][1]["judged"].startswith("answer to")
     code, _, error = accord_cli("score", tmp_path / "star.png", "a star", "--calibration", tmp_path / "c.json")
     assert code == 2 and "was fitted to" in error and "Traceback" not in error

@@ -162,7 +162,7 @@ class Calibrated:
 
     judge: Judge
     calibration: Calibration
-    differentiable, writes = False, True
+    differentiable, writes = False, True  # gradients are none; captions are the judge's own
 
     @property
     def name(self) -> str:
