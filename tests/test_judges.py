@@ -495,6 +495,12 @@ def test_calibrate_asks_the_judge_about_labelled_pictures(tmp_path):
     found = calibrate(Knows(0.5), rows, tmp_path / "c.json")
     assert found.accuracy == 1 and found.pictures == 8 and 0.3 < found.threshold < 0.9 and found.scale > 0
     assert json.loads((tmp_path / "c.json").read_text())["judge"] == "fixed"
+    lines = "".join(f"{k}.png,Is it a star?,{k % 2}\n" for k in range(8))
+    (tmp_path / "labels.csv").write_text("image,question,label\n" + lines)
+    assert calibrate(Knows(0.5), tmp_path / "labels.csv") == found
+    (tmp_path / "labels.csv").write_text("image,question\n1.png,Is it?\n")
+    with pytest.raises(InputError, match="has no columns image and label"):
+        calibrate(Knows(0.5), tmp_path / "labels.csv")
     with pytest.raises(InputError, match="row 1 of the labelled pictures needs"):
         calibrate(Knows(0.5), [{"image": "x", "label": 2, "prompt": "a"}])
 
