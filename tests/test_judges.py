@@ -60,6 +60,18 @@ def test_questions_that_share_a_picture_are_answered_as_one_by_one(name):
     assert not np.allclose(together[0], other, rtol=1e-2)
 
 
+@pytest.mark.parametrize(
+    ("name", "tower"), [("qwen3", "visual"), ("llava", "vision_tower"), ("idefics3", "vision_model")]
+)
+def test_a_picture_goes_through_the_tower_once_for_all_its_questions(name, tower):
+    judge, images = fresh(name), noise()
+    judge.shares, seen = True, []
+    hook = getattr(judge.model.model, tower).register_forward_hook(lambda *_: seen.append(1))
+    judge.answer(images, QUESTIONS * 2, [0, 0, 0, 1, 1, 1])
+    hook.remove()
+    assert len(seen) == 2
+
+
 def test_a_model_whose_picture_sees_the_question_is_asked_one_by_one_and_says_so():
     judge, images = fresh("paligemma"), noise()
     with pytest.warns(Notice, match="asked one by one"):
