@@ -196,7 +196,7 @@ class PhraseDetector(nn.Module):
         """What of these phrases is in an RGB picture, the surest first.
 
         A box is of the phrase that it suits best. Of boxes of one phrase that have more than SAME in common, the surest
-        is kept.
+        is kept; one of less than a pixel is left out.
 
         Args:
             phrases: such as "a red star"; what is found has them as its label.
@@ -218,7 +218,7 @@ class PhraseDetector(nn.Module):
                 break
             box = _corners(boxes[query].float().tolist(), image.size)
             known = any(d.label == phrase and overlap(d.box, box) > SAME for d in found)
-            if box[2] > box[0] and box[3] > box[1] and not known:
+            if box[2] - box[0] >= 1 and box[3] - box[1] >= 1 and not known:
                 found.append(Detection(phrase, score, box))
         return found if self.outlines is None else self.outlines(image, found)
 
