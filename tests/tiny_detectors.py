@@ -27,7 +27,9 @@ from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPi
 
 from accord.evaluation.geneval_records import CLASSES, RENAMED
 
-COCO = [{new: old for old, new in RENAMED.items()}.get(name, name) for name in CLASSES]  # as the hub's detector has them
+COCO = [
+    {new: old for old, new in RENAMED.items()}.get(name, name) for name in CLASSES
+]  # as the hub's detector has them
 
 
 def _swin(**more) -> SwinConfig:
@@ -68,9 +70,7 @@ def tiny_owlv2() -> str:
     tower = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     text = tower | ends | {"vocab_size": len(tokenizer), "pad_token_id": 0, "max_position_embeddings": 16}
-    config = Owlv2Config(
-        text_config=text, vision_config=tower | {"image_size": 64, "patch_size": 8}, projection_dim=16
-    )
+    config = Owlv2Config(text_config=text, vision_config=tower | {"image_size": 64, "patch_size": 8}, projection_dim=16)
     return _saved(Owlv2ForObjectDetection(config), Owlv2ImageProcessorPil(size={"height": 64, "width": 64}), tokenizer)
 
 
@@ -103,6 +103,7 @@ def tiny_grounding_dino() -> str:
         backbone_config=_swin(out_indices=[2, 3, 4]),
         text_config=BertConfig(vocab_size=1040, max_position_embeddings=64, **text),
         num_queries=12,
+        num_feature_levels=3,
         encoder_layers=1,
         encoder_ffn_dim=16,
         encoder_attention_heads=2,
@@ -120,7 +121,14 @@ def tiny_grounding_dino() -> str:
 def tiny_sam() -> str:
     torch.manual_seed(0)
     vision = {"hidden_size": 16, "output_channels": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    vision |= {"image_size": 64, "patch_size": 8, "window_size": 4, "global_attn_indexes": [0], "mlp_dim": 32, "num_pos_feats": 8}
+    vision |= {
+        "image_size": 64,
+        "patch_size": 8,
+        "window_size": 4,
+        "global_attn_indexes": [0],
+        "mlp_dim": 32,
+        "num_pos_feats": 8,
+    }
     prompt = {"hidden_size": 16, "image_size": 64, "patch_size": 8}
     decoder = {"hidden_size": 16, "mlp_dim": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     config = SamConfig(

@@ -331,6 +331,8 @@ def realign(
     from accord.diffusion.pipelines import check_prompts
     from accord.files import check_writable, only_writer
     from accord.methods.realign.fine import check_mode, check_repairable
+    from accord.methods.realign.regions import DetectedRegions
+    from accord.prompts.phrases import phrases_of
     from accord.reports.page import score_text, words_text
 
     config = checked(accord.RealignConfig, rounds=rounds, mode=mode)
@@ -359,6 +361,8 @@ def realign(
         looks = None
         if regions == "detector":
             looks = accord.load_detector(detector or HUB_DETECTOR, outlines, str(pipe.device))
+            for prompt in prompts:
+                DetectedRegions(looks).check(phrases_of(prompt))
         rows: list[dict[str, Any]] = []
         lines: list[str] = []
         for jobs in batches([(p, s) for p in prompts for s in seed], batch_size, "realign", as_json):

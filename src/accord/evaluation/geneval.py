@@ -27,6 +27,7 @@ from accord.types import InputError, check_numbers
 
 CLIP = "openai/clip-vit-large-patch14"
 GREY = (0x99, 0x99, 0x99)
+LONGEST = 16  # a thing that is longer, in widths, is cut to its middle before it is scaled
 TEMPLATES = ("a photo of a {colour} {name}", "a photo of a {colour}-colored {name}", "a photo of a {colour} object")
 # the colour of each of some things of a class
 Colours = Callable[[Sequence[Detection], str], Sequence[str]]
@@ -276,13 +277,15 @@ def on_grey(image: Image.Image, one: Detection) -> Image.Image:
 
 def centre_square(image: Image.Image, side: int) -> Image.Image:
     """As CLIP sees a picture: the shorter side scaled to `side` (bicubic), the middle of the longer one."""
+    shorter = min(image.size)
+    if max(image.size) > LONGEST * shorter:  # scaled whole it could have millions of pixels
+        half = [min(length, LONGEST * shorter) / 2 for length in image.size]
+        middle = [length / 2 for length in image.size]
+        image = image.crop([int(m + sign * h) for sign in (-1, 1) for m, h in zip(middle, half, strict=True)])
     width, height = image.size
-    shorter = min(width, height)
     across, down = side * width // shorter, side * height // shorter
     left, top = (across - side) // 2, (down - side) // 2
-    # only the middle is scaled, which is the same: a thin thing would become millions of pixels long
-    box = left * width / across, top * height / down, (left + side) * width / across, (top + side) * height / down
-    return image.resize((side, side), Image.Resampling.BICUBIC, box)
+    return image.resize((across, down), Image.Resampling.BICUBIC).crop((left, top, left + side, top + side))
 
 
 # --- pictures -------------------------------------------------------------------------------------------------------

@@ -76,10 +76,10 @@ def instances(
         least: only scores above it; masks of what cannot reach it are not made.
     """
     shares = class_logits.float().softmax(-1)[:, :-1]
-    best = shares.flatten().topk(min(MOST, shares.numel()))
+    best, order = (t[:MOST].tolist() for t in shares.flatten().sort(descending=True, stable=True))
     outlines: dict[int, tuple[np.ndarray, float]] = {}
     found = []
-    for share, index in zip(best.values.tolist(), best.indices.tolist(), strict=True):
+    for share, index in zip(best, order, strict=True):
         if share <= least:  # the mean sigmoid is at most 1
             break
         query, kind = divmod(index, shares.shape[1])
