@@ -279,9 +279,9 @@ def centre_square(image: Image.Image, side: int) -> Image.Image:
     """As CLIP sees a picture: the shorter side scaled to `side` (bicubic), the middle of the longer one."""
     shorter = min(image.size)
     if max(image.size) > LONGEST * shorter:  # scaled whole it could have millions of pixels
-        half = [min(length, LONGEST * shorter) / 2 for length in image.size]
-        middle = [length / 2 for length in image.size]
-        image = image.crop([int(m + sign * h) for sign in (-1, 1) for m, h in zip(middle, half, strict=True)])
+        wide, high = (min(length, LONGEST * shorter) for length in image.size)
+        x, y = (image.width - wide) // 2, (image.height - high) // 2
+        image = image.crop((x, y, x + wide, y + high))
     width, height = image.size
     across, down = side * width // shorter, side * height // shorter
     left, top = (across - side) // 2, (down - side) // 2
