@@ -150,7 +150,7 @@ def counted(detections: Iterable[Detection], tag: str, config: GenEvalConfig) ->
     for one in sorted(detections, key=lambda d: -d.score):
         if one.score > least and len(kept[one.label]) < config.most:
             kept[one.label].append(one)
-    return {label: found for label, found in kept.items() if found}
+    return dict(kept)
 
 
 def directions(a: Box, b: Box, config: GenEvalConfig) -> set[str]:

@@ -75,8 +75,8 @@ class Judging(Bench[int, dict[str, Any]]):
         peaks = ", ".join(f"{mib:.0f} MiB over {int(n):,} pictures" for n, mib in data["peak_mib"].items())
         return (
             "# Judging\n\nPictures a second of one core's processor time that GenEval's judge takes on given "
-            "detections. Neither the detector's network nor CLIP is run. Post-processing is for 100 queries, 10 of them "
-            "sure.\n\n"
+            "detections. Neither the detector's network nor CLIP is run. Post-processing is for 100 queries, 10 "
+            "of them sure.\n\n"
             f"{table(head.split(' | '), rows)}\n\nPeak of memory of `judge_pictures`, whose verdicts are all kept, "
             f"with pictures of 256x256: {peaks}.\n"
         )
