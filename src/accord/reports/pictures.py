@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import colorsys
 import io
 import unicodedata
 from bisect import bisect_right
 from collections.abc import Sequence
 from functools import lru_cache
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from accord.types import Prompt, Region
 
@@ -17,7 +18,8 @@ GAP = 8  # between the pictures of a row
 _LEAST = 192  # width of a picture under which no label is readable
 _LINES = {"title": 3, "label": 5}  # at most
 _LIKE = str.maketrans("‘’“”–—", "''\"\"--")
-_PALETTE = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf")
+_PALETTE = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#e377c2", "#bcbd22", "#8c564b")
+_LIKE_HUE = 45  # degrees between two hues that are taken for one color
 
 
 def png(image: Image.Image) -> bytes:
@@ -117,14 +119,50 @@ def enlarge(image: Image.Image, side: int = _SHOWN, width: int | None = None) ->
     return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
 
 
+def thing_colors(said: Sequence[Sequence[str]]) -> list[str]:
+    """A color for each thing, as "#rrggbb": none that its own words name, another one for each while there are enough.
+
+    Args:
+        said: words of each thing; those that name no color are passed over.
+    """
+    chosen: list[str] = []
+    for words in said:
+        hues = [h for w in words for h in _hues(w)]
+        fit = [c for c in _PALETTE if all(_apart(h, k) > _LIKE_HUE for h in hues for k in _hues(c))] or list(_PALETTE)
+        chosen.append(min(fit, key=chosen.count))
+    return chosen
+
+
+def _hues(text: str) -> list[float]:
+    """The hues in degrees of the colors that a text names, "#rrggbb" or words of CSS; greys have none."""
+    out = []
+    for word in text.lower().split():
+        try:
+            red, green, blue = ImageColor.getrgb(word)[:3]
+        except ValueError:
+            continue
+        hue, saturation, _ = colorsys.rgb_to_hsv(red / 255, green / 255, blue / 255)
+        out += [360 * hue] if saturation > 0.2 else []
+    return out
+
+
+def _apart(one: float, other: float) -> float:
+    return abs((one - other + 180) % 360 - 180)
+
+
 def draw_regions(image: Image.Image, prompt: Prompt, regions: tuple[Region, ...]) -> Image.Image:
     """The picture with each region's box and phrase; a dashed box was planned for something missing."""
     big = enlarge(image)
     draw = ImageDraw.Draw(big)
+    colors = thing_colors([[w.text for w in p.words if w.kind == "color"] for p in prompt.phrases])
     for k, region in enumerate(regions):
-        color = _PALETTE[region.phrase % len(_PALETTE)]
+        color = colors[region.phrase]
         x0, y0, x1, y1 = (v * s for v, s in zip(region.box, (*big.size, *big.size), strict=True))
         box = (x0 + k, y0 + k, max(x1 - 2 - k, x0 + k + 1), max(y1 - 2 - k, y0 + k + 1))
+        if region.planned and region.found is not None:
+            start = [v * s for v, s in zip(region.found, (*big.size, *big.size), strict=True)]
+            draw.rectangle((start[0], start[1], start[2] - 2, start[3] - 2), outline=color, width=2)
+            _arrow(draw, ((start[0] + start[2]) / 2, (start[1] + start[3]) / 2), ((x0 + x1) / 2, (y0 + y1) / 2), color)
         if region.planned:
             _dashed(draw, box, color)
         else:
@@ -134,6 +172,20 @@ def draw_regions(image: Image.Image, prompt: Prompt, regions: tuple[Region, ...]
         draw.rectangle((box[0], box[1], box[0] + width, box[1] + 14), fill=color)
         draw.text((box[0] + 3, box[1] + 1), label, fill="white")
     return big
+
+
+def _arrow(
+    draw: ImageDraw.ImageDraw, start: tuple[float, float], end: tuple[float, float], color: str, head: float = 12
+) -> None:
+    """A line with a head at its end; none between two places that are almost one."""
+    along = complex(end[0] - start[0], end[1] - start[1])
+    if abs(along) < 2 * head:
+        return
+    along *= head / abs(along)
+    neck = complex(*end) - along
+    wings = [neck + along * turn / 2 for turn in (1j, -1j)]
+    draw.line((*start, neck.real, neck.imag), fill=color, width=3)
+    draw.polygon([end, *((w.real, w.imag) for w in wings)], fill=color)
 
 
 def _dashed(draw: ImageDraw.ImageDraw, box: tuple[float, float, float, float], color: str, dash: int = 9) -> None:
