@@ -2,6 +2,7 @@
 "use strict";
 (() => {
   const AT_ONCE = 60; // cards that are added when the end of the page comes near
+  const NEAR = 1500; // pixels
   const data = JSON.parse(document.getElementById("data").textContent);
   const rows = data.rows;
   const two = data.against !== null;
@@ -27,8 +28,9 @@
 
   const known = (x) => x !== null && x !== undefined;
   const shown = (x) => (known(x) ? x.toFixed(2) : "–");
-  const gain = (row) => (known(row.score) && known(row.scoreBefore) ? row.score - row.scoreBefore : null);
-  const lead = (row) => (row.other && known(row.score) && known(row.other.score) ? row.score - row.other.score : null);
+  const less = (a, b) => (known(a) && known(b) ? Math.round(1e4 * (a - b)) / 1e4 : null); // to the digits that rows have
+  const gain = (row) => less(row.score, row.scoreBefore);
+  const lead = (row) => (row.other ? less(row.score, row.other.score) : null);
   const missed = (row) => row.words.filter((w) => known(w.p) && w.p < data.right);
   const verdictOf = (row) => (row.verdict === null ? "not judged" : row.verdict ? "right" : "wrong");
   const some = (test) => rows.some(test);
@@ -190,13 +192,14 @@
     const chips = [];
     for (const region of row.regions) {
       const thing = row.things[region.thing];
-      const start = region.planned ? region.found : null;
-      if (start) outline(svg, start, thing.color, false, high);
-      outline(svg, region.box, thing.color, region.planned, high);
-      if (start) arrow(svg, middle(start), middle(region.box), thing.color, high);
+      if (region.found) outline(svg, region.found, thing.color, false, high);
+      if (region.planned || !region.found) outline(svg, region.box, thing.color, region.planned, high);
+      if (region.planned && region.found) arrow(svg, middle(region.found), middle(region.box), thing.color, high);
+      const [left, top, right] = region.planned || !region.found ? region.box : region.found;
       const chip = make("span", { className: "chip overlay" }, thing.text);
-      chip.style.left = `${100 * Math.min(region.box[0], 0.7)}%`;
-      chip.style.top = `${100 * Math.min(region.box[1], 0.93)}%`;
+      if (left > 0.55) chip.style.right = `${100 * (1 - right)}%`; // it may be wider than its box
+      else chip.style.left = `${100 * left}%`;
+      chip.style.top = `${100 * Math.min(top, 0.93)}%`;
       chip.style.background = thing.color;
       chip.style.color = inkOn(thing.color);
       chips.push(chip);
@@ -337,7 +340,10 @@
       make("div", { className: "bar-top" }, make("div", {}, step(-1, "←", "previous picture"), step(1, "→", "next picture")), close),
       make("div", { className: "body" }, pictures(row, true), said),
     );
-    if (!dialog.open) dialog.showModal();
+    if (!dialog.open) {
+      dialog.showModal();
+      close.focus();
+    }
     dialog.scrollTop = 0;
     state.row = String(row.number);
     keepState();
@@ -382,7 +388,7 @@
     id("grid").classList.toggle("nothing", state.regions === "off");
     dialog.classList.toggle("nothing", state.regions === "off");
     drawn = 0;
-    more();
+    fillPage();
     if (!visible.length) id("grid").append(make("p", { className: "empty" }, "No picture is like this; choose less."));
     id("count").textContent = visible.length === rows.length ? `${rows.length.toLocaleString("en")} pictures` : `${visible.length.toLocaleString("en")} of ${rows.length.toLocaleString("en")} pictures`;
     setTheme();
@@ -465,7 +471,11 @@
     readState();
     update();
   });
-  new IntersectionObserver((seen) => seen.some((x) => x.isIntersecting) && drawn < visible.length && more(), { rootMargin: "1500px" }).observe(id("more"));
+  function fillPage() {
+    const root = document.documentElement;
+    while (drawn < visible.length && scrollY + innerHeight > root.scrollHeight - NEAR) more();
+  }
+  for (const name of ["scroll", "resize"]) addEventListener(name, fillPage, { passive: true });
 
   summary();
   legend();

@@ -347,6 +347,8 @@ def _link(folder: Path, home: Path, name: str | None, copy: str, reasons: list[s
     if name is None:
         return None
     path = home / name
+    if not os.path.isabs(name) and os.pardir not in Path(name).parts and home == folder:
+        return quote(Path(name).as_posix())
     inside = os.path.relpath(os.path.realpath(path), os.path.realpath(folder))
     if not inside.startswith(os.pardir):
         return quote(Path(inside).as_posix())
