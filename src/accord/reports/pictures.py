@@ -169,12 +169,17 @@ def thing_colors(said: Sequence[Sequence[str]]) -> list[str]:
     Args:
         said: words of each thing; those that name no color are passed over.
     """
+    return list(_chosen(tuple(map(tuple, said))))
+
+
+@lru_cache(4096)
+def _chosen(said: tuple[tuple[str, ...], ...]) -> tuple[str, ...]:
     hues = [[h for word in words for h in _hues(word)] for words in said]
     chosen: list[str] = []
     for own in hues:
         fit = [c for c in _PALETTE if not _named(c, own)] or list(_PALETTE)
         chosen.append(min(fit, key=lambda c: (chosen.count(c), _named(c, [h for other in hues for h in other]))))
-    return chosen
+    return tuple(chosen)
 
 
 def _named(color: str, hues: Sequence[float]) -> bool:
