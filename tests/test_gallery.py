@@ -211,6 +211,9 @@ def test_phrases_are_found_in_the_prompt_and_regions_name_them(tmp_path):
     phrases, regions = [{"text": "a star"}] * 2, [{"phrase": "a star", "box": [-0.1, 0, 1.2, 1], "found_box": None}]
     found = data_of(write_gallery(tmp_path, [row(0, prompt, phrases=phrases, regions=regions)], "t"))["rows"][0]
     assert [(t["start"], t["end"]) for t in found["things"]] == [(0, 6), (11, 17)]
+    cars = [{"phrase": "car", "box": [0, 0, 1, 1], "score": 0.5}, {"phrase": "bus", "box": [0, 0, 1, 1], "score": 0.5}]
+    there = data_of(write_gallery(tmp_path, [row(0, "a carrot and a car", regions=cars)], "t"))["rows"][0]["things"]
+    assert [t["start"] for t in there] == [15, None]  # what is not said is found too, as GenEval's detector does
     assert found["regions"] == [{"thing": 0, "box": [0, 0, 1, 1], "planned": False, "found": None}]
 
 

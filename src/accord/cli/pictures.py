@@ -248,6 +248,7 @@ def _score_pairs(
     table = read_pairs(pairs)
     check_file(out)
     check_writable(out.parent)
+    check_writable(gallery_beside(out))
 
     def scored() -> Iterator[dict[str, Any]]:
         for pair in table.pairs:
@@ -416,6 +417,7 @@ def invert(
     from accord.data.shards import parse_shard, share_of
     from accord.files import check_writable, only_writer
     from accord.methods.invert.bulk import check_target, invert_files, labelled_by, reason_as_named, shard_path
+    from accord.reports.gallery import gallery_beside
 
     sources = [s for s in (images or None, folder, pairs) if s is not None]
     if len(sources) != 1:
@@ -449,6 +451,7 @@ def invert(
         raise InputError(f"--out {str(out)!r} is the pairs file itself; give another name")
     check_target(target)
     check_writable(out.parent)
+    check_writable(gallery_beside(target))
     check_pairs(adapt)
     unread = PairsFile()
     if folder is not None:

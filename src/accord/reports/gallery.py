@@ -328,8 +328,7 @@ def _things(entry: Entry) -> list[dict[str, Any]]:
     for phrase in phrases:
         text, start = str(phrase["text"]), phrase.get("start")
         if start is None:
-            start = entry.prompt.find(text, at)
-            start = start if start >= 0 else entry.prompt.find(text)
+            start = _found(text, entry.prompt, at)
         at = max(at, start + len(text))
         end = phrase.get("end") or start + len(text)
         out.append({"text": text, "start": start if start >= 0 else None, "end": end if start >= 0 else None})
@@ -340,6 +339,12 @@ def _things(entry: Entry) -> list[dict[str, Any]]:
         for t in out
     ]
     return [{**t, "color": color} for t, color in zip(out, thing_colors(said), strict=True)]
+
+
+def _found(text: str, prompt: str, after: int) -> int:
+    """Where a phrase begins in a prompt, as words of its own: from `after` on, or else anywhere; -1 for nowhere."""
+    starts = [m.start() for m in re.finditer(rf"(?<!\w){re.escape(text)}(?!\w)", prompt)] if text else []
+    return next((s for s in starts if s >= after), starts[0] if starts else -1)
 
 
 def _link(folder: Path, home: Path, name: str | None, copy: str, reasons: list[str]) -> str | None:

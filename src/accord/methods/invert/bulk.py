@@ -186,11 +186,11 @@ def invert_files(
     else:
         left_out.unlink(missing_ok=True)
     write_file(kept, (json.dumps(made, indent=1) + "\n").encode())
-    made_page = (
-        {"gallery": str(_gallery(target, rows, dict(zip(called, mine, strict=True))))} if gallery and rows else {}
-    )
     write_file(target, table_bytes(rows, target.suffix.lower()))
-    return {"out": str(target), "images": len(rows), "skipped": skipped, "done_before": False} | made_page
+    done = {"out": str(target), "images": len(rows), "skipped": skipped, "done_before": False}
+    if gallery and rows:
+        done["gallery"] = str(_gallery(target, rows, dict(zip(called, mine, strict=True))))
+    return done
 
 
 def _gallery(target: Path, rows: Sequence[dict[str, Any]], paths: dict[str, Path]) -> Path:
