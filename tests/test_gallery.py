@@ -214,7 +214,7 @@ def test_phrases_are_found_in_the_prompt_and_regions_name_them(tmp_path):
     cars = [{"phrase": "car", "box": [0, 0, 1, 1], "score": 0.5}, {"phrase": "bus", "box": [0, 0, 1, 1], "score": 0.5}]
     there = data_of(write_gallery(tmp_path, [row(0, "a carrot and a car", regions=cars)], "t"))["rows"][0]["things"]
     assert [t["start"] for t in there] == [15, None]  # what is not said is found too, as GenEval's detector does
-    assert found["regions"] == [{"thing": 0, "box": [0, 0, 1, 1], "planned": False, "found": None}]
+    assert found["regions"] == [{"thing": 0, "found": [0, 0, 1, 1], "target": None}]
 
 
 def test_a_contact_sheet_names_rows_and_columns():

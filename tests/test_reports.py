@@ -16,7 +16,7 @@ from PIL import Image
 from accord.files import check_writable, save_folder, write_file
 from accord.prompts.phrases import phrases_of
 from accord.reports.page import missed_text, page, words_html, words_text
-from accord.reports.pictures import draw_regions, enlarge, in_a_row, labelled_row
+from accord.reports.pictures import draw_regions, enlarge, found_and_target, in_a_row, labelled_row
 from accord.reports.results import Realigned, Scored
 from accord.types import Alignment, InputError, Phrase, Prompt, Region, Word, WordScore
 
@@ -332,9 +332,16 @@ def test_a_planned_place_has_an_arrow_from_where_it_was_found():
     for later, middle in ((plain, False), (replace(plain, found=found), True)):
         drawn = np.asarray(draw_regions(picture(), PROMPT, (later,))) != 255
         assert drawn[180:220, 180:220].any() == middle and drawn[:70, :70].any() == middle
-    kept = replace(plain, planned=False, found=found)  # a thing that stays is shown where it was found
-    drawn = np.asarray(draw_regions(picture(), PROMPT, (kept,))) != 255
-    assert drawn[:90, :90].any() and not drawn[180:, 180:].any()
+    stays = replace(plain, planned=False, found=(0.72, 0.72, 0.9, 0.9))  # it is shown where it was found, and no arrow
+    drawn = np.asarray(draw_regions(picture(), PROMPT, (stays,))) != 255
+    assert drawn[276:280, 300:340].all() and not drawn[:270].any() and not drawn[350:, 350:].any()
+
+
+def test_a_place_is_a_target_if_it_was_planned_or_is_elsewhere():
+    here, near, far = (0.0, 0.0, 0.2, 0.2), (0.0, 0.1, 0.2, 0.3), (0.0, 0.5, 0.2, 0.7)
+    assert found_and_target(here, False, None) == (here, None) and found_and_target(here, True, None) == (None, here)
+    assert found_and_target(near, False, here) == (here, None) and found_and_target(near, True, here) == (here, near)
+    assert found_and_target(far, False, here) == (here, far)
 
 
 def same(a: Image.Image, b: Image.Image) -> bool:

@@ -193,9 +193,9 @@
     for (const region of row.regions) {
       const thing = row.things[region.thing];
       if (region.found) outline(svg, region.found, thing.color, false, high);
-      if (region.planned || !region.found) outline(svg, region.box, thing.color, region.planned, high);
-      if (region.planned && region.found) arrow(svg, middle(region.found), middle(region.box), thing.color, high);
-      const [left, top, right] = region.planned || !region.found ? region.box : region.found;
+      if (region.target) outline(svg, region.target, thing.color, true, high);
+      if (region.found && region.target) arrow(svg, middle(region.found), middle(region.target), thing.color, high);
+      const [left, top, right] = region.target || region.found;
       const chip = make("span", { className: "chip overlay" }, thing.text);
       if (left > 0.55) chip.style.right = `${100 * (1 - right)}%`; // it may be wider than its box
       else chip.style.left = `${100 * left}%`;
@@ -314,7 +314,7 @@
     const lines = row.regions.map((r) => {
       const swatch = make("span", { className: "swatch" });
       swatch.style.background = row.things[r.thing].color;
-      const said = !r.planned ? "found here" : r.found ? "found elsewhere, to be put at the dashed place" : "not found, to be put at the dashed place";
+      const said = !r.target ? "found" : r.found ? "found, and to be moved to the dashed place" : "not found, to be put at the dashed place";
       return make("tr", {}, make("td", {}, swatch, row.things[r.thing].text), make("td", {}, said));
     });
     return make("table", {}, make("tr", {}, make("th", { scope: "col" }, "thing"), make("th", { scope: "col" }, "region")), ...lines);
@@ -429,9 +429,9 @@
     }
     if (some((r) => r.things.some((t) => t.start !== null))) items.push(make("span", {}, make("span", { className: "thing" }, "underlined"), " one color a thing"));
     const all = rows.flatMap((r) => r.regions);
-    if (all.some((r) => !r.planned || r.found)) items.push(make("span", {}, sample((s) => s.append(draw("rect", { x: 2, y: 2, width: 42, height: 12, ...line }))), "found"));
-    if (all.some((r) => r.planned)) items.push(make("span", {}, sample((s) => s.append(draw("rect", { x: 2, y: 2, width: 42, height: 12, "stroke-dasharray": "5 3", ...line }))), "where it was to be put"));
-    if (all.some((r) => r.planned && r.found)) items.push(make("span", {}, sample((s) => s.append(draw("path", { d: "M2,8 H40 M33,2 L41,8 L33,14", ...line }))), "from where it was found"));
+    if (all.some((r) => r.found)) items.push(make("span", {}, sample((s) => s.append(draw("rect", { x: 2, y: 2, width: 42, height: 12, ...line }))), "found"));
+    if (all.some((r) => r.target)) items.push(make("span", {}, sample((s) => s.append(draw("rect", { x: 2, y: 2, width: 42, height: 12, "stroke-dasharray": "5 3", ...line }))), "where it was to be put"));
+    if (all.some((r) => r.found && r.target)) items.push(make("span", {}, sample((s) => s.append(draw("path", { d: "M2,8 H40 M33,2 L41,8 L33,14", ...line }))), "from where it was found"));
     if (some((r) => r.before !== null)) items.push(make("span", {}, "slide over a picture, or use the arrow keys: before ↔ after"));
     id("legend").append(...items);
     id("legend").hidden = !items.length;

@@ -26,7 +26,7 @@ from PIL import Image
 
 from accord.data.images import open_image
 from accord.files import check_writable, parse_json, read_text, write_file
-from accord.reports.pictures import png, thing_colors
+from accord.reports.pictures import found_and_target, png, thing_colors
 from accord.types import InputError, reason_of
 
 MOST = 10_000  # rows on a page; of more the first are shown, and the page says so
@@ -49,7 +49,7 @@ class Entry:
             are characters of the prompt, and a word without them is shown after it.
         phrases: [{text, start, end}] of the prompt's things; where start is missing it is looked for.
         regions: [{phrase, box, planned, found_box}]: a thing's text, and (x0, y0, x1, y1) as shares of width and
-            height of where it is, or, if planned, where it was to be put; found_box is where it was found before.
+            height of where it is, or was to be put, if it was planned or found_box, where it was found, is elsewhere.
         reasons: sentences that say why the verdict is what it is.
         seconds: that the picture took.
     """
@@ -268,16 +268,11 @@ def _row(folder: Path, home: Path, entry: Entry, mark: str) -> dict[str, Any]:
     ]
     things = _things(entry)
     texts = [t["text"] for t in things]
-    regions = [
-        {
-            "thing": texts.index(r["phrase"]),
-            "box": _box(r["box"]),
-            "planned": bool(r.get("planned")),
-            "found": _box(r.get("found_box")),
-        }
-        for r in entry.regions
-        if r.get("box") is not None
-    ]
+    regions = []
+    for r in entry.regions:
+        if r.get("box") is not None:
+            found, target = found_and_target(r["box"], bool(r.get("planned")), r.get("found_box"))
+            regions.append({"thing": texts.index(r["phrase"]), "found": _box(found), "target": _box(target)})
     return {
         "number": int(entry.number),
         "prompt": entry.prompt,
