@@ -25,7 +25,7 @@ from urllib.parse import quote
 from PIL import Image
 
 from accord.data.images import open_image
-from accord.files import check_writable, parse_json, read_text, write_file
+from accord.files import check_writable, parse_json, read_json, read_text, write_file
 from accord.reports.pictures import found_and_target, png, thing_colors
 from accord.types import InputError, reason_of
 
@@ -185,6 +185,19 @@ def of_repairs(rows: Iterable[Mapping[str, Any]]) -> Iterator[Entry]:
             tags=["improved" if row["improved"] else "as it was"],
             regions=row["regions"],
         )
+
+
+def repairs_in(folder: Path) -> Iterator[Entry]:
+    """An entry for each repair that is kept below a folder, whichever run made it, in the order of their names, which
+    begin with their numbers.
+
+    Raises:
+        InputError: for a report that cannot be read.
+    """
+    for path in sorted(folder.glob("[0-9]*-*/report.json")):
+        report = read_json(path, "report", "repair the picture again")
+        number = int(re.match(r"\d+", path.parent.name)[0])  # type: ignore[index]
+        yield from of_repairs([{**report, "folder": path.parent.name, "number": number}])
 
 
 def of_frames(
