@@ -388,12 +388,16 @@ def test_sorting_filters_search_slider_and_details(tmp_path, ask):
 
 def test_a_hostile_page_runs_nothing_and_two_runs_are_beside_each_other(tmp_path, ask):
     picture().save(tmp_path / "0.png")
-    rows = [row(i, p, tags=[p], reasons=[p], score=0.5) | {"file_name": "0.png"} for i, p in enumerate(HOSTILE[:3])]
+    read = [{"text": HOSTILE[1], "kind": "read", "probability": 0.1}]
+    more = {"file_name": "0.png", "words": read}
+    rows = [row(i, p, tags=[p], reasons=[p], score=0.5) | more for i, p in enumerate(HOSTILE[:3])]
     others = [{**r, "score": s} for r, s in zip(rows[:2], (0.9, 0.2), strict=True)]
     write_gallery(tmp_path, rows, HOSTILE[0], against=Shown(HOSTILE[1], tmp_path, others))
     found = ask(
         """
-      found.title = page.title; found.prompts = all(".prompt").map((x) => x.textContent); found.cards = shown();
+      found.title = page.title; found.low = all(".low, .missed").length;
+      for (const x of all(".prompt .extra")) x.remove();
+      found.prompts = all(".prompt").map((x) => x.textContent); found.cards = shown();
       found.pictures = all(".card .frame").map((x) => Boolean(x.querySelector("img")));
       found.scripts = all("script").length; found.summary = $("#summary").textContent;
       choose("#verdict", "behind"); found.behind = shown(); choose("#verdict", ""); choose("#sort", "ahead");
@@ -405,6 +409,7 @@ def test_a_hostile_page_runs_nothing_and_two_runs_are_beside_each_other(tmp_path
         "#theme=dark&sort=nonsense",
     )
     assert found["title"] == found["after"] == HOSTILE[0] and found["prompts"] == list(HOSTILE[:3])
+    assert found["low"] == 0  # what is read off a picture cannot be missed
     assert found["scripts"] == 2 and found["cards"] == [0, 1, 2]
     assert found["pictures"] == [True, True, True, True, True, False]
     assert "1 won, 1 lost, 0 even" in found["summary"] and found["behind"] == [0] and found["ahead"] == [1, 0, 2]

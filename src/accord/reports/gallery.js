@@ -31,7 +31,9 @@
   const less = (a, b) => (known(a) && known(b) ? Math.round(1e4 * (a - b)) / 1e4 : null); // to the digits that rows have
   const gain = (row) => less(row.score, row.scoreBefore);
   const lead = (row) => (row.other ? less(row.score, row.other.score) : null);
-  const missed = (row) => row.words.filter((w) => known(w.p) && w.p < data.right);
+  const isRead = (word) => word.kind === "read"; // off the picture: nothing asked for it
+  const isLow = (word) => known(word.p) && word.p < data.right && !isRead(word);
+  const missed = (row) => row.words.filter(isLow);
   const verdictOf = (row) => (row.verdict === null ? "not judged" : row.verdict ? "right" : "wrong");
   const some = (test) => rows.some(test);
 
@@ -85,7 +87,7 @@
   fill(id("verdict"), Object.entries(VERDICTS).map(([k, [text]]) => [k, text]));
   fill(id("tag"), [["", "any"], ...counts((r) => r.tags).map(([t, n]) => [t, `${t} (${n})`])]);
   fill(id("word"), [["", "any"]]);
-  for (const [label, mark, of] of [["missed", "-", missed], ["asked for", "+", (r) => r.words]]) {
+  for (const [label, mark, of] of [["missed", "-", missed], ["asked for, or read", "+", (r) => r.words]]) {
     const found = counts((r) => lower(of(r)));
     if (!found.length) continue;
     const group = make("optgroup", { label });
@@ -120,8 +122,8 @@
 
   // --- a prompt, its things underlined and its words colored -----------------------------------------------------------
   function wordMark(word, text) {
-    const level = known(word.p) ? `p${Math.min(4, Math.floor(word.p * 5))}` : "";
-    const low = known(word.p) && word.p < data.right;
+    const level = isRead(word) ? "read" : known(word.p) ? `p${Math.min(4, Math.floor(word.p * 5))}` : "";
+    const low = isLow(word);
     const tip = `${word.kind ? word.kind + " " : ""}${shown(word.p)}${low && word.reads ? `, reads as ${word.reads}` : ""}`;
     return make("span", { className: `word ${level}${low ? " low" : ""}`, title: tip }, text);
   }
@@ -304,7 +306,7 @@
       if (hasBefore) cells.push(make("td", { className: "number" }, past ? shown(past.p) : "–"));
       cells.push(make("td", { className: "number" }, shown(w.p)));
       if (others.length) cells.push(make("td", { className: "number" }, there ? shown(there.p) : "–"));
-      cells.push(make("td", {}, known(w.p) && w.p < data.right ? w.reads : ""));
+      cells.push(make("td", {}, isLow(w) ? w.reads : ""));
       return make("tr", {}, ...cells);
     });
     return make("table", {}, make("tr", {}, ...head.map((h) => make("th", { scope: "col" }, h))), ...body);
@@ -423,7 +425,7 @@
     };
     const line = { fill: "none", stroke: "currentColor", "stroke-width": 2 };
     const items = [];
-    if (some((r) => r.words.some((w) => known(w.p)))) {
+    if (some((r) => r.words.some((w) => known(w.p) && !isRead(w)))) {
       const scale = [["p0 low", "missing"], ["p1", ""], ["p2", ""], ["p3", ""], ["p4", "there"]];
       items.push(make("span", {}, "words: ", ...scale.map(([c, text]) => make("span", { className: `word ${c}` }, text || "\u00a0"))));
     }

@@ -46,7 +46,8 @@ class Entry:
         score, score_before: higher is better.
         verdict: whether the picture is right; None if nobody judged.
         words, words_before: [{text, kind, start, end, probability, reads_as}], as of the two pictures; start and end
-            are characters of the prompt, and a word without them is shown after it.
+            are characters of the prompt, and a word without them is shown after it. One of the kind "read" was read off
+            the picture, and cannot be missed.
         phrases: [{text, start, end}] of the prompt's things; where start is missing it is looked for.
         regions: [{phrase, box, planned, found_box}]: a thing's text, and (x0, y0, x1, y1) as shares of width and
             height of where it is, or was to be put, if it was planned or found_box, where it was found, is elsewhere.

@@ -201,7 +201,7 @@ def _gallery(target: Path, rows: Sequence[dict[str, Any]], paths: dict[str, Path
             row["prompt"] or "(words alone)",
             str(paths[row["image"]].absolute()),
             score=row["score"] if row["prompt"] else None,
-            words=[{"text": w["word"], "probability": w["probability"]} for w in row["words"]],
+            words=[{"text": w["word"], "kind": "read", "probability": w["probability"]} for w in row["words"]],
             reasons=[row["image"], *(f"bank, {r['cosine']:.2f}: {r['prompt']}" for r in row["retrieved"])],
         )
         for number, row in enumerate(rows)
