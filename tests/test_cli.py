@@ -451,6 +451,8 @@ def test_inversion_from_the_command_line(accord_cli, tmp_path):
     assert len(list(Path("all-00002-of-00002-gallery/thumbnails").iterdir())) == 12
     assert Path(json.loads(out)["gallery"]) == Path("all-00002-of-00002-gallery/index.html")
     assert json.loads(accord_cli(*bulk, "--out", "all.parquet", "--shard", "2/2")[1])["done_before"]
+    code, out, _ = accord_cli(*bulk[:-1], "--out", "no.jsonl", "--shard", "30/30")  # of which no picture is left
+    assert code == 0 and out.startswith("inverted 0,") and "pictures:" not in out
     assert_refused(accord_cli("invert"), "exactly one of them")
     assert_refused(
         accord_cli("invert", "pairs/0.png", "--out", "x.csv"), "--out is not used without --folder or --pairs"

@@ -35,6 +35,7 @@ LEAST = {
             "sensitivity",
             "hacking",
             "kernel",
+            "judging",
             "transplant",
             "invert-speed",
             "context-cost",
