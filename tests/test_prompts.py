@@ -8,7 +8,7 @@ import pytest
 
 from accord.data.lexicon import DEFAULT, Lexicon, plural_of
 from accord.prompts.phrases import phrases_of
-from accord.prompts.swaps import singular_of, spelled, swaps
+from accord.prompts.swaps import singular_of, spelled, swaps, with_article
 from accord.types import InputError
 from accord_lab.scenes.ask import ask_of, lab_lexicon
 from accord_lab.scenes.grammar import caption
@@ -304,6 +304,13 @@ def test_size_background_and_relation_swaps():
 def test_counterfactuals_by_class_are_grammatical(text, word, other):
     found = swapped(text, word, DEFAULT)
     assert other in found.values() and text not in found.values()
+
+
+def test_articles_go_by_the_sound():
+    assert [with_article(n) for n in ("egg", "unicorn", "hourglass", "umbrella", "water")] == [
+        *("an egg", "a unicorn", "an hourglass", "an umbrella", "water")
+    ]
+    assert swapped("a horse", "horse", DEFAULT).keys() and "an ukulele" not in str(swapped("a harp", "harp", DEFAULT))
 
 
 def test_no_counterfactual_barks_an_apple_or_counts_each():

@@ -125,6 +125,11 @@ MASS = _words(
     "gunpowder sawdust frosting icing rainfall stubble plumage ash sunshine marble stone brick pizza lemonade "
     "champagne vinegar graffiti sunlight lava driftwood tea frosting gravy caramel vanilla batter dough"
 )
+UNCOUNTED = _words(  # never with "a"
+    "water coffee tea milk juice beer wine lemonade champagne soda snow rain fog mist smoke sand grass hair fur ice "
+    "bread rice cheese soup pasta spaghetti popcorn broccoli corn luggage furniture clothing money jewelry jewellery armor "
+    "armour mud dust ash lightning moss ivy bamboo spinach garlic lettuce celery toast traffic butter sugar salt"
+)
 MASS_AFTER_OF = _words("rope string")  # "a coil of rope", but "the rope"
 IRREGULAR_PLURALS = _words("people men women children feet teeth mice geese oxen clothes police cattle lice dice")
 MANY_AS_ONE = _words(  # the same word for one and for many

@@ -145,8 +145,18 @@ def spelled(prompt: Prompt) -> Prompt:
 
 
 def with_article(noun: str) -> str:
-    """The noun after "a" or "an"."""
-    return f"{'an' if noun[0].lower() in 'aeiou' else 'a'} {noun}"
+    """The noun after "a" or "an"; what is not counted stands alone ("water")."""
+    if noun.lower() in words.UNCOUNTED:
+        return noun
+    return f"{'an' if takes_an(noun) else 'a'} {noun}"
+
+
+def takes_an(word: str) -> bool:
+    """Whether "an" stands before a word, by its sound: "an hour", "a unicorn"."""
+    low = word.lower()
+    if re.match("(?:uni(?!n|m)|use|usu|uku|ute|eu|ewe|one|once|ufo)", low):
+        return False
+    return low[0] in "aeiou" or re.match("(?:hour|heir|honest|honou?r)", low) is not None
 
 
 def exchanged(text: str, first: Word, second: Word) -> str:
@@ -160,6 +170,6 @@ def _splice(text: str, start: int, end: int, new: str) -> str:
     def fitted(m: re.Match[str]) -> str:
         if not start <= m.start(3) < start + len(new):
             return m[0]
-        return m[1][0] + ("n" if m[3].lower() in "aeiou" else "") + m[2] + m[3]
+        return m[1][0] + ("n" if takes_an(m[3]) else "") + m[2] + m[3]
 
-    return re.sub(r"\b(an?)( +)(\w)", fitted, text[:start] + new + text[end:], flags=re.IGNORECASE)
+    return re.sub(r"\b(an?)( +)(\w[\w'-]*)", fitted, text[:start] + new + text[end:], flags=re.IGNORECASE)
