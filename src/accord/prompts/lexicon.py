@@ -127,7 +127,8 @@ MASS = _words(
 )
 UNCOUNTED = _words(  # never with "a"
     "water coffee tea milk juice beer wine lemonade champagne soda snow rain fog mist smoke sand grass hair fur ice "
-    "bread rice cheese soup pasta spaghetti popcorn broccoli corn luggage furniture clothing money jewelry jewellery armor "
+    "bread rice cheese soup pasta spaghetti popcorn broccoli corn luggage furniture clothing money jewelry "
+    "jewellery armor "
     "armour mud dust ash lightning moss ivy bamboo spinach garlic lettuce celery toast traffic butter sugar salt"
 )
 MASS_AFTER_OF = _words("rope string")  # "a coil of rope", but "the rope"
