@@ -53,7 +53,7 @@ class Judged:
         figures: further figures by name, of the suite's `figures`.
         by_tag: score within a tag, where it is another than that of the picture; else `Record.tags` count the score.
         words: dicts of text, kind, start, end, probability and reads_as.
-        regions: dicts of label, box ([x0, y0, x1, y1] as shares of width and height) and score.
+        regions: dicts of phrase, box ([x0, y0, x1, y1] as shares of width and height) and score.
         reasons: what is wrong, or why there is no score, a sentence each.
         caption: what a captioner says of the picture.
         unjudged: what the prompt says and no check covers.

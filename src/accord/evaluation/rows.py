@@ -36,7 +36,7 @@ KINDS = {
             "reads_as": "string",
         }
     ],
-    "regions": [{"label": "string", "box": ["double"], "score": "double"}],
+    "regions": [{"phrase": "string", "box": ["double"], "score": "double"}],
     "reasons": ["string"],
     "caption": "string",
     "unjudged": ["string"],

@@ -82,11 +82,18 @@ def mean_of_groups(scores: Sequence[ByPrompt]) -> dict[str, Any]:
     return {"mean": round(of_groups(found), 4), "ci95": ci95(found, of_groups), **counts}
 
 
-def best_of(scores: Sequence[float], tries: int) -> float:
-    """The mean of the best of so many of a prompt's scores, over all choices of them; of all if there are fewer."""
-    ordered, count = sorted(scores), len(scores)
+def best_of(scores: Sequence[float], tries: int, values: Sequence[float] | None = None) -> float:
+    """What the picture with the best of so many scores has, the mean over all choices of them; of all if there are
+    fewer.
+
+    Args:
+        values: of the pictures, in the order of their scores; the scores themselves if None.
+    """
+    own = scores if values is None else values
+    ordered = [own[i] for i in np.argsort(scores, kind="stable")]
+    count = len(ordered)
     tries = min(tries, count)
-    # the i-th smallest is the best of C(i, k-1) choices
+    # the i-th lowest is the best of C(i, tries - 1) of the C(count, tries) choices
     shares = [math.comb(i, tries - 1) / math.comb(count, tries) for i in range(count)]
     return float(np.dot(shares, ordered))
 
