@@ -472,8 +472,9 @@ def check_table_path(path: Path) -> None:
 
 
 def table_bytes(rows: list[dict[str, Any]], suffix: str) -> bytes:
-    """Rows as CSV, JSONL or Parquet; what is no number or text is JSON in CSV and in Parquet. `accord.data.typed` writes
-    Parquet with proper types.
+    """Rows as CSV, JSONL or Parquet; what is no number or text is JSON in CSV and in Parquet.
+
+    `accord.data.typed` writes Parquet with proper types.
 
     In CSV a text that begins with = + - @ tab or CR gets an apostrophe before it: a spreadsheet would run it as a
     formula. Numbers stay numbers. JSONL and Parquet hold every text as it is.

@@ -94,8 +94,8 @@ def compare(a: Path, b: Path) -> dict[str, Any]:
         raise InputError(f"{str(a)!r} and {str(b)!r} have no judged prompt in common; run both on one file of prompts")
     tags = list(dict.fromkeys(t for run in (one, other) for n in numbers for p in run.pictures[n] for t in p.tags))
     tries = {name: _tries(one.costs, other.costs, name) for name in ("seconds", "denoiser_calls")}
-    rows = [_row("overall", one, other, numbers, tries, lambda p: p.score)]
-    by_tag = [_row(t, one, other, numbers, tries, lambda p, t=t: p.tags.get(t), len(tags)) for t in tags]
+    rows = [_row("overall", one, other, numbers, tries, _score)]
+    by_tag = [_row(t, one, other, numbers, tries, _within(t), len(tags)) for t in tags]
     if one.about.get("mean_of_tags"):
         rows = [_mean_row(one, other, numbers, tags, tries)]
     pairs = _same_seed(one, other, numbers)
@@ -122,6 +122,15 @@ def compare(a: Path, b: Path) -> dict[str, Any]:
 
 Value = Callable[[Picture], float | None]
 Tries = tuple[int, int]  # how many of a prompt's pictures each run may choose from
+
+
+def _score(picture: Picture) -> float | None:
+    return picture.score
+
+
+def _within(tag: str) -> Value:
+    """What a picture has within a tag, if it counts there."""
+    return lambda picture: picture.tags.get(tag)
 
 
 def _tries(a: Mapping[str, float], b: Mapping[str, float], name: str) -> Tries | None:
@@ -181,11 +190,12 @@ def _mean_row(
     """The line of a suite whose whole is the mean over its tags."""
 
     def whole(of: Tries) -> tuple[dict[str, Any], float, float]:
-        found = [_paired(a, b, numbers, lambda p, t=t: p.tags.get(t), of) for t in tags]
+        found = [_paired(a, b, numbers, _within(t), of) for t in tags]
         groups = [{n: [y - x] for x, y, n in zip(*one, strict=True)} for one in found]
-        means = [float(np.mean([one[side].mean() for one in found if len(one[2])])) for side in (0, 1)]
+        of_a = float(np.mean([x.mean() for x, _, both in found if both]))
+        of_b = float(np.mean([y.mean() for _, y, both in found if both]))
         result = mean_of_groups(groups)
-        return {"difference": result["mean"], "ci95": result["ci95"]}, means[0], means[1]
+        return {"difference": result["mean"], "ci95": result["ci95"]}, of_a, of_b
 
     difference, of_a, of_b = whole((1, 1))
     row = {"name": "overall", "prompts": len(numbers), "a": round(of_a, 4), "b": round(of_b, 4), **difference}
@@ -193,7 +203,7 @@ def _mean_row(
 
 
 def _by_prompt(a: Compared, b: Compared, numbers: Sequence[int]) -> list[dict[str, Any]]:
-    x, y, both = _paired(a, b, numbers, lambda p: p.score, (1, 1))
+    x, y, both = _paired(a, b, numbers, _score, (1, 1))
     return [{"number": n, "difference": float(v)} for n, v in zip(both, y - x, strict=True)]
 
 
@@ -246,7 +256,9 @@ def _said(data: Mapping[str, Any]) -> str:
     wins, of = data["wins"], data["wins_of_pictures"]
     text = f"B better on {wins['wins']} prompts, as good on {wins['ties']}, worse on {wins['losses']}"
     if data["same_seeds"]:
-        text += f"; of {data['same_seeds']} pictures with the same seed on {of['wins']}, {of['ties']} and {of['losses']}"
+        text += (
+            f"; of {data['same_seeds']} pictures with the same seed on {of['wins']}, {of['ties']} and {of['losses']}"
+        )
     for name, (a, b) in data["tries"].items():
         if max(a, b) > 1:
             what = "seconds" if name == "seconds" else "denoiser calls"
@@ -256,7 +268,11 @@ def _said(data: Mapping[str, Any]) -> str:
 
 def table_of(data: Mapping[str, Any]) -> str:
     """The comparison for a terminal."""
-    lines = [f"A: {data['a']['run']}, B: {data['b']['run']}, suite {data['suite']}", aligned(*_cells(data)), _said(data)]
+    lines = [
+        f"A: {data['a']['run']}, B: {data['b']['run']}, suite {data['suite']}",
+        aligned(*_cells(data)),
+        _said(data),
+    ]
     return "\n".join(lines)
 
 
@@ -269,8 +285,8 @@ def page_of(data: Mapping[str, Any]) -> str:
     ]
     pictures = table(["prompt", "seed", "text", "A", "B", ""], rows) if rows else "No picture differs."
     return (
-        f"# {data['suite']}: {data['b']['run']} (B) against {data['a']['run']} (A)\n\n{_said(data)} Intervals of tags are "
-        f"corrected for their number.\n\n{table(*_cells(data))}\n\n## Pictures that differ most\n\n{pictures}\n"
+        f"# {data['suite']}: {data['b']['run']} (B) against {data['a']['run']} (A)\n\n{_said(data)} Intervals of tags "
+        f"are corrected for their number.\n\n{table(*_cells(data))}\n\n## Pictures that differ most\n\n{pictures}\n"
     )
 
 

@@ -2,8 +2,8 @@
 
     run.json             settings, versions, device, seeds, judges, and whose weights they were
     rows.jsonl           a line a picture, appended while it runs; rows-00001-of-00004.jsonl of a shard
-    rows.parquet         the same with proper types, once all are there; metadata.parquet is its copy, as `datasets` (imagefolder)
-                         and `accord score --pairs` look for it
+    rows.parquet         the same with proper types, once all are there; metadata.parquet is its copy, under the name
+                         that `datasets` (imagefolder) and Accord look for in a folder of pictures
     summary.json         the figures with their intervals, and the pictures that were skipped
     images/00012-3.png   the picture of prompt 12 with seed 3
 
@@ -28,7 +28,7 @@ from tqdm.auto import tqdm
 
 import accord
 from accord.data.pairs import need_parquet
-from accord.data.shards import share_of, shard_name
+from accord.data.shards import shard_name, share_of
 from accord.data.typed import write_typed
 from accord.evaluation.pictures import Job, Made, Pictures, picture_name
 from accord.evaluation.registry import Judged, Record, Suite
@@ -132,7 +132,9 @@ def _work(
     parts = [v for v in vars(suite).values() if isinstance(v, nn.Module)]
     _begin(out, {**about, "weights": {"pipeline": task.pictures.weights(), "judge": fingerprint(*parts)}})
     (out / "images").mkdir(exist_ok=True)
-    with tqdm(total=total, initial=len(journal.done), desc=task.suite.name, unit="picture", disable=not progress) as bar:
+    with tqdm(
+        total=total, initial=len(journal.done), desc=task.suite.name, unit="picture", disable=not progress
+    ) as bar:
         for batch in left:
             rows = _rows(suite, task.pictures, batch, out)
             whys = [row["skipped"] for row in rows if "skipped" in row]

@@ -1,4 +1,4 @@
-"""Intervals of what is measured, rounded as tables keep them. Prompts are drawn; the seeds of a prompt stay together."""
+"""Intervals of what is measured, rounded as tables keep them. Prompts are drawn, and their seeds with them."""
 
 from __future__ import annotations
 

@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image
 
 from accord.data.pairs import PairsFile
-from accord.evaluation.prompts import prompt_records
 from accord.evaluation.pixels import judge_pixels
+from accord.evaluation.prompts import prompt_records
 from accord.evaluation.registry import Judged, Record, Suite, suite
 from accord.judges.diagnosis import align
 from accord.types import Alignment

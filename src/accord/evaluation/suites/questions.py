@@ -23,10 +23,10 @@ import numpy as np
 from PIL import Image
 
 from accord.data.pairs import DELIMITERS, Broken, PairsFile, csv_head, csv_rows, json_lines
+from accord.evaluation.pixels import judge_pixels
 from accord.evaluation.prompts import given
 from accord.evaluation.registry import Judged, Record, Suite, suite
 from accord.files import parse_json, read_text
-from accord.evaluation.pixels import judge_pixels
 from accord.judges.protocol import Question
 from accord.types import InputError, reason_of
 

@@ -9,9 +9,9 @@ from typing import Any
 from PIL import Image
 
 from accord.data.pairs import PairsFile
+from accord.evaluation.pixels import judge_pixels
 from accord.evaluation.prompts import prompt_records
 from accord.evaluation.registry import Judged, Record, Suite, suite
-from accord.evaluation.pixels import judge_pixels
 from accord.judges.protocol import Question
 
 ASKED = 'Does this figure show "{}"? Please answer Yes or No.'
