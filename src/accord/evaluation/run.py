@@ -13,6 +13,7 @@ as a whole, so that a run that was stopped ends with the numbers of one that was
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import json
 import os
@@ -100,12 +101,12 @@ def run_suite(
             "versions": versions(),
             **task.about,
         }
-        _begin(out, about)
         jobs = task.pictures.jobs(share_of(task.records, shard), task.seeds)
         batches = [jobs[start : start + batch_size] for start in range(0, len(jobs), batch_size)]
-        journal = Journal(journal_path)
-        journal.keep_only([[_key(job) for job in batch] for batch in batches])
-        new = _work(task, out, batches, journal, about, progress)
+        with _begun(out, about):
+            journal = Journal(journal_path)
+            journal.keep_only([[_key(job) for job in batch] for batch in batches])
+            new = _work(task, out, batches, journal, about, progress)
     finished = _done(out).issuperset(map(_key, task.pictures.jobs(task.records, task.seeds)))
     data = {"out": str(out), "pictures": len(jobs), "new": new, "finished": finished}
     return {**data, "summary": finish(out)} if finished else data
@@ -203,6 +204,20 @@ def _put(made: Made, place: Path) -> None:
 
 
 # --- run.json ---------------------------------------------------------------------------------------------------------
+@contextlib.contextmanager
+def _begun(out: Path, about: Mapping[str, Any]) -> Iterator[None]:
+    """`_begin`, and leave nothing of a run that is refused before its first row."""
+    new = not (out / "run.json").exists()
+    _begin(out, about)
+    try:
+        yield
+    except InputError:
+        if new and not any(out.glob("rows*.jsonl")):
+            (out / "run.json").unlink(missing_ok=True)
+            shutil.rmtree(out / "images", ignore_errors=True)
+        raise
+
+
 def _begin(out: Path, about: Mapping[str, Any]) -> None:
     """Take the folder for this run, or refuse it.
 
