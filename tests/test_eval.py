@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import assert_refused
+from conftest import assert_refused, check_schema
 from PIL import Image
 
 import accord
@@ -455,8 +455,10 @@ def test_eval_from_the_command_line(accord_cli, pictures, tmp_path):
     assert code == 0 and json.loads(out)["overall"]["b"] == 1.0
     assert json.loads(Path("c/compare.json").read_text())["overall"] == json.loads(out)["overall"]
     assert_refused(accord_cli(*words, "--seeds", 1, "--out", "a"), "begun with", "give another --out")
-    assert accord_cli("eval", "merge", "b")[0] == 0
+    assert accord_cli("eval", "merge", "b", "--json")[0] == 0
     about = json.loads(Path("a/run.json").read_text())
+    check_schema(about)
+    check_schema(json.loads(Path("a/summary.json").read_text()))
     assert about["versions"]["torch"] == torch.__version__ and about["settings"]["images"] == str(pictures)
 
 

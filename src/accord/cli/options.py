@@ -23,6 +23,8 @@ from accord.files import reason
 from accord.types import InputError, Notice
 
 T = TypeVar("T")
+SCHEMA_VERSION = 1  # of what commands print with --json; a key that goes, or means something else, makes another
+VERBS = ("merge", "compare", "prompts", "agreement")  # commands of `accord eval` that are no suites
 # who judges pictures of a pipeline that is not the lab's, if nobody is named
 HUB_CAPTIONER = "Salesforce/blip2-opt-2.7b"
 HUB_CLIP = "openai/clip-vit-large-patch14"
@@ -215,8 +217,23 @@ def quiet() -> None:
             module.set_verbosity_error()
 
 
+def heading() -> dict[str, Any]:
+    """What the JSON of every command begins with: its schema, a file of that name in `docs/schemas` with its version,
+    the version of Accord, and the command.
+    """
+    import accord
+
+    ctx = _context.get()
+    words = [] if ctx is None else ctx.command_path.split()[1:]
+    if not words:
+        return {}
+    grouped = words[0] == "bench" or (words[0] == "eval" and words[-1] not in VERBS)  # one schema for all of these
+    name = words[0] if grouped else "-".join(words)
+    return {"schema": f"accord.{name}/{SCHEMA_VERSION}", "accord": accord.__version__, "command": " ".join(words)}
+
+
 def emit(as_json: bool, data: dict[str, Any], text: str) -> None:
-    """Print a result, as JSON or as text.
+    """Print a result, as JSON under its `heading`, or as text.
 
     Raises:
         InputError: for a number that is not finite, which JSON cannot say, or if what reads the output takes no more.
@@ -224,7 +241,7 @@ def emit(as_json: bool, data: dict[str, Any], text: str) -> None:
     if os.environ.get("RANK", "0") != "0":  # of several processes the first one speaks
         return
     try:
-        shown = json.dumps(data, allow_nan=False) if as_json else text
+        shown = json.dumps({**heading(), **data}, allow_nan=False) if as_json else text
     except ValueError as error:
         raise InputError(
             "the result holds a number that is not finite, which JSON cannot say; leave --json out to see it"

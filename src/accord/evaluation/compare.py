@@ -26,7 +26,7 @@ from accord.files import check_writable, only_writer, write_file
 from accord.reports.tables import aligned, table
 from accord.types import InputError
 
-SCHEMA = "accord.compare/1"
+SCHEMA = "accord.eval-compare/1"
 SHOWN = 10  # best and worst pictures that are listed
 LEAST = 1e-9  # of a difference that is none
 
