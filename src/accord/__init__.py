@@ -21,6 +21,7 @@ _HOME = {
     "score": "accord.judges.diagnosis",
     "load_captioner": "accord.judges.captioners",
     "load_clip": "accord.judges.clip",
+    "load_detector": "accord.judges.detect",
     "realign": "accord.methods.realign.fine",
     "Segments": "accord.methods.realign.modulation",
     "modulated": "accord.methods.realign.modulation",
@@ -71,6 +72,7 @@ if TYPE_CHECKING:
     from accord.diffusion.pipelines import load as load
     from accord.judges.captioners import load_captioner as load_captioner
     from accord.judges.clip import load_clip as load_clip
+    from accord.judges.detect import load_detector as load_detector
     from accord.judges.diagnosis import score as score
     from accord.methods.context.config import ContextTrainConfig as ContextTrainConfig
     from accord.methods.context.pipeline import ContextDiffPipeline as ContextDiffPipeline

@@ -28,6 +28,7 @@ VERBS = ("merge", "compare", "prompts", "agreement")  # commands of `accord eval
 # who judges pictures of a pipeline that is not the lab's, if nobody is named
 HUB_CAPTIONER = "Salesforce/blip2-opt-2.7b"
 HUB_CLIP = "openai/clip-vit-large-patch14"
+HUB_DETECTOR = "IDEA-Research/grounding-dino-tiny"
 
 Model = Annotated[
     str | None, typer.Option(help="Pipeline folder, hub id or .safetensors file; the embedded lab if not given.")

@@ -10,6 +10,7 @@ import typer
 
 from accord.cli.options import (
     HUB_CAPTIONER,
+    HUB_DETECTOR,
     AsJson,
     BatchSize,
     Call,
@@ -53,6 +54,7 @@ from accord.cli.options import (
 )
 from accord.types import InputError
 
+REGIONS = ("attention", "detector")
 FPS = 16  # of a video that a pipeline made, which does not say its own
 
 
@@ -303,6 +305,19 @@ def realign(
     width: Width = None,
     call: Call = None,
     captioner: CaptionerId = None,
+    regions: Annotated[
+        str,
+        typer.Option(help="What finds the things: attention (the pipeline's own) or detector (a model that looks)."),
+    ] = "attention",
+    detector: Annotated[
+        str | None,
+        typer.Option(
+            help=f"With --regions detector: OWLv2 or Grounding DINO folder or hub id; {HUB_DETECTOR} if not given."
+        ),
+    ] = None,
+    outlines: Annotated[
+        str | None, typer.Option(help="With --regions detector: SAM folder or hub id; boxes alone if not given.")
+    ] = None,
     batch_size: BatchSize = 16,
     device: Device = None,
     dtype: Dtype = "float32",
@@ -316,11 +331,17 @@ def realign(
     from accord.diffusion.pipelines import check_prompts
     from accord.files import check_writable, only_writer
     from accord.methods.realign.fine import check_mode, check_repairable
+    from accord.methods.realign.regions import DetectedRegions
+    from accord.prompts.phrases import phrases_of
     from accord.reports.page import score_text, words_text
 
     config = checked(accord.RealignConfig, rounds=rounds, mode=mode)
     if not rounds:
-        leave_out("with --rounds 0", **said("mode"))
+        leave_out("with --rounds 0", **said("mode", "regions"))
+    if regions not in REGIONS:
+        raise InputError(f"--regions {regions!r} is unknown; use {' or '.join(REGIONS)}")
+    if regions == "attention":
+        leave_out("without --regions detector", detector=detector, outlines=outlines)
     if model is None:
         leave_out("without --model", variant=variant, model_config=model_config)
     told = call_options(steps, guidance, negative_prompt, height, width, call)
@@ -337,11 +358,16 @@ def realign(
         judge = accord.load_captioner(judge_of(captioner, model, HUB_CAPTIONER), str(pipe.device))
         for prompt in prompts:
             judge.check_length(prompt)
+        looks = None
+        if regions == "detector":
+            looks = accord.load_detector(detector or HUB_DETECTOR, outlines, str(pipe.device))
+            for prompt in prompts:
+                DetectedRegions(looks).check(phrases_of(prompt))
         rows: list[dict[str, Any]] = []
         lines: list[str] = []
         for jobs in batches([(p, s) for p in prompts for s in seed], batch_size, "realign", as_json):
             texts, numbers = map(list, zip(*jobs, strict=True))
-            options: dict[str, Any] = {**told, "batch_size": batch_size, "each": True}
+            options: dict[str, Any] = {**told, "batch_size": batch_size, "each": True, "regions": looks}
             for result in accord.realign(pipe, texts, numbers, config=config, captioner=judge, **options):
                 folder = result.save(out / file_name(len(rows), result.prompt.text, result.seed))
                 rows.append({**result.to_dict(), "folder": str(folder)})

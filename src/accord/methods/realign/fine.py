@@ -25,11 +25,19 @@ from accord.diffusion.process import kind_of
 from accord.diffusion.tap import Attention, AttentionLayout, attention_layout, observed
 from accord.judges.captioners import Captioner, load_captioner
 from accord.judges.clip import ClipScorer
+from accord.judges.detect import PhraseDetector
 from accord.judges.diagnosis import align
 from accord.methods.realign.config import RealignConfig
 from accord.methods.realign.layout import plan
 from accord.methods.realign.modulation import Segments, check_picture, modulation_of
-from accord.methods.realign.regions import describe, find_regions, phrase_maps, slots
+from accord.methods.realign.regions import (
+    AttentionRegions,
+    DetectedRegions,
+    Regions,
+    describe,
+    phrase_maps,
+    slots,
+)
 from accord.prompts.phrases import phrases_of
 from accord.reports.results import Realigned
 from accord.types import Alignment, InputError, Prompt, Region, a_kind
@@ -62,6 +70,7 @@ def realign(
     config: RealignConfig | None = None,
     captioner: Captioner | None = None,
     clip: ClipScorer | None = None,
+    regions: PhraseDetector | None = None,
     num_inference_steps: int | None = None,
     guidance_scale: float | None = None,
     negative_prompt: str = "",
@@ -80,6 +89,7 @@ def realign(
         seeds: one seed or several; every prompt is made with every seed.
         captioner: judge of words and regions; the embedded one, for the lab's pipeline alone, if None.
         clip: if given, CLIP similarity and caption reward are in the alignments too.
+        regions: a detector (`load_detector`) that finds where each phrase is; the pipeline's own attention if None.
         num_inference_steps: those of the pipeline's own call if None.
         guidance_scale: of classifier-free guidance, at which 1 is unguided; what the pipeline's own call has if None.
         call, more: further arguments of the pipeline's own call (height, max_sequence_length, image, ...), as a mapping
@@ -109,6 +119,9 @@ def realign(
         captioner.check_length(text)
     pairs = zip(names, numbers, strict=True) if each else ((text, seed) for text in names for seed in numbers)
     jobs = [(phrases_of(text), seed) for text, seed in pairs]
+    finder: Regions = AttentionRegions() if regions is None else DetectedRegions(regions)
+    for prompt, _ in jobs:
+        finder.check(prompt)
     arguments = call_arguments(
         pipe,
         num_inference_steps=num_inference_steps,
@@ -116,7 +129,7 @@ def realign(
         negative_prompt=negative_prompt,
         call=joined_call(call, more),
     )
-    rounds = Rounds(Opened(pipe, **arguments), config, captioner, clip, captions)
+    rounds = Rounds(Opened(pipe, **arguments), config, captioner, clip, captions, finder)
     if own and jobs:
         side = max(rounds.where([jobs[0][0]]).size) * getattr(pipe, "vae_scale_factor", 8)
         if side > captioner.image_size:
@@ -157,6 +170,7 @@ class Rounds:
     captioner: Captioner
     clip: ClipScorer | None = None
     captions: bool = True
+    regions: Regions = field(default_factory=AttentionRegions)
     _where: dict[tuple[str, ...], AttentionLayout] = field(default_factory=dict, repr=False)
 
     def where(self, prompts: Sequence[Prompt]) -> AttentionLayout:
@@ -269,9 +283,8 @@ class Rounds:
         tried = [[] if mode == "new_seed" else i.tried for i in items]
         layouts = []
         for item, vain in zip(items, tried, strict=True):
-            found = describe(
-                item.image, item.prompt, find_regions(item.prompt, item.maps), self.captioner, self.captions
-            )
+            places = self.regions.find(item.image, item.prompt, item.maps)
+            found = describe(item.image, item.prompt, places, self.captioner, self.captions)
             layouts.append(plan(item.prompt, slots(item.prompt), found, item.maps, tried=vain))
         prompts = [i.prompt for i in items]
         segments = build_segments(self.where(prompts), prompts, layouts, self.config)
