@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image
 
 from accord.files import save_folder
-from accord.reports.page import STYLE, figure, page, score_text, words_html
+from accord.reports.page import STYLE, figure, missed_text, page, score_text, words_html
 from accord.reports.pictures import draw_regions, enlarge, labelled_row, png
 from accord.types import Alignment, Prompt, Region
 
@@ -97,18 +97,22 @@ class Realigned:
                     "caption": r.caption,
                     "deficit": r.deficit,
                     "planned": r.planned,
+                    "found_box": None if r.found is None else [round(v, 4) for v in r.found],
                 }
                 for r in self.regions
             ],
         }
 
     def strip(self) -> Image.Image:
-        """Before, regions and after side by side, under the prompt and with the alignments."""
+        """Before, regions and after side by side, under the prompt, with the alignments and what was missed."""
         parts = [enlarge(self.before), draw_regions(self.before, self.prompt, self.regions), enlarge(self.after)]
-        before, after = (a.overall for a in (self.alignment_before, self.alignment_after))
-        return labelled_row(
-            parts, [f"before {score_text(before)}", "regions", f"after {score_text(after)}"], self.prompt.text
-        )
+        before, after = self.alignment_before, self.alignment_after
+        labels = [
+            f"before {score_text(before.overall)}{missed_text(before)}",
+            "regions; dashed: a place for what was missing" if any(r.planned for r in self.regions) else "regions",
+            f"after {score_text(after.overall)}{missed_text(after)}",
+        ]
+        return labelled_row(parts, labels, self.prompt.text)
 
     def _repr_html_(self) -> str:
         b, a = self.alignment_before, self.alignment_after
