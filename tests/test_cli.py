@@ -478,7 +478,12 @@ def test_editing_a_video_from_the_command_line(accord_cli):
     assert 0 <= data["frames_right"] <= 1  # of the lab, by the reader
     assert Path("t/temporal/config.json").is_file()
     code, out, _ = accord_cli("score", "--video", "new.gif", "--prompt-of-video", "a blue key", "--json")
-    assert code == 0 and set(json.loads(out)) - HEADING == {"text_alignment", "temporal_consistency", "flicker", "frames_right"}
+    assert code == 0 and set(json.loads(out)) - HEADING == {
+        "text_alignment",
+        "temporal_consistency",
+        "flicker",
+        "frames_right",
+    }
     code, out, _ = accord_cli("pairs", "videos", "--out", "videos", "--count", 2, "--frames", 3, "--json")
     truth = [json.loads(s) for s in Path("videos/truth.jsonl").read_text().splitlines()]
     assert (

@@ -511,3 +511,41 @@ def test_the_suite_of_the_lab_reads_the_labs_prompts_alone(tmp_path):
     skipped = PairsFile()
     assert [r.prompt for r in accord_lab.suite.Scenes.records(tmp_path / "p.txt", skipped)] == ["a red star"]
     assert skipped.skipped[0]["row"] == 2 and "no 'elephant'" in skipped.skipped[0]["reason"]
+
+
+# --- geneval ----------------------------------------------------------------------------------------------------------
+def test_geneval_from_the_command_line_with_tiny_models(accord_cli, tmp_path):
+    from tiny_detectors import tiny_mask2former
+
+    from accord.embedded import CLIP
+
+    assert accord_cli("eval", "prompts", "--count", 12, "--out", "p.jsonl", "--json")[0] == 0
+    records = [json.loads(line) for line in Path("p.jsonl").read_text().splitlines()]
+    for number, record in enumerate(records[:6]):
+        place = tmp_path / "pictures" / f"{number:05d}"
+        (place / "samples").mkdir(parents=True)
+        (place / "metadata.jsonl").write_text(json.dumps(record))
+        for sample in range(2):
+            Image.new("RGB", (64, 64), (40 * number, 90 * sample, 9)).save(place / "samples" / f"{sample:04d}.png")
+    words = ("eval", "geneval", "--images", "pictures", "--detector", tiny_mask2former(), "--clip", CLIP)
+    code, out, err = accord_cli(*words, "--device", "cpu", "--threshold", 0.0, "--out", "r", "--json")
+    assert code == 0, err
+    summary = json.loads(out)["summary"]
+    assert summary["pictures"] == 12 and set(summary["tags"]) == {r["tag"] for r in records[:6]}
+    assert summary["overall"]["mean"] == pytest.approx(np.mean([t["mean"] for t in summary["tags"].values()]), abs=1e-3)
+    rows = list(read_typed(Path("r/rows.parquet"), "rows"))
+    assert any(r["regions"] for r in rows) and all(0 <= v <= 1 for r in rows for g in r["regions"] for v in g["box"])
+    assert all(r["reasons"] for r in rows if not r["verdict"])
+    about = json.loads(Path("r/run.json").read_text())
+    assert about["settings"]["thresholds"]["threshold"] == 0 and about["settings"]["thresholds"]["most"] == 16
+    theirs = [
+        {"filename": f"/x/{r['number']:05d}/samples/{r['seed']:04d}.png", "tag": r["tags"][0], "correct": r["verdict"]}
+        for r in rows
+    ]
+    theirs[0]["correct"] = not theirs[0]["correct"]
+    Path("v.jsonl").write_text("".join(json.dumps(v) + "\n" for v in theirs))
+    code, out, _ = accord_cli("eval", "agreement", "r", "v.jsonl", "--json")
+    assert code == 0 and json.loads(out)["overall"]["agreement"] == pytest.approx(11 / 12)
+    assert json.loads(out)["differ"] == ["00000/samples/0000.png"]
+    code, _, err = accord_cli(*words, "--prompts", "p.jsonl", "--threshold", 2, "--out", "n")
+    assert code == 2 and "threshold must be in 0..1" in err

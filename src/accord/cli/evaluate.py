@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +13,7 @@ from typer.core import TyperGroup
 
 from accord.cli.options import (
     HUB_CAPTIONER,
+    HUB_CLIP,
     App,
     AsJson,
     BatchSize,
@@ -27,6 +29,8 @@ from accord.cli.options import (
     Variant,
     Width,
     call_options,
+    check_file,
+    checked,
     emit,
     leave_out,
     pick_device,
@@ -118,6 +122,29 @@ SUITES: dict[str, tuple[str, dict[str, Any]]] = {
             "judge": CHAT,
         },
     ),
+    "geneval": (
+        "GenEval: objects, counts, colours and places, by a detector and CLIP.",
+        {
+            "prompts": _file(
+                "Your evaluation_metadata.jsonl, or a file of accord eval prompts; if not given what --images has in "
+                "GenEval's layout."
+            ),
+            "detector": Annotated[
+                str | None,
+                typer.Option(help="Mask2Former for instances: folder or hub id; the hub's small one if not given."),
+            ],
+            "clip": Annotated[str | None, typer.Option(help=f"CLIP that names colours; {HUB_CLIP} if not given.")],
+            **{
+                name: Annotated[float | None, typer.Option(help=f"{text}; as published if not given.")]
+                for name, text in (
+                    ("threshold", "Score from which on a thing counts"),
+                    ("counting_threshold", "The same where things are counted"),
+                    ("shortening", "Share of both sizes by which an offset is shortened"),
+                    ("direction", "Share of an offset that is a direction"),
+                )
+            },
+        },
+    ),
     "geneval2": (
         "GenEval 2 by Soft-TIFA, of your own copy.",
         {"prompts": _file("Your geneval2_data.jsonl, or questions in another layout."), "judge": CHAT},
@@ -191,6 +218,9 @@ def run(
     out: Path | None,
     as_json: bool,
     judge: str | None = None,
+    detector: str | None = None,
+    clip: str | None = None,
+    **thresholds: float | None,
 ) -> None:
     """`accord eval NAME`."""
     quiet()
@@ -217,7 +247,8 @@ def run(
     where = pick_device(device)
     suite = suite_of(name)
     skipped = PairsFile()
-    records = suite.records(prompts, skipped)
+    config = _thresholds(thresholds)
+    records = suite.records(images if prompts is None and suite.of_pictures else prompts, skipped)
     asked = fingerprint([(r.number, r.prompt, r.about) for r in records])
     chosen = [r for r in records if r.number % every == 0]
     target = check_writable(out or RUNS / name)
@@ -234,7 +265,12 @@ def run(
             return pipe
 
         source = Generated(load, suite, told)
-    judges, make = _judges(suite, judge, where, lab=model == LAB or (images is not None and judge is None))
+    named = {"captioner": judge, "answers": judge, "detector": detector, "clip": clip}
+    judges, load_all = _judges(suite, named, where, lab=model == LAB or (images is not None and judge is None))
+
+    def make() -> Any:
+        return suite(**load_all(), **({} if config is None else {"config": config}))
+
     about = {
         "prompts": {
             "file": None if prompts is None else prompts.name,
@@ -249,7 +285,8 @@ def run(
             "model_config": model_config,
             "lora": lora,
             "dtype": dtype if images is None else None,
-            **({} if images is not None else {k: v for k, v in told.items() if k != "call"} | {"call": told["call"]}),
+            **(told if images is None else {}),
+            **({} if config is None else {"thresholds": asdict(config)}),
         },
         "judges": judges,
         "device": where,
@@ -286,8 +323,19 @@ def _check_call(pipe: Any, told: dict[str, Any]) -> None:
     call_arguments(pipe, **told)
 
 
-def _judges(suite: Any, named: str | None, device: str, lab: bool) -> tuple[dict[str, str], Callable[[], Any]]:
-    """What `run.json` calls the judges, and what makes the suite with them.
+def _thresholds(given: dict[str, float | None]) -> Any:
+    """GenEval's config of these options; None for another suite."""
+    if not given:
+        return None
+    from accord.evaluation.geneval import GenEvalConfig
+
+    return checked(GenEvalConfig, **{name: value for name, value in given.items() if value is not None})
+
+
+def _judges(
+    suite: Any, named: dict[str, str | None], device: str, lab: bool
+) -> tuple[dict[str, str], Callable[[], dict[str, Any]]]:
+    """What `run.json` calls the judges, and what loads them.
 
     Raises:
         InputError: for a suite that needs a chat model, if none is named.
@@ -297,15 +345,22 @@ def _judges(suite: Any, named: str | None, device: str, lab: bool) -> tuple[dict
     ids: dict[str, str] = {}
     loads: dict[str, Callable[[], Any]] = {}
     if "captioner" in suite.needs:
-        judge = named or (LAB if lab else HUB_CAPTIONER)
-        ids["captioner"], loads["captioner"] = judge, lambda: accord.load_captioner(judge, device)
+        captioner = named["captioner"] or (LAB if lab else HUB_CAPTIONER)
+        ids["captioner"], loads["captioner"] = captioner, lambda: accord.load_captioner(captioner, device)
     if "answers" in suite.needs:
-        if named is None:
+        answers = named["answers"]
+        if answers is None:
             raise InputError("this suite asks questions, and --judge is missing; give a chat model, folder or hub id")
-        ids["answers"], loads["answers"] = named, lambda: load_answers(named, device)
+        ids["answers"], loads["answers"] = answers, lambda: load_answers(answers, device)
+    if "detector" in suite.needs:
+        from accord.judges.detect import INSTANCES, InstanceDetector
+
+        detector, clip = named["detector"] or INSTANCES, named["clip"] or HUB_CLIP
+        ids["detector"], loads["detector"] = detector, lambda: InstanceDetector.from_pretrained(detector, device)
+        ids["clip"], loads["clip"] = clip, lambda: accord.load_clip(clip, device)
     if "embed" in suite.needs:
         ids["embed"], loads["embed"] = "all-MiniLM-L6-v2", lambda: accord.load_sentence(device=device)
-    return ids, lambda: suite(**{need: load() for need, load in loads.items()})
+    return ids, lambda: {need: load() for need, load in loads.items()}
 
 
 def load_answers(model: str, device: str) -> Any:
@@ -337,7 +392,7 @@ def _text(data: dict[str, Any], name: str) -> str:
     """What a run says at its end."""
     if not data["finished"]:
         return f"{data['pictures']} pictures of this shard are in {data['out']}; the other shards are missing"
-    return f"{_table(data['summary'], name)}\nrun: {data['out']}"
+    return f"{_table(data['summary'], name)}\ngallery: {Path(data['out']) / 'index.html'}"
 
 
 def _table(summary: dict[str, Any], name: str) -> str:
@@ -382,7 +437,9 @@ def merge(
     target = runs[0] if out is None else out
     summary = merged(runs, target)
     name = read_about(target)["suite"]
-    emit(as_json, {"out": str(target), "summary": summary}, f"{_table(summary, name)}\nrun: {target}")
+    emit(
+        as_json, {"out": str(target), "summary": summary}, f"{_table(summary, name)}\ngallery: {target / 'index.html'}"
+    )
 
 
 @app.command("compare")
@@ -400,5 +457,67 @@ def compare(
 
     check_writable(out)
     data = compared(run_a, run_b)
-    write_comparison(data, out)
-    emit(as_json, {**data, "out": str(out)}, f"{table_of(data)}\ncompare: {out / 'compare.md'}")
+    write_comparison(data, run_a, run_b, out)
+    emit(
+        as_json,
+        {**data, "out": str(out)},
+        f"{table_of(data)}\ncompare: {out / 'compare.md'}, side by side: {out / 'index.html'}",
+    )
+
+
+@app.command("prompts")
+def prompts(
+    out: Annotated[Path, typer.Option(help="File to write, .jsonl.")],
+    count: Annotated[int, typer.Option(min=1, help="How many prompts; GenEval has 553.")] = 553,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Draw prompts like GenEval's, of its six kinds and COCO's classes, for accord eval geneval."""
+    import json
+
+    from accord.evaluation.geneval_prompts import geneval_records
+    from accord.files import check_writable, only_writer, write_file
+
+    if out.suffix.lower() != ".jsonl":
+        raise InputError(f"output {str(out)!r} is no .jsonl; name it so")
+    records = geneval_records(count, seed)
+    check_file(out)
+    with only_writer(check_writable(out.parent), out.name):
+        write_file(out, "".join(json.dumps(r) + "\n" for r in records).encode())
+    emit(as_json, {"prompts": len(records), "out": str(out)}, f"{len(records)} prompts in {out}")
+
+
+@app.command("agreement")
+def agreement(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run of geneval.")],
+    verdicts: Annotated[Path, typer.Argument(help="Verdicts of the original's program: results.jsonl.")],
+    as_json: AsJson = False,
+) -> None:
+    """How often a run of geneval says what the original's program says of the same pictures."""
+    quiet()
+    from accord.data.typed import read_typed
+    from accord.evaluation.geneval import agreement as agreed
+    from accord.evaluation.geneval_records import read_verdicts
+    from accord.evaluation.run import read_about
+    from accord.reports.tables import aligned
+
+    about = read_about(run_folder)
+    if about["suite"] != "geneval":
+        raise InputError(f"the run in {str(run_folder)!r} is one of {about['suite']}; give one of geneval")
+    ours = {
+        f"{row['number']:05d}/samples/{row['seed']:04d}.png": (row["tags"][0], row["verdict"])
+        for row in read_typed(run_folder / "rows.parquet", "rows of the run")
+    }
+    data = agreed(ours, read_verdicts(verdicts))
+    rows = [
+        [
+            name,
+            f"{d['agreement']:.3f}",
+            "-" if d["kappa"] is None else f"{d['kappa']:.3f}",
+            f"{d['ours']:.3f}",
+            f"{d['theirs']:.3f}",
+            str(d["pictures"]),
+        ]
+        for name, d in (("overall", data["overall"]), *data["tags"].items())
+    ]
+    emit(as_json, data, aligned(["agreement", "share", "kappa", "ours", "theirs", "pictures"], rows))

@@ -23,6 +23,7 @@ from accord.data.typed import read_typed
 from accord.evaluation.run import read_about
 from accord.evaluation.stats import best_of, mean_of_groups, paired
 from accord.files import check_writable, only_writer, write_file
+from accord.reports.gallery import write_gallery
 from accord.reports.tables import aligned, table
 from accord.types import InputError
 
@@ -290,8 +291,8 @@ def page_of(data: Mapping[str, Any]) -> str:
     )
 
 
-def write_comparison(data: Mapping[str, Any], out: Path) -> None:
-    """`compare.json` and `compare.md`.
+def write_comparison(data: Mapping[str, Any], a: Path, b: Path, out: Path) -> None:
+    """`compare.json`, `compare.md`, and `index.html`, a gallery of B's pictures with A's beside them.
 
     Raises:
         InputError: if the folder cannot be written.
@@ -299,3 +300,7 @@ def write_comparison(data: Mapping[str, Any], out: Path) -> None:
     with only_writer(check_writable(out), "compare"):
         write_file(out / "compare.json", (json.dumps(data, indent=1) + "\n").encode())
         write_file(out / "compare.md", page_of(data).encode())
+        rows = read_typed(b / "rows.parquet", "rows of the run")
+        there = ({**row, "file_name": str((b / row["file_name"]).resolve())} for row in rows)
+        about = {"A": data["a"]["run"], "B": data["b"]["run"], "result": _said(data)}
+        write_gallery(out, there, f"{data['suite']}: {data['b']['run']} against {data['a']['run']}", a, about)

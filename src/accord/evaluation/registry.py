@@ -80,6 +80,7 @@ class Suite(ABC):
         needs: what its constructor takes of NEEDS.
         mean_of_tags: whether the whole is the unweighted mean over the tags, and not over the prompts.
         own_prompts: whether it brings its prompts, so that no file is needed.
+        of_pictures: whether a folder of pictures may say the prompts, so that its path stands for the file's.
         first_seed: of the seeds that are counted from it.
     """
 
@@ -89,6 +90,7 @@ class Suite(ABC):
     needs: ClassVar[tuple[str, ...]] = ()
     mean_of_tags: ClassVar[bool] = False
     own_prompts: ClassVar[bool] = False
+    of_pictures: ClassVar[bool] = False
     first_seed: ClassVar[int] = 0
 
     @classmethod
@@ -110,7 +112,7 @@ class Suite(ABC):
         return seed
 
 
-NEEDS = ("captioner", "answers", "embed", "detector")  # kinds of judges, as constructors of suites take them
+NEEDS = ("captioner", "answers", "embed", "detector", "clip")  # kinds of judges, as constructors of suites take them
 Kind = TypeVar("Kind", bound=type[Suite])
 _SUITES: dict[str, type[Suite]] = {}
 

@@ -5,6 +5,7 @@
     rows.parquet         the same with proper types, once all are there; metadata.parquet is its copy, under the name
                          that `datasets` (imagefolder) and Accord look for in a folder of pictures
     summary.json         the figures with their intervals, and the pictures that were skipped
+    index.html           a gallery of all pictures
     images/00012-3.png   the picture of prompt 12 with seed 3
 
 The same command again goes on where a run was stopped. A batch is the unit: what a kill has left of one is made again
@@ -30,12 +31,13 @@ from tqdm.auto import tqdm
 import accord
 from accord.data.pairs import need_parquet
 from accord.data.shards import shard_name, share_of
-from accord.data.typed import write_typed
+from accord.data.typed import read_typed, write_typed
 from accord.evaluation.pictures import Job, Made, Pictures, picture_name
 from accord.evaluation.registry import Judged, Record, Suite
 from accord.evaluation.rows import KINDS, Journal, Row, read_rows, row_of, skipped_row
 from accord.evaluation.stats import figure_of, mean_of_groups
 from accord.files import check_writable, only_writer, read_json, reason, replace_file, write_file
+from accord.reports.gallery import write_gallery
 from accord.reports.pictures import png
 from accord.training.fingerprint import fingerprint
 from accord.types import InputError
@@ -301,6 +303,7 @@ def finish(run: Path) -> dict[str, Any]:
     replace_file(run / "metadata.parquet", lambda part: shutil.copyfile(run / "rows.parquet", part))
     data = {"schema": SUMMARY, "accord": accord.__version__, "suite": about["suite"], **summary}
     write_file(run / "summary.json", (json.dumps(data, indent=1) + "\n").encode())
+    write_gallery(run, read_typed(run / "rows.parquet", "rows of the run"), f"{about['suite']}: {run.resolve().name}")
     return data
 
 
