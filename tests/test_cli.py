@@ -105,11 +105,10 @@ def test_score_refuses_unusable_pairs(accord_cli, pairs, out, part):
     assert_refused(accord_cli("score", "--pairs", pairs, *(["--out", out] if out else [])), part)
 
 
-def test_score_refuses_an_unknown_captioner_and_clip(accord_cli, tmp_path):
+def test_score_refuses_an_unknown_judge_and_clip(accord_cli, tmp_path):
     image, nothing = star_image(tmp_path), tmp_path / "nothing"
-    assert_refused(
-        accord_cli("score", image, "a star", "--captioner", nothing), f"captioner '{nothing}' cannot be loaded"
-    )
+    for name in ("--judge", "--captioner"):
+        assert_refused(accord_cli("score", image, "a star", name, nothing), f"judge '{nothing}' cannot be loaded")
     assert_refused(accord_cli("score", image, "a star", "--clip", nothing), f"CLIP '{nothing}' cannot be loaded")
 
 
@@ -233,13 +232,13 @@ def test_file_names_come_from_the_prompt_and_stay_in_the_folder(prompt, expected
         ("edit x.mp4 --source a --target b --tune-steps 0 --tuned t", "--tuned"),
         ("pairs make --out o --prompts p.txt --count 5", "--count"),
         ("train reward --prompts p.txt --strategy raft --stop-from 0.5", "--stop-from"),
-        ("train reward --prompts p.txt --reward clip --held-out none --captioner x", "--captioner"),
+        ("train reward --prompts p.txt --reward clip --held-out none --captioner x", "--judge"),
         ("train reward --prompts p.txt --held-out none --clip x", "--clip"),
         ("train context --denoiser frozen --rank 4", "--rank"),
         ("train context --text-only --pixels", "--pixels"),
         ("train context --pairs p --scenes 5", "--scenes"),
         ("train context --clip x", "--clip"),
-        ("train inverter --pairs p --captioner x", "--captioner"),
+        ("train inverter --pairs p --judge x", "--judge"),
         ("bench rewards --so-far --shard 1/2", "--shard"),
         ("bench invert --only-pairs --kind vit", "--kind"),
         ("bench kernel --quick --large", "--large"),

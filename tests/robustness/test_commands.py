@@ -137,7 +137,7 @@ def test_a_command_that_is_stopped_says_so_in_one_line(accord_cli, monkeypatch):
         raise KeyboardInterrupt
 
     star(Path("star.png"))
-    monkeypatch.setattr(accord, "load_captioner", stop)
+    monkeypatch.setattr(accord, "load_judge", stop)
     assert accord_cli("score", "star.png", "a star") == (130, "", "accord: stopped\n")
 
 

@@ -13,19 +13,20 @@ from accord.cli.options import (
     HUB_DETECTOR,
     AsJson,
     BatchSize,
+    CalibrationFile,
     Call,
-    CaptionerId,
     Device,
     Dtype,
     Height,
+    JudgeId,
     Lora,
     Model,
     ModelConfig,
     NegativePrompt,
     Out,
-    OwnCaptionerId,
     OwnClipId,
     OwnGuidance,
+    OwnJudgeId,
     Prompts,
     Seeds,
     Steps,
@@ -177,8 +178,9 @@ def score(
         str | None, typer.Option(help="With --source-video: START:STOP, the range of it that was edited.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the report, or with --pairs a file to write.")] = None,
-    captioner: OwnCaptionerId = None,
+    judge: OwnJudgeId = None,
     clip: OwnClipId = None,
+    calibration: CalibrationFile = None,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
@@ -187,7 +189,7 @@ def score(
     if video is not None:
         if image is not None or pairs is not None or not video_prompt:
             raise InputError("--video needs --prompt-of-video TEXT, and neither IMAGE nor --pairs")
-        leave_out("with --video", out=out, captioner=captioner)
+        leave_out("with --video", out=out, judge=judge, calibration=calibration)
         import accord
         from accord.data.video import read_video
         from accord.rewards.video import score_video
@@ -207,7 +209,7 @@ def score(
     if pairs is not None:
         if image is not None or prompt is not None:
             raise InputError("both --pairs and an IMAGE were given; give one of them")
-        return _score_pairs(pairs, out, captioner, clip, device, as_json)
+        return _score_pairs(pairs, out, judge, clip, calibration, device, as_json)
     if image is None or prompt is None:
         raise InputError("nothing to score; give IMAGE and PROMPT, or --pairs FILE")
     import accord
@@ -220,8 +222,9 @@ def score(
     if out is not None:
         check_writable(out)
     where = pick_device(device)
-    result = accord.score(picture, prompt, accord.load_captioner(captioner, where), accord.load_clip(clip, where))[0]
-    say_lab_only(picture.size, captioner, "--captioner ID and --clip ID")
+    judging = accord.load_judge(judge, where, calibration=calibration)
+    result = accord.score(picture, prompt, judging, accord.load_clip(clip, where))[0]
+    say_lab_only(picture.size, judge, "--judge ID and --clip ID")
     seen = result.alignment
     text = f"alignment {score_text(seen.overall, 3)}, reads as: {seen.caption}\n{words_text(seen)}"
     if out is not None:
@@ -231,7 +234,13 @@ def score(
 
 
 def _score_pairs(
-    pairs: Path, out: Path | None, captioner: str | None, clip: str | None, device: str | None, as_json: bool
+    pairs: Path,
+    out: Path | None,
+    judge: str | None,
+    clip: str | None,
+    calibration: Path | None,
+    device: str | None,
+    as_json: bool,
 ) -> None:
     import accord
     from accord.data.images import open_image
@@ -254,7 +263,7 @@ def _score_pairs(
     def scored() -> Iterator[dict[str, Any]]:
         for pair in table.pairs:
             try:
-                found = accord.score(open_image(pair.image), pair.prompt, judge, similarity)[0].alignment
+                found = accord.score(open_image(pair.image), pair.prompt, judging, similarity)[0].alignment
             except InputError as error:
                 table.skip(pair.row, reason_as_named(error, pair.image, pair.name))
                 continue
@@ -262,7 +271,8 @@ def _score_pairs(
             yield {"row": pair.row, "image": pair.name, **found.to_dict()}
 
     with only_writer(out.parent, out.name):
-        judge, similarity = accord.load_captioner(captioner, where), accord.load_clip(clip, where)
+        judging = accord.load_judge(judge, where, calibration=calibration)
+        similarity = accord.load_clip(clip, where)
         rows: list[dict[str, Any]] = []
         pictures: list[str] = []  # of the rows
         try:
@@ -314,7 +324,8 @@ def realign(
     height: Height = None,
     width: Width = None,
     call: Call = None,
-    captioner: CaptionerId = None,
+    judge: JudgeId = None,
+    calibration: CalibrationFile = None,
     regions: Annotated[
         str,
         typer.Option(help="What finds the things: attention (the pipeline's own) or detector (a model that looks)."),
@@ -362,13 +373,14 @@ def realign(
     pick_device(device)
     with only_writer(check_writable(out)):
         pipe = accord.load(model, device, kind, lora, variant=variant, model_config=model_config)
-        check_repairable(pipe)  # before the captioner, which may be large
+        check_repairable(pipe)  # before the judge, which may be large
         check_mode(pipe, mode)
         call_arguments(pipe, **told)
         check_prompts(pipe, prompts)
-        judge = accord.load_captioner(judge_of(captioner, model, HUB_CAPTIONER), str(pipe.device))
+        named = judge_of(judge, model, HUB_CAPTIONER)
+        judging = accord.load_judge(named, str(pipe.device), calibration=calibration)
         for prompt in prompts:
-            judge.check_length(prompt)
+            judging.check_length(prompt)
         looks = None
         if regions == "detector":
             looks = accord.load_detector(detector or HUB_DETECTOR, outlines, str(pipe.device))
@@ -379,7 +391,7 @@ def realign(
         for jobs in batches([(p, s) for p in prompts for s in seed], batch_size, "realign", as_json):
             texts, numbers = map(list, zip(*jobs, strict=True))
             options: dict[str, Any] = {**told, "batch_size": batch_size, "each": True, "regions": looks}
-            for result in accord.realign(pipe, texts, numbers, config=config, captioner=judge, **options):
+            for result in accord.realign(pipe, texts, numbers, config=config, captioner=judging, **options):
                 folder = result.save(out / file_name(len(rows), result.prompt.text, result.seed))
                 rows.append({**result.to_dict(), "folder": str(folder)})
                 before, after = result.alignment_before, result.alignment_after
@@ -419,13 +431,15 @@ def invert(
             )
         ),
     ] = None,
-    captioner: Annotated[
+    judge: Annotated[
         str | None,
         typer.Option(
+            "--judge",
+            "--captioner",
             help=(
-                "BLIP or BLIP-2 folder or hub id, or lab; if not given the one that the inverter was trained with, "
-                f"or {HUB_CAPTIONER} if it was with none."
-            )
+                "Who writes captions and weighs prompts: BLIP, BLIP-2 or chat model, folder or hub id, or lab; if not "
+                f"given the one that the inverter was trained with, or {HUB_CAPTIONER} if it was with none."
+            ),
         ),
     ] = None,
     device: Device = None,
@@ -453,7 +467,7 @@ def invert(
     if images:
         pictures = [open_image(p) for p in images]
         texts = read_prompts(bank, broken) if bank is not None else None
-        reader = _reader(inverter, captioner, texts, words_only, where)
+        reader = _reader(inverter, judge, texts, words_only, where)
         say_lab_only(pictures[0].size, inverter, _FOREIGN)
         tell_skipped(broken.skipped)
         results = reader(pictures)
@@ -499,7 +513,7 @@ def invert(
             f"no picture of {str(folder or pairs)!r} can be read ({why.partition(';')[0]}); check the paths"
         )
     with only_writer(target.parent, target.name):
-        reader = _reader(inverter, captioner, texts, words_only, where)
+        reader = _reader(inverter, judge, texts, words_only, where)
         labelled = None
         if adapt is not None:
             embed = reader.embed or accord.load_sentence(device=where)
@@ -523,17 +537,27 @@ def invert(
 _FOREIGN = "--inverter FOLDER, trained on pairs of their pipeline"
 
 
-def _reader(inverter: Path | None, captioner: str | None, bank: list[str] | None, words_only: bool, device: str) -> Any:
+def _reader(inverter: Path | None, judge: str | None, bank: list[str] | None, words_only: bool, device: str) -> Any:
     """The `Reader` of these options; it loads nothing that is not needed."""
     import accord
     from accord.methods.invert.reader import Reader
 
     loaded = accord.Inverter.from_pretrained(inverter, device)
     if words_only and not loaded.needs_captions:
-        leave_out("with --words-only by an inverter that takes no caption", captioner=captioner)
+        leave_out("with --words-only by an inverter that takes no caption", judge=judge)
     embed = accord.load_sentence(device=device) if bank is not None or not words_only else None
     prompts = accord.Bank(bank, embed) if bank is not None and embed is not None else None
-    if captioner is not None or not words_only:
+    if judge is not None or not words_only:
         own = loaded.captioner_id or (HUB_CAPTIONER if loaded.is_beyond_the_lab else None)
-        loaded.captioner = accord.load_captioner(captioner or own, device)
+        loaded.captioner = _writer(judge or own, device)
     return Reader(loaded, prompts, None if words_only else loaded.captioner, embed)
+
+
+def _writer(named: str | None, device: str) -> Any:
+    """A judge that writes captions."""
+    import accord
+
+    found = accord.load_judge(named, device)
+    if not found.writes:
+        raise InputError(f"judge {named!r} writes no captions; use a BLIP, a BLIP-2 or a chat model")
+    return found

@@ -5,6 +5,7 @@ Letters in shapes: I images, B texts, T tokens, D width.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from accord.data.prompts import words_beyond
 from accord.diffusion.loading import check_moments, kind_of, load_model, load_tokenizer, loading
 from accord.diffusion.state import held
 from accord.embedded import CAPTIONER
-from accord.types import InputError
+from accord.judges.likelihood import by_likelihood
+from accord.types import InputError, Prompt, WordScore
 
 
 class Captioner(nn.Module):
@@ -35,6 +37,8 @@ class Captioner(nn.Module):
 
     mean: torch.Tensor
     std: torch.Tensor
+    any_size = False
+    differentiable, writes = True, True  # its likelihoods have gradients; it writes captions
 
     def __init__(
         self,
@@ -173,6 +177,10 @@ class Captioner(nn.Module):
                 else self._log_likelihood(*inputs)
             )
         return torch.cat(parts)
+
+    def verdicts(self, images: torch.Tensor, prompts: Sequence[Prompt]) -> list[tuple[WordScore, ...]]:
+        """For each picture and its prompt, a WordScore per word, by likelihood against its counterfactuals."""
+        return by_likelihood(self, images, prompts)
 
     def _log_likelihood(self, states: torch.Tensor, texts: list[str]) -> torch.Tensor:
         if self.kind == "blip":
