@@ -24,7 +24,7 @@ from accord.evaluation.registry import NEEDS, Judged, Record, suite_named, suite
 from accord.evaluation.rows import KINDS, TIMES, Journal, read_rows, row_of
 from accord.evaluation.run import Task, merge, run_suite
 from accord.evaluation.stats import best_of, figure_of, mean_of_groups
-from accord.evaluation.suites.questions import Asked, Questions, question_records, spellings, verdicts
+from accord.evaluation.suites.questions import Asked, Questions, question_records, verdicts
 from accord.judges.protocol import Answers
 from accord.types import InputError
 from accord_lab.scenes.pairs import rendered_pairs
@@ -88,20 +88,17 @@ def test_figures_of_questions_by_hand():
     assert found.score == 0 and found.verdict is False  # the second needs the first
     assert found.figures == pytest.approx({"AM": 0.5, "GM": 0.4}) and found.by_tag == {"entity": 0, "attribute": 0}
     assert found.reasons == ["q1 not 'yes'", "q2 not 'yes'"]
+    alike = Questions(Told({"q1": [math.nan, 0.5], "q2": [0.8, math.nan]})).judge(own, white(1))[0]
+    assert alike.score == 1 and alike.unjudged == ["q1"] and alike.figures["AM"] == pytest.approx(0.8)
+    assert Questions(Told({"q1": [math.nan], "q2": [math.nan]})).judge(own, white(1))[0].score is None
     soft = suite_named("geneval2")(answers=judge).judge(own, white(1))[0]
     assert soft.score == pytest.approx(0.4) and soft.by_tag == pytest.approx({"entity": 0.2, "attribute": 0.8})
 
 
-def test_an_answer_has_its_spellings():
-    assert set(spellings("two")) == {"two", " two", "Two", " Two", "2", " 2"}
-    assert set(spellings("3")) == {"3", " 3", "three", " three", "Three", " Three"}
-    assert set(spellings("Yes")) == {"yes", " yes", "Yes", " Yes"}
-
-
 def test_questions_are_read_in_every_layout(tmp_path):
-    def read(name, text, instruction=""):
+    def read(name, text, wording="{}"):
         (tmp_path / name).write_text(text, encoding="utf8")
-        return question_records(tmp_path / name, skipped, instruction)
+        return question_records(tmp_path / name, skipped, wording)
 
     skipped = PairsFile()
     tifa = {"id": "coco_1", "caption": "a red cat", "question": "what color is the cat?", "choices": ["blue", "red"]}
@@ -115,7 +112,7 @@ def test_questions_are_read_in_every_layout(tmp_path):
     dsg += 't1,a red cat,,2,"1",attribute,color,x,Is the cat red?\nt2,dogs,,1,0,entity,whole,x,Are there dogs?\n'
     one, two = read("dsg.csv", dsg)
     assert [(a.number, a.needs, a.tag) for a in one.about["asked"]] == [(1, (), "entity"), (2, (1,), "attribute")]
-    assert one.about["asked"][1].answers[0][0] == "yes" and two.number == 1 and two.key == "t2"
+    assert [a[0] for a in one.about["asked"][1].answers] == ["yes", "no"] and two.number == 1 and two.key == "t2"
     (tmp_path / "prompts").mkdir()
     (tmp_path / "prompts" / "t2.txt").write_text("two dogs\nthat play", encoding="utf8")
     assert read("dpg.csv", dsg)[1].prompt == "two dogs that play"
@@ -124,7 +121,7 @@ def test_questions_are_read_in_every_layout(tmp_path):
         "vqa_list": [["How many cats?", "two"], ["Cats?", "Yes"]],
         "skills": ["count", "object"],
     }
-    record = read("g2.jsonl", json.dumps(row) + "\n", " Answer in one word.")[0]
+    record = read("g2.jsonl", json.dumps(row) + "\n", "{} Answer in one word.")[0]
     first = record.about["asked"][0]
     assert first.text == "How many cats? Answer in one word." and "2" in first.answers[0] and len(first.answers) == 1
     assert record.tags == ("count", "object")
@@ -549,3 +546,32 @@ def test_geneval_from_the_command_line_with_tiny_models(accord_cli, tmp_path):
     assert json.loads(out)["differ"] == ["00000/samples/0000.png"]
     code, _, err = accord_cli(*words, "--prompts", "p.jsonl", "--threshold", 2, "--out", "n")
     assert code == 2 and "threshold must be in 0..1" in err
+
+
+# --- chat models ------------------------------------------------------------------------------------------------------
+def test_suites_of_questions_with_a_tiny_chat_model(tmp_path):
+    """The figures of the suites are those of `vqa_score` and `soft_tifa`, of pictures of two sizes in one batch."""
+    from tiny_judges import shared
+
+    from accord.data.images import to_tensor
+    from accord.judges.vqascore import soft_tifa, vqa_score
+
+    judge = shared("qwen25")
+    images = [Image.new("RGB", size, color) for size, color in (((56, 56), "red"), ((56, 84), "blue"))]
+    pixels = [to_tensor(image) for image in images]
+    prompts = ["a red star", "a blue key"]
+    records = [Record(i, p) for i, p in enumerate(prompts)]
+    found = suite_named("vqascore")(answers=judge).judge(records, images)
+    wanted = [vqa_score(judge, x, [p])[0] for x, p in zip(pixels, prompts, strict=True)]
+    assert [j.score for j in found] == pytest.approx(wanted, abs=1e-6)
+    pairs = [["How many stars are there?", "two"], ["Is there a star?", "Yes"]]
+    (tmp_path / "g.jsonl").write_text(
+        "".join(json.dumps({"prompt": p, "vqa_list": pairs, "skills": ["count", "object"]}) + "\n" for p in prompts)
+    )
+    kind = suite_named("geneval2")
+    found = kind(answers=judge).judge(kind.records(tmp_path / "g.jsonl", PairsFile()), images)
+    for judged, x in zip(found, pixels, strict=True):
+        of = soft_tifa(judge, x, [[tuple(p) for p in pairs]])
+        assert 100 * judged.figures["AM"] == pytest.approx(of.am, abs=1e-3) and 100 * judged.score == pytest.approx(
+            of.gm, abs=1e-3
+        )

@@ -100,17 +100,20 @@ def _judge(text: str) -> Any:
 
 
 FILE = _file("File of prompts: .txt, .csv, .jsonl, .json or COCO captions.")
-CAPTIONER = _judge(f"Judge: folder or hub id, or lab; if not given lab, and with another --model {HUB_CAPTIONER}.")
-CHAT = _judge("Judge that answers questions: folder or hub id of an image-text-to-text chat model.")
+JUDGE = _judge(
+    "Judge: folder or hub id of a captioner, a chat model that sees pictures or a CLIP, or lab; if not given lab, and "
+    f"with another --model {HUB_CAPTIONER}."
+)
+CHAT = _judge("Judge that answers questions: folder or hub id of a chat model that sees pictures.")
 # the name, what it measures, and the options that only it has
 SUITES: dict[str, tuple[str, dict[str, Any]]] = {
     "checks": (
         "Each word of a prompt against words in its place, by the judge.",
-        {"prompts": FILE, "judge": CAPTIONER},
+        {"prompts": FILE, "judge": JUDGE},
     ),
     "captions": (
         "The captioner's sentence against the prompt, as a cosine: RealignDiff's caption reward.",
-        {"prompts": FILE, "judge": CAPTIONER},
+        {"prompts": FILE, "judge": JUDGE},
     ),
     "questions": (
         "Questions with expected answers: TIFA, DSG, DPG-Bench, or a file of your own.",
@@ -149,7 +152,13 @@ SUITES: dict[str, tuple[str, dict[str, Any]]] = {
         "GenEval 2 by Soft-TIFA, of your own copy.",
         {"prompts": _file("Your geneval2_data.jsonl, or questions in another layout."), "judge": CHAT},
     ),
-    "vqascore": ("VQAScore: whether the judge says yes to the prompt.", {"prompts": FILE, "judge": CHAT}),
+    "vqascore": (
+        "VQAScore: whether the judge says yes to the prompt.",
+        {
+            "prompts": FILE,
+            "judge": _judge("Judge: folder or hub id of a chat model that sees pictures, or a folder of CLIP-FlanT5."),
+        },
+    ),
     "scenes": ("SceneBench, judged by the lab's reader.", {"prompts": OwnPrompts}),
 }
 COMMON: dict[str, tuple[Any, Any]] = {
@@ -265,7 +274,7 @@ def run(
             return pipe
 
         source = Generated(load, suite, told)
-    named = {"captioner": judge, "answers": judge, "detector": detector, "clip": clip}
+    named = {"judge": judge, "answers": judge, "detector": detector, "clip": clip}
     judges, load_all = _judges(suite, named, where, lab=model == LAB or (images is not None and judge is None))
 
     def make() -> Any:
@@ -344,14 +353,14 @@ def _judges(
 
     ids: dict[str, str] = {}
     loads: dict[str, Callable[[], Any]] = {}
-    if "captioner" in suite.needs:
-        captioner = named["captioner"] or (LAB if lab else HUB_CAPTIONER)
-        ids["captioner"], loads["captioner"] = captioner, lambda: accord.load_captioner(captioner, device)
+    if "judge" in suite.needs:
+        judge = named["judge"] or (LAB if lab else HUB_CAPTIONER)
+        ids["judge"], loads["judge"] = judge, lambda: accord.load_judge(judge, device)
     if "answers" in suite.needs:
         answers = named["answers"]
         if answers is None:
             raise InputError("this suite asks questions, and --judge is missing; give a chat model, folder or hub id")
-        ids["answers"], loads["answers"] = answers, lambda: load_answers(answers, device)
+        ids["answers"], loads["answers"] = answers, lambda: load_answers(answers, device, suite.name == "vqascore")
     if "detector" in suite.needs:
         from accord.judges.detect import INSTANCES, InstanceDetector
 
@@ -363,18 +372,29 @@ def _judges(
     return ids, lambda: {need: load() for need, load in loads.items()}
 
 
-def load_answers(model: str, device: str) -> Any:
+def load_answers(model: str, device: str, score: bool = False) -> Any:
     """A judge that answers questions.
+
+    Args:
+        score: whether CLIP-FlanT5, which only says how well a prompt fits, is one too.
 
     Raises:
         InputError: for a model that does not.
     """
     import accord
+    from accord.files import read_json
     from accord.judges.protocol import Answers
+    from accord.judges.vqascore import ClipFlanT5
 
-    judge = accord.load_captioner(model, device)
+    if (
+        score
+        and (Path(model) / "config.json").is_file()
+        and "mm_vision_tower" in read_json(Path(model) / "config.json", "configuration of the judge")
+    ):
+        return ClipFlanT5.from_pretrained(model, device)
+    judge = accord.load_judge(model, device)
     if not isinstance(judge, Answers):
-        raise InputError(f"judge {model!r} answers no questions; give an image-text-to-text chat model")
+        raise InputError(f"judge {model!r} answers no questions; give a chat model that sees pictures")
     return judge
 
 
@@ -382,7 +402,7 @@ def _say_size(source: Any, records: Any, seeds: Any, suite: Any, judge: str | No
     """A note where an embedded model judges pictures that it cannot know."""
     from accord.data.images import image_size
 
-    if "captioner" not in suite.needs:
+    if "judge" not in suite.needs:
         return
     record, seed = source.jobs(records, seeds)[0]
     say_lab_only(image_size(source.of(record)[seed]), judge, "--judge ID")

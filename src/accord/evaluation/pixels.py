@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from PIL import Image
 
 from accord.data.images import fit, to_tensor
+from accord.evaluation.registry import Judged, Record
+
+Ask = Callable[[Sequence[Record], torch.Tensor], Sequence[Judged]]  # of records and their pictures [B,3,H,W] in 0..1
 
 
-def judge_pixels(images: Sequence[Image.Image], judge: Any) -> torch.Tensor:
-    """RGB pictures of any size as one batch [B,3,H,W] in 0..1.
-
-    The size is the judge's `image_size`, a side in pixels; of a judge without one, that of the first picture.
+def judged_by_size(records: Sequence[Record], images: Sequence[Image.Image], judge: Any, ask: Ask) -> list[Judged]:
+    """What is asked of each picture. RGB pictures of any size become batches: of one side for a judge that has an
+    `image_size`; for one that takes them as they are (`any_size`) those of one size together.
     """
-    own = getattr(judge, "image_size", None)
-    size = own if isinstance(own, int | tuple) else (images[0].height, images[0].width)
-    return torch.cat([fit(to_tensor(image), size) for image in images])
+    side = None if getattr(judge, "any_size", False) else getattr(judge, "image_size", None)
+    sizes = [(image.height, image.width) if side is None else (side, side) for image in images]
+    out: dict[int, Judged] = {}
+    for size in dict.fromkeys(sizes):
+        rows = [i for i, own in enumerate(sizes) if own == size]
+        pixels = torch.cat([fit(to_tensor(images[i]), size) for i in rows])
+        out |= zip(rows, ask([records[i] for i in rows], pixels), strict=True)
+    return [out[i] for i in range(len(records))]

@@ -112,7 +112,7 @@ class Suite(ABC):
         return seed
 
 
-NEEDS = ("captioner", "answers", "embed", "detector", "clip")  # kinds of judges, as constructors of suites take them
+NEEDS = ("judge", "answers", "embed", "detector", "clip")  # kinds of judges, as constructors of suites take them
 Kind = TypeVar("Kind", bound=type[Suite])
 _SUITES: dict[str, type[Suite]] = {}
 

@@ -132,7 +132,7 @@ def _work(
         return 0
     new, total = 0, sum(map(len, batches))
     suite = task.make()
-    parts = [v for v in vars(suite).values() if isinstance(v, nn.Module)]
+    parts = [m for v in vars(suite).values() if isinstance(m := getattr(v, "model", v), nn.Module)]
     _begin(out, {**about, "weights": {"pipeline": task.pictures.weights(), "judge": fingerprint(*parts)}})
     (out / "images").mkdir(exist_ok=True)
     with tqdm(

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from accord.data.pairs import PairsFile
-from accord.evaluation.pixels import judge_pixels
+from accord.evaluation.pixels import judged_by_size
 from accord.evaluation.prompts import prompt_records
 from accord.evaluation.registry import Judged, Record, Suite, suite
 from accord.judges.diagnosis import align
+from accord.judges.protocol import Judge
 from accord.types import Alignment
 
 RIGHT = 0.5  # probability from which on a word counts as shown
@@ -27,18 +28,20 @@ class Checks(Suite):
     """
 
     figure = "alignment"
-    needs = ("captioner",)
+    needs = ("judge",)
 
-    def __init__(self, captioner: Any) -> None:
-        self.captioner = captioner
+    def __init__(self, judge: Judge) -> None:
+        self.judging = judge
 
     @classmethod
     def records(cls, path: Path | None, skipped: PairsFile) -> list[Record]:
         return prompt_records(path, skipped)
 
     def judge(self, records: Sequence[Record], images: Sequence[Image.Image]) -> list[Judged]:
-        pixels = judge_pixels(images, self.captioner)
-        return [judged_of(a) for a in align(pixels, [r.prompt for r in records], self.captioner)]
+        return judged_by_size(records, images, self.judging, self._asked)
+
+    def _asked(self, records: Sequence[Record], pixels: torch.Tensor) -> list[Judged]:
+        return [judged_of(a) for a in align(pixels, [r.prompt for r in records], self.judging)]
 
 
 def judged_of(alignment: Alignment) -> Judged:

@@ -20,19 +20,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from accord.data.pairs import DELIMITERS, Broken, PairsFile, csv_head, csv_rows, json_lines
-from accord.evaluation.pixels import judge_pixels
+from accord.evaluation.pixels import judged_by_size
 from accord.evaluation.prompts import given
 from accord.evaluation.registry import Judged, Record, Suite, suite
 from accord.files import parse_json, read_text
-from accord.judges.protocol import Question
+from accord.judges.protocol import Answers, Question
+from accord.judges.vqascore import spellings
 from accord.types import InputError, reason_of
 
 WHAT = "questions file"
 SAID = 0.5  # probability from which on an answer without rivals counts as given
-NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 PROMPT, QUESTION = ("prompt", "caption", "text"), ("question", "question_natural_language")
 COLUMNS = (
     *PROMPT,
@@ -71,19 +72,6 @@ class Asked:
         return Question(self.text, self.answers)
 
 
-def spellings(answer: str) -> tuple[str, ...]:
-    """How an answer may be written as one word: as it is and capitalised; a number also in digits or as a word; each
-    with and without a space before it (Soft-TIFA).
-    """
-    word = answer.strip()
-    found = [word.lower(), word.lower().capitalize(), word]
-    if word.lower() in NUMBERS:
-        found.append(str(NUMBERS.index(word.lower())))
-    elif word.isdigit() and int(word) < len(NUMBERS):
-        found += [NUMBERS[int(word)], NUMBERS[int(word)].capitalize()]
-    return tuple(dict.fromkeys(text for f in found for text in (f, f" {f}")))
-
-
 def as_answers(answer: str, choices: Sequence[str]) -> tuple[tuple[str, ...], ...]:
     """The expected answer before the other choices; of "yes" the other choice is "no", and of "no" "yes"."""
     said = answer.strip()
@@ -105,24 +93,34 @@ class Questions(Suite):
     figure = "answered as expected"
     figures = ("AM", "GM")
     needs = ("answers",)
-    instruction = ""  # what follows a question
+    wording = "{}"  # of a question
 
-    def __init__(self, answers: Any) -> None:
+    def __init__(self, answers: Answers) -> None:
         self.answers = answers
 
     @classmethod
     def records(cls, path: Path | None, skipped: PairsFile) -> list[Record]:
-        return question_records(given(path), skipped, cls.instruction)
+        return question_records(given(path), skipped, cls.wording)
 
     def judge(self, records: Sequence[Record], images: Sequence[Image.Image]) -> list[Judged]:
+        return judged_by_size(records, images, self.answers, self._asked)
+
+    def _asked(self, records: Sequence[Record], pixels: torch.Tensor) -> list[Judged]:
         asked = [r.about["asked"] for r in records]
         of = [i for i, questions in enumerate(asked) for _ in questions]
         flat = [a.question for questions in asked for a in questions]
-        found = iter(self.answers.answer(judge_pixels(images, self.answers), flat, of))
+        found = iter(self.answers.answer(pixels, flat, of))
         return [self.judged(questions, [next(found) for _ in questions]) for questions in asked]
 
     def judged(self, asked: Sequence[Asked], found: Sequence[np.ndarray]) -> Judged:
-        """From the probabilities [A] of each question's answers, the expected one first."""
+        """From the probabilities [A] of each question's answers, the expected one first. A question whose expected
+        answer the judge cannot tell from another (NaN) is unjudged, and in no mean.
+        """
+        known = [(a, p) for a, p in zip(asked, found, strict=True) if np.isfinite(p[0])]
+        unjudged = [a.text for a, p in zip(asked, found, strict=True) if not np.isfinite(p[0])]
+        if not known:
+            return Judged(None, reasons=["the judge cannot tell the answers apart"], unjudged=unjudged)
+        asked, found = [a for a, _ in known], [p for _, p in known]
         soft = np.asarray([float(p[0]) for p in found])
         right = verdicts(asked, found)
         tags: dict[str, list[float]] = {}
@@ -136,6 +134,7 @@ class Questions(Suite):
             figures={"AM": float(soft.mean()), "GM": gm},
             by_tag={tag: float(np.mean(v)) for tag, v in tags.items() if tag},
             reasons=reasons,
+            unjudged=unjudged,
         )
 
     @staticmethod
@@ -150,7 +149,8 @@ class Questions(Suite):
 def verdicts(asked: Sequence[Asked], found: Sequence[np.ndarray]) -> list[bool]:
     """Whether each question is answered as expected, and all that it needs are."""
     plain = {
-        a.number: bool(p[0] >= SAID if len(p) == 1 else p[0] > max(p[1:])) for a, p in zip(asked, found, strict=True)
+        a.number: bool(p[0] > max([v for v in p[1:] if np.isfinite(v)], default=SAID))
+        for a, p in zip(asked, found, strict=True)
     }
     needs = {a.number: a.needs for a in asked}
 
@@ -163,7 +163,7 @@ def verdicts(asked: Sequence[Asked], found: Sequence[np.ndarray]) -> list[bool]:
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
-def question_records(path: Path, skipped: PairsFile, instruction: str = "") -> list[Record]:
+def question_records(path: Path, skipped: PairsFile, wording: str = "{}") -> list[Record]:
     """A record for each prompt of a questions file, with its questions as `about["asked"]`.
 
     Raises:
@@ -177,7 +177,7 @@ def question_records(path: Path, skipped: PairsFile, instruction: str = "") -> l
     asked: dict[str, list[Asked]] = {}
     for number, row in readers[suffix](path):
         try:
-            for key, prompt, question in _questions(row, instruction):
+            for key, prompt, question in _questions(row, wording):
                 own = asked.setdefault(key, [])
                 prompts.setdefault(key, prompt)
                 own.append(question if question.number else Asked(**{**vars(question), "number": len(own) + 1}))
@@ -206,7 +206,7 @@ def _long_prompt(path: Path, key: str) -> str:
     return " ".join(read_text(file, "prompt").split())
 
 
-def _questions(row: Any, instruction: str) -> Iterator[tuple[str, str, Asked]]:
+def _questions(row: Any, wording: str) -> Iterator[tuple[str, str, Asked]]:
     """(key, prompt, question) of a row. Raises ValueError, saying what is wrong with it."""
     if isinstance(row, Broken) or not isinstance(row, Mapping):
         raise ValueError(str(row) if isinstance(row, Broken) else "it is no object")
@@ -219,7 +219,7 @@ def _questions(row: Any, instruction: str) -> Iterator[tuple[str, str, Asked]]:
         for pair, skill in zip(pairs, skills, strict=True):
             if not (isinstance(pair, list) and len(pair) == 2):
                 raise ValueError("its vqa_list holds no pairs of question and answer")
-            yield key, prompt, Asked(f"{pair[0]}{instruction}", as_answers(str(pair[1]), ()), str(skill))
+            yield key, prompt, Asked(wording.format(pair[0]), as_answers(str(pair[1]), ()), str(skill))
         return
     question = " ".join(str(next((row[k] for k in QUESTION if row.get(k)), "")).split())
     if not question:
@@ -230,7 +230,7 @@ def _questions(row: Any, instruction: str) -> Iterator[tuple[str, str, Asked]]:
     tag = str(row.get("tag") or row.get("element_type") or row.get("category_broad") or "")
     text = re.search(r"\d+", str(row.get("proposition_id") or ""))
     needs = tuple(int(n) for n in re.findall(r"\d+", str(row.get("dependency") or row.get("depends") or "")) if int(n))
-    asked = Asked(f"{question}{instruction}", as_answers(answer, _choices(row.get("choices"))), tag)
+    asked = Asked(wording.format(question), as_answers(answer, _choices(row.get("choices"))), tag)
     yield key, prompt, Asked(**{**vars(asked), "number": int(text[0]) if text else 0, "needs": needs})
 
 

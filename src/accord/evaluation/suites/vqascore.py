@@ -1,30 +1,31 @@
-"""VQAScore (arXiv 2404.01291): the probability that a chat model says "Yes" to whether a picture shows its prompt."""
+"""VQAScore (arXiv 2404.01291): the probability that a model says "Yes" when it is asked whether a picture shows its
+prompt.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+import torch
 from PIL import Image
 
 from accord.data.pairs import PairsFile
-from accord.evaluation.pixels import judge_pixels
+from accord.evaluation.pixels import judged_by_size
 from accord.evaluation.prompts import prompt_records
 from accord.evaluation.registry import Judged, Record, Suite, suite
-from accord.judges.protocol import Question
-
-ASKED = 'Does this figure show "{}"? Please answer Yes or No.'
+from accord.judges.protocol import Answers
+from accord.judges.vqascore import ClipFlanT5, vqa_score
 
 
 @suite("vqascore")
 class VqaScore(Suite):
-    """P("Yes"), of a prompts file."""
+    """P("Yes") of a chat model, or the score of CLIP-FlanT5, of a prompts file."""
 
     figure = "VQAScore"
     needs = ("answers",)
 
-    def __init__(self, answers: Any) -> None:
+    def __init__(self, answers: Answers | ClipFlanT5) -> None:
         self.answers = answers
 
     @classmethod
@@ -32,6 +33,9 @@ class VqaScore(Suite):
         return prompt_records(path, skipped)
 
     def judge(self, records: Sequence[Record], images: Sequence[Image.Image]) -> list[Judged]:
-        asked = [Question(ASKED.format(r.prompt), (("Yes",),)) for r in records]
-        found = self.answers.answer(judge_pixels(images, self.answers), asked, range(len(records)))
-        return [Judged(float(p[0])) for p in found]
+        return judged_by_size(records, images, self.answers, self._asked)
+
+    def _asked(self, records: Sequence[Record], pixels: torch.Tensor) -> list[Judged]:
+        prompts, judge = [r.prompt for r in records], self.answers
+        found = judge.score(pixels, prompts) if isinstance(judge, ClipFlanT5) else vqa_score(judge, pixels, prompts)
+        return [Judged(float(p)) for p in found]
