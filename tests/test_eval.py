@@ -575,3 +575,59 @@ def test_suites_of_questions_with_a_tiny_chat_model(tmp_path):
         assert 100 * judged.figures["AM"] == pytest.approx(of.am, abs=1e-3) and 100 * judged.score == pytest.approx(
             of.gm, abs=1e-3
         )
+
+
+# --- long checks ------------------------------------------------------------------------------------------------------
+MANY = """
+import os, resource, sys
+from pathlib import Path
+from PIL import Image
+from accord.evaluation.pictures import Found
+from accord.evaluation.registry import Judged, Record, Suite
+from accord.evaluation.run import Task, run_suite
+
+class Red(Suite):
+    name = figure = "red"
+    @classmethod
+    def records(cls, path, skipped):
+        return [Record(n, f"prompt {n}") for n in range(int(sys.argv[2]))]
+    def judge(self, records, images):
+        return [Judged(i.getpixel((0, 0))[0] / 255, reasons=["a reason"] * 3) for i in images]
+
+folder = Path(sys.argv[1])
+(folder / "p").mkdir()
+Image.new("RGB", (64, 64), "red").save(folder / "one.png")
+records = Red.records(None, None)
+for record in records:
+    os.link(folder / "one.png", folder / "p" / f"{record.number:05d}-0.png")
+task = Task(Red, records, Found(folder / "p"), Red, (), {"settings": {}, "judges": {}, "device": "cpu"})
+assert run_suite(task, folder / "r")["summary"]["pictures"] == len(records)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+def memory_of(folder, count):
+    """Peak of memory, in MiB, of a process that judges so many pictures."""
+    import subprocess
+    import sys
+
+    folder.mkdir()
+    done = subprocess.run([sys.executable, "-c", MANY, folder, str(count)], capture_output=True, text=True, check=True)
+    return float(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.slow
+def test_memory_is_flat_over_ten_thousand_pictures(tmp_path):
+    few, many = memory_of(tmp_path / "few", 1000), memory_of(tmp_path / "many", 10_000)
+    print(f"1,000 pictures: {few:.0f} MiB, 10,000: {many:.0f} MiB")
+    assert many < few + 128  # rows as they are shown on the page; the pictures alone would take 110 MiB
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_at_random_ends_with_the_same_tables(tmp_path):
+    import sys
+
+    sys.path.insert(0, str(Path(__file__).parent / "robustness"))
+    import kill
+
+    assert kill.main(["--command", "eval", "--count", "20"]) == 0
