@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import typer
 from conftest import HEADING, MODELS, assert_refused
@@ -441,6 +442,9 @@ def test_inversion_from_the_command_line(accord_cli, tmp_path):
     code, out, _ = accord_cli(*bulk, "--out", "all.parquet", "--shard", "2/2")
     assert code == 0 and json.loads(out)["images"] == 12 and Path("all-00002-of-00002.parquet").is_file()
     assert json.loads(accord_cli(*bulk, "--out", "all.parquet", "--shard", "2/2")[1])["done_before"]
+    schema = pq.read_schema("all-00002-of-00002.parquet")
+    assert str(schema.field("embedding").type) == "list<element: float>"
+    assert str(schema.field("words").type.value_type.field("probability").type) == "double"
     assert_refused(accord_cli("invert"), "exactly one of them")
     assert_refused(
         accord_cli("invert", "pairs/0.png", "--out", "x.csv"), "--out is not used without --folder or --pairs"

@@ -303,6 +303,7 @@ def test_a_run_is_read_by_others(pictures, tmp_path):
     assert all((tmp_path / r["file_name"]).is_file() for r in rows) and next(iter(rows[0])) == "file_name"
     pairs = list(stream_pairs(tmp_path, PairsFile()))
     assert [p.prompt for p in pairs] == [r["prompt"] for r in rows]
+    assert rows[0]["denoiser_calls"] is None
     found = Found(tmp_path)  # another suite's run takes its pictures, and what they cost
     records = Scenes.records(pictures / "p.txt", PairsFile())
     assert sorted(found.of(records[0])) == [0, 1] and len(found.jobs(records, (1,))) == 6
@@ -575,6 +576,31 @@ def test_suites_of_questions_with_a_tiny_chat_model(tmp_path):
         assert 100 * judged.figures["AM"] == pytest.approx(of.am, abs=1e-3) and 100 * judged.score == pytest.approx(
             of.gm, abs=1e-3
         )
+
+
+def test_the_walk_of_the_how_to_with_tiny_models(accord_cli, tmp_path):
+    """docs/how-to/evaluate-your-model.md: a model, the same with an adapter, and what the adapter has changed."""
+    from conftest import tiny_pipeline
+    from peft import LoraConfig
+    from peft.utils import get_peft_model_state_dict
+
+    pipe = tiny_pipeline("sd1")
+    pipe.save_pretrained("model")
+    pipe.unet.add_adapter(LoraConfig(r=2, lora_alpha=64, target_modules=["to_q", "to_v"], init_lora_weights=False))
+    pipe.save_lora_weights("lora", unet_lora_layers=get_peft_model_state_dict(pipe.unet))
+    Path("my.txt").write_text("a red star\na blue key and a green fish\n?!\n", encoding="utf8")
+    words = "eval checks --prompts my.txt --model model --judge lab --seeds 2 --steps 2 --device cpu --json".split()
+    for more in (("--out", "base"), ("--lora", "lora", "--out", "tuned")):
+        code, out, err = accord_cli(*words, *more)
+        assert code == 0 and json.loads(out)["summary"]["pictures"] == 4, err
+        assert json.loads(out)["skipped_rows"][0]["row"] == 3 and (Path(more[-1]) / "index.html").is_file()
+    code, out, _ = accord_cli("eval", "compare", "base", "tuned", "--out", "both", "--json")
+    data = json.loads(out)
+    assert code == 0 and data["prompts"] == 2 and data["same_seeds"] == 4 and data["overall"]["difference"] != 0
+    assert {"noun", "color"} <= {t["name"] for t in data["tags"]}
+    assert {"index.html", "compare.json", "compare.md"} <= {p.name for p in Path("both").iterdir()}
+    one, two = (np.asarray(Image.open(f"{run}/images/00000-0.png")).astype(int) for run in ("base", "tuned"))
+    assert np.abs(one - two).max() > 1
 
 
 # --- long checks ------------------------------------------------------------------------------------------------------

@@ -121,6 +121,7 @@ class Found:
         self.by_number: dict[int, dict[int, Path]] = {}
         self.by_key: dict[str, dict[int, Path]] = {}
         self.by_prompt: dict[str, dict[int, Path]] = {}
+        self.prompts: dict[int, str] = {}  # of a run
         if (self.folder / "run.json").is_file() and (self.folder / "rows.parquet").is_file():
             self._read_run()
             return
@@ -135,8 +136,10 @@ class Found:
 
     def _read_run(self) -> None:
         for row in read_typed(self.folder / "rows.parquet", "rows of the run"):
-            path = self.folder / row["file_name"]
-            self.by_prompt.setdefault(" ".join(row["prompt"].split()), {})[row["seed"]] = path
+            path, text = self.folder / row["file_name"], " ".join(row["prompt"].split())
+            self.prompts[row["number"]] = text
+            self.by_number.setdefault(row["number"], {})[row["seed"]] = path
+            self.by_prompt.setdefault(text, {})[row["seed"]] = path
             self.costs[str(path)] = (row["seconds"], row["denoiser_calls"])
 
     def _sort_in(self, path: Path) -> None:
@@ -162,6 +165,9 @@ class Found:
     def of(self, record: Record) -> dict[int, Path]:
         """The pictures of a prompt by seed."""
         text = " ".join(record.prompt.split())
+        if self.prompts:  # a prompt may be there twice
+            same = self.prompts.get(record.number) == text
+            return self.by_number[record.number] if same else self.by_prompt.get(text, {})
         return (
             self.by_prompt.get(text)
             or (self.by_key.get(record.key) if record.key else None)

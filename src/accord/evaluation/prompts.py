@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 from accord.data.pairs import PairsFile
@@ -9,11 +10,13 @@ from accord.data.prompt_files import read_prompts
 from accord.data.prompts import check_says_something
 from accord.evaluation.registry import Record
 from accord.files import parse_json, read_text
-from accord.types import InputError
+from accord.prompts.parser import plain_text
+from accord.types import InputError, Notice
 
 
 def prompt_records(path: Path | None, skipped: PairsFile) -> list[Record]:
-    """A record for each prompt of a file (txt, CSV, JSONL, JSON, COCO captions); see `read_prompts`.
+    """A record for each prompt of a file (txt, CSV, JSONL, JSON, COCO captions); see `read_prompts`. The syntax of prompt
+    programs is left out, as `accord generate` does.
 
     Of COCO captions the key is the picture's name, so that `--images val2017` finds it.
 
@@ -26,14 +29,18 @@ def prompt_records(path: Path | None, skipped: PairsFile) -> list[Record]:
     else:
         texts = read_prompts(path, skipped)
         keys = [""] * len(texts)
-    out = []
+    out, stripped = [], 0
     for number, (text, key) in enumerate(zip(texts, keys, strict=True)):
         try:
             check_says_something(text)
         except InputError as error:
             skipped.skip(number + 1, str(error))
             continue
-        out.append(Record(number, text, key=key))
+        plain, syntax = plain_text(text)
+        stripped += bool(syntax and plain.strip())
+        out.append(Record(number, plain if syntax and plain.strip() else text, key=key))
+    if stripped:
+        warnings.warn(f"{stripped} prompts are read without the syntax of prompt programs", Notice, stacklevel=2)
     if not out:
         raise InputError(f"prompts file {str(path)!r} holds no prompt that says something; mend it there")
     return out
