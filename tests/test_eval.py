@@ -657,3 +657,16 @@ def test_a_run_that_is_killed_at_random_ends_with_the_same_tables(tmp_path):
     import kill
 
     assert kill.main(["--command", "eval", "--count", "20"]) == 0
+
+
+@pytest.mark.slow
+def test_the_suite_of_the_lab_has_the_plain_row_of_scenebench(accord_cli):
+    """Same prompts, same noise, same reader: the row `base` of the quick table."""
+    table = json.loads((Path(__file__).parents[1] / "docs" / "bench" / "scenes-quick.json").read_text())
+    wanted = next(r for r in table["rows"] if r["method"] == "base")
+    words = "eval scenes --model lab --every 32 --seeds 2 --device cpu --out r --json".split()
+    summary = json.loads(accord_cli(*words)[1])["summary"]
+    assert (summary["overall"]["mean"], summary["overall"]["ci95"]) == (wanted["overall"], wanted["ci95"])
+    tags = {name: figure["mean"] for name, figure in summary["tags"].items()}
+    assert tags.pop("held out") == wanted["heldout"] and tags == wanted["by_category"]
+    assert summary["denoiser_calls"] == wanted["denoiser_calls"]

@@ -15,8 +15,8 @@ from accord.types import InputError, Notice
 
 
 def prompt_records(path: Path | None, skipped: PairsFile) -> list[Record]:
-    """A record for each prompt of a file (txt, CSV, JSONL, JSON, COCO captions); see `read_prompts`. The syntax of prompt
-    programs is left out, as `accord generate` does.
+    """A record for each prompt of a file (txt, CSV, JSONL, JSON, COCO captions); see `read_prompts`. The syntax of
+    prompt programs is left out, as `accord generate` does.
 
     Of COCO captions the key is the picture's name, so that `--images val2017` finds it.
 
