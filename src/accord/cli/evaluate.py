@@ -509,7 +509,7 @@ def prompts(
 
 @app.command("agreement")
 def agreement(
-    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run of geneval.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of a finished run of geneval.")],
     verdicts: Annotated[Path, typer.Argument(help="Verdicts of the original's program: results.jsonl.")],
     as_json: AsJson = False,
 ) -> None:
@@ -521,12 +521,12 @@ def agreement(
     from accord.evaluation.run import read_about
     from accord.reports.tables import aligned
 
-    about = read_about(run_folder)
+    about = read_about(folder)
     if about["suite"] != "geneval":
-        raise InputError(f"the run in {str(run_folder)!r} is one of {about['suite']}; give one of geneval")
+        raise InputError(f"the run in {str(folder)!r} is one of {about['suite']}; give one of geneval")
     ours = {
         f"{row['number']:05d}/samples/{row['seed']:04d}.png": (row["tags"][0], row["verdict"])
-        for row in read_typed(run_folder / "rows.parquet", "rows of the run")
+        for row in read_typed(folder / "rows.parquet", "rows of the run")
     }
     data = agreed(ours, read_verdicts(verdicts))
     rows = [
