@@ -46,6 +46,7 @@ LEAST = {
             "sensitivity",
             "hacking",
             "kernel",
+            "judging",
             "transplant",
             "invert-speed",
             "context-cost",

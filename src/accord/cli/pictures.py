@@ -259,6 +259,7 @@ def _score_pairs(
     table = read_pairs(pairs)
     check_file(out)
     check_writable(out.parent)
+    check_writable(gallery_beside(out))
 
     def scored() -> Iterator[dict[str, Any]]:
         for pair in table.pairs:
@@ -456,6 +457,7 @@ def invert(
     from accord.data.shards import parse_shard, share_of
     from accord.files import check_writable, only_writer
     from accord.methods.invert.bulk import check_target, invert_files, labelled_by, reason_as_named, shard_path
+    from accord.reports.gallery import gallery_beside
 
     sources = [s for s in (images or None, folder, pairs) if s is not None]
     if len(sources) != 1:
@@ -489,6 +491,7 @@ def invert(
         raise InputError(f"--out {str(out)!r} is the pairs file itself; give another name")
     check_target(target)
     check_writable(out.parent)
+    check_writable(gallery_beside(target))
     check_pairs(adapt)
     unread = PairsFile()
     if folder is not None:
@@ -529,8 +532,10 @@ def invert(
     text = (
         f"{data['out']} is there already"
         if data["done_before"]
-        else f"inverted {data['images']}, written to {data['out']}\npictures: {data['gallery']}"
+        else f"inverted {data['images']}, written to {data['out']}"
     )
+    if "gallery" in data:
+        text += f"\npictures: {data['gallery']}"
     emit(as_json, data, "\n".join([text, *(f"skipped {s['image']}: {s['reason']}" for s in data["skipped"])]))
 
 

@@ -148,6 +148,7 @@ def edit(
     ):
         raise InputError(f"--tuned {str(tuned)!r} is in the folder --out, which is for frames alone; give another")
     check_writable(out.parent)
+    check_writable(gallery_beside(out))
     if tuned is not None:
         check_writable(tuned)
     first, last = frame_range(frames)

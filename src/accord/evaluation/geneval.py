@@ -150,7 +150,7 @@ def counted(detections: Iterable[Detection], tag: str, config: GenEvalConfig) ->
     for one in sorted(detections, key=lambda d: -d.score):
         if one.score > least and len(kept[one.label]) < config.most:
             kept[one.label].append(one)
-    return {label: found for label, found in kept.items() if found}
+    return dict(kept)
 
 
 def directions(a: Box, b: Box, config: GenEvalConfig) -> set[str]:
@@ -279,9 +279,9 @@ def centre_square(image: Image.Image, side: int) -> Image.Image:
     """As CLIP sees a picture: the shorter side scaled to `side` (bicubic), the middle of the longer one."""
     shorter = min(image.size)
     if max(image.size) > LONGEST * shorter:  # scaled whole it could have millions of pixels
-        half = [min(length, LONGEST * shorter) / 2 for length in image.size]
-        middle = [length / 2 for length in image.size]
-        image = image.crop([int(m + sign * h) for sign in (-1, 1) for m, h in zip(middle, half, strict=True)])
+        wide, high = (min(length, LONGEST * shorter) for length in image.size)
+        x, y = (image.width - wide) // 2, (image.height - high) // 2
+        image = image.crop((x, y, x + wide, y + high))
     width, height = image.size
     across, down = side * width // shorter, side * height // shorter
     left, top = (across - side) // 2, (down - side) // 2

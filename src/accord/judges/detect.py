@@ -95,7 +95,8 @@ def _outline(logits: torch.Tensor, size: tuple[int, int]) -> tuple[np.ndarray, f
     """The mask [H,W] of logits [h,w], and the mean sigmoid within it; 0 where it is empty."""
     full = F.interpolate(logits[None, None], size, mode="bilinear", align_corners=False)[0, 0]
     mask = full > 0
-    return mask.cpu().numpy(), float(full[mask].sigmoid().mean()) if mask.any() else 0.0
+    inside = (full.sigmoid() * mask).sum() / mask.sum().clamp(min=1)
+    return mask.cpu().numpy(), float(inside)
 
 
 def _extent(mask: np.ndarray) -> Box:

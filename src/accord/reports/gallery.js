@@ -31,7 +31,9 @@
   const less = (a, b) => (known(a) && known(b) ? Math.round(1e4 * (a - b)) / 1e4 : null); // to the digits that rows have
   const gain = (row) => less(row.score, row.scoreBefore);
   const lead = (row) => (row.other ? less(row.score, row.other.score) : null);
-  const missed = (row) => row.words.filter((w) => known(w.p) && w.p < data.right);
+  const isRead = (word) => word.kind === "read"; // off the picture: nothing asked for it
+  const isLow = (word) => known(word.p) && word.p < data.right && !isRead(word);
+  const missed = (row) => row.words.filter(isLow);
   const verdictOf = (row) => (row.verdict === null ? "not judged" : row.verdict ? "right" : "wrong");
   const some = (test) => rows.some(test);
 
@@ -85,7 +87,7 @@
   fill(id("verdict"), Object.entries(VERDICTS).map(([k, [text]]) => [k, text]));
   fill(id("tag"), [["", "any"], ...counts((r) => r.tags).map(([t, n]) => [t, `${t} (${n})`])]);
   fill(id("word"), [["", "any"]]);
-  for (const [label, mark, of] of [["missed", "-", missed], ["asked for", "+", (r) => r.words]]) {
+  for (const [label, mark, of] of [["missed", "-", missed], ["asked for, or read", "+", (r) => r.words]]) {
     const found = counts((r) => lower(of(r)));
     if (!found.length) continue;
     const group = make("optgroup", { label });
@@ -120,8 +122,8 @@
 
   // --- a prompt, its things underlined and its words colored -----------------------------------------------------------
   function wordMark(word, text) {
-    const level = known(word.p) ? `p${Math.min(4, Math.floor(word.p * 5))}` : "";
-    const low = known(word.p) && word.p < data.right;
+    const level = isRead(word) ? "read" : known(word.p) ? `p${Math.min(4, Math.floor(word.p * 5))}` : "";
+    const low = isLow(word);
     const tip = `${word.kind ? word.kind + " " : ""}${shown(word.p)}${low && word.reads ? `, reads as ${word.reads}` : ""}`;
     return make("span", { className: `word ${level}${low ? " low" : ""}`, title: tip }, text);
   }
@@ -193,9 +195,9 @@
     for (const region of row.regions) {
       const thing = row.things[region.thing];
       if (region.found) outline(svg, region.found, thing.color, false, high);
-      if (region.planned || !region.found) outline(svg, region.box, thing.color, region.planned, high);
-      if (region.planned && region.found) arrow(svg, middle(region.found), middle(region.box), thing.color, high);
-      const [left, top, right] = region.planned || !region.found ? region.box : region.found;
+      if (region.target) outline(svg, region.target, thing.color, true, high);
+      if (region.found && region.target) arrow(svg, middle(region.found), middle(region.target), thing.color, high);
+      const [left, top, right] = region.target || region.found;
       const chip = make("span", { className: "chip overlay" }, thing.text);
       if (left > 0.55) chip.style.right = `${100 * (1 - right)}%`; // it may be wider than its box
       else chip.style.left = `${100 * left}%`;
@@ -304,7 +306,7 @@
       if (hasBefore) cells.push(make("td", { className: "number" }, past ? shown(past.p) : "–"));
       cells.push(make("td", { className: "number" }, shown(w.p)));
       if (others.length) cells.push(make("td", { className: "number" }, there ? shown(there.p) : "–"));
-      cells.push(make("td", {}, known(w.p) && w.p < data.right ? w.reads : ""));
+      cells.push(make("td", {}, isLow(w) ? w.reads : ""));
       return make("tr", {}, ...cells);
     });
     return make("table", {}, make("tr", {}, ...head.map((h) => make("th", { scope: "col" }, h))), ...body);
@@ -314,7 +316,7 @@
     const lines = row.regions.map((r) => {
       const swatch = make("span", { className: "swatch" });
       swatch.style.background = row.things[r.thing].color;
-      const said = !r.planned ? "found here" : r.found ? "found elsewhere, to be put at the dashed place" : "not found, to be put at the dashed place";
+      const said = !r.target ? "found" : r.found ? "found, and to be moved to the dashed place" : "not found, to be put at the dashed place";
       return make("tr", {}, make("td", {}, swatch, row.things[r.thing].text), make("td", {}, said));
     });
     return make("table", {}, make("tr", {}, make("th", { scope: "col" }, "thing"), make("th", { scope: "col" }, "region")), ...lines);
@@ -423,15 +425,15 @@
     };
     const line = { fill: "none", stroke: "currentColor", "stroke-width": 2 };
     const items = [];
-    if (some((r) => r.words.some((w) => known(w.p)))) {
+    if (some((r) => r.words.some((w) => known(w.p) && !isRead(w)))) {
       const scale = [["p0 low", "missing"], ["p1", ""], ["p2", ""], ["p3", ""], ["p4", "there"]];
       items.push(make("span", {}, "words: ", ...scale.map(([c, text]) => make("span", { className: `word ${c}` }, text || "\u00a0"))));
     }
     if (some((r) => r.things.some((t) => t.start !== null))) items.push(make("span", {}, make("span", { className: "thing" }, "underlined"), " one color a thing"));
     const all = rows.flatMap((r) => r.regions);
-    if (all.some((r) => !r.planned || r.found)) items.push(make("span", {}, sample((s) => s.append(draw("rect", { x: 2, y: 2, width: 42, height: 12, ...line }))), "found"));
-    if (all.some((r) => r.planned)) items.push(make("span", {}, sample((s) => s.append(draw("rect", { x: 2, y: 2, width: 42, height: 12, "stroke-dasharray": "5 3", ...line }))), "where it was to be put"));
-    if (all.some((r) => r.planned && r.found)) items.push(make("span", {}, sample((s) => s.append(draw("path", { d: "M2,8 H40 M33,2 L41,8 L33,14", ...line }))), "from where it was found"));
+    if (all.some((r) => r.found)) items.push(make("span", {}, sample((s) => s.append(draw("rect", { x: 2, y: 2, width: 42, height: 12, ...line }))), "found"));
+    if (all.some((r) => r.target)) items.push(make("span", {}, sample((s) => s.append(draw("rect", { x: 2, y: 2, width: 42, height: 12, "stroke-dasharray": "5 3", ...line }))), "where it was to be put"));
+    if (all.some((r) => r.found && r.target)) items.push(make("span", {}, sample((s) => s.append(draw("path", { d: "M2,8 H40 M33,2 L41,8 L33,14", ...line }))), "from where it was found"));
     if (some((r) => r.before !== null)) items.push(make("span", {}, "slide over a picture, or use the arrow keys: before ↔ after"));
     id("legend").append(...items);
     id("legend").hidden = !items.length;

@@ -25,8 +25,8 @@ from urllib.parse import quote
 from PIL import Image
 
 from accord.data.images import open_image
-from accord.files import check_writable, parse_json, read_text, write_file
-from accord.reports.pictures import png, thing_colors
+from accord.files import check_writable, parse_json, read_json, read_text, write_file
+from accord.reports.pictures import found_and_target, png, thing_colors
 from accord.types import InputError, reason_of
 
 MOST = 10_000  # rows on a page; of more the first are shown, and the page says so
@@ -46,10 +46,11 @@ class Entry:
         score, score_before: higher is better.
         verdict: whether the picture is right; None if nobody judged.
         words, words_before: [{text, kind, start, end, probability, reads_as}], as of the two pictures; start and end
-            are characters of the prompt, and a word without them is shown after it.
+            are characters of the prompt, and a word without them is shown after it. One of the kind "read" was read off
+            the picture, and cannot be missed.
         phrases: [{text, start, end}] of the prompt's things; where start is missing it is looked for.
         regions: [{phrase, box, planned, found_box}]: a thing's text, and (x0, y0, x1, y1) as shares of width and
-            height of where it is, or, if planned, where it was to be put; found_box is where it was found before.
+            height of where it is, or was to be put, if it was planned or found_box, where it was found, is elsewhere.
         reasons: sentences that say why the verdict is what it is.
         seconds: that the picture took.
     """
@@ -187,6 +188,19 @@ def of_repairs(rows: Iterable[Mapping[str, Any]]) -> Iterator[Entry]:
         )
 
 
+def repairs_in(folder: Path) -> Iterator[Entry]:
+    """An entry for each repair that is kept below a folder, whichever run made it, in the order of their names, which
+    begin with their numbers.
+
+    Raises:
+        InputError: for a report that cannot be read.
+    """
+    for path in sorted(folder.glob("[0-9]*-*/report.json")):
+        report = read_json(path, "report", "repair the picture again")
+        number = int(re.match(r"\d+", path.parent.name)[0])  # type: ignore[index]
+        yield from of_repairs([{**report, "folder": path.parent.name, "number": number}])
+
+
 def of_frames(
     folder: Path, prompt: str, before: Sequence[Image.Image], after: Sequence[Image.Image]
 ) -> Iterator[Entry]:
@@ -268,16 +282,11 @@ def _row(folder: Path, home: Path, entry: Entry, mark: str) -> dict[str, Any]:
     ]
     things = _things(entry)
     texts = [t["text"] for t in things]
-    regions = [
-        {
-            "thing": texts.index(r["phrase"]),
-            "box": _box(r["box"]),
-            "planned": bool(r.get("planned")),
-            "found": _box(r.get("found_box")),
-        }
-        for r in entry.regions
-        if r.get("box") is not None
-    ]
+    regions = []
+    for r in entry.regions:
+        if r.get("box") is not None:
+            found, target = found_and_target(r["box"], bool(r.get("planned")), r.get("found_box"))
+            regions.append({"thing": texts.index(r["phrase"]), "found": _box(found), "target": _box(target)})
     return {
         "number": int(entry.number),
         "prompt": entry.prompt,
@@ -328,8 +337,7 @@ def _things(entry: Entry) -> list[dict[str, Any]]:
     for phrase in phrases:
         text, start = str(phrase["text"]), phrase.get("start")
         if start is None:
-            start = entry.prompt.find(text, at)
-            start = start if start >= 0 else entry.prompt.find(text)
+            start = _found(text, entry.prompt, at)
         at = max(at, start + len(text))
         end = phrase.get("end") or start + len(text)
         out.append({"text": text, "start": start if start >= 0 else None, "end": end if start >= 0 else None})
@@ -340,6 +348,12 @@ def _things(entry: Entry) -> list[dict[str, Any]]:
         for t in out
     ]
     return [{**t, "color": color} for t, color in zip(out, thing_colors(said), strict=True)]
+
+
+def _found(text: str, prompt: str, after: int) -> int:
+    """Where a phrase begins in a prompt, as words of its own: from `after` on, or else anywhere; -1 for nowhere."""
+    starts = [m.start() for m in re.finditer(rf"(?<!\w){re.escape(text)}(?!\w)", prompt)] if text else []
+    return next((s for s in starts if s >= after), starts[0] if starts else -1)
 
 
 def _link(folder: Path, home: Path, name: str | None, copy: str, reasons: list[str]) -> str | None:

@@ -8,6 +8,7 @@ import unicodedata
 from bisect import bisect_right
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
@@ -19,6 +20,7 @@ _LEAST = 192  # width of a picture under which no label is readable
 _LINES = {"title": 3, "label": 5}  # at most
 _LIKE = str.maketrans("‘’“”–—", "''\"\"--")
 _PALETTE = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#e377c2", "#bcbd22", "#8c564b")
+_MOVED = 0.15  # share of the picture by which a middle is elsewhere
 _LIKE_HUE = 45  # degrees between two hues that are taken for one color
 
 
@@ -169,12 +171,17 @@ def thing_colors(said: Sequence[Sequence[str]]) -> list[str]:
     Args:
         said: words of each thing; those that name no color are passed over.
     """
+    return list(_chosen(tuple(map(tuple, said))))
+
+
+@lru_cache(4096)
+def _chosen(said: tuple[tuple[str, ...], ...]) -> tuple[str, ...]:
     hues = [[h for word in words for h in _hues(word)] for words in said]
     chosen: list[str] = []
     for own in hues:
         fit = [c for c in _PALETTE if not _named(c, own)] or list(_PALETTE)
         chosen.append(min(fit, key=lambda c: (chosen.count(c), _named(c, [h for other in hues for h in other]))))
-    return chosen
+    return tuple(chosen)
 
 
 def _named(color: str, hues: Sequence[float]) -> bool:
@@ -196,31 +203,53 @@ def _hues(text: str) -> list[float]:
     return out
 
 
+def found_and_target(box: Sequence[float], planned: bool, found: Sequence[float] | None) -> tuple[Any, Any]:
+    """Where a thing was found, and where it was to be put if that is another place; None for what there is not.
+
+    Args:
+        box, planned, found: as those of a `Region`.
+    """
+    if found is None:
+        return (None, box) if planned else (box, None)
+    (x0, y0), (x1, y1) = (((b[0] + b[2]) / 2, (b[1] + b[3]) / 2) for b in (found, box))
+    return found, box if planned or max(abs(x1 - x0), abs(y1 - y0)) > _MOVED else None
+
+
 def draw_regions(image: Image.Image, prompt: Prompt, regions: tuple[Region, ...]) -> Image.Image:
-    """The picture with each region's box and phrase; a dashed box was planned for something missing, with an arrow from
-    where it was found.
+    """The picture with each thing's phrase and the boxes where it was found, solid, and where it was to be put, dashed
+    and with an arrow from there.
     """
     big = enlarge(image)
     draw = ImageDraw.Draw(big)
     colors = thing_colors([[w.text for w in p.words if w.kind == "color"] for p in prompt.phrases])
     for k, region in enumerate(regions):
         color = colors[region.phrase]
-        place = region.box if region.planned or region.found is None else region.found
-        x0, y0, x1, y1 = (v * s for v, s in zip(place, (*big.size, *big.size), strict=True))
-        box = (x0 + k, y0 + k, max(x1 - 2 - k, x0 + k + 1), max(y1 - 2 - k, y0 + k + 1))
-        if region.planned and region.found is not None:
-            start = [v * s for v, s in zip(region.found, (*big.size, *big.size), strict=True)]
-            draw.rectangle((start[0], start[1], start[2] - 2, start[3] - 2), outline=color, width=2)
-            _arrow(draw, ((start[0] + start[2]) / 2, (start[1] + start[3]) / 2), ((x0 + x1) / 2, (y0 + y1) / 2), color)
-        if region.planned:
-            _dashed(draw, box, color)
-        else:
-            draw.rectangle(box, outline=color, width=3)
+        places = found_and_target(region.box, region.planned, region.found)
+        boxes = [None if p is None else _pixels(p, big.size, k) for p in places]
+        found, target = boxes
+        if found is not None:
+            draw.rectangle(found, outline=color, width=3)
+        if target is not None:
+            _dashed(draw, target, color)
+        if found is not None and target is not None:
+            _arrow(draw, _middle(found), _middle(target), color)
+        at = target or found or (0.0, 0.0, 0.0, 0.0)
         label = " ".join(f"{prompt.phrases[region.phrase].text} {1 - region.deficit:.2f}".split())
         width = draw.textlength(label) + 6
-        draw.rectangle((box[0], box[1], box[0] + width, box[1] + 14), fill=color)
-        draw.text((box[0] + 3, box[1] + 1), label, fill="white")
+        draw.rectangle((at[0], at[1], at[0] + width, at[1] + 14), fill=color)
+        draw.text((at[0] + 3, at[1] + 1), label, fill="white")
     return big
+
+
+def _pixels(box: Sequence[float], size: tuple[int, int], inset: int) -> tuple[float, float, float, float]:
+    """A box of shares in pixels, a little smaller for each thing, so that boxes of one place are all seen."""
+    x0, y0, x1, y1 = (v * s for v, s in zip(box, (*size, *size), strict=True))
+    k = inset
+    return x0 + k, y0 + k, max(x1 - 2 - k, x0 + k + 1), max(y1 - 2 - k, y0 + k + 1)
+
+
+def _middle(box: Sequence[float]) -> tuple[float, float]:
+    return (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
 
 
 def _arrow(

@@ -12,7 +12,7 @@ from PIL import Image
 
 from accord.files import save_folder
 from accord.reports.page import STYLE, figure, missed_text, page, score_text, words_html
-from accord.reports.pictures import draw_regions, enlarge, labelled_row, png
+from accord.reports.pictures import draw_regions, enlarge, found_and_target, labelled_row, png
 from accord.types import Alignment, Prompt, Region
 
 
@@ -50,6 +50,10 @@ class Scored:
 def _seen_html(a: Alignment) -> str:
     """Score, words and caption, under a picture."""
     return f"{score_text(a.overall)}<br>{words_html(a)}<br><small>reads as: {html.escape(a.caption)}</small>"
+
+
+def _is_moved(region: Region) -> bool:
+    return found_and_target(region.box, region.planned, region.found)[1] is not None
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,7 @@ class Realigned:
         before, after = self.alignment_before, self.alignment_after
         labels = [
             f"before {score_text(before.overall)}{missed_text(before)}",
-            "regions; dashed: a place for what was missing" if any(r.planned for r in self.regions) else "regions",
+            "regions; dashed: to be put there" if any(map(_is_moved, self.regions)) else "regions",
             f"after {score_text(after.overall)}{missed_text(after)}",
         ]
         return labelled_row(parts, labels, self.prompt.text)

@@ -196,12 +196,12 @@ def invert_files(
     else:
         left_out.unlink(missing_ok=True)
     write_file(kept, (json.dumps(made, indent=1) + "\n").encode())
-    made_page = (
-        {"gallery": str(_gallery(target, rows, dict(zip(called, mine, strict=True))))} if gallery and rows else {}
-    )
     parquet = target.suffix.lower() == ".parquet"
     write_file(target, typed_bytes(rows, KINDS) if parquet else table_bytes(rows, target.suffix.lower()))
-    return {"out": str(target), "images": len(rows), "skipped": skipped, "done_before": False} | made_page
+    done = {"out": str(target), "images": len(rows), "skipped": skipped, "done_before": False}
+    if gallery and rows:
+        done["gallery"] = str(_gallery(target, rows, dict(zip(called, mine, strict=True))))
+    return done
 
 
 def _gallery(target: Path, rows: Sequence[dict[str, Any]], paths: dict[str, Path]) -> Path:
@@ -212,7 +212,7 @@ def _gallery(target: Path, rows: Sequence[dict[str, Any]], paths: dict[str, Path
             row["prompt"] or "(words alone)",
             str(paths[row["image"]].absolute()),
             score=row["score"] if row["prompt"] else None,
-            words=[{"text": w["word"], "probability": w["probability"]} for w in row["words"]],
+            words=[{"text": w["word"], "kind": "read", "probability": w["probability"]} for w in row["words"]],
             reasons=[row["image"], *(f"bank, {r['cosine']:.2f}: {r['prompt']}" for r in row["retrieved"])],
         )
         for number, row in enumerate(rows)

@@ -162,7 +162,7 @@ def _region(phrase: int, one: Detection, size: tuple[int, int], grid: tuple[int,
     if one.mask is None:
         mask = box_mask((x0, y0, x1, y1), (grid[0], grid[1]))
     else:
-        mask = F.adaptive_avg_pool2d(torch.from_numpy(one.mask).float()[None, None], grid)[0, 0].numpy()
+        mask = F.adaptive_avg_pool2d(torch.from_numpy(one.mask).float()[None, None], (grid[0], grid[1]))[0, 0].numpy()
     return Region(phrase, (x0, y0, x1, y1), mask)
 
 

@@ -22,9 +22,8 @@ SAMPLES, COLUMNS = 3, 7  # prompts in `curve.png`, and evaluations at most
 
 
 def keep_pictures(folder: Path, step: int, pictures: torch.Tensor) -> None:
-    """Write the pictures [N,3,H,W] of an evaluation, or the middle frames of its videos [N,F,3,H,W], for people."""
-    shown = pictures if pictures.dim() == 4 else pictures[:, pictures.shape[1] // 2]
-    for number, image in enumerate(to_pil(shown.detach().float())):
+    """Write the pictures [N,3,H,W] of an evaluation, for people."""
+    for number, image in enumerate(to_pil(pictures.detach().float())):
         save_small(image, _place(folder, step) / f"{number:03d}")
 
 

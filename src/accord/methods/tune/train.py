@@ -368,13 +368,14 @@ class Tuner:
         if self.guard.update(step, reward, scores.get("held_out", reward)):
             for key, parameter in self.run.named.items():
                 state[f"best.{key}"] = self.run.ema.get(key, parameter.detach()).clone().cpu()
+        shown = pictures if pictures.dim() == 4 else pictures[:, pictures.shape[1] // 2]
         if self.run.processes.first:
-            keep_pictures(self.folder, step, pictures)
+            keep_pictures(self.folder, step, shown)
         if (logger := self.training.logger) is not None:
             logger.scalars(
                 {"step": step} | {f"evaluation/{k}": float(v[torch.isfinite(v)].mean()) for k, v in scores.items()}
             )
-            logger.images("evaluation", pictures if pictures.dim() == 4 else pictures[:, pictures.shape[1] // 2], step)
+            logger.images("evaluation", shown, step, self.eval_prompts)
 
     def _scores(self, score: Any, images: Sequence[torch.Tensor]) -> torch.Tensor:
         """A score [N] of the evaluation's pictures, which come in batches of 8."""
