@@ -60,6 +60,18 @@ def test_questions_that_share_a_picture_are_answered_as_one_by_one(name):
     assert not np.allclose(together[0], other, rtol=1e-2)
 
 
+@pytest.mark.parametrize(
+    ("name", "tower"), [("qwen3", "visual"), ("llava", "vision_tower"), ("idefics3", "vision_model")]
+)
+def test_a_picture_goes_through_the_tower_once_for_all_its_questions(name, tower):
+    judge, images = fresh(name), noise()
+    judge.shares, seen = True, []
+    hook = getattr(judge.model.model, tower).register_forward_hook(lambda *_: seen.append(1))
+    judge.answer(images, QUESTIONS * 2, [0, 0, 0, 1, 1, 1])
+    hook.remove()
+    assert len(seen) == 2
+
+
 def test_a_model_whose_picture_sees_the_question_is_asked_one_by_one_and_says_so():
     judge, images = fresh("paligemma"), noise()
     with pytest.warns(Notice, match="asked one by one"):
@@ -386,6 +398,8 @@ def flan(folder):
     tokenizer = t5_tokenizer()
     size = {"d_model": 32, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 4, "decoder_start_token_id": 0}
     t5 = T.T5ForConditionalGeneration(T.T5Config(vocab_size=len(tokenizer), tie_word_embeddings=False, **size)).eval()
+    for weight in t5.parameters():
+        weight.data.mul_(2)
     t5.lm_head.weight = nn.Parameter(torch.randn(t5.lm_head.weight.shape) / 4)  # FlanT5's is none of its embeddings
     vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2}
     tower = T.CLIPVisionModel(T.CLIPVisionConfig(**vision, image_size=32, patch_size=8)).eval()
@@ -493,27 +507,34 @@ def test_calibrate_asks_the_judge_about_labelled_pictures(tmp_path):
     found = calibrate(Knows(0.5), rows, tmp_path / "c.json")
     assert found.accuracy == 1 and found.pictures == 8 and 0.3 < found.threshold < 0.9 and found.scale > 0
     assert json.loads((tmp_path / "c.json").read_text())["judge"] == "fixed"
+    lines = "".join(f"{k}.png,Is it a star?,{k % 2}\n" for k in range(8))
+    (tmp_path / "labels.csv").write_text("image,question,label\n" + lines)
+    assert calibrate(Knows(0.5), tmp_path / "labels.csv") == found
+    (tmp_path / "labels.csv").write_text("image,question\n1.png,Is it?\n")
+    with pytest.raises(InputError, match="has no columns image and label"):
+        calibrate(Knows(0.5), tmp_path / "labels.csv")
     with pytest.raises(InputError, match="row 1 of the labelled pictures needs"):
         calibrate(Knows(0.5), [{"image": "x", "label": 2, "prompt": "a"}])
 
 
 # commands -----------------------------------------------------------------------------------------------------------
 def test_score_and_realign_by_a_chat_model(accord_cli, tmp_path):
-    judge = saved(leaning("qwen3", "Yes"), tmp_path / "judge")
+    judge, text = saved(shared("qwen3"), tmp_path / "judge"), "a red star, no fish"
     picture(STAR).save(tmp_path / "star.png")
     Calibration(judge, 0.5, 0.0, 0.5, 100, 1.0, 0.5, 0.9).save(tmp_path / "c.json")
-    code, out, error = accord_cli("score", tmp_path / "star.png", "a red star, no fish", "--judge", judge, "--json")
-    assert code == 0 and error == ""
-    words = {w["text"]: w for w in json.loads(out)["words"]}
-    assert words["star"]["probability"] > 0.9 > 0.1 > words["fish"]["probability"]
-    assert words["star"]["judged"] == f"answer to 'Is there a star in the picture? Answer yes or no.', by {judge}"
+    by_python = accord.score(picture(STAR), text, shared("qwen3"))[0].alignment.words
+    assert {w.word.text for w in by_python} == {"a", "star", "fish"}
+    code, out, error = accord_cli("score", tmp_path / "star.png", text, "--judge", judge, "--json")
+    assert code == 0 and error == "" and json.loads(out)["unjudged"] == ["red"]
+    words = json.loads(out)["words"]
+    assert [w["probability"] for w in words] == pytest.approx([w.probability for w in by_python], rel=1e-4)
+    assert words[1]["judged"] == f"answer to 'Is there a star in the picture? Answer yes or no.', by {judge}"
     options = ("--captioner", judge, "--calibration", tmp_path / "c.json", "--json")  # its old name
-    code, out, _ = accord_cli("score", tmp_path / "star.png", "a red star, no fish", *options)
-    less = {w["text"]: w for w in json.loads(out)["words"]}
-    assert code == 0 and 0.5 < less["star"]["probability"] < words["star"]["probability"]
-    code, out, error = accord_cli(
-        "realign", "a star", "--judge", judge, "--steps", 2, "--rounds", 0, "--out", tmp_path / "out", "--json"
-    )
-    assert code == 0 and json.loads(out)["results"][0]["before"]["words"][-1]["probability"] > 0.9
+    code, out, _ = accord_cli("score", tmp_path / "star.png", text, *options)
+    tempered = [1 / (1 + (1 / w.probability - 1) ** 0.5) for w in by_python]
+    assert code == 0 and [w["probability"] for w in json.loads(out)["words"]] == pytest.approx(tempered, rel=1e-3)
+    options = ("--judge", judge, "--steps", 2, "--rounds", 0, "--out", tmp_path / "out", "--json")
+    code, out, error = accord_cli("realign", "a star", *options)
+    assert code == 0 and json.loads(out)["results"][0]["before"]["words"][1]["judged"].startswith("answer to")
     code, _, error = accord_cli("score", tmp_path / "star.png", "a star", "--calibration", tmp_path / "c.json")
     assert code == 2 and "was fitted to" in error and "Traceback" not in error

@@ -133,7 +133,7 @@ def test_help_and_version_are_no_errors(accord_cli, words):
 
 
 def test_a_command_that_is_stopped_says_so_in_one_line(accord_cli, monkeypatch):
-    def stop(*_: object) -> None:
+    def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     star(Path("star.png"))

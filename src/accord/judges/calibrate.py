@@ -17,13 +17,15 @@ from scipy import optimize
 
 from accord.data.images import open_image, to_tensor
 from accord.data.lexicon import Lexicon
-from accord.files import read_json, write_file
+from accord.data.pairs import DELIMITERS, csv_head, csv_rows, json_lines
+from accord.files import check_regular, read_json, write_file
 from accord.judges.protocol import Judge, Question
 from accord.types import InputError, Prompt, WordScore
 
 FORMAT = 1
 NARROW = 1e-6  # probabilities are held this far from 0 and 1
 FEWEST = 8  # labelled pictures
+_COLUMNS = ("image", "prompt", "question", "label")
 
 
 @dataclass(frozen=True)
@@ -119,23 +121,52 @@ def fit(judge: str, probabilities: Sequence[float], labels: Sequence[int]) -> Ca
     )
 
 
-def calibrate(judge: Any, rows: Sequence[dict[str, Any]], out: str | Path | None = None) -> Calibration:
+def labelled(path: str | Path) -> list[dict[str, Any]]:
+    """The rows of a CSV or JSONL file of labelled pictures, with columns image (relative to the file), label, and
+    prompt or question.
+
+    Raises:
+        InputError: for a file that is missing, of another kind or broken.
+    """
+    path, what = Path(path), "file of labelled pictures"
+    if path.suffix.lower() not in (".csv", ".jsonl"):
+        raise InputError(f"{what} {str(path)!r} is neither .csv nor .jsonl; convert it to one of them")
+    check_regular(path, what)
+    if path.suffix.lower() == ".csv":
+        head = csv_head(path, what, DELIMITERS, (("image",), ("label",)))
+        if head is None:
+            raise InputError(f"{what} {str(path)!r} has no columns image and label; name them so")
+        rows: list[tuple[int, Any]] = list(csv_rows(path, what, *head, frozenset(_COLUMNS)))
+    else:
+        rows = list(json_lines(path, what))
+    for number, row in rows:
+        if not isinstance(row, dict):
+            raise InputError(f"row {number} of the {what} {str(path)!r} is broken ({row}); mend it")
+    return [{**row, "image": str(path.parent / str(row.get("image", "")))} for _, row in rows]
+
+
+def calibrate(judge: Any, rows: str | Path | Sequence[dict[str, Any]], out: str | Path | None = None) -> Calibration:
     """Fit a calibration to labelled pictures.
 
     Args:
         judge: of `load_judge`.
-        rows: each with `image` (a path), `label` (1 if the picture shows it, else 0) and `prompt`, which is judged as
-            a whole (best one with one check), or `question`, to be answered yes.
+        rows: file for `labelled`, or its rows: each with `image` (a path), `label` (1 if the picture shows it, else 0)
+            and `prompt`, which is judged as a whole (best one with one check), or `question`, to be answered yes.
         out: file to write it to.
 
     Raises:
-        InputError: for a row that lacks one of them, and as `fit`.
+        InputError: for a row that lacks one of them, and as `labelled` and `fit`.
     """
     from accord.judges.diagnosis import align
 
+    rows = labelled(rows) if isinstance(rows, (str, Path)) else rows
     seen, labels = [], []
     for number, row in enumerate(rows, 1):
-        if row.get("label") not in (0, 1, "0", "1") or "image" not in row or not ("prompt" in row or "question" in row):
+        if (
+            str(row.get("label")) not in ("0", "1")
+            or not row.get("image")
+            or not (row.get("prompt") or row.get("question"))
+        ):
             raise InputError(
                 f"row {number} of the labelled pictures needs image, label (0 or 1), and prompt or question"
             )
@@ -162,7 +193,7 @@ class Calibrated:
 
     judge: Judge
     calibration: Calibration
-    differentiable, writes = False, True
+    differentiable, writes = False, True  # gradients are none; captions are the judge's own
 
     @property
     def name(self) -> str:

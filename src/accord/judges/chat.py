@@ -68,12 +68,9 @@ class ChatJudge:
         self.model, self.processor, self.name = model, processor, name
         self.tokenizer = processor.tokenizer
         self.shares: bool | None = None
+        self.template = _template(processor)
         self.form = FORMS.get(model.config.model_type)
-        if self.form is None and not self._template:
-            raise InputError(
-                f"judge {name!r} has no chat template, so how it is asked is not known; use a chat model, such as "
-                "Qwen/Qwen3-VL-8B-Instruct"
-            )
+        _check_asked(self.form, self.template, name)
         # logits of the last token alone, where a model can leave out the rest
         self._last = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
         self._ids: dict[tuple[str, tuple[int, int]], list[int]] = {}
@@ -92,8 +89,9 @@ class ChatJudge:
         from transformers import AutoModelForImageTextToText
 
         what = f"judge {model!r}"
-        kind_of(model, what)
+        kind = kind_of(model, what)
         processor = load_processor(model, what)
+        _check_asked(FORMS.get(kind), _template(processor), model)  # before the weights, which may be large
         wanted = dtype or (torch.float32 if device == "cpu" else "auto")
         network = load_model(AutoModelForImageTextToText, model, what, dtype=wanted)
         return cls(network.to(device), processor, model)
@@ -106,10 +104,6 @@ class ChatJudge:
     @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
-
-    @property
-    def _template(self) -> str | None:
-        return getattr(self.processor, "chat_template", None) or getattr(self.tokenizer, "chat_template", None)
 
     def check_length(self, text: str) -> None:
         """Nothing is refused: a question quotes a few words of the prompt."""
@@ -250,10 +244,11 @@ class ChatJudge:
         if self.form is not None:
             return self.form.question.format(question)
         turn = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}
-        template = self._template
-        aloud = {"enable_thinking": False} if "enable_thinking" in str(template) else {}  # it answers at once
+        aloud = {"enable_thinking": False} if "enable_thinking" in str(self.template) else {}  # it answers at once
         return str(
-            self.processor.apply_chat_template([turn], template, add_generation_prompt=True, tokenize=False, **aloud)
+            self.processor.apply_chat_template(
+                [turn], self.template, add_generation_prompt=True, tokenize=False, **aloud
+            )
         )
 
     @property
@@ -304,6 +299,20 @@ class ChatJudge:
             logits = self.model(input_ids=ids, past_key_values=own, use_cache=True).logits
             for row, found in zip(part, logits, strict=True):
                 yield found[: len(row)].float()
+
+
+def _template(processor: Any) -> Any:
+    """The chat template of a processor, or of its tokenizer; None if neither has one."""
+    return getattr(processor, "chat_template", None) or getattr(processor.tokenizer, "chat_template", None)
+
+
+def _check_asked(form: Form | None, template: Any, name: str) -> None:
+    """Refuse a model that nobody says how to ask. Raises InputError."""
+    if form is None and not template:
+        raise InputError(
+            f"judge {name!r} has no chat template, so how it is asked is not known; use a chat model, such as "
+            "Qwen/Qwen3-VL-8B-Instruct"
+        )
 
 
 def _common(rows: Sequence[Sequence[int]]) -> int:

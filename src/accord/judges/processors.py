@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from accord.diffusion.loading import check_folder, loading
+from accord.types import InputError
 
 
 def load_processor(model: str, what: str) -> Any:
@@ -28,7 +29,9 @@ def load_processor(model: str, what: str) -> Any:
             )
             return processor
         config = AutoConfig.from_pretrained(model, trust_remote_code=False)
-        kind = PROCESSOR_MAPPING[type(config)]
+        kind = PROCESSOR_MAPPING.get(type(config), None)
+        if kind is None:
+            raise InputError(f"{what} has no processor of text and pictures; use a chat model that sees pictures")
         return of_pictures(kind).from_pretrained(model, trust_remote_code=False)
 
 
