@@ -377,7 +377,7 @@ def test_folders_are_read_in_every_layout(drawn, tmp_path):
 
 
 # --- comparing --------------------------------------------------------------------------------------------------------
-def made_run(folder, scores, seconds=2.0, judge_seconds=0.5, calls=4.0, mean_of_tags=False):
+def made_run(folder, scores, seconds=2.0, judge_seconds=0.5, calls=4.0, mean_of_tags=()):
     """A finished run with these scores: {number: [score, ...]}."""
     folder.mkdir()
     about = {"schema": running.SCHEMA, "suite": "scenes", "figure": "right", "mean_of_tags": mean_of_tags, "shards": 1}
@@ -433,11 +433,14 @@ def test_at_equal_cost_the_cheaper_run_has_more_tries(tmp_path):
 
 def test_where_tags_weigh_alike_so_do_their_differences(tmp_path):
     scores = {0: [0.0], 2: [0.0], 4: [0.0], 1: [0.0]}
-    a = made_run(tmp_path / "a", dict(sorted(scores.items())), mean_of_tags=True)
-    b = made_run(tmp_path / "b", {n: [1.0 if n == 1 else 0.0] for n in sorted(scores)}, mean_of_tags=True)
+    a = made_run(tmp_path / "a", dict(sorted(scores.items())), mean_of_tags=("even", "odd"))
+    b = made_run(tmp_path / "b", {n: [1.0 if n == 1 else 0.0] for n in sorted(scores)}, mean_of_tags=("even", "odd"))
     assert compare(a, b)["overall"]["difference"] == 0.5  # of even and odd, not of four prompts
     with pytest.raises(InputError, match="holds no run"):
         compare(a, tmp_path)
+    lacking = made_run(tmp_path / "c", {0: [1.0]}, mean_of_tags=("even", "odd"))
+    summary = json.loads((lacking / "summary.json").read_text())
+    assert summary["overall"]["mean"] is None and summary["missing_tags"] == ["odd"]
 
 
 # --- the command line -------------------------------------------------------------------------------------------------

@@ -430,6 +430,8 @@ def _table(summary: dict[str, Any], name: str) -> str:
     if summary["right"] is not None and summary["figure"] != "right":
         rows.append(row("right pictures", summary["right"]))
     lines = [aligned([name, "mean", "95 %", "prompts"], rows)]
+    if summary["missing_tags"]:
+        lines.append(f"no figure of the whole: no picture is tagged {', '.join(summary['missing_tags'])}")
     if summary["unjudged"]:
         lines.append(f"{summary['unjudged']} pictures have no score, and are in no mean")
     lines += [f"skipped prompt {s['number']}, seed {s['seed']}: {s['reason']}" for s in summary["skipped"]]

@@ -78,7 +78,8 @@ class Suite(ABC):
         figure: what its score is, in a word or two, as a table names it.
         figures: names of further figures of a picture.
         needs: what its constructor takes of NEEDS.
-        mean_of_tags: whether the whole is the unweighted mean over the tags, and not over the prompts.
+        mean_of_tags: the tags whose unweighted mean is the whole; of a suite without such the whole is the mean over
+            prompts.
         own_prompts: whether it brings its prompts, so that no file is needed.
         of_pictures: whether a folder of pictures may say the prompts, so that its path stands for the file's.
         first_seed: of the seeds that are counted from it.
@@ -88,7 +89,7 @@ class Suite(ABC):
     figure: ClassVar[str] = "score"
     figures: ClassVar[tuple[str, ...]] = ()
     needs: ClassVar[tuple[str, ...]] = ()
-    mean_of_tags: ClassVar[bool] = False
+    mean_of_tags: ClassVar[tuple[str, ...]] = ()
     own_prompts: ClassVar[bool] = False
     of_pictures: ClassVar[bool] = False
     first_seed: ClassVar[int] = 0

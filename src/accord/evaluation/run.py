@@ -97,7 +97,7 @@ def run_suite(
             "accord": accord.__version__,
             "suite": task.suite.name,
             "figure": task.suite.figure,
-            "mean_of_tags": task.suite.mean_of_tags,
+            "mean_of_tags": list(task.suite.mean_of_tags),
             "seeds": list(task.seeds),
             "shards": count,
             "versions": versions(),
@@ -307,11 +307,11 @@ def finish(run: Path) -> dict[str, Any]:
     return data
 
 
-def summarise(rows: Iterable[Row], figure: str, mean_of_tags: bool = False) -> dict[str, Any]:
-    """The figures of a run, in one pass.
+def summarise(rows: Iterable[Row], figure: str, mean_of_tags: Sequence[str] = ()) -> dict[str, Any]:
+    """The figures of a run, in one pass. A mean over tags of which one is missing is None: it could not be compared.
 
     Returns:
-        {"figure", "overall", "figures", "tags", "right", "pictures", "unjudged", "skipped", "seconds",
+        {"figure", "overall", "missing_tags", "figures", "tags", "right", "pictures", "unjudged", "skipped", "seconds",
         "judge_seconds", "denoiser_calls"}. A figure is {"mean", "ci95", "prompts", "pictures"}.
     """
     scores: dict[int, list[float]] = {}
@@ -341,9 +341,16 @@ def summarise(rows: Iterable[Row], figure: str, mean_of_tags: bool = False) -> d
         for name, values in costs.items():
             if row[name] is not None:
                 values.append(row[name])
+    missing = [tag for tag in mean_of_tags if tag not in tagged]
+    whole = (
+        mean_of_groups([tagged[tag] for tag in mean_of_tags if tag in tagged]) if mean_of_tags else figure_of(scores)
+    )
+    if missing:
+        whole |= {"mean": None, "ci95": None}
     return {
         "figure": figure,
-        "overall": mean_of_groups(list(tagged.values())) if mean_of_tags else figure_of(scores),
+        "overall": whole,
+        "missing_tags": missing,
         "figures": {name: figure_of(found) for name, found in named.items()},
         "tags": {name: figure_of(found) for name, found in tagged.items()},
         "right": figure_of(right) if right else None,

@@ -11,7 +11,7 @@ from PIL import Image
 from accord.data.pairs import PairsFile
 from accord.evaluation import geneval
 from accord.evaluation.geneval import ColourClassifier, GenEvalConfig, Verdict
-from accord.evaluation.geneval_records import read_pictures, read_records
+from accord.evaluation.geneval_records import TAGS, read_pictures, read_records
 from accord.evaluation.prompts import given
 from accord.evaluation.registry import Judged, Record, Suite, suite
 from accord.judges.clip import ClipScorer
@@ -23,7 +23,7 @@ class GenEval(Suite):
 
     figure = "right"
     needs = ("detector", "clip")
-    mean_of_tags = True
+    mean_of_tags = TAGS
     of_pictures = True
 
     def __init__(self, detector: Any, clip: ClipScorer, config: GenEvalConfig | None = None) -> None:
