@@ -170,6 +170,7 @@ class Region:
         caption: what a captioner sees there ("" for a place where nothing was found).
         deficit: 1 - score of the local caption against the phrase; 1 where nothing was found.
         planned: True for a place that was chosen for something missing.
+        found: where it was found before a place was planned for it; None if nowhere.
     """
 
     phrase: int
@@ -178,6 +179,7 @@ class Region:
     caption: str = ""
     deficit: float = 1.0
     planned: bool = False
+    found: tuple[float, float, float, float] | None = None
 
 
 @dataclass(frozen=True)

@@ -238,6 +238,7 @@ def _score_pairs(
     from accord.data.pairs import check_table_path, read_pairs, table_bytes
     from accord.files import check_writable, only_writer, write_file
     from accord.methods.invert.bulk import reason_as_named
+    from accord.reports.gallery import Entry, gallery_beside, write_gallery
     from accord.reports.page import score_text
 
     if out is None:
@@ -249,6 +250,7 @@ def _score_pairs(
     table = read_pairs(pairs)
     check_file(out)
     check_writable(out.parent)
+    check_writable(gallery_beside(out))
 
     def scored() -> Iterator[dict[str, Any]]:
         for pair in table.pairs:
@@ -257,17 +259,22 @@ def _score_pairs(
             except InputError as error:
                 table.skip(pair.row, reason_as_named(error, pair.image, pair.name))
                 continue
+            pictures.append(str(Path(pair.image).absolute()))
             yield {"row": pair.row, "image": pair.name, **found.to_dict()}
 
     with only_writer(out.parent, out.name):
         judge, similarity = accord.load_captioner(captioner, where), accord.load_clip(clip, where)
         rows: list[dict[str, Any]] = []
+        pictures: list[str] = []  # of the rows
         try:
             for row in counted(scored(), "score", len(table.pairs), as_json):
                 rows.append(row)
         finally:  # what was scored is not lost when the rest is stopped
             if rows:
                 write_file(out, table_bytes(rows, out.suffix.lower()))
+        if rows:
+            entries = (Entry.of_scores(r["row"], p, r) for r, p in zip(rows, pictures, strict=True))
+            index = write_gallery(gallery_beside(out), entries, "accord score")
     if not rows:
         why = f" (row {table.skipped[0]['row']}: {table.skipped[0]['reason']})" if table.skipped else ""
         raise InputError(f"no row of {str(pairs)!r} could be scored{why}; mend it there")
@@ -275,8 +282,12 @@ def _score_pairs(
     mean = sum(known) / len(known) if known else None
     missing = len(rows) - len(known)
     data = {"scored": len(rows), "without_score": missing, "mean": mean, "skipped": table.skipped, "out": str(out)}
+    data["gallery"] = str(index)
     unscored = f" ({missing} without a score are not in it)" if missing else ""
-    lines = [f"scored {len(rows)}, mean alignment {score_text(mean, 3)}{unscored}, written to {out}"]
+    lines = [
+        f"scored {len(rows)}, mean alignment {score_text(mean, 3)}{unscored}, written to {out}",
+        f"pictures: {index}",
+    ]
     lines += [f"skipped row {s['row']}: {s['reason']}" for s in sorted(table.skipped, key=lambda s: s["row"])]
     emit(as_json, data, "\n".join(lines))
 
@@ -333,6 +344,7 @@ def realign(
     from accord.methods.realign.fine import check_mode, check_repairable
     from accord.methods.realign.regions import DetectedRegions
     from accord.prompts.phrases import phrases_of
+    from accord.reports.gallery import of_repairs, write_gallery
     from accord.reports.page import score_text, words_text
 
     config = checked(accord.RealignConfig, rounds=rounds, mode=mode)
@@ -380,7 +392,8 @@ def realign(
                     *("  after   " + line for line in words_text(after).splitlines() if result.improved),
                     f"  pictures and report: {folder / 'index.html'}",
                 ]
-    emit(as_json, {"results": rows}, "\n".join(lines))
+            index = write_gallery(out, of_repairs(rows), "accord realign")
+    emit(as_json, {"results": rows, "gallery": str(index)}, "\n".join([*lines, f"all of them: {index}"]))
 
 
 def invert(
@@ -430,6 +443,7 @@ def invert(
     from accord.data.shards import parse_shard, share_of
     from accord.files import check_writable, only_writer
     from accord.methods.invert.bulk import check_target, invert_files, labelled_by, reason_as_named, shard_path
+    from accord.reports.gallery import gallery_beside
 
     sources = [s for s in (images or None, folder, pairs) if s is not None]
     if len(sources) != 1:
@@ -463,6 +477,7 @@ def invert(
         raise InputError(f"--out {str(out)!r} is the pairs file itself; give another name")
     check_target(target)
     check_writable(out.parent)
+    check_writable(gallery_beside(target))
     check_pairs(adapt)
     unread = PairsFile()
     if folder is not None:
@@ -495,7 +510,9 @@ def invert(
         if size is not None:
             say_lab_only(size, inverter, _FOREIGN)
         tell_skipped(broken.skipped)
-        data = invert_files(paths, out, part, reader, progress=not as_json, labelled=labelled, names=names)
+        data = invert_files(
+            paths, out, part, reader, progress=not as_json, labelled=labelled, names=names, gallery=True
+        )
     data["skipped"] += [{"image": f"row {r['row']}", "reason": r["reason"]} for r in unread.skipped]
     data["skipped_prompts"] = broken.skipped
     text = (
@@ -503,6 +520,8 @@ def invert(
         if data["done_before"]
         else f"inverted {data['images']}, written to {data['out']}"
     )
+    if "gallery" in data:
+        text += f"\npictures: {data['gallery']}"
     emit(as_json, data, "\n".join([text, *(f"skipped {s['image']}: {s['reason']}" for s in data["skipped"])]))
 
 

@@ -301,8 +301,8 @@ def train_reward(
     skipped = {"skipped": broken.skipped, "skipped_pairs": unread.skipped}
     emit(
         as_json,
-        {**tuned.report, "folder": str(out), **skipped},
-        f"{gains}{tuned.report['verdict']}\nadapter and report: {out}",
+        {**tuned.report, "folder": str(out), "gallery": str(out / "index.html"), **skipped},
+        f"{gains}{tuned.report['verdict']}\nadapter and report: {out}\npictures before and after: {out / 'index.html'}",
     )
 
 
