@@ -352,11 +352,11 @@ class FileRun:
             for number, batch in enumerate(in_batches(self._jobs(bar), self.task.batch_size)):
                 if number % count == index - 1:
                     self._batch(batch, bar)
-        self.manifest.add(self._unwritten)
-        self.manifest.finish()
         if self.share is None and not self.made + self.kept:
             first = f" (row {self.skipped[0]['row']}: {self.skipped[0]['reason']})" if self.skipped else ""
             raise InputError(f"no row of the prompts file could be made{first}; mend it there")
+        self.manifest.add(self._unwritten)
+        self.manifest.finish()
 
     def _seeds(self, row: Any) -> Sequence[int]:
         return self.seeds if row.seed is None else [row.seed]
@@ -389,8 +389,9 @@ class FileRun:
             said = self.task.write(file_name(job.index, job.text, job.seed, digits=5), one)
             lines.append({**job.line, "status": "done", **said, "seconds": seconds})
         self.made += len(lines)
-        self.manifest.add([*self._unwritten, *lines])
-        self._unwritten.clear()
+        if lines:
+            self.manifest.add([*self._unwritten, *lines])
+            self._unwritten.clear()
         bar.finish(len(batch))
         if not self.made + self.kept and self.failed >= HOPELESS:
             raise InputError(f"the first {self.failed} pictures cannot be made, the last of them because {found[-1]}")
@@ -407,7 +408,7 @@ class FileRun:
 
     def tell(self, as_json: bool, out: Path) -> None:
         """Print what became of the rows."""
-        _note_of_many(self.task)
+        _note_of_many(self.task.set_aside)
         self.skipped.sort(key=lambda row: row["row"])
         tell_skipped(self.skipped)
         path = str(self.manifest.path)
@@ -416,13 +417,39 @@ class FileRun:
         emit(as_json, data, text)
 
 
-def _note_of_many(task: Task) -> None:
+def readable(pipe: Any, rows: Sequence[Any], broken: Any) -> list[str]:
+    """The plain texts of `PromptRow`s, those left out that a pipeline does not read to their end, and listed in
+    `broken`.
+    """
+    from accord.diffusion.pipelines import check_prompt_length
+    from accord.prompts.parser import plain_text
+
+    texts: list[str] = []
+    set_aside: dict[str, list[int]] = {}
+    for row in rows:
+        plain, stripped = plain_text(row.prompt)
+        text = plain if plain.strip() else row.prompt
+        try:
+            check_prompt_length(pipe, text)
+        except InputError as error:
+            broken.skip(row.number, str(error), row.prompt)
+            continue
+        texts.append(text)
+        for kind in {s.kind for s in stripped}:
+            set_aside.setdefault(kind, []).append(row.number)
+    _note_of_many(set_aside)
+    if not texts:
+        raise InputError(f"no row of the prompts file can be used ({broken.skipped[0]['reason']}); mend it there")
+    return texts
+
+
+def _note_of_many(set_aside: Mapping[str, list[int]]) -> None:
     """Say what syntax rows were read without."""
-    if guided := task.set_aside.get(_GUIDED):
+    if guided := set_aside.get(_GUIDED):
         warnings.warn(
             f"{_count(guided)} a negative prompt in the prompt; the pipeline gets it as one", Notice, stacklevel=2
         )
-    aside = {kind: rows for kind, rows in sorted(task.set_aside.items()) if kind != _GUIDED}
+    aside = {kind: rows for kind, rows in sorted(set_aside.items()) if kind != _GUIDED}
     if aside:
         said = _count(sorted(set().union(*aside.values())))
         warnings.warn(f"{said} syntax that no pipeline reads; set aside: {', '.join(aside)}", Notice, stacklevel=2)

@@ -306,7 +306,7 @@ def realign(
 def invert(
     images: Annotated[list[Path] | None, typer.Argument(help="One or more pictures.")] = None,
     bank: Annotated[
-        Path | None, typer.Option(help="Prompts to retrieve from (.txt, .csv, .tsv, .jsonl, .json).")
+        Path | None, typer.Option(help="Prompts to retrieve from (.txt, .csv, .tsv, .jsonl, .json, .parquet).")
     ] = None,
     inverter: Annotated[Path | None, typer.Option(help="Inverter folder; the embedded one if not given.")] = None,
     folder: Annotated[

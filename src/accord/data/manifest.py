@@ -72,8 +72,6 @@ class Manifest:
                 f"folder {str(self.folder)!r} holds a manifest and no {SETTINGS} that says with which settings; give "
                 "another `out`"
             )
-        else:
-            write_file(place, (json.dumps({"settings": self.settings}, indent=1) + "\n").encode())
 
     def has(self, row: Mapping[str, Any], seed: int) -> bool:
         """Whether the picture of this row and seed is there, as it was written.
@@ -99,7 +97,7 @@ class Manifest:
         return False
 
     def add(self, lines: Iterable[Line]) -> None:
-        """Write lines at the end, those that are there already left out.
+        """Write lines at the end, those that are there already left out; before the first of them the settings.
 
         Raises:
             InputError: if the place cannot be written to.
@@ -112,6 +110,9 @@ class Manifest:
                 new.append(text)
         if not new:
             return
+        if not (self.folder / SETTINGS).exists():
+            text = json.dumps({"settings": self.settings}, indent=1) + "\n"
+            write_file(self.folder / SETTINGS, text.encode())
         try:
             with open(self.path, "ab") as file:
                 file.write("".join(new).encode())

@@ -103,6 +103,8 @@ def pairs_of(path: str | Path, skipped: PairsFile) -> Iterator[Pair]:
         why = "" if isinstance(image, str) and image.strip() and can_be_a_file(image) else "no image"
         if isinstance(image, dict) and image.get("bytes"):  # as the hub's own tables hold pictures
             why = WITHIN
+        if why and row.get("status") == "skipped" and isinstance(row.get("reason"), str):  # of a run's manifest
+            why = row["reason"]
         why = why or no_prompt(prompt) or (TOO_LONG if len(image) > LONGEST_CELL else "")
         if why:
             seen |= row.keys() & _KNOWN

@@ -75,14 +75,21 @@ def read_prompts(path: str | Path, skipped: PairsFile | None = None, as_written:
     return _read(path, skipped, as_written, (), lambda _number, text, _value: text)
 
 
-def read_rows(path: str | Path, skipped: PairsFile | None = None) -> list[PromptRow]:
+def read_rows(path: str | Path, skipped: PairsFile | None = None, extras: tuple[str, ...] = EXTRAS) -> list[PromptRow]:
     """The rows of a prompts file, as `read_prompts` finds them, with what columns (or keys) named seed, width, height
     and negative_prompt say. A row in which one of these makes no sense is broken.
+
+    Args:
+        extras: which of these are looked at.
 
     Raises:
         InputError: as `read_prompts`.
     """
-    return _read(path, skipped, False, EXTRAS, _row_of)
+
+    def row_of(number: int, text: str, value: Any) -> PromptRow | Broken:
+        return _row_of(number, text, {k: value.get(k) for k in extras} if isinstance(value, dict) else {})
+
+    return _read(path, skipped, False, extras, row_of)
 
 
 def _read(
@@ -207,9 +214,8 @@ def _prompt_of(value: Any) -> str:
     return value if isinstance(value, str) else Broken("neither a text nor a JSON object", repr(value)[:1000])
 
 
-def _row_of(number: int, text: str, value: Any) -> PromptRow | Broken:
+def _row_of(number: int, text: str, said: dict[str, Any]) -> PromptRow | Broken:
     """A row with what it says beside its prompt, or why it cannot be used."""
-    said = value if isinstance(value, dict) else {}
     seed, width, height = (
         _whole(said.get(name), name, least) for name, least in (("seed", 0), ("width", 1), ("height", 1))
     )
