@@ -10,7 +10,7 @@ from conftest import assert_refused
 from PIL import Image
 
 import accord
-from accord.cli.jobs import Job, in_batches
+from accord.cli.jobs import FileRun, Job, Making, Task, in_batches
 from accord.data.manifest import Manifest, manifest_name
 from accord.data.pairs import PairsFile
 from accord.data.prompt_files import PromptRow, read_prompts, read_rows
@@ -182,6 +182,47 @@ def test_shards_are_joined_and_a_row_that_was_mended_is_skipped_no_longer(tmp_pa
     assert [(line["row"], line["status"]) for line in lines_of(tmp_path)] == [(1, "done"), (2, "done"), (5, "done")]
     assert {p.name for p in tmp_path.glob("*.json*")} == {"manifest.jsonl", "run.json"}
     assert manifest_name((1, 2)) == "manifest-00001-of-00002.jsonl"
+
+
+# --- rows that fail while they are made -----------------------------------------------------------------------------
+def file_run(folder: Path, prompts: list[str], fails: str) -> FileRun:
+    """A run whose rows fail if they say so."""
+
+    def make(jobs, _arguments):
+        if any(fails in job.text for job in jobs):
+            raise InputError("it makes no `width` so")
+        return [job.text for job in jobs]
+
+    def write(name, made):
+        (folder / name).write_text(made)
+        return {"file": name, "bytes": len(made)}
+
+    told = {"negative_prompt": "", "call": {}}
+    task = Task("x", told, Making(lambda told: None, lambda text: None, make), write, batch_size=4, quietly=True)
+    rows = [PromptRow(i, text) for i, text in enumerate(prompts, start=1)]
+    return FileRun(task, rows, (), [0], None, Manifest(folder, {}))
+
+
+def test_a_row_that_fails_in_a_batch_costs_itself_alone(tmp_path):
+    run = file_run(tmp_path, ["a star", "a moon", "a key"], fails="moon")
+    run.run()
+    assert (run.made, run.kept) == (2, 0) and (tmp_path / "00003-a-key-s0").read_text() == "a key"
+    assert run.skipped == [{"row": 2, "text": "a moon", "reason": "it makes no width so"}]
+    assert [(line["row"], line["seed"], line["status"]) for line in lines_of(tmp_path)] == [
+        (1, 0, "done"),
+        (2, 0, "skipped"),
+        (3, 0, "done"),
+    ]
+    again = file_run(tmp_path, ["a star", "a moon", "a key"], fails="nothing")
+    again.run()
+    assert (again.made, again.kept) == (1, 2) and {line["status"] for line in lines_of(tmp_path)} == {"done"}
+
+
+def test_where_all_fail_the_others_are_not_tried(tmp_path):
+    run = file_run(tmp_path, ["a star"] * 100, fails="star")
+    with pytest.raises(InputError, match="the first 16 pictures cannot be made, the last of them because it makes no"):
+        run.run()
+    assert list(tmp_path.iterdir()) == []
 
 
 # --- generate -------------------------------------------------------------------------------------------------------
