@@ -16,6 +16,7 @@ demo: $(STAMP)
 	$(BIN)/accord realign "two yellow stars and a purple moon" "a green fish and a pink heart" \
 	  "a red star to the left of a blue key" --seed 1 --seed 2 --mode same_seed --out out/demo
 	@echo "before, regions and after side by side:" && ls out/demo/*/strip.png
+	@echo "all of them on one page: $(CURDIR)/out/demo/index.html"
 
 lint: $(STAMP)
 	$(BIN)/ruff check src tests docs

@@ -57,7 +57,7 @@ def no_curve(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs draw no `curve.png`, which takes longer than the runs; those of `test_training.py` and of commands do."""
     from accord.training.loop import Run
 
-    monkeypatch.setattr(Run, "plot", lambda run: None)
+    monkeypatch.setattr(Run, "plot", lambda run, draw=None: None)
 
 
 @pytest.fixture(scope="session")

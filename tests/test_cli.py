@@ -105,11 +105,10 @@ def test_score_refuses_unusable_pairs(accord_cli, pairs, out, part):
     assert_refused(accord_cli("score", "--pairs", pairs, *(["--out", out] if out else [])), part)
 
 
-def test_score_refuses_an_unknown_captioner_and_clip(accord_cli, tmp_path):
+def test_score_refuses_an_unknown_judge_and_clip(accord_cli, tmp_path):
     image, nothing = star_image(tmp_path), tmp_path / "nothing"
-    assert_refused(
-        accord_cli("score", image, "a star", "--captioner", nothing), f"captioner '{nothing}' cannot be loaded"
-    )
+    for name in ("--judge", "--captioner"):
+        assert_refused(accord_cli("score", image, "a star", name, nothing), f"judge '{nothing}' cannot be loaded")
     assert_refused(accord_cli("score", image, "a star", "--clip", nothing), f"CLIP '{nothing}' cannot be loaded")
 
 
@@ -204,7 +203,10 @@ def test_score_of_pairs_sets_bad_rows_aside(accord_cli, tmp_path):
     assert [r["row"] for r in found] == [1, 6] and data["scored"] == 2
     assert data["mean"] == pytest.approx(np.mean([r["overall"] for r in found]))
     assert sorted(s["row"] for s in data["skipped"]) == [2, 3, 4, 5]
-    assert {p.name for p in (tmp_path / "scores").iterdir()} == {"s.jsonl"}
+    assert {p.name for p in (tmp_path / "scores").iterdir()} == {"s.jsonl", "s-gallery"}
+    page = tmp_path / "scores" / "s-gallery" / "index.html"
+    assert data["gallery"] == str(page.relative_to(tmp_path)) and str(tmp_path) not in page.read_text(encoding="utf8")
+    assert {p.name for p in page.parent.rglob("*.png")} == {"00001.png", "00006.png"}
 
 
 def test_info_prints_one_json_object(accord_cli):
@@ -233,13 +235,13 @@ def test_file_names_come_from_the_prompt_and_stay_in_the_folder(prompt, expected
         ("edit x.mp4 --source a --target b --tune-steps 0 --tuned t", "--tuned"),
         ("pairs make --out o --prompts p.txt --count 5", "--count"),
         ("train reward --prompts p.txt --strategy raft --stop-from 0.5", "--stop-from"),
-        ("train reward --prompts p.txt --reward clip --held-out none --captioner x", "--captioner"),
+        ("train reward --prompts p.txt --reward clip --held-out none --captioner x", "--judge"),
         ("train reward --prompts p.txt --held-out none --clip x", "--clip"),
         ("train context --denoiser frozen --rank 4", "--rank"),
         ("train context --text-only --pixels", "--pixels"),
         ("train context --pairs p --scenes 5", "--scenes"),
         ("train context --clip x", "--clip"),
-        ("train inverter --pairs p --captioner x", "--captioner"),
+        ("train inverter --pairs p --judge x", "--judge"),
         ("bench rewards --so-far --shard 1/2", "--shard"),
         ("bench invert --only-pairs --kind vit", "--kind"),
         ("bench kernel --quick --large", "--large"),
@@ -329,6 +331,10 @@ def test_tuning_from_the_command_line(accord_cli, tmp_path):
     report = json.loads(out)
     assert code == 0 and report["steps_taken"] == 1 and report["rewards"] == {"contrast": 1.0}
     assert Path("run/pytorch_lora_weights.safetensors").is_file()
+    assert report["gallery"] == "run/index.html" and Path("run/index.html").is_file()
+    steps = {p.name: len(list(p.iterdir())) for p in Path("run/evaluations").iterdir()}
+    assert steps == {"step-000000": 2, "step-000001": 2}
+    assert "evaluations/step-000001/001.png" in Path("run/index.html").read_text(encoding="utf8")
     look = ("a red star", "--steps", "2", "--json")
     for command in ("generate", "realign"):
         code, out, _ = accord_cli(command, *look, "--lora", "run", "--out", command)
@@ -388,10 +394,10 @@ def test_each_batch_is_written_before_the_next(accord_cli, monkeypatch):
     code, out, _ = accord_cli(
         "realign", "a red star", "a key", "--steps", 1, "--rounds", 0, "--batch-size", 1, "--out", "r", "--json"
     )
-    assert code == 0 and [Path(r["folder"]).name for r in json.loads(out)["results"]] == [
-        "000-a-red-star-s0",
-        "001-a-key-s0",
-    ]
+    made = ["000-a-red-star-s0", "001-a-key-s0"]
+    assert code == 0 and [Path(r["folder"]).name for r in json.loads(out)["results"]] == made
+    page = Path(json.loads(out)["gallery"])
+    assert page == Path("r/index.html") and all(f"{n}/after.png" in page.read_text(encoding="utf8") for n in made)
 
 
 def test_context_from_the_command_line(accord_cli, tmp_path):
@@ -441,7 +447,11 @@ def test_inversion_from_the_command_line(accord_cli, tmp_path):
     bulk = ["invert", "--folder", "pairs", "--inverter", "run/inverter", "--words-only", "--json"]
     code, out, _ = accord_cli(*bulk, "--out", "all.parquet", "--shard", "2/2")
     assert code == 0 and json.loads(out)["images"] == 12 and Path("all-00002-of-00002.parquet").is_file()
+    assert len(list(Path("all-00002-of-00002-gallery/thumbnails").iterdir())) == 12
+    assert Path(json.loads(out)["gallery"]) == Path("all-00002-of-00002-gallery/index.html")
     assert json.loads(accord_cli(*bulk, "--out", "all.parquet", "--shard", "2/2")[1])["done_before"]
+    code, out, _ = accord_cli(*bulk[:-1], "--out", "no.jsonl", "--shard", "30/30")  # of which no picture is left
+    assert code == 0 and out.startswith("inverted 0,") and "pictures:" not in out
     assert_refused(accord_cli("invert"), "exactly one of them")
     assert_refused(
         accord_cli("invert", "pairs/0.png", "--out", "x.csv"), "--out is not used without --folder or --pairs"
@@ -475,6 +485,7 @@ def test_editing_a_video_from_the_command_line(accord_cli):
     )
     data = json.loads(out)
     assert code == 0 and data["frames"] == 3 and len(read_video("new.gif")) == 3 and "track_error" in data
+    assert data["gallery"] == "new-gallery/index.html" and len(list(Path("new-gallery/frames").iterdir())) == 6
     assert 0 <= data["frames_right"] <= 1  # of the lab, by the reader
     assert Path("t/temporal/config.json").is_file()
     code, out, _ = accord_cli("score", "--video", "new.gif", "--prompt-of-video", "a blue key", "--json")

@@ -1,6 +1,7 @@
 """Edits and the white box on pipelines of several families, by the same lines."""
 
 import itertools
+import threading
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from zoo import CALL, fresh, shared
 
 from accord.diffusion.opened import Opened, networks_of
 from accord.diffusion.process import affine, levels, transition
+from accord.diffusion.state import held, network_of
 from accord.diffusion.tower import blocks_of, features
 from accord.methods.edit.editing import edit_pixels, flow_edit, injected, invert, sample_from
 from accord.types import InputError
@@ -202,3 +204,15 @@ def test_features_are_those_of_the_network_that_runs_at_that_time(timestep, expe
         handle.remove()
         found = features(opened, [SOURCE], state, timestep=timestep)
     assert torch.equal(found, seen[-1].mean(1))
+
+
+def test_features_wait_for_the_thread_that_runs_the_network_and_hang_nothing_on_it_before():
+    opened = opened_of("sd1", steps=2)
+    state, found = opened.noise([SOURCE], generators(0)), []
+    reader = threading.Thread(target=lambda: found.append(features(opened, [SOURCE], state)))
+    with held(network_of(opened.pipe)):
+        reader.start()
+        reader.join(0.3)
+        assert reader.is_alive() and not any(m._forward_hooks for m in opened.pipe.unet.modules())
+    reader.join()
+    assert torch.equal(found[0], features(opened, [SOURCE], state))

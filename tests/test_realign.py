@@ -98,6 +98,7 @@ def test_missing_things_get_free_space_and_found_ones_stay():
     maps = np.stack([blob(0.3, 0.3), blob(0.3, 0.3)])
     star, key = plan(prompt, slots(prompt), [region(0, 0.3, 0.3, 0.05)], maps)
     assert np.allclose(center(star), (0.3, 0.3), atol=0.06) and not star.planned
+    assert star.found == region(0, 0.3, 0.3, 0.05).box and key.found is None
     assert key.planned and key.deficit == 1 and overlap(star, key) == 0
     assert all(0 <= v <= 1 for r in (star, key) for v in r.box)
 

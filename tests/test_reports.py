@@ -15,8 +15,8 @@ from PIL import Image
 
 from accord.files import check_writable, save_folder, write_file
 from accord.prompts.phrases import phrases_of
-from accord.reports.page import page, words_html, words_text
-from accord.reports.pictures import draw_regions, enlarge, in_a_row, labelled_row
+from accord.reports.page import missed_text, page, words_html, words_text
+from accord.reports.pictures import draw_regions, enlarge, found_and_target, in_a_row, labelled_row
 from accord.reports.results import Realigned, Scored
 from accord.types import Alignment, InputError, Phrase, Prompt, Region, Word, WordScore
 
@@ -282,7 +282,7 @@ def test_drawing_leaves_the_picture_as_it_was():
 def test_strip_shows_before_regions_and_after_side_by_side():
     result = realigned()
     strip = result.strip()
-    assert strip.width == 3 * 384 + 2 * 8 and 384 + 40 < strip.height < 384 + 80
+    assert strip.width == 3 * 384 + 2 * 8 and 384 + 60 < strip.height < 384 + 160
     shown = [enlarge(result.before), draw_regions(result.before, PROMPT, result.regions), enlarge(result.after)]
     for k, panel in enumerate(shown):
         assert same(strip.crop((392 * k, strip.height - 384, 392 * k + 384, strip.height)), panel)
@@ -290,7 +290,9 @@ def test_strip_shows_before_regions_and_after_side_by_side():
 
 
 def test_strip_says_its_prompt_and_the_alignments():
-    strip = realigned().strip()
+    """And what was missed, where something was."""
+    fine = alignment(probability=0.55)
+    strip = realigned(alignment_before=fine).strip()
     top = strip.height - 384
     written = ink(strip.crop((0, 0, strip.width, top)))
     lines = np.flatnonzero(written.any(1))
@@ -299,18 +301,47 @@ def test_strip_says_its_prompt_and_the_alignments():
     assert written[:gap].any(0).nonzero()[0][-1] > 250
     for k in range(3):
         below = written[gap:, 392 * k : 392 * k + 384].any(0).nonzero()[0]
-        assert below[0] < 5 and 40 < below[-1] < 120
+        assert below[0] < 5 and 40 < below[-1] < (384 if k == 1 else 120)  # what is dashed is said there
     # another prompt, or another alignment, is another label, and only that
-    other = realigned(alignment_before=alignment(probability=0.31)).strip()
+    other = realigned(alignment_before=alignment(probability=0.61)).strip()
     changed = np.asarray(other) != np.asarray(strip)
     assert changed[gap:top, :384].any() and not changed[:gap].any() and not changed[:, 384:].any()
-    after = realigned(alignment_after=alignment(probability=0.97)).strip()
+    after = realigned(alignment_before=fine, alignment_after=alignment(probability=0.97)).strip()
     changed = np.asarray(after) != np.asarray(strip)
     assert changed[gap:top, 784:].any() and not changed[:, :784].any() and not changed[top:].any()
-    changed = (
-        np.asarray(realigned(prompt=phrases_of("a green star and a pink key")).strip())[:top] != np.asarray(strip)[:top]
-    )
+    other = realigned(prompt=phrases_of("a green star and a pink key"), alignment_before=fine).strip()
+    changed = np.asarray(other)[:top] != np.asarray(strip)[:top]
     assert changed[:gap].any() and not changed[gap:].any()
+
+
+def test_strip_says_what_was_missed():
+    low, fine = alignment(probability=0.25), alignment(probability=0.55)
+    assert missed_text(fine) == "" and missed_text(low).startswith(
+        ": a reads as blue, red reads as blue, star reads as"
+    )
+    strips = [realigned(alignment_before=fine, alignment_after=a).strip() for a in (fine, low)]
+    tall, taller = (s.height - 384 for s in strips)
+    assert tall < taller  # of three lines and more
+    said = ink(strips[1].crop((784, 0, 784 + 384, taller)))
+    assert said.sum() > 3 * ink(strips[0].crop((784, 0, 784 + 384, tall)))[20:].sum()
+
+
+def test_a_planned_place_has_an_arrow_from_where_it_was_found():
+    found, planned = (0.0, 0.0, 0.2, 0.2), (0.7, 0.7, 1.0, 1.0)
+    plain = Region(0, planned, np.zeros((16, 16), dtype=np.float32), "", 0.9, True)
+    for later, middle in ((plain, False), (replace(plain, found=found), True)):
+        drawn = np.asarray(draw_regions(picture(), PROMPT, (later,))) != 255
+        assert drawn[180:220, 180:220].any() == middle and drawn[:70, :70].any() == middle
+    stays = replace(plain, planned=False, found=(0.72, 0.72, 0.9, 0.9))  # it is shown where it was found, and no arrow
+    drawn = np.asarray(draw_regions(picture(), PROMPT, (stays,))) != 255
+    assert drawn[276:280, 300:340].all() and not drawn[:270].any() and not drawn[350:, 350:].any()
+
+
+def test_a_place_is_a_target_if_it_was_planned_or_is_elsewhere():
+    here, near, far = (0.0, 0.0, 0.2, 0.2), (0.0, 0.1, 0.2, 0.3), (0.0, 0.5, 0.2, 0.7)
+    assert found_and_target(here, False, None) == (here, None) and found_and_target(here, True, None) == (None, here)
+    assert found_and_target(near, False, here) == (here, None) and found_and_target(near, True, here) == (here, near)
+    assert found_and_target(far, False, here) == (here, far)
 
 
 def same(a: Image.Image, b: Image.Image) -> bool:

@@ -103,6 +103,13 @@ TARGETS = (
     ),
     Target("accord.methods.context.train", "__call__", "learning context", "context_in_closed dropped_captions"),
     Target("accord.methods.invert.train", "loss_fn", "learning", "inverter"),
+    Target(
+        "accord.evaluation.geneval",
+        "judge counted directions _wrong_colour _wrong_place figures _agreement",
+        "geneval",
+        "right wrong reason counting excluded sixteen is_that_of_the_surest directions position brute kappa overall",
+    ),
+    Target("accord.judges.detect", "instances _outline _extent overlap", "detect", "by_hand masks hundred overlap"),
     Target("accord_lab.recipes.vae", "loss_fn", "learning", "vae_recipe"),
     Target("accord_lab.recipes.clip", "loss_fn", "learning", "clip_recipe"),
     Target("accord_lab.recipes.captioner", "loss_fn", "learning", "captioner_recipe"),

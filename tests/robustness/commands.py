@@ -35,6 +35,7 @@ LEAST = {
             "sensitivity",
             "hacking",
             "kernel",
+            "judging",
             "transplant",
             "invert-speed",
             "context-cost",
@@ -275,6 +276,9 @@ score star.png 'a star' --captioner nowhere
 score star.png 'a star' --captioner folder
 score star.png 'a star' --captioner badcaptioner
 score star.png 'a star' --captioner afile
+score star.png 'a star' --judge nowhere
+score star.png 'a star' --calibration nowhere
+score star.png 'a star' --calibration afile
 score star.png 'a star' --clip nowhere
 score star.png 'a star' --clip folder
 score star.png 'a star' --clip badmodel

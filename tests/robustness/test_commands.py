@@ -129,11 +129,11 @@ def test_help_and_version_are_no_errors(accord_cli, words):
 
 
 def test_a_command_that_is_stopped_says_so_in_one_line(accord_cli, monkeypatch):
-    def stop(*_: object) -> None:
+    def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     star(Path("star.png"))
-    monkeypatch.setattr(accord, "load_captioner", stop)
+    monkeypatch.setattr(accord, "load_judge", stop)
     assert accord_cli("score", "star.png", "a star") == (130, "", "accord: stopped\n")
 
 

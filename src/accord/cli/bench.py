@@ -87,6 +87,10 @@ BENCHES: dict[str, tuple[str, dict[str, Any]]] = {
         "Time and memory of domain adaptation (DAKL), beside scikit-learn's direct route.",
         {"quick": QUICK, "large": _flag("--large", "A million rows and 10,000 centroids too, an hour or more.")},
     ),
+    "judging": (
+        "How many pictures a second GenEval's judge takes, without the detector and CLIP, and what it holds.",
+        {"quick": QUICK},
+    ),
     "transplant": (
         "The encoder that learned inversion put back into the denoiser, on SceneBench.",
         {"quick": QUICK, "inverter": _folder("Folder of an inverter with a unet predictor."), "model": Model},

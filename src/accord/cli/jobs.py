@@ -406,15 +406,23 @@ class FileRun:
         line = {"row": number, "seed": None, "prompt": text} if job is None else job.line
         self._unwritten.append({**line, "status": "skipped", "reason": reason})
 
-    def tell(self, as_json: bool, out: Path) -> None:
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of the file's pictures are there, those of other shards too."""
+        return self.share is None
+
+    def tell(self, as_json: bool, out: Path, gallery: Path | None = None) -> None:
         """Print what became of the rows."""
         _note_of_many(self.task.set_aside)
         self.skipped.sort(key=lambda row: row["row"])
         tell_skipped(self.skipped)
         path = str(self.manifest.path)
         data = {"made": self.made, "kept": self.kept, "skipped": self.skipped, "out": str(out), "manifest": path}
-        text = f"made {self.made}, kept {self.kept}, skipped {len(self.skipped)} rows, listed in {path}"
-        emit(as_json, data, text)
+        lines = [f"made {self.made}, kept {self.kept}, skipped {len(self.skipped)} rows, listed in {path}"]
+        if gallery is not None:
+            data["gallery"] = str(gallery)
+            lines.append(f"all of them: {gallery}")
+        emit(as_json, data, "\n".join(lines))
 
 
 def readable(pipe: Any, rows: Sequence[Any], broken: Any) -> list[str]:

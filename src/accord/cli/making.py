@@ -90,32 +90,35 @@ def write_picture(out: Path, name: str, made: Any) -> dict[str, Any]:
 
 
 # --- realign --------------------------------------------------------------------------------------------------------
-def repairing(pipe: Any, config: Any, judge: Any, batch_size: int) -> Making:
-    """Pictures before and after repair."""
+def repairing(pipe: Any, config: Any, judge: Any, detector: Any, batch_size: int, settings: dict[str, Any]) -> Making:
+    """Pictures before and after repair.
+
+    Args:
+        detector: finds the things; the pipeline's own attention if None.
+        settings: what a manifest says of judge and detector.
+    """
     import accord
     from accord.data.prompts import check_says_something
     from accord.diffusion.call import call_arguments
     from accord.diffusion.pipelines import check_prompt_length
-    from accord.training.fingerprint import fingerprint
+    from accord.methods.realign.regions import DetectedRegions
+    from accord.prompts.phrases import phrases_of
 
     def reads(text: str) -> None:
         check_says_something(text)
         check_prompt_length(pipe, text)
         judge.check_length(text)
+        if detector is not None:
+            DetectedRegions(detector).check(phrases_of(text))
 
     def make(jobs: Sequence[Job], arguments: dict[str, Any]) -> Sequence[Any]:
         prompts, seeds = [job.prompt for job in jobs], [job.seed for job in jobs]
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "the prompt is read as", Notice)  # the job's own note has said it
-            return accord.realign(
-                pipe, prompts, seeds, config=config, captioner=judge, batch_size=batch_size, each=True, **arguments
-            )
+            told = {"captioner": judge, "regions": detector, "batch_size": batch_size, "each": True, **arguments}
+            return accord.realign(pipe, prompts, seeds, config=config, **told)
 
-    settings = {
-        "rounds": config.rounds,
-        "mode": config.mode,
-        "judge": f"{type(judge).__name__} {fingerprint(getattr(judge, 'model', None))}",
-    }
+    settings = {"rounds": config.rounds, "mode": config.mode, "judge": judge.name, **settings}
     return Making(lambda arguments: call_arguments(pipe, **arguments), reads, make, settings)
 
 

@@ -26,6 +26,7 @@ T = TypeVar("T")
 # who judges pictures of a pipeline that is not the lab's, if nobody is named
 HUB_CAPTIONER = "Salesforce/blip2-opt-2.7b"
 HUB_CLIP = "openai/clip-vit-large-patch14"
+HUB_DETECTOR = "IDEA-Research/grounding-dino-tiny"
 
 Model = Annotated[
     str | None, typer.Option(help="Pipeline folder, hub id or .safetensors file; the embedded lab if not given.")
@@ -54,13 +55,15 @@ Lora = Annotated[
         help="Adapter to put on, as accord train reward leaves it: folder, file or hub id; lab for the embedded one."
     ),
 ]
-CaptionerId = Annotated[
+JudgeId = Annotated[
     str | None,
     typer.Option(
+        "--judge",
+        "--captioner",
         help=(
-            "BLIP or BLIP-2 folder or hub id, or lab for the embedded one; if not given lab, and with --model "
-            f"{HUB_CAPTIONER}."
-        )
+            "Who judges: folder or hub id of a BLIP or BLIP-2, a chat model that sees pictures, a CLIP or SigLIP, or "
+            f"lab for the embedded captioner; if not given lab, and with --model {HUB_CAPTIONER}."
+        ),
     ),
 ]
 ClipId = Annotated[
@@ -69,12 +72,19 @@ ClipId = Annotated[
         help=f"CLIP folder or hub id, or lab for the embedded one; if not given lab, and with --model {HUB_CLIP}."
     ),
 ]
-OwnCaptionerId = Annotated[
+OwnJudgeId = Annotated[
     str | None,
     typer.Option(
+        "--judge",
         "--captioner",
-        help="BLIP or BLIP-2 folder or hub id; the embedded one, which knows the lab's scenes alone, if not given.",
+        help=(
+            "Who judges: folder or hub id of a BLIP or BLIP-2, a chat model that sees pictures, a CLIP or SigLIP; the "
+            "embedded captioner, which knows the lab's scenes alone, if not given."
+        ),
     ),
+]
+CalibrationFile = Annotated[
+    Path | None, typer.Option("--calibration", help="File of accord.judges.calibrate, fitted to this judge.")
 ]
 OwnClipId = Annotated[
     str | None,

@@ -13,21 +13,23 @@ from accord.cli.jobs import FileShard, Given, GivenPrompts, Job, PromptsFile, Ta
 from accord.cli.making import drawing, drawing_with_context, repair_text, repairing, write_picture, write_repair
 from accord.cli.options import (
     HUB_CAPTIONER,
+    HUB_DETECTOR,
     AsJson,
     BatchSize,
+    CalibrationFile,
     Call,
-    CaptionerId,
     Device,
     Dtype,
     Height,
+    JudgeId,
     Lora,
     Model,
     ModelConfig,
     NegativePrompt,
     Out,
-    OwnCaptionerId,
     OwnClipId,
     OwnGuidance,
+    OwnJudgeId,
     Seeds,
     Steps,
     Variant,
@@ -52,6 +54,8 @@ from accord.cli.options import (
     torch_type,
 )
 from accord.types import InputError
+
+REGIONS = ("attention", "detector")
 
 
 def generate(
@@ -132,8 +136,9 @@ def score(
         str | None, typer.Option(help="With --source-video: START:STOP, the range of it that was edited.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the report, or with --pairs a file to write.")] = None,
-    captioner: OwnCaptionerId = None,
+    judge: OwnJudgeId = None,
     clip: OwnClipId = None,
+    calibration: CalibrationFile = None,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
@@ -142,7 +147,7 @@ def score(
     if video is not None:
         if image is not None or pairs is not None or not video_prompt:
             raise InputError("--video needs --prompt-of-video TEXT, and neither IMAGE nor --pairs")
-        leave_out("with --video", out=out, captioner=captioner)
+        leave_out("with --video", out=out, judge=judge, calibration=calibration)
         import accord
         from accord.data.video import read_video
         from accord.rewards.video import score_video
@@ -162,7 +167,7 @@ def score(
     if pairs is not None:
         if image is not None or prompt is not None:
             raise InputError("both --pairs and an IMAGE were given; give one of them")
-        return _score_pairs(pairs, out, captioner, clip, device, as_json)
+        return _score_pairs(pairs, out, judge, clip, calibration, device, as_json)
     if image is None or prompt is None:
         raise InputError("nothing to score; give IMAGE and PROMPT, or --pairs FILE")
     import accord
@@ -175,8 +180,9 @@ def score(
     if out is not None:
         check_writable(out)
     where = pick_device(device)
-    result = accord.score(picture, prompt, accord.load_captioner(captioner, where), accord.load_clip(clip, where))[0]
-    say_lab_only(picture.size, captioner, "--captioner ID and --clip ID")
+    judging = accord.load_judge(judge, where, calibration=calibration)
+    result = accord.score(picture, prompt, judging, accord.load_clip(clip, where))[0]
+    say_lab_only(picture.size, judge, "--judge ID and --clip ID")
     seen = result.alignment
     text = f"alignment {score_text(seen.overall, 3)}, reads as: {seen.caption}\n{words_text(seen)}"
     if out is not None:
@@ -186,13 +192,20 @@ def score(
 
 
 def _score_pairs(
-    pairs: Path, out: Path | None, captioner: str | None, clip: str | None, device: str | None, as_json: bool
+    pairs: Path,
+    out: Path | None,
+    judge: str | None,
+    clip: str | None,
+    calibration: Path | None,
+    device: str | None,
+    as_json: bool,
 ) -> None:
     import accord
     from accord.data.images import open_image
     from accord.data.pairs import check_table_path, read_pairs, table_bytes
     from accord.files import check_writable, only_writer, write_file
     from accord.methods.invert.bulk import reason_as_named
+    from accord.reports.gallery import Entry, gallery_beside, write_gallery
     from accord.reports.page import score_text
 
     if out is None:
@@ -204,25 +217,32 @@ def _score_pairs(
     table = read_pairs(pairs)
     check_file(out)
     check_writable(out.parent)
+    check_writable(gallery_beside(out))
 
     def scored() -> Iterator[dict[str, Any]]:
         for pair in table.pairs:
             try:
-                found = accord.score(open_image(pair.image), pair.prompt, judge, similarity)[0].alignment
+                found = accord.score(open_image(pair.image), pair.prompt, judging, similarity)[0].alignment
             except InputError as error:
                 table.skip(pair.row, reason_as_named(error, pair.image, pair.name))
                 continue
+            pictures.append(str(Path(pair.image).absolute()))
             yield {"row": pair.row, "image": pair.name, **found.to_dict()}
 
     with only_writer(out.parent, out.name):
-        judge, similarity = accord.load_captioner(captioner, where), accord.load_clip(clip, where)
+        judging = accord.load_judge(judge, where, calibration=calibration)
+        similarity = accord.load_clip(clip, where)
         rows: list[dict[str, Any]] = []
+        pictures: list[str] = []  # of the rows
         try:
             for row in counted(scored(), "score", len(table.pairs), as_json):
                 rows.append(row)
         finally:  # what was scored is not lost when the rest is stopped
             if rows:
                 write_file(out, table_bytes(rows, out.suffix.lower()))
+        if rows:
+            entries = (Entry.of_scores(r["row"], p, r) for r, p in zip(rows, pictures, strict=True))
+            index = write_gallery(gallery_beside(out), entries, "accord score")
     if not rows:
         why = f" (row {table.skipped[0]['row']}: {table.skipped[0]['reason']})" if table.skipped else ""
         raise InputError(f"no row of {str(pairs)!r} could be scored{why}; mend it there")
@@ -230,8 +250,12 @@ def _score_pairs(
     mean = sum(known) / len(known) if known else None
     missing = len(rows) - len(known)
     data = {"scored": len(rows), "without_score": missing, "mean": mean, "skipped": table.skipped, "out": str(out)}
+    data["gallery"] = str(index)
     unscored = f" ({missing} without a score are not in it)" if missing else ""
-    lines = [f"scored {len(rows)}, mean alignment {score_text(mean, 3)}{unscored}, written to {out}"]
+    lines = [
+        f"scored {len(rows)}, mean alignment {score_text(mean, 3)}{unscored}, written to {out}",
+        f"pictures: {index}",
+    ]
     lines += [f"skipped row {s['row']}: {s['reason']}" for s in sorted(table.skipped, key=lambda s: s["row"])]
     emit(as_json, data, "\n".join(lines))
 
@@ -260,7 +284,21 @@ def realign(
     height: Height = None,
     width: Width = None,
     call: Call = None,
-    captioner: CaptionerId = None,
+    judge: JudgeId = None,
+    calibration: CalibrationFile = None,
+    regions: Annotated[
+        str,
+        typer.Option(help="What finds the things: attention (the pipeline's own) or detector (a model that looks)."),
+    ] = "attention",
+    detector: Annotated[
+        str | None,
+        typer.Option(
+            help=f"With --regions detector: OWLv2 or Grounding DINO folder or hub id; {HUB_DETECTOR} if not given."
+        ),
+    ] = None,
+    outlines: Annotated[
+        str | None, typer.Option(help="With --regions detector: SAM folder or hub id; boxes alone if not given.")
+    ] = None,
     batch_size: BatchSize = 16,
     shard: FileShard = None,
     device: Device = None,
@@ -273,10 +311,15 @@ def realign(
     import accord
     from accord.diffusion.call import call_arguments
     from accord.methods.realign.fine import check_mode, check_repairable
+    from accord.reports.gallery import of_repairs, repairs_in, write_gallery
 
     config = checked(accord.RealignConfig, rounds=rounds, mode=mode)
     if not rounds:
-        leave_out("with --rounds 0", **said("mode"))
+        leave_out("with --rounds 0", **said("mode", "regions"))
+    if regions not in REGIONS:
+        raise InputError(f"--regions {regions!r} is unknown; use {' or '.join(REGIONS)}")
+    if regions == "attention":
+        leave_out("without --regions detector", detector=detector, outlines=outlines)
     if model is None:
         leave_out("without --model", variant=variant, model_config=model_config)
     told = call_options(steps, guidance, negative_prompt, height, width, call)
@@ -285,22 +328,32 @@ def realign(
     pick_device(device)
     with given.writing(out):
         pipe = accord.load(model, device, kind, lora, variant=variant, model_config=model_config)
-        check_repairable(pipe)  # before the captioner, which may be large
+        check_repairable(pipe)  # before the judge, which may be large
         check_mode(pipe, mode)
         call_arguments(pipe, **told)
-        judge = accord.load_captioner(judge_of(captioner, model, HUB_CAPTIONER), str(pipe.device))
-        making = repairing(pipe, config, judge, batch_size)
+        named = judge_of(judge, model, HUB_CAPTIONER)
+        judging = accord.load_judge(named, str(pipe.device), calibration=calibration)
+        looks = None
+        if regions == "detector":
+            looks = accord.load_detector(detector or HUB_DETECTOR, outlines, str(pipe.device))
+        looking = {"calibration": calibration and str(calibration), "detector": detector, "outlines": outlines}
+        making = repairing(pipe, config, judging, looks, batch_size, {"regions": regions, **looking})
         write = functools.partial(write_repair, out)
         task = Task("realign", told, making, write, batch_size, as_json, passes=1 + rounds)
         if file is not None:
-            return given.run(task, pipe, out).tell(as_json, out)
+            run = given.run(task, pipe, out)
+            index = write_gallery(out, repairs_in(out), "accord realign") if run.is_whole else None
+            return run.tell(as_json, out, index)
 
         def show(_job: Job, made: Any, line: dict[str, Any]) -> tuple[dict[str, Any], str]:
             folder = (out / line["file"]).parent
             return {**made.to_dict(), "folder": str(folder)}, repair_text(made, folder)
 
-        rows = make_all(task, given, show)
-    emit(as_json, {"results": [row for row, _ in rows]}, "\n".join(text for _, text in rows))
+        made = make_all(task, given, show)
+        rows = [row for row, _ in made]
+        index = write_gallery(out, of_repairs(rows), "accord realign")
+    lines = [*(text for _, text in made), f"all of them: {index}"]
+    emit(as_json, {"results": rows, "gallery": str(index)}, "\n".join(lines))
 
 
 def invert(
@@ -327,13 +380,15 @@ def invert(
             )
         ),
     ] = None,
-    captioner: Annotated[
+    judge: Annotated[
         str | None,
         typer.Option(
+            "--judge",
+            "--captioner",
             help=(
-                "BLIP or BLIP-2 folder or hub id, or lab; if not given the one that the inverter was trained with, "
-                f"or {HUB_CAPTIONER} if it was with none."
-            )
+                "Who writes captions and weighs prompts: BLIP, BLIP-2 or chat model, folder or hub id, or lab; if not "
+                f"given the one that the inverter was trained with, or {HUB_CAPTIONER} if it was with none."
+            ),
         ),
     ] = None,
     device: Device = None,
@@ -350,6 +405,7 @@ def invert(
     from accord.data.shards import parse_shard, share_of
     from accord.files import check_writable, only_writer
     from accord.methods.invert.bulk import check_target, invert_files, labelled_by, reason_as_named, shard_path
+    from accord.reports.gallery import gallery_beside
 
     sources = [s for s in (images or None, folder, pairs) if s is not None]
     if len(sources) != 1:
@@ -361,7 +417,7 @@ def invert(
     if images:
         pictures = [open_image(p) for p in images]
         texts = read_prompts(bank, broken) if bank is not None else None
-        reader = _reader(inverter, captioner, texts, words_only, where)
+        reader = _reader(inverter, judge, texts, words_only, where)
         say_lab_only(pictures[0].size, inverter, _FOREIGN)
         tell_skipped(broken.skipped)
         results = reader(pictures)
@@ -383,6 +439,7 @@ def invert(
         raise InputError(f"--out {str(out)!r} is the pairs file itself; give another name")
     check_target(target)
     check_writable(out.parent)
+    check_writable(gallery_beside(target))
     check_pairs(adapt)
     unread = PairsFile()
     if folder is not None:
@@ -407,7 +464,7 @@ def invert(
             f"no picture of {str(folder or pairs)!r} can be read ({why.partition(';')[0]}); check the paths"
         )
     with only_writer(target.parent, target.name):
-        reader = _reader(inverter, captioner, texts, words_only, where)
+        reader = _reader(inverter, judge, texts, words_only, where)
         labelled = None
         if adapt is not None:
             embed = reader.embed or accord.load_sentence(device=where)
@@ -415,7 +472,9 @@ def invert(
         if size is not None:
             say_lab_only(size, inverter, _FOREIGN)
         tell_skipped(broken.skipped)
-        data = invert_files(paths, out, part, reader, progress=not as_json, labelled=labelled, names=names)
+        data = invert_files(
+            paths, out, part, reader, progress=not as_json, labelled=labelled, names=names, gallery=True
+        )
     data["skipped"] += [{"image": f"row {r['row']}", "reason": r["reason"]} for r in unread.skipped]
     data["skipped_prompts"] = broken.skipped
     text = (
@@ -423,23 +482,35 @@ def invert(
         if data["done_before"]
         else f"inverted {data['images']}, written to {data['out']}"
     )
+    if "gallery" in data:
+        text += f"\npictures: {data['gallery']}"
     emit(as_json, data, "\n".join([text, *(f"skipped {s['image']}: {s['reason']}" for s in data["skipped"])]))
 
 
 _FOREIGN = "--inverter FOLDER, trained on pairs of their pipeline"
 
 
-def _reader(inverter: Path | None, captioner: str | None, bank: list[str] | None, words_only: bool, device: str) -> Any:
+def _reader(inverter: Path | None, judge: str | None, bank: list[str] | None, words_only: bool, device: str) -> Any:
     """The `Reader` of these options; it loads nothing that is not needed."""
     import accord
     from accord.methods.invert.reader import Reader
 
     loaded = accord.Inverter.from_pretrained(inverter, device)
     if words_only and not loaded.needs_captions:
-        leave_out("with --words-only by an inverter that takes no caption", captioner=captioner)
+        leave_out("with --words-only by an inverter that takes no caption", judge=judge)
     embed = accord.load_sentence(device=device) if bank is not None or not words_only else None
     prompts = accord.Bank(bank, embed) if bank is not None and embed is not None else None
-    if captioner is not None or not words_only:
+    if judge is not None or not words_only:
         own = loaded.captioner_id or (HUB_CAPTIONER if loaded.is_beyond_the_lab else None)
-        loaded.captioner = accord.load_captioner(captioner or own, device)
+        loaded.captioner = _writer(judge or own, device)
     return Reader(loaded, prompts, None if words_only else loaded.captioner, embed)
+
+
+def _writer(named: str | None, device: str) -> Any:
+    """A judge that writes captions."""
+    import accord
+
+    found = accord.load_judge(named, device)
+    if not found.writes:
+        raise InputError(f"judge {named!r} writes no captions; use a BLIP, a BLIP-2 or a chat model")
+    return found

@@ -105,6 +105,7 @@ def edit(
     from accord.methods.realign.video import modulate_video
     from accord.methods.video.config import EditConfig
     from accord.methods.video.editing import VideoEditor
+    from accord.reports.gallery import gallery_beside, of_frames, write_gallery
     from accord.rewards.video import score_video
     from accord_lab.scenes.ask import still
 
@@ -147,6 +148,7 @@ def edit(
     ):
         raise InputError(f"--tuned {str(tuned)!r} is in the folder --out, which is for frames alone; give another")
     check_writable(out.parent)
+    check_writable(gallery_beside(out))
     if tuned is not None:
         check_writable(tuned)
     first, last = frame_range(frames)
@@ -163,7 +165,15 @@ def edit(
             editor.save(tuned)
         result = editor.edit(target, progress=not as_json, modulate=modulate)
         write_video(out, result.frames, result.fps)
+        place = gallery_beside(out)
+        index = write_gallery(place, of_frames(place, target, taken.frames, result.frames), "accord edit")
     measured = score_video(result.frames, target, taken.frames, judge)
     measured |= read_by_the_lab(result.frames, target) if model is None else {}
-    text = "\n".join([f"written to {out}", *(f"  {k} {v:.4f}" for k, v in measured.items())])
-    emit(as_json, {"out": str(out), "frames": len(result), "fps": float(result.fps), **measured}, text)
+    text = "\n".join(
+        [f"written to {out}", f"frames, before and after: {index}", *(f"  {k} {v:.4f}" for k, v in measured.items())]
+    )
+    emit(
+        as_json,
+        {"out": str(out), "frames": len(result), "fps": float(result.fps), "gallery": str(index), **measured},
+        text,
+    )

@@ -18,6 +18,7 @@ from torch import nn
 
 from accord.diffusion.call import call_arguments
 from accord.diffusion.opened import Left, Opened
+from accord.diffusion.state import held, network_of
 from accord.types import InputError, a_kind, reason_of
 
 _PROBE = 128  # pixels of a side, on which a VAE's factor is seen
@@ -57,7 +58,7 @@ def features(
         # pixels [B,D,h,w] of a U-Net, tokens [B,S,D] of a transformer
         raise Left(torch.cat([p.flatten(2).mean(2) if p.dim() == 4 else p.mean(1) for p in parts], -1))
 
-    with ExitStack() as stack:
+    with held(network_of(opened.pipe)), ExitStack() as stack:  # no other thread may run into the hooks
         for block in chosen:
             stack.callback(block.register_forward_hook(leave).remove)
         return opened.evaluate(captions, state, timestep)
@@ -112,7 +113,7 @@ def parts_of_features(opened: Opened, captions: Sequence[str], state: torch.Tens
         captions, state: any that fit each other.
     """
     used: set[nn.Module] = set()
-    with ExitStack() as stack:
+    with held(network_of(opened.pipe)), ExitStack() as stack:
         for module in (m for network in opened.networks for m in network.modules()):
             stack.callback(module.register_forward_pre_hook(lambda module, _: used.add(module)).remove)
         found = features(opened, captions, state)

@@ -46,6 +46,15 @@ def score_text(overall: float | None, digits: int = 2) -> str:
     return "no score" if overall is None else f"{overall:.{digits}f}"
 
 
+def missed_text(alignment: Alignment) -> str:
+    """What a picture misses, to stand after its score: `: yellow reads as red, purple reads as blue`."""
+    low = [s for s in alignment.words if s.probability < 0.5]
+    said = [
+        f"{s.word.text} is there" if s.word.kind == "absence" else f"{s.word.text} reads as {s.reads_as}" for s in low
+    ]
+    return f": {', '.join(said)}" if said else ""
+
+
 def words_text(alignment: Alignment) -> str:
     """One line a word, for a terminal: `red: 0.12, reads as blue: 0.85`; then what no check covers."""
     lines = []

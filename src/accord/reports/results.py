@@ -11,8 +11,8 @@ from typing import Any
 from PIL import Image
 
 from accord.files import save_folder
-from accord.reports.page import STYLE, figure, page, score_text, words_html
-from accord.reports.pictures import draw_regions, enlarge, labelled_row, png
+from accord.reports.page import STYLE, figure, missed_text, page, score_text, words_html
+from accord.reports.pictures import draw_regions, enlarge, found_and_target, labelled_row, png
 from accord.types import Alignment, Prompt, Region
 
 
@@ -50,6 +50,10 @@ class Scored:
 def _seen_html(a: Alignment) -> str:
     """Score, words and caption, under a picture."""
     return f"{score_text(a.overall)}<br>{words_html(a)}<br><small>reads as: {html.escape(a.caption)}</small>"
+
+
+def _is_moved(region: Region) -> bool:
+    return found_and_target(region.box, region.planned, region.found)[1] is not None
 
 
 @dataclass(frozen=True)
@@ -97,18 +101,22 @@ class Realigned:
                     "caption": r.caption,
                     "deficit": r.deficit,
                     "planned": r.planned,
+                    "found_box": None if r.found is None else [round(v, 4) for v in r.found],
                 }
                 for r in self.regions
             ],
         }
 
     def strip(self) -> Image.Image:
-        """Before, regions and after side by side, under the prompt and with the alignments."""
+        """Before, regions and after side by side, under the prompt, with the alignments and what was missed."""
         parts = [enlarge(self.before), draw_regions(self.before, self.prompt, self.regions), enlarge(self.after)]
-        before, after = (a.overall for a in (self.alignment_before, self.alignment_after))
-        return labelled_row(
-            parts, [f"before {score_text(before)}", "regions", f"after {score_text(after)}"], self.prompt.text
-        )
+        before, after = self.alignment_before, self.alignment_after
+        labels = [
+            f"before {score_text(before.overall)}{missed_text(before)}",
+            "regions; dashed: to be put there" if any(map(_is_moved, self.regions)) else "regions",
+            f"after {score_text(after.overall)}{missed_text(after)}",
+        ]
+        return labelled_row(parts, labels, self.prompt.text)
 
     def _repr_html_(self) -> str:
         b, a = self.alignment_before, self.alignment_after

@@ -11,7 +11,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TextIO
@@ -30,6 +30,7 @@ from accord.types import InputError, check_numbers
 # number is step * gradient_accumulation + micro, so that every micro-batch has its own
 LossFn = Callable[[int, torch.Generator], tuple[torch.Tensor, dict[str, float]]]
 AfterStep = Callable[[int], bool]  # called with the steps taken; True ends the run
+Draw = Callable[[Any, Sequence[dict[str, Any]]], None]  # called with a figure and rows of the curve
 
 
 @dataclass(frozen=True)
@@ -247,7 +248,12 @@ class Run:
 
     # --- the loop ------------------------------------------------------------------------------------------------
     def train(
-        self, loss_fn: LossFn, describe: str = "train", after_step: AfterStep | None = None, progress: bool = True
+        self,
+        loss_fn: LossFn,
+        describe: str = "train",
+        after_step: AfterStep | None = None,
+        progress: bool = True,
+        plot: bool = True,
     ) -> None:
         """Take the steps that are left.
 
@@ -256,6 +262,7 @@ class Run:
             describe: label of the progress bar.
             after_step: called after each step, before it is checkpointed.
             progress: whether to draw the bar.
+            plot: whether to draw `curve.png` at the end.
 
         Raises:
             InputError: if `max_skipped` steps in a row were not finite, or a checkpoint cannot be written.
@@ -301,7 +308,7 @@ class Run:
                         "step "
                         f"{self.step}; lower the learning rate or look at the reward"
                     )
-        if first:
+        if first and plot:
             self.plot()
 
     def _append(self, curve: TextIO, row: dict[str, float]) -> None:
@@ -394,8 +401,12 @@ class Run:
             for module in self.modules.values():
                 module.train()
 
-    def plot(self) -> None:
-        """Draw `curve.png` from `curve.jsonl`, where matplotlib is installed."""
+    def plot(self, draw: Draw | None = None) -> None:
+        """Draw `curve.png` from `curve.jsonl`, where matplotlib is installed.
+
+        Args:
+            draw: called with an empty figure and the rows that have a loss; the loss by step if None.
+        """
         try:
             from matplotlib.figure import Figure  # not pyplot, whose backend is the user's
         except ImportError:
@@ -410,7 +421,11 @@ class Run:
         if not rows:
             return
         figure = Figure(figsize=(6, 3.5), layout="constrained")
-        axis = figure.subplots()
-        axis.semilogy([r["step"] for r in rows], [r["loss"] for r in rows])
-        axis.set(xlabel="step", ylabel="loss")
+        (draw or _draw_loss)(figure, rows)
         replace_file(self.folder / "curve.png", lambda p: figure.savefig(p, dpi=110, format="png"))
+
+
+def _draw_loss(figure: Any, rows: Sequence[dict[str, Any]]) -> None:
+    axis = figure.subplots()
+    axis.semilogy([r["step"] for r in rows], [r["loss"] for r in rows])
+    axis.set(xlabel="step", ylabel="loss")

@@ -8,14 +8,14 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from accord.data.images import to_pil
-from accord.reports.pictures import in_a_row, png
+from accord.reports.pictures import in_a_row, labelled_row, png
 
 ACROSS = 8  # pictures in a row of a grid
 
@@ -54,11 +54,13 @@ class TensorBoardLogger:
             rows = [self.summary.Summary.Value(tag=k, simple_value=float(v)) for k, v in values.items() if k != "step"]
             self._write(int(values["step"]), summary=self.summary.Summary(value=rows))
 
-    def images(self, tag: str, images: torch.Tensor, step: int) -> None:
-        """Pictures [B,3,H,W] in 0..1 as one grid."""
+    def images(self, tag: str, images: torch.Tensor, step: int, labels: Sequence[str] = ()) -> None:
+        """Pictures [B,3,H,W] in 0..1 as one grid, each under its label, if there are any."""
         if self.file is not None:
             pictures = to_pil(images.detach().float())
-            grid = in_a_row([in_a_row(pictures[i : i + ACROSS]) for i in range(0, len(pictures), ACROSS)], across=False)
+            parts = [slice(i, i + ACROSS) for i in range(0, len(pictures), ACROSS)]
+            rows = [labelled_row(pictures[p], labels[p]) if labels else in_a_row(pictures[p]) for p in parts]
+            grid = in_a_row(rows, across=False)
             shown = self.summary.Summary.Image(
                 height=grid.height, width=grid.width, colorspace=3, encoded_image_string=png(grid)
             )

@@ -22,6 +22,7 @@ from accord.methods.invert.data import Embed
 from accord.methods.invert.inverter import Inverter
 from accord.methods.invert.kernel import DomainKernel
 from accord.methods.invert.reader import Reader
+from accord.reports.gallery import Entry, gallery_beside, write_gallery
 from accord.training.fingerprint import fingerprint
 from accord.types import InputError, reason_of
 
@@ -119,6 +120,7 @@ def invert_files(
     progress: bool = False,
     labelled: Labelled | None = None,
     names: Sequence[str] | None = None,
+    gallery: bool = False,
     **options: Any,
 ) -> dict[str, Any]:
     """Invert this shard's share of the files (every N-th) into one table with a row an image.
@@ -127,11 +129,13 @@ def invert_files(
         reader: reads the pictures; if None the embedded inverter, without a bank and readable prompts.
         labelled: what domain adaptation (DAKL) is fitted on, beside this shard's images; none without it.
         names: what the table calls each file; its path if None.
+        gallery: whether to write a page of the pictures too, in a folder beside the table.
         options: `top_words` and such, of `Reader`.
 
     Returns:
-        {"out", "images", "skipped": [{"image", "reason"}], "done_before"}; a finished shard is left as it is. What was
-        skipped, and of what the table was made, is kept beside it, in files that end in .skipped.json and .made.json.
+        {"out", "images", "skipped": [{"image", "reason"}], "done_before"}, and "gallery", the page, if one was written;
+        a finished shard is left as it is. What was skipped, and of what the table was made, is kept beside it, in files
+        that end in .skipped.json and .made.json.
 
     Raises:
         InputError: if the finished shard is of other pictures, was made otherwise or is no table of ours, if none of
@@ -183,7 +187,26 @@ def invert_files(
         left_out.unlink(missing_ok=True)
     write_file(kept, (json.dumps(made, indent=1) + "\n").encode())
     write_file(target, table_bytes(rows, target.suffix.lower()))
-    return {"out": str(target), "images": len(rows), "skipped": skipped, "done_before": False}
+    done = {"out": str(target), "images": len(rows), "skipped": skipped, "done_before": False}
+    if gallery and rows:
+        done["gallery"] = str(_gallery(target, rows, dict(zip(called, mine, strict=True))))
+    return done
+
+
+def _gallery(target: Path, rows: Sequence[dict[str, Any]], paths: dict[str, Path]) -> Path:
+    """The page of a table's pictures, each over the prompt that was read from it."""
+    entries = (
+        Entry(
+            number,
+            row["prompt"] or "(words alone)",
+            str(paths[row["image"]].absolute()),
+            score=row["score"] if row["prompt"] else None,
+            words=[{"text": w["word"], "kind": "read", "probability": w["probability"]} for w in row["words"]],
+            reasons=[row["image"], *(f"bank, {r['cosine']:.2f}: {r['prompt']}" for r in row["retrieved"])],
+        )
+        for number, row in enumerate(rows)
+    )
+    return write_gallery(gallery_beside(target), entries, "accord invert")
 
 
 def reason_as_named(error: InputError, path: str | Path, name: str) -> str:

@@ -23,13 +23,23 @@ from accord.diffusion.pipelines import check_no_context, check_prompt_length, de
 from accord.diffusion.process import kind_of
 from accord.diffusion.progress import step_bar
 from accord.diffusion.tap import Attention, AttentionLayout, attention_layout, observed
-from accord.judges.captioners import Captioner, load_captioner
+from accord.judges.captioners import load_captioner
 from accord.judges.clip import ClipScorer
+from accord.judges.detect import PhraseDetector
 from accord.judges.diagnosis import align
+from accord.judges.protocol import Answers, Judge
+from accord.judges.questions import as_judge
 from accord.methods.realign.config import RealignConfig
 from accord.methods.realign.layout import plan
 from accord.methods.realign.modulation import Segments, check_picture, modulation_of
-from accord.methods.realign.regions import describe, find_regions, phrase_maps, slots
+from accord.methods.realign.regions import (
+    AttentionRegions,
+    DetectedRegions,
+    Regions,
+    describe,
+    phrase_maps,
+    slots,
+)
 from accord.prompts.phrases import phrases_of
 from accord.reports.results import Realigned
 from accord.types import Alignment, InputError, Prompt, Region, a_kind
@@ -60,8 +70,9 @@ def realign(
     seeds: int | Sequence[int] = 0,
     *,
     config: RealignConfig | None = None,
-    captioner: Captioner | None = None,
+    captioner: Judge | Answers | None = None,
     clip: ClipScorer | None = None,
+    regions: PhraseDetector | None = None,
     num_inference_steps: int | None = None,
     guidance_scale: float | None = None,
     negative_prompt: str = "",
@@ -78,8 +89,10 @@ def realign(
         pipe: a text-to-image pipeline of diffusers; afterwards it is bit for bit what it was.
         prompts: one prompt or several.
         seeds: one seed or several; every prompt is made with every seed.
-        captioner: judge of words and regions; the embedded one, for the lab's pipeline alone, if None.
+        captioner: judge of words and regions, as `accord.load_judge` gives; the embedded captioner, for the lab's
+            pipeline alone, if None.
         clip: if given, CLIP similarity and caption reward are in the alignments too.
+        regions: a detector (`load_detector`) that finds where each phrase is; the pipeline's own attention if None.
         num_inference_steps: those of the pipeline's own call if None.
         guidance_scale: of classifier-free guidance, at which 1 is unguided; what the pipeline's own call has if None.
         call, more: further arguments of the pipeline's own call (height, max_sequence_length, image, ...), as a mapping
@@ -100,14 +113,16 @@ def realign(
     check_repairable(pipe)
     check_mode(pipe, config.mode)
     own = captioner is None
-    captioner = captioner or load_captioner(device=str(device_of(pipe)))
+    judge = as_judge(captioner or load_captioner(device=str(device_of(pipe))))
     names = [prompts] if isinstance(prompts, str) else list(prompts)
     numbers = seeds_of(seeds)
     check_batch_size(batch_size)
+    finder: Regions = AttentionRegions() if regions is None else DetectedRegions(regions)
     parsed = [phrases_of(text) for text in names]
     for prompt in parsed:  # what is made and judged is the plain text
         check_prompt_length(pipe, prompt.text)
-        captioner.check_length(prompt.text)
+        judge.check_length(prompt.text)
+        finder.check(prompt)
     jobs = list(
         zip(parsed, numbers, strict=True) if each else ((prompt, seed) for prompt in parsed for seed in numbers)
     )
@@ -118,13 +133,13 @@ def realign(
         negative_prompt=negative_prompt,
         call=joined_call(call, more),
     )
-    rounds = Rounds(Opened(pipe, **arguments), config, captioner, clip, captions)
+    rounds = Rounds(Opened(pipe, **arguments), config, judge, clip, captions, finder)
     if own and jobs:
         side = max(rounds.where([jobs[0][0]]).size) * getattr(pipe, "vae_scale_factor", 8)
-        if side > captioner.image_size:
+        if side > judge.image_size:
             raise InputError(
                 f"the embedded captioner knows the lab's small scenes alone, not pictures of {side} pixels; give "
-                "captioner=load_captioner(ID)"
+                "captioner=load_judge(ID)"
             )
     results: list[Realigned] = []
     with step_bar(len(jobs), "realign", not progress, passes=1 + config.rounds) as bar:
@@ -157,9 +172,10 @@ class Rounds:
 
     opened: Opened
     config: RealignConfig
-    captioner: Captioner
+    captioner: Judge
     clip: ClipScorer | None = None
     captions: bool = True
+    regions: Regions = field(default_factory=AttentionRegions)
     _where: dict[tuple[str, ...], AttentionLayout] = field(default_factory=dict, repr=False)
 
     def where(self, prompts: Sequence[Prompt]) -> AttentionLayout:
@@ -272,9 +288,8 @@ class Rounds:
         tried = [[] if mode == "new_seed" else i.tried for i in items]
         layouts = []
         for item, vain in zip(items, tried, strict=True):
-            found = describe(
-                item.image, item.prompt, find_regions(item.prompt, item.maps), self.captioner, self.captions
-            )
+            places = self.regions.find(item.image, item.prompt, item.maps)
+            found = describe(item.image, item.prompt, places, self.captioner, self.captions)
             layouts.append(plan(item.prompt, slots(item.prompt), found, item.maps, tried=vain))
         prompts = [i.prompt for i in items]
         segments = build_segments(self.where(prompts), prompts, layouts, self.config)

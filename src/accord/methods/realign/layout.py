@@ -76,6 +76,7 @@ def plan(
                 source.caption if source else "",
                 source.deficit if source else 1.0,
                 planned,
+                source.box if source else None,
             )
         )
     return out

@@ -1,17 +1,25 @@
-"""Where each phrase is in a picture (cross-attention, no further model), and what is to be seen there."""
+"""Where each phrase is in a picture, by cross-attention (no further model) or by a detector, and what is to be seen
+there.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import torch
 from scipy import ndimage
+from torch.nn import functional as F
 
-from accord.data.images import crop
+from accord.data.images import crop, to_pil
 from accord.data.lexicon import DEFAULT, Lexicon
-from accord.judges.captioners import Captioner
+from accord.judges.detect import SAME, Detection, PhraseDetector, overlap
 from accord.judges.diagnosis import align
+from accord.judges.protocol import Judge
+from accord.methods.realign.layout import box_mask
 from accord.prompts.phrases import phrases_of
 from accord.prompts.swaps import singular_of
 from accord.types import Prompt, Region
@@ -78,6 +86,86 @@ def find_regions(prompt: Prompt, maps: np.ndarray) -> list[Region]:
     return regions
 
 
+class Regions(Protocol):
+    """Finds the phrases of a prompt in a picture."""
+
+    def check(self, prompt: Prompt) -> None:
+        """Refuse a prompt whose phrases could not be looked for. Raises InputError."""
+        ...
+
+    def find(self, image: torch.Tensor, prompt: Prompt, maps: np.ndarray) -> list[Region]:
+        """At most one region a slot, in the order of `slots`.
+
+        Args:
+            image: [3,H,W] in 0..1.
+            maps: attention of each phrase [P, h, w], whose size the masks have.
+        """
+        ...
+
+
+class AttentionRegions:
+    """By the attention maps: see `find_regions`."""
+
+    def check(self, _prompt: Prompt) -> None:
+        pass
+
+    def find(self, _image: torch.Tensor, prompt: Prompt, maps: np.ndarray) -> list[Region]:
+        return find_regions(prompt, maps)
+
+
+@dataclass(frozen=True)
+class DetectedRegions:
+    """By a detector that looks at the picture: see `detected_regions`."""
+
+    detector: PhraseDetector
+
+    def check(self, prompt: Prompt) -> None:
+        self.detector.check_length(_sought(prompt))
+
+    def find(self, image: torch.Tensor, prompt: Prompt, maps: np.ndarray) -> list[Region]:
+        picture = to_pil(image[None])[0]
+        found = self.detector.find(picture, _sought(prompt))
+        return detected_regions(prompt, found, picture.size, maps.shape[1:])
+
+
+def _sought(prompt: Prompt) -> list[str]:
+    """What a detector is to look for: one thing of each phrase, with its modifiers."""
+    return [local_prompt(prompt, i).text for i in prompt.things]
+
+
+def detected_regions(
+    prompt: Prompt, found: Sequence[Detection], size: tuple[int, int], grid: tuple[int, ...]
+) -> list[Region]:
+    """One region a slot, the surest of what was found; a place that one phrase has, no other one gets.
+
+    Args:
+        found: by the texts of `local_prompt`, the surest first.
+        size: width and height of the picture.
+        grid: height and width of the masks.
+
+    Returns:
+        regions in the order of `slots`; where too little was found of a phrase the rest is left out.
+    """
+    wanted, texts = Counter(slots(prompt)), {i: local_prompt(prompt, i).text for i in prompt.things}
+    taken: list[tuple[int, Detection]] = []
+    for one in found:
+        phrase = next((i for i, text in texts.items() if text == one.label and wanted[i]), None)
+        if phrase is not None and all(overlap(one.box, other.box) <= SAME for _, other in taken):
+            taken.append((phrase, one))
+            wanted[phrase] -= 1
+    return [_region(phrase, one, size, grid) for phrase, one in sorted(taken, key=lambda t: t[0])]
+
+
+def _region(phrase: int, one: Detection, size: tuple[int, int], grid: tuple[int, ...]) -> Region:
+    """The place of a detection on the grid: the covered share of each cell."""
+    x0, y0, x1, y1 = (float(v / side) for v, side in zip(one.box, (*size, *size), strict=True))
+    if one.mask is None:
+        mask = box_mask((x0, y0, x1, y1), (grid[0], grid[1]))
+    else:
+        mask = F.adaptive_avg_pool2d(torch.from_numpy(one.mask).float()[None, None], (grid[0], grid[1]))[0, 0].numpy()
+    return Region(phrase, (x0, y0, x1, y1), mask)
+
+
 def local_prompt(prompt: Prompt, phrase: int, lexicon: Lexicon = DEFAULT) -> Prompt:
     """A single thing of a phrase as a prompt of its own: "two big red stars" gives "a red star"."""
     found = prompt.phrases[phrase]
@@ -89,7 +177,7 @@ def local_prompt(prompt: Prompt, phrase: int, lexicon: Lexicon = DEFAULT) -> Pro
 
 @torch.no_grad()
 def describe(
-    image: torch.Tensor, prompt: Prompt, regions: list[Region], captioner: Captioner, captions: bool = True
+    image: torch.Tensor, prompt: Prompt, regions: list[Region], captioner: Judge, captions: bool = True
 ) -> list[Region]:
     """The regions with a local caption and their deficit: 1 - score of the crop against the phrase.
 

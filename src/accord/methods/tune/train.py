@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from accord.diffusion.pipelines import check_no_context, check_prompts, device_o
 from accord.files import read_json, replace_file, write_file
 from accord.methods.tune.card import report_of, write_card
 from accord.methods.tune.config import TuneConfig, strategy_of
+from accord.methods.tune.curve import draw, keep_pictures, write_pictures
 from accord.methods.tune.registry import Strategy
 from accord.methods.tune.rollouts import Batch, Rollouts, frames_of, of_each
 from accord.rewards.composed import Composed, check_gradient
@@ -54,7 +56,8 @@ class Tuned:
     """What `train_reward` leaves.
 
     Attributes:
-        folder: adapter (`pytorch_lora_weights.safetensors`), model card, report, curve, checkpoints.
+        folder: adapter (`pytorch_lora_weights.safetensors`), model card, report, curve, checkpoints, pictures of the
+            evaluations, and a page of them.
         report: what was measured, JSON-ready; `report["verdict"]` says in words whether the guard stopped the run.
     """
 
@@ -328,7 +331,7 @@ class Tuner:
             self.evaluate(0)
         networks = networks_of(self.pipe) if self.config.gradient_checkpointing else ()
         with checkpointed(networks):
-            self.run.train(self.loss, f"tune {self.config.strategy.name}", self.after_step, self.progress)
+            self.run.train(self.loss, f"tune {self.config.strategy.name}", self.after_step, self.progress, plot=False)
 
     def after_step(self, step: int) -> bool:
         if step % self.config.eval_every and step != self.config.steps:
@@ -365,11 +368,14 @@ class Tuner:
         if self.guard.update(step, reward, scores.get("held_out", reward)):
             for key, parameter in self.run.named.items():
                 state[f"best.{key}"] = self.run.ema.get(key, parameter.detach()).clone().cpu()
+        shown = pictures if pictures.dim() == 4 else pictures[:, pictures.shape[1] // 2]
+        if self.run.processes.first:
+            keep_pictures(self.folder, step, shown)
         if (logger := self.training.logger) is not None:
             logger.scalars(
                 {"step": step} | {f"evaluation/{k}": float(v[torch.isfinite(v)].mean()) for k, v in scores.items()}
             )
-            logger.images("evaluation", pictures if pictures.dim() == 4 else pictures[:, pictures.shape[1] // 2], step)
+            logger.images("evaluation", shown, step, self.eval_prompts)
 
     def _scores(self, score: Any, images: Sequence[torch.Tensor]) -> torch.Tensor:
         """A score [N] of the evaluation's pictures, which come in batches of 8."""
@@ -393,5 +399,7 @@ class Tuner:
             save_lora(self.pipe, self.folder)
             write_file(self.folder / "report.json", (json.dumps(report, indent=1) + "\n").encode())
             write_card(self, report)
+            write_pictures(self, report)
+            self.run.plot(partial(draw, self, report))
         self.run.processes.wait()
         return Tuned(self.folder, report)

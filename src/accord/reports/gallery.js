@@ -1,0 +1,490 @@
+
+"use strict";
+(() => {
+  const AT_ONCE = 60; // cards that are added when the end of the page comes near
+  const NEAR = 1500; // pixels
+  const data = JSON.parse(document.getElementById("data").textContent);
+  const rows = data.rows;
+  const two = data.against !== null;
+  const id = (name) => document.getElementById(name);
+  const SVG = "http://www.w3.org/2000/svg";
+
+  // what a row says becomes text and attributes here, never markup
+  function make(tag, attributes = {}, ...inside) {
+    const node = document.createElement(tag);
+    for (const [name, value] of Object.entries(attributes)) {
+      if (value === null || value === undefined || value === false) continue;
+      if (name in node && name !== "list" && typeof value !== "string") node[name] = value;
+      else node.setAttribute(name === "className" ? "class" : name, value);
+    }
+    node.append(...inside.filter((x) => x !== null && x !== undefined));
+    return node;
+  }
+  function draw(tag, attributes) {
+    const node = document.createElementNS(SVG, tag);
+    for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+    return node;
+  }
+
+  const known = (x) => x !== null && x !== undefined;
+  const shown = (x) => (known(x) ? x.toFixed(2) : "–");
+  const less = (a, b) => (known(a) && known(b) ? Math.round(1e4 * (a - b)) / 1e4 : null); // to the digits that rows have
+  const gain = (row) => less(row.score, row.scoreBefore);
+  const lead = (row) => (row.other ? less(row.score, row.other.score) : null);
+  const isRead = (word) => word.kind === "read"; // off the picture: nothing asked for it
+  const isLow = (word) => known(word.p) && word.p < data.right && !isRead(word);
+  const missed = (row) => row.words.filter(isLow);
+  const verdictOf = (row) => (row.verdict === null ? "not judged" : row.verdict ? "right" : "wrong");
+  const some = (test) => rows.some(test);
+
+  // --- what can be chosen -------------------------------------------------------------------------------------------
+  const byNumber = (a, b) => a.number - b.number;
+  const rising = (of) => (a, b) => {
+    const [x, y] = [of(a), of(b)];
+    if (!known(x) || !known(y)) return known(x) ? -1 : known(y) ? 1 : byNumber(a, b); // without it: last
+    return x - y || byNumber(a, b);
+  };
+  const falling = (of) => rising((row) => (known(of(row)) ? -of(row) : null));
+  const SORTS = { number: ["number", byNumber] };
+  if (some((r) => known(r.score))) {
+    SORTS.worst = ["worst first", rising((r) => r.score)];
+    SORTS.best = ["best first", falling((r) => r.score)];
+  }
+  if (some((r) => known(gain(r)))) {
+    SORTS.improved = ["most improved", falling(gain)];
+    SORTS.worsened = ["most worsened", rising(gain)];
+  }
+  if (some((r) => known(lead(r)))) {
+    SORTS.ahead = ["most ahead of " + data.against, falling(lead)];
+    SORTS.behind = ["most behind " + data.against, rising(lead)];
+  }
+  const VERDICTS = { "": ["any", () => true] };
+  if (some((r) => r.verdict !== null)) {
+    for (const name of ["right", "wrong", "not judged"]) {
+      if (some((r) => verdictOf(r) === name)) VERDICTS[name] = [name, (r) => verdictOf(r) === name];
+    }
+  }
+  if (some((r) => known(gain(r)))) {
+    VERDICTS.improved = ["improved", (r) => gain(r) > 0];
+    VERDICTS.worsened = ["worsened", (r) => known(gain(r)) && gain(r) < 0];
+  }
+  if (some((r) => known(lead(r)))) {
+    VERDICTS.ahead = ["ahead of " + data.against, (r) => lead(r) > 0];
+    VERDICTS.behind = ["behind " + data.against, (r) => known(lead(r)) && lead(r) < 0];
+  }
+  function counts(of) {
+    const found = new Map();
+    for (const row of rows) for (const name of new Set(of(row))) found.set(name, (found.get(name) || 0) + 1);
+    return [...found].sort((a, b) => b[1] - a[1] || (a[0] < b[0] ? -1 : 1));
+  }
+  const lower = (words) => words.map((w) => w.text.toLowerCase());
+
+  function fill(select, options) {
+    for (const [value, text] of options) select.append(make("option", { value }, text));
+    select.closest("label").hidden = select.options.length < 2;
+  }
+  fill(id("sort"), Object.entries(SORTS).map(([k, [text]]) => [k, text]));
+  fill(id("verdict"), Object.entries(VERDICTS).map(([k, [text]]) => [k, text]));
+  fill(id("tag"), [["", "any"], ...counts((r) => r.tags).map(([t, n]) => [t, `${t} (${n})`])]);
+  fill(id("word"), [["", "any"]]);
+  for (const [label, mark, of] of [["missed", "-", missed], ["asked for, or read", "+", (r) => r.words]]) {
+    const found = counts((r) => lower(of(r)));
+    if (!found.length) continue;
+    const group = make("optgroup", { label });
+    for (const [word, n] of found) group.append(make("option", { value: mark + word }, `${word} (${n})`));
+    id("word").append(group);
+    id("word").closest("label").hidden = false;
+  }
+  id("regions").closest("label").hidden = !some((r) => r.regions.length);
+
+  // --- the state is in the address, so that a view can be kept and sent ------------------------------------------------
+  const state = { q: "", sort: "number", verdict: "", tag: "", word: "", regions: "on", theme: "", row: "" };
+  const usual = { ...state };
+  function readState() {
+    const told = new URLSearchParams(location.hash.slice(1));
+    for (const key of Object.keys(state)) state[key] = told.has(key) ? told.get(key) : usual[key];
+    if (!(state.sort in SORTS)) state.sort = "number";
+    if (!(state.verdict in VERDICTS)) state.verdict = "";
+    for (const key of ["q", "sort", "verdict", "tag", "word"]) id(key).value = state[key];
+    id("regions").checked = state.regions !== "off";
+  }
+  function keepState() {
+    const told = new URLSearchParams();
+    for (const key of Object.keys(state)) if (state[key] !== usual[key]) told.set(key, state[key]);
+    history.replaceState(null, "", "#" + told);
+  }
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+  function setTheme() {
+    const theme = state.theme || (dark.matches ? "dark" : "light");
+    document.documentElement.dataset.theme = theme;
+    id("theme").setAttribute("aria-label", theme === "dark" ? "switch to light" : "switch to dark");
+  }
+
+  // --- a prompt, its things underlined and its words colored -----------------------------------------------------------
+  function wordMark(word, text) {
+    const level = isRead(word) ? "read" : known(word.p) ? `p${Math.min(4, Math.floor(word.p * 5))}` : "";
+    const low = isLow(word);
+    const tip = `${word.kind ? word.kind + " " : ""}${shown(word.p)}${low && word.reads ? `, reads as ${word.reads}` : ""}`;
+    return make("span", { className: `word ${level}${low ? " low" : ""}`, title: tip }, text);
+  }
+  function promptOf(row) {
+    const letters = Array.from(row.prompt); // characters, as the rows count them
+    const out = make("h2", { className: "prompt" });
+    const placed = row.words.filter((w) => w.start !== null && letters.slice(w.start, w.end).join("") === w.text);
+    placed.sort((a, b) => a.start - b.start);
+    function words(into, from, to) {
+      let at = from;
+      for (const word of placed) {
+        if (word.start < at || word.end > to) continue;
+        into.append(letters.slice(at, word.start).join(""), wordMark(word, word.text));
+        at = word.end;
+      }
+      into.append(letters.slice(at, to).join(""));
+    }
+    let at = 0;
+    for (const thing of [...row.things].filter((t) => t.start !== null).sort((a, b) => a.start - b.start)) {
+      if (thing.start < at) continue;
+      words(out, at, thing.start);
+      const marked = make("span", { className: "thing" });
+      marked.style.borderColor = thing.color;
+      words(marked, thing.start, thing.end);
+      out.append(marked);
+      at = thing.end;
+    }
+    words(out, at, letters.length);
+    const rest = row.words.filter((w) => !placed.includes(w));
+    for (const word of rest) {
+      const text = word.kind === "absence" ? `no ${word.text}` : word.text;
+      const mark = wordMark(word, known(word.p) && word.start === null ? `${text} ${shown(word.p)}` : text);
+      mark.classList.add("extra");
+      out.append(mark);
+    }
+    return out;
+  }
+
+  // --- a picture, with its regions, over the one before it -------------------------------------------------------------
+  function inkOn(color) {
+    const [r, g, b] = [1, 3, 5].map((i) => parseInt(color.slice(i, i + 2), 16) / 255);
+    return 0.2126 * r ** 2.2 + 0.7152 * g ** 2.2 + 0.0722 * b ** 2.2 > 0.2 ? "#000" : "#fff";
+  }
+  const middle = (box) => [(box[0] + box[2]) / 2, (box[1] + box[3]) / 2];
+  function outline(svg, box, color, dashed, high) {
+    const place = { x: box[0] * 1000, y: box[1] * high, width: (box[2] - box[0]) * 1000, height: (box[3] - box[1]) * high };
+    for (const [stroke, width] of [["#fffc", 5], [color, 2.5]]) {
+      const rect = draw("rect", { ...place, fill: "none", stroke, "stroke-width": width, "vector-effect": "non-scaling-stroke" });
+      if (dashed) rect.setAttribute("stroke-dasharray", "8 5");
+      rect.setAttribute("class", dashed ? "target" : "found");
+      svg.append(rect);
+    }
+  }
+  function arrow(svg, from, to, color, high) {
+    const [x0, y0, x1, y1] = [from[0] * 1000, from[1] * high, to[0] * 1000, to[1] * high];
+    const long = Math.hypot(x1 - x0, y1 - y0);
+    if (long < 60) return;
+    const [ux, uy] = [(x1 - x0) / long, (y1 - y0) / long];
+    const [bx, by] = [x1 - 42 * ux, y1 - 42 * uy];
+    const head = `M${x1},${y1} L${bx - 22 * uy},${by + 22 * ux} L${bx + 22 * uy},${by - 22 * ux} Z`;
+    for (const [stroke, width] of [["#fffc", 5], [color, 2.5]]) {
+      svg.append(draw("line", { x1: x0, y1: y0, x2: bx, y2: by, stroke, "stroke-width": width, class: "arrow", "vector-effect": "non-scaling-stroke" }));
+    }
+    svg.append(draw("path", { d: head, fill: color, stroke: "#fffc", "stroke-width": 1, "vector-effect": "non-scaling-stroke" }));
+  }
+  function overlay(frame, row, high) {
+    const svg = draw("svg", { viewBox: `0 0 1000 ${high}`, preserveAspectRatio: "none", class: "overlay", "aria-hidden": "true" });
+    const chips = [];
+    for (const region of row.regions) {
+      const thing = row.things[region.thing];
+      if (region.found) outline(svg, region.found, thing.color, false, high);
+      if (region.target) outline(svg, region.target, thing.color, true, high);
+      if (region.found && region.target) arrow(svg, middle(region.found), middle(region.target), thing.color, high);
+      const [left, top, right] = region.target || region.found;
+      const chip = make("span", { className: "chip overlay" }, thing.text);
+      if (left > 0.55) chip.style.right = `${100 * (1 - right)}%`; // it may be wider than its box
+      else chip.style.left = `${100 * left}%`;
+      chip.style.top = `${100 * Math.min(top, 0.93)}%`;
+      chip.style.background = thing.color;
+      chip.style.color = inkOn(thing.color);
+      chips.push(chip);
+    }
+    frame.append(svg, ...chips);
+  }
+  function frameOf(row, large) {
+    const frame = make("div", { className: "frame" });
+    if (row.image === null) {
+      frame.append(make("div", { className: "none" }, "no picture"));
+      return frame;
+    }
+    const images = [["after", row.image], ["before", row.before]].filter(([, link]) => link !== null);
+    images.forEach(([name, link], i) => {
+      const said = row.before === null ? row.prompt : `${name}: ${row.prompt}`;
+      const image = make("img", { className: name, loading: large ? "eager" : "lazy", decoding: "async", alt: said });
+      image.addEventListener("load", () => {
+        image.classList.toggle("crisp", Math.max(image.naturalWidth, image.naturalHeight) <= data.crisp);
+        if (i) return;
+        frame.style.aspectRatio = `${image.naturalWidth} / ${image.naturalHeight}`;
+        const svg = frame.querySelector("svg");
+        if (!svg && row.regions.length) overlay(frame, row, Math.round((1000 * image.naturalHeight) / image.naturalWidth));
+      });
+      image.addEventListener("error", () => {
+        image.remove();
+        if (!frame.querySelector(".none")) frame.prepend(make("div", { className: "none" }, `the picture ${name === "before" ? "before " : ""}is missing`));
+      });
+      image.src = link;
+      frame.append(image);
+    });
+    if (row.before !== null) {
+      const slider = make("input", { type: "range", min: "0", max: "100", step: "2", value: "50" });
+      slider.setAttribute("aria-label", `before (left) and after (right) of picture ${row.number}`);
+      slider.addEventListener("input", () => {
+        frame.style.setProperty("--at", `${slider.value}%`);
+        for (const side of frame.querySelectorAll(".side")) {
+          side.hidden = side.classList.contains("left") ? slider.value < 12 : slider.value > 88;
+        }
+      });
+      frame.append(
+        make("span", { className: "bar" }),
+        make("span", { className: "side left" }, "before"),
+        make("span", { className: "side right" }, "after"),
+        slider,
+      );
+    }
+    return frame;
+  }
+  function figure(row, large, title) {
+    const score = known(row.score) ? ` ${shown(row.score)}` : "";
+    const verdict = row.verdict === null ? "" : row.verdict ? ", right" : ", wrong";
+    return make("figure", {}, two ? make("figcaption", {}, `${title}${score}${verdict}`) : null, frameOf(row, large));
+  }
+  function pictures(row, large) {
+    const box = make("div", { className: two && large ? "pictures two" : "pictures" }, figure(row, large, data.title));
+    if (two) {
+      const none = make("figure", {}, make("figcaption", {}, data.against), make("div", { className: "frame" }, make("div", { className: "none" }, "not in this run")));
+      box.append(row.other ? figure(row.other, large, data.against) : none);
+    }
+    return box;
+  }
+
+  // --- a card, and its details ------------------------------------------------------------------------------------------
+  function facts(row) {
+    const out = make("p", { className: "facts" }, make("span", {}, `#${row.number}`));
+    if (known(row.score)) {
+      const text = known(row.scoreBefore) ? `${shown(row.scoreBefore)} → ${shown(row.score)}` : shown(row.score);
+      out.append(make("span", { className: "score" }, text));
+    }
+    if (row.verdict !== null) out.append(make("span", { className: row.verdict ? "yes" : "no" }, row.verdict ? "✓ right" : "✗ wrong"));
+    if (known(lead(row)) && lead(row)) {
+      out.append(make("span", { className: lead(row) > 0 ? "yes" : "no" }, lead(row) > 0 ? `▲ ahead ${shown(lead(row))}` : `▼ behind ${shown(-lead(row))}`));
+    }
+    if (row.seed !== null) out.append(make("span", {}, `seed ${row.seed}`));
+    if (known(row.seconds)) out.append(make("span", {}, `${row.seconds} s`));
+    return out;
+  }
+  function missedText(row) {
+    const names = missed(row).map((w) => (w.kind === "absence" ? `no ${w.text}` : w.text) + (w.reads && w.kind !== "absence" ? ` (reads as ${w.reads})` : ""));
+    return names.length ? make("p", { className: "missed" }, `missed: ${names.join(", ")}`) : null;
+  }
+  function card(row) {
+    const open = make("button", { type: "button" }, "details");
+    open.setAttribute("aria-label", `details of picture ${row.number}: ${row.prompt}`);
+    open.addEventListener("click", () => show(row));
+    const tags = make("div", { className: "tags" }, ...row.tags.map((t) => make("span", {}, t)));
+    const out = make("article", { className: "card" }, pictures(row, false), promptOf(row), facts(row), missedText(row), make("div", { className: "foot" }, tags, open));
+    out.dataset.number = row.number;
+    return out;
+  }
+  function wordTable(row) {
+    if (!row.words.length) return null;
+    const hasBefore = row.wordsBefore.length > 0;
+    const others = row.other ? row.other.words : [];
+    const place = (w) => `${w.text} ${w.start} ${w.kind}`;
+    const look = (list, w) => list.find((x) => place(x) === place(w));
+    const head = ["word", "kind", ...(hasBefore ? ["before"] : []), hasBefore ? "after" : "shown", ...(others.length ? [data.against] : []), "reads as"];
+    const body = row.words.map((w) => {
+      const past = look(row.wordsBefore, w);
+      const there = look(others, w);
+      const cells = [make("td", {}, wordMark(w, w.kind === "absence" ? `no ${w.text}` : w.text)), make("td", {}, w.kind)];
+      if (hasBefore) cells.push(make("td", { className: "number" }, past ? shown(past.p) : "–"));
+      cells.push(make("td", { className: "number" }, shown(w.p)));
+      if (others.length) cells.push(make("td", { className: "number" }, there ? shown(there.p) : "–"));
+      cells.push(make("td", {}, isLow(w) ? w.reads : ""));
+      return make("tr", {}, ...cells);
+    });
+    return make("table", {}, make("tr", {}, ...head.map((h) => make("th", { scope: "col" }, h))), ...body);
+  }
+  function regionList(row) {
+    if (!row.regions.length) return null;
+    const lines = row.regions.map((r) => {
+      const swatch = make("span", { className: "swatch" });
+      swatch.style.background = row.things[r.thing].color;
+      const said = !r.target ? "found" : r.found ? "found, and to be moved to the dashed place" : "not found, to be put at the dashed place";
+      return make("tr", {}, make("td", {}, swatch, row.things[r.thing].text), make("td", {}, said));
+    });
+    return make("table", {}, make("tr", {}, make("th", { scope: "col" }, "thing"), make("th", { scope: "col" }, "region")), ...lines);
+  }
+  const dialog = id("details");
+  let visible = [];
+  function show(row) {
+    const at = visible.indexOf(row);
+    const step = (by, text, label) => {
+      const next = at < 0 ? undefined : visible[at + by];
+      const button = make("button", { type: "button", disabled: !next }, text);
+      button.setAttribute("aria-label", label);
+      button.id = by < 0 ? "previous" : "next";
+      button.addEventListener("click", () => next && show(next));
+      return button;
+    };
+    const close = make("button", { type: "button", id: "close" }, "close");
+    close.addEventListener("click", () => dialog.close());
+    const reasons = [...row.reasons, ...(row.other ? row.other.reasons.map((r) => `${data.against}: ${r}`) : [])];
+    const said = make("div", {}, promptOf(row), facts(row), ...reasons.map((r) => make("p", { className: "missed" }, r)), wordTable(row), regionList(row));
+    if (row.tags.length) said.append(make("div", { className: "tags" }, ...row.tags.map((t) => make("span", {}, t))));
+    dialog.replaceChildren(
+      make("div", { className: "bar-top" }, make("div", {}, step(-1, "←", "previous picture"), step(1, "→", "next picture")), close),
+      make("div", { className: "body" }, pictures(row, true), said),
+    );
+    if (!dialog.open) {
+      dialog.showModal();
+      close.focus();
+    }
+    dialog.scrollTop = 0;
+    state.row = String(row.number);
+    keepState();
+  }
+  dialog.addEventListener("close", () => {
+    const from = id("grid").querySelector(`[data-number="${Number(state.row)}"] button`);
+    state.row = "";
+    keepState();
+    if (from) from.focus();
+  });
+  dialog.addEventListener("keydown", (event) => {
+    if (event.target.type === "range") return;
+    const name = { ArrowLeft: "previous", ArrowRight: "next" }[event.key];
+    if (!name || id(name).disabled) return;
+    id(name).click();
+    id(name).focus();
+  });
+
+  // --- the page ---------------------------------------------------------------------------------------------------------
+  let drawn = 0;
+  function more() {
+    const part = visible.slice(drawn, drawn + AT_ONCE);
+    drawn += part.length;
+    id("grid").append(...part.map(card));
+  }
+  function update() {
+    const asked = state.q.toLowerCase().split(/\s+/).filter(Boolean);
+    const word = state.word.slice(1);
+    const inWords = state.word.startsWith("-") ? missed : (r) => r.words;
+    visible = rows.filter((row) => {
+      const text = [row.prompt, ...row.reasons, ...row.tags, String(row.number)].join("\n").toLowerCase();
+      return (
+        asked.every((part) => text.includes(part)) &&
+        VERDICTS[state.verdict][1](row) &&
+        (!state.tag || row.tags.includes(state.tag)) &&
+        (!word || lower(inWords(row)).includes(word))
+      );
+    });
+    visible.sort(SORTS[state.sort][1]);
+    id("grid").replaceChildren();
+    id("grid").classList.toggle("two", two);
+    id("grid").classList.toggle("nothing", state.regions === "off");
+    dialog.classList.toggle("nothing", state.regions === "off");
+    drawn = 0;
+    fillPage();
+    if (!visible.length) id("grid").append(make("p", { className: "empty" }, "No picture is like this; choose less."));
+    id("count").textContent = visible.length === rows.length ? `${rows.length.toLocaleString("en")} pictures` : `${visible.length.toLocaleString("en")} of ${rows.length.toLocaleString("en")} pictures`;
+    setTheme();
+  }
+  function changed() {
+    keepState();
+    update();
+  }
+
+  function summary() {
+    const mean = (values) => values.reduce((a, b) => a + b, 0) / values.length;
+    const of = (get) => rows.map(get).filter(known);
+    const parts = [];
+    const judged = rows.filter((r) => r.verdict !== null);
+    if (judged.length) parts.push(["right", `${judged.filter((r) => r.verdict).length} of ${judged.length}`]);
+    const scores = of((r) => r.score);
+    const paired = rows.filter((r) => known(gain(r)));
+    if (paired.length) parts.push(["mean score", `${mean(paired.map((r) => r.scoreBefore)).toFixed(3)} → ${mean(paired.map((r) => r.score)).toFixed(3)}`]);
+    else if (scores.length) parts.push(["mean score", mean(scores).toFixed(3)]);
+    const leads = of(lead);
+    if (leads.length) {
+      const [won, lost] = [leads.filter((x) => x > 0).length, leads.filter((x) => x < 0).length];
+      parts.push([`against ${data.against}`, `${won} won, ${lost} lost, ${leads.length - won - lost} even`]);
+    }
+    for (const [name, value] of [...parts, ...data.about]) id("summary").append(make("span", {}, `${name} `, make("b", {}, value)));
+  }
+  function legend() {
+    const sample = (paint) => {
+      const svg = draw("svg", { viewBox: "0 0 46 16", "aria-hidden": "true" });
+      paint(svg);
+      return svg;
+    };
+    const line = { fill: "none", stroke: "currentColor", "stroke-width": 2 };
+    const items = [];
+    if (some((r) => r.words.some((w) => known(w.p) && !isRead(w)))) {
+      const scale = [["p0 low", "missing"], ["p1", ""], ["p2", ""], ["p3", ""], ["p4", "there"]];
+      items.push(make("span", {}, "words: ", ...scale.map(([c, text]) => make("span", { className: `word ${c}` }, text || "\u00a0"))));
+    }
+    if (some((r) => r.things.some((t) => t.start !== null))) items.push(make("span", {}, make("span", { className: "thing" }, "underlined"), " one color a thing"));
+    const all = rows.flatMap((r) => r.regions);
+    if (all.some((r) => r.found)) items.push(make("span", {}, sample((s) => s.append(draw("rect", { x: 2, y: 2, width: 42, height: 12, ...line }))), "found"));
+    if (all.some((r) => r.target)) items.push(make("span", {}, sample((s) => s.append(draw("rect", { x: 2, y: 2, width: 42, height: 12, "stroke-dasharray": "5 3", ...line }))), "where it was to be put"));
+    if (all.some((r) => r.found && r.target)) items.push(make("span", {}, sample((s) => s.append(draw("path", { d: "M2,8 H40 M33,2 L41,8 L33,14", ...line }))), "from where it was found"));
+    if (some((r) => r.before !== null)) items.push(make("span", {}, "slide over a picture, or use the arrow keys: before ↔ after"));
+    id("legend").append(...items);
+    id("legend").hidden = !items.length;
+  }
+
+  for (const key of ["sort", "verdict", "tag", "word"]) {
+    id(key).addEventListener("change", () => {
+      state[key] = id(key).value;
+      changed();
+    });
+  }
+  let waiting = 0;
+  id("q").addEventListener("input", () => {
+    clearTimeout(waiting);
+    waiting = setTimeout(() => {
+      state.q = id("q").value;
+      changed();
+    }, 150);
+  });
+  id("regions").addEventListener("change", () => {
+    state.regions = id("regions").checked ? "on" : "off";
+    changed();
+  });
+  id("tools").addEventListener("submit", (event) => event.preventDefault());
+  id("tools").addEventListener("reset", (event) => {
+    event.preventDefault();
+    for (const key of ["q", "sort", "verdict", "tag", "word"]) state[key] = id(key).value = usual[key];
+    changed();
+  });
+  id("theme").addEventListener("click", () => {
+    state.theme = document.documentElement.dataset.theme === "dark" ? "light" : "dark";
+    keepState();
+    setTheme();
+  });
+  dark.addEventListener("change", setTheme);
+  addEventListener("hashchange", () => {
+    readState();
+    update();
+  });
+  function fillPage() {
+    const root = document.documentElement;
+    while (drawn < visible.length && scrollY + innerHeight > root.scrollHeight - NEAR) more();
+  }
+  for (const name of ["scroll", "resize"]) addEventListener(name, fillPage, { passive: true });
+
+  summary();
+  legend();
+  readState();
+  update();
+  if (state.row !== "") {
+    const asked = rows.find((r) => String(r.number) === state.row);
+    if (asked) show(asked);
+  }
+})();
