@@ -7,7 +7,7 @@ import torch
 from tiny_models import tiny_flux, tiny_pipeline, tiny_sdxl
 
 import accord
-from accord.diffusion.weights import honour
+from accord.diffusion.weights import honoured
 from accord.prompts.parser import plain_text, weighted_text
 from accord.types import InputError
 
@@ -41,24 +41,26 @@ def test_honoured_weights_change_the_weighted_words_alone(make):
     pipe = make()
     own = pipe.encode_prompt(TEXT, device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=True)
     before = accord.generate(pipe, TEXT, num_inference_steps=2, height=32, width=32, output_type="pt")
-    honour(pipe, {TEXT: [("a", 1.0), ("red", 1.5), ("star above a blue key", 1.0)]})
-    states = pipe.encode_prompt(TEXT, device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=True)
+    weights = {TEXT: [("a", 1.0), ("red", 1.5), ("star above a blue key", 1.0)]}
+    with honoured(pipe, weights):
+        states = pipe.encode_prompt(TEXT, device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=True)
     moved = (states[0] - own[0]).abs().amax((0, 2)) > 1e-6
     assert moved.nonzero().flatten().tolist() == [2]  # start, a, red
     assert all(torch.equal(a, b) for a, b in zip(states[1:], own[1:], strict=True) if a is not None)
-    after = accord.generate(pipe, TEXT, num_inference_steps=2, height=32, width=32, output_type="pt")
+    with honoured(pipe, weights):
+        after = accord.generate(pipe, TEXT, num_inference_steps=2, height=32, width=32, output_type="pt")
+        free = accord.generate(pipe, "a blue key", num_inference_steps=2, height=32, width=32, output_type="pt")
     assert not torch.equal(before, after)
-    other = accord.generate(make(), "a blue key", num_inference_steps=2, height=32, width=32, output_type="pt")
-    assert torch.equal(
-        accord.generate(pipe, "a blue key", num_inference_steps=2, height=32, width=32, output_type="pt"), other
-    )
+    again = accord.generate(pipe, TEXT, num_inference_steps=2, height=32, width=32, output_type="pt")
+    other = accord.generate(pipe, "a blue key", num_inference_steps=2, height=32, width=32, output_type="pt")
+    assert torch.equal(again, before) and torch.equal(free, other)
 
 
 def test_a_weight_of_one_changes_nothing_and_a_heavier_word_moves_further():
     def states(weight: float) -> torch.Tensor:
         pipe = tiny_pipeline()
-        honour(pipe, {TEXT: [("a", 1.0), ("red", weight), ("star above a blue key", 1.0)]})
-        return pipe.encode_prompt(TEXT, device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False)[0]
+        with honoured(pipe, {TEXT: [("a", 1.0), ("red", weight), ("star above a blue key", 1.0)]}):
+            return pipe.encode_prompt(TEXT, device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False)[0]
 
     own = tiny_pipeline().encode_prompt(TEXT, device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False)[
         0
@@ -68,16 +70,34 @@ def test_a_weight_of_one_changes_nothing_and_a_heavier_word_moves_further():
 
 
 def test_what_cannot_be_honoured_is_refused(accord_cli, tmp_path):
-    with pytest.raises(InputError, match="no text encoders of CLIP alone"):
-        honour(tiny_flux(), {TEXT: [(TEXT, 1.2)]})
-    with pytest.raises(InputError, match="in another way than compel"):
-        honour(tiny_pipeline(), {TEXT: [("another text", 1.2)]})
+    with (
+        pytest.raises(InputError, match="no text encoders of CLIP alone"),
+        honoured(tiny_flux(), {TEXT: [(TEXT, 1.2)]}),
+    ):
+        pass
+    with (
+        pytest.raises(InputError, match="in another way than compel"),
+        honoured(tiny_pipeline(), {TEXT: [("another text", 1.2)]}),
+    ):
+        pass
     for prompt, given, why in (
         ("a star::2", "honour", "is the weight of no word"),
         ("a (red:2) star", "heavy", "weights 'heavy' is unknown"),
     ):
         code, _, err = accord_cli("generate", prompt, "--weights", given, "--out", str(tmp_path / "out"))
         assert code == 2 and why in err and not (tmp_path / "out").exists()
+
+
+def test_rows_of_a_file_are_weighed_each_for_itself(accord_cli, tmp_path):
+    rows = ["a (red:1.6) star", "a red star", "a (red:0.5) star", "a star::2"]
+    (tmp_path / "p.txt").write_text("\n".join(rows))
+    out = tmp_path / "out"
+    code, _, err = accord_cli(
+        "generate", "--prompts", str(tmp_path / "p.txt"), "--weights", "honour", "--steps", "2", "--out", str(out)
+    )
+    pictures = [p.read_bytes() for p in sorted(out.glob("*.png"))]
+    assert code == 0 and len(pictures) == 3 == len(set(pictures)), err
+    assert "is the weight of no word" in err
 
 
 def test_the_command_honours_or_strips(accord_cli, tmp_path):

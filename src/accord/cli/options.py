@@ -23,6 +23,8 @@ from accord.files import reason
 from accord.types import InputError, Notice
 
 T = TypeVar("T")
+SCHEMA_VERSION = 1  # of what commands print with --json; a key that goes, or means something else, makes another
+VERBS = ("merge", "compare", "prompts", "agreement")  # commands of `accord eval` that are no suites
 # who judges pictures of a pipeline that is not the lab's, if nobody is named
 HUB_CAPTIONER = "Salesforce/blip2-opt-2.7b"
 HUB_CLIP = "openai/clip-vit-large-patch14"
@@ -231,8 +233,23 @@ def quiet() -> None:
             module.set_verbosity_error()
 
 
+def heading() -> dict[str, Any]:
+    """What the JSON of every command begins with: its schema, a file of that name in `docs/schemas` with its version,
+    the version of Accord, and the command.
+    """
+    import accord
+
+    ctx = _context.get()
+    words = [] if ctx is None else ctx.command_path.split()[1:]
+    if not words:
+        return {}
+    grouped = words[0] == "bench" or (words[0] == "eval" and words[-1] not in VERBS)  # one schema for all of these
+    name = words[0] if grouped else "-".join(words)
+    return {"schema": f"accord.{name}/{SCHEMA_VERSION}", "accord": accord.__version__, "command": " ".join(words)}
+
+
 def emit(as_json: bool, data: dict[str, Any], text: str) -> None:
-    """Print a result, as JSON or as text.
+    """Print a result, as JSON under its `heading`, or as text.
 
     Raises:
         InputError: for a number that is not finite, which JSON cannot say, or if what reads the output takes no more.
@@ -240,7 +257,7 @@ def emit(as_json: bool, data: dict[str, Any], text: str) -> None:
     if os.environ.get("RANK", "0") != "0":  # of several processes the first one speaks
         return
     try:
-        shown = json.dumps(data, allow_nan=False) if as_json else text
+        shown = json.dumps({**heading(), **data}, allow_nan=False) if as_json else text
     except ValueError as error:
         raise InputError(
             "the result holds a number that is not finite, which JSON cannot say; leave --json out to see it"
@@ -259,7 +276,8 @@ def tell_skipped(rows: Sequence[Mapping[str, Any]]) -> None:
     """Rows that are left out, one a line on stderr."""
     if os.environ.get("RANK", "0") == "0":
         for row in sorted(rows, key=lambda r: r["row"]):
-            print(f"skipped row {row['row']}: {row['reason']}", file=sys.stderr)
+            text = f" ({row['text']!r})" if row.get("text") else ""
+            print(f"skipped row {row['row']}{text}: {row['reason']}", file=sys.stderr)
 
 
 def counted(found: Iterable[T], what: str, total: int, quietly: bool) -> Iterator[T]:
@@ -289,12 +307,8 @@ def check_said(*prompts: str, parsed: bool = False) -> None:
         (check_says_something if parsed else check_sayable)(prompt)
 
 
-def plainly(prompts: Sequence[str], weights: str = "strip") -> list[str]:
-    """The prompts without the syntax of prompt programs, which no pipeline reads; a note says what was set aside.
-
-    Args:
-        weights: "strip", or "honour" for weights that are not set aside, because `weighed` has them.
-    """
+def plainly(prompts: Sequence[str]) -> list[str]:
+    """The prompts without the syntax of prompt programs, which no pipeline reads; a note says what was set aside."""
     from accord.prompts.parser import plain_text
 
     out = []
@@ -303,37 +317,33 @@ def plainly(prompts: Sequence[str], weights: str = "strip") -> list[str]:
         if not stripped or not plain.strip():
             out.append(prompt)
             continue
-        kinds = sorted({s.kind for s in stripped if not (weights == "honour" and s.kind == "weight")})
-        if not kinds:
-            out.append(plain)
-            continue
+        kinds = sorted({s.kind for s in stripped})
         warnings.warn(f"the prompt is read as {plain!r}; set aside: {', '.join(kinds)}", Notice, stacklevel=2)
         out.append(plain)
     return out
 
 
-def weighed(prompts: Sequence[str], weights: str) -> dict[str, Sequence[tuple[str, float]]]:
-    """The pieces and weights of each prompt that has some, by its plain text; none if `weights` is "strip".
-
-    Raises:
-        InputError: for another word than "strip" or "honour", a weight that belongs to no word, or two prompts that
-            differ in their weights alone.
-    """
-    from accord.prompts.parser import plain_text, weighted_text
-
+def check_weights(weights: str) -> bool:
+    """Whether weights of words are honoured. Raises InputError for another word than strip or honour."""
     if weights not in ("strip", "honour"):
         raise InputError(f"weights {weights!r} is unknown; use strip or honour")
-    found: dict[str, Sequence[tuple[str, float]]] = {}
-    for prompt in prompts if weights == "honour" else ():
-        pieces, lost = weighted_text(prompt)
-        if lost:
-            raise InputError(
-                f"{lost[0].text!r} in {prompt[:40]!r} is the weight of no word; write (word:1.2) or leave `weights` out"
-            )
-        plain = plain_text(prompt)[0]
-        if found.setdefault(plain, pieces) != pieces:
-            raise InputError(f"{plain[:40]!r} is there twice with other weights; generate it in two runs")
-    return {plain: pieces for plain, pieces in found.items() if any(weight != 1 for _, weight in pieces)}
+    return weights == "honour"
+
+
+def weights_of(prompt: str) -> Sequence[tuple[str, float]]:
+    """The pieces of a prompt's plain text with their weights; empty if all are 1.
+
+    Raises:
+        InputError: for a weight that belongs to no word.
+    """
+    from accord.prompts.parser import weighted_text
+
+    pieces, lost = weighted_text(prompt)
+    if lost:
+        raise InputError(
+            f"{lost[0].text!r} in {prompt[:40]!r} is the weight of no word; write (word:1.2) or leave `weights` out"
+        )
+    return pieces if any(weight != 1 for _, weight in pieces) else ()
 
 
 def check_file(out: Path) -> None:
@@ -487,9 +497,9 @@ def frame_range(text: str | None) -> tuple[int, int | None]:
         raise InputError(f"frames {text!r} is not START:STOP, counted from 0; write for example 0:16") from None
 
 
-def file_name(index: int, prompt: str, seed: int) -> str:
+def file_name(index: int, prompt: str, seed: int, digits: int = 3) -> str:
     """A name that this machine's files can have: what its letters do not hold is left out."""
     letters = prompt.lower().encode(sys.getfilesystemencoding(), "ignore").decode(sys.getfilesystemencoding())
     words = "-".join("".join(c if c.isalnum() else " " for c in letters).split())[:60]
     words = words.encode("utf8")[:180].decode("utf8", "ignore").strip("-")  # a name has 255 bytes at most
-    return f"{index:03d}-{words}-s{seed}"
+    return f"{index:0{digits}d}-{words}-s{seed}"

@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
+from accord.diffusion.opened import swapped
 from accord.types import InputError
 
 Pieces = Sequence[tuple[str, float]]
 _NEAR = 1e-3  # how far compel's states of a plain prompt may be from the pipeline's, as a share of their largest
 
 
-def honour(pipe: Any, weights: Mapping[str, Pieces]) -> None:
-    """Have a pipeline encode the prompts that are keys of `weights` with the weights of their pieces from now on.
+@contextmanager
+def honoured(pipe: Any, weights: Mapping[str, Pieces]) -> Iterator[None]:
+    """Within, the pipeline encodes the prompts that are keys of `weights` with the weights of their pieces.
 
     Args:
         weights: plain prompt to its pieces with their weights, as `accord.prompts.parser.weighted_text` gives them.
@@ -49,7 +52,8 @@ def honour(pipe: Any, weights: Mapping[str, Pieces]) -> None:
                 states[i * each : (i + 1) * each] = encode(weights[text]).to(states)
         return (states, *found[1:])
 
-    pipe.encode_prompt = encode_prompt
+    with swapped(pipe, encode_prompt=encode_prompt):
+        yield
 
 
 def _encoder(pipe: Any) -> Callable[[Pieces], torch.Tensor]:

@@ -85,6 +85,15 @@ def weighted_text(prompt: str) -> tuple[tuple[tuple[str, float], ...], tuple[Spa
     return tuple((text, weight) for text, weight in tidy if text), tuple(draft.unweighed)
 
 
+def negative_text(prompt: str) -> str:
+    """The negative prompt that is written in a prompt ("a star. Negative prompt: fish", `--no fish`), plain too; "" if
+    there is none. Several are joined by commas.
+    """
+    said = (plain_text(text)[0] for text in normalise(prompt).ruled_out)
+    tidy = (" ".join(text.split()).replace(" ,", ",").strip(" ,\"'") for text in said)
+    return ", ".join(text for text in tidy if text)
+
+
 def check_prompt(prompt: object) -> None:
     """Refuse what is no prompt.
 

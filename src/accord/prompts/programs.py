@@ -29,7 +29,8 @@ class Draft:
     text: str
     normal: str = ""  # the text as `normalise` left it
     stripped: list[Stripped] = field(default_factory=list)
-    negatives: list[Span] = field(default_factory=list)  # items of negative prompts
+    negatives: list[Span] = field(default_factory=list)  # items of negative prompts, but for those of style
+    ruled_out: list[str] = field(default_factory=list)  # negative prompts, as they are written
     quoted: list[Quoted] = field(default_factory=list)
     weights: list[float] = field(default_factory=list)  # of each character: (red:1.3)
     unweighed: list[Span] = field(default_factory=list)  # weights of no word: "a cat::2"
@@ -56,6 +57,7 @@ class Draft:
 
     def rule_out(self, start: int, end: int) -> None:
         """Take the items of a list as things that are not to be seen, and put blanks there."""
+        self.ruled_out.append(self.prompt[start:end])
         for item in re.finditer(r"[^,\n|]+", self.text[start:end]):
             words = re.search(r"[^\W\d_](?:.*[^\W\d_])?", re.sub(r":[\d.]+", lambda m: " " * len(m[0]), item[0]))
             if (
