@@ -176,7 +176,9 @@ def directions(a: Box, b: Box, config: GenEvalConfig) -> set[str]:
 def _colours_of(colours: Colours | None, things: list[Detection], asked: Asked, seen: dict[int, str]) -> list[str]:
     """The colours of these things, which are noted in `seen`. Raises InputError."""
     if colours is None:
-        raise InputError(f"a record asks for a {asked.color} {asked.name}, and nobody says colours; give a colour classifier")
+        raise InputError(
+            f"a record asks for a {asked.color} {asked.name}, and nobody says colours; give a colour classifier"
+        )
     found = list(colours(things, asked.name))
     seen.update(zip(map(id, things), found, strict=True))
     return found
