@@ -320,7 +320,8 @@ def test_the_command_prints_lines_that_the_grader_reads(accord_cli, tmp_path):
     code, out, _ = accord_cli("parse", "--prompts", str(tmp_path / "p.jsonl"), "--json")
     rows = [json.loads(line) for line in out.splitlines()]
     assert code == 0 and [r["prompt"] for r in rows] == ["a well\nNegative prompt: people", "two red keys"]
-    assert list(rows[0])[:6] == ["prompt", "things", "relations", "absent", "style", "language"]
+    assert list(rows[0])[:3] == ["schema", "accord", "command"]  # as every command
+    assert list(rows[0])[3:9] == ["prompt", "things", "relations", "absent", "style", "language"]
     assert rows[1]["things"] == [{"head": "keys", "count": 2, "attributes": ["red"], "span": [0, 12]}]
 
 
