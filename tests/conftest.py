@@ -82,9 +82,37 @@ def accord_cli(monkeypatch, capfd, tmp_path, commands_once):
         with pytest.raises(SystemExit) as end:
             cli.main()
         out, err = capfd.readouterr()
-        return int(end.value.code or 0), out, err
+        code = int(end.value.code or 0)
+        if code == 0 and "--json" in arguments:
+            for line in out.splitlines():
+                check_schema(json.loads(line))
+        return code, out, err
 
     return call
+
+
+SCHEMAS = Path(__file__).parents[1] / "docs" / "schemas"
+HEADING = {"schema", "accord", "command"}  # what the JSON of every command begins with
+
+
+@functools.cache
+def schema_of(name: str) -> Any:
+    """The validator of a schema in `docs/schemas`."""
+    from jsonschema import Draft202012Validator
+
+    schema = json.loads((SCHEMAS / f"{name}.json").read_text(encoding="utf8"))
+    Draft202012Validator.check_schema(schema)
+    return Draft202012Validator(schema)
+
+
+def check_schema(data: dict[str, Any]) -> None:
+    """What a command prints, or a run leaves, is as its documented schema says."""
+    name, slash, version = data["schema"].removeprefix("accord.").partition("/")
+    assert slash and version.isdigit(), data["schema"]
+    found = schema_of(name)
+    assert found.schema["$id"] == data["schema"]
+    errors = [f"{'.'.join(map(str, e.absolute_path))}: {e.message[:300]}" for e in found.iter_errors(data)]
+    assert not errors, errors
 
 
 def names(folder: Path) -> set[str]:

@@ -12,7 +12,7 @@ from accord.cli import app
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
-DOCS = sorted((ROOT / "docs").glob("*.md"))
+DOCS = sorted([*(ROOT / "docs").glob("*.md"), *(ROOT / "docs").glob("how-to/*.md"), ROOT / "docs/schemas/README.md"])
 LOG = sorted((ROOT / "docs" / "log").glob("*.md"))
 METHODS = sorted((ROOT / "src" / "accord" / "methods").glob("*/README.md"))
 PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *DOCS, *LOG, *METHODS]

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from conftest import KEY, STAR, picture, tiny_blip, tiny_blip2
+from conftest import KEY, STAR, picture, tiny_blip, tiny_blip2, tiny_blip2_t5
 
 from accord.data.images import to_tensor
 from accord.judges.captioners import load_captioner
@@ -58,7 +58,7 @@ def test_caption_reward_is_the_cosine_of_prompt_and_caption(sentence):
     assert not CaptionReward.differentiable
 
 
-@pytest.mark.parametrize("make", [tiny_blip, tiny_blip2])
+@pytest.mark.parametrize("make", [tiny_blip, tiny_blip2, tiny_blip2_t5])
 def test_likelihood_is_per_token(make):
     captioner = make()
     images = pictures()
@@ -69,7 +69,7 @@ def test_likelihood_is_per_token(make):
         assert float(found[i].detach()) == pytest.approx(float(whole.detach()) / tokens, abs=1e-4)
 
 
-@pytest.mark.parametrize("make", [tiny_blip, tiny_blip2])
+@pytest.mark.parametrize("make", [tiny_blip, tiny_blip2, tiny_blip2_t5])
 def test_contrast_is_own_against_all_swaps(make):
     captioner = make()
     images = pictures()
@@ -105,7 +105,7 @@ def test_contrast_sees_binding_and_embeddings_do_not(sentence):
 
 
 # --- gradients -----------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("make", [tiny_blip, tiny_blip2])
+@pytest.mark.parametrize("make", [tiny_blip, tiny_blip2, tiny_blip2_t5])
 @pytest.mark.parametrize("kind", [CaptionLikelihood, CaptionContrast])
 def test_differentiable_rewards_have_a_gradient(make, kind):
     check_gradient(kind(make()), pictures(), TEXTS)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import KEY, MODELS, STAR, picture, tiny_blip, tiny_blip2
+from conftest import KEY, MODELS, STAR, picture, tiny_blip, tiny_blip2, tiny_blip2_t5
 from PIL import Image
 
 from accord.data.images import to_tensor
@@ -17,7 +17,7 @@ from accord.types import InputError
 from accord_lab.scenes.scene import Thing
 
 
-@pytest.mark.parametrize("make", [tiny_blip, tiny_blip2])
+@pytest.mark.parametrize("make", [tiny_blip, tiny_blip2, tiny_blip2_t5])
 def test_likelihood_is_a_probability_of_the_whole_text(make):
     """Brute force: the summed log-probabilities of the tokens, one forward pass a text, no padding."""
     captioner = make()
@@ -35,6 +35,18 @@ def test_likelihood_is_a_probability_of_the_whole_text(make):
             ids[:, 0] = captioner.tokenizer.bos_token_id
             logits = captioner.model.text_decoder(input_ids=ids, encoder_hidden_states=states[:1]).logits[0]
             by_hand = sum(logits[i].log_softmax(-1)[ids[0, i + 1]] for i in range(ids.shape[1] - 1))
+        elif captioner.kind == "blip-2-t5":  # one token after the other, after the picture and a start token
+            read = torch.tensor([[captioner.model.config.image_token_id] * 4 + [1]])
+            assert ids[0, -1] == captioner.tokenizer.eos_token_id
+            by_hand, said = 0.0, [0]
+            for token in ids[0].tolist():
+                out = captioner.model(
+                    pixel_values=captioner.preprocess(images[:1]),
+                    input_ids=read,
+                    attention_mask=torch.ones_like(read),
+                    decoder_input_ids=torch.tensor([said]),
+                ).logits[0, -1]
+                by_hand, said = by_hand + out.log_softmax(-1)[token], [*said, token]
         else:
             places = torch.full((1, 4), captioner.model.config.image_token_id)
             full = torch.cat([places, ids], 1)
@@ -45,7 +57,7 @@ def test_likelihood_is_a_probability_of_the_whole_text(make):
     assert together[0].item() == pytest.approx(float(by_hand), abs=2e-3)
 
 
-@pytest.mark.parametrize("make", [tiny_blip, tiny_blip2])
+@pytest.mark.parametrize("make", [tiny_blip, tiny_blip2, tiny_blip2_t5])
 def test_captions_scores_and_gradient_on_tiny_models(make):
     captioner = make()
     images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))

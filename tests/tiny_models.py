@@ -265,6 +265,21 @@ def tiny_blip() -> Captioner:
     return Captioner(model, tokenizer, 32, [0.5] * 3, [0.5] * 3)
 
 
+def tiny_blip2_t5() -> Captioner:
+    """Its language model is an encoder-decoder."""
+    torch.manual_seed(0)
+    tokenizer = t5_tokenizer()
+    vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    vision |= {"image_size": 32, "patch_size": 8}
+    qformer = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    qformer |= {"encoder_hidden_size": 32, "vocab_size": 64}
+    text = {"model_type": "t5", "vocab_size": len(tokenizer) + 1, "d_model": 32, "d_kv": 8, "d_ff": 64}
+    text |= {"num_layers": 2, "num_heads": 4, "decoder_start_token_id": 0, "bos_token_id": 1, "eos_token_id": 1}
+    config = Blip2Config(vision_config=vision, qformer_config=qformer, text_config=text, num_query_tokens=4)
+    config.image_token_index = config.image_token_id = len(tokenizer)
+    return Captioner(Blip2ForConditionalGeneration(config).eval(), tokenizer, 32, [0.5] * 3, [0.5] * 3)
+
+
 def tiny_blip2() -> Captioner:
     torch.manual_seed(0)
     tokenizer = tiny_tokenizer()

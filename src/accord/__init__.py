@@ -20,6 +20,7 @@ _HOME = {
     "generate": "accord.diffusion.generate",
     "score": "accord.judges.diagnosis",
     "load_captioner": "accord.judges.captioners",
+    "load_judge": "accord.judges.loading",
     "load_clip": "accord.judges.clip",
     "load_detector": "accord.judges.detect",
     "realign": "accord.methods.realign.fine",
@@ -74,6 +75,7 @@ if TYPE_CHECKING:
     from accord.judges.clip import load_clip as load_clip
     from accord.judges.detect import load_detector as load_detector
     from accord.judges.diagnosis import score as score
+    from accord.judges.loading import load_judge as load_judge
     from accord.methods.context.config import ContextTrainConfig as ContextTrainConfig
     from accord.methods.context.pipeline import ContextDiffPipeline as ContextDiffPipeline
     from accord.methods.context.pipeline import load_context as load_context

@@ -150,6 +150,7 @@ class WordScore:
         probability: for an absence, that there is none.
         reads_as: the likeliest counterfactual; for an absence, the noun itself.
         against: how many counterfactuals there were.
+        how: what it was found by, where that is no likelihood: "answer to 'Is the star red?'".
     """
 
     word: Word
@@ -157,6 +158,7 @@ class WordScore:
     reads_as: str
     reads_as_probability: float
     against: int = 1
+    how: str = ""
 
 
 @dataclass(frozen=True)
@@ -193,7 +195,7 @@ class Alignment:
         caption_reward: cosine of prompt and caption in the text encoder (RealignDiff's reward), or None.
         clip: cosine of picture and prompt in CLIP, or None.
         reason: why there is no score.
-        judge: name of the captioner that judged.
+        judge: name of the captioner, or other judge, that judged.
     """
 
     prompt: Prompt
@@ -209,8 +211,8 @@ class Alignment:
     def unjudged(self) -> tuple[str, ...]:
         """What the prompt says and the score does not cover, in the order of the text."""
         checked = {(s.word.start, s.word.kind) for s in self.words}
-        rest = [w for w in self.prompt.words if (w.start, w.kind) not in checked and w.kind != "count"]
-        return tuple(w.text for w in sorted([*rest, *self.prompt.beyond], key=lambda w: w.start))
+        said = [*(w for w in self.prompt.words if w.kind != "count"), *self.prompt.beyond]
+        return tuple(w.text for w in sorted(said, key=lambda w: w.start) if (w.start, w.kind) not in checked)
 
     def better_than(self, other: Alignment) -> bool:
         """Whether both have a score and this one is higher."""
@@ -218,6 +220,8 @@ class Alignment:
 
     def judged(self, score: WordScore) -> str:
         """How a word was judged, and by what."""
+        if score.how:
+            return f"{score.how}, by {self.judge or 'the judge that was given'}"
         other = "nouns in its place" if score.word.kind == "absence" else "other words in its place"
         return f"likelihood against {score.against} {other}, by the captioner {self.judge or 'that was given'}"
 

@@ -23,6 +23,17 @@ LEAST = {
     "train context": ["train", "context"],
     "pairs make": ["pairs", "make", "--out", "made"],
     "pairs videos": ["pairs", "videos", "--out", "made"],
+    "eval checks": ["eval", "checks", "--prompts", "prompts.txt", "--model", "lab", "--out", "evalrun"],
+    "eval captions": ["eval", "captions", "--prompts", "prompts.txt", "--model", "lab", "--out", "evalrun"],
+    "eval scenes": ["eval", "scenes", "--model", "lab", "--out", "evalrun"],
+    "eval questions": ["eval", "questions", "--prompts", "questions.csv", "--model", "lab", "--out", "evalrun"],
+    "eval geneval2": ["eval", "geneval2", "--prompts", "questions.csv", "--model", "lab", "--out", "evalrun"],
+    "eval vqascore": ["eval", "vqascore", "--prompts", "prompts.txt", "--model", "lab", "--out", "evalrun"],
+    "eval geneval": ["eval", "geneval", "--prompts", "records.jsonl", "--model", "lab", "--out", "evalrun"],
+    "eval merge": ["eval", "merge", "folder"],
+    "eval compare": ["eval", "compare", "folder", "pictures", "--out", "evalrun"],
+    "eval prompts": ["eval", "prompts", "--count", "3", "--out", "drawn.jsonl"],
+    "eval agreement": ["eval", "agreement", "folder", "records.jsonl"],
     "bench scenes": ["bench", "scenes", "--quick", "--out", "table"],
     "bench rewards": ["bench", "rewards", "--quick", "--so-far", "--out", "table"],
     "bench invert": ["bench", "invert", "--quick", "--out", "table"],
@@ -53,6 +64,8 @@ FLOATS = {
     "train inverter": "--weight --learning-rate --vocabulary-weight --similar",
     "train context": "--learning-rate --gain --share --estimated-share",
     "pairs make": "--guidance",
+    "eval scenes": "--guidance",
+    "eval geneval": "--threshold --counting-threshold --shortening --direction",
     "bench rewards": "--minutes",
 }
 INTEGERS = {
@@ -67,6 +80,8 @@ INTEGERS = {
     "train context": "--scenes --steps --batch-size --rank --save-every --seed",
     "pairs make": "--count --steps --seed",
     "pairs videos": "--count --frames --seed",
+    "eval scenes": "--seeds --every --steps --batch-size",
+    "eval prompts": "--count --seed",
     "bench scenes": "--seeds",
     "bench rewards": "--seeds",
     "bench invert": "--seeds --steps",
@@ -99,6 +114,7 @@ def usage() -> list[list[str]]:
         ["train", "bogus"],
         ["pairs", "bogus"],
         ["bench", "bogus"],
+        ["eval", "bogus"],
         ["--bogus"],
         ["score", "a", "b", "c"],
         ["info", "x"],
@@ -174,6 +190,72 @@ def odd_names() -> list[list[str]]:
 
 
 LINES = """
+eval bogus
+eval scenes
+eval scenes --model lab --images pictures
+eval scenes --images nowhere
+eval scenes --images folder
+eval scenes --images afile
+eval scenes --images pictures --out evalrun
+eval scenes --images pictures --steps 3
+eval scenes --images pictures --lora lab
+eval scenes --images pictures --guidance 5
+eval scenes --images pictures --dtype float32
+eval scenes --model lab --variant fp16
+eval scenes --model lab --shard 3/2
+eval scenes --model lab --shard x
+eval scenes --model lab --prompts no.txt
+eval scenes --model lab --prompts says-nothing.txt
+eval scenes --model lab --prompts empty.txt
+eval scenes --model lab --call x
+eval scenes --model lab --dtype int8
+eval scenes --model lab --device toaster
+eval scenes --model lab --height 3 --out new/deep
+eval scenes --model lab --lora nowhere --out new/deep
+eval scenes --model nobody/nothing --out new/deep
+eval scenes --model folder --out new
+eval scenes --model lab --out afile
+eval scenes --model lab --out /dev/null
+eval scenes --model lab --out badrun
+eval scenes --model lab --out oldrun
+eval scenes --model lab --out lostrun
+eval checks --model lab
+eval checks --model lab --prompts fifo.txt
+eval checks --model lab --prompts prompts.pdf
+eval checks --model lab --prompts one.txt --judge nowhere --out new/deep
+eval checks --model lab --prompts one.txt --judge badcaptioner --out new
+eval questions --model lab --prompts questions.csv
+eval questions --model lab --prompts pairs.csv --judge lab
+eval questions --model lab --prompts deep.json --judge lab
+eval questions --model lab --prompts digits.json --judge lab
+eval questions --model lab --prompts twocolumns.csv --judge lab
+eval questions --model lab --prompts broken.jsonl --judge lab
+eval questions --model lab --prompts star.png --judge lab
+eval questions --model lab --prompts questions.csv --judge lab --out new/deep
+eval geneval --model lab
+eval geneval --model lab --prompts pairs.csv
+eval geneval --model lab --prompts broken.jsonl
+eval geneval --model lab --prompts records.jsonl --threshold 2
+eval geneval --model lab --prompts records.jsonl --detector nowhere --out new
+eval geneval --model lab --prompts records.jsonl --detector badcaptioner --out new
+eval geneval --images folder
+eval merge
+eval merge folder
+eval merge badrun
+eval merge folder pictures
+eval merge folder pictures --out new
+eval merge folder --out new
+eval compare folder
+eval compare folder pictures
+eval compare badrun oldrun
+eval compare folder pictures --out afile
+eval prompts --count 0 --out drawn.jsonl
+eval prompts
+eval prompts --out drawn.csv
+eval prompts --out afile/drawn.jsonl
+eval prompts --count 99999999 --out drawn.jsonl
+eval agreement folder records.jsonl
+eval agreement oldrun records.jsonl
 generate ''
 generate '  '
 generate 'a star' ''
@@ -239,6 +321,19 @@ realign 'a star' --out afile
 realign 'a star' --out afile/out
 realign 'a star' --out /dev/zero
 realign 'a star' --model nobody/nothing --out new/deep
+realign 'a star' --prompts prompts.txt
+realign 'a star' --shard 1/2
+realign --prompts no.txt --out new
+generate 'a star' --prompts prompts.txt
+generate --prompts empty.txt --out new
+generate --prompts folder --out new
+generate --prompts fifo.txt --out new
+generate --prompts binary.txt --out new
+generate --prompts deep.json --out new
+generate --prompts twocolumns.csv --out new
+generate --prompts notes.parquet --out new
+generate --prompts prompts.txt --shard 3/2 --out new
+generate --prompts prompts.txt --out afile
 score
 score star.png
 score no.png 'a star'
@@ -263,6 +358,9 @@ score star.png 'a star' --captioner nowhere
 score star.png 'a star' --captioner folder
 score star.png 'a star' --captioner badcaptioner
 score star.png 'a star' --captioner afile
+score star.png 'a star' --judge nowhere
+score star.png 'a star' --calibration nowhere
+score star.png 'a star' --calibration afile
 score star.png 'a star' --clip nowhere
 score star.png 'a star' --clip folder
 score star.png 'a star' --clip badmodel
@@ -641,6 +739,11 @@ def make_files(folder: Path) -> None:
         "mine.csv": "a table,of somebody else\n",
         "prompts.txt": "a red star\na blue key\ntwo green fish\na pink crown\n",
         "one.txt": "a red star\n",
+        "questions.csv": "prompt,question,answer\na red star,Is there a star?,yes\n",
+        "records.jsonl": json.dumps({"tag": "single_object", "prompt": "a cat", "include": [{"class": "cat"}]}) + "\n",
+        "badrun/run.json": "{",
+        "oldrun/run.json": json.dumps({"schema": "accord.run/0"}),
+        "lostrun/rows.jsonl": "",
         "prompts.pdf": "%PDF",
         "says-nothing.txt": "?!\n...\n",
         "long.txt": "a red star\na blue key\n" + LONG + "\n",

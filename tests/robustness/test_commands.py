@@ -58,6 +58,10 @@ train reward --prompts prompts.txt --pairs gone.csv --out new
 train context --pairs gone.csv --out new
 pairs make --out made --steps 1.5
 pairs videos --out made --frames 1
+eval scenes --model folder --out new
+eval checks --model lab --prompts one.txt --judge nowhere --out new/deep
+eval geneval --model lab --prompts records.jsonl --detector nowhere --out new
+eval scenes --model lab --out lostrun
 bench scenes --out table --model folder
 bench rewards --out table --model folder
 bench invert --out table --kind gan
@@ -116,7 +120,7 @@ def test_a_usage_error_is_one_line(accord_cli, words, part):
     assert_refused(accord_cli(*words.split()), part)
 
 
-@pytest.mark.parametrize("words", ["", "train", "pairs", "bench"])
+@pytest.mark.parametrize("words", ["", "train", "pairs", "eval", "bench"])
 def test_no_words_are_answered_with_the_help(accord_cli, words):
     code, out, err = accord_cli(*words.split())
     assert code == 2 and "Usage: accord" in out and err == ""
@@ -129,11 +133,11 @@ def test_help_and_version_are_no_errors(accord_cli, words):
 
 
 def test_a_command_that_is_stopped_says_so_in_one_line(accord_cli, monkeypatch):
-    def stop(*_: object) -> None:
+    def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     star(Path("star.png"))
-    monkeypatch.setattr(accord, "load_captioner", stop)
+    monkeypatch.setattr(accord, "load_judge", stop)
     assert accord_cli("score", "star.png", "a star") == (130, "", "accord: stopped\n")
 
 

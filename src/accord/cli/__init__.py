@@ -8,7 +8,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from accord.cli import bench, pairs, pictures, train, videos
+from accord.cli import bench, evaluate, pairs, pictures, train, videos
 from accord.cli import parse as parsing
 from accord.cli.options import App, AsJson, emit, hush
 from accord.files import reason, speak_any_language
@@ -84,7 +84,7 @@ def info(as_json: AsJson = False) -> None:
 
 for command in (pictures.generate, pictures.score, pictures.realign, videos.edit, pictures.invert, parsing.parse, info):
     app.command()(command)
-for name, group in (("train", train.app), ("pairs", pairs.app), ("bench", bench.app)):
+for name, group in (("train", train.app), ("pairs", pairs.app), ("eval", evaluate.app), ("bench", bench.app)):
     app.add_typer(group, name=name)
 
 

@@ -23,6 +23,8 @@ from accord.files import reason
 from accord.types import InputError, Notice
 
 T = TypeVar("T")
+SCHEMA_VERSION = 1  # of what commands print with --json; a key that goes, or means something else, makes another
+VERBS = ("merge", "compare", "prompts", "agreement")  # commands of `accord eval` that are no suites
 # who judges pictures of a pipeline that is not the lab's, if nobody is named
 HUB_CAPTIONER = "Salesforce/blip2-opt-2.7b"
 HUB_CLIP = "openai/clip-vit-large-patch14"
@@ -55,13 +57,15 @@ Lora = Annotated[
         help="Adapter to put on, as accord train reward leaves it: folder, file or hub id; lab for the embedded one."
     ),
 ]
-CaptionerId = Annotated[
+JudgeId = Annotated[
     str | None,
     typer.Option(
+        "--judge",
+        "--captioner",
         help=(
-            "BLIP or BLIP-2 folder or hub id, or lab for the embedded one; if not given lab, and with --model "
-            f"{HUB_CAPTIONER}."
-        )
+            "Who judges: folder or hub id of a BLIP or BLIP-2, a chat model that sees pictures, a CLIP or SigLIP, or "
+            f"lab for the embedded captioner; if not given lab, and with --model {HUB_CAPTIONER}."
+        ),
     ),
 ]
 ClipId = Annotated[
@@ -70,12 +74,19 @@ ClipId = Annotated[
         help=f"CLIP folder or hub id, or lab for the embedded one; if not given lab, and with --model {HUB_CLIP}."
     ),
 ]
-OwnCaptionerId = Annotated[
+OwnJudgeId = Annotated[
     str | None,
     typer.Option(
+        "--judge",
         "--captioner",
-        help="BLIP or BLIP-2 folder or hub id; the embedded one, which knows the lab's scenes alone, if not given.",
+        help=(
+            "Who judges: folder or hub id of a BLIP or BLIP-2, a chat model that sees pictures, a CLIP or SigLIP; the "
+            "embedded captioner, which knows the lab's scenes alone, if not given."
+        ),
     ),
+]
+CalibrationFile = Annotated[
+    Path | None, typer.Option("--calibration", help="File of accord.judges.calibrate, fitted to this judge.")
 ]
 OwnClipId = Annotated[
     str | None,
@@ -216,8 +227,23 @@ def quiet() -> None:
             module.set_verbosity_error()
 
 
+def heading() -> dict[str, Any]:
+    """What the JSON of every command begins with: its schema, a file of that name in `docs/schemas` with its version,
+    the version of Accord, and the command.
+    """
+    import accord
+
+    ctx = _context.get()
+    words = [] if ctx is None else ctx.command_path.split()[1:]
+    if not words:
+        return {}
+    grouped = words[0] == "bench" or (words[0] == "eval" and words[-1] not in VERBS)  # one schema for all of these
+    name = words[0] if grouped else "-".join(words)
+    return {"schema": f"accord.{name}/{SCHEMA_VERSION}", "accord": accord.__version__, "command": " ".join(words)}
+
+
 def emit(as_json: bool, data: dict[str, Any], text: str) -> None:
-    """Print a result, as JSON or as text.
+    """Print a result, as JSON under its `heading`, or as text.
 
     Raises:
         InputError: for a number that is not finite, which JSON cannot say, or if what reads the output takes no more.
@@ -225,7 +251,7 @@ def emit(as_json: bool, data: dict[str, Any], text: str) -> None:
     if os.environ.get("RANK", "0") != "0":  # of several processes the first one speaks
         return
     try:
-        shown = json.dumps(data, allow_nan=False) if as_json else text
+        shown = json.dumps({**heading(), **data}, allow_nan=False) if as_json else text
     except ValueError as error:
         raise InputError(
             "the result holds a number that is not finite, which JSON cannot say; leave --json out to see it"
@@ -244,7 +270,8 @@ def tell_skipped(rows: Sequence[Mapping[str, Any]]) -> None:
     """Rows that are left out, one a line on stderr."""
     if os.environ.get("RANK", "0") == "0":
         for row in sorted(rows, key=lambda r: r["row"]):
-            print(f"skipped row {row['row']}: {row['reason']}", file=sys.stderr)
+            text = f" ({row['text']!r})" if row.get("text") else ""
+            print(f"skipped row {row['row']}{text}: {row['reason']}", file=sys.stderr)
 
 
 def counted(found: Iterable[T], what: str, total: int, quietly: bool) -> Iterator[T]:
@@ -441,9 +468,9 @@ def frame_range(text: str | None) -> tuple[int, int | None]:
         raise InputError(f"frames {text!r} is not START:STOP, counted from 0; write for example 0:16") from None
 
 
-def file_name(index: int, prompt: str, seed: int) -> str:
+def file_name(index: int, prompt: str, seed: int, digits: int = 3) -> str:
     """A name that this machine's files can have: what its letters do not hold is left out."""
     letters = prompt.lower().encode(sys.getfilesystemencoding(), "ignore").decode(sys.getfilesystemencoding())
     words = "-".join("".join(c if c.isalnum() else " " for c in letters).split())[:60]
     words = words.encode("utf8")[:180].decode("utf8", "ignore").strip("-")  # a name has 255 bytes at most
-    return f"{index:03d}-{words}-s{seed}"
+    return f"{index:0{digits}d}-{words}-s{seed}"

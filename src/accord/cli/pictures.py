@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from accord.cli.jobs import FileShard, Given, GivenPrompts, Job, PromptsFile, Task, make_all
+from accord.cli.making import drawing, drawing_with_context, repair_text, repairing, write_picture, write_repair
 from accord.cli.options import (
     HUB_CAPTIONER,
     HUB_DETECTOR,
     AsJson,
     BatchSize,
+    CalibrationFile,
     Call,
-    CaptionerId,
     Device,
     Dtype,
     Height,
+    JudgeId,
     Lora,
     Model,
     ModelConfig,
     NegativePrompt,
     Out,
-    OwnCaptionerId,
     OwnClipId,
     OwnGuidance,
-    Prompts,
+    OwnJudgeId,
     Seeds,
     Steps,
     Variant,
@@ -38,13 +41,11 @@ from accord.cli.options import (
     checked,
     counted,
     emit,
-    file_name,
     frame_range,
     is_same,
     judge_of,
     leave_out,
     pick_device,
-    plainly,
     quiet,
     read_by_the_lab,
     said,
@@ -55,22 +56,11 @@ from accord.cli.options import (
 from accord.types import InputError
 
 REGIONS = ("attention", "detector")
-FPS = 16  # of a video that a pipeline made, which does not say its own
-
-
-def batches(jobs: list[tuple[str, int]], size: int, what: str, quietly: bool) -> Iterator[list[tuple[str, int]]]:
-    """Jobs in parts, with a bar that counts them."""
-    from tqdm.auto import tqdm
-
-    with tqdm(total=len(jobs), desc=what, disable=quietly) as bar:
-        for start in range(0, len(jobs), size):
-            part = jobs[start : start + size]
-            yield part
-            bar.update(len(part))
 
 
 def generate(
-    prompts: Prompts,
+    prompts: GivenPrompts = None,
+    file: PromptsFile = None,
     model: Model = None,
     variant: Variant = None,
     model_config: ModelConfig = None,
@@ -92,6 +82,7 @@ def generate(
         typer.Option(help="CLIP of a context that was trained with --pixels; the embedded one if not given."),
     ] = None,
     batch_size: BatchSize = 16,
+    shard: FileShard = None,
     device: Device = None,
     dtype: Dtype = "float32",
     out: Out = Path("out/generate"),
@@ -100,14 +91,6 @@ def generate(
     """Generate pictures from prompts."""
     quiet()
     import accord
-    from accord.data.video import write_video
-    from accord.diffusion.call import GUIDANCE, STEPS, call_arguments
-    from accord.diffusion.generate import check_generates, generate_each
-    from accord.diffusion.pipelines import UNETS, check_prompts
-    from accord.files import check_writable, only_writer, write_file
-    from accord.methods.context.pipeline import load_context
-    from accord.methods.context.sampling import generate_with_context
-    from accord.reports.pictures import png
 
     if context is None:
         leave_out("without --context", clip=clip, ancestral=ancestral)
@@ -118,51 +101,27 @@ def generate(
     told = call_options(steps, guidance, negative_prompt, height, width, call)
     if lora is not None and context is not None:
         raise InputError("--context brings its own adapter; give it or --lora")
-    check_said(*prompts)
-    prompts = plainly(prompts)
+    given = Given.of(prompts, file, seed, shard, parsed=False)
     kind = torch_type(dtype)
     pick_device(device)
     if context is not None and not (context / "relation" / "config.json").is_file():
         raise InputError(
             f"folder {str(context)!r} holds no relational network; give one that accord train context wrote"
         )
-    with only_writer(check_writable(out)):
+    with given.writing(out):
+        pipe = accord.load(model, device, kind, lora, variant=variant, model_config=model_config)
         if context is None:
-            pipe = accord.load(model, device, kind, lora, variant=variant, model_config=model_config)
-            check_generates(pipe)
-            call_arguments(pipe, **told)  # what it does not take is refused before the first picture
-
-            def draw(texts: list[str], numbers: list[int]) -> Any:
-                return generate_each(pipe, texts, numbers, **told)
-
+            making = drawing(pipe, told)
         else:
-            pipe = accord.load(model, device, kind, variant=variant, model_config=model_config)
-            network, shift = load_context(pipe, context, accord.load_clip(clip, str(pipe.device)) if clip else None)
-            if network.from_pixels is None:
-                leave_out("with a context that looks at no pixels", clip=clip)
-            usual = (STEPS, GUIDANCE) if type(pipe).__name__ in UNETS else (None, None)
-            options: dict[str, Any] = {
-                "shift": shift,
-                "ancestral": ancestral,
-                "num_inference_steps": usual[0] if steps is None else steps,
-                "guidance_scale": usual[1] if guidance is None else guidance,
-            }
+            making = drawing_with_context(pipe, told, context, clip, ancestral, batch_size)
+        task = Task("generate", told, making, functools.partial(write_picture, out), batch_size, as_json)
+        if file is not None:
+            return given.run(task, pipe, out).tell(as_json, out)
 
-            def draw(texts: list[str], numbers: list[int]) -> Any:
-                return generate_with_context(pipe, network, texts, numbers, each=True, batch_size=batch_size, **options)
+        def show(job: Job, _made: Any, line: dict[str, Any]) -> dict[str, Any]:
+            return {"prompt": job.text, "seed": job.seed, "image": str(out / line["file"])}
 
-        check_prompts(pipe, prompts)
-        rows: list[dict[str, Any]] = []
-        for jobs in batches([(p, s) for p in prompts for s in seed], batch_size, "generate", as_json):
-            texts, numbers = map(list, zip(*jobs, strict=True))
-            for prompt, number, image in zip(texts, numbers, draw(texts, numbers), strict=True):
-                name = file_name(len(rows), prompt, number)
-                if isinstance(image, list):  # the frames of a video
-                    path = write_video(out / f"{name}.mp4", image, FPS)
-                else:
-                    path = out / f"{name}.png"
-                    write_file(path, png(image))
-                rows.append({"prompt": prompt, "seed": number, "image": str(path)})
+        rows = make_all(task, given, show)
     emit(as_json, {"images": rows}, "\n".join(str(r["image"]) for r in rows))
 
 
@@ -177,8 +136,9 @@ def score(
         str | None, typer.Option(help="With --source-video: START:STOP, the range of it that was edited.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the report, or with --pairs a file to write.")] = None,
-    captioner: OwnCaptionerId = None,
+    judge: OwnJudgeId = None,
     clip: OwnClipId = None,
+    calibration: CalibrationFile = None,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
@@ -187,7 +147,7 @@ def score(
     if video is not None:
         if image is not None or pairs is not None or not video_prompt:
             raise InputError("--video needs --prompt-of-video TEXT, and neither IMAGE nor --pairs")
-        leave_out("with --video", out=out, captioner=captioner)
+        leave_out("with --video", out=out, judge=judge, calibration=calibration)
         import accord
         from accord.data.video import read_video
         from accord.rewards.video import score_video
@@ -207,7 +167,7 @@ def score(
     if pairs is not None:
         if image is not None or prompt is not None:
             raise InputError("both --pairs and an IMAGE were given; give one of them")
-        return _score_pairs(pairs, out, captioner, clip, device, as_json)
+        return _score_pairs(pairs, out, judge, clip, calibration, device, as_json)
     if image is None or prompt is None:
         raise InputError("nothing to score; give IMAGE and PROMPT, or --pairs FILE")
     import accord
@@ -220,8 +180,9 @@ def score(
     if out is not None:
         check_writable(out)
     where = pick_device(device)
-    result = accord.score(picture, prompt, accord.load_captioner(captioner, where), accord.load_clip(clip, where))[0]
-    say_lab_only(picture.size, captioner, "--captioner ID and --clip ID")
+    judging = accord.load_judge(judge, where, calibration=calibration)
+    result = accord.score(picture, prompt, judging, accord.load_clip(clip, where))[0]
+    say_lab_only(picture.size, judge, "--judge ID and --clip ID")
     seen = result.alignment
     text = f"alignment {score_text(seen.overall, 3)}, reads as: {seen.caption}\n{words_text(seen)}"
     if out is not None:
@@ -231,7 +192,13 @@ def score(
 
 
 def _score_pairs(
-    pairs: Path, out: Path | None, captioner: str | None, clip: str | None, device: str | None, as_json: bool
+    pairs: Path,
+    out: Path | None,
+    judge: str | None,
+    clip: str | None,
+    calibration: Path | None,
+    device: str | None,
+    as_json: bool,
 ) -> None:
     import accord
     from accord.data.images import open_image
@@ -255,7 +222,7 @@ def _score_pairs(
     def scored() -> Iterator[dict[str, Any]]:
         for pair in table.pairs:
             try:
-                found = accord.score(open_image(pair.image), pair.prompt, judge, similarity)[0].alignment
+                found = accord.score(open_image(pair.image), pair.prompt, judging, similarity)[0].alignment
             except InputError as error:
                 table.skip(pair.row, reason_as_named(error, pair.image, pair.name))
                 continue
@@ -263,7 +230,8 @@ def _score_pairs(
             yield {"row": pair.row, "image": pair.name, **found.to_dict()}
 
     with only_writer(out.parent, out.name):
-        judge, similarity = accord.load_captioner(captioner, where), accord.load_clip(clip, where)
+        judging = accord.load_judge(judge, where, calibration=calibration)
+        similarity = accord.load_clip(clip, where)
         rows: list[dict[str, Any]] = []
         pictures: list[str] = []  # of the rows
         try:
@@ -293,7 +261,8 @@ def _score_pairs(
 
 
 def realign(
-    prompts: Prompts,
+    prompts: GivenPrompts = None,
+    file: PromptsFile = None,
     model: Model = None,
     variant: Variant = None,
     model_config: ModelConfig = None,
@@ -315,7 +284,8 @@ def realign(
     height: Height = None,
     width: Width = None,
     call: Call = None,
-    captioner: CaptionerId = None,
+    judge: JudgeId = None,
+    calibration: CalibrationFile = None,
     regions: Annotated[
         str,
         typer.Option(help="What finds the things: attention (the pipeline's own) or detector (a model that looks)."),
@@ -330,6 +300,7 @@ def realign(
         str | None, typer.Option(help="With --regions detector: SAM folder or hub id; boxes alone if not given.")
     ] = None,
     batch_size: BatchSize = 16,
+    shard: FileShard = None,
     device: Device = None,
     dtype: Dtype = "float32",
     out: Out = Path("out/realign"),
@@ -339,13 +310,8 @@ def realign(
     quiet()
     import accord
     from accord.diffusion.call import call_arguments
-    from accord.diffusion.pipelines import check_prompts
-    from accord.files import check_writable, only_writer
     from accord.methods.realign.fine import check_mode, check_repairable
-    from accord.methods.realign.regions import DetectedRegions
-    from accord.prompts.phrases import phrases_of
-    from accord.reports.gallery import of_repairs, write_gallery
-    from accord.reports.page import score_text, words_text
+    from accord.reports.gallery import of_repairs, repairs_in, write_gallery
 
     config = checked(accord.RealignConfig, rounds=rounds, mode=mode)
     if not rounds:
@@ -357,49 +323,43 @@ def realign(
     if model is None:
         leave_out("without --model", variant=variant, model_config=model_config)
     told = call_options(steps, guidance, negative_prompt, height, width, call)
-    check_said(*prompts, parsed=True)
-    prompts = plainly(prompts)
+    given = Given.of(prompts, file, seed, shard, parsed=True)
     kind = torch_type(dtype)
     pick_device(device)
-    with only_writer(check_writable(out)):
+    with given.writing(out):
         pipe = accord.load(model, device, kind, lora, variant=variant, model_config=model_config)
-        check_repairable(pipe)  # before the captioner, which may be large
+        check_repairable(pipe)  # before the judge, which may be large
         check_mode(pipe, mode)
         call_arguments(pipe, **told)
-        check_prompts(pipe, prompts)
-        judge = accord.load_captioner(judge_of(captioner, model, HUB_CAPTIONER), str(pipe.device))
-        for prompt in prompts:
-            judge.check_length(prompt)
+        named = judge_of(judge, model, HUB_CAPTIONER)
+        judging = accord.load_judge(named, str(pipe.device), calibration=calibration)
         looks = None
         if regions == "detector":
             looks = accord.load_detector(detector or HUB_DETECTOR, outlines, str(pipe.device))
-            for prompt in prompts:
-                DetectedRegions(looks).check(phrases_of(prompt))
-        rows: list[dict[str, Any]] = []
-        lines: list[str] = []
-        for jobs in batches([(p, s) for p in prompts for s in seed], batch_size, "realign", as_json):
-            texts, numbers = map(list, zip(*jobs, strict=True))
-            options: dict[str, Any] = {**told, "batch_size": batch_size, "each": True, "regions": looks}
-            for result in accord.realign(pipe, texts, numbers, config=config, captioner=judge, **options):
-                folder = result.save(out / file_name(len(rows), result.prompt.text, result.seed))
-                rows.append({**result.to_dict(), "folder": str(folder)})
-                before, after = result.alignment_before, result.alignment_after
-                lines += [
-                    f"{result.prompt.text!r}, seed {result.seed}: alignment {score_text(before.overall, 3)} -> "
-                    + score_text(after.overall, 3)
-                    + (f", from the noise of seed {result.seed_after}" if result.seed_after is not None else ""),
-                    *("  before  " + line for line in words_text(before).splitlines()),
-                    *("  after   " + line for line in words_text(after).splitlines() if result.improved),
-                    f"  pictures and report: {folder / 'index.html'}",
-                ]
-            index = write_gallery(out, of_repairs(rows), "accord realign")
-    emit(as_json, {"results": rows, "gallery": str(index)}, "\n".join([*lines, f"all of them: {index}"]))
+        looking = {"calibration": calibration and str(calibration), "detector": detector, "outlines": outlines}
+        making = repairing(pipe, config, judging, looks, batch_size, {"regions": regions, **looking})
+        write = functools.partial(write_repair, out)
+        task = Task("realign", told, making, write, batch_size, as_json, passes=1 + rounds)
+        if file is not None:
+            run = given.run(task, pipe, out)
+            index = write_gallery(out, repairs_in(out), "accord realign") if run.is_whole else None
+            return run.tell(as_json, out, index)
+
+        def show(_job: Job, made: Any, line: dict[str, Any]) -> tuple[dict[str, Any], str]:
+            folder = (out / line["file"]).parent
+            return {**made.to_dict(), "folder": str(folder)}, repair_text(made, folder)
+
+        made = make_all(task, given, show)
+        rows = [row for row, _ in made]
+        index = write_gallery(out, of_repairs(rows), "accord realign")
+    lines = [*(text for _, text in made), f"all of them: {index}"]
+    emit(as_json, {"results": rows, "gallery": str(index)}, "\n".join(lines))
 
 
 def invert(
     images: Annotated[list[Path] | None, typer.Argument(help="One or more pictures.")] = None,
     bank: Annotated[
-        Path | None, typer.Option(help="Prompts to retrieve from (.txt, .csv, .tsv, .jsonl, .json).")
+        Path | None, typer.Option(help="Prompts to retrieve from (.txt, .csv, .tsv, .jsonl, .json, .parquet).")
     ] = None,
     inverter: Annotated[Path | None, typer.Option(help="Inverter folder; the embedded one if not given.")] = None,
     folder: Annotated[
@@ -420,13 +380,15 @@ def invert(
             )
         ),
     ] = None,
-    captioner: Annotated[
+    judge: Annotated[
         str | None,
         typer.Option(
+            "--judge",
+            "--captioner",
             help=(
-                "BLIP or BLIP-2 folder or hub id, or lab; if not given the one that the inverter was trained with, "
-                f"or {HUB_CAPTIONER} if it was with none."
-            )
+                "Who writes captions and weighs prompts: BLIP, BLIP-2 or chat model, folder or hub id, or lab; if not "
+                f"given the one that the inverter was trained with, or {HUB_CAPTIONER} if it was with none."
+            ),
         ),
     ] = None,
     device: Device = None,
@@ -455,7 +417,7 @@ def invert(
     if images:
         pictures = [open_image(p) for p in images]
         texts = read_prompts(bank, broken) if bank is not None else None
-        reader = _reader(inverter, captioner, texts, words_only, where)
+        reader = _reader(inverter, judge, texts, words_only, where)
         say_lab_only(pictures[0].size, inverter, _FOREIGN)
         tell_skipped(broken.skipped)
         results = reader(pictures)
@@ -502,7 +464,7 @@ def invert(
             f"no picture of {str(folder or pairs)!r} can be read ({why.partition(';')[0]}); check the paths"
         )
     with only_writer(target.parent, target.name):
-        reader = _reader(inverter, captioner, texts, words_only, where)
+        reader = _reader(inverter, judge, texts, words_only, where)
         labelled = None
         if adapt is not None:
             embed = reader.embed or accord.load_sentence(device=where)
@@ -528,17 +490,27 @@ def invert(
 _FOREIGN = "--inverter FOLDER, trained on pairs of their pipeline"
 
 
-def _reader(inverter: Path | None, captioner: str | None, bank: list[str] | None, words_only: bool, device: str) -> Any:
+def _reader(inverter: Path | None, judge: str | None, bank: list[str] | None, words_only: bool, device: str) -> Any:
     """The `Reader` of these options; it loads nothing that is not needed."""
     import accord
     from accord.methods.invert.reader import Reader
 
     loaded = accord.Inverter.from_pretrained(inverter, device)
     if words_only and not loaded.needs_captions:
-        leave_out("with --words-only by an inverter that takes no caption", captioner=captioner)
+        leave_out("with --words-only by an inverter that takes no caption", judge=judge)
     embed = accord.load_sentence(device=device) if bank is not None or not words_only else None
     prompts = accord.Bank(bank, embed) if bank is not None and embed is not None else None
-    if captioner is not None or not words_only:
+    if judge is not None or not words_only:
         own = loaded.captioner_id or (HUB_CAPTIONER if loaded.is_beyond_the_lab else None)
-        loaded.captioner = accord.load_captioner(captioner or own, device)
+        loaded.captioner = _writer(judge or own, device)
     return Reader(loaded, prompts, None if words_only else loaded.captioner, embed)
+
+
+def _writer(named: str | None, device: str) -> Any:
+    """A judge that writes captions."""
+    import accord
+
+    found = accord.load_judge(named, device)
+    if not found.writes:
+        raise InputError(f"judge {named!r} writes no captions; use a BLIP, a BLIP-2 or a chat model")
+    return found

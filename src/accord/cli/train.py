@@ -17,11 +17,11 @@ from accord.cli.options import (
     App,
     AsJson,
     Call,
-    CaptionerId,
     ClipId,
     Device,
     Guidance,
     Height,
+    JudgeId,
     Model,
     ModelConfig,
     NegativePrompt,
@@ -171,7 +171,7 @@ def train_reward(
     gradient_checkpointing: Annotated[
         bool, typer.Option("--gradient-checkpointing", help="Less memory, more time.")
     ] = False,
-    captioner: CaptionerId = None,
+    judge: JudgeId = None,
     clip: ClipId = None,
     seed: Seed = 0,
     device: Device = None,
@@ -229,7 +229,7 @@ def train_reward(
     needed = {need for name in wanted & scores.keys() for need in scores[name].needs}
     captions, similarities = "captioner" in needed, "clip" in needed
     if not captions:
-        leave_out("by these scores", captioner=captioner)
+        leave_out("by these scores", judge=judge)
     if not similarities:
         leave_out("by these scores", clip=clip)
     given = {
@@ -280,17 +280,17 @@ def train_reward(
     examples = _pictures_of(pairs, unread, not as_json) if pairs is not None else None
     pipe = accord.load(model, device, variant=variant, model_config=model_config)
     where = str(pipe.device)
-    judge = accord.load_captioner(judge_of(captioner, model, HUB_CAPTIONER), where) if captions else None
+    judging = accord.load_judge(judge_of(judge, model, HUB_CAPTIONER), where) if captions else None
     similarity = accord.load_clip(judge_of(clip, model, HUB_CLIP), where) if similarities else None
     tell_skipped(broken.skipped)
     tell_skipped(unread.skipped)
     tuned = accord.train_reward(
         pipe,
         texts,
-        accord.make_rewards(weights, judge, similarity),
+        accord.make_rewards(weights, judging, similarity),
         out,
         config=config,
-        held_out=_held_out(held_out, judge, similarity),
+        held_out=_held_out(held_out, judging, similarity),
         pairs=examples,
         call=further,
         progress=not as_json,
@@ -371,9 +371,16 @@ def train_inverter_command(
             help="For denoiser: tell it a caption of the picture; --no-caption is the ablation, empty text.",
         ),
     ] = True,
-    captioner: Annotated[
+    judge: Annotated[
         str | None,
-        typer.Option(help="For denoiser: BLIP or BLIP-2 folder or hub id; the embedded one for the lab's pipeline."),
+        typer.Option(
+            "--judge",
+            "--captioner",
+            help=(
+                "For denoiser, who writes captions: BLIP or BLIP-2 folder or hub id; the embedded one for the lab's "
+                "pipeline."
+            ),
+        ),
     ] = None,
     seed: Seed = 0,
     device: Device = None,
@@ -407,9 +414,9 @@ def train_inverter_command(
     )
     white = [k for k in kinds if k.is_white_box]
     if not white:
-        leave_out("without --kind denoiser", captioner=captioner, no_caption=not caption)
+        leave_out("without --kind denoiser", judge=judge, no_caption=not caption)
     if not caption:
-        leave_out("with --no-caption", captioner=captioner)
+        leave_out("with --no-caption", judge=judge)
     if len(kinds) == 1:
         leave_out("with one --kind", weight=weight)
     if not vocabulary_weight:
@@ -418,7 +425,7 @@ def train_inverter_command(
     check_pairs(pairs)
     check_pairs(out_of_domain)
     check_writable(out)
-    captioner = captioner or (HUB_CAPTIONER if any(k.model for k in white) else None)
+    judge = judge or (HUB_CAPTIONER if any(k.model for k in white) else None)
     report = accord.train_inverter(
         pairs,
         out,
@@ -430,7 +437,7 @@ def train_inverter_command(
         other=out_of_domain,
         device=where,
         progress=not as_json,
-        captioner=load_captioner(captioner, where) if white and caption else None,
+        captioner=load_captioner(judge, where) if white and caption else None,
     )
     lines = [
         f"{p['kind']}: cosine {p['test']['cosine']:.4f} on {report['split']['test']} test images"

@@ -27,3 +27,8 @@ def parse_shard(text: str) -> tuple[int, int]:
 def share_of(items: Sequence[T], shard: tuple[int, int] | None) -> Sequence[T]:
     """Every n-th item from the i-th on for the shard (i, n); all of them for None."""
     return items if shard is None else items[shard[0] - 1 :: shard[1]]
+
+
+def shard_name(stem: str, index: int, count: int) -> str:
+    """What a shard's share of a file is called: `stem` itself of one shard, else stem-00003-of-00008."""
+    return stem if count == 1 else f"{stem}-{index:05d}-of-{count:05d}"

@@ -5,6 +5,7 @@ Letters in shapes: I images, B texts, T tokens, D width.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,12 @@ from accord.data.prompts import words_beyond
 from accord.diffusion.loading import check_moments, kind_of, load_model, load_tokenizer, loading
 from accord.diffusion.state import held
 from accord.embedded import CAPTIONER
-from accord.types import InputError
+from accord.judges.likelihood import by_likelihood
+from accord.types import InputError, Prompt, WordScore
 
 
 class Captioner(nn.Module):
-    """One interface over `BlipForConditionalGeneration` and `Blip2ForConditionalGeneration`.
+    """One interface over `BlipForConditionalGeneration` and `Blip2ForConditionalGeneration`, with OPT or T5.
 
     Args:
         model: the transformers model.
@@ -35,6 +37,8 @@ class Captioner(nn.Module):
 
     mean: torch.Tensor
     std: torch.Tensor
+    any_size = False
+    differentiable, writes = True, True  # its likelihoods have gradients; it writes captions
 
     def __init__(
         self,
@@ -57,6 +61,8 @@ class Captioner(nn.Module):
         self.register_buffer("mean", torch.tensor(image_mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(image_std).view(1, 3, 1, 1), persistent=False)
         self.kind = model.config.model_type
+        if self.kind == "blip-2" and not model.config.use_decoder_only_language_model:
+            self.kind = "blip-2-t5"
         # texts that go through the decoder at once; a prompt has a hundred counterfactuals, too many for a language
         # model
         self.chunk = 256 if sum(p.numel() for p in model.parameters()) < 100e6 else 16
@@ -77,11 +83,6 @@ class Captioner(nn.Module):
         if kind not in classes:
             raise InputError(f"{what} is a {kind} model; use a BLIP or BLIP-2 captioner")
         network = load_model(classes[kind], model, what, dtype=dtype or torch.float32)
-        if kind == "blip-2" and not network.config.use_decoder_only_language_model:
-            raise InputError(
-                f"{what} has an encoder-decoder language model; use a BLIP-2 with OPT, such as "
-                "Salesforce/blip2-opt-2.7b"
-            )
         if (
             kind == "blip-2" and network.config.image_token_index is None
         ):  # where the picture stands in what the language model reads
@@ -105,7 +106,8 @@ class Captioner(nn.Module):
         Raises:
             InputError: naming the words that fall off.
         """
-        most = min(self.tokenizer.model_max_length, int(self.model.config.text_config.max_position_embeddings))
+        most = self.tokenizer.model_max_length  # T5's positions have no end
+        most = min(most, int(getattr(self.model.config.text_config, "max_position_embeddings", most)))
         with held(self.tokenizer):
             lost = words_beyond(text, lambda part: len(self.tokenizer(part).input_ids), most)
         if lost:
@@ -174,6 +176,10 @@ class Captioner(nn.Module):
             )
         return torch.cat(parts)
 
+    def verdicts(self, images: torch.Tensor, prompts: Sequence[Prompt]) -> list[tuple[WordScore, ...]]:
+        """For each picture and its prompt, a WordScore per word, by likelihood against its counterfactuals."""
+        return by_likelihood(self, images, prompts)
+
     def _log_likelihood(self, states: torch.Tensor, texts: list[str]) -> torch.Tensor:
         if self.kind == "blip":
             with held(self.tokenizer):
@@ -183,6 +189,14 @@ class Captioner(nn.Module):
                 input_ids=ids.input_ids, attention_mask=ids.attention_mask, encoder_hidden_states=states
             ).logits[:, :-1]
             target, mask = ids.input_ids[:, 1:], ids.attention_mask[:, 1:]
+        elif self.kind == "blip-2-t5":  # the encoder reads the picture and a start token, as where captions are written
+            with held(self.tokenizer):
+                ids = self.tokenizer(texts, padding=True, return_tensors="pt").to(self.device)
+            target, mask = ids.input_ids, ids.attention_mask
+            start = torch.full((len(texts), 1), self.model.config.text_config.bos_token_id, device=self.device)
+            read = torch.cat([states, self.model.get_input_embeddings()(start).to(states.dtype)], 1)
+            before = self.model.language_model.prepare_decoder_input_ids_from_labels(target)
+            logits = self.model.language_model(inputs_embeds=read, decoder_input_ids=before).logits
         else:
             ids, mask = self._language_model_ids(texts)
             words = self.model.get_input_embeddings()(ids)

@@ -31,6 +31,13 @@ def phrases_of(text: str) -> Prompt:
 
 
 @functools.lru_cache(maxsize=4096)
+def parse_of(text: str) -> Parse:
+    """`parser.parse`, for several threads, and each prompt once."""
+    with _LOCK:
+        return parse(text)
+
+
+@functools.lru_cache(maxsize=4096)
 def _read(text: str) -> tuple[Prompt, str]:
     """The prompt, and what was set aside, in words."""
     with _LOCK:

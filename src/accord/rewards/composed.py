@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-from accord.judges.captioners import Captioner, load_captioner
+from accord.judges.captioners import load_captioner
 from accord.judges.clip import ClipScorer, load_clip
-from accord.rewards.registry import Reward, registered
+from accord.judges.loading import AnyJudge
+from accord.rewards.registry import Registered, Reward, registered
 from accord.rewards.sentence import load_sentence
 from accord.types import InputError
 
@@ -99,7 +100,7 @@ def check_gradient(reward: Reward, images: torch.Tensor, prompts: Sequence[str],
 
 def make_rewards(
     weights: Mapping[str, float],
-    captioner: Captioner | None = None,
+    captioner: AnyJudge | None = None,
     clip: ClipScorer | None = None,
     embed: Callable[[list[str]], torch.Tensor] | None = None,
     device: str = "cpu",
@@ -109,7 +110,7 @@ def make_rewards(
     and CLIP, the packaged sentence embedder.
 
     Raises:
-        InputError: for an unknown name or no name at all.
+        InputError: for an unknown name or no name at all, or a captioner that does not give what a reward needs.
     """
     known = registered()
     unknown = [n for n in weights if n not in known]
@@ -121,7 +122,20 @@ def make_rewards(
     if clip is None and "clip" in needed:
         clip = load_clip(device=device)
     if embed is None and "embed" in needed:
-        embed = load_sentence(device=device if captioner is None else str(captioner.device))
+        embed = load_sentence(device=str(getattr(captioner, "device", device)))
+    if captioner is not None:
+        _check_gives(captioner, [known[name] for name in weights if "captioner" in known[name].needs])
     judges = {"captioner": captioner, "clip": clip, "embed": embed}
     made = {name: known[name].make(**{need: judges[need] for need in known[name].needs}) for name in weights}
     return Composed(made, weights)
+
+
+def _check_gives(judge: AnyJudge, wanted: Sequence[Registered]) -> None:
+    """Refuse a judge without the gradients, or the captions, that rewards stand on. Raises InputError."""
+    if any(one.differentiable for one in wanted) and not judge.differentiable:
+        raise InputError(
+            f"judge {judge.name!r} gives no gradients of likelihoods, which this reward is tuned by; use a BLIP or "
+            "BLIP-2, or the reward caption with it"
+        )
+    if not judge.writes:
+        raise InputError(f"judge {judge.name!r} writes no captions, which this reward compares; use another judge")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,6 +11,9 @@ from PIL import Image
 
 from accord.diffusion.pipelines import device_name
 from accord.reports.pictures import in_a_row, labelled_row
+from accord.reports.tables import percent as percent
+from accord.reports.tables import table as table
+from accord.reports.tables import within as within
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -19,23 +22,6 @@ if TYPE_CHECKING:
 def stamp(device: str) -> dict[str, Any]:
     """What times were taken on."""
     return {"torch": torch.__version__, "device": device_name(device), "threads": torch.get_num_threads()}
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[Any]], rule: str = "---") -> str:
-    """A Markdown table, without a line break at its end."""
-    lines = ["| " + " | ".join(str(cell) for cell in line) + " |" for line in (head, *rows)]
-    return "\n".join([lines[0], "|" + f"{rule}|" * len(head), *lines[1:]])
-
-
-def percent(share: float | None) -> str:
-    """In %, to a tenth; "-" for None."""
-    return "-" if share is None else f"{100 * share:.1f}"
-
-
-def within(value: float, ci95: Sequence[float], form: str = ".1f", times: float = 1, unit: str = "") -> str:
-    """A value and its interval, as "+1.0 [-0.5, +2.5]"; `unit` follows the value."""
-    low, high = ci95
-    return f"{times * value:{form}}{unit} [{times * low:{form}}, {times * high:{form}}]"
 
 
 def figure_png(figure: Figure) -> bytes:

@@ -23,6 +23,7 @@ from tqdm.auto import tqdm
 
 from accord.data.images import to_pil
 from accord.diffusion.call import GUIDANCE, STEPS
+from accord.diffusion.counting import Calls
 from accord.diffusion.generate import generators
 from accord.diffusion.opened import Opened
 from accord.diffusion.pipelines import SD, load, token_spans, tokens_of
@@ -154,7 +155,7 @@ class Maker:
         out = []
         try:
             for job in jobs:
-                counter = _Calls(pipe.unet)
+                counter = Calls(pipe.unet)
                 with counter:
                     image = pipe(
                         job.prompt.text,
@@ -189,23 +190,6 @@ METHODS: dict[str, Callable[[Maker], Method]] = {
     "realign renoise": lambda m: m.realigned(mode="renoise"),
     "realign new_seed": lambda m: m.realigned(mode="new_seed"),  # from the noises of best-of-N's tries
 }
-
-
-class _Calls:
-    """Counts the samples that go through a U-Net (a batch of two counts two)."""
-
-    def __init__(self, unet: torch.nn.Module) -> None:
-        self.unet, self.samples = unet, 0
-
-    def __enter__(self) -> _Calls:
-        self.handle = self.unet.register_forward_pre_hook(self._count)
-        return self
-
-    def _count(self, module: torch.nn.Module, args: tuple[Any, ...]) -> None:
-        self.samples += len(args[0])
-
-    def __exit__(self, *error: object) -> None:
-        self.handle.remove()
 
 
 def noun_tokens(pipe: StableDiffusionPipeline, text: str) -> list[int]:

@@ -16,7 +16,8 @@ from tqdm.auto import tqdm
 from accord.data.images import open_image
 from accord.data.pair_folders import stream_pairs
 from accord.data.pairs import PairsFile, check_table_path, table_bytes
-from accord.data.shards import share_of
+from accord.data.shards import shard_name, share_of
+from accord.data.typed import typed_bytes
 from accord.files import parse_json, read_json, read_text, write_file
 from accord.methods.invert.data import Embed
 from accord.methods.invert.inverter import Inverter
@@ -27,6 +28,15 @@ from accord.training.fingerprint import fingerprint
 from accord.types import InputError, reason_of
 
 CHUNK, CHUNK_PIXELS = 64, 100_000_000  # pictures that are held at once, each at its full size
+
+KINDS = {  # of the columns of a table in Parquet
+    "image": "string",
+    "prompt": "string",
+    "score": "double",
+    "words": [{"word": "string", "probability": "double"}],
+    "retrieved": [{"prompt": "string", "cosine": "double"}],
+    "embedding": ["float"],
+}
 
 Chunk = tuple[list[str], list[Image.Image]]  # what pictures are called, and the pictures
 Labelled = tuple[
@@ -63,7 +73,7 @@ def shard_path(out: Path, index: int, count: int) -> Path:
         InputError: for a kind of file that cannot be written.
     """
     check_table_path(out)
-    return out if count == 1 else out.with_name(f"{out.stem}-{index:05d}-of-{count:05d}{out.suffix}")
+    return out.with_name(shard_name(out.stem, index, count) + out.suffix)
 
 
 def check_target(target: Path) -> None:
@@ -186,7 +196,8 @@ def invert_files(
     else:
         left_out.unlink(missing_ok=True)
     write_file(kept, (json.dumps(made, indent=1) + "\n").encode())
-    write_file(target, table_bytes(rows, target.suffix.lower()))
+    parquet = target.suffix.lower() == ".parquet"
+    write_file(target, typed_bytes(rows, KINDS) if parquet else table_bytes(rows, target.suffix.lower()))
     done = {"out": str(target), "images": len(rows), "skipped": skipped, "done_before": False}
     if gallery and rows:
         done["gallery"] = str(_gallery(target, rows, dict(zip(called, mine, strict=True))))

@@ -109,7 +109,7 @@ class Reader:
             if inverter.captioner is None and inverter.captioner_id is None and inverter.is_beyond_the_lab:
                 raise InputError(
                     "this inverter names no captioner, and the embedded one knows the lab's scenes alone; give "
-                    "captioner=load_captioner(ID), or readable=False"
+                    "captioner=load_judge(ID), or readable=False"
                 )
             captioner = (
                 inverter.own_captioner()  # which its predictors use too

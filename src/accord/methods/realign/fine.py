@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import DiffusionPipeline
-from tqdm.auto import tqdm
 
 from accord.data.images import to_pil
 from accord.diffusion.attention import AttentionMaps
@@ -22,11 +21,14 @@ from accord.diffusion.generate import check_batch_size, check_finite, generators
 from accord.diffusion.opened import REMEMBERED, Opened, Step, begins_with_picture, check_seams
 from accord.diffusion.pipelines import check_no_context, check_prompt_length, device_of, tokens_of
 from accord.diffusion.process import kind_of
+from accord.diffusion.progress import step_bar
 from accord.diffusion.tap import Attention, AttentionLayout, attention_layout, observed
-from accord.judges.captioners import Captioner, load_captioner
+from accord.judges.captioners import load_captioner
 from accord.judges.clip import ClipScorer
 from accord.judges.detect import PhraseDetector
 from accord.judges.diagnosis import align
+from accord.judges.protocol import Answers, Judge
+from accord.judges.questions import as_judge
 from accord.methods.realign.config import RealignConfig
 from accord.methods.realign.layout import plan
 from accord.methods.realign.modulation import Segments, check_picture, modulation_of
@@ -68,7 +70,7 @@ def realign(
     seeds: int | Sequence[int] = 0,
     *,
     config: RealignConfig | None = None,
-    captioner: Captioner | None = None,
+    captioner: Judge | Answers | None = None,
     clip: ClipScorer | None = None,
     regions: PhraseDetector | None = None,
     num_inference_steps: int | None = None,
@@ -87,7 +89,8 @@ def realign(
         pipe: a text-to-image pipeline of diffusers; afterwards it is bit for bit what it was.
         prompts: one prompt or several.
         seeds: one seed or several; every prompt is made with every seed.
-        captioner: judge of words and regions; the embedded one, for the lab's pipeline alone, if None.
+        captioner: judge of words and regions, as `accord.load_judge` gives; the embedded captioner, for the lab's
+            pipeline alone, if None.
         clip: if given, CLIP similarity and caption reward are in the alignments too.
         regions: a detector (`load_detector`) that finds where each phrase is; the pipeline's own attention if None.
         num_inference_steps: those of the pipeline's own call if None.
@@ -110,18 +113,19 @@ def realign(
     check_repairable(pipe)
     check_mode(pipe, config.mode)
     own = captioner is None
-    captioner = captioner or load_captioner(device=str(device_of(pipe)))
+    judge = as_judge(captioner or load_captioner(device=str(device_of(pipe))))
     names = [prompts] if isinstance(prompts, str) else list(prompts)
     numbers = seeds_of(seeds)
     check_batch_size(batch_size)
-    for text in names:
-        check_prompt_length(pipe, text)
-        captioner.check_length(text)
-    pairs = zip(names, numbers, strict=True) if each else ((text, seed) for text in names for seed in numbers)
-    jobs = [(phrases_of(text), seed) for text, seed in pairs]
     finder: Regions = AttentionRegions() if regions is None else DetectedRegions(regions)
-    for prompt, _ in jobs:
+    parsed = [phrases_of(text) for text in names]
+    for prompt in parsed:  # what is made and judged is the plain text
+        check_prompt_length(pipe, prompt.text)
+        judge.check_length(prompt.text)
         finder.check(prompt)
+    jobs = list(
+        zip(parsed, numbers, strict=True) if each else ((prompt, seed) for prompt in parsed for seed in numbers)
+    )
     arguments = call_arguments(
         pipe,
         num_inference_steps=num_inference_steps,
@@ -129,18 +133,19 @@ def realign(
         negative_prompt=negative_prompt,
         call=joined_call(call, more),
     )
-    rounds = Rounds(Opened(pipe, **arguments), config, captioner, clip, captions, finder)
+    rounds = Rounds(Opened(pipe, **arguments), config, judge, clip, captions, finder)
     if own and jobs:
         side = max(rounds.where([jobs[0][0]]).size) * getattr(pipe, "vae_scale_factor", 8)
-        if side > captioner.image_size:
+        if side > judge.image_size:
             raise InputError(
                 f"the embedded captioner knows the lab's small scenes alone, not pictures of {side} pixels; give "
-                "captioner=load_captioner(ID)"
+                "captioner=load_judge(ID)"
             )
     results: list[Realigned] = []
-    starts = range(0, len(jobs), batch_size)
-    for start in tqdm(starts, desc="realign", disable=not progress):
-        results += rounds.repair(rounds.generate(jobs[start : start + batch_size]))
+    with step_bar(len(jobs), "realign", not progress, passes=1 + config.rounds) as bar:
+        for start in range(0, len(jobs), batch_size):
+            results += rounds.repair(rounds.generate(jobs[start : start + batch_size]))
+            bar.finish(len(results) - start)
     return results
 
 
@@ -167,7 +172,7 @@ class Rounds:
 
     opened: Opened
     config: RealignConfig
-    captioner: Captioner
+    captioner: Judge
     clip: ClipScorer | None = None
     captions: bool = True
     regions: Regions = field(default_factory=AttentionRegions)

@@ -16,9 +16,9 @@ from torch.nn import functional as F
 
 from accord.data.images import crop, to_pil
 from accord.data.lexicon import DEFAULT, Lexicon
-from accord.judges.captioners import Captioner
 from accord.judges.detect import SAME, Detection, PhraseDetector, overlap
 from accord.judges.diagnosis import align
+from accord.judges.protocol import Judge
 from accord.methods.realign.layout import box_mask
 from accord.prompts.phrases import phrases_of
 from accord.prompts.swaps import singular_of
@@ -177,7 +177,7 @@ def local_prompt(prompt: Prompt, phrase: int, lexicon: Lexicon = DEFAULT) -> Pro
 
 @torch.no_grad()
 def describe(
-    image: torch.Tensor, prompt: Prompt, regions: list[Region], captioner: Captioner, captions: bool = True
+    image: torch.Tensor, prompt: Prompt, regions: list[Region], captioner: Judge, captions: bool = True
 ) -> list[Region]:
     """The regions with a local caption and their deficit: 1 - score of the crop against the phrase.
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from accord.judges.captioners import Captioner
-from accord.judges.diagnosis import counterfactuals
+from accord.judges.likelihood import counterfactuals
 from accord.prompts.phrases import phrases_of
 from accord.prompts.swaps import exchanged
 from accord.rewards.registry import reward

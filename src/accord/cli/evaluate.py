@@ -1,0 +1,545 @@
+"""`accord eval SUITE`: measure a model or a folder of pictures, resume, merge, compare."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from accord.cli.options import (
+    HUB_CAPTIONER,
+    HUB_CLIP,
+    App,
+    AsJson,
+    BatchSize,
+    Call,
+    Device,
+    Dtype,
+    Height,
+    Lora,
+    ModelConfig,
+    NegativePrompt,
+    OwnGuidance,
+    Steps,
+    Variant,
+    Width,
+    call_options,
+    check_file,
+    checked,
+    emit,
+    leave_out,
+    pick_device,
+    quiet,
+    say_lab_only,
+    tell_skipped,
+    torch_type,
+)
+from accord.types import InputError
+
+RUNS = Path("out/eval")  # a folder each, if none is given
+LAB = "lab"
+
+
+class Suites(TyperGroup):
+    """Commands of which an unknown one is refused with the names that there are."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args and args[0] not in self.commands and not args[0].startswith("-"):
+            raise InputError(f"suite {args[0]!r} is unknown; use {', '.join(self.commands)}")
+        return super().resolve_command(ctx, args)
+
+
+app = App(
+    help="Measure a model, or a folder of pictures, by a suite; a run is a folder that can be resumed and compared.",
+    cls=Suites,
+    no_args_is_help=True,
+)
+
+Pictures = Annotated[
+    Path | None,
+    typer.Option(
+        "--images",
+        help=(
+            "Folder of pictures: 00012-3.png (prompt 12 from 0, seed 3), GenEval's layout, KEY.png, a metadata file, "
+            "or another run."
+        ),
+    ),
+]
+ModelId = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        help="Instead of --images: pipeline folder, hub id or .safetensors file that makes them, or lab.",
+    ),
+]
+SeedCount = Annotated[
+    int | None,
+    typer.Option(
+        "--seeds", min=1, max=1000, help="Pictures a prompt; one if not given, of --images all that there are."
+    ),
+]
+Every = Annotated[int, typer.Option(min=1, help="Only every N-th prompt, from the first on; numbers stay.")]
+Shard = Annotated[
+    str | None, typer.Option(help="I/N: every N-th prompt from the I-th on; the last one makes the tables.")
+]
+RunOut = Annotated[Path | None, typer.Option("--out", help=f"Folder of the run; {RUNS}/SUITE if not given.")]
+OwnPrompts = Annotated[Path | None, typer.Option(help="Prompts in the lab's words; SceneBench if not given.")]
+
+
+def _file(text: str) -> Any:
+    return Annotated[Path | None, typer.Option("--prompts", help=text)]
+
+
+def _judge(text: str) -> Any:
+    return Annotated[str | None, typer.Option(help=text)]
+
+
+FILE = _file("File of prompts: .txt, .csv, .jsonl, .json or COCO captions.")
+JUDGE = _judge(
+    "Judge: folder or hub id of a captioner, a chat model that sees pictures or a CLIP, or lab; if not given lab, and "
+    f"with another --model {HUB_CAPTIONER}."
+)
+CHAT = _judge("Judge that answers questions: folder or hub id of a chat model that sees pictures.")
+# the name, what it measures, and the options that only it has
+SUITES: dict[str, tuple[str, dict[str, Any]]] = {
+    "checks": (
+        "Each word of a prompt against words in its place, by the judge.",
+        {"prompts": FILE, "judge": JUDGE},
+    ),
+    "captions": (
+        "The captioner's sentence against the prompt, as a cosine: RealignDiff's caption reward.",
+        {"prompts": FILE, "judge": JUDGE},
+    ),
+    "questions": (
+        "Questions with expected answers: TIFA, DSG, DPG-Bench, or a file of your own.",
+        {
+            "prompts": _file(
+                "CSV or JSONL with prompt, question and answer (and choices, tag, id, depends), TIFA's JSON, DSG's or "
+                "DPG-Bench's CSV."
+            ),
+            "judge": CHAT,
+        },
+    ),
+    "geneval": (
+        "GenEval: objects, counts, colours and places, by a detector and CLIP.",
+        {
+            "prompts": _file(
+                "Your evaluation_metadata.jsonl, or a file of accord eval prompts; if not given what --images has in "
+                "GenEval's layout."
+            ),
+            "detector": Annotated[
+                str | None,
+                typer.Option(help="Mask2Former for instances: folder or hub id; the hub's small one if not given."),
+            ],
+            "clip": Annotated[str | None, typer.Option(help=f"CLIP that names colours; {HUB_CLIP} if not given.")],
+            **{
+                name: Annotated[float | None, typer.Option(help=f"{text}; as published if not given.")]
+                for name, text in (
+                    ("threshold", "Score from which on a thing counts"),
+                    ("counting_threshold", "The same where things are counted"),
+                    ("shortening", "Share of both sizes by which an offset is shortened"),
+                    ("direction", "Share of an offset that is a direction"),
+                )
+            },
+        },
+    ),
+    "geneval2": (
+        "GenEval 2 by Soft-TIFA, of your own copy.",
+        {"prompts": _file("Your geneval2_data.jsonl, or questions in another layout."), "judge": CHAT},
+    ),
+    "vqascore": (
+        "VQAScore: whether the judge says yes to the prompt.",
+        {
+            "prompts": FILE,
+            "judge": _judge("Judge: folder or hub id of a chat model that sees pictures, or a folder of CLIP-FlanT5."),
+        },
+    ),
+    "scenes": ("SceneBench, judged by the lab's reader.", {"prompts": OwnPrompts}),
+}
+COMMON: dict[str, tuple[Any, Any]] = {
+    "images": (Pictures, None),
+    "model": (ModelId, None),
+    "variant": (Variant, None),
+    "model_config": (ModelConfig, None),
+    "lora": (Lora, None),
+    "seeds": (SeedCount, None),
+    "every": (Every, 1),
+    "steps": (Steps, None),
+    "guidance": (OwnGuidance, None),
+    "negative_prompt": (NegativePrompt, None),
+    "height": (Height, None),
+    "width": (Width, None),
+    "call": (Call, None),
+    "shard": (Shard, None),
+    "batch_size": (BatchSize, 16),
+    "device": (Device, None),
+    "dtype": (Dtype, "float32"),
+    "out": (RunOut, None),
+    "as_json": (AsJson, False),
+}
+
+
+def _command(name: str, options: dict[str, Any]) -> Callable[..., None]:
+    """The command that runs a suite with these options."""
+
+    def command(**settings: Any) -> None:
+        run(name, **settings)
+
+    parameters = [
+        inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+        for key, (kind, default) in {**{k: (v, None) for k, v in options.items()}, **COMMON}.items()
+    ]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in parameters}
+    return command
+
+
+for _name, (_help, _options) in SUITES.items():
+    app.command(_name, help=_help)(_command(_name, _options))
+
+
+def run(
+    name: str,
+    *,
+    prompts: Path | None,
+    images: Path | None,
+    model: str | None,
+    variant: str | None,
+    model_config: str | None,
+    lora: str | None,
+    seeds: int | None,
+    every: int,
+    steps: int | None,
+    guidance: float | None,
+    negative_prompt: str | None,
+    height: int | None,
+    width: int | None,
+    call: list[str] | None,
+    shard: str | None,
+    batch_size: int,
+    device: str | None,
+    dtype: str,
+    out: Path | None,
+    as_json: bool,
+    judge: str | None = None,
+    detector: str | None = None,
+    clip: str | None = None,
+    **thresholds: float | None,
+) -> None:
+    """`accord eval NAME`."""
+    quiet()
+    if (images is None) == (model is None):
+        raise InputError("nothing to judge, or twice; give --images DIR or --model ID, one of them")
+    told = call_options(steps, guidance, negative_prompt, height, width, call)
+    if images is not None:
+        making = {"variant": variant, "model_config": model_config, "lora": lora, "steps": steps, "guidance": guidance}
+        sized = {"negative_prompt": negative_prompt, "height": height, "width": width, "call": call}
+        leave_out("with --images", **making, **sized, **_said("dtype"))
+    elif model == LAB:
+        leave_out("with the lab's model", variant=variant, model_config=model_config)
+    import accord
+    from accord.data.pairs import PairsFile
+    from accord.data.shards import parse_shard
+    from accord.evaluation.pictures import Found, Generated
+    from accord.evaluation.pictures import Pictures as Source
+    from accord.evaluation.run import Task, run_suite
+    from accord.files import check_writable
+    from accord.training.fingerprint import fingerprint
+
+    part = parse_shard(shard or "1/1")
+    kind = torch_type(dtype)
+    where = pick_device(device)
+    suite = suite_of(name)
+    skipped = PairsFile()
+    config = _thresholds(thresholds)
+    records = suite.records(images if prompts is None and suite.of_pictures else prompts, skipped)
+    asked = fingerprint([(r.number, r.prompt, r.about) for r in records])
+    chosen = [r for r in records if r.number % every == 0]
+    target = check_writable(out or RUNS / name)
+    numbers = [suite.first_seed + i for i in range(seeds or (1 if images is None else 0))]
+    source: Source
+    if images is not None:
+        source, numbers = Found(images), numbers if seeds is None else list(range(seeds))
+    else:
+        own = None if model == LAB else model
+
+        def load() -> Any:
+            pipe = accord.load(own, where, kind, lora, variant=variant, model_config=model_config)
+            _check_call(pipe, told)
+            return pipe
+
+        source = Generated(load, suite, told)
+    named = {"judge": judge, "answers": judge, "detector": detector, "clip": clip}
+    judges, load_all = _judges(suite, named, where, lab=model == LAB or (images is not None and judge is None))
+
+    def make() -> Any:
+        return suite(**load_all(), **({} if config is None else {"config": config}))
+
+    about = {
+        "prompts": {
+            "file": None if prompts is None else prompts.name,
+            "count": len(records),
+            "every": every,
+            "fingerprint": asked,
+        },
+        "settings": {
+            "images": None if images is None else str(images),
+            "model": model,
+            "variant": variant,
+            "model_config": model_config,
+            "lora": lora,
+            "dtype": dtype if images is None else None,
+            **(told if images is None else {}),
+            **({} if config is None else {"thresholds": asdict(config)}),
+        },
+        "judges": judges,
+        "device": where,
+    }
+    tell_skipped(skipped.skipped)
+    if images is not None and isinstance(source, Found):
+        _say_size(source, chosen, numbers, suite, judge)
+    task = Task(suite, chosen, source, make, numbers, about)
+    data = run_suite(task, target, part, batch_size, progress=not as_json)
+    data["skipped_rows"] = skipped.skipped
+    emit(as_json, data, _text(data, suite.name))
+
+
+def suite_of(name: str) -> Any:
+    """The suite of that name; the lab brings its own."""
+    import accord_lab.suite  # noqa: F401 (it registers it)
+    from accord.evaluation.registry import suite_named
+
+    return suite_named(name)
+
+
+def _said(*names: str) -> dict[str, Any]:
+    from accord.cli.options import said
+
+    return said(*names)
+
+
+def _check_call(pipe: Any, told: dict[str, Any]) -> None:
+    """Refuse what the pipeline does not take, before the first picture."""
+    from accord.diffusion.call import call_arguments
+    from accord.diffusion.generate import check_generates
+
+    check_generates(pipe)
+    call_arguments(pipe, **told)
+
+
+def _thresholds(given: dict[str, float | None]) -> Any:
+    """GenEval's config of these options; None for another suite."""
+    if not given:
+        return None
+    from accord.evaluation.geneval import GenEvalConfig
+
+    return checked(GenEvalConfig, **{name: value for name, value in given.items() if value is not None})
+
+
+def _judges(
+    suite: Any, named: dict[str, str | None], device: str, lab: bool
+) -> tuple[dict[str, str], Callable[[], dict[str, Any]]]:
+    """What `run.json` calls the judges, and what loads them.
+
+    Raises:
+        InputError: for a suite that needs a chat model, if none is named.
+    """
+    import accord
+
+    ids: dict[str, str] = {}
+    loads: dict[str, Callable[[], Any]] = {}
+    if "judge" in suite.needs:
+        judge = named["judge"] or (LAB if lab else HUB_CAPTIONER)
+        ids["judge"], loads["judge"] = judge, lambda: accord.load_judge(judge, device)
+    if "answers" in suite.needs:
+        answers = named["answers"]
+        if answers is None:
+            raise InputError("this suite asks questions, and --judge is missing; give a chat model, folder or hub id")
+        ids["answers"], loads["answers"] = answers, lambda: load_answers(answers, device, suite.name == "vqascore")
+    if "detector" in suite.needs:
+        from accord.judges.detect import INSTANCES, InstanceDetector
+
+        detector, clip = named["detector"] or INSTANCES, named["clip"] or HUB_CLIP
+        ids["detector"], loads["detector"] = detector, lambda: InstanceDetector.from_pretrained(detector, device)
+        ids["clip"], loads["clip"] = clip, lambda: accord.load_clip(clip, device)
+    if "embed" in suite.needs:
+        ids["embed"], loads["embed"] = "all-MiniLM-L6-v2", lambda: accord.load_sentence(device=device)
+    return ids, lambda: {need: load() for need, load in loads.items()}
+
+
+def load_answers(model: str, device: str, score: bool = False) -> Any:
+    """A judge that answers questions.
+
+    Args:
+        score: whether CLIP-FlanT5, which only says how well a prompt fits, is one too.
+
+    Raises:
+        InputError: for a model that does not.
+    """
+    import accord
+    from accord.files import read_json
+    from accord.judges.protocol import Answers
+    from accord.judges.vqascore import ClipFlanT5
+
+    if (
+        score
+        and (Path(model) / "config.json").is_file()
+        and "mm_vision_tower" in read_json(Path(model) / "config.json", "configuration of the judge")
+    ):
+        return ClipFlanT5.from_pretrained(model, device)
+    judge = accord.load_judge(model, device)
+    if not isinstance(judge, Answers):
+        raise InputError(f"judge {model!r} answers no questions; give a chat model that sees pictures")
+    return judge
+
+
+def _say_size(source: Any, records: Any, seeds: Any, suite: Any, judge: str | None) -> None:
+    """A note where an embedded model judges pictures that it cannot know."""
+    from accord.data.images import image_size
+
+    if "judge" not in suite.needs:
+        return
+    record, seed = source.jobs(records, seeds)[0]
+    say_lab_only(image_size(source.of(record)[seed]), judge, "--judge ID")
+
+
+def _text(data: dict[str, Any], name: str) -> str:
+    """What a run says at its end."""
+    if not data["finished"]:
+        return f"{data['pictures']} pictures of this shard are in {data['out']}; the other shards are missing"
+    return f"{_table(data['summary'], name)}\ngallery: {Path(data['out']) / 'index.html'}"
+
+
+def _table(summary: dict[str, Any], name: str) -> str:
+    from accord.reports.tables import aligned
+
+    def row(called: str, figure: dict[str, Any]) -> list[str]:
+        if figure["mean"] is None:
+            return [called, "-", "-", str(figure["prompts"])]
+        low, high = figure["ci95"]
+        return [called, f"{figure['mean']:.3f}", f"{low:.3f} to {high:.3f}", str(figure["prompts"])]
+
+    rows = [row(summary["figure"], summary["overall"])]
+    rows += [row("  " + tag, figure) for tag, figure in summary["tags"].items()]
+    rows += [row(called, figure) for called, figure in summary["figures"].items()]
+    if summary["right"] is not None and summary["figure"] != "right":
+        rows.append(row("right pictures", summary["right"]))
+    lines = [aligned([name, "mean", "95 %", "prompts"], rows)]
+    if summary["missing_tags"]:
+        lines.append(f"no figure of the whole: no picture is tagged {', '.join(summary['missing_tags'])}")
+    if summary["unjudged"]:
+        lines.append(f"{summary['unjudged']} pictures have no score, and are in no mean")
+    lines += [f"skipped prompt {s['number']}, seed {s['seed']}: {s['reason']}" for s in summary["skipped"]]
+    cost = f"{summary['pictures']} pictures, {summary['judge_seconds']:.3f} s each to judge"
+    if summary["seconds"] is not None:
+        cost += f", {summary['seconds']:.2f} s to make"
+    return "\n".join([*lines, cost])
+
+
+@app.command("merge")
+def merge(
+    runs: Annotated[list[Path], typer.Argument(help="Folders with shards of one run; or the folder of all of them.")],
+    out: Annotated[Path | None, typer.Option(help="Folder of the merged run; with one folder it is that.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make one run of its shards, if they were made in several folders."""
+    quiet()
+    from accord.evaluation.run import merge as merged
+    from accord.evaluation.run import read_about
+
+    if len(runs) == 1:
+        leave_out("with a single folder", out=out)
+    elif out is None:
+        raise InputError("several runs are merged into a new folder; give it as --out")
+    target = runs[0] if out is None else out
+    summary = merged(runs, target)
+    name = read_about(target)["suite"]
+    emit(
+        as_json, {"out": str(target), "summary": summary}, f"{_table(summary, name)}\ngallery: {target / 'index.html'}"
+    )
+
+
+@app.command("compare")
+def compare(
+    run_a: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    run_b: Annotated[Path, typer.Argument(help="Folder of another one, of the same suite, prompts and judge.")],
+    out: Annotated[Path, typer.Option(help="Folder for compare.json and compare.md.")] = Path("out/compare"),
+    as_json: AsJson = False,
+) -> None:
+    """Differences of two runs with their intervals, by tag, and at equal cost."""
+    quiet()
+    from accord.evaluation.compare import compare as compared
+    from accord.evaluation.compare import table_of, write_comparison
+    from accord.files import check_writable
+
+    check_writable(out)
+    data = compared(run_a, run_b)
+    write_comparison(data, run_a, run_b, out)
+    emit(
+        as_json,
+        {**data, "out": str(out)},
+        f"{table_of(data)}\ncompare: {out / 'compare.md'}, side by side: {out / 'index.html'}",
+    )
+
+
+@app.command("prompts")
+def prompts(
+    out: Annotated[Path, typer.Option(help="File to write, .jsonl.")],
+    count: Annotated[int, typer.Option(min=1, help="How many prompts; GenEval has 553.")] = 553,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Draw prompts like GenEval's, of its six kinds and COCO's classes, for accord eval geneval."""
+    import json
+
+    from accord.evaluation.geneval_prompts import geneval_records
+    from accord.files import check_writable, only_writer, write_file
+
+    if out.suffix.lower() != ".jsonl":
+        raise InputError(f"output {str(out)!r} is no .jsonl; name it so")
+    records = geneval_records(count, seed)
+    check_file(out)
+    with only_writer(check_writable(out.parent), out.name):
+        write_file(out, "".join(json.dumps(r) + "\n" for r in records).encode())
+    emit(as_json, {"prompts": len(records), "out": str(out)}, f"{len(records)} prompts in {out}")
+
+
+@app.command("agreement")
+def agreement(
+    folder: Annotated[Path, typer.Argument(help="Folder of a finished run of geneval.")],
+    verdicts: Annotated[Path, typer.Argument(help="Verdicts of the original's program: results.jsonl.")],
+    as_json: AsJson = False,
+) -> None:
+    """How often a run of geneval says what the original's program says of the same pictures."""
+    quiet()
+    from accord.data.typed import read_typed
+    from accord.evaluation.geneval import agreement as agreed
+    from accord.evaluation.geneval_records import read_verdicts
+    from accord.evaluation.run import read_about
+    from accord.reports.tables import aligned
+
+    about = read_about(folder)
+    if about["suite"] != "geneval":
+        raise InputError(f"the run in {str(folder)!r} is one of {about['suite']}; give one of geneval")
+    ours = {
+        f"{row['number']:05d}/samples/{row['seed']:04d}.png": (row["tags"][0], row["verdict"])
+        for row in read_typed(folder / "rows.parquet", "rows of the run")
+    }
+    data = agreed(ours, read_verdicts(verdicts))
+    rows = [
+        [
+            name,
+            f"{d['agreement']:.3f}",
+            "-" if d["kappa"] is None else f"{d['kappa']:.3f}",
+            f"{d['ours']:.3f}",
+            f"{d['theirs']:.3f}",
+            str(d["pictures"]),
+        ]
+        for name, d in (("overall", data["overall"]), *data["tags"].items())
+    ]
+    emit(as_json, data, aligned(["agreement", "share", "kappa", "ours", "theirs", "pictures"], rows))

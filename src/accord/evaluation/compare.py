@@ -1,0 +1,306 @@
+"""Two runs of one suite, prompt by prompt: differences with intervals, wins and losses, and equal cost.
+
+A difference is B less A. Prompts are drawn for the intervals, seeds stay with their prompt, and the intervals of the
+tags are corrected for their number (Bonferroni), so that all of them hold at once with 95 %.
+
+At equal cost the cheaper run is given as many tries as its pictures fit into the cost of one of the dearer, and the
+best of them by the suite's own score counts: its mean over all choices of so many of its seeds. As that is the score
+that both are measured by, it is the most that best-of-N could give.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import accord
+from accord.data.typed import read_typed
+from accord.evaluation.run import read_about
+from accord.evaluation.stats import best_of, mean_of_groups, paired
+from accord.files import check_writable, only_writer, write_file
+from accord.reports.gallery import write_gallery
+from accord.reports.tables import aligned, table
+from accord.types import InputError
+
+SCHEMA = "accord.eval-compare/1"
+SHOWN = 10  # best and worst pictures that are listed
+LEAST = 1e-9  # of a difference that is none
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What is compared of a row."""
+
+    seed: int
+    file_name: str
+    score: float
+    verdict: bool | None
+    tags: Mapping[str, float]
+
+
+@dataclass
+class Compared:
+    """A run as it is compared: its pictures by the number of their prompt, judged ones alone."""
+
+    folder: Path
+    about: dict[str, Any]
+    pictures: dict[int, list[Picture]] = field(default_factory=dict)
+    prompts: dict[int, str] = field(default_factory=dict)
+    costs: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, folder: Path) -> Compared:
+        """A finished run.
+
+        Raises:
+            InputError: if the folder holds none.
+        """
+        run = cls(folder, read_about(folder))
+        if not (folder / "rows.parquet").is_file():
+            raise InputError(f"the run in {str(folder)!r} is not finished; run it to its end, or merge its shards")
+        sums: dict[str, list[float]] = {"seconds": [], "judge_seconds": [], "denoiser_calls": []}
+        for row in read_typed(folder / "rows.parquet", "rows of the run"):
+            if row["score"] is not None:
+                tags = {t["tag"]: t["score"] for t in row["by_tag"] if t["score"] is not None}
+                picture = Picture(row["seed"], row["file_name"], row["score"], row["verdict"], tags)
+                run.pictures.setdefault(row["number"], []).append(picture)
+                run.prompts[row["number"]] = row["prompt"]
+            for name, values in sums.items():
+                if row[name] is not None:
+                    values.append(row[name])
+        run.costs = {name: float(np.mean(values)) for name, values in sums.items() if values}
+        return run
+
+
+def compare(a: Path, b: Path) -> dict[str, Any]:
+    """The comparison of two finished runs, JSON-ready; `table_of` and `page_of` show it.
+
+    Raises:
+        InputError: for runs that are unfinished, of two suites or judges, or without a prompt in common.
+    """
+    one, other = Compared.of(a), Compared.of(b)
+    for name in ("suite", "judges"):
+        if one.about.get(name) != other.about.get(name):
+            raise InputError(
+                f"{str(a)!r} and {str(b)!r} have two {name}: {one.about.get(name)!r} and {other.about.get(name)!r}; "
+                "compare runs of one suite by one judge"
+            )
+    numbers = [n for n in sorted(one.pictures) if one.prompts[n] == other.prompts.get(n)]
+    if not numbers:
+        raise InputError(f"{str(a)!r} and {str(b)!r} have no judged prompt in common; run both on one file of prompts")
+    tags = list(dict.fromkeys(t for run in (one, other) for n in numbers for p in run.pictures[n] for t in p.tags))
+    tries = {name: _tries(one.costs, other.costs, name) for name in ("seconds", "denoiser_calls")}
+    rows = [_row("overall", one, other, numbers, tries, _score)]
+    by_tag = [_row(t, one, other, numbers, tries, _within(t), len(tags)) for t in tags]
+    if one.about.get("mean_of_tags"):
+        rows = [_mean_row(one, other, numbers, tags, tries)]
+    pairs = _same_seed(one, other, numbers)
+    ordered = sorted(pairs, key=lambda p: p["difference"])
+    return {
+        "schema": SCHEMA,
+        "accord": accord.__version__,
+        "suite": one.about["suite"],
+        "figure": one.about["figure"],
+        "a": {"run": a.name, "costs": one.costs},
+        "b": {"run": b.name, "costs": other.costs},
+        "prompts": len(numbers),
+        "left_out": len(set(one.pictures) | set(other.pictures)) - len(numbers),
+        "same_seeds": len(pairs),
+        "tries": {name: found for name, found in tries.items() if found},
+        "overall": rows[0],
+        "tags": by_tag,
+        "wins": _wins([r["difference"] for r in _by_prompt(one, other, numbers)]),
+        "wins_of_pictures": _wins([p["difference"] for p in pairs]),
+        "best": [p for p in ordered[::-1][:SHOWN] if p["difference"] > LEAST],
+        "worst": [p for p in ordered[:SHOWN] if p["difference"] < -LEAST],
+    }
+
+
+Value = Callable[[Picture], float | None]
+Tries = tuple[int, int]  # how many of a prompt's pictures each run may choose from
+
+
+def _score(picture: Picture) -> float | None:
+    return picture.score
+
+
+def _within(tag: str) -> Value:
+    """What a picture has within a tag, if it counts there."""
+    return lambda picture: picture.tags.get(tag)
+
+
+def _tries(a: Mapping[str, float], b: Mapping[str, float], name: str) -> Tries | None:
+    """How many tries make the cheaper run's pictures cost what the dearer's do; None if one does not say its cost.
+
+    To choose, each has to be judged: that time is the cheaper run's.
+    """
+    if not (a.get(name) and b.get(name)):
+        return None
+    judging = [run.get("judge_seconds", 0.0) if name == "seconds" else 0.0 for run in (a, b)]
+    if a[name] <= b[name]:
+        return max(1, int(b[name] / (a[name] + judging[0]) + 1e-6)), 1
+    return 1, max(1, int(a[name] / (b[name] + judging[1]) + 1e-6))
+
+
+def _values(pictures: Sequence[Picture], value: Value, tries: int) -> float | None:
+    """The mean over a prompt's pictures, or of the best of so many by their score."""
+    known = [(p.score, v) for p in pictures if (v := value(p)) is not None]
+    return best_of([s for s, _ in known], tries, [v for _, v in known]) if known else None
+
+
+def _paired(
+    a: Compared, b: Compared, numbers: Sequence[int], value: Value, tries: Tries
+) -> tuple[np.ndarray, np.ndarray, list[int]]:
+    """The values of the prompts that both have, [P] and [P], and their numbers."""
+    found = [(_values(a.pictures[n], value, tries[0]), _values(b.pictures[n], value, tries[1]), n) for n in numbers]
+    both = [(x, y, n) for x, y, n in found if x is not None and y is not None]
+    return np.asarray([x for x, _, _ in both]), np.asarray([y for _, y, _ in both]), [n for _, _, n in both]
+
+
+def _row(
+    name: str,
+    a: Compared,
+    b: Compared,
+    numbers: Sequence[int],
+    tries: Mapping[str, Tries | None],
+    value: Value,
+    comparisons: int = 1,
+) -> dict[str, Any]:
+    """A line of the table: both means, their difference with its interval, and the differences at equal cost."""
+    of_a, of_b, both = _paired(a, b, numbers, value, (1, 1))
+    row: dict[str, Any] = {"name": name, "prompts": len(both)}
+    if not both:
+        return {**row, "a": None, "b": None, "difference": None, "ci95": None}
+    row |= {"a": round(float(of_a.mean()), 4), "b": round(float(of_b.mean()), 4)}
+    row |= paired(of_b, of_a, "difference", comparisons)
+    for cost, own in tries.items():
+        if own is not None:
+            x, y, _ = _paired(a, b, numbers, value, own)
+            row[f"equal_{cost}"] = paired(y, x, "difference", comparisons)
+    return row
+
+
+def _mean_row(
+    a: Compared, b: Compared, numbers: Sequence[int], tags: Sequence[str], tries: Mapping[str, Tries | None]
+) -> dict[str, Any]:
+    """The line of a suite whose whole is the mean over its tags."""
+
+    def whole(of: Tries) -> tuple[dict[str, Any], float, float]:
+        found = [_paired(a, b, numbers, _within(t), of) for t in tags]
+        groups = [{n: [y - x] for x, y, n in zip(*one, strict=True)} for one in found]
+        of_a = float(np.mean([x.mean() for x, _, both in found if both]))
+        of_b = float(np.mean([y.mean() for _, y, both in found if both]))
+        result = mean_of_groups(groups)
+        return {"difference": result["mean"], "ci95": result["ci95"]}, of_a, of_b
+
+    difference, of_a, of_b = whole((1, 1))
+    row = {"name": "overall", "prompts": len(numbers), "a": round(of_a, 4), "b": round(of_b, 4), **difference}
+    return row | {f"equal_{cost}": whole(own)[0] for cost, own in tries.items() if own is not None}
+
+
+def _by_prompt(a: Compared, b: Compared, numbers: Sequence[int]) -> list[dict[str, Any]]:
+    x, y, both = _paired(a, b, numbers, _score, (1, 1))
+    return [{"number": n, "difference": float(v)} for n, v in zip(both, y - x, strict=True)]
+
+
+def _same_seed(a: Compared, b: Compared, numbers: Sequence[int]) -> list[dict[str, Any]]:
+    """The pictures of one prompt and one seed in both runs."""
+    out = []
+    for n in numbers:
+        others = {p.seed: p for p in b.pictures[n]}
+        for p in a.pictures[n]:
+            if (q := others.get(p.seed)) is not None:
+                names = {"a_file": p.file_name, "b_file": q.file_name}
+                about = {"number": n, "seed": p.seed, "prompt": a.prompts[n], "a": p.score, "b": q.score}
+                out.append({**about, "difference": q.score - p.score, **names})
+    return out
+
+
+def _wins(differences: Iterable[float]) -> dict[str, int]:
+    """Of how many B is better than, as good as and worse than A."""
+    found = np.asarray(list(differences), dtype=float)
+    wins, losses = int((found > LEAST).sum()), int((found < -LEAST).sum())
+    return {"wins": wins, "ties": len(found) - wins - losses, "losses": losses}
+
+
+# --- shown ------------------------------------------------------------------------------------------------------------
+_COSTS = {"equal_seconds": "at equal seconds", "equal_denoiser_calls": "at equal calls"}
+
+
+def _cells(data: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    costs = [name for name in _COSTS if name in data["overall"]]
+    head = [data["figure"], "A", "B", "B - A [95 %]", *(f"{_COSTS[c]} [95 %]" for c in costs), "prompts"]
+    rows = []
+    for row in (data["overall"], *data["tags"]):
+        differences = [_difference(row), *(_difference(row.get(c)) for c in costs)]
+        rows.append([row["name"], _number(row["a"]), _number(row["b"]), *differences, str(row["prompts"])])
+    return head, rows
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _difference(row: Mapping[str, Any] | None) -> str:
+    if row is None or row["difference"] is None:
+        return "-"
+    low, high = row["ci95"]
+    return f"{row['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
+
+
+def _said(data: Mapping[str, Any]) -> str:
+    wins, of = data["wins"], data["wins_of_pictures"]
+    text = f"B better on {wins['wins']} prompts, as good on {wins['ties']}, worse on {wins['losses']}"
+    if data["same_seeds"]:
+        text += (
+            f"; of {data['same_seeds']} pictures with the same seed on {of['wins']}, {of['ties']} and {of['losses']}"
+        )
+    for name, (a, b) in data["tries"].items():
+        if max(a, b) > 1:
+            what = "seconds" if name == "seconds" else "denoiser calls"
+            text += f". At equal {what} {'A' if a > b else 'B'} has the best of {max(a, b)}"
+    return text + "."
+
+
+def table_of(data: Mapping[str, Any]) -> str:
+    """The comparison for a terminal."""
+    lines = [
+        f"A: {data['a']['run']}, B: {data['b']['run']}, suite {data['suite']}",
+        aligned(*_cells(data)),
+        _said(data),
+    ]
+    return "\n".join(lines)
+
+
+def page_of(data: Mapping[str, Any]) -> str:
+    """The comparison as Markdown."""
+    rows = [
+        [p["number"], p["seed"], p["prompt"].replace("|", "\\|"), _number(p["a"]), _number(p["b"]), which]
+        for which, found in (("gained", data["best"]), ("lost", data["worst"]))
+        for p in found
+    ]
+    pictures = table(["prompt", "seed", "text", "A", "B", ""], rows) if rows else "No picture differs."
+    return (
+        f"# {data['suite']}: {data['b']['run']} (B) against {data['a']['run']} (A)\n\n{_said(data)} Intervals of tags "
+        f"are corrected for their number.\n\n{table(*_cells(data))}\n\n## Pictures that differ most\n\n{pictures}\n"
+    )
+
+
+def write_comparison(data: Mapping[str, Any], a: Path, b: Path, out: Path) -> None:
+    """`compare.json`, `compare.md`, and `index.html`, a gallery of B's pictures with A's beside them.
+
+    Raises:
+        InputError: if the folder cannot be written.
+    """
+    with only_writer(check_writable(out), "compare"):
+        write_file(out / "compare.json", (json.dumps(data, indent=1) + "\n").encode())
+        write_file(out / "compare.md", page_of(data).encode())
+        rows = read_typed(b / "rows.parquet", "rows of the run")
+        there = ({**row, "file_name": str((b / row["file_name"]).resolve())} for row in rows)
+        about = {"A": data["a"]["run"], "B": data["b"]["run"], "result": _said(data)}
+        write_gallery(out, there, f"{data['suite']}: {data['b']['run']} against {data['a']['run']}", a, about)

@@ -1,0 +1,415 @@
+"""A run is a folder: pictures of a suite's prompts, judged, in a form that others read.
+
+    run.json             settings, versions, device, seeds, judges, and whose weights they were
+    rows.jsonl           a line a picture, appended while it runs; rows-00001-of-00004.jsonl of a shard
+    rows.parquet         the same with proper types, once all are there; metadata.parquet is its copy, under the name
+                         that `datasets` (imagefolder) and Accord look for in a folder of pictures
+    summary.json         the figures with their intervals, and the pictures that were skipped
+    index.html           a gallery of all pictures
+    images/00012-3.png   the picture of prompt 12 with seed 3
+
+The same command again goes on where a run was stopped. A batch is the unit: what a kill has left of one is made again
+as a whole, so that a run that was stopped ends with the numbers of one that was not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from torch import nn
+from tqdm.auto import tqdm
+
+import accord
+from accord.data.pairs import need_parquet
+from accord.data.shards import shard_name, share_of
+from accord.data.typed import read_typed, write_typed
+from accord.evaluation.pictures import Job, Made, Pictures, picture_name
+from accord.evaluation.registry import Judged, Record, Suite
+from accord.evaluation.rows import KINDS, Journal, Row, read_rows, row_of, skipped_row
+from accord.evaluation.stats import figure_of, mean_of_groups
+from accord.files import check_writable, only_writer, read_json, reason, replace_file, write_file
+from accord.reports.gallery import write_gallery
+from accord.reports.pictures import png
+from accord.training.fingerprint import fingerprint
+from accord.types import InputError
+
+SCHEMA = "accord.run/1"
+SUMMARY = "accord.summary/1"
+COMPARED = ("suite", "prompts", "settings", "seeds", "judges", "shards", "weights")  # what makes another run
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a run is to do.
+
+    Attributes:
+        suite: its class.
+        records: all its prompts, of all shards.
+        pictures: where the pictures come from.
+        make: gives the suite with its judges, when the first picture is due.
+        seeds: of each prompt; all that there are if empty.
+        about: what `run.json` says beside it: "settings", "judges", "device", "prompts"; JSON-ready.
+    """
+
+    suite: type[Suite]
+    records: Sequence[Record]
+    pictures: Pictures
+    make: Callable[[], Suite]
+    seeds: Sequence[int]
+    about: Mapping[str, Any]
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that decide what a picture and a verdict are."""
+    from importlib.metadata import version
+
+    return {name: version(name) for name in ("torch", "diffusers", "transformers")}
+
+
+def run_suite(
+    task: Task, out: Path, shard: tuple[int, int] = (1, 1), batch_size: int = 16, progress: bool = False
+) -> dict[str, Any]:
+    """Make and judge the pictures of this shard that are not there yet; with the last of all shards, the tables too.
+
+    Returns:
+        {"out", "pictures" of this shard, "new", "skipped", "finished"} and, once all shards are there, "summary".
+
+    Raises:
+        InputError: if the folder holds another run or is written to by another process, or if no picture can be made,
+            read or judged.
+    """
+    need_parquet()
+    index, count = shard
+    journal_path = out / f"{shard_name('rows', index, count)}.jsonl"
+    with only_writer(check_writable(out), journal_path.stem):
+        about = {
+            "schema": SCHEMA,
+            "accord": accord.__version__,
+            "suite": task.suite.name,
+            "figure": task.suite.figure,
+            "mean_of_tags": list(task.suite.mean_of_tags),
+            "seeds": list(task.seeds),
+            "shards": count,
+            "versions": versions(),
+            **task.about,
+        }
+        jobs = task.pictures.jobs(share_of(task.records, shard), task.seeds)
+        batches = [jobs[start : start + batch_size] for start in range(0, len(jobs), batch_size)]
+        with _begun(out, about):
+            journal = Journal(journal_path)
+            journal.keep_only([[_key(job) for job in batch] for batch in batches])
+            new = _work(task, out, batches, journal, about, progress)
+    finished = _done(out).issuperset(map(_key, task.pictures.jobs(task.records, task.seeds)))
+    data = {"out": str(out), "pictures": len(jobs), "new": new, "finished": finished}
+    return {**data, "summary": finish(out)} if finished else data
+
+
+def _key(job: Job) -> tuple[int, int]:
+    return job[0].number, job[1]
+
+
+def _work(
+    task: Task,
+    out: Path,
+    batches: Sequence[Sequence[Job]],
+    journal: Journal,
+    about: dict[str, Any],
+    progress: bool,
+) -> int:
+    """Do the batches that the journal has not; returns the number of new pictures."""
+    left = [b for b in batches if not journal.done.issuperset(map(_key, b))]
+    if not left:
+        return 0
+    new, total = 0, sum(map(len, batches))
+    suite = task.make()
+    parts = [m for v in vars(suite).values() if isinstance(m := getattr(v, "model", v), nn.Module)]
+    _begin(out, {**about, "weights": {"pipeline": task.pictures.weights(), "judge": fingerprint(*parts)}})
+    (out / "images").mkdir(exist_ok=True)
+    with tqdm(
+        total=total, initial=len(journal.done), desc=task.suite.name, unit="picture", disable=not progress
+    ) as bar:
+        for batch in left:
+            rows = _rows(suite, task.pictures, batch, out)
+            whys = [row["skipped"] for row in rows if "skipped" in row]
+            if len(whys) == len(rows) and not journal.done:  # what all fail by is no matter of one row
+                raise InputError(whys[0])
+            journal.append(rows)
+            new += len(rows)
+            bar.update(len(rows))
+    journal.close()
+    return new
+
+
+def _rows(suite: Suite, pictures: Pictures, batch: Sequence[Job], out: Path) -> list[Row]:
+    """The rows of a batch; its pictures are in their place before."""
+    made = [m if isinstance(m, Made) else Made(None, why=str(m)) for m in _each(pictures, batch)]
+    names = [picture_name(record, seed, m.path) for (record, seed), m in zip(batch, made, strict=True)]
+    good = [i for i, m in enumerate(made) if m.image is not None]
+    for i in good:
+        _put(made[i], out / names[i])
+    began = time.perf_counter()
+
+    def judge(chosen: Sequence[int]) -> list[Judged]:
+        images = [image for i in chosen if (image := made[i].image) is not None]
+        return suite.judge([batch[i][0] for i in chosen], images)
+
+    judged = dict(zip(good, _each(judge, good), strict=True)) if good else {}
+    seconds = (time.perf_counter() - began) / max(len(good), 1)
+    rows = []
+    for i, ((record, seed), name, m) in enumerate(zip(batch, names, made, strict=True)):
+        found = judged.get(i, InputError(m.why))
+        if isinstance(found, InputError):
+            rows.append(skipped_row(record, seed, str(found)))
+        else:
+            rows.append(row_of(record, seed, name, found, m.calls, m.seconds, seconds))
+    return rows
+
+
+def _each(do: Callable[[Sequence[Any]], Sequence[T]], items: Sequence[Any]) -> list[T | InputError]:
+    """What is made of a batch; if one of it is refused, what is made of each by itself, and why of those that are
+    refused.
+    """
+    try:
+        return list(do(items))
+    except InputError as error:
+        if len(items) == 1:
+            return [error]
+    return [found for item in items for found in _each(do, [item])]
+
+
+def _put(made: Made, place: Path) -> None:
+    """The picture in its place: written, or, of a file that is there, linked, or copied from another disk."""
+    if made.path is None:
+        assert made.image is not None
+        write_file(place, png(made.image))
+        return
+    source = os.path.realpath(made.path)
+
+    def take(part: Path) -> None:
+        try:
+            os.link(source, part)
+        except OSError:
+            shutil.copyfile(source, part)
+
+    if not place.exists() or not os.path.samefile(source, place):
+        replace_file(place, take)
+
+
+# --- run.json ---------------------------------------------------------------------------------------------------------
+@contextlib.contextmanager
+def _begun(out: Path, about: Mapping[str, Any]) -> Iterator[None]:
+    """`_begin`, and leave nothing of a run that is refused before its first row."""
+    new = not (out / "run.json").exists()
+    _begin(out, about)
+    try:
+        yield
+    except InputError:
+        if new and not any(out.glob("rows*.jsonl")):
+            (out / "run.json").unlink(missing_ok=True)
+            shutil.rmtree(out / "images", ignore_errors=True)
+        raise
+
+
+def _begin(out: Path, about: Mapping[str, Any]) -> None:
+    """Take the folder for this run, or refuse it.
+
+    Raises:
+        InputError: naming what differs.
+    """
+    path, now = out / "run.json", json.loads(json.dumps(dict(about)))
+    if not path.exists():
+        if any(out.glob("rows*.jsonl")):
+            raise InputError(f"{str(out)!r} holds rows of a run whose run.json is missing; give another `out`")
+        write_file(path, (json.dumps(now, indent=1) + "\n").encode())
+        return
+    before = read_about(out)
+    for name in COMPARED:
+        if name in now and name in before and (what := _differs(name, before[name], now[name])):
+            raise InputError(
+                f"the run in {str(out)!r} was begun with {what}; go on with the same settings, or give another `out`"
+            )
+    if now.keys() - before.keys():  # the weights are known once they are loaded
+        write_file(path, (json.dumps({**before, **now, "versions": before["versions"]}, indent=1) + "\n").encode())
+
+
+def _differs(name: str, before: Any, now: Any) -> str:
+    """ "steps 25, and not 50", or nothing."""
+    if before == now:
+        return ""
+    if isinstance(before, dict) and isinstance(now, dict):
+        key = next(k for k in (*before, *now) if before.get(k) != now.get(k))
+        return _differs(f"{name} {key}" if name in ("weights", "prompts") else key, before.get(key), now.get(key))
+    return f"{name} {before!r}, and not {now!r}"
+
+
+def read_about(run: Path) -> dict[str, Any]:
+    """What `run.json` says.
+
+    Raises:
+        InputError: if the folder holds no run that this version reads.
+    """
+    if not (run / "run.json").is_file():
+        raise InputError(f"folder {str(run)!r} holds no run (run.json); give one that accord eval wrote")
+    found = read_json(run / "run.json", "record of the run", "give another `out`, and run it again")
+    if found.get("schema") != SCHEMA:
+        raise InputError(
+            f"the run in {str(run)!r} has the schema {found.get('schema')!r}, and {SCHEMA!r} is read; run it again"
+        )
+    return found
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
+def journals(run: Path) -> list[Path]:
+    """The journals of a run, of all shards that are there."""
+    return sorted(run.glob("rows*.jsonl"))
+
+
+def _done(run: Path) -> set[tuple[int, int]]:
+    return {(row["number"], row["seed"]) for path in journals(run) for row in read_rows(path)}
+
+
+def all_rows(run: Path) -> Iterator[Row]:
+    """All rows of a run in the order of its prompts, skipped ones among them, one after the other."""
+    return heapq.merge(*map(read_rows, journals(run)), key=lambda row: (row["number"], row["seed"]))
+
+
+def good_rows(run: Path) -> Iterator[Row]:
+    """Those that were judged."""
+    return (row for row in all_rows(run) if "skipped" not in row)
+
+
+def finish(run: Path) -> dict[str, Any]:
+    """Write the tables of all rows that are there; returns the summary.
+
+    Raises:
+        InputError: if none was judged, or the tables cannot be written.
+    """
+    about = read_about(run)
+    summary = summarise(all_rows(run), about["figure"], about["mean_of_tags"])
+    if not summary["pictures"]:
+        why = f" ({summary['skipped'][0]['reason']})" if summary["skipped"] else ""
+        raise InputError(f"the run in {str(run)!r} has no judged picture{why}; give prompts and pictures that fit")
+    write_typed(run / "rows.parquet", good_rows(run), KINDS)
+    replace_file(run / "metadata.parquet", lambda part: shutil.copyfile(run / "rows.parquet", part))
+    data = {"schema": SUMMARY, "accord": accord.__version__, "suite": about["suite"], **summary}
+    write_file(run / "summary.json", (json.dumps(data, indent=1) + "\n").encode())
+    write_gallery(run, read_typed(run / "rows.parquet", "rows of the run"), f"{about['suite']}: {run.resolve().name}")
+    return data
+
+
+def summarise(rows: Iterable[Row], figure: str, mean_of_tags: Sequence[str] = ()) -> dict[str, Any]:
+    """The figures of a run, in one pass. A mean over tags of which one is missing is None: it could not be compared.
+
+    Returns:
+        {"figure", "overall", "missing_tags", "figures", "tags", "right", "pictures", "unjudged", "skipped", "seconds",
+        "judge_seconds", "denoiser_calls"}. A figure is {"mean", "ci95", "prompts", "pictures"}.
+    """
+    scores: dict[int, list[float]] = {}
+    named: dict[str, dict[int, list[float]]] = {}
+    tagged: dict[str, dict[int, list[float]]] = {}
+    right: dict[int, list[float]] = {}
+    costs: dict[str, list[float]] = {name: [] for name in ("seconds", "judge_seconds", "denoiser_calls")}
+    skipped: list[dict[str, Any]] = []
+    pictures = unjudged = 0
+    for row in rows:
+        number = row["number"]
+        if "skipped" in row:
+            skipped.append({"number": number, "seed": row["seed"], "prompt": row["prompt"], "reason": row["skipped"]})
+            continue
+        pictures += 1
+        unjudged += row["score"] is None
+        if row["score"] is not None:
+            scores.setdefault(number, []).append(row["score"])
+        if row["verdict"] is not None:
+            right.setdefault(number, []).append(float(row["verdict"]))
+        for one in row["figures"]:
+            if one["value"] is not None:
+                named.setdefault(one["name"], {}).setdefault(number, []).append(one["value"])
+        for tag in row["by_tag"]:
+            if tag["score"] is not None:
+                tagged.setdefault(tag["tag"], {}).setdefault(number, []).append(tag["score"])
+        for name, values in costs.items():
+            if row[name] is not None:
+                values.append(row[name])
+    missing = [tag for tag in mean_of_tags if tag not in tagged]
+    whole = (
+        mean_of_groups([tagged[tag] for tag in mean_of_tags if tag in tagged]) if mean_of_tags else figure_of(scores)
+    )
+    if missing:
+        whole |= {"mean": None, "ci95": None}
+    return {
+        "figure": figure,
+        "overall": whole,
+        "missing_tags": missing,
+        "figures": {name: figure_of(found) for name, found in named.items()},
+        "tags": {name: figure_of(found) for name, found in tagged.items()},
+        "right": figure_of(right) if right else None,
+        "pictures": pictures,
+        "unjudged": unjudged,
+        "skipped": skipped,
+        **{name: sum(values) / len(values) if values else None for name, values in costs.items()},
+    }
+
+
+# --- merging ----------------------------------------------------------------------------------------------------------
+def merge(runs: Sequence[Path], out: Path) -> dict[str, Any]:
+    """One run of the shards of several folders, or of the shards of one: the tables of what is there.
+
+    Args:
+        out: the folder of the merged run; with one run that folder itself.
+
+    Returns:
+        the summary.
+
+    Raises:
+        InputError: if they are no shards of one run, or a picture is in two of them.
+    """
+    need_parquet()
+    abouts = [read_about(run) for run in runs]
+    for run, about in zip(runs[1:], abouts[1:], strict=True):
+        for name in COMPARED:
+            if name in about and name in abouts[0] and (what := _differs(name, abouts[0][name], about[name])):
+                raise InputError(
+                    f"{str(run)!r} and {str(runs[0])!r} are no shards of one run: {what}; merge shards alone"
+                )
+    paths = [(run, path) for run in runs for path in journals(run)]
+    shards = [path.name for _, path in paths]
+    twice = next((name for name in shards if shards.count(name) > 1), None)
+    if twice is not None:
+        raise InputError(f"the shard {twice.removesuffix('.jsonl')} is in two of the runs; give each once")
+    missing = abouts[0]["shards"] - len(shards)
+    if missing > 0:
+        raise InputError(
+            f"{missing} of {abouts[0]['shards']} shards are missing; run them with `shard`, or name their folders"
+        )
+    if len(runs) > 1:
+        with only_writer(check_writable(out), "rows"):
+            _begin(out, abouts[0])
+            for run, path in paths:
+                _copy(run, path, out)
+    return finish(out)
+
+
+def _copy(run: Path, journal: Path, out: Path) -> None:
+    """The rows and the pictures of a shard into the merged run; the rows last, which say that all is there."""
+    (out / "images").mkdir(exist_ok=True)
+    for row in read_rows(journal):
+        if "skipped" not in row:
+            try:
+                _put(Made(None, run / row["file_name"]), out / row["file_name"])
+            except OSError as error:
+                raise InputError(
+                    f"the picture {row['file_name']!r} of the run {str(run)!r} cannot be copied ({reason(error)}); "
+                    "check that it is there"
+                ) from error
+    replace_file(out / journal.name, lambda part: shutil.copyfile(journal, part))

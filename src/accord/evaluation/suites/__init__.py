@@ -1,0 +1,1 @@
+"""The suites, one a file, which has the suite's name with `_` for `-`."""

@@ -1,0 +1,52 @@
+"""Processors of chat models: text and picture to what the model is given."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from accord.diffusion.loading import check_folder, loading
+from accord.types import InputError
+
+
+def load_processor(model: str, what: str) -> Any:
+    """The processor of an image-text-to-text model of transformers, with an image processor that needs PIL alone.
+
+    A processor that also reads videos is made without that half: it needs torchvision, and no picture does.
+
+    Raises:
+        InputError: for one that cannot be read.
+    """
+    from transformers import AutoConfig, AutoImageProcessor, AutoProcessor
+    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+    from transformers.utils import is_torchvision_available
+
+    check_folder(model, what)
+    with loading(what):
+        if is_torchvision_available():
+            processor = AutoProcessor.from_pretrained(model, trust_remote_code=False)
+            processor.image_processor = AutoImageProcessor.from_pretrained(
+                model, trust_remote_code=False, backend="pil"
+            )
+            return processor
+        config = AutoConfig.from_pretrained(model, trust_remote_code=False)
+        kind = PROCESSOR_MAPPING.get(type(config), None)
+        if kind is None:
+            raise InputError(f"{what} has no processor of text and pictures; use a chat model that sees pictures")
+        return of_pictures(kind).from_pretrained(model, trust_remote_code=False)
+
+
+def of_pictures(kind: type) -> Any:
+    """The class of a processor without its video half; the class itself if it has none."""
+    if "video_processor" not in kind.get_attributes():  # type: ignore[attr-defined]
+        return kind
+
+    class OfPictures(kind):  # type: ignore[misc]
+        @classmethod
+        def get_attributes(cls) -> list[str]:
+            return [name for name in super().get_attributes() if name != "video_processor"]
+
+        @classmethod
+        def from_args_and_dict(cls, args: Any, processor_dict: dict[str, Any], **settings: Any) -> Any:
+            return super().from_args_and_dict(args, processor_dict | {"video_processor": None}, **settings)
+
+    return OfPictures

@@ -1,0 +1,540 @@
+"""Judges of every kind, on tiny models of the real classes; CLIP-FlanT5, Soft-TIFA and calibration."""
+
+import json
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tiny_judges
+import torch
+import transformers as T
+from conftest import MODELS, STAR, picture, tiny_blip
+from PIL import Image
+from safetensors.torch import save_file
+from tiny_judges import CHAT, fresh, shared
+from torch import nn
+from zoo import t5_tokenizer
+
+import accord
+from accord.data.images import to_pil, to_tensor
+from accord.judges.calibrate import Calibrated, Calibration, calibrate, fit
+from accord.judges.chat import ChatJudge
+from accord.judges.contrast import ClipJudge
+from accord.judges.diagnosis import align
+from accord.judges.processors import of_pictures
+from accord.judges.protocol import Answers, Judge, Question
+from accord.judges.questions import Asked, as_judge, checks
+from accord.judges.vqascore import ASKED_OF_T5, ClipFlanT5, soft_tifa, spellings, vqa_score
+from accord.methods.realign.regions import describe
+from accord.prompts.phrases import phrases_of
+from accord.types import InputError, Notice, Region
+
+QUESTIONS = [
+    Question("Is there a red star in the picture? Answer yes or no."),
+    Question("How many?", (("two", "2"), ("one", "1"), ("three", "3"))),
+    Question("What color is the key in the picture? Answer in one word.", (("red", "Red"), ("blue", "Blue"))),
+]
+SHARING = ("qwen25", "qwen3", "idefics3", "llava", "internvl")
+
+
+def noise(count=2, height=48, width=64):
+    return torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(0))
+
+
+def probabilities(answers):
+    return np.concatenate(answers)
+
+
+# answers ------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", SHARING)
+def test_questions_that_share_a_picture_are_answered_as_one_by_one(name):
+    judge, images = fresh(name), noise()
+    together = judge.answer(images, QUESTIONS * 2, [0, 0, 0, 1, 1, 1])
+    assert judge.shares is True
+    alone = [judge.answer(images, [q], [i])[0] for i in (0, 1) for q in QUESTIONS]
+    assert np.allclose(probabilities(together), probabilities(alone), rtol=1e-4)
+    # nothing of this is trivial: the picture and the question make a difference
+    assert not np.allclose(together[0], together[3], rtol=1e-2)
+    other = judge.answer(images, [replace(QUESTIONS[0], text="Is there a blue key?")], [0])[0]
+    assert not np.allclose(together[0], other, rtol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("name", "tower"), [("qwen3", "visual"), ("llava", "vision_tower"), ("idefics3", "vision_model")]
+)
+def test_a_picture_goes_through_the_tower_once_for_all_its_questions(name, tower):
+    judge, images = fresh(name), noise()
+    judge.shares, seen = True, []
+    hook = getattr(judge.model.model, tower).register_forward_hook(lambda *_: seen.append(1))
+    judge.answer(images, QUESTIONS * 2, [0, 0, 0, 1, 1, 1])
+    hook.remove()
+    assert len(seen) == 2
+
+
+def test_a_model_whose_picture_sees_the_question_is_asked_one_by_one_and_says_so():
+    judge, images = fresh("paligemma"), noise()
+    with pytest.warns(Notice, match="asked one by one"):
+        together = judge.answer(images, QUESTIONS, [0, 0, 1])
+    assert judge.shares is False
+    alone = [judge.answer(images, [q], [i])[0] for q, i in zip(QUESTIONS, [0, 0, 1], strict=True)]
+    assert np.allclose(probabilities(together), probabilities(alone), rtol=1e-5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Notice)  # once is enough
+        judge.answer(images, QUESTIONS, [0, 0, 1])
+
+
+def test_answers_do_not_depend_on_order_batch_or_the_pictures_beside(monkeypatch):
+    judge, images = shared("qwen3"), noise(3)
+    whole = judge.answer(images, QUESTIONS * 3, [0, 0, 0, 1, 1, 1, 2, 2, 2])
+    backwards = judge.answer(images.flip(0), (QUESTIONS * 3)[::-1], [0, 0, 0, 1, 1, 1, 2, 2, 2])
+    assert np.allclose(probabilities(whole), probabilities(backwards[::-1]), rtol=1e-4)
+    monkeypatch.setattr("accord.judges.chat.CHUNK", 2)
+    assert np.allclose(
+        probabilities(whole), probabilities(judge.answer(images, QUESTIONS * 3, [0, 0, 0, 1, 1, 1, 2, 2, 2]))
+    )
+
+
+@pytest.mark.parametrize("name", ["qwen25", "paligemma"])
+def test_an_answer_is_the_sum_over_the_first_tokens_of_its_spellings(name):
+    """Brute force: one whole run of processor and model, and the softmax of the last logits."""
+    judge, images = shared(name), noise(1)
+    inputs = judge.processor(
+        text=[judge._asked(QUESTIONS[0].text)], images=to_pil(images), return_tensors="pt", add_special_tokens=False
+    )
+    inputs.pop("labels", None)
+    with torch.no_grad():
+        odds = judge.model(**inputs).logits[0, -1].softmax(-1)
+    vocab = judge.tokenizer.get_vocab()
+    # what the tokenizers make of them: whole words with and without a space, or letters
+    forms = (("Yes", "ĠYes", "yes", "Ġyes"), ("No", "ĠNo", "no", "Ġno")) if name == "qwen25" else ("Yy", "Nn")
+    found = judge.answer(images, [QUESTIONS[0]], [0])[0]
+    for share, own in zip(found, [sorted(vocab[f] for f in answer) for answer in forms], strict=True):
+        assert share == pytest.approx(float(odds[own].sum()), rel=1e-4)
+
+
+def test_an_answer_that_begins_as_another_one_is_not_told_apart():
+    judge = shared("qwen25")  # knows neither word: both begin with the letter p
+    mixed = Question("What color?", (("purple",), ("pink",), ("red",)))
+    found = judge.answer(noise(1), [mixed], [0])[0]
+    assert np.isnan(found[:2]).all() and found[2] > 0
+    seen = align(noise(1), ["a red star on a white background"], judge, captions=False)[0]
+    assert "red" in seen.unjudged and "white" in seen.unjudged  # not averaged in
+    assert seen.overall == pytest.approx(float(np.exp(np.mean([np.log(w.probability) for w in seen.words]))))
+
+
+def leaning(name, word, by=9.0):
+    """A judge whose first word is as good as always `word`: its bias on the last layer is set."""
+    judge = fresh(name)
+    head = judge.model.get_output_embeddings()
+    bias = nn.Linear(head.in_features, head.out_features)
+    bias.weight.data = head.weight.data
+    bias.bias.data = torch.zeros(head.out_features)
+    bias.bias.data[sorted(judge.first_tokens(word))] = by
+    judge.model.set_output_embeddings(bias.requires_grad_(False))
+    return judge
+
+
+@pytest.mark.parametrize("name", ["qwen3", "paligemma"])
+@pytest.mark.filterwarnings("ignore::accord.types.Notice")
+def test_a_judge_that_says_yes_bears_out_what_is_there_and_denies_what_is_not_to_be(name):
+    prompt = "a red star to the left of a blue key, no fish"
+    for word, there, absent in (("Yes", 1, 0), ("No", 0, 1)):
+        seen = align(noise(1), [prompt], leaning(name, word), captions=False)[0]
+        by = {w.word.text: w for w in seen.words}
+        assert [by[t].probability for t in ("star", "key", "to the left of")] == pytest.approx([there] * 3, abs=0.02)
+        assert by["fish"].probability == pytest.approx(absent, abs=0.02) and by["fish"].reads_as == "fish"
+        assert by["star"].reads_as == "no"
+        assert seen.judged(by["star"]) == (
+            f"answer to 'Is there a star in the picture? Answer yes or no.', by {shared(name).name}"
+        )
+
+
+def test_a_judge_that_counts_two_reads_other_numbers_so():
+    right, wrong = (
+        next(
+            w for w in align(noise(1), [p], leaning("qwen3", "two"), captions=False)[0].words if w.word.kind == "count"
+        )
+        for p in ("two stars", "three stars")
+    )
+    assert right.probability > 0.95 and wrong.probability < 0.05 and wrong.reads_as == "two"
+
+
+@pytest.mark.parametrize("name", ["qwen25", "paligemma", "llava"])
+def test_likelihood_of_a_text_is_that_of_the_whole_answer(name):
+    """Brute force: token after token, each with a run of its own; the prompt's tokens see what they saw before."""
+    judge, images, text = shared(name), noise(2), "a red star"
+    both = judge.log_likelihood(judge.encode(images), [text, "two", text], [0, 1, 1])
+    inputs = judge._inputs(to_pil(images)[1], judge._describing)
+    ids = [*judge.tokenizer(text, add_special_tokens=False).input_ids, judge.tokenizer.eos_token_id]
+    total = 0.0
+    for token in ids:
+        with torch.no_grad():
+            total += float(judge.model(**inputs).logits[0, -1].log_softmax(-1)[token])
+        inputs["input_ids"] = torch.cat([inputs["input_ids"], torch.tensor([[token]])], 1)
+        for key, value in (("attention_mask", 1), ("mm_token_type_ids", 0), ("token_type_ids", 1)):
+            if key in inputs:
+                inputs[key] = torch.cat([inputs[key], torch.tensor([[value]])], 1)
+    assert float(both[2]) == pytest.approx(total, abs=1e-3)
+    assert abs(float(both[0] - both[2])) > 1e-3
+
+
+@pytest.mark.parametrize("name", sorted(CHAT))
+def test_each_model_writes_captions_and_regions_are_judged(name):
+    judge = shared(name)
+    assert all(isinstance(c, str) for c in judge.caption(noise(2), max_new_tokens=3))
+    prompt = phrases_of("two red stars and a blue key")
+    regions = [Region(0, (0.0, 0.0, 0.5, 0.6), np.ones((4, 4), np.float32))]
+    found = describe(noise(1)[0], prompt, regions, judge, captions=False)
+    assert 0 < found[0].deficit < 1
+
+
+# questions ----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("prompt", "asked"),
+    [
+        (
+            "two red stars to the left of a big key on a white background",
+            {
+                "two": "How many red stars are there in the picture? Answer with a number.",
+                "red": "What color are the stars? Answer in one word.",
+                "stars": "Are there stars in the picture? Answer yes or no.",
+                "to the left of": "Are the stars to the left of the key? Answer yes or no.",
+                "big": "Is there a big key in the picture? Answer yes or no.",
+                "white": "What color is the background? Answer in one word.",
+            },
+        ),
+        (
+            "a boy holding a kite, no cars",
+            {
+                "holding": 'Does the picture show "a boy holding a kite"? Answer yes or no.',
+                "cars": "Are there any cars in the picture? Answer yes or no.",
+            },
+        ),
+        (
+            "a red star behind a blue star",
+            {
+                "red": "Is there a red star in the picture? Answer yes or no.",
+                "behind": "Is the red star behind the blue star? Answer yes or no.",
+            },
+        ),
+        (
+            "an orange wooden table in snow with 'OPEN' on a sign",
+            {
+                "orange": "What color is the table? Answer in one word.",
+                "wooden": "Is there a wooden table in the picture? Answer yes or no.",
+                "snow": "Is there snow in the picture? Answer yes or no.",
+                "OPEN": 'Is the text "OPEN" written in the picture? Answer yes or no.',
+            },
+        ),
+        ("12 cats", {"12": "Are there exactly 12 cats in the picture? Answer yes or no."}),
+    ],
+)
+def test_each_word_has_its_question(prompt, asked):
+    found = checks(phrases_of(prompt))
+    by = {c.word.text: c.question.text for c in reversed(found)}
+    assert {text: by[text] for text in asked} == asked
+    assert all(len(c.names) == len(c.question.answers) for c in found)
+    assert [c.word.start for c in found] == sorted(c.word.start for c in found)
+
+
+def test_the_expected_answer_comes_first_and_its_like_count_for_it():
+    found = {c.word.text: c for c in checks(phrases_of("three grey cats, no dog"))}
+    assert found["three"].names[0] == "three" and found["three"].question.answers[0] == ("3", "three", "Three")
+    assert found["grey"].names[0] == "grey" and "gray" not in found["grey"].names
+    assert {"gray", "Gray", "grey"} <= set(found["grey"].question.answers[0])
+    assert found["dog"].names == ("no", "yes") and "No" in found["dog"].question.answers[0]
+    assert checks(phrases_of("ein roter Stern auf dem Tisch und eine blaue Blume")) == []
+
+
+class Fixed:
+    """Answers every question in the same way."""
+
+    name = "fixed"
+
+    def __init__(self, first):
+        self.first, self.asked = first, []
+
+    def answer(self, images, questions, image_of):
+        self.asked += [(q.text, i) for q, i in zip(questions, image_of, strict=True)]
+        rest = (1 - self.first) / 2
+        return [np.array([self.first / 2, *[rest / (len(q.answers) - 1)] * (len(q.answers) - 1)]) for q in questions]
+
+
+def test_anything_that_answers_questions_is_a_judge():
+    judge = Fixed(0.8)
+    assert isinstance(judge, Answers) and isinstance(as_judge(judge), Asked)
+    assert all(isinstance(j, Judge) for j in (shared("qwen3"), tiny_blip()))
+    found = accord.score(picture(STAR), "a red star", judge)[0].alignment
+    assert found.overall == pytest.approx(0.8) and [w.probability for w in found.words] == pytest.approx([0.8] * 3)
+    assert found.caption == "" and found.caption_reward is None and found.judge == "fixed"
+    assert found.to_dict()["words"][1]["judged"].startswith("answer to 'What color is the star?")
+
+
+def test_text_in_the_picture_is_judged_by_questions_and_not_by_likelihood():
+    prompt = "a sign with 'OPEN' on it"
+    by_answers = align(noise(1), [prompt], Fixed(0.8), captions=False)[0]
+    by_captions = align(noise(1), [prompt], tiny_blip(), captions=False)[0]
+    assert "OPEN" not in by_answers.unjudged and "OPEN" in by_captions.unjudged
+
+
+def test_repair_takes_a_judge_that_answers(tmp_path):
+    from conftest import tiny_pipeline
+
+    judge = Fixed(0.4)
+    config = accord.RealignConfig(rounds=1)
+    found = accord.realign(
+        tiny_pipeline(), "a red star", captioner=judge, config=config, num_inference_steps=2, captions=False
+    )[0]
+    assert found.alignment_before.overall == pytest.approx(0.4) and found.rounds == 1
+    assert found.alignment_before.judge == "fixed"
+
+
+# loading ------------------------------------------------------------------------------------------------------------
+def saved(judge, folder):
+    judge.model.save_pretrained(folder)
+    judge.processor.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("name", ["qwen25", "idefics3", "internvl"])
+def test_a_saved_chat_model_is_loaded_and_answers_the_same(name, tmp_path):
+    judge = shared(name)
+    loaded = accord.load_judge(saved(judge, tmp_path / "model"))
+    assert isinstance(loaded, ChatJudge) and loaded.name == str(tmp_path / "model")
+    images = noise()
+    assert np.allclose(
+        probabilities(loaded.answer(images, QUESTIONS, [0, 0, 1])),
+        probabilities(judge.answer(images, QUESTIONS, [0, 0, 1])),
+        rtol=1e-4,
+    )
+
+
+def test_the_lab_and_its_clip_are_judges():
+    assert accord.load_judge().name == accord.load_judge("lab").name == "of the lab"
+    judge = accord.load_judge(str(MODELS / "clip"))
+    assert isinstance(judge, ClipJudge)
+    found = accord.score([picture(STAR)] * 2, ["a red star", "a blue star"], judge)
+    right, wrong = (next(w for w in f.alignment.words if w.word.kind == "color") for f in found)
+    assert right.probability > 0.5 > wrong.probability and wrong.reads_as == "red"
+    assert found[0].alignment.judged(right).startswith(f"logits against those of {right.against} other words")
+
+
+def test_what_is_no_judge_is_refused_in_one_sentence(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    with pytest.raises(InputError, match="is a bert model; use a BLIP or BLIP-2, a CLIP or SigLIP, or a chat model"):
+        accord.load_judge(str(tmp_path))
+    judge = fresh("llava")
+    processor = T.LlavaProcessor(judge.processor.image_processor, judge.tokenizer, patch_size=8)
+    with pytest.raises(InputError, match="has no chat template"):
+        ChatJudge(judge.model, processor, "x")
+
+
+def test_siglip_ranks_texts_by_its_own_logits(tmp_path):
+    torch.manual_seed(0)
+    size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    tokenizer = tiny_judges.sentencepiece(T.GemmaTokenizer, "<pad> <eos> <bos> <unk> <mask>")
+    model = T.SiglipModel(
+        T.SiglipConfig(
+            text_config=size | {"vocab_size": len(tokenizer), "max_position_embeddings": 64},
+            vision_config=size | {"image_size": 32, "patch_size": 8},
+        )
+    ).eval()
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    T.models.siglip.image_processing_pil_siglip.SiglipImageProcessorPil(
+        size={"height": 32, "width": 32}
+    ).save_pretrained(tmp_path)
+    judge, images, texts = accord.load_judge(str(tmp_path)), noise(1, 32, 32), ["a red star", "a blue key", "two"]
+    with torch.no_grad():
+        found = judge.log_likelihood(judge.encode(images), texts, [0, 0, 0])
+        ids = tokenizer(texts, padding="max_length", max_length=64, return_tensors="pt").input_ids
+        by_model = model(input_ids=ids, pixel_values=(images - 0.5) / 0.5).logits_per_image[0]
+    assert torch.allclose(found.softmax(0), by_model.softmax(0), atol=1e-5)  # its bias is one for all texts
+
+
+def test_rewards_refuse_a_judge_without_gradients_or_captions():
+    with pytest.raises(InputError, match="gives no gradients of likelihoods"):
+        accord.make_rewards({"contrast": 1.0}, shared("qwen3"))
+    with pytest.raises(InputError, match="writes no captions"):
+        accord.make_rewards({"caption-clip": 1.0}, accord.load_judge(str(MODELS / "clip")))
+    reward = accord.make_rewards({"caption-clip": 1.0}, shared("qwen3"))
+    assert reward(noise(1), ["a red star"]).shape == (1,)
+
+
+def test_a_processor_without_videos_is_left_as_it_is():
+    assert of_pictures(T.LlavaProcessor) is T.LlavaProcessor
+
+
+# VQAScore and Soft-TIFA ---------------------------------------------------------------------------------------------
+def test_vqascore_is_the_probability_of_yes():
+    images = noise(2)
+    judge = shared("qwen3")
+    asked = Question('Does this figure show "a red star"? Please answer Yes or No.', (("Yes",),))
+    assert vqa_score(judge, images[:1], ["a red star"])[0] == pytest.approx(judge.answer(images, [asked], [0])[0][0])
+    assert vqa_score(leaning("qwen3", "Yes"), images, ["a red star", "two keys"]).min() > 0.9
+    assert vqa_score(leaning("qwen3", "No"), images, ["a red star", "two keys"]).max() < 0.1
+
+
+def test_soft_tifa_puts_the_expected_answers_together():
+    class Odds(Fixed):
+        def answer(self, images, questions, image_of):
+            self.asked += [(q.text, i) for q, i in zip(questions, image_of, strict=True)]
+            return [np.array([0.9 if "star" in q.text else 0.4]) for q in questions]
+
+    judge = Odds(0.5)
+    found = soft_tifa(judge, noise(2), [[("Is it a star?", "yes"), ("How many?", "2")], [("How many?", "two")]])
+    assert found.am == pytest.approx(100 * (0.65 + 0.4) / 2) and found.gm == pytest.approx(100 * (0.6 + 0.4) / 2)
+    assert judge.asked[0] == ("Is it a star? Answer in one word.", 0) and judge.asked[2][1] == 1
+    assert set(spellings("2")) == set(spellings("two")) == {"2", "two", "Two"}
+    assert spellings("Yes") == ("Yes", "yes")
+    with pytest.raises(InputError, match="at least one question"):
+        soft_tifa(judge, noise(1), [[]])
+
+
+def flan(folder):
+    """A tiny CLIP-FlanT5 as its checkpoint is laid out, and the folder of its tower."""
+    torch.manual_seed(0)
+    tokenizer = t5_tokenizer()
+    size = {"d_model": 32, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 4, "decoder_start_token_id": 0}
+    t5 = T.T5ForConditionalGeneration(T.T5Config(vocab_size=len(tokenizer), tie_word_embeddings=False, **size)).eval()
+    for weight in t5.parameters():
+        weight.data.mul_(2)
+    t5.lm_head.weight = nn.Parameter(torch.randn(t5.lm_head.weight.shape) / 4)  # FlanT5's is none of its embeddings
+    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2}
+    tower = T.CLIPVisionModel(T.CLIPVisionConfig(**vision, image_size=32, patch_size=8)).eval()
+    projector = nn.Sequential(nn.Linear(16, 32), nn.GELU(), nn.Linear(32, 32))
+    tower.save_pretrained(folder / "tower")
+    T.models.clip.image_processing_pil_clip.CLIPImageProcessorPil().save_pretrained(folder / "tower")
+    model = folder / "model"
+    tokenizer.save_pretrained(model)
+    config = t5.config.to_dict() | {"model_type": "clip_t5", "mm_vision_tower": str(folder / "tower")}
+    config["tie_word_embeddings"] = False
+    (model / "config.json").write_text(json.dumps(config))
+    weights = {k: v.clone() for k, v in t5.state_dict().items()}
+    weights |= {f"mm_projector.{k}": v for k, v in projector.state_dict().items()}
+    save_file(weights, model / "model.safetensors")
+    return str(model), t5, tower, projector, tokenizer
+
+
+def test_clip_flant5_is_computed_as_its_paper_does(tmp_path):
+    """Brute force, from the words of its description."""
+    folder, t5, tower, projector, tokenizer = flan(tmp_path)
+    judge = ClipFlanT5.from_pretrained(folder)
+    mean, std = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+    image = Image.fromarray((noise(1, 20, 32)[0].permute(1, 2, 0).numpy() * 255).astype(np.uint8))
+    square = Image.new("RGB", (32, 32), tuple(int(m * 255) for m in mean))
+    square.paste(image, (0, 6))
+    pixels = (to_tensor(square) - torch.tensor(mean).view(1, 3, 1, 1)) / torch.tensor(std).view(1, 3, 1, 1)
+    with torch.no_grad():
+        states = tower(pixel_values=pixels, output_hidden_states=True).hidden_states
+        assert len(states) == 4
+        patches = projector(states[2][0, 1:])
+        before, after = (tokenizer(t).input_ids for t in (ASKED_OF_T5[0], ASKED_OF_T5[1].format("a red star")))
+        assert before[-1] == after[-1] == tokenizer.eos_token_id  # an end token stands before the picture
+        embed = t5.shared
+        inputs = torch.cat([embed(torch.tensor(before)), patches, embed(torch.tensor(after))])[None]
+        yes = tokenizer("Yes").input_ids
+        assert yes[-1] == tokenizer.eos_token_id
+        logits = t5(inputs_embeds=inputs, decoder_input_ids=torch.tensor([[0, *yes[:-1]]])).logits[0].softmax(-1)
+    odds = [float(logits[i, token]) for i, token in enumerate(yes)]
+    found = judge.score(to_tensor(image), ["a red star"])[0]
+    assert found == pytest.approx(float(np.prod(odds)) ** (1 / len(odds)), rel=1e-4)
+    # padding of a shorter prompt, and the pictures beside, change nothing
+    images = torch.cat([to_tensor(image), noise(1, 20, 32)])
+    pairs = judge.pair_scores(images, ["a red star", "a red star and a blue key on the moon", "a red star"], [0, 0, 1])
+    assert pairs[0] == pytest.approx(found, rel=1e-4)
+    assert min(abs(pairs[1:] / found - 1)) > 1e-3
+
+
+def test_a_clip_flant5_that_is_not_whole_is_refused(tmp_path):
+    folder, *_ = flan(tmp_path)
+    from safetensors.torch import load_file
+
+    weights = load_file(f"{folder}/model.safetensors")
+    save_file({k: v for k, v in weights.items() if "mm_projector.2" not in k}, f"{folder}/model.safetensors")
+    with pytest.raises(InputError, match="no projector"):
+        ClipFlanT5.from_pretrained(folder)
+    save_file({k: v for k, v in weights.items() if "lm_head" not in k}, f"{folder}/model.safetensors")
+    with pytest.raises(InputError, match="lacks weights"):
+        ClipFlanT5.from_pretrained(folder)
+    with pytest.raises(InputError, match="no folder with a config"):
+        ClipFlanT5.from_pretrained("zhiqiulin/clip-flant5-xl")
+
+
+# calibration --------------------------------------------------------------------------------------------------------
+def test_calibration_finds_the_scale_and_bias_that_a_judge_is_off_by(tmp_path):
+    rng = np.random.default_rng(0)
+    true = rng.uniform(-4, 4, 4000)
+    labels = (rng.uniform(size=4000) < 1 / (1 + np.exp(-true))).astype(int)
+    sure = 1 / (1 + np.exp(-(3 * true + 1.5)))  # three times too sure, and biased to yes
+    found = fit("fixed", sure.tolist(), labels.tolist())
+    assert found.scale == pytest.approx(1 / 3, abs=0.03) and found.bias == pytest.approx(-0.5, abs=0.1)
+    assert found.after < found.before and found.threshold == pytest.approx(0.5, abs=0.1)
+    found.save(tmp_path / "c.json")
+    assert Calibration.load(tmp_path / "c.json", "fixed") == found
+    with pytest.raises(InputError, match="was fitted to 'fixed', not to 'other'"):
+        Calibration.load(tmp_path / "c.json", "other")
+    with pytest.raises(InputError, match="surer of the pictures that are labelled wrong"):
+        fit("fixed", (1 - sure).tolist(), labels.tolist())
+    with pytest.raises(InputError, match="at least 8"):
+        fit("fixed", [0.5] * 4, [1, 0, 1, 0])
+
+
+def test_a_calibrated_judge_gives_calibrated_probabilities(tmp_path):
+    calibration = Calibration("fixed", 0.5, 0.0, 0.5, 100, 1.0, 0.5, 0.9)
+    plain, found = (
+        align(noise(1), ["a red star"], j, captions=False)[0]
+        for j in (Fixed(0.8), Calibrated(as_judge(Fixed(0.8)), calibration))
+    )
+    assert found.words[0].probability == pytest.approx(1 / (1 + 0.25**0.5))
+    assert plain.words[0].probability == pytest.approx(0.8)
+    assert found.judged(found.words[0]).endswith(", calibrated, by fixed")
+
+
+def test_calibrate_asks_the_judge_about_labelled_pictures(tmp_path):
+    rows = []
+    for k in range(8):
+        picture(STAR).save(tmp_path / f"{k}.png")
+        rows.append({"image": str(tmp_path / f"{k}.png"), "question": "Is it a star?", "label": k % 2})
+
+    class Knows(Fixed):
+        def answer(self, images, questions, image_of):
+            super().answer(images, questions, image_of)
+            odds = 0.9 if len(self.asked) % 2 == 0 else 0.3
+            return [np.array([odds / 2, (1 - odds) / 2])]
+
+    found = calibrate(Knows(0.5), rows, tmp_path / "c.json")
+    assert found.accuracy == 1 and found.pictures == 8 and 0.3 < found.threshold < 0.9 and found.scale > 0
+    assert json.loads((tmp_path / "c.json").read_text())["judge"] == "fixed"
+    lines = "".join(f"{k}.png,Is it a star?,{k % 2}\n" for k in range(8))
+    (tmp_path / "labels.csv").write_text("image,question,label\n" + lines)
+    assert calibrate(Knows(0.5), tmp_path / "labels.csv") == found
+    (tmp_path / "labels.csv").write_text("image,question\n1.png,Is it?\n")
+    with pytest.raises(InputError, match="has no columns image and label"):
+        calibrate(Knows(0.5), tmp_path / "labels.csv")
+    with pytest.raises(InputError, match="row 1 of the labelled pictures needs"):
+        calibrate(Knows(0.5), [{"image": "x", "label": 2, "prompt": "a"}])
+
+
+# commands -----------------------------------------------------------------------------------------------------------
+def test_score_and_realign_by_a_chat_model(accord_cli, tmp_path):
+    judge, text = saved(shared("qwen3"), tmp_path / "judge"), "a red star, no fish"
+    picture(STAR).save(tmp_path / "star.png")
+    Calibration(judge, 0.5, 0.0, 0.5, 100, 1.0, 0.5, 0.9).save(tmp_path / "c.json")
+    by_python = accord.score(picture(STAR), text, shared("qwen3"))[0].alignment.words
+    assert {w.word.text for w in by_python} == {"a", "star", "fish"}
+    code, out, error = accord_cli("score", tmp_path / "star.png", text, "--judge", judge, "--json")
+    assert code == 0 and error == "" and json.loads(out)["unjudged"] == ["red"]
+    words = json.loads(out)["words"]
+    assert [w["probability"] for w in words] == pytest.approx([w.probability for w in by_python], rel=1e-4)
+    assert words[1]["judged"] == f"answer to 'Is there a star in the picture? Answer yes or no.', by {judge}"
+    options = ("--captioner", judge, "--calibration", tmp_path / "c.json", "--json")  # its old name
+    code, out, _ = accord_cli("score", tmp_path / "star.png", text, *options)
+    tempered = [1 / (1 + (1 / w.probability - 1) ** 0.5) for w in by_python]
+    assert code == 0 and [w["probability"] for w in json.loads(out)["words"]] == pytest.approx(tempered, rel=1e-3)
+    options = ("--judge", judge, "--steps", 2, "--rounds", 0, "--out", tmp_path / "out", "--json")
+    code, out, error = accord_cli("realign", "a star", *options)
+    assert code == 0 and json.loads(out)["results"][0]["before"]["words"][1]["judged"].startswith("answer to")
+    code, _, error = accord_cli("score", tmp_path / "star.png", "a star", "--calibration", tmp_path / "c.json")
+    assert code == 2 and "was fitted to" in error and "Traceback" not in error
