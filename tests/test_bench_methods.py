@@ -20,6 +20,7 @@ from accord.types import InputError
 from accord_lab.bench import context as bench_context
 from accord_lab.bench import context_cost, sensitivity, transplant, video_memory
 from accord_lab.bench import invert as bench_invert
+from accord_lab.bench import judging as bench_judging
 from accord_lab.bench import kernel as bench_kernel
 from accord_lab.bench import rewards as bench_rewards
 from accord_lab.bench import video as bench_video
@@ -308,6 +309,15 @@ def test_the_kernel_bench_runs(tmp_path):
     row = data["rows"][0]
     assert row["ours"]["seconds"] > 0 < row["direct"]["seconds"] and "2,000" in text
     assert {p.name for p in tmp_path.iterdir()} == {"kernel-quick.json", "kernel-quick.md"}
+
+
+def test_the_bench_of_judging_runs(tmp_path):
+    plan = bench_judging.Plan((64,), pictures=12, held=())
+    data, text = bench_judging.Judging(out=tmp_path, plan=plan, progress=False).run()
+    (row,) = data["rows"]
+    assert row["side"] == 64 and row["pictures"] == 12 and row["things"] > 4 and min(row["a_second"].values()) > 0
+    assert "64x64" in text and {p.name for p in tmp_path.iterdir()} == {"judging.json", "judging.md"}
+    bench_judging._judge(bench_judging.geneval_records(3))  # what the peak of memory is of
 
 
 def test_cost_of_context_is_of_the_same_loop_with_and_without(tmp_path, monkeypatch):

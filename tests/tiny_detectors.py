@@ -1,7 +1,9 @@
 """Tiny detectors of the real classes with random weights, saved as a hub's folder is."""
 
+import atexit
 from functools import cache
 from pathlib import Path
+from shutil import rmtree
 from tempfile import mkdtemp
 
 import torch
@@ -142,6 +144,7 @@ def tiny_sam() -> str:
 
 def _saved(*parts) -> str:
     folder = Path(mkdtemp(prefix="accord-tiny-"))
+    atexit.register(rmtree, folder, ignore_errors=True)
     for part in parts:
         part.save_pretrained(folder)
     return str(folder)

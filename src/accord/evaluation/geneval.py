@@ -158,8 +158,9 @@ def directions(a: Box, b: Box, config: GenEvalConfig) -> set[str]:
 
     The offset of the centres is shortened along each axis by a share of both sizes, and divided by its full length.
     """
-    offset = [(a[i] + a[i + 2] - b[i] - b[i + 2]) / 2 for i in (0, 1)]
-    sizes = [a[i + 2] - a[i] + b[i + 2] - b[i] for i in (0, 1)]
+    axes = (0, 2), (1, 3)  # where a box begins and ends
+    offset = [(a[i] + a[j] - b[i] - b[j]) / 2 for i, j in axes]
+    sizes = [a[j] - a[i] + b[j] - b[i] for i, j in axes]
     short = [math.copysign(max(abs(o) - config.shortening * s, 0), o) for o, s in zip(offset, sizes, strict=True)]
     if max(map(abs, short)) < 1e-3:
         return set()
