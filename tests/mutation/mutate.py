@@ -313,7 +313,7 @@ def share_imports(names: list[str]) -> None:
 
     torch.set_num_threads(1)
     for name in names:
-        ours = (*OWN, "__main__", "conftest", "tiny_models", "zoo")
+        ours = (*OWN, "__main__", "conftest", "tiny_detectors", "tiny_models", "zoo")
         if name.split(".")[0] not in ours and not name.startswith("test_"):
             with contextlib.suppress(Exception):
                 importlib.import_module(name)
