@@ -64,7 +64,7 @@ FLOATS = {
     "train inverter": "--weight --learning-rate --vocabulary-weight --similar",
     "train context": "--learning-rate --gain --share --estimated-share",
     "pairs make": "--guidance",
-    **{f"eval {suite}": "--guidance" for suite in ("checks", "captions", "questions", "geneval2", "vqascore", "scenes")},
+    **{f"eval {name}": "--guidance" for name in ("checks captions questions geneval2 vqascore scenes").split()},
     "eval geneval": "--threshold --counting-threshold --shortening --direction --guidance",
     "bench rewards": "--minutes",
 }
