@@ -158,7 +158,7 @@ def test_colours_are_asked_only_where_enough_is_found_and_with_the_class():
     both = record(asked("dog", color="red"), asked("cat", 2, color="red"), asked("bus"), tag="color_attr")
     judge(both, [thing("dog"), thing("cat"), thing("bus"), thing("dog", 0.5)], colours)
     assert said == [("dog", 1)]
-    with pytest.raises(InputError, match="give `colours`"):
+    with pytest.raises(InputError, match="give a colour classifier"):
         judge(both, [thing("dog")])
 
 

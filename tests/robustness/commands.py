@@ -321,6 +321,19 @@ realign 'a star' --out afile
 realign 'a star' --out afile/out
 realign 'a star' --out /dev/zero
 realign 'a star' --model nobody/nothing --out new/deep
+realign 'a star' --prompts prompts.txt
+realign 'a star' --shard 1/2
+realign --prompts no.txt --out new
+generate 'a star' --prompts prompts.txt
+generate --prompts empty.txt --out new
+generate --prompts folder --out new
+generate --prompts fifo.txt --out new
+generate --prompts binary.txt --out new
+generate --prompts deep.json --out new
+generate --prompts twocolumns.csv --out new
+generate --prompts notes.parquet --out new
+generate --prompts prompts.txt --shard 3/2 --out new
+generate --prompts prompts.txt --out afile
 score
 score star.png
 score no.png 'a star'

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+import re
 import shutil
 import signal
 import sys
@@ -110,6 +111,16 @@ COMMANDS = {
         _pictures,
     ),
     "context": Command(("train context --scenes 8 --steps 5 --batch-size 2 --out out --device cpu --json",)),
+    "generate": Command(
+        tuple(
+            f"generate --prompts prompts.txt --steps 4 --batch-size 1 --out out --device cpu --json {shard}"
+            for shard in ("--shard 1/2", "--shard 2/2", "")
+        ),
+        _prompts,
+    ),
+    "realign": Command(
+        ("realign --prompts prompts.txt --steps 4 --rounds 1 --batch-size 1 --out out --device cpu --json",), _prompts
+    ),
     "pairs": Command(("pairs make --prompts prompts.txt --steps 4 --out out --device cpu --json",), _prompts),
     "invert": Command(
         tuple(f"invert --folder pictures --out words.parquet --shard {i}/3 --device cpu --json" for i in (1, 2, 3)),
@@ -244,9 +255,14 @@ class Trials:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """A digest of every file but TensorBoard's, which have times in them."""
+    """A digest of every file but TensorBoard's, which have times in them; of manifests without their seconds."""
     files = [p for p in folder.rglob("*") if p.is_file() and "tensorboard" not in p.relative_to(folder).parts]
-    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+    return {str(p.relative_to(folder)): hashlib.sha256(_timeless(p)).hexdigest() for p in files}
+
+
+def _timeless(path: Path) -> bytes:
+    data = path.read_bytes()
+    return re.sub(rb'"seconds": [\d.e-]+, ', b"", data) if path.name.startswith("manifest") else data
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -270,7 +270,8 @@ def tell_skipped(rows: Sequence[Mapping[str, Any]]) -> None:
     """Rows that are left out, one a line on stderr."""
     if os.environ.get("RANK", "0") == "0":
         for row in sorted(rows, key=lambda r: r["row"]):
-            print(f"skipped row {row['row']}: {row['reason']}", file=sys.stderr)
+            text = f" ({row['text']!r})" if row.get("text") else ""
+            print(f"skipped row {row['row']}{text}: {row['reason']}", file=sys.stderr)
 
 
 def counted(found: Iterable[T], what: str, total: int, quietly: bool) -> Iterator[T]:
@@ -467,9 +468,9 @@ def frame_range(text: str | None) -> tuple[int, int | None]:
         raise InputError(f"frames {text!r} is not START:STOP, counted from 0; write for example 0:16") from None
 
 
-def file_name(index: int, prompt: str, seed: int) -> str:
+def file_name(index: int, prompt: str, seed: int, digits: int = 3) -> str:
     """A name that this machine's files can have: what its letters do not hold is left out."""
     letters = prompt.lower().encode(sys.getfilesystemencoding(), "ignore").decode(sys.getfilesystemencoding())
     words = "-".join("".join(c if c.isalnum() else " " for c in letters).split())[:60]
     words = words.encode("utf8")[:180].decode("utf8", "ignore").strip("-")  # a name has 255 bytes at most
-    return f"{index:03d}-{words}-s{seed}"
+    return f"{index:0{digits}d}-{words}-s{seed}"

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from accord.cli.jobs import readable
 from accord.cli.options import (
     App,
     AsJson,
@@ -26,7 +27,6 @@ from accord.cli.options import (
     emit,
     leave_out,
     pick_device,
-    plainly,
     quiet,
     tell_skipped,
     torch_type,
@@ -68,7 +68,7 @@ def pairs_make(
     quiet()
     import accord
     from accord.data.pairs import PairsFile, need_parquet
-    from accord.data.prompt_files import read_prompts
+    from accord.data.prompt_files import read_rows
     from accord.data.shards import parse_shard
     from accord.files import check_writable, only_writer
     from accord.methods.invert.pairs import make_pairs
@@ -86,14 +86,17 @@ def pairs_make(
     need_parquet()  # for the metadata at the end
     check_writable(out)
     broken = PairsFile()  # rows of the prompts file that are left out
-    texts = plainly(read_prompts(prompts, broken)) if prompts is not None else None
+    rows = read_rows(prompts, broken, extras=()) if prompts is not None else None
     part, parts = share or (1, 1)
     with only_writer(out, f"shard-{part}-of-{parts}"):  # shards are made at once, each by one process
-        if texts is None:
+        texts = []
+        if rows is None:
             from accord_lab.recipes.tokenizers import corpus
 
             texts = corpus(count or 20_000, seed + 100)
         pipe = accord.load(model, device, kind, lora, variant=variant, model_config=model_config)
+        if rows is not None:
+            texts = readable(pipe, rows, broken)
         tell_skipped(broken.skipped)
         made = make_pairs(
             pipe,

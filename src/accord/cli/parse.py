@@ -35,7 +35,8 @@ _COLORS = {
 def parse(
     prompts: Annotated[list[str] | None, typer.Argument(help="One or more prompts, each in quotes.")] = None,
     file: Annotated[
-        Path | None, typer.Option("--prompts", help="TXT, CSV, JSONL or JSON file of prompts, instead of PROMPTS.")
+        Path | None,
+        typer.Option("--prompts", help="Instead of PROMPTS: a TXT, CSV, JSONL, JSON or Parquet file."),
     ] = None,
     spacy_model: SpacyModel = None,
     parser: Annotated[

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from accord.cli.jobs import FileShard, Given, GivenPrompts, Job, PromptsFile, Task, make_all
+from accord.cli.making import drawing, drawing_with_context, repair_text, repairing, write_picture, write_repair
 from accord.cli.options import (
     HUB_CAPTIONER,
     HUB_DETECTOR,
@@ -27,7 +30,6 @@ from accord.cli.options import (
     OwnClipId,
     OwnGuidance,
     OwnJudgeId,
-    Prompts,
     Seeds,
     Steps,
     Variant,
@@ -39,13 +41,11 @@ from accord.cli.options import (
     checked,
     counted,
     emit,
-    file_name,
     frame_range,
     is_same,
     judge_of,
     leave_out,
     pick_device,
-    plainly,
     quiet,
     read_by_the_lab,
     said,
@@ -56,22 +56,11 @@ from accord.cli.options import (
 from accord.types import InputError
 
 REGIONS = ("attention", "detector")
-FPS = 16  # of a video that a pipeline made, which does not say its own
-
-
-def batches(jobs: list[tuple[str, int]], size: int, what: str, quietly: bool) -> Iterator[list[tuple[str, int]]]:
-    """Jobs in parts, with a bar that counts them."""
-    from tqdm.auto import tqdm
-
-    with tqdm(total=len(jobs), desc=what, disable=quietly) as bar:
-        for start in range(0, len(jobs), size):
-            part = jobs[start : start + size]
-            yield part
-            bar.update(len(part))
 
 
 def generate(
-    prompts: Prompts,
+    prompts: GivenPrompts = None,
+    file: PromptsFile = None,
     model: Model = None,
     variant: Variant = None,
     model_config: ModelConfig = None,
@@ -93,6 +82,7 @@ def generate(
         typer.Option(help="CLIP of a context that was trained with --pixels; the embedded one if not given."),
     ] = None,
     batch_size: BatchSize = 16,
+    shard: FileShard = None,
     device: Device = None,
     dtype: Dtype = "float32",
     out: Out = Path("out/generate"),
@@ -101,14 +91,6 @@ def generate(
     """Generate pictures from prompts."""
     quiet()
     import accord
-    from accord.data.video import write_video
-    from accord.diffusion.call import GUIDANCE, STEPS, call_arguments
-    from accord.diffusion.generate import check_generates, generate_each
-    from accord.diffusion.pipelines import UNETS, check_prompts
-    from accord.files import check_writable, only_writer, write_file
-    from accord.methods.context.pipeline import load_context
-    from accord.methods.context.sampling import generate_with_context
-    from accord.reports.pictures import png
 
     if context is None:
         leave_out("without --context", clip=clip, ancestral=ancestral)
@@ -119,51 +101,27 @@ def generate(
     told = call_options(steps, guidance, negative_prompt, height, width, call)
     if lora is not None and context is not None:
         raise InputError("--context brings its own adapter; give it or --lora")
-    check_said(*prompts)
-    prompts = plainly(prompts)
+    given = Given.of(prompts, file, seed, shard, parsed=False)
     kind = torch_type(dtype)
     pick_device(device)
     if context is not None and not (context / "relation" / "config.json").is_file():
         raise InputError(
             f"folder {str(context)!r} holds no relational network; give one that accord train context wrote"
         )
-    with only_writer(check_writable(out)):
+    with given.writing(out):
+        pipe = accord.load(model, device, kind, lora, variant=variant, model_config=model_config)
         if context is None:
-            pipe = accord.load(model, device, kind, lora, variant=variant, model_config=model_config)
-            check_generates(pipe)
-            call_arguments(pipe, **told)  # what it does not take is refused before the first picture
-
-            def draw(texts: list[str], numbers: list[int]) -> Any:
-                return generate_each(pipe, texts, numbers, **told)
-
+            making = drawing(pipe, told)
         else:
-            pipe = accord.load(model, device, kind, variant=variant, model_config=model_config)
-            network, shift = load_context(pipe, context, accord.load_clip(clip, str(pipe.device)) if clip else None)
-            if network.from_pixels is None:
-                leave_out("with a context that looks at no pixels", clip=clip)
-            usual = (STEPS, GUIDANCE) if type(pipe).__name__ in UNETS else (None, None)
-            options: dict[str, Any] = {
-                "shift": shift,
-                "ancestral": ancestral,
-                "num_inference_steps": usual[0] if steps is None else steps,
-                "guidance_scale": usual[1] if guidance is None else guidance,
-            }
+            making = drawing_with_context(pipe, told, context, clip, ancestral, batch_size)
+        task = Task("generate", told, making, functools.partial(write_picture, out), batch_size, as_json)
+        if file is not None:
+            return given.run(task, pipe, out).tell(as_json, out)
 
-            def draw(texts: list[str], numbers: list[int]) -> Any:
-                return generate_with_context(pipe, network, texts, numbers, each=True, batch_size=batch_size, **options)
+        def show(job: Job, _made: Any, line: dict[str, Any]) -> dict[str, Any]:
+            return {"prompt": job.text, "seed": job.seed, "image": str(out / line["file"])}
 
-        check_prompts(pipe, prompts)
-        rows: list[dict[str, Any]] = []
-        for jobs in batches([(p, s) for p in prompts for s in seed], batch_size, "generate", as_json):
-            texts, numbers = map(list, zip(*jobs, strict=True))
-            for prompt, number, image in zip(texts, numbers, draw(texts, numbers), strict=True):
-                name = file_name(len(rows), prompt, number)
-                if isinstance(image, list):  # the frames of a video
-                    path = write_video(out / f"{name}.mp4", image, FPS)
-                else:
-                    path = out / f"{name}.png"
-                    write_file(path, png(image))
-                rows.append({"prompt": prompt, "seed": number, "image": str(path)})
+        rows = make_all(task, given, show)
     emit(as_json, {"images": rows}, "\n".join(str(r["image"]) for r in rows))
 
 
@@ -303,7 +261,8 @@ def _score_pairs(
 
 
 def realign(
-    prompts: Prompts,
+    prompts: GivenPrompts = None,
+    file: PromptsFile = None,
     model: Model = None,
     variant: Variant = None,
     model_config: ModelConfig = None,
@@ -341,6 +300,7 @@ def realign(
         str | None, typer.Option(help="With --regions detector: SAM folder or hub id; boxes alone if not given.")
     ] = None,
     batch_size: BatchSize = 16,
+    shard: FileShard = None,
     device: Device = None,
     dtype: Dtype = "float32",
     out: Out = Path("out/realign"),
@@ -350,13 +310,8 @@ def realign(
     quiet()
     import accord
     from accord.diffusion.call import call_arguments
-    from accord.diffusion.pipelines import check_prompts
-    from accord.files import check_writable, only_writer
     from accord.methods.realign.fine import check_mode, check_repairable
-    from accord.methods.realign.regions import DetectedRegions
-    from accord.prompts.phrases import phrases_of
-    from accord.reports.gallery import of_repairs, write_gallery
-    from accord.reports.page import score_text, words_text
+    from accord.reports.gallery import of_repairs, repairs_in, write_gallery
 
     config = checked(accord.RealignConfig, rounds=rounds, mode=mode)
     if not rounds:
@@ -368,50 +323,43 @@ def realign(
     if model is None:
         leave_out("without --model", variant=variant, model_config=model_config)
     told = call_options(steps, guidance, negative_prompt, height, width, call)
-    check_said(*prompts, parsed=True)
-    prompts = plainly(prompts)
+    given = Given.of(prompts, file, seed, shard, parsed=True)
     kind = torch_type(dtype)
     pick_device(device)
-    with only_writer(check_writable(out)):
+    with given.writing(out):
         pipe = accord.load(model, device, kind, lora, variant=variant, model_config=model_config)
         check_repairable(pipe)  # before the judge, which may be large
         check_mode(pipe, mode)
         call_arguments(pipe, **told)
-        check_prompts(pipe, prompts)
         named = judge_of(judge, model, HUB_CAPTIONER)
         judging = accord.load_judge(named, str(pipe.device), calibration=calibration)
-        for prompt in prompts:
-            judging.check_length(prompt)
         looks = None
         if regions == "detector":
             looks = accord.load_detector(detector or HUB_DETECTOR, outlines, str(pipe.device))
-            for prompt in prompts:
-                DetectedRegions(looks).check(phrases_of(prompt))
-        rows: list[dict[str, Any]] = []
-        lines: list[str] = []
-        for jobs in batches([(p, s) for p in prompts for s in seed], batch_size, "realign", as_json):
-            texts, numbers = map(list, zip(*jobs, strict=True))
-            options: dict[str, Any] = {**told, "batch_size": batch_size, "each": True, "regions": looks}
-            for result in accord.realign(pipe, texts, numbers, config=config, captioner=judging, **options):
-                folder = result.save(out / file_name(len(rows), result.prompt.text, result.seed))
-                rows.append({**result.to_dict(), "folder": str(folder)})
-                before, after = result.alignment_before, result.alignment_after
-                lines += [
-                    f"{result.prompt.text!r}, seed {result.seed}: alignment {score_text(before.overall, 3)} -> "
-                    + score_text(after.overall, 3)
-                    + (f", from the noise of seed {result.seed_after}" if result.seed_after is not None else ""),
-                    *("  before  " + line for line in words_text(before).splitlines()),
-                    *("  after   " + line for line in words_text(after).splitlines() if result.improved),
-                    f"  pictures and report: {folder / 'index.html'}",
-                ]
-            index = write_gallery(out, of_repairs(rows), "accord realign")
-    emit(as_json, {"results": rows, "gallery": str(index)}, "\n".join([*lines, f"all of them: {index}"]))
+        looking = {"calibration": calibration and str(calibration), "detector": detector, "outlines": outlines}
+        making = repairing(pipe, config, judging, looks, batch_size, {"regions": regions, **looking})
+        write = functools.partial(write_repair, out)
+        task = Task("realign", told, making, write, batch_size, as_json, passes=1 + rounds)
+        if file is not None:
+            run = given.run(task, pipe, out)
+            index = write_gallery(out, repairs_in(out), "accord realign") if run.is_whole else None
+            return run.tell(as_json, out, index)
+
+        def show(_job: Job, made: Any, line: dict[str, Any]) -> tuple[dict[str, Any], str]:
+            folder = (out / line["file"]).parent
+            return {**made.to_dict(), "folder": str(folder)}, repair_text(made, folder)
+
+        made = make_all(task, given, show)
+        rows = [row for row, _ in made]
+        index = write_gallery(out, of_repairs(rows), "accord realign")
+    lines = [*(text for _, text in made), f"all of them: {index}"]
+    emit(as_json, {"results": rows, "gallery": str(index)}, "\n".join(lines))
 
 
 def invert(
     images: Annotated[list[Path] | None, typer.Argument(help="One or more pictures.")] = None,
     bank: Annotated[
-        Path | None, typer.Option(help="Prompts to retrieve from (.txt, .csv, .tsv, .jsonl, .json).")
+        Path | None, typer.Option(help="Prompts to retrieve from (.txt, .csv, .tsv, .jsonl, .json, .parquet).")
     ] = None,
     inverter: Annotated[Path | None, typer.Option(help="Inverter folder; the embedded one if not given.")] = None,
     folder: Annotated[

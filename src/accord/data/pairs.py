@@ -25,6 +25,7 @@ IMAGE_KEYS = ("image", "image_path", "path", "file", "file_name", "filename")
 PROMPT_KEYS = ("prompt", "caption", "text")
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 LONGEST_CELL = 100_000  # characters of a picture's name or a prompt
+SHOWN = 100  # characters of a broken row that are listed
 LONGEST_LINE = 2**23  # characters of a line, or of a CSV record
 MOST_BROKEN = 1_000_000  # rows that may be broken, each of which is listed
 TOO_LONG = f"a cell is longer than {LONGEST_CELL:,} characters"
@@ -43,8 +44,8 @@ class PairsFile:
     pairs: list[Pair] = field(default_factory=list)
     skipped: list[dict[str, Any]] = field(default_factory=list)
 
-    def skip(self, row: int, reason: str) -> None:
-        """List a broken row.
+    def skip(self, row: int, reason: str, text: str = "") -> None:
+        """List a broken row, and the beginning of what it says if that is known.
 
         Raises:
             InputError: for the one after MOST_BROKEN.
@@ -54,7 +55,8 @@ class PairsFile:
                 f"more than {MOST_BROKEN:,} rows of the pairs are broken, row {row} because of this: {reason}; mend "
                 "the table"
             )
-        self.skipped.append({"row": row, "reason": reason})
+        said = {"text": sayable(text if len(text) <= SHOWN else text[: SHOWN - 3] + "...")} if text else {}
+        self.skipped.append({"row": row, **said, "reason": reason})
 
 
 def read_pairs(path: str | Path) -> PairsFile:
@@ -101,6 +103,8 @@ def pairs_of(path: str | Path, skipped: PairsFile) -> Iterator[Pair]:
         why = "" if isinstance(image, str) and image.strip() and can_be_a_file(image) else "no image"
         if isinstance(image, dict) and image.get("bytes"):  # as the hub's own tables hold pictures
             why = WITHIN
+        if why and row.get("status") == "skipped" and isinstance(row.get("reason"), str):  # of a run's manifest
+            why = row["reason"]
         why = why or no_prompt(prompt) or (TOO_LONG if len(image) > LONGEST_CELL else "")
         if why:
             seen |= row.keys() & _KNOWN
@@ -176,7 +180,14 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
 
 # --- lines ----------------------------------------------------------------------------------------------------------
 class Broken(str):
-    """Why a row is broken."""
+    """Why a row is broken; `text` is the beginning of what stands in it."""
+
+    text: str
+
+    def __new__(cls, reason: str, text: str = "") -> Broken:
+        made = super().__new__(cls, reason)
+        made.text = " ".join(text[: 2 * SHOWN].split())
+        return made
 
 
 def lines_of(path: Path, what: str) -> Iterator[str]:
@@ -212,16 +223,16 @@ def json_lines(path: Path, what: str) -> Iterator[tuple[int, Any]]:
     """
     for number, line in enumerate(lines_of(path, what), start=1):
         if len(line) > LONGEST_LINE:
-            yield number, Broken(f"it is longer than {LONGEST_LINE:,} characters")
+            yield number, Broken(f"it is longer than {LONGEST_LINE:,} characters", line)
         elif not is_utf8(line):
-            yield number, Broken(NO_UTF8)
+            yield number, Broken(NO_UTF8, line)
         elif text := line.strip("\ufeff \t\r\n"):  # files that were put together have byte-order marks within
             try:
                 value = parse_json(text)
             except json.JSONDecodeError:
-                value = Broken("not a JSON object")
+                value = Broken("not a JSON object", text)
             except ValueError as error:
-                value = Broken(reason_of(error))
+                value = Broken(reason_of(error), text)
             yield number, value
 
 
@@ -258,7 +269,8 @@ def csv_records(path: Path, what: str, delimiter: str) -> Iterator[list[str] | B
             yield Broken(
                 "a cell is too long"
                 if "larger" in str(error)
-                else "a quote is not closed, or text follows a closing one"
+                else "a quote is not closed, or text follows a closing one",
+                record[0],
             )
             waiting.extendleft(reversed(record[1:]))
             again += sum(map(len, record[1:]))
@@ -306,10 +318,10 @@ def csv_rows(
         if isinstance(cells, Broken):
             yield number, cells
         elif len(cells) != len(head):
-            yield number, Broken(f"{len(cells)} cells where the head has {len(head)}")
+            yield number, Broken(f"{len(cells)} cells where the head has {len(head)}", delimiter.join(cells))
         else:
             row = {name: cells[i] for i, name in columns}
-            yield number, row if is_utf8("".join(row.values())) else Broken(NO_UTF8)
+            yield number, row if is_utf8("".join(row.values())) else Broken(NO_UTF8, delimiter.join(row.values()))
 
 
 # --- Parquet --------------------------------------------------------------------------------------------------------
@@ -335,8 +347,11 @@ def _damaged(path: Path, what: str, error: Exception) -> InputError:
     return InputError(f"{what} {str(path)!r} cannot be read ({reason(error)}); save it again")
 
 
-def parquet_rows(path: Path, what: str, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Rows of a Parquet file, some at once; a text is a str, an integer an int.
+def parquet_rows(
+    path: Path, what: str, columns: Sequence[str], fractions: Sequence[str] = ()
+) -> Iterator[dict[str, Any]]:
+    """Rows of a Parquet file, some at once; a text is a str, an integer an int, a number of one of the columns
+    `fractions` a float.
 
     What is neither is not read, a date out of range say: it is None, and a picture within the table a dict. So is a
     text that is no UTF-8 None. Texts that are the same object in the file are one here.
@@ -353,6 +368,7 @@ def parquet_rows(path: Path, what: str, columns: Sequence[str]) -> Iterator[dict
             check_single(path, what, schema.names, columns)
             kinds = {name: _kind(pa.types, schema.field(name).type) for name in columns}
             texts = [name for name in columns if kinds[name] == "text"]
+            kinds |= {name: "number" for name in fractions if pa.types.is_floating(schema.field(name).type)}
             read = [name for name in columns if kinds[name] in ("text", "number")]
             blank = {
                 name: {"bytes": WITHIN} if kinds[name] == "picture" else None for name in columns if name not in read

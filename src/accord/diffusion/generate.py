@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline
 from PIL import Image
-from tqdm.auto import tqdm
 
 from accord.diffusion.call import call_arguments, joined_call
 from accord.diffusion.opened import Generators, Opened, check_call, swapped
 from accord.diffusion.pipelines import check_no_context, check_prompts
+from accord.diffusion.progress import step_bar
 from accord.diffusion.state import held, parts_of
 from accord.types import InputError
 
@@ -90,16 +90,18 @@ def generate(
         raise InputError(f"{len(latents)} latents were given for {len(texts)} prompts; give one for each")
     opened = Opened(pipe, **arguments)
     out: list[Any] = []
-    for start in tqdm(range(0, len(texts), batch_size), desc="generate", disable=not progress):
-        rows = slice(start, start + batch_size)
-        own = generator_of_each if isinstance(generator_of_each, torch.Generator) else generator_of_each[rows]
-        if latents is not None:
-            opened.call["latents"] = latents[rows]
-        with refusing_nan(pipe):
-            made = opened.pictures(texts[rows], own, output_type=output_type)
-        if isinstance(made, torch.Tensor):
-            check_finite(made)
-        out.extend(made)
+    with step_bar(len(texts), "generate", not progress) as bar:
+        for start in range(0, len(texts), batch_size):
+            rows = slice(start, start + batch_size)
+            own = generator_of_each if isinstance(generator_of_each, torch.Generator) else generator_of_each[rows]
+            if latents is not None:
+                opened.call["latents"] = latents[rows]
+            with refusing_nan(pipe):
+                made = opened.pictures(texts[rows], own, output_type=output_type)
+            if isinstance(made, torch.Tensor):
+                check_finite(made)
+            out.extend(made)
+            bar.finish(len(texts[rows]))
     return out if output_type == "pil" else torch.stack(out)
 
 

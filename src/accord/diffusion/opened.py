@@ -24,6 +24,7 @@ import re
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,6 +72,22 @@ class Step:
 Generators = torch.Generator | Sequence[torch.Generator]  # one for all pictures, or one each
 BeforeStep = Callable[[Step], None]
 OnStep = Callable[[Step], "torch.Tensor | None"]
+
+
+Watch = Callable[[int, int], None]  # (pictures of the run, its steps)
+_watch: ContextVar[Watch | None] = ContextVar("watch", default=None)
+
+
+@contextmanager
+def watched(see: Watch) -> Iterator[None]:
+    """Call `see(pictures, steps)` after each denoising step of every run within the block: how many pictures the run
+    makes at once, and how many steps it has. It sees no state, and changes none.
+    """
+    token = _watch.set(see)
+    try:
+        yield
+    finally:
+        _watch.reset(token)
 
 
 class Left(Exception):
@@ -449,7 +466,7 @@ class Opened:
                 vars(scheduler).pop(hand, None)
             if run.unscaled:  # a property of some classes: an attribute of the copy would not be seen
                 scheduler.__class__ = type(type(scheduler).__name__, (type(scheduler),), {"init_noise_sigma": 1.0})
-            loop = _Loop(run, scheduler, stack, _found_networks(pipe))
+            loop = _Loop(run, len(prompts), scheduler, stack, _found_networks(pipe))
             self._loops.append(loop)
             stack.callback(self._finished)
             hands: dict[str, Any] = {"scheduler": scheduler, "_progress_bar_config": {"disable": True}}
@@ -625,8 +642,10 @@ class Opened:
 class _Loop:
     """The hands on a scheduler, on `prepare_latents` and on the networks for one call, which count its steps."""
 
-    def __init__(self, run: _Run, scheduler: Any, stack: ExitStack, networks: Sequence[nn.Module]) -> None:
-        self.run, self.scheduler = run, scheduler
+    def __init__(
+        self, run: _Run, pictures: int, scheduler: Any, stack: ExitStack, networks: Sequence[nn.Module]
+    ) -> None:
+        self.run, self.pictures, self.scheduler = run, pictures, scheduler
         self.index, self.calls = 0, 0  # of steps, and of the network's calls within this one
         self.rows = 0  # that the networks were given
         self.times: torch.Tensor = torch.zeros(0)
@@ -734,6 +753,8 @@ class _Loop:
             with torch.no_grad():  # it counts its steps, whoever takes them: Euler scales its input by that count
                 own()
         self.index, self.calls, self.latents = self.index + 1, 0, new
+        if (see := _watch.get()) is not None:
+            see(self.pictures, len(self.times))
         if isinstance(made[0], tuple):
             return (new, *made[0][1:])
         made[0].prev_sample = new

@@ -176,7 +176,9 @@ def directions(a: Box, b: Box, config: GenEvalConfig) -> set[str]:
 def _colours_of(colours: Colours | None, things: list[Detection], asked: Asked, seen: dict[int, str]) -> list[str]:
     """The colours of these things, which are noted in `seen`. Raises InputError."""
     if colours is None:
-        raise InputError(f"a record asks for a {asked.color} {asked.name}, and nobody says colours; give `colours`")
+        raise InputError(
+            f"a record asks for a {asked.color} {asked.name}, and nobody says colours; give a colour classifier"
+        )
     found = list(colours(things, asked.name))
     seen.update(zip(map(id, things), found, strict=True))
     return found
@@ -326,7 +328,7 @@ def judge_pictures(
         raise InputError(f"there are {len(asked)} records and {len(images)} pictures; give one record for each picture")
     check_classes(asked, detector)
     if colours is None and any(a.color for r in asked for a in r.include):
-        raise InputError("some records ask for a colour, and nobody says colours; give `colours`")
+        raise InputError("some records ask for a colour, and nobody says colours; give a colour classifier")
     least = min(config.threshold, config.counting_threshold)
     verdicts: list[Verdict] = []
     for start in range(0, len(asked), TOGETHER):

@@ -67,6 +67,15 @@ def plain_text(prompt: str) -> tuple[str, tuple[Stripped, ...]]:
     return (_plain(draft) if draft.stripped else prompt), tuple(draft.stripped)
 
 
+def negative_text(prompt: str) -> str:
+    """The negative prompt that is written in a prompt ("a star. Negative prompt: fish", `--no fish`), plain too; "" if
+    there is none. Several are joined by commas.
+    """
+    said = (plain_text(text)[0] for text in normalise(prompt).ruled_out)
+    tidy = (" ".join(text.split()).replace(" ,", ",").strip(" ,\"'") for text in said)
+    return ", ".join(text for text in tidy if text)
+
+
 def check_prompt(prompt: object) -> None:
     """Refuse what is no prompt.
 

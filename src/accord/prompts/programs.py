@@ -27,7 +27,8 @@ class Draft:
     prompt: str
     text: str
     stripped: list[Stripped] = field(default_factory=list)
-    negatives: list[Span] = field(default_factory=list)  # items of negative prompts
+    negatives: list[Span] = field(default_factory=list)  # items of negative prompts, but for those of style
+    ruled_out: list[str] = field(default_factory=list)  # negative prompts, as they are written
     quoted: list[Quoted] = field(default_factory=list)
 
     def blank(self, start: int, end: int, filling: str = "") -> None:
@@ -45,6 +46,7 @@ class Draft:
 
     def rule_out(self, start: int, end: int) -> None:
         """Take the items of a list as things that are not to be seen, and put blanks there."""
+        self.ruled_out.append(self.prompt[start:end])
         for item in re.finditer(r"[^,\n|]+", self.text[start:end]):
             words = re.search(r"[^\W\d_](?:.*[^\W\d_])?", re.sub(r":[\d.]+", lambda m: " " * len(m[0]), item[0]))
             if words and not re.fullmatch(lexicon.NEGATIVE_STYLE, words[0].lower()):

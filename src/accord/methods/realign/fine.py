@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import DiffusionPipeline
-from tqdm.auto import tqdm
 
 from accord.data.images import to_pil
 from accord.diffusion.attention import AttentionMaps
@@ -22,6 +21,7 @@ from accord.diffusion.generate import check_batch_size, check_finite, generators
 from accord.diffusion.opened import REMEMBERED, Opened, Step, begins_with_picture, check_seams
 from accord.diffusion.pipelines import check_no_context, check_prompt_length, device_of, tokens_of
 from accord.diffusion.process import kind_of
+from accord.diffusion.progress import step_bar
 from accord.diffusion.tap import Attention, AttentionLayout, attention_layout, observed
 from accord.judges.captioners import load_captioner
 from accord.judges.clip import ClipScorer
@@ -117,14 +117,15 @@ def realign(
     names = [prompts] if isinstance(prompts, str) else list(prompts)
     numbers = seeds_of(seeds)
     check_batch_size(batch_size)
-    for text in names:
-        check_prompt_length(pipe, text)
-        judge.check_length(text)
-    pairs = zip(names, numbers, strict=True) if each else ((text, seed) for text in names for seed in numbers)
-    jobs = [(phrases_of(text), seed) for text, seed in pairs]
     finder: Regions = AttentionRegions() if regions is None else DetectedRegions(regions)
-    for prompt, _ in jobs:
+    parsed = [phrases_of(text) for text in names]
+    for prompt in parsed:  # what is made and judged is the plain text
+        check_prompt_length(pipe, prompt.text)
+        judge.check_length(prompt.text)
         finder.check(prompt)
+    jobs = list(
+        zip(parsed, numbers, strict=True) if each else ((prompt, seed) for prompt in parsed for seed in numbers)
+    )
     arguments = call_arguments(
         pipe,
         num_inference_steps=num_inference_steps,
@@ -141,9 +142,10 @@ def realign(
                 "captioner=load_judge(ID)"
             )
     results: list[Realigned] = []
-    starts = range(0, len(jobs), batch_size)
-    for start in tqdm(starts, desc="realign", disable=not progress):
-        results += rounds.repair(rounds.generate(jobs[start : start + batch_size]))
+    with step_bar(len(jobs), "realign", not progress, passes=1 + config.rounds) as bar:
+        for start in range(0, len(jobs), batch_size):
+            results += rounds.repair(rounds.generate(jobs[start : start + batch_size]))
+            bar.finish(len(results) - start)
     return results
 
 

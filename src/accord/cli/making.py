@@ -1,0 +1,151 @@
+"""What `accord generate` and `accord realign` make of jobs, and how it is written."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from accord.cli.jobs import Job, Making
+from accord.cli.options import leave_out
+from accord.types import InputError, Notice
+
+FPS = 16  # of a video that a pipeline made, which does not say its own
+
+
+# --- generate -------------------------------------------------------------------------------------------------------
+def drawing(pipe: Any, told: dict[str, Any]) -> Making:
+    """Pictures by the pipeline's own call.
+
+    Raises:
+        InputError: for what it does not take.
+    """
+    from accord.diffusion.call import call_arguments
+    from accord.diffusion.generate import check_generates, generate_each
+    from accord.diffusion.pipelines import check_prompt_length
+
+    def make(jobs: Sequence[Job], arguments: dict[str, Any]) -> Sequence[Any]:
+        return generate_each(pipe, [job.text for job in jobs], [job.seed for job in jobs], **arguments)
+
+    check_generates(pipe)
+    call_arguments(pipe, **told)  # what it does not take is refused before the first picture
+    return Making(
+        accepts=lambda arguments: call_arguments(pipe, **arguments),
+        reads=lambda text: check_prompt_length(pipe, text),
+        make=make,
+    )
+
+
+def drawing_with_context(
+    pipe: Any, told: dict[str, Any], context: Path, clip: str | None, ancestral: bool, batch_size: int
+) -> Making:
+    """Pictures of a process that a relational network shifts."""
+    import accord
+    from accord.diffusion.call import GUIDANCE, STEPS
+    from accord.diffusion.pipelines import UNETS, check_prompt_length
+    from accord.methods.context.pipeline import load_context
+    from accord.methods.context.sampling import generate_with_context
+    from accord.training.fingerprint import fingerprint
+
+    network, shift = load_context(pipe, context, accord.load_clip(clip, str(pipe.device)) if clip else None)
+    if network.from_pixels is None:
+        leave_out("with a context that looks at no pixels", clip=clip)
+    usual = (STEPS, GUIDANCE) if type(pipe).__name__ in UNETS else (None, None)
+    given = told["num_inference_steps"], told["guidance_scale"]
+    options: dict[str, Any] = {
+        "shift": shift,
+        "ancestral": ancestral,
+        "num_inference_steps": usual[0] if given[0] is None else given[0],
+        "guidance_scale": usual[1] if given[1] is None else given[1],
+    }
+
+    def accepts(arguments: dict[str, Any]) -> None:
+        if arguments["negative_prompt"] or arguments["call"]:
+            raise InputError("with --context a row has no size and no negative prompt of its own; leave them out")
+
+    def make(jobs: Sequence[Job], _arguments: dict[str, Any]) -> Sequence[Any]:
+        texts, seeds = [job.text for job in jobs], [job.seed for job in jobs]
+        found: Sequence[Any] = generate_with_context(
+            pipe, network, texts, seeds, each=True, batch_size=batch_size, **options
+        )
+        return found
+
+    settings = {"context": fingerprint(network, shift), "ancestral": ancestral}
+    return Making(accepts, lambda text: check_prompt_length(pipe, text), make, settings)
+
+
+def write_picture(out: Path, name: str, made: Any) -> dict[str, Any]:
+    """Write a picture, or the frames of a video, into `out`."""
+    from accord.data.video import write_video
+    from accord.files import write_file
+    from accord.reports.pictures import png
+
+    if isinstance(made, list):
+        path = write_video(out / f"{name}.mp4", made, FPS)
+    else:
+        path = out / f"{name}.png"
+        write_file(path, png(made))
+    return {"file": path.name, "bytes": path.stat().st_size}
+
+
+# --- realign --------------------------------------------------------------------------------------------------------
+def repairing(pipe: Any, config: Any, judge: Any, detector: Any, batch_size: int, settings: dict[str, Any]) -> Making:
+    """Pictures before and after repair.
+
+    Args:
+        detector: finds the things; the pipeline's own attention if None.
+        settings: what a manifest says of judge and detector.
+    """
+    import accord
+    from accord.data.prompts import check_says_something
+    from accord.diffusion.call import call_arguments
+    from accord.diffusion.pipelines import check_prompt_length
+    from accord.methods.realign.regions import DetectedRegions
+    from accord.prompts.phrases import phrases_of
+
+    def reads(text: str) -> None:
+        check_says_something(text)
+        check_prompt_length(pipe, text)
+        judge.check_length(text)
+        if detector is not None:
+            DetectedRegions(detector).check(phrases_of(text))
+
+    def make(jobs: Sequence[Job], arguments: dict[str, Any]) -> Sequence[Any]:
+        prompts, seeds = [job.prompt for job in jobs], [job.seed for job in jobs]
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "the prompt is read as", Notice)  # the job's own note has said it
+            told = {"captioner": judge, "regions": detector, "batch_size": batch_size, "each": True, **arguments}
+            return accord.realign(pipe, prompts, seeds, config=config, **told)
+
+    settings = {"rounds": config.rounds, "mode": config.mode, "judge": judge.name, **settings}
+    return Making(lambda arguments: call_arguments(pipe, **arguments), reads, make, settings)
+
+
+def write_repair(out: Path, name: str, made: Any) -> dict[str, Any]:
+    """Write a folder for a repair into `out`."""
+    folder = made.save(out / name)
+    before, after = made.alignment_before.overall, made.alignment_after.overall
+    return {
+        "file": f"{name}/after.png",
+        "bytes": (folder / "after.png").stat().st_size,
+        "seed_after": made.seed if made.seed_after is None else made.seed_after,
+        "before": before,
+        "after": after,
+    }
+
+
+def repair_text(made: Any, folder: Path) -> str:
+    """What a repair did, in lines."""
+    from accord.reports.page import score_text, words_text
+
+    before, after = made.alignment_before, made.alignment_after
+    lines = [
+        f"{made.prompt.text!r}, seed {made.seed}: alignment {score_text(before.overall, 3)} -> "
+        + score_text(after.overall, 3)
+        + (f", from the noise of seed {made.seed_after}" if made.seed_after is not None else ""),
+        *("  before  " + line for line in words_text(before).splitlines()),
+        *("  after   " + line for line in words_text(after).splitlines() if made.improved),
+        f"  pictures and report: {folder / 'index.html'}",
+    ]
+    return "\n".join(lines)
