@@ -295,8 +295,8 @@ def test_every_argument_that_a_message_names_is_one_and_has_an_option():
     options = {p.name for _, command in COMMANDS for p in command.params if p.opts[0].startswith("--")}
     assert len(named) > 15
     assert [(where, name) for where, name in named if name not in arguments] == []
-    # these are given in Python; commands always load the embedder, and what says colours
-    assert {name for _, name in named} - options == {"embed", "colours"}
+    # `embed` is of a reader made in Python; commands always load the embedder
+    assert {name for _, name in named} - options == {"embed"}
 
 
 @pytest.mark.parametrize("place", ["new", "`out`", "it's `out`", "it's \"`out`", "`out`, the models' `seed`"])
