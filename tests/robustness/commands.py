@@ -64,8 +64,8 @@ FLOATS = {
     "train inverter": "--weight --learning-rate --vocabulary-weight --similar",
     "train context": "--learning-rate --gain --share --estimated-share",
     "pairs make": "--guidance",
-    "eval scenes": "--guidance",
-    "eval geneval": "--threshold --counting-threshold --shortening --direction",
+    **{f"eval {name}": "--guidance" for name in ("checks captions questions geneval2 vqascore scenes").split()},
+    "eval geneval": "--threshold --counting-threshold --shortening --direction --guidance",
     "bench rewards": "--minutes",
 }
 INTEGERS = {
