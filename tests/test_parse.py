@@ -205,6 +205,7 @@ def test_relations(text, expected):
         ("There are no visitors, and mist hangs over the hills", ["visitors"]),
         ("a poster of a fox, no frame, no text", ["frame", "text"]),
         ("a well\nNegative prompt: people, blurry, bad anatomy\nSteps: 20, CFG scale: 7", ["people"]),
+        ("a well\nNegative prompt: key, ladies, watermarked, ugly boy, berries", ["key", "ladies", "berries"]),
     ],
 )
 def test_absences(text, expected):

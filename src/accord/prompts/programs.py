@@ -60,14 +60,19 @@ class Draft:
         self.ruled_out.append(self.prompt[start:end])
         for item in re.finditer(r"[^,\n|]+", self.text[start:end]):
             words = re.search(r"[^\W\d_](?:.*[^\W\d_])?", re.sub(r":[\d.]+", lambda m: " " * len(m[0]), item[0]))
-            if (
-                words
-                and not words[0].startswith("embedding:")
-                and not re.fullmatch(lexicon.NEGATIVE_STYLE, words[0].lower())
-            ):
+            if words and not words[0].startswith("embedding:") and _is_thing(words[0].lower()):
                 at = start + item.start() + words.start()
                 self.negatives.append(Span(self.prompt[at : at + len(words[0])], at, at + len(words[0])))
         self.blank(start, end)
+
+
+def _is_thing(item: str) -> bool:
+    """Whether an item of a negative prompt names something that could be seen, and not how the picture is made."""
+    if re.fullmatch(lexicon.NEGATIVE_STYLE, item):
+        return False
+    last = item.split()[-1]
+    names = {last, last.removesuffix("s"), re.sub("ies$", "y", last)}
+    return bool(names & lexicon.NEGATIVE_THINGS) or not re.fullmatch(lexicon.NEGATIVE_ENDINGS, item)
 
 
 def normalise(prompt: str) -> Draft:
