@@ -270,8 +270,8 @@ NEGATIVE_THINGS = frozenset(  # nouns that end as such words do
     "key lady baby boy toy monkey donkey turkey bunny puppy kitty pony city sky body berry cherry strawberry blueberry "
     "raspberry candy jelly honey money jersey hockey butterfly fly fairy teddy daisy lily ivy pansy jewelry pottery "
     "tray display spray bay highway railway subway doorway runway ferry army navy party country battery laundry "
-    "library bakery factory trolley chimney valley curry pastry whiskey kidney cowboy cutlery embroidery balcony family "
-    "cavity bed seed weed shed sled reed newlywed steed moped biped quadruped seaweed flowerbed "
+    "library bakery factory trolley chimney valley curry pastry whiskey kidney cowboy cutlery embroidery balcony "
+    "family cavity bed seed weed shed sled reed newlywed steed moped biped quadruped seaweed flowerbed "
     "ring king wing string swing building painting ceiling clothing earring wedding pudding icing sibling spring sling "
     "duckling herring awning railing lettering drawing stocking gosling sting darling dumpling topping seedling "
     "plaything".split()
