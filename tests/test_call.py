@@ -277,3 +277,10 @@ def test_an_interrupted_forward_leaves_no_tap():
 )
 def test_articles_are_those_that_are_spoken(name, said):
     assert a_kind(name) == said
+
+
+def test_a_negative_prompt_whose_end_would_fall_off_is_refused():
+    pipe = shared("sd1")
+    call_arguments(pipe, negative_prompt="blurry")
+    with pytest.raises(InputError, match=r"the negative prompt is longer than the \d+ tokens .* star'; shorten it"):
+        call_arguments(pipe, negative_prompt="a " * 80 + "star")

@@ -436,3 +436,11 @@ def test_two_thousand_pictures_open_from_the_file_system(tmp_path, ask):
 def test_an_entry_stays_as_it_is():
     entry = Entry(1, "a", "b.png")
     assert Entry.of(entry) is entry and Entry.of({**row(0), "tags": "color", "further": 1}).tags == ["color"]
+
+
+def test_a_damaged_report_of_a_repair_is_one_sentence(tmp_path):
+    folder = tmp_path / "00000-a-red-star-s1"
+    folder.mkdir()
+    (folder / "report.json").write_text("{}")
+    with pytest.raises(InputError, match=r"report '.*report\.json' is not what accord realign wrote"):
+        list(repairs_in(tmp_path))

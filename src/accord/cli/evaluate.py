@@ -260,11 +260,14 @@ def run(
     records = suite.records(images if prompts is None and suite.of_pictures else prompts, skipped)
     asked = fingerprint([(r.number, r.prompt, r.about) for r in records])
     chosen = [r for r in records if r.number % every == 0]
+    if not chosen:
+        raise InputError(f"--every {every} leaves none of the prompts that can be read; give a smaller number")
     target = check_writable(out or RUNS / name)
-    numbers = [suite.first_seed + i for i in range(seeds or (1 if images is None else 0))]
+    numbered = [suite.first_seed + i for i in range(seeds or 1)]
+    numbers = numbered if images is None or seeds is not None else []
     source: Source
     if images is not None:
-        source, numbers = Found(images), numbers if seeds is None else list(range(seeds))
+        source = Found(images)
     else:
         own = None if model == LAB else model
 
@@ -477,6 +480,8 @@ def compare(
     from accord.evaluation.compare import table_of, write_comparison
     from accord.files import check_writable
 
+    if (out / "run.json").exists():
+        raise InputError(f"--out {str(out)!r} holds a run, whose page would be replaced; give another folder")
     check_writable(out)
     data = compared(run_a, run_b)
     write_comparison(data, run_a, run_b, out)

@@ -92,7 +92,7 @@ class Manifest:
                 f"row {row['row']} of the run in {str(self.folder)!r} was made with the {other} {line.get(other)!r}, "
                 f"not {row.get(other)!r}; give another `out` for another file of prompts"
             )
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError, TypeError):  # what is written there may be no name
             return os.stat(self.folder / line["file"]).st_size == line["bytes"]
         return False
 

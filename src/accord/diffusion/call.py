@@ -17,6 +17,7 @@ from PIL import Image
 from accord.data.images import open_image
 from accord.diffusion.families import Family, family_of
 from accord.diffusion.opened import NETWORKS, check_call, size_unit, swapped
+from accord.diffusion.pipelines import check_prompts
 from accord.embedded import PIPELINE
 from accord.types import InputError, a_kind
 
@@ -97,6 +98,8 @@ def call_arguments(
         if "negative_prompt" not in taken:
             raise InputError(f"{a_kind(pipe)} takes no negative prompt; leave it out")
         _check_guided(pipe, found, taken, family)
+        if isinstance(negative, str) and negative.strip():
+            check_prompts(pipe, [negative], "negative prompt")
         found["negative_prompt"] = negative
     elif family.negative_prompt is not None and _scale(found, taken, family.guidance) > 1:
         found["negative_prompt"] = family.negative_prompt  # without one it is unguided, and says so only in a log

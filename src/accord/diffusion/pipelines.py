@@ -230,16 +230,19 @@ def check_prompt_length(pipe: Any, prompt: str) -> None:
     check_prompts(pipe, [prompt])
 
 
-def check_prompts(pipe: Any, prompts: Sequence[str]) -> None:
+def check_prompts(pipe: Any, prompts: Sequence[str], what: str = "prompt") -> None:
     """`check_prompt_length` of many prompts: each of their words is tokenised once, and a prompt whole only where it
     may be too long.
+
+    Args:
+        what: what they are called in a message.
 
     Raises:
         InputError: for the first that is empty, no UTF-8 or too long.
     """
     for text in prompts:
         if not text.strip():
-            raise InputError("the prompt is empty; give it at least one word")
+            raise InputError(f"the {what} is empty; give it at least one word")
         check_sayable(text)
     found = [(tokenizer, length) for tokenizer, length in _encoders(pipe) if tokenizer is not None]
     if not found:
@@ -262,7 +265,7 @@ def check_prompts(pipe: Any, prompts: Sequence[str]) -> None:
             lost = words_beyond(text, tokens, room) if sum(of.get(w, room + 1) for w in text.split()) > room else ""
             if lost:
                 raise InputError(
-                    f"the prompt is longer than the {length} tokens of this model's text encoder, these words would "
+                    f"the {what} is longer than the {length} tokens of this model's text encoder, these words would "
                     f"fall off: {lost!r}; shorten it"
                 )
 

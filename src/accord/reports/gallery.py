@@ -198,7 +198,13 @@ def repairs_in(folder: Path) -> Iterator[Entry]:
     for path in sorted(folder.glob("[0-9]*-*/report.json")):
         report = read_json(path, "report", "repair the picture again")
         number = int(re.match(r"\d+", path.parent.name)[0])  # type: ignore[index]
-        yield from of_repairs([{**report, "folder": path.parent.name, "number": number}])
+        try:
+            yield from of_repairs([{**report, "folder": path.parent.name, "number": number}])
+        except (KeyError, TypeError, AttributeError) as error:
+            raise InputError(
+                f"report {str(path)!r} is not what accord realign wrote; take its folder away, and repair the picture "
+                "again"
+            ) from error
 
 
 def of_frames(
