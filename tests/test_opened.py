@@ -340,3 +340,17 @@ def test_no_prompt_of_xl_is_told_as_zeros_where_that_is_asked_for_and_not_rememb
         zeroed = text_states(opened, ["", "a key"])
     assert usual[0].abs().max() > 0 and not zeroed[0].any() and torch.equal(zeroed[1], usual[1])
     assert all(map(torch.equal, text_states(opened, ["", "a key"]), usual))
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample", "velocity"])
+@pytest.mark.parametrize("exploding", [False, True])
+def test_what_is_predicted_at_levels_gives_picture_and_noise_back_in_closed_form(kind, exploding):
+    """Also where the variance grows (Euler's states), at which v is divided by the root of 1 + s^2."""
+    if kind == "velocity" and exploding:
+        pytest.skip("no flow explodes")
+    s = torch.tensor([0.3, 0.9]).view(2, 1)
+    a = torch.ones_like(s) if exploding else 1 - s if kind == "velocity" else (1 - s**2).sqrt()
+    x0, noise = torch.randn(2, 2, 8, generator=torch.Generator().manual_seed(0)).double().unbind()
+    level = Level(a.double(), s.double(), kind, exploding)
+    x_t, output = level.noised(x0, noise), level.target(x0, noise)
+    assert torch.allclose(level.x0(x_t, output), x0) and torch.allclose(level.noise(x_t, output), noise)
