@@ -5,6 +5,7 @@
   const NEAR = 1500; // pixels
   const data = JSON.parse(document.getElementById("data").textContent);
   const rows = data.rows;
+  rows.forEach((row, index) => (row.index = index)); // what a row is known by: seeds of a prompt have one number
   const two = data.against !== null;
   const id = (name) => document.getElementById(name);
   const SVG = "http://www.w3.org/2000/svg";
@@ -289,7 +290,7 @@
     open.addEventListener("click", () => show(row));
     const tags = make("div", { className: "tags" }, ...row.tags.map((t) => make("span", {}, t)));
     const out = make("article", { className: "card" }, pictures(row, false), promptOf(row), facts(row), missedText(row), make("div", { className: "foot" }, tags, open));
-    out.dataset.number = row.number;
+    out.dataset.row = row.index;
     return out;
   }
   function wordTable(row) {
@@ -347,11 +348,11 @@
       close.focus();
     }
     dialog.scrollTop = 0;
-    state.row = String(row.number);
+    state.row = String(row.index);
     keepState();
   }
   dialog.addEventListener("close", () => {
-    const from = id("grid").querySelector(`[data-number="${Number(state.row)}"] button`);
+    const from = id("grid").querySelector(`[data-row="${CSS.escape(state.row)}"] button`);
     state.row = "";
     keepState();
     if (from) from.focus();
@@ -484,7 +485,7 @@
   readState();
   update();
   if (state.row !== "") {
-    const asked = rows.find((r) => String(r.number) === state.row);
+    const asked = rows.find((r) => String(r.index) === state.row);
     if (asked) show(asked);
   }
 })();
