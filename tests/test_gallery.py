@@ -408,12 +408,12 @@ def test_details_are_of_the_seed_that_was_asked_for(tmp_path, ask):
       found.linked = $("#details .facts").textContent; $("#close").click(); await wait(100);
       all(".card")[2].querySelector("button").focus(); all(".card")[2].querySelector("button").click();
       found.opened = $("#details .facts").textContent; found.row = win.location.hash;
-      $("#close").click(); await wait(100);
+      $("#close").click(); await wait(100); found.label = page.activeElement.ariaLabel;
       found.focus = all(".card").indexOf(page.activeElement.closest(".card"));
     """
     found = ask(script, "#row=1")
     assert "seed 1" in found["linked"] and "seed 2" in found["opened"] and found["row"] == "#row=2"
-    assert found["focus"] == 2
+    assert found["focus"] == 2 and found["label"] == "details of picture 0, seed 2: a red star"
 
 
 def test_a_hostile_page_runs_nothing_and_two_runs_are_beside_each_other(tmp_path, ask):

@@ -237,7 +237,7 @@ def _mean_row(
         means = {"a": whole(x for x, _, _ in found)["mean"], "b": whole(y for _, y, _ in found)["mean"]}
         differing = whole(y - x for x, y, _ in found)
         difference = {"difference": differing["mean"], "ci95": differing["ci95"]}
-        return {"prompts": differing["prompts"], **means, **difference}
+        return {"prompts": len(set().union(*numbered)), **means, **difference}
 
     return _with_equal_costs("overall", line, tries)
 

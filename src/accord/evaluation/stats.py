@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+DRAWS = 2000  # of a bootstrap: 50 of them lie beyond each end of 95 %
+
 
 def mean(values: np.ndarray) -> float:
     return float(values.mean())
@@ -17,7 +19,7 @@ def mean(values: np.ndarray) -> float:
 def bootstrap(
     values: np.ndarray,
     statistic: Callable[[np.ndarray], float] = mean,
-    draws: int = 2000,
+    draws: int = DRAWS,
     seed: int = 0,
     comparisons: int = 1,
 ) -> tuple[float, float]:
@@ -103,7 +105,7 @@ def mean_of_groups(scores: Sequence[ByPrompt]) -> dict[str, Any]:
     if least < 2:
         return {"mean": whole, "ci95": None, **counts}
     rng = np.random.default_rng(0)
-    drawn = [float(np.mean([mean(g[_drawn(rng, g)]) for g in groups])) for _ in range(2000)]
+    drawn = [float(np.mean([mean(g[_drawn(rng, g)]) for g in groups])) for _ in range(DRAWS)]
     return {"mean": whole, "ci95": [round(v, 4) for v in _middle(drawn)], **counts}
 
 

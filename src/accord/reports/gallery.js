@@ -37,6 +37,7 @@
   const missed = (row) => row.words.filter(isLow);
   const verdictOf = (row) => (row.verdict === null ? "not judged" : row.verdict ? "right" : "wrong");
   const some = (test) => rows.some(test);
+  const called = (row) => `picture ${row.number}${row.seed === null ? "" : `, seed ${row.seed}`}`;
 
   // --- what can be chosen -------------------------------------------------------------------------------------------
   const byNumber = (a, b) => a.number - b.number;
@@ -235,7 +236,7 @@
     });
     if (row.before !== null) {
       const slider = make("input", { type: "range", min: "0", max: "100", step: "2", value: "50" });
-      slider.setAttribute("aria-label", `before (left) and after (right) of picture ${row.number}`);
+      slider.setAttribute("aria-label", `before (left) and after (right) of ${called(row)}`);
       slider.addEventListener("input", () => {
         frame.style.setProperty("--at", `${slider.value}%`);
         for (const side of frame.querySelectorAll(".side")) {
@@ -286,7 +287,7 @@
   }
   function card(row) {
     const open = make("button", { type: "button" }, "details");
-    open.setAttribute("aria-label", `details of picture ${row.number}: ${row.prompt}`);
+    open.setAttribute("aria-label", `details of ${called(row)}: ${row.prompt}`);
     open.addEventListener("click", () => show(row));
     const tags = make("div", { className: "tags" }, ...row.tags.map((t) => make("span", {}, t)));
     const out = make("article", { className: "card" }, pictures(row, false), promptOf(row), facts(row), missedText(row), make("div", { className: "foot" }, tags, open));
