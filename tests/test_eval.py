@@ -670,6 +670,7 @@ def test_the_walk_of_the_how_to_with_tiny_models(accord_cli, tmp_path):
     assert code == 0 and data["prompts"] == 2 and data["same_seeds"] == 4 and data["overall"]["difference"] != 0
     assert {"noun", "color"} <= {t["name"] for t in data["tags"]}
     assert {"index.html", "compare.json", "compare.md"} <= {p.name for p in Path("both").iterdir()}
+    assert len(list(Path("both/thumbnails").iterdir())) == 8, "each picture of both runs has a copy of its own"
     one, two = (np.asarray(Image.open(f"{run}/images/00000-0.png")).astype(int) for run in ("base", "tuned"))
     assert np.abs(one - two).max() > 1
 
