@@ -145,11 +145,12 @@ def test_bootstrap_covers_a_known_mean():
 
 
 def test_an_interval_for_many_comparisons_is_wider():
-    """For twenty of them it is the one of 99.75 %, of the very same draws."""
+    """For twenty of them it is the one of 99.75 %, of twenty times as many draws: fifty lie beyond each end."""
     values = np.random.default_rng(0).normal(size=50)
     low, high = bootstrap(values)
     draws = np.random.default_rng(0)
-    means = [values[draws.integers(50, size=50)].mean() for _ in range(2000)]
+    means = [values[draws.integers(50, size=50)].mean() for _ in range(20 * 2000)]
+    assert (low, high) == pytest.approx(np.percentile(means[:2000], [2.5, 97.5]))
     wide = bootstrap(values, comparisons=20)
     assert wide[0] < low < high < wide[1] and wide == pytest.approx(np.percentile(means, [0.125, 99.875]))
 

@@ -18,7 +18,7 @@ from accord.data.pair_folders import stream_pairs
 from accord.data.pairs import PairsFile
 from accord.data.typed import read_typed, typed_bytes, write_typed
 from accord.evaluation import run as running
-from accord.evaluation.compare import compare, page_of, table_of
+from accord.evaluation.compare import compare, page_of, table_of, write_comparison
 from accord.evaluation.pictures import Found, picture_name
 from accord.evaluation.registry import NEEDS, Judged, Record, suite_named, suite_names
 from accord.evaluation.rows import KINDS, TIMES, Journal, read_rows, row_of
@@ -168,11 +168,22 @@ def test_seeds_count_within_their_prompt():
     assert figure_of({})["mean"] is None
 
 
+def test_what_was_seen_too_seldom_has_no_narrow_interval():
+    assert figure_of({0: [1.0, 1.0]}) == {"mean": 1.0, "ci95": None, "prompts": 1, "pictures": 2}
+    right, wrong = figure_of({n: [1.0] for n in range(20)}), figure_of({n: [0.0] for n in range(20)})
+    assert right["ci95"] == pytest.approx([0.8389, 1.0], abs=1e-4)  # Wilson's, of 20 of 20
+    assert wrong["ci95"] == pytest.approx([0.0, 0.1611], abs=1e-4)
+    assert figure_of({n: [0.5] for n in range(20)})["ci95"] == [0.5, 0.5]  # no share of right pictures
+
+
 def test_the_mean_of_groups_weighs_them_alike():
-    groups = [{n: [1.0] for n in range(30)}, {30: [0.0], 31: [0.0]}]
+    groups = [{n: [float(n % 2)] for n in range(30)}, {30: [0.0], 31: [0.0]}]
     found = mean_of_groups(groups)
-    assert found["mean"] == 0.5 and found["prompts"] == 32
-    assert found["ci95"][1] == 1.0  # where the small group is not drawn, the other one is the mean
+    assert found["mean"] == 0.25 and found["prompts"] == 32
+    assert found["ci95"][1] < 0.4  # the small group is in each draw, so half of the mean is 0
+    assert mean_of_groups([groups[0], {}])["mean"] is None  # a group without a prompt could not be compared
+    lone = mean_of_groups([groups[0], {30: [0.0]}])
+    assert lone["mean"] == 0.25 and lone["ci95"] is None
 
 
 def test_the_best_of_some_is_the_mean_over_all_choices():
@@ -377,10 +388,11 @@ def test_folders_are_read_in_every_layout(drawn, tmp_path):
 
 
 # --- comparing --------------------------------------------------------------------------------------------------------
-def made_run(folder, scores, seconds=2.0, judge_seconds=0.5, calls=4.0, mean_of_tags=()):
+def made_run(folder, scores, seconds=2.0, judge_seconds=0.5, calls=4.0, mean_of_tags=(), **more):
     """A finished run with these scores: {number: [score, ...]}."""
-    folder.mkdir()
+    folder.mkdir(parents=True)
     about = {"schema": running.SCHEMA, "suite": "scenes", "figure": "right", "mean_of_tags": mean_of_tags, "shards": 1}
+    about |= more
     (folder / "run.json").write_text(json.dumps(about))
     journal = Journal(folder / "rows.jsonl")
     rows = [row(n, s, v) for n, values in scores.items() for s, v in enumerate(values)]
@@ -431,16 +443,72 @@ def test_at_equal_cost_the_cheaper_run_has_more_tries(tmp_path):
     assert compare(b, a)["tries"]["seconds"] == (1, 2)
 
 
+def test_no_more_tries_are_told_than_there_are_seeds(tmp_path):
+    a = made_run(tmp_path / "a", {0: [0.0, 1.0], 1: [0.0, 0.0]}, calls=1)
+    b = made_run(tmp_path / "b", {0: [0.5, 0.5], 1: [0.5, 0.5]}, calls=10)
+    found = compare(a, b)
+    assert found["tries"]["denoiser_calls"] == (2, 1) and found["fitting_tries"]["denoiser_calls"] == (10, 1)
+    said = "At equal denoiser calls A has the best of 2, all its seeds, where 10 would cost as much."
+    assert said in table_of(found) and said in page_of(found)
+
+
+@pytest.mark.parametrize(
+    ("name", "one", "other"),
+    [
+        (
+            "thresholds",
+            {"settings": {"thresholds": {"threshold": 0.3}}},
+            {"settings": {"thresholds": {"threshold": 0.5}}},
+        ),
+        ("the judge's weights", {"weights": {"judge": "aa"}}, {"weights": {"judge": "bb"}}),
+    ],
+)
+def test_runs_that_were_judged_otherwise_are_not_compared(tmp_path, name, one, other):
+    a, b = made_run(tmp_path / "a", {0: [1.0]}, **one), made_run(tmp_path / "b", {0: [1.0]}, **other)
+    with pytest.raises(InputError, match=f"differ in {name}: .*; compare runs of one suite that were judged alike"):
+        compare(a, b)
+
+
+def test_one_prompt_has_no_interval(tmp_path):
+    a, b = made_run(tmp_path / "a", {0: [0.0]}), made_run(tmp_path / "b", {0: [1.0]})
+    found = compare(a, b)
+    assert (found["overall"]["difference"], found["overall"]["ci95"]) == (1.0, None)
+    assert "| overall | 0.000 | 1.000 | +1.000 |" in page_of(found) and "+1.000" in table_of(found)
+    check_schema(json.loads(json.dumps({**found, "command": "eval compare"})))
+
+
+def test_runs_are_called_so_that_they_are_told_apart(tmp_path, monkeypatch):
+    a, b = made_run(tmp_path / "sd15" / "run", {0: [0.0]}), made_run(tmp_path / "lora" / "run", {0: [1.0]})
+    assert [compare(a, b)[r]["run"] for r in "ab"] == ["sd15/run", "lora/run"]
+    monkeypatch.chdir(a)
+    found = compare(Path(), Path("../../lora/run"))
+    assert [found[r]["run"] for r in "ab"] == ["sd15/run", "lora/run"]
+    write_comparison(found, Path(), b, tmp_path / "out")
+    assert '"against":"sd15/run"' in (tmp_path / "out" / "index.html").read_text("utf8")
+
+
+def test_no_text_breaks_the_table(tmp_path):
+    found = compare(made_run(tmp_path / "a", {0: [0.0]}), made_run(tmp_path / "b", {0: [1.0]}))
+    found["tags"][0]["name"] = found["best"][0]["prompt"] = "a|b\nc"
+    assert page_of(found).count("a\\|b c |") == 2
+
+
 def test_where_tags_weigh_alike_so_do_their_differences(tmp_path):
     scores = {0: [0.0], 2: [0.0], 4: [0.0], 1: [0.0]}
     a = made_run(tmp_path / "a", dict(sorted(scores.items())), mean_of_tags=("even", "odd"))
     b = made_run(tmp_path / "b", {n: [1.0 if n == 1 else 0.0] for n in sorted(scores)}, mean_of_tags=("even", "odd"))
     assert compare(a, b)["overall"]["difference"] == 0.5  # of even and odd, not of four prompts
+    assert compare(a, b)["overall"]["ci95"] is None  # of one odd prompt nobody knows how others would be
     with pytest.raises(InputError, match="holds no run"):
         compare(a, tmp_path)
     lacking = made_run(tmp_path / "c", {0: [1.0]}, mean_of_tags=("even", "odd"))
     summary = json.loads((lacking / "summary.json").read_text())
     assert summary["overall"]["mean"] is None and summary["missing_tags"] == ["odd"]
+    found = compare(lacking, b)
+    assert found["overall"]["a"] is found["overall"]["difference"] is found["overall"]["ci95"] is None
+    assert found["missing_tags"] == ["odd"] and found["tags"][0]["difference"] == -1.0
+    assert "No figure of the whole: no prompt of both is tagged odd." in table_of(found)
+    check_schema(json.loads(json.dumps({**found, "command": "eval compare"})))
 
 
 # --- the command line -------------------------------------------------------------------------------------------------
@@ -602,6 +670,7 @@ def test_the_walk_of_the_how_to_with_tiny_models(accord_cli, tmp_path):
     assert code == 0 and data["prompts"] == 2 and data["same_seeds"] == 4 and data["overall"]["difference"] != 0
     assert {"noun", "color"} <= {t["name"] for t in data["tags"]}
     assert {"index.html", "compare.json", "compare.md"} <= {p.name for p in Path("both").iterdir()}
+    assert len(list(Path("both/thumbnails").iterdir())) == 8, "each picture of both runs has a copy of its own"
     one, two = (np.asarray(Image.open(f"{run}/images/00000-0.png")).astype(int) for run in ("base", "tuned"))
     assert np.abs(one - two).max() > 1
 

@@ -142,9 +142,24 @@ def test_runs_are_put_side_by_side_by_prompt_and_seed(tmp_path):
     data = data_of(write_gallery(tmp_path / "a", here, "one", against=tmp_path / "b"))
     assert data["against"] == "b"
     assert [r["other"] and r["other"]["number"] for r in data["rows"]] == [8, None, 7, 3]
-    assert data["rows"][0]["other"]["image"] == "thumbnails/b00008.png"  # the page can be moved without the other run
+    assert data["rows"][0]["other"]["image"] == "thumbnails/b00000.png"  # the page can be moved without the other run
     shown = Shown("another", tmp_path / "b", there)
     assert data_of(write_gallery(tmp_path / "a", here, "one", against=shown))["against"] == "another"
+
+
+def test_seeds_of_a_prompt_have_pictures_of_their_own(tmp_path):
+    """All seeds of a prompt have its number."""
+    colors = {"a": ("red", "green"), "b": ("blue", "white")}
+    for run, found in colors.items():
+        (tmp_path / run).mkdir()
+        for seed, color in enumerate(found):
+            picture(color).save(tmp_path / run / f"{seed}.png")
+    rows = {r: [row(3, seed=s) | {"file_name": str(tmp_path / r / f"{s}.png")} for s in range(2)] for r in colors}
+    index = write_gallery(tmp_path / "page", rows["a"], "t", against=Shown("b", tmp_path / "b", rows["b"]))
+    data = data_of(index)["rows"]
+    names = [(r["image"], r["other"]["image"]) for r in data]
+    shown = [[Image.open(index.parent / n).getpixel((0, 0)) for n in pair] for pair in names]
+    assert shown == [[(255, 0, 0), (0, 0, 255)], [(0, 128, 0), (255, 255, 255)]]
 
 
 def test_rows_of_a_run_are_read(tmp_path):
@@ -277,7 +292,7 @@ const wait = (ms) => new Promise((done) => setTimeout(done, ms));
 frame.addEventListener("load", async () => {
   const page = frame.contentDocument, win = frame.contentWindow, found = {};
   const $ = (s) => page.querySelector(s), all = (s) => [...page.querySelectorAll(s)];
-  const shown = () => all(".card").map((c) => Number(c.dataset.number));
+  const shown = () => all(".card").map((c) => Number(c.dataset.row));
   const choose = (id, value) => { $(id).value = value; $(id).dispatchEvent(new win.Event("change")); };
   await wait(300);
   try { %s } catch (error) { found.error = String(error); }
@@ -384,6 +399,21 @@ def test_sorting_filters_search_slider_and_details(tmp_path, ask):
     assert "row=2" in found["row"] and "row" not in found["closed"]
     assert found["theme"] == "light" and found["light"] != found["dark"] and "theme=dark" in found["kept"]
     assert found["unnamed"] == 0
+
+
+def test_details_are_of_the_seed_that_was_asked_for(tmp_path, ask):
+    picture().save(tmp_path / "0.png")
+    write_gallery(tmp_path, [row(0, seed=s) | {"file_name": "0.png"} for s in range(3)], "t")
+    script = """
+      found.linked = $("#details .facts").textContent; $("#close").click(); await wait(100);
+      all(".card")[2].querySelector("button").focus(); all(".card")[2].querySelector("button").click();
+      found.opened = $("#details .facts").textContent; found.row = win.location.hash;
+      $("#close").click(); await wait(100); found.label = page.activeElement.ariaLabel;
+      found.focus = all(".card").indexOf(page.activeElement.closest(".card"));
+    """
+    found = ask(script, "#row=1")
+    assert "seed 1" in found["linked"] and "seed 2" in found["opened"] and found["row"] == "#row=2"
+    assert found["focus"] == 2 and found["label"] == "details of picture 0, seed 2: a red star"
 
 
 def test_a_hostile_page_runs_nothing_and_two_runs_are_beside_each_other(tmp_path, ask):

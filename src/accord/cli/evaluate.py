@@ -424,8 +424,9 @@ def _table(summary: dict[str, Any], name: str) -> str:
     def row(called: str, figure: dict[str, Any]) -> list[str]:
         if figure["mean"] is None:
             return [called, "-", "-", str(figure["prompts"])]
-        low, high = figure["ci95"]
-        return [called, f"{figure['mean']:.3f}", f"{low:.3f} to {high:.3f}", str(figure["prompts"])]
+        known = figure["ci95"] is not None  # of one prompt there is none
+        within = "{:.3f} to {:.3f}".format(*figure["ci95"]) if known else "-"
+        return [called, f"{figure['mean']:.3f}", within, str(figure["prompts"])]
 
     rows = [row(summary["figure"], summary["overall"])]
     rows += [row("  " + tag, figure) for tag, figure in summary["tags"].items()]

@@ -5,14 +5,14 @@ tags are corrected for their number (Bonferroni), so that all of them hold at on
 
 At equal cost the cheaper run is given as many tries as its pictures fit into the cost of one of the dearer, and the
 best of them by the suite's own score counts: its mean over all choices of so many of its seeds. As that is the score
-that both are measured by, it is the most that best-of-N could give.
+that both are measured by, it is the most that best-of-N could give. There are no more tries than a prompt has pictures.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,9 @@ import numpy as np
 import accord
 from accord.data.typed import read_typed
 from accord.evaluation.run import read_about
-from accord.evaluation.stats import best_of, mean_of_groups, paired
+from accord.evaluation.stats import best_of, mean_of_groups, of_prompts
 from accord.files import check_writable, only_writer, write_file
-from accord.reports.gallery import write_gallery
+from accord.reports.gallery import read_run, write_gallery
 from accord.reports.tables import aligned, table
 from accord.types import InputError
 
@@ -81,24 +81,30 @@ def compare(a: Path, b: Path) -> dict[str, Any]:
     """The comparison of two finished runs, JSON-ready; `table_of` and `page_of` show it.
 
     Raises:
-        InputError: for runs that are unfinished, of two suites or judges, or without a prompt in common.
+        InputError: for runs that are unfinished, of two suites, judged otherwise, or without a prompt in common.
     """
     one, other = Compared.of(a), Compared.of(b)
-    for name in ("suite", "judges"):
-        if one.about.get(name) != other.about.get(name):
+    for (name, of_a), of_b in zip(_judged_by(one.about).items(), _judged_by(other.about).values(), strict=True):
+        if of_a != of_b:
             raise InputError(
-                f"{str(a)!r} and {str(b)!r} have two {name}: {one.about.get(name)!r} and {other.about.get(name)!r}; "
-                "compare runs of one suite by one judge"
+                f"{str(a)!r} and {str(b)!r} differ in {name}: {of_a!r} and {of_b!r}; "
+                "compare runs of one suite that were judged alike"
             )
     numbers = [n for n in sorted(one.pictures) if one.prompts[n] == other.prompts.get(n)]
     if not numbers:
         raise InputError(f"{str(a)!r} and {str(b)!r} have no judged prompt in common; run both on one file of prompts")
     tags = list(dict.fromkeys(t for run in (one, other) for n in numbers for p in run.pictures[n] for t in p.tags))
-    tries = {name: _tries(one.costs, other.costs, name) for name in ("seconds", "denoiser_calls")}
-    rows = [_row("overall", one, other, numbers, tries, _score)]
+    fitting = {n: found for n in ("seconds", "denoiser_calls") if (found := _fitting(one.costs, other.costs, n))}
+    most = [max(len(run.pictures[n]) for n in numbers) for run in (one, other)]
+    tries = {name: (min(found[0], most[0]), min(found[1], most[1])) for name, found in fitting.items()}
     by_tag = [_row(t, one, other, numbers, tries, _within(t), len(tags)) for t in tags]
-    if one.about.get("mean_of_tags"):
-        rows = [_mean_row(one, other, numbers, tags, tries)]
+    needed = one.about.get("mean_of_tags") or []
+    if needed:
+        overall = _mean_row(one, other, numbers, needed, tries)
+    else:
+        overall = _row("overall", one, other, numbers, tries, _score)
+    counted = {row["name"] for row in by_tag if row["prompts"]}
+    name_a, name_b = _labels(a, b)
     pairs = _same_seed(one, other, numbers)
     ordered = sorted(pairs, key=lambda p: p["difference"])
     return {
@@ -106,19 +112,39 @@ def compare(a: Path, b: Path) -> dict[str, Any]:
         "accord": accord.__version__,
         "suite": one.about["suite"],
         "figure": one.about["figure"],
-        "a": {"run": a.name, "costs": one.costs},
-        "b": {"run": b.name, "costs": other.costs},
+        "a": {"run": name_a, "costs": one.costs},
+        "b": {"run": name_b, "costs": other.costs},
         "prompts": len(numbers),
         "left_out": len(set(one.pictures) | set(other.pictures)) - len(numbers),
         "same_seeds": len(pairs),
-        "tries": {name: found for name, found in tries.items() if found},
-        "overall": rows[0],
+        "tries": tries,
+        "fitting_tries": fitting,
+        "overall": overall,
+        "missing_tags": [tag for tag in needed if tag not in counted],
         "tags": by_tag,
         "wins": _wins([r["difference"] for r in _by_prompt(one, other, numbers)]),
         "wins_of_pictures": _wins([p["difference"] for p in pairs]),
         "best": [p for p in ordered[::-1][:SHOWN] if p["difference"] > LEAST],
         "worst": [p for p in ordered[:SHOWN] if p["difference"] < -LEAST],
     }
+
+
+def _judged_by(about: Mapping[str, Any]) -> dict[str, Any]:
+    """What two runs have to have in common, by its name for people."""
+    return {
+        "suite": about.get("suite"),
+        "judges": about.get("judges"),
+        "thresholds": about.get("settings", {}).get("thresholds"),
+        "the judge's weights": about.get("weights", {}).get("judge"),
+    }
+
+
+def _labels(a: Path, b: Path) -> tuple[str, str]:
+    """What the runs are called: their folders' names, with those above as far as they need them to be told apart."""
+    one, other = a.resolve().parts, b.resolve().parts
+    differing = (n for n in range(1, max(len(one), len(other)) + 1) if one[-n:] != other[-n:])
+    count = next(differing, 1)
+    return "/".join(one[-count:]), "/".join(other[-count:])
 
 
 Value = Callable[[Picture], float | None]
@@ -134,7 +160,7 @@ def _within(tag: str) -> Value:
     return lambda picture: picture.tags.get(tag)
 
 
-def _tries(a: Mapping[str, float], b: Mapping[str, float], name: str) -> Tries | None:
+def _fitting(a: Mapping[str, float], b: Mapping[str, float], name: str) -> Tries | None:
     """How many tries make the cheaper run's pictures cost what the dearer's do; None if one does not say its cost.
 
     To choose, each has to be judged: that time is the cheaper run's.
@@ -167,40 +193,53 @@ def _row(
     a: Compared,
     b: Compared,
     numbers: Sequence[int],
-    tries: Mapping[str, Tries | None],
+    tries: Mapping[str, Tries],
     value: Value,
     comparisons: int = 1,
 ) -> dict[str, Any]:
     """A line of the table: both means, their difference with its interval, and the differences at equal cost."""
-    of_a, of_b, both = _paired(a, b, numbers, value, (1, 1))
-    row: dict[str, Any] = {"name": name, "prompts": len(both)}
-    if not both:
-        return {**row, "a": None, "b": None, "difference": None, "ci95": None}
-    row |= {"a": round(float(of_a.mean()), 4), "b": round(float(of_b.mean()), 4)}
-    row |= paired(of_b, of_a, "difference", comparisons)
+
+    def line(of: Tries) -> dict[str, Any]:
+        x, y, both = _paired(a, b, numbers, value, of)
+        means = {"a": _mean(x), "b": _mean(y)}
+        return {"prompts": len(both), **means, **of_prompts(y - x, "difference", comparisons)}
+
+    return _with_equal_costs(name, line, tries)
+
+
+def _mean(values: np.ndarray) -> float | None:
+    return round(float(values.mean()), 4) if len(values) else None
+
+
+def _with_equal_costs(name: str, line: Callable[[Tries], dict[str, Any]], tries: Mapping[str, Tries]) -> dict[str, Any]:
+    """A line of the table, and its differences at equal cost."""
+    plain = line((1, 1))
+    row = {"name": name, **plain}
     for cost, own in tries.items():
-        if own is not None:
-            x, y, _ = _paired(a, b, numbers, value, own)
-            row[f"equal_{cost}"] = paired(y, x, "difference", comparisons)
+        found = plain if own == (1, 1) else line(own)
+        row[f"equal_{cost}"] = {"difference": found["difference"], "ci95": found["ci95"]}
     return row
 
 
 def _mean_row(
-    a: Compared, b: Compared, numbers: Sequence[int], tags: Sequence[str], tries: Mapping[str, Tries | None]
+    a: Compared, b: Compared, numbers: Sequence[int], tags: Sequence[str], tries: Mapping[str, Tries]
 ) -> dict[str, Any]:
-    """The line of a suite whose whole is the mean over its tags."""
+    """The line of a suite whose whole is the mean over these tags; there is none if both runs lack one of them."""
 
-    def whole(of: Tries) -> tuple[dict[str, Any], float, float]:
+    def line(of: Tries) -> dict[str, Any]:
         found = [_paired(a, b, numbers, _within(t), of) for t in tags]
-        groups = [{n: [y - x] for x, y, n in zip(*one, strict=True)} for one in found]
-        of_a = float(np.mean([x.mean() for x, _, both in found if both]))
-        of_b = float(np.mean([y.mean() for _, y, both in found if both]))
-        result = mean_of_groups(groups)
-        return {"difference": result["mean"], "ci95": result["ci95"]}, of_a, of_b
+        numbered = [both for _, _, both in found]
 
-    difference, of_a, of_b = whole((1, 1))
-    row = {"name": "overall", "prompts": len(numbers), "a": round(of_a, 4), "b": round(of_b, 4), **difference}
-    return row | {f"equal_{cost}": whole(own)[0] for cost, own in tries.items() if own is not None}
+        def whole(values: Iterable[np.ndarray]) -> dict[str, Any]:
+            groups = [{n: [v] for n, v in zip(*pair, strict=True)} for pair in zip(numbered, values, strict=True)]
+            return mean_of_groups(groups)
+
+        means = {"a": whole(x for x, _, _ in found)["mean"], "b": whole(y for _, y, _ in found)["mean"]}
+        differing = whole(y - x for x, y, _ in found)
+        difference = {"difference": differing["mean"], "ci95": differing["ci95"]}
+        return {"prompts": len(set().union(*numbered)), **means, **difference}
+
+    return _with_equal_costs("overall", line, tries)
 
 
 def _by_prompt(a: Compared, b: Compared, numbers: Sequence[int]) -> list[dict[str, Any]]:
@@ -249,6 +288,8 @@ def _number(value: float | None) -> str:
 def _difference(row: Mapping[str, Any] | None) -> str:
     if row is None or row["difference"] is None:
         return "-"
+    if row["ci95"] is None:
+        return f"{row['difference']:+.3f}"
     low, high = row["ci95"]
     return f"{row['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
 
@@ -264,7 +305,14 @@ def _said(data: Mapping[str, Any]) -> str:
         if max(a, b) > 1:
             what = "seconds" if name == "seconds" else "denoiser calls"
             text += f". At equal {what} {'A' if a > b else 'B'} has the best of {max(a, b)}"
+            text += _short_of(max(data["fitting_tries"][name]), max(a, b))
+    if data["missing_tags"]:
+        text += f". No figure of the whole: no prompt of both is tagged {', '.join(data['missing_tags'])}"
     return text + "."
+
+
+def _short_of(fitting: int, there: int) -> str:
+    return "" if fitting == there else f", all its seeds, where {fitting} would cost as much"
 
 
 def table_of(data: Mapping[str, Any]) -> str:
@@ -280,15 +328,24 @@ def table_of(data: Mapping[str, Any]) -> str:
 def page_of(data: Mapping[str, Any]) -> str:
     """The comparison as Markdown."""
     rows = [
-        [p["number"], p["seed"], p["prompt"].replace("|", "\\|"), _number(p["a"]), _number(p["b"]), which]
+        [p["number"], p["seed"], p["prompt"], _number(p["a"]), _number(p["b"]), which]
         for which, found in (("gained", data["best"]), ("lost", data["worst"]))
         for p in found
     ]
-    pictures = table(["prompt", "seed", "text", "A", "B", ""], rows) if rows else "No picture differs."
+    pictures = _table(["prompt", "seed", "text", "A", "B", ""], rows) if rows else "No picture differs."
     return (
         f"# {data['suite']}: {data['b']['run']} (B) against {data['a']['run']} (A)\n\n{_said(data)} Intervals of tags "
-        f"are corrected for their number.\n\n{table(*_cells(data))}\n\n## Pictures that differ most\n\n{pictures}\n"
+        f"are corrected for their number.\n\n{_table(*_cells(data))}\n\n## Pictures that differ most\n\n{pictures}\n"
     )
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A Markdown table of texts that may hold a bar or a line break."""
+    return table([_cell(c) for c in head], [[_cell(c) for c in row] for row in rows])
+
+
+def _cell(value: Any) -> str:
+    return " ".join(str(value).splitlines()).replace("|", "\\|")
 
 
 def write_comparison(data: Mapping[str, Any], a: Path, b: Path, out: Path) -> None:
@@ -303,4 +360,5 @@ def write_comparison(data: Mapping[str, Any], a: Path, b: Path, out: Path) -> No
         rows = read_typed(b / "rows.parquet", "rows of the run")
         there = ({**row, "file_name": str((b / row["file_name"]).resolve())} for row in rows)
         about = {"A": data["a"]["run"], "B": data["b"]["run"], "result": _said(data)}
-        write_gallery(out, there, f"{data['suite']}: {data['b']['run']} against {data['a']['run']}", a, about)
+        against = replace(read_run(a), title=data["a"]["run"])
+        write_gallery(out, there, f"{data['suite']}: {data['b']['run']} against {data['a']['run']}", against, about)

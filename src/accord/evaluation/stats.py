@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+DRAWS = 2000  # of a bootstrap: 50 of them lie beyond each end of 95 %
+
 
 def mean(values: np.ndarray) -> float:
     return float(values.mean())
@@ -17,7 +19,7 @@ def mean(values: np.ndarray) -> float:
 def bootstrap(
     values: np.ndarray,
     statistic: Callable[[np.ndarray], float] = mean,
-    draws: int = 2000,
+    draws: int = DRAWS,
     seed: int = 0,
     comparisons: int = 1,
 ) -> tuple[float, float]:
@@ -25,10 +27,20 @@ def bootstrap(
 
     Args:
         values: a row for each prompt, with all its seeds, so that what is drawn together belongs together.
+        draws: of one comparison; of several so many times as many, so that as many lie beyond each end.
         comparisons: how many intervals of a table are to hold all at once (Bonferroni); 1 corrects nothing.
     """
     rng = np.random.default_rng(seed)
-    found = [statistic(values[rng.integers(len(values), size=len(values))]) for _ in range(draws)]
+    found = [statistic(values[_drawn(rng, values)]) for _ in range(draws * comparisons)]
+    return _middle(found, comparisons)
+
+
+def _drawn(rng: np.random.Generator, values: np.ndarray) -> np.ndarray:
+    return rng.integers(len(values), size=len(values))
+
+
+def _middle(found: Sequence[float], comparisons: int = 1) -> tuple[float, float]:
+    """The middle 95 % of what was drawn, or more of it for several comparisons."""
     outside = 2.5 / comparisons
     low, high = np.percentile(found, [outside, 100 - outside])
     return float(low), float(high)
@@ -58,28 +70,43 @@ def over_prompts(scores: ByPrompt) -> np.ndarray:
     return np.asarray([np.mean(scores[n]) for n in sorted(scores)], dtype=float)
 
 
+def of_prompts(values: ArrayLike, name: str = "mean", comparisons: int = 1) -> dict[str, Any]:
+    """`interval` of prompts [P]. Of one prompt there is no interval, and of none no mean: they are None."""
+    found = np.asarray(values, dtype=float)
+    if len(found) < 2:
+        return {name: round(mean(found), 4) if len(found) else None, "ci95": None}
+    return interval(found, name, comparisons)
+
+
 def figure_of(scores: ByPrompt) -> dict[str, Any]:
     """The mean over prompts of the mean over a prompt's seeds, with its interval: {"mean", "ci95", "prompts",
-    "pictures"}; the first two are None where there is nothing.
+    "pictures"}; `of_prompts` says what is None.
+
+    Where all pictures are right, or all wrong, each draw is the same; the interval is Wilson's, of so many prompts.
     """
     counts = {"prompts": len(scores), "pictures": sum(map(len, scores.values()))}
-    return {**(interval(over_prompts(scores)) if scores else {"mean": None, "ci95": None}), **counts}
+    values = over_prompts(scores)
+    figure = of_prompts(values)
+    if len(values) > 1 and (np.all(values == 0) or np.all(values == 1)):
+        figure["ci95"] = [round(v, 4) for v in wilson(values[0], len(values))]
+    return {**figure, **counts}
 
 
 def mean_of_groups(scores: Sequence[ByPrompt]) -> dict[str, Any]:
-    """As `figure_of` of several groups of prompts: the unweighted mean of their means."""
-    rows = [(value, i) for i, group in enumerate(scores) for value in over_prompts(group)]
-    counts = {"prompts": len(rows), "pictures": sum(len(s) for group in scores for s in group.values())}
-    if not rows:
+    """As `figure_of` of several groups of prompts: the unweighted mean of their means, which is None if one of them has
+    no prompt. Prompts are drawn within their group, whose size is fixed; there is no interval if one has less than two.
+    """
+    groups = [over_prompts(group) for group in scores]
+    counts = {"prompts": sum(map(len, groups)), "pictures": sum(len(s) for group in scores for s in group.values())}
+    least = min(map(len, groups), default=0)
+    if not least:
         return {"mean": None, "ci95": None, **counts}
-    found = np.asarray(rows)
-
-    def of_groups(drawn: np.ndarray) -> float:
-        sums = np.bincount(drawn[:, 1].astype(int), drawn[:, 0], len(scores))
-        sizes = np.bincount(drawn[:, 1].astype(int), minlength=len(scores))
-        return float((sums[sizes > 0] / sizes[sizes > 0]).mean())  # a small group may be drawn by no prompt
-
-    return {"mean": round(of_groups(found), 4), "ci95": ci95(found, of_groups), **counts}
+    whole = round(float(np.mean([mean(g) for g in groups])), 4)
+    if least < 2:
+        return {"mean": whole, "ci95": None, **counts}
+    rng = np.random.default_rng(0)
+    drawn = [float(np.mean([mean(g[_drawn(rng, g)]) for g in groups])) for _ in range(DRAWS)]
+    return {"mean": whole, "ci95": [round(v, 4) for v in _middle(drawn)], **counts}
 
 
 def best_of(scores: Sequence[float], tries: int, values: Sequence[float] | None = None) -> float:

@@ -5,6 +5,7 @@
   const NEAR = 1500; // pixels
   const data = JSON.parse(document.getElementById("data").textContent);
   const rows = data.rows;
+  rows.forEach((row, index) => (row.index = index)); // what a row is known by: seeds of a prompt have one number
   const two = data.against !== null;
   const id = (name) => document.getElementById(name);
   const SVG = "http://www.w3.org/2000/svg";
@@ -36,6 +37,7 @@
   const missed = (row) => row.words.filter(isLow);
   const verdictOf = (row) => (row.verdict === null ? "not judged" : row.verdict ? "right" : "wrong");
   const some = (test) => rows.some(test);
+  const called = (row) => `picture ${row.number}${row.seed === null ? "" : `, seed ${row.seed}`}`;
 
   // --- what can be chosen -------------------------------------------------------------------------------------------
   const byNumber = (a, b) => a.number - b.number;
@@ -234,7 +236,7 @@
     });
     if (row.before !== null) {
       const slider = make("input", { type: "range", min: "0", max: "100", step: "2", value: "50" });
-      slider.setAttribute("aria-label", `before (left) and after (right) of picture ${row.number}`);
+      slider.setAttribute("aria-label", `before (left) and after (right) of ${called(row)}`);
       slider.addEventListener("input", () => {
         frame.style.setProperty("--at", `${slider.value}%`);
         for (const side of frame.querySelectorAll(".side")) {
@@ -285,11 +287,11 @@
   }
   function card(row) {
     const open = make("button", { type: "button" }, "details");
-    open.setAttribute("aria-label", `details of picture ${row.number}: ${row.prompt}`);
+    open.setAttribute("aria-label", `details of ${called(row)}: ${row.prompt}`);
     open.addEventListener("click", () => show(row));
     const tags = make("div", { className: "tags" }, ...row.tags.map((t) => make("span", {}, t)));
     const out = make("article", { className: "card" }, pictures(row, false), promptOf(row), facts(row), missedText(row), make("div", { className: "foot" }, tags, open));
-    out.dataset.number = row.number;
+    out.dataset.row = row.index;
     return out;
   }
   function wordTable(row) {
@@ -347,11 +349,11 @@
       close.focus();
     }
     dialog.scrollTop = 0;
-    state.row = String(row.number);
+    state.row = String(row.index);
     keepState();
   }
   dialog.addEventListener("close", () => {
-    const from = id("grid").querySelector(`[data-number="${Number(state.row)}"] button`);
+    const from = id("grid").querySelector(`[data-row="${CSS.escape(state.row)}"] button`);
     state.row = "";
     keepState();
     if (from) from.focus();
@@ -484,7 +486,7 @@
   readState();
   update();
   if (state.row !== "") {
-    const asked = rows.find((r) => String(r.number) === state.row);
+    const asked = rows.find((r) => String(r.index) === state.row);
     if (asked) show(asked);
   }
 })();

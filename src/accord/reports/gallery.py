@@ -248,11 +248,11 @@ def write_gallery(
     if len(here) > MOST:
         here, told["shown"] = here[:MOST], f"the first {MOST:,} rows"
     other = read_run(against) if isinstance(against, (str, Path)) else against
-    found = [_row(folder, folder, e, "") for e in here]
+    found = [_row(folder, folder, e, f"{i:05d}") for i, e in enumerate(here)]
     if other is not None:
         beside = _partners(here, [Entry.of(r) for r in other.rows])
-        for own, entry in zip(found, beside, strict=True):
-            own["other"] = None if entry is None else _row(folder, other.folder, entry, "b")
+        for i, (own, entry) in enumerate(zip(found, beside, strict=True)):
+            own["other"] = None if entry is None else _row(folder, other.folder, entry, f"b{i:05d}")
     data = {
         "title": title,
         "against": None if other is None else other.title,
@@ -279,11 +279,11 @@ def _partners(entries: Sequence[Entry], others: Sequence[Entry]) -> list[Entry |
     return [partner(e) for e in entries]
 
 
-def _row(folder: Path, home: Path, entry: Entry, mark: str) -> dict[str, Any]:
-    """What the page is told of an entry."""
+def _row(folder: Path, home: Path, entry: Entry, copy: str) -> dict[str, Any]:
+    """What the page is told of an entry. `copy` is the name of its picture's copy; numbers name several seeds."""
     reasons = [str(r) for r in entry.reasons]
     names = [
-        _link(folder, home, name, f"{mark}{entry.number:05d}{suffix}", reasons)
+        _link(folder, home, name, f"{copy}{suffix}", reasons)
         for name, suffix in ((entry.file_name, ""), (entry.before, "-before"))
     ]
     things = _things(entry)
