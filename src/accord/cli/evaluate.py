@@ -265,6 +265,8 @@ def run(
     source: Source
     if images is not None:
         source, numbers = Found(images), numbers if seeds is None else list(range(seeds))
+        for row in source.skipped.skipped:
+            skipped.skip(row["row"], f"{row['reason']} (of the table in --images)")
     else:
         own = None if model == LAB else model
 
