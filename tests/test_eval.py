@@ -199,7 +199,13 @@ def test_the_best_of_some_is_the_mean_over_all_choices():
 def row(number, seed, score=1.0, **more):
     judged = Judged(score, None if score is None else score > 0.5, **more)
     return row_of(
-        Record(number, f"prompt {number}", ("odd",) if number % 2 else ("even",)), seed, "x.png", judged, 4, 2.0, 0.5
+        Record(number, f"prompt {number}", ("odd",) if number % 2 else ("even",)),
+        seed,
+        "images/x.png",
+        judged,
+        4,
+        2.0,
+        0.5,
     )
 
 
@@ -361,6 +367,170 @@ def test_a_picture_that_cannot_be_read_is_skipped_and_named(pictures, tmp_path):
     with pytest.raises(InputError, match="cannot be read"):
         run_suite(task(folder), tmp_path / "none", batch_size=4)
     assert not (tmp_path / "none").exists(), "a run that is refused leaves nothing"
+
+
+class Networked(Scenes):
+    """The suite of the lab with a judge, which it does not ask."""
+
+    name, needs = "networked", ("judge",)
+
+    def __init__(self, judge=None):
+        self.judging = judge
+
+
+def test_the_weights_of_every_kind_of_judge_are_told_apart(drawn):
+    from accord.evaluation.geneval import ColourClassifier
+    from accord.evaluation.weights import modules_of, weights_of
+    from accord.judges.contrast import ClipJudge
+
+    scorer = accord.load_clip()
+    for held in (scorer, ClipJudge(scorer, "clip"), ColourClassifier(scorer), {"a": [ClipJudge(scorer, "clip")]}):
+        assert modules_of(Networked(held)) == [scorer]
+    suite = Networked(ClipJudge(scorer, "clip"))
+    before = weights_of(suite)
+    with torch.no_grad():
+        scorer.model.logit_scale += 1
+        assert weights_of(suite) != before
+        scorer.model.logit_scale -= 1
+    with pytest.raises(AssertionError, match="'networked' hides the networks"):
+        weights_of(Networked(Told({})))
+    assert weights_of(Scenes())  # the lab's exact reader has none
+
+
+class Refusing(Scenes):
+    def judge(self, records, images):
+        raise InputError("this judge reads nothing")
+
+
+def test_a_shard_that_is_refused_leaves_the_others_alone(pictures, tmp_path):
+    import dataclasses
+
+    from accord.files import only_writer
+
+    out = tmp_path / "r"
+    with only_writer(out, "rows-00002-of-00002"):  # the other shard has a picture, and no row yet
+        (out / "images").mkdir()
+        (out / "images" / "00001-0.png").write_bytes(b"its own")
+        with pytest.raises(InputError, match="reads nothing"):
+            run_suite(dataclasses.replace(task(pictures), make=Refusing), out, (1, 2), batch_size=4)
+        assert [p.name for p in (out / "images").iterdir()] == ["00001-0.png"] and (out / "run.json").exists()
+        assert not list(out.glob("rows*.jsonl"))
+    with pytest.raises(InputError, match="reads nothing"):
+        run_suite(dataclasses.replace(task(pictures), make=Refusing), tmp_path / "alone")
+    assert not (tmp_path / "alone").exists()
+
+
+def test_a_shard_that_was_stopped_is_not_finished(pictures, tmp_path):
+    from accord.files import only_writer
+
+    out = tmp_path / "r"
+    run_suite(task(pictures), out, (1, 2), batch_size=2)
+    with pytest.raises(Stopped):
+        run_suite(task(pictures, Counting(pictures, 1)), out, (2, 2), batch_size=2)
+    assert json.loads((out / "run.json").read_text())["pictures"] == 12
+    with pytest.raises(InputError, match="4 of 12 pictures are missing, as a shard was stopped"):
+        merge([out], out)
+    assert run_suite(task(pictures), out, (2, 2), batch_size=2)["finished"] and merge([out], out)["pictures"] == 12
+    for name in ("rows", "rows-00001-of-00002"):
+        with only_writer(out, name), pytest.raises(InputError, match="is being written to by another"):
+            merge([out], out)
+
+
+@pytest.mark.parametrize(
+    "name", ["../x.png", "/etc/x.png", "images/../x.png", "images/..", "x.png", "images/a/b.png", 3]
+)
+def test_a_row_that_names_a_file_elsewhere_is_refused(pictures, tmp_path, name):
+    run_suite(task(pictures), tmp_path / "a", (1, 2))
+    run_suite(task(pictures), tmp_path / "b", (2, 2))
+    path = tmp_path / "a" / "rows-00001-of-00002.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(r) + "\n" for r in [*rows[:-1], {**rows[-1], "file_name": name}]))
+    with pytest.raises(InputError, match="which is not in the run's images/"):
+        merge([tmp_path / "a", tmp_path / "b"], tmp_path / "out")
+    if isinstance(name, str):
+        write_typed(tmp_path / "b" / "rows.parquet", [{**row(0, 0), "file_name": name}], KINDS)
+        with pytest.raises(InputError, match="which is not in the run's images/"):
+            Found(tmp_path / "b")
+
+
+def test_other_versions_and_batches_are_said_and_kept(pictures, tmp_path):
+    import warnings
+
+    from accord.types import Notice
+
+    with pytest.raises(Stopped):
+        run_suite(task(pictures, Counting(pictures, 1)), tmp_path, batch_size=4)
+    path = tmp_path / "run.json"
+    about = json.loads(path.read_text())
+    path.write_text(json.dumps({**about, "versions": {**about["versions"], "torch": "1.0"}}))
+    said = f"was begun with torch '1.0', and not {str(torch.__version__)!r} and batch_size 4, and not 5"
+    with pytest.warns(Notice) as notes, pytest.raises(Stopped):
+        run_suite(task(pictures, Counting(pictures, 1)), tmp_path, batch_size=5)
+    assert said in str(notes[0].message)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Notice)  # it is said once
+        run_suite(task(pictures), tmp_path, batch_size=5)
+    now = json.loads(path.read_text())
+    assert now["versions"]["torch"] == "1.0" and now["batch_size"] == 4
+    assert [(r["versions"]["torch"], r["batch_size"]) for r in now["resumed_with"]] == [(torch.__version__, 5)]
+
+
+def test_the_journal_is_closed_when_a_batch_raises(pictures, tmp_path, monkeypatch):
+    closed = []
+    monkeypatch.setattr(Journal, "close", lambda self, close=Journal.close: (closed.append(self.path), close(self)))
+    with pytest.raises(Stopped):
+        run_suite(task(pictures, Counting(pictures, 1)), tmp_path, batch_size=4)
+    assert closed == [tmp_path / "rows.jsonl"]
+
+
+def test_pictures_have_the_seeds_of_their_table(drawn, tmp_path):
+    image, record = drawn[0][0], Record(0, "a cat")
+    rows = [("x.png", 7), ("y.png", None), ("z.png", 7), ("w.png", "odd"), ("v.png", 3.0)]
+    for name, _ in rows:
+        image.save(tmp_path / name)
+    lines = [json.dumps({"file_name": n, "text": "a cat", **({} if s is None else {"seed": s})}) for n, s in rows]
+    (tmp_path / "metadata.jsonl").write_text("\n".join([*lines, '{"file_name": "u.png"}']) + "\n")
+    found = Found(tmp_path)
+    assert {s: p.name for s, p in found.of(record).items()} == {7: "x.png", 0: "y.png", 3: "v.png"}
+    assert sorted((s["row"], s["reason"]) for s in found.skipped.skipped) == [
+        (3, "its prompt has a picture with seed 7 already"),
+        (4, "its seed 'odd' is no whole number of at least 0"),
+        (6, "no prompt"),
+    ]
+    (tmp_path / "metadata.jsonl").unlink()
+    table = [{"file_name": "x.png", "prompt": "a cat", "seed": 9}, {"file_name": "y.png", "prompt": "a cat", "seed": 2}]
+    write_typed(tmp_path / "metadata.parquet", table, {"file_name": "string", "prompt": "string", "seed": "int64"})
+    assert {s: p.name for s, p in Found(tmp_path).of(record).items()} == {9: "x.png", 2: "y.png"}
+
+
+def test_pictures_of_generate_are_those_of_their_rows(drawn, accord_cli, tmp_path):
+    Path("p.txt").write_bytes(b"a red star\n\na blue (key:1.2)\n\xff\na red star\n")
+    words = "generate --prompts p.txt --steps 1 --seed 4 --device cpu --out g --json".split()
+    code, _, err = accord_cli(*words)
+    assert code == 0, err
+    with pytest.warns(accord.types.Notice):
+        records = suite_named("checks").records(Path("p.txt"), PairsFile())
+    assert [(r.number, r.prompt) for r in records] == [(0, "a red star"), (2, "a blue key"), (4, "a red star")]
+    found = Found("g")
+    names = [found.of(r)[4].name for r in records]
+    assert [n[:5] for n in names] == ["00001", "00003", "00005"] and [s["row"] for s in found.skipped.skipped] == [4]
+    assert found([(records[0], 4)])[0].seconds > 0
+    Path("g/manifest.jsonl").unlink()  # names alone
+    assert [Found("g").of(r)[4].name for r in records] == names
+
+
+def test_numbers_stay_when_a_row_is_mended(accord_cli, tmp_path):
+    kind, skipped = suite_named("checks"), PairsFile()
+    (tmp_path / "p.jsonl").write_text('{"prompt": "a cat"}\n{broken\n\n{"prompt": "a dog", "seed": 5}\n')
+    records = kind.records(tmp_path / "p.jsonl", skipped)
+    assert [(r.number, r.prompt) for r in records] == [(0, "a cat"), (3, "a dog")]
+    assert [s["row"] for s in skipped.skipped] == [2]
+    (tmp_path / "own.jsonl").write_text('\n{"prompt": "a dog", "seed": 5}\n')
+    words = "eval checks --prompts own.jsonl --model lab --out new --device cpu".split()
+    assert_refused(accord_cli(*words), "row 2 of the prompts file has its own seed", "give them as --images")
+    assert not Path("new").exists()
+    Image.new("RGB", (8, 8)).save(tmp_path / "00003-5.png")  # pictures that are there may have been made so
+    assert Found(tmp_path).jobs(records, ()) == [(records[1], 5)]
 
 
 def test_folders_are_read_in_every_layout(drawn, tmp_path):

@@ -271,9 +271,11 @@ class Pair:
         image: a path that can be opened.
         row: its line or index in the table (of a folder of parts, among the parts that are there).
         name: the picture as the table names it, or from the folder of parts on: what a report shows.
+        seed: that it was made with, where it was asked for and the table says so.
     """
 
     image: str
     prompt: str
     row: int = 0
     name: str = field(default="", compare=False)
+    seed: int | None = field(default=None, compare=False)

@@ -38,7 +38,7 @@ class Scenes(Suite):
         out = []
         for record in prompt_records(path, skipped):
             try:
-                out.append(Record(record.number, record.prompt, about={"ask": ask_of(record.prompt)}))
+                out.append(Record(record.number, record.prompt, about={**record.about, "ask": ask_of(record.prompt)}))
             except InputError as error:
                 skipped.skip(record.number + 1, str(error))
         if not out:

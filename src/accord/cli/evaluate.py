@@ -268,6 +268,8 @@ def run(
     source: Source
     if images is not None:
         source = Found(images)
+        for row in source.skipped.skipped:
+            skipped.skip(row["row"], f"{row['reason']} (of the table in --images)")
     else:
         own = None if model == LAB else model
 

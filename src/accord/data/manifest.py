@@ -159,6 +159,21 @@ def manifests_of(folder: Path) -> list[Path]:
     return [folder / name for name in names if _OF_SHARD.fullmatch(name) or name == NAME]
 
 
+def read_manifest(folder: Path) -> list[Line]:
+    """What the manifests in a folder say, the last line of each row and seed, in the order of rows. A row that was
+    skipped and made later is listed as made alone.
+
+    Raises:
+        InputError: for a manifest that is damaged; a torn last line is passed over.
+    """
+    said: dict[Key, Line] = {}
+    for path in manifests_of(folder):
+        said |= {_key(line): line for line, _ in _lines(path, mend=False)}
+    made = {row for (row, _), line in said.items() if line["status"] == "done"}
+    kept = [line for (row, seed), line in said.items() if seed is not None or row not in made]
+    return sorted(kept, key=lambda line: (line["row"], -1 if line["seed"] is None else line["seed"]))
+
+
 def _lines(path: Path, mend: bool) -> Iterable[tuple[Line, str]]:
     """(line, its text) of a manifest; a last line that a kill has torn is dropped.
 

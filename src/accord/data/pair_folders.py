@@ -23,8 +23,11 @@ from accord.types import InputError, Pair, reason_of
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
-def stream_pairs(path: str | Path, skipped: PairsFile) -> Iterator[Pair]:
+def stream_pairs(path: str | Path, skipped: PairsFile, seeds: bool = False) -> Iterator[Pair]:
     """The pairs of a folder or file, one after the other while it is read; broken rows go to `skipped`.
+
+    Args:
+        seeds: whether a table's `seed` is read, as by `pairs_of`; of DiffusionDB's parts it is not.
 
     Raises:
         InputError: for a path that is missing or a folder in none of the layouts, and as `pairs_of`.
@@ -33,7 +36,7 @@ def stream_pairs(path: str | Path, skipped: PairsFile) -> Iterator[Pair]:
     if not os.path.isdir(path):
         if not os.path.lexists(path):
             raise InputError(f"pairs {str(path)!r} do not exist; check the path")
-        yield from pairs_of(path, skipped)
+        yield from pairs_of(path, skipped, seeds)
         return
     inside, parts = "", _parts(path)
     if not parts and os.path.isdir(path / "images"):
@@ -44,7 +47,7 @@ def stream_pairs(path: str | Path, skipped: PairsFile) -> Iterator[Pair]:
     elif parts:
         rows = _part_rows(path, inside, parts, skipped)
     elif os.path.lexists(path / "metadata.jsonl"):
-        yield from pairs_of(path / "metadata.jsonl", skipped)
+        yield from pairs_of(path / "metadata.jsonl", skipped, seeds)
         return
     elif os.path.lexists(metadata):
         if "part_id" in parquet_columns(metadata, "pairs file"):
@@ -52,7 +55,7 @@ def stream_pairs(path: str | Path, skipped: PairsFile) -> Iterator[Pair]:
                 f"folder {str(path)!r} has DiffusionDB's metadata and none of its parts; fetch and unpack one "
                 "(part-000001/)"
             )
-        yield from pairs_of(metadata, skipped)
+        yield from pairs_of(metadata, skipped, seeds)
         return
     else:
         raise InputError(

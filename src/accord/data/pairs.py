@@ -9,6 +9,7 @@ import csv
 import functools
 import io
 import json
+import math
 import os
 import re
 from collections import deque
@@ -77,12 +78,15 @@ def read_pairs(path: str | Path) -> PairsFile:
     return out
 
 
-def pairs_of(path: str | Path, skipped: PairsFile) -> Iterator[Pair]:
+def pairs_of(path: str | Path, skipped: PairsFile, seeds: bool = False) -> Iterator[Pair]:
     """The pairs of a file while it is read; broken rows go to `skipped`.
 
     Columns: a picture under one of IMAGE_KEYS and a prompt under one of PROMPT_KEYS. In a CSV file commas part the
     cells; semicolons or tabs do if only so the head has these columns. A row whose number of cells is not the head's is
     broken.
+
+    Args:
+        seeds: whether the column `seed` is read; a row whose seed is no whole number is broken then.
 
     Raises:
         InputError: for a file that is missing, of another kind, unreadable as a whole, without a usable column, or with
@@ -94,7 +98,7 @@ def pairs_of(path: str | Path, skipped: PairsFile) -> Iterator[Pair]:
     check_regular(path, "pairs file")
     root, found, not_utf8 = os.path.realpath(path.parent), False, 0
     seen: set[str] = set()
-    for number, row in _rows(path):
+    for number, row in _rows(path, ("seed",) if seeds else ()):
         if isinstance(row, str):
             not_utf8 = not_utf8 or (number if row == NO_UTF8 else 0)
             skipped.skip(number, row)
@@ -106,13 +110,15 @@ def pairs_of(path: str | Path, skipped: PairsFile) -> Iterator[Pair]:
         if why and row.get("status") == "skipped" and isinstance(row.get("reason"), str):  # of a run's manifest
             why = row["reason"]
         why = why or no_prompt(prompt) or (TOO_LONG if len(image) > LONGEST_CELL else "")
+        seed = whole_number(row.get("seed"), "seed", 0) if seeds else None
+        why = why or (str(seed) if isinstance(seed, Broken) else "")
         if why:
             seen |= row.keys() & _KNOWN
             skipped.skip(number, why)
             continue
         found = True
         folder, slash, name = image.rpartition("/")
-        yield Pair(f"{_real(root, folder + slash)}/{name}", sayable(prompt.strip()), number, sayable(image))
+        yield Pair(f"{_real(root, folder + slash)}/{name}", sayable(prompt.strip()), number, sayable(image), seed)
     if found:
         return
     if path.suffix.lower() == ".jsonl" and not (seen & set(IMAGE_KEYS) and seen & set(PROMPT_KEYS)):
@@ -153,14 +159,24 @@ def no_prompt(value: Any) -> str:
     return TOO_LONG if len(value) > LONGEST_CELL else ""
 
 
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
+def whole_number(value: Any, name: str, least: int) -> Any:
+    """A cell as a whole number, None where it is blank, or Broken."""
+    text = str(value).strip() if isinstance(value, (str, int, float)) and not isinstance(value, bool) else ""
+    if value is None or (not text and isinstance(value, str)) or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if re.fullmatch(r"\d{1,19}(\.0*)?", text) and least <= (number := int(text.partition(".")[0])) < 2**63:
+        return number
+    return Broken(f"its {name} {str(value)[:40]!r} is no whole number of at least {least}")
+
+
+def _rows(path: Path, extras: tuple[str, ...] = ()) -> Iterator[tuple[int, dict[str, Any] | str]]:
     """(1-based row number, row or why it is broken)."""
     suffix = path.suffix.lower()
     if suffix == ".csv":
         head = csv_head(path, "pairs file", DELIMITERS, (IMAGE_KEYS, PROMPT_KEYS))
         if head is None:
             raise _no_columns(path)
-        yield from csv_rows(path, "pairs file", *head, _KNOWN)
+        yield from csv_rows(path, "pairs file", *head, _KNOWN | set(extras))
     elif suffix == ".jsonl":
         for number, value in json_lines(path, "pairs file"):
             yield (
@@ -173,9 +189,9 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
         names = parquet_columns(path, "pairs file")
         if not (_KNOWN.intersection(IMAGE_KEYS, names) and _KNOWN.intersection(PROMPT_KEYS, names)):
             raise _no_columns(path)
-        yield from enumerate(
-            parquet_rows(path, "pairs file", [n for n in (*IMAGE_KEYS, *PROMPT_KEYS) if n in names]), start=1
-        )
+        more = [name for name in extras if name in names]
+        used = [name for name in (*IMAGE_KEYS, *PROMPT_KEYS) if name in names]
+        yield from enumerate(parquet_rows(path, "pairs file", [*used, *more], more), start=1)
 
 
 # --- lines ----------------------------------------------------------------------------------------------------------

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +25,7 @@ from accord.data.pairs import (
     parquet_columns,
     parquet_rows,
     sayable,
+    whole_number,
 )
 from accord.files import budget, check_regular, parse_json, read_text
 from accord.types import InputError, reason_of
@@ -217,7 +216,7 @@ def _prompt_of(value: Any) -> str:
 def _row_of(number: int, text: str, said: dict[str, Any]) -> PromptRow | Broken:
     """A row with what it says beside its prompt, or why it cannot be used."""
     seed, width, height = (
-        _whole(said.get(name), name, least) for name, least in (("seed", 0), ("width", 1), ("height", 1))
+        whole_number(said.get(name), name, least) for name, least in (("seed", 0), ("width", 1), ("height", 1))
     )
     negative = said.get("negative_prompt")
     if negative is not None and not isinstance(negative, str):
@@ -230,13 +229,3 @@ def _row_of(number: int, text: str, said: dict[str, Any]) -> PromptRow | Broken:
     if (width is None) != (height is None):
         return Broken("width and height go together")
     return PromptRow(number, text, seed, width, height, sayable(" ".join(negative.split())) if negative else None)
-
-
-def _whole(value: Any, name: str, least: int) -> Any:
-    """A cell as a whole number, None where it is blank, or Broken."""
-    text = str(value).strip() if isinstance(value, (str, int, float)) and not isinstance(value, bool) else ""
-    if value is None or (not text and isinstance(value, str)) or (isinstance(value, float) and math.isnan(value)):
-        return None
-    if re.fullmatch(r"\d{1,19}(\.0*)?", text) and least <= (number := int(text.partition(".")[0])) < 2**63:
-        return number
-    return Broken(f"its {name} {str(value)[:40]!r} is no whole number of at least {least}")

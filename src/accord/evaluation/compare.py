@@ -361,4 +361,5 @@ def write_comparison(data: Mapping[str, Any], a: Path, b: Path, out: Path) -> No
         there = ({**row, "file_name": str((b / row["file_name"]).resolve())} for row in rows)
         about = {"A": data["a"]["run"], "B": data["b"]["run"], "result": _said(data)}
         against = replace(read_run(a), title=data["a"]["run"])
-        write_gallery(out, there, f"{data['suite']}: {data['b']['run']} against {data['a']['run']}", against, about)
+        title = f"{data['suite']}: {data['b']['run']} against {data['a']['run']}"
+        write_gallery(out, there, title, against, about, name=data["b"]["run"])

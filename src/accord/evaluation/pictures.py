@@ -6,8 +6,10 @@ Folders are read in these layouts:
     00012/samples/0003.png               prompt 12, its fourth picture: GenEval's
     KEY.png, KEY-3.png, KEY/*.png        by what the suite's file calls the prompt (TIFA, DSG, DPG-Bench, COCO)
     metadata.jsonl, metadata.parquet     file_name and prompt (and seed): by the prompt's text
+    manifest.jsonl                       of `accord generate --prompts`: by row and prompt
+    00012-a-red-star-s3.png              the same without its manifest: row 12, which is prompt 11, and seed 3
 
-A run's own folder brings along what its pictures cost.
+A run's own folder brings along what its pictures cost, and a manifest the seconds.
 """
 
 from __future__ import annotations
@@ -23,10 +25,13 @@ from typing import Any, Protocol
 from PIL import Image
 
 from accord.data.images import open_image
+from accord.data.manifest import manifests_of, read_manifest
 from accord.data.pair_folders import IMAGE_SUFFIXES, list_images, stream_pairs
 from accord.data.pairs import PairsFile
 from accord.data.typed import read_typed
+from accord.evaluation.prompts import as_made
 from accord.evaluation.registry import Record, Suite
+from accord.evaluation.rows import checked_row
 from accord.types import InputError
 
 Job = tuple[Record, int]  # a prompt and a seed
@@ -91,6 +96,18 @@ class Generated:
         return fingerprint(self.pipe)
 
     def jobs(self, records: Sequence[Record], seeds: Sequence[int]) -> list[Job]:
+        """All of them.
+
+        Raises:
+            InputError: for a prompt with a seed, a size or a negative prompt of its own.
+        """
+        for record in records:
+            if own := record.about.get("own"):
+                raise InputError(
+                    f"row {record.number + 1} of the prompts file has its own {next(iter(own))}, and all pictures of a "
+                    "run are made alike; leave that column out, or make them with accord generate and give them as "
+                    "`images`"
+                )
         return [(record, seed) for record in records for seed in seeds]
 
     def __call__(self, jobs: Sequence[Job]) -> list[Made]:
@@ -111,6 +128,9 @@ class Generated:
 class Found:
     """Pictures of a folder.
 
+    Attributes:
+        skipped: rows of its metadata or manifest that name no picture.
+
     Raises:
         InputError: for a folder that is missing or without a picture.
     """
@@ -121,36 +141,69 @@ class Found:
         self.by_number: dict[int, dict[int, Path]] = {}
         self.by_key: dict[str, dict[int, Path]] = {}
         self.by_prompt: dict[str, dict[int, Path]] = {}
-        self.prompts: dict[int, str] = {}  # of a run
+        self.prompts: dict[int, str] = {}  # of a run or manifest
+        self.skipped = PairsFile()
         if (self.folder / "run.json").is_file() and (self.folder / "rows.parquet").is_file():
             self._read_run()
             return
         named = any((self.folder / n).exists() for n in ("metadata.jsonl", "metadata.parquet"))
         if named:
-            for pair in stream_pairs(self.folder, PairsFile()):
-                own = self.by_prompt.setdefault(" ".join(pair.prompt.split()), {})
-                own[len(own)] = Path(pair.image)
+            self._read_metadata()
+            return
+        if manifests_of(self.folder):
+            self._read_manifest()
             return
         for path in list_images(self.folder):
             self._sort_in(path)
 
     def _read_run(self) -> None:
         for row in read_typed(self.folder / "rows.parquet", "rows of the run"):
+            checked_row(row, self.folder / "rows.parquet")
             path, text = self.folder / row["file_name"], " ".join(row["prompt"].split())
             self.prompts[row["number"]] = text
             self.by_number.setdefault(row["number"], {})[row["seed"]] = path
             self.by_prompt.setdefault(text, {})[row["seed"]] = path
             self.costs[str(path)] = (row["seconds"], row["denoiser_calls"])
 
+    def _read_metadata(self) -> None:
+        """A picture whose row says no seed gets the first that its prompt has free."""
+        unseeded: list[tuple[str, Path]] = []
+        for pair in stream_pairs(self.folder, self.skipped, seeds=True):
+            text = " ".join(pair.prompt.split())
+            if pair.seed is None:
+                unseeded.append((text, Path(pair.image)))
+            elif pair.seed in self.by_prompt.setdefault(text, {}):
+                self.skipped.skip(pair.row, f"its prompt has a picture with seed {pair.seed} already")
+            else:
+                self.by_prompt[text][pair.seed] = Path(pair.image)
+        for text, path in unseeded:
+            own = self.by_prompt.setdefault(text, {})
+            own[next(n for n in range(len(own) + 1) if n not in own)] = path
+
+    def _read_manifest(self) -> None:
+        for line in read_manifest(self.folder):
+            if line["status"] != "done":
+                self.skipped.skip(line["row"], str(line.get("reason", line["status"])))
+                continue
+            number, seed, path = line["row"] - 1, line["seed"], self.folder / line["file"]
+            text = " ".join(as_made(str(line.get("prompt", ""))).split())
+            self.prompts[number] = text
+            self.by_number.setdefault(number, {})[seed] = path
+            self.by_prompt.setdefault(text, {}).setdefault(seed, path)
+            self.costs[str(path)] = (line.get("seconds"), None)
+
     def _sort_in(self, path: Path) -> None:
         parts, stem = path.relative_to(self.folder).parts, path.stem
         geneval = len(parts) == 3 and parts[1] == "samples" and parts[0].isdigit() and stem.isdigit()
         own = re.fullmatch(r"(\d{5,})-(\d+)", stem)
+        of_row = re.fullmatch(r"(\d{5,})-.*-s(\d+)", stem)
         if geneval:
             self.by_number.setdefault(int(parts[0]), {})[int(stem)] = path
             return
         if own:
             self.by_number.setdefault(int(own[1]), {})[int(own[2])] = path
+        elif of_row:
+            self.by_number.setdefault(int(of_row[1]) - 1, {})[int(of_row[2])] = path
         if len(parts) > 1 and parts[0] != "images":
             of = self.by_key.setdefault(parts[0], {})
             of[len(of)] = path

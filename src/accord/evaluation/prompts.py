@@ -6,7 +6,7 @@ import warnings
 from pathlib import Path
 
 from accord.data.pairs import PairsFile
-from accord.data.prompt_files import read_prompts
+from accord.data.prompt_files import EXTRAS, PromptRow, read_rows
 from accord.data.prompts import check_says_something
 from accord.evaluation.registry import Record
 from accord.files import parse_json, read_text
@@ -15,8 +15,9 @@ from accord.types import InputError, Notice
 
 
 def prompt_records(path: Path | None, skipped: PairsFile) -> list[Record]:
-    """A record for each prompt of a file (txt, CSV, JSONL, JSON, COCO captions); see `read_prompts`. The syntax of
-    prompt programs is left out, as `accord generate` does.
+    """A record for each prompt of a file (txt, CSV, JSONL, JSON, COCO captions); see `read_rows`. The syntax of
+    prompt programs is left out, as `accord generate` does. A record's number is that of its row, less one: it stays
+    when another row is mended. What a row says of its own making is in `about["own"]`.
 
     Of COCO captions the key is the picture's name, so that `--images val2017` finds it.
 
@@ -25,25 +26,32 @@ def prompt_records(path: Path | None, skipped: PairsFile) -> list[Record]:
     """
     path = given(path)
     if path.suffix.lower() == ".json" and (found := _coco(path)):
-        texts, keys = list(found.values()), list(found)
+        rows, keys = [PromptRow(n, text) for n, text in enumerate(found.values(), start=1)], list(found)
     else:
-        texts = read_prompts(path, skipped)
-        keys = [""] * len(texts)
+        rows = read_rows(path, skipped)
+        keys = [""] * len(rows)
     out, stripped = [], 0
-    for number, (text, key) in enumerate(zip(texts, keys, strict=True)):
+    for row, key in zip(rows, keys, strict=True):
         try:
-            check_says_something(text)
+            check_says_something(row.prompt)
         except InputError as error:
-            skipped.skip(number + 1, str(error))
+            skipped.skip(row.number, str(error))
             continue
-        plain, syntax = plain_text(text)
-        stripped += bool(syntax and plain.strip())
-        out.append(Record(number, plain if syntax and plain.strip() else text, key=key))
+        plain = as_made(row.prompt)
+        stripped += plain != row.prompt
+        own = {name: value for name in EXTRAS if (value := getattr(row, name)) is not None}
+        out.append(Record(row.number - 1, plain, key=key, about={"own": own} if own else {}))
     if stripped:
         warnings.warn(f"{stripped} prompts are read without the syntax of prompt programs", Notice, stacklevel=2)
     if not out:
         raise InputError(f"prompts file {str(path)!r} holds no prompt that says something; mend it there")
     return out
+
+
+def as_made(text: str) -> str:
+    """A prompt without the syntax of prompt programs, if there is something beside it."""
+    plain, syntax = plain_text(text)
+    return plain if syntax and plain.strip() else text
 
 
 def given(path: Path | None) -> Path:

@@ -6,6 +6,7 @@ A row is a picture. The journal is JSON lines, appended batch by batch; a last l
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -44,6 +45,7 @@ KINDS = {
     "seconds": "double",
     "judge_seconds": "double",
 }
+_PICTURE = re.compile(r"images/(?!\.\.?$)[^/\\\0]+")
 TIMES = ("seconds", "judge_seconds")  # what another run of the same settings finds otherwise
 
 
@@ -152,11 +154,31 @@ def _lines(path: Path) -> Iterator[tuple[Row, int]]:
                 row = parse_json(line.decode()) if line.endswith(b"\n") else None
             except ValueError:
                 row = None
-            if not isinstance(row, dict) or not {"number", "seed"} <= row.keys():
+            if not isinstance(row, dict) or not all(isinstance(row.get(k), int) for k in ("number", "seed")):
                 return
             yield row, end
 
 
 def read_rows(path: Path) -> Iterator[Row]:
-    """The rows of a journal, one after the other."""
-    return (row for row, _ in _lines(path))
+    """The rows of a journal, one after the other.
+
+    Raises:
+        InputError: for a row that names a file outside of the run's `images/`.
+    """
+    for row, _ in _lines(path):
+        yield row if "skipped" in row else checked_row(row, path)
+
+
+def checked_row(row: Row, path: Path) -> Row:
+    """A row of a journal or table, which another may have written.
+
+    Raises:
+        InputError: if its picture is not `images/NAME`.
+    """
+    name = row.get("file_name")
+    if not isinstance(name, str) or not _PICTURE.fullmatch(name):
+        raise InputError(
+            f"{str(path)!r} names the picture {str(name)[:100]!r}, which is not in the run's images/; give a run that "
+            "accord eval wrote"
+        )
+    return row

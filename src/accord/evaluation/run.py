@@ -20,12 +20,12 @@ import json
 import os
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from torch import nn
 from tqdm.auto import tqdm
 
 import accord
@@ -36,15 +36,16 @@ from accord.evaluation.pictures import Job, Made, Pictures, picture_name
 from accord.evaluation.registry import Judged, Record, Suite
 from accord.evaluation.rows import KINDS, Journal, Row, read_rows, row_of, skipped_row
 from accord.evaluation.stats import figure_of, mean_of_groups
+from accord.evaluation.weights import weights_of
 from accord.files import check_writable, only_writer, read_json, reason, replace_file, write_file
 from accord.reports.gallery import write_gallery
 from accord.reports.pictures import png
-from accord.training.fingerprint import fingerprint
-from accord.types import InputError
+from accord.types import InputError, Notice
 
 SCHEMA = "accord.run/1"
 SUMMARY = "accord.summary/1"
 COMPARED = ("suite", "prompts", "settings", "seeds", "judges", "shards", "weights")  # what makes another run
+SAID = ("accord", "versions", "device", "batch_size")  # what may move last digits, and is said
 T = TypeVar("T")
 
 
@@ -101,15 +102,17 @@ def run_suite(
             "seeds": list(task.seeds),
             "shards": count,
             "versions": versions(),
+            "batch_size": batch_size,
             **task.about,
         }
+        due = set(map(_key, task.pictures.jobs(task.records, task.seeds)))
+        about["pictures"] = len(due)
         jobs = task.pictures.jobs(share_of(task.records, shard), task.seeds)
         batches = [jobs[start : start + batch_size] for start in range(0, len(jobs), batch_size)]
-        with _begun(out, about):
-            journal = Journal(journal_path)
+        with _begun(out, about, journal_path), contextlib.closing(Journal(journal_path)) as journal:
             journal.keep_only([[_key(job) for job in batch] for batch in batches])
             new = _work(task, out, batches, journal, about, progress)
-    finished = _done(out).issuperset(map(_key, task.pictures.jobs(task.records, task.seeds)))
+    finished = due <= _done(journals(out))
     data = {"out": str(out), "pictures": len(jobs), "new": new, "finished": finished}
     return {**data, "summary": finish(out)} if finished else data
 
@@ -132,30 +135,36 @@ def _work(
         return 0
     new, total = 0, sum(map(len, batches))
     suite = task.make()
-    parts = [m for v in vars(suite).values() if isinstance(m := getattr(v, "model", v), nn.Module)]
-    _begin(out, {**about, "weights": {"pipeline": task.pictures.weights(), "judge": fingerprint(*parts)}})
+    _begin(out, {**about, "weights": {"pipeline": task.pictures.weights(), "judge": weights_of(suite)}})
+    _say_changes(out, about)
     (out / "images").mkdir(exist_ok=True)
     with tqdm(
         total=total, initial=len(journal.done), desc=task.suite.name, unit="picture", disable=not progress
     ) as bar:
         for batch in left:
-            rows = _rows(suite, task.pictures, batch, out)
-            whys = [row["skipped"] for row in rows if "skipped" in row]
-            if len(whys) == len(rows) and not journal.done:  # what all fail by is no matter of one row
-                raise InputError(whys[0])
-            journal.append(rows)
+            put: list[Path] = []
+            try:
+                rows = _rows(suite, task.pictures, batch, out, put)
+                whys = [row["skipped"] for row in rows if "skipped" in row]
+                if len(whys) == len(rows) and not journal.done:  # what all fail by is no matter of one row
+                    raise InputError(whys[0])
+                journal.append(rows)
+            except InputError:
+                for place in put:
+                    place.unlink(missing_ok=True)
+                raise
             new += len(rows)
             bar.update(len(rows))
-    journal.close()
     return new
 
 
-def _rows(suite: Suite, pictures: Pictures, batch: Sequence[Job], out: Path) -> list[Row]:
-    """The rows of a batch; its pictures are in their place before."""
+def _rows(suite: Suite, pictures: Pictures, batch: Sequence[Job], out: Path, put: list[Path]) -> list[Row]:
+    """The rows of a batch; its pictures are in their place before. Those that were not there are listed in `put`."""
     made = [m if isinstance(m, Made) else Made(None, why=str(m)) for m in _each(pictures, batch)]
     names = [picture_name(record, seed, m.path) for (record, seed), m in zip(batch, made, strict=True)]
     good = [i for i, m in enumerate(made) if m.image is not None]
     for i in good:
+        put += [] if (out / names[i]).exists() else [out / names[i]]
         _put(made[i], out / names[i])
     began = time.perf_counter()
 
@@ -207,16 +216,20 @@ def _put(made: Made, place: Path) -> None:
 
 # --- run.json ---------------------------------------------------------------------------------------------------------
 @contextlib.contextmanager
-def _begun(out: Path, about: Mapping[str, Any]) -> Iterator[None]:
-    """`_begin`, and leave nothing of a run that is refused before its first row."""
+def _begun(out: Path, about: Mapping[str, Any], journal: Path) -> Iterator[None]:
+    """`_begin`, and leave nothing of a run that is refused before its first row, if no other shard is at work."""
     new = not (out / "run.json").exists()
     _begin(out, about)
     try:
         yield
     except InputError:
-        if new and not any(out.glob("rows*.jsonl")):
+        if journal.exists() and not journal.stat().st_size:
+            journal.unlink()
+        with contextlib.suppress(OSError):
+            (out / "images").rmdir()  # which only an empty folder suffers
+        others = set(out.glob(".accord.rows*.lock")) - {out / f".accord.{journal.stem}.lock"}
+        if new and not journals(out) and not others:
             (out / "run.json").unlink(missing_ok=True)
-            shutil.rmtree(out / "images", ignore_errors=True)
         raise
 
 
@@ -238,8 +251,26 @@ def _begin(out: Path, about: Mapping[str, Any]) -> None:
             raise InputError(
                 f"the run in {str(out)!r} was begun with {what}; go on with the same settings, or give another `out`"
             )
-    if now.keys() - before.keys():  # the weights are known once they are loaded
-        write_file(path, (json.dumps({**before, **now, "versions": before["versions"]}, indent=1) + "\n").encode())
+    known = {**now, **before}  # the weights are known once they are loaded
+    known |= {"pictures": now["pictures"]} if "pictures" in now else {}  # a folder of pictures may have grown
+    if known != before:
+        write_file(path, (json.dumps(known, indent=1) + "\n").encode())
+
+
+def _say_changes(out: Path, about: Mapping[str, Any]) -> None:
+    """Say what differs from what the run was begun with, and keep it in `resumed_with` of `run.json`."""
+    before, now = read_about(out), {name: about[name] for name in SAID if name in about}
+    first = {name: before[name] for name in now if name in before}
+    if all(first[name] == now[name] for name in first) or now in before.get("resumed_with", []):
+        return
+    differing = [what for name in first if (what := _differs(name, first[name], now[name]))]
+    warnings.warn(
+        f"the run in {str(out)!r} was begun with {' and '.join(differing)}; figures may differ in their last digits",
+        Notice,
+        stacklevel=2,
+    )
+    after = {**before, "resumed_with": [*before.get("resumed_with", []), now]}
+    write_file(out / "run.json", (json.dumps(after, indent=1) + "\n").encode())
 
 
 def _differs(name: str, before: Any, now: Any) -> str:
@@ -274,8 +305,9 @@ def journals(run: Path) -> list[Path]:
     return sorted(run.glob("rows*.jsonl"))
 
 
-def _done(run: Path) -> set[tuple[int, int]]:
-    return {(row["number"], row["seed"]) for path in journals(run) for row in read_rows(path)}
+def _done(paths: Iterable[Path]) -> set[tuple[int, int]]:
+    """Prompt and seed of all rows of these journals."""
+    return {(row["number"], row["seed"]) for path in paths for row in read_rows(path)}
 
 
 def all_rows(run: Path) -> Iterator[Row]:
@@ -377,7 +409,7 @@ def merge(runs: Sequence[Path], out: Path) -> dict[str, Any]:
     need_parquet()
     abouts = [read_about(run) for run in runs]
     for run, about in zip(runs[1:], abouts[1:], strict=True):
-        for name in COMPARED:
+        for name in (*COMPARED, "pictures"):
             if name in about and name in abouts[0] and (what := _differs(name, abouts[0][name], about[name])):
                 raise InputError(
                     f"{str(run)!r} and {str(runs[0])!r} are no shards of one run: {what}; merge shards alone"
@@ -387,17 +419,33 @@ def merge(runs: Sequence[Path], out: Path) -> dict[str, Any]:
     twice = next((name for name in shards if shards.count(name) > 1), None)
     if twice is not None:
         raise InputError(f"the shard {twice.removesuffix('.jsonl')} is in two of the runs; give each once")
-    missing = abouts[0]["shards"] - len(shards)
-    if missing > 0:
-        raise InputError(
-            f"{missing} of {abouts[0]['shards']} shards are missing; run them with `shard`, or name their folders"
-        )
-    if len(runs) > 1:
-        with only_writer(check_writable(out), "rows"):
+    with contextlib.ExitStack() as stack:
+        check_writable(out)
+        for name in sorted({"rows", *(path.stem for _, path in paths)}):  # none of its shards is at work
+            stack.enter_context(only_writer(out, name))
+        _check_whole(abouts[0], [path for _, path in paths])
+        if len(runs) > 1:
             _begin(out, abouts[0])
             for run, path in paths:
                 _copy(run, path, out)
-    return finish(out)
+        return finish(out)
+
+
+def _check_whole(about: Mapping[str, Any], paths: Sequence[Path]) -> None:
+    """Refuse what lacks a shard, or a shard that was stopped. A run of before its count was kept says only how many
+    shards there are.
+    """
+    shards, pictures = about["shards"], about.get("pictures")
+    missing = 0 if pictures is None else pictures - len(_done(paths))
+    if shards > len(paths) and (missing > 0 or pictures is None):
+        raise InputError(
+            f"{shards - len(paths)} of {shards} shards are missing; run them with `shard`, or name their folders"
+        )
+    if missing > 0:
+        raise InputError(
+            f"{missing} of {pictures} pictures are missing, as a shard was stopped; give its command again, and merge "
+            "then"
+        )
 
 
 def _copy(run: Path, journal: Path, out: Path) -> None:

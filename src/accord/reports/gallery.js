@@ -258,10 +258,10 @@
     return make("figure", {}, two ? make("figcaption", {}, `${title}${score}${verdict}`) : null, frameOf(row, large));
   }
   function pictures(row, large) {
-    const box = make("div", { className: two && large ? "pictures two" : "pictures" }, figure(row, large, data.title));
-    if (two) {
+    const box = make("div", { className: two && large ? "pictures two" : "pictures" }, figure(row, large, data.name));
+    if (two) { // what it is compared with comes first, as in the tables
       const none = make("figure", {}, make("figcaption", {}, data.against), make("div", { className: "frame" }, make("div", { className: "none" }, "not in this run")));
-      box.append(row.other ? figure(row.other, large, data.against) : none);
+      box.prepend(row.other ? figure(row.other, large, data.against) : none);
     }
     return box;
   }

@@ -225,6 +225,7 @@ def write_gallery(
     title: str,
     against: Shown | str | Path | None = None,
     about: Mapping[str, Any] | None = None,
+    name: str | None = None,
 ) -> Path:
     """Write `index.html` into `folder`, and copies of the pictures that are not in it into `thumbnails`.
 
@@ -233,6 +234,7 @@ def write_gallery(
         against: another run, or its folder, whose pictures stand beside these; rows belong together that have the same
             prompt and seed, or else the same number.
         about: what else the head of the page says, a name and a value each.
+        name: of these pictures, where another run's stand beside them; the title if None.
 
     Returns:
         the page.
@@ -255,6 +257,7 @@ def write_gallery(
             own["other"] = None if entry is None else _row(folder, other.folder, entry, f"b{i:05d}")
     data = {
         "title": title,
+        "name": name or title,
         "against": None if other is None else other.title,
         "about": [[str(k), str(v)] for k, v in told.items()],
         "crisp": LAB_SIDE,
