@@ -220,7 +220,7 @@ def test_a_judge_that_counts_two_reads_other_numbers_so():
 def test_a_likelihood_ends_where_the_model_stops_when_it_writes():
     judge, images = fresh("qwen25"), noise(1)
     usual = judge.log_likelihood(images, ["a"], [0])
-    judge.tokenizer = copy.copy(judge.tokenizer)
+    judge.tokenizer = copy.deepcopy(judge.tokenizer)
     judge.tokenizer.eos_token = "<|endoftext|>"  # the end of a text, and not of a turn
     assert judge.log_likelihood(images, ["a"], [0]) == usual
     judge.model.generation_config.eos_token_id = [judge.model.generation_config.eos_token_id, 0]
@@ -612,7 +612,7 @@ def test_calibrate_leaves_out_what_the_judge_says_nothing_of(tmp_path):
         calibrate(Silent(0.5), [{**row, "label": 1} for row in rows])
     with pytest.raises(InputError, match="got 0 and 0"), pytest.warns(Notice):
         calibrate(Silent(0.5), rows[:2])
-    with pytest.raises(InputError, match="row 1 .* is a question, and judge '.*' answers none"):
+    with pytest.raises(InputError, match=r"row 1 .* is a question, and judge '.*' answers none"):
         calibrate(tiny_blip(), rows)
     with pytest.raises(InputError, match="are not finite"):
         fit("fixed", [math.nan] * 8, [0, 1] * 4)
@@ -620,13 +620,13 @@ def test_calibrate_leaves_out_what_the_judge_says_nothing_of(tmp_path):
 
 # commands -----------------------------------------------------------------------------------------------------------
 def test_score_and_realign_by_a_chat_model(accord_cli, tmp_path):
-    judge, text = saved(shared("qwen3"), tmp_path / "judge"), "a red star, no fish"
+    judge, text = saved(shared("qwen3"), tmp_path / "judge"), "a pink star, no fish"
     picture(STAR).save(tmp_path / "star.png")
     Calibration(judge, 0.5, 0.0, 0.5, 100, 1.0, 0.5, 0.9).save(tmp_path / "c.json")
     by_python = accord.score(picture(STAR), text, shared("qwen3"))[0].alignment.words
     assert {w.word.text for w in by_python} == {"a", "star", "fish"}
     code, out, error = accord_cli("score", tmp_path / "star.png", text, "--judge", judge, "--json")
-    assert code == 0 and error == "" and json.loads(out)["unjudged"] == ["red"]
+    assert code == 0 and error == "" and json.loads(out)["unjudged"] == ["pink"]
     words = json.loads(out)["words"]
     assert [w["probability"] for w in words] == pytest.approx([w.probability for w in by_python], rel=1e-4)
     assert words[1]["judged"] == f"answer to 'Is there a star in the picture? Answer yes or no.', by {judge}"
