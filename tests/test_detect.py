@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import assert_refused, last_json, tiny_blip, tiny_pipeline
+from conftest import assert_refused, is_held, last_json, tiny_blip, tiny_pipeline
 from PIL import Image
 from tiny_detectors import COCO, tiny_grounding_dino, tiny_mask2former, tiny_owlv2, tiny_sam
 
@@ -166,6 +166,20 @@ def test_sam_outlines_boxes():
     assert alone.mask is None or (alone.mask == found[0].mask).all()
     with_them = load_detector(tiny_owlv2(), tiny_sam()).find(noise(), ["a red star"], least=0.0)
     assert with_them and any(d.mask is not None for d in with_them)
+
+
+def test_a_detector_that_runs_is_held():
+    """Another thread could not run it meanwhile."""
+    found, picture = [], noise()
+    classes = InstanceDetector.from_pretrained(tiny_mask2former())
+    phrases = [load_detector(tiny_owlv2(), tiny_sam()), load_detector(tiny_grounding_dino())]
+    networks = [classes.model, *(d.model for d in phrases), phrases[0].outlines.model]
+    for network in networks:
+        network.register_forward_pre_hook(lambda network, *_: found.append(is_held(network)))
+    classes.find([picture])
+    for detector in phrases:
+        detector.find(picture, ["a red star"], least=0.0)
+    assert found == [True] * 4
 
 
 # --- regions for realign --------------------------------------------------------------------------------------------

@@ -88,17 +88,23 @@ def test_figures_of_questions_by_hand():
     assert found.score == 0 and found.verdict is False  # the second needs the first
     assert found.figures == pytest.approx({"AM": 0.5, "GM": 0.4}) and found.by_tag == {"entity": 0, "attribute": 0}
     assert found.reasons == ["q1 not 'yes'", "q2 not 'yes'"]
-    alike = Questions(Told({"q1": [math.nan, 0.5], "q2": [0.8, math.nan]})).judge(own, white(1))[0]
+    alike = Questions(Told({"q1": [math.nan, 0.5], "q2": [0.8, math.nan, 0.1]})).judge(own, white(1))[0]
     assert alike.score == 1 and alike.unjudged == ["q1"] and alike.figures["AM"] == pytest.approx(0.8)
     assert Questions(Told({"q1": [math.nan], "q2": [math.nan]})).judge(own, white(1))[0].score is None
+    without = Questions(Told({"q1": [0.6], "q2": [0.8, math.nan]})).judge(own, white(1))[
+        0
+    ]  # none of its rivals is left
+    assert without.score == 1 and without.unjudged == ["q2"]
+    zero = Questions(Told({"q1": [0.0, 0.8], "q2": [0.8, 0.1]})).judge(own, white(1))[0]
+    assert zero.figures["AM"] == pytest.approx(0.4) and zero.figures["GM"] == 0
     soft = suite_named("geneval2")(answers=judge).judge(own, white(1))[0]
     assert soft.score == pytest.approx(0.4) and soft.by_tag == pytest.approx({"entity": 0.2, "attribute": 0.8})
 
 
 def test_questions_are_read_in_every_layout(tmp_path):
-    def read(name, text, wording="{}"):
+    def read(name, text, instruction=""):
         (tmp_path / name).write_text(text, encoding="utf8")
-        return question_records(tmp_path / name, skipped, wording)
+        return question_records(tmp_path / name, skipped, instruction)
 
     skipped = PairsFile()
     tifa = {"id": "coco_1", "caption": "a red cat", "question": "what color is the cat?", "choices": ["blue", "red"]}
@@ -121,7 +127,7 @@ def test_questions_are_read_in_every_layout(tmp_path):
         "vqa_list": [["How many cats?", "two"], ["Cats?", "Yes"]],
         "skills": ["count", "object"],
     }
-    record = read("g2.jsonl", json.dumps(row) + "\n", "{} Answer in one word.")[0]
+    record = read("g2.jsonl", json.dumps(row) + "\n", "Answer in one word.")[0]
     first = record.about["asked"][0]
     assert first.text == "How many cats? Answer in one word." and "2" in first.answers[0] and len(first.answers) == 1
     assert record.tags == ("count", "object")
@@ -791,6 +797,45 @@ def test_geneval_from_the_command_line_with_tiny_models(accord_cli, tmp_path):
 
 
 # --- chat models ------------------------------------------------------------------------------------------------------
+def test_a_question_says_how_it_is_answered(tmp_path):
+    """A chat model that is not told begins with "The", whatever is in the picture."""
+    rows = [
+        ("Is there a cat?", "yes", None, "Answer yes or no."),
+        ("Is there a dog?", "No", ["Yes", "No"], "Answer yes or no."),
+        ("What color is it?", "red", ["blue", "red", "sea green"], "Answer with one of: blue, red, sea green."),
+        ("What animal?", "cat", ["dog", "bird"], "Answer with one of: bird, cat, dog."),
+        ("What is it doing?", "sleeping", None, "Answer in one word."),
+    ]
+    file = tmp_path / "own.jsonl"
+    lines = [
+        {"prompt": "a {red} cat", "question": q, "answer": a} | ({"choices": c} if c else {}) for q, a, c, _ in rows
+    ]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (record,) = Questions.records(file, PairsFile())
+    assert [a.text for a in record.about["asked"]] == [f"{q} {how}" for q, _, _, how in rows]
+    assert [len(a.answers) for a in record.about["asked"]] == [2, 2, 3, 3, 1]
+
+
+def test_a_broken_row_of_questions_is_skipped_whole_and_in_a_sentence(tmp_path):
+    pairs, file, skipped = [["A cat?", "Yes"], ["Two?", "Yes"]], tmp_path / "g.jsonl", PairsFile()
+    rows = [
+        {"prompt": "a", "vqa_list": [*pairs, ["Red?"]]},
+        {"prompt": "b", "vqa_list": pairs, "skills": ["object", "count", "color"]},
+        {"prompt": "c", "vqa_list": pairs, "skills": 2},
+        {"prompt": "d", "vqa_list": []},
+        {"prompt": "e", "vqa_list": pairs, "skills": ["object", "count"]},
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = suite_named("geneval2").records(file, skipped)
+    assert [(r.prompt, len(r.about["asked"])) for r in found] == [("e", 2)]
+    assert [s["reason"] for s in skipped.skipped] == [
+        "its vqa_list holds no pairs of question and answer",
+        "its vqa_list has 2 questions, and its skills are 3; give each question one",
+        "its skills are no list; give each question one",
+        "its vqa_list is empty",
+    ]
+
+
 def test_suites_of_questions_with_a_tiny_chat_model(tmp_path):
     """The figures of the suites are those of `vqa_score` and `soft_tifa`, of pictures of two sizes in one batch."""
     from tiny_judges import shared

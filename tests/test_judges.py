@@ -1,7 +1,10 @@
 """Judges of every kind, on tiny models of the real classes; CLIP-FlanT5, Soft-TIFA and calibration."""
 
+import copy
 import json
+import math
 import warnings
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +12,7 @@ import pytest
 import tiny_judges
 import torch
 import transformers as T
-from conftest import MODELS, STAR, picture, tiny_blip
+from conftest import MODELS, STAR, is_held, picture, tiny_blip
 from PIL import Image
 from safetensors.torch import save_file
 from tiny_judges import CHAT, fresh, shared
@@ -24,8 +27,8 @@ from accord.judges.contrast import ClipJudge
 from accord.judges.diagnosis import align
 from accord.judges.processors import of_pictures
 from accord.judges.protocol import Answers, Judge, Question
-from accord.judges.questions import Asked, as_judge, checks
-from accord.judges.vqascore import ASKED_OF_T5, ClipFlanT5, soft_tifa, spellings, vqa_score
+from accord.judges.questions import Asked, as_judge, checks, weighed
+from accord.judges.vqascore import ASKED_OF_T5, ClipFlanT5, means, soft_tifa, spellings, vqa_score
 from accord.methods.realign.regions import describe
 from accord.prompts.phrases import phrases_of
 from accord.types import InputError, Notice, Region
@@ -118,9 +121,63 @@ def test_an_answer_that_begins_as_another_one_is_not_told_apart():
     mixed = Question("What color?", (("purple",), ("pink",), ("red",)))
     found = judge.answer(noise(1), [mixed], [0])[0]
     assert np.isnan(found[:2]).all() and found[2] > 0
-    seen = align(noise(1), ["a red star on a white background"], judge, captions=False)[0]
-    assert "red" in seen.unjudged and "white" in seen.unjudged  # not averaged in
+    seen = align(noise(1), ["a red star on a pink background"], judge, captions=False)[0]
+    assert "pink" in seen.unjudged and "red" not in seen.unjudged  # what is not judged is not averaged in
+    red = next(w for w in seen.words if w.word.text == "red")
+    assert red.reads_as not in ("pink", "purple") and 0 < red.against < len(judge.lexicon.colors) - 1
     assert seen.overall == pytest.approx(float(np.exp(np.mean([np.log(w.probability) for w in seen.words]))))
+
+
+def test_rivals_that_are_not_told_apart_are_left_out_and_the_word_is_judged():
+    nan = math.nan
+    check = next(c for c in checks(phrases_of("a red star")) if c.word.kind == "color")
+    odds = np.full(len(check.names), nan)
+    odds[[0, 3, 4]] = 0.2, 0.1, 0.5
+    found = check.score(odds)
+    assert found.probability == pytest.approx(0.25) and found.against == 2
+    assert (found.reads_as, found.reads_as_probability) == (check.names[4], pytest.approx(0.625))
+    odds[[3, 4]] = nan
+    assert check.score(odds) is None  # no rival is left
+    odds[0], odds[3] = nan, 0.5
+    assert check.score(odds) is None  # nor is the word itself told from another
+    assert weighed(np.array([0.4])) == [0]  # where no rival is asked about, none is needed
+    assert weighed(np.array([0.4, nan])) == weighed(np.array([nan])) == []
+
+
+# one at a time ------------------------------------------------------------------------------------------------------
+@contextmanager
+def only_held(network, thing):
+    """Each forward pass of `network`, and there has to be one, finds `thing` held."""
+    found = []
+    hook = network.register_forward_pre_hook(lambda *_: found.append(is_held(thing)))
+    yield
+    hook.remove()
+    assert found and all(found)
+
+
+def test_a_model_that_runs_is_held_whoever_asks_for_it(tmp_path):
+    chat, images = fresh("qwen3"), noise(1, 56, 56)
+    chat.shares = True
+    pil = to_pil(images)[0]
+    for run in (
+        lambda: chat.answer(images, QUESTIONS[:1], [0]),
+        lambda: chat.answer_logits(pil, [q.text for q in QUESTIONS[:2]]),
+        lambda: chat.caption(images, max_new_tokens=1),
+        lambda: chat.log_likelihood(images, ["a"], [0]),
+    ):
+        with only_held(chat.model, chat.model):
+            run()
+    clip = accord.load_judge(str(MODELS / "clip")).scorer
+    for tower, run in (
+        (clip.model.vision_model, lambda: clip.image_features(images)),
+        (clip.model.text_model, lambda: clip.text_features(["a"])),
+    ):
+        with only_held(tower, clip.model):
+            run()
+    asked = ClipFlanT5.from_pretrained(flan(tmp_path)[0])
+    for network in (asked.tower, asked.t5):
+        with only_held(network, network):
+            asked.score(images, ["a star"])
 
 
 def leaning(name, word, by=9.0):
@@ -158,6 +215,21 @@ def test_a_judge_that_counts_two_reads_other_numbers_so():
         for p in ("two stars", "three stars")
     )
     assert right.probability > 0.95 and wrong.probability < 0.05 and wrong.reads_as == "two"
+
+
+def test_a_likelihood_ends_where_the_model_stops_when_it_writes():
+    judge, images = fresh("qwen25"), noise(1)
+    usual = judge.log_likelihood(images, ["a"], [0])
+    judge.tokenizer = copy.deepcopy(judge.tokenizer)
+    judge.tokenizer.eos_token = "<|endoftext|>"  # the end of a text, and not of a turn
+    assert judge.log_likelihood(images, ["a"], [0]) == usual
+    judge.model.generation_config.eos_token_id = [judge.model.generation_config.eos_token_id, 0]
+    assert judge.log_likelihood(images, ["a"], [0]) == usual
+    judge.model.generation_config.eos_token_id = None
+    assert judge.log_likelihood(images, ["a"], [0]) != usual  # what its tokenizer ends with, for want of another
+    judge.tokenizer.eos_token = None
+    with pytest.raises(InputError, match="names no token that ends its answers"):
+        judge.log_likelihood(images, ["a"], [0])
 
 
 @pytest.mark.parametrize("name", ["qwen25", "paligemma", "llava"])
@@ -390,6 +462,9 @@ def test_soft_tifa_puts_the_expected_answers_together():
     assert spellings("Yes") == ("Yes", "yes")
     with pytest.raises(InputError, match="at least one question"):
         soft_tifa(judge, noise(1), [[]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert means(np.array([0.0, *[1.0] * 9])) == (0.9, 0.0)  # one that is surely wrong
 
 
 def flan(folder):
@@ -517,15 +592,41 @@ def test_calibrate_asks_the_judge_about_labelled_pictures(tmp_path):
         calibrate(Knows(0.5), [{"image": "x", "label": 2, "prompt": "a"}])
 
 
+def test_calibrate_leaves_out_what_the_judge_says_nothing_of(tmp_path):
+    picture(STAR).save(tmp_path / "a.png")
+    rows = [{"image": str(tmp_path / "a.png"), "question": "Is it?", "label": k % 2} for k in range(10)]
+
+    class Silent(Fixed):
+        """Says nothing of the first two, and to the others yes as often as they are labelled 1; at last nothing."""
+
+        def answer(self, images, questions, image_of):
+            super().answer(images, questions, image_of)
+            k = len(self.asked) - 1
+            return [np.array([[math.nan] * 2, [0.0, 0.0], [0.7, 0.3], [0.2, 0.6]][min(k, 2 + k % 2)])]
+
+    judge = Silent(0.5)
+    with pytest.warns(Notice, match="2 of 10 labelled pictures are left out: judge 'fixed' says nothing"):
+        found = calibrate(judge, [{**row, "label": 1 - row["label"]} for row in rows])
+    assert found.pictures == 8 and found.accuracy == 1 and judge.asked[0][0] == "Is it? Answer yes or no."
+    with pytest.raises(InputError, match="got 8 and 0"), pytest.warns(Notice):
+        calibrate(Silent(0.5), [{**row, "label": 1} for row in rows])
+    with pytest.raises(InputError, match="got 0 and 0"), pytest.warns(Notice):
+        calibrate(Silent(0.5), rows[:2])
+    with pytest.raises(InputError, match=r"row 1 .* is a question, and judge '.*' answers none"):
+        calibrate(tiny_blip(), rows)
+    with pytest.raises(InputError, match="are not finite"):
+        fit("fixed", [math.nan] * 8, [0, 1] * 4)
+
+
 # commands -----------------------------------------------------------------------------------------------------------
 def test_score_and_realign_by_a_chat_model(accord_cli, tmp_path):
-    judge, text = saved(shared("qwen3"), tmp_path / "judge"), "a red star, no fish"
+    judge, text = saved(shared("qwen3"), tmp_path / "judge"), "a pink star, no fish"
     picture(STAR).save(tmp_path / "star.png")
     Calibration(judge, 0.5, 0.0, 0.5, 100, 1.0, 0.5, 0.9).save(tmp_path / "c.json")
     by_python = accord.score(picture(STAR), text, shared("qwen3"))[0].alignment.words
     assert {w.word.text for w in by_python} == {"a", "star", "fish"}
     code, out, error = accord_cli("score", tmp_path / "star.png", text, "--judge", judge, "--json")
-    assert code == 0 and error == "" and json.loads(out)["unjudged"] == ["red"]
+    assert code == 0 and error == "" and json.loads(out)["unjudged"] == ["pink"]
     words = json.loads(out)["words"]
     assert [w["probability"] for w in words] == pytest.approx([w.probability for w in by_python], rel=1e-4)
     assert words[1]["judged"] == f"answer to 'Is there a star in the picture? Answer yes or no.', by {judge}"

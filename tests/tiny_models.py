@@ -1,5 +1,7 @@
 """Tiny random-weight pipelines of the real classes, and pictures of the lab."""
 
+import threading
+
 import numpy as np
 import torch
 from diffusers import (
@@ -31,6 +33,7 @@ from transformers import (
     T5TokenizerFast,
 )
 
+from accord.diffusion import state
 from accord.embedded import FOLDER as MODELS
 from accord.judges.captioners import Captioner
 from accord_lab.scenes.render import render
@@ -299,3 +302,18 @@ def tiny_blip2() -> Captioner:
     config = Blip2Config(vision_config=vision, qformer_config=qformer, text_config=text, num_query_tokens=4)
     config.image_token_index = config.image_token_id = len(tokenizer)
     return Captioner(Blip2ForConditionalGeneration(config).eval(), tokenizer, 32, [0.5] * 3, [0.5] * 3)
+
+
+# --- threads ----------------------------------------------------------------------------------------------------------
+def is_held(thing):
+    """Whether another thread that wants to run this would have to wait for the one that asks."""
+    lock, free = state._LOCKS.get(thing), []
+
+    def attempt():
+        if lock is None or lock.acquire(blocking=False):
+            free.append(lock is None or lock.release() is None)
+
+    other = threading.Thread(target=attempt)
+    other.start()
+    other.join()
+    return not free

@@ -29,7 +29,17 @@ CLASSES = (
     "computer mouse, tv remote, computer keyboard, cell phone, microwave, oven, toaster, sink, refrigerator, book, "
     "clock, vase, scissors, teddy bear, hair drier, toothbrush"
 ).split(", ")
-RENAMED = {"mouse": "computer mouse", "remote": "tv remote", "keyboard": "computer keyboard"}  # of COCO's own names
+RENAMED = {
+    "mouse": "computer mouse",  # three of COCO's own names
+    "remote": "tv remote",
+    "keyboard": "computer keyboard",
+    "motorbike": "motorcycle",  # six of an older list, which some detectors of COCO have
+    "aeroplane": "airplane",
+    "sofa": "couch",
+    "pottedplant": "potted plant",
+    "diningtable": "dining table",
+    "tvmonitor": "tv",
+}
 _MOST = 1000  # of a count
 
 

@@ -6,6 +6,7 @@ J. Platt, Probabilistic Outputs for Support Vector Machines, 1999, with its targ
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,8 +20,9 @@ from accord.data.images import open_image, to_tensor
 from accord.data.lexicon import Lexicon
 from accord.data.pairs import DELIMITERS, csv_head, csv_rows, json_lines
 from accord.files import check_regular, read_json, write_file
-from accord.judges.protocol import Judge, Question
-from accord.types import InputError, Prompt, WordScore
+from accord.judges.protocol import Answers, Judge, Question, check_scores
+from accord.judges.questions import NO, YES, YES_OR_NO
+from accord.types import InputError, Notice, Prompt, WordScore
 
 FORMAT = 1
 NARROW = 1e-6  # probabilities are held this far from 0 and 1
@@ -87,9 +89,11 @@ def fit(judge: str, probabilities: Sequence[float], labels: Sequence[int]) -> Ca
     """Scale and bias by maximum likelihood, from a judge's probabilities of N pictures and what people say.
 
     Raises:
-        InputError: for too few pictures, or of one label alone, or a judge that is surer of the wrong ones.
+        InputError: for too few pictures, or of one label alone, probabilities that are not finite, or a judge that is
+            surer of the wrong ones.
     """
     p, y = np.asarray(probabilities, dtype=np.float64), np.asarray(labels, dtype=np.float64)
+    check_scores(p, f"judge {judge!r}")
     right, wrong = int(y.sum()), int((1 - y).sum())
     if len(y) < FEWEST or not right or not wrong:
         raise InputError(
@@ -151,16 +155,33 @@ def calibrate(judge: Any, rows: str | Path | Sequence[dict[str, Any]], out: str 
     Args:
         judge: of `load_judge`.
         rows: file for `labelled`, or its rows: each with `image` (a path), `label` (1 if the picture shows it, else 0)
-            and `prompt`, which is judged as a whole (best one with one check), or `question`, to be answered yes.
+            and `prompt`, which is judged as a whole (best one with one check), or `question`, to be answered yes. Rows
+            that the judge says nothing of are left out, and a Notice says how many.
         out: file to write it to.
 
     Raises:
-        InputError: for a row that lacks one of them, and as `labelled` and `fit`.
+        InputError: for a row that lacks one of them, questions for a judge that answers none, and as `labelled` and
+            `fit`.
     """
-    from accord.judges.diagnosis import align
-
     rows = labelled(rows) if isinstance(rows, (str, Path)) else rows
-    seen, labels = [], []
+    _check_rows(rows, judge)
+    found = np.array([_probability(judge, row) for row in rows])
+    labels = np.array([int(row["label"]) for row in rows])
+    said = np.isfinite(found)
+    if not said.all():
+        warnings.warn(
+            f"{(~said).sum()} of {len(rows)} labelled pictures are left out: judge {judge.name!r} says nothing of them",
+            Notice,
+            stacklevel=2,
+        )
+    calibration = fit(judge.name, found[said].tolist(), labels[said].tolist())
+    if out is not None:
+        calibration.save(out)
+    return calibration
+
+
+def _check_rows(rows: Sequence[dict[str, Any]], judge: Any) -> None:
+    """Raises InputError for a row that lacks something, or that this judge cannot be asked."""
     for number, row in enumerate(rows, 1):
         if (
             str(row.get("label")) not in ("0", "1")
@@ -170,21 +191,23 @@ def calibrate(judge: Any, rows: str | Path | Sequence[dict[str, Any]], out: str 
             raise InputError(
                 f"row {number} of the labelled pictures needs image, label (0 or 1), and prompt or question"
             )
-        image = to_tensor(open_image(row["image"]))
-        if row.get("question"):
-            yes, no = judge.answer(image, [Question(str(row["question"]))], [0])[0]
-            found = float(yes / (yes + no))
-        else:
-            overall = align(image, [str(row["prompt"])], judge, captions=False)[0].overall
-            if overall is None:
-                continue
-            found = overall
-        seen.append(found)
-        labels.append(int(row["label"]))
-    calibration = fit(judge.name, seen, labels)
-    if out is not None:
-        calibration.save(out)
-    return calibration
+        if row.get("question") and not isinstance(judge, Answers):
+            raise InputError(
+                f"row {number} of the labelled pictures is a question, and judge {judge.name!r} answers none; give "
+                "prompts, or a chat model"
+            )
+
+
+def _probability(judge: Any, row: dict[str, Any]) -> float:
+    """That the picture of a row shows what it says; NaN where the judge does not say."""
+    from accord.judges.diagnosis import align
+
+    image = to_tensor(open_image(row["image"]))
+    if not row.get("question"):
+        overall = align(image, [str(row["prompt"])], judge, captions=False)[0].overall
+        return float("nan") if overall is None else overall
+    yes, no = judge.answer(image, [Question(f"{row['question']} {YES_OR_NO}", (YES, NO))], [0])[0]
+    return float(yes / (yes + no)) if yes + no > 0 else float("nan")
 
 
 @dataclass

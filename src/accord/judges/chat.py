@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from torch import nn
 from accord.data.images import to_pil
 from accord.data.lexicon import DEFAULT
 from accord.diffusion.loading import kind_of, load_model
+from accord.diffusion.state import held
 from accord.judges.processors import load_processor
 from accord.judges.protocol import Question
 from accord.judges.questions import by_questions
@@ -74,7 +74,6 @@ class ChatJudge:
         # logits of the last token alone, where a model can leave out the rest
         self._last = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
         self._ids: dict[tuple[str, tuple[int, int]], list[int]] = {}
-        self._lock = threading.RLock()  # Qwen's model remembers the place of the picture it saw last
 
     @classmethod
     def from_pretrained(cls, model: str, device: str = "cpu", dtype: torch.dtype | None = None) -> ChatJudge:
@@ -127,7 +126,7 @@ class ChatJudge:
             image_of: for each question the index of its picture.
         """
         out: list[np.ndarray] = [np.zeros(0)] * len(questions)
-        with self._lock:
+        with held(self.model):
             for i, picture in enumerate(to_pil(images)):
                 own = [k for k, of in enumerate(image_of) if of == i]
                 if own:
@@ -140,18 +139,19 @@ class ChatJudge:
     def answer_logits(self, picture: Image.Image, questions: Sequence[str]) -> torch.Tensor:
         """Logits [Q, V] of the first token of the answers to questions on one picture."""
         texts = [self._asked(q) for q in questions]
-        if len(texts) > 1 and self.shares is None:
-            self.shares = self._can_share(picture, texts)
-            if not self.shares:
-                warnings.warn(
-                    f"judge {self.name!r} answers otherwise when its questions share one encoding of the picture; "
-                    "they are asked one by one, which takes longer",
-                    Notice,
-                    stacklevel=2,
-                )
-        if len(texts) > 1 and self.shares:
-            return self._together(picture, texts)
-        return torch.cat([self._alone(picture, text) for text in texts])
+        with held(self.model):  # Qwen's model remembers the place of the picture it saw last
+            if len(texts) > 1 and self.shares is None:
+                self.shares = self._can_share(picture, texts)
+                if not self.shares:
+                    warnings.warn(
+                        f"judge {self.name!r} answers otherwise when its questions share one encoding of the picture; "
+                        "they are asked one by one, which takes longer",
+                        Notice,
+                        stacklevel=2,
+                    )
+            if len(texts) > 1 and self.shares:
+                return self._together(picture, texts)
+            return torch.cat([self._alone(picture, text) for text in texts])
 
     def _alone(self, picture: Image.Image, text: str) -> torch.Tensor:
         return self.model(**self._inputs(picture, text), **self._last).logits[:, -1].float()
@@ -201,7 +201,7 @@ class ChatJudge:
     def caption(self, images: torch.Tensor, max_new_tokens: int = 48) -> list[str]:
         """What it says of each picture [I,3,H,W] in 0..1 when it is asked for one sentence, greedily."""
         out = []
-        with self._lock:
+        with held(self.model):
             for picture in to_pil(images):
                 inputs = self._inputs(picture, self._describing)
                 tokens = self.model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
@@ -222,10 +222,13 @@ class ChatJudge:
             states: pictures [I,3,H,W] in 0..1.
             texts: B texts.
             image_of: for each text the index of its picture.
+
+        Raises:
+            InputError: for a model that names no token that ends its answers.
         """
         out = torch.zeros(len(texts), device=self.device)
-        end = self.tokenizer.eos_token_id
-        with self._lock:
+        end = self._end
+        with held(self.model):
             for i, picture in enumerate(to_pil(states)):
                 own = [k for k, of in enumerate(image_of) if of == i]
                 if not own:
@@ -250,6 +253,21 @@ class ChatJudge:
                 [turn], self.template, add_generation_prompt=True, tokenize=False, **aloud
             )
         )
+
+    @property
+    def _end(self) -> int:
+        """The token that ends an answer. What it stops at when it writes comes first: a tokenizer's end of a text need
+        not be the end of a turn. Raises InputError.
+        """
+        stops = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
+        end = next(iter(stops), None) if isinstance(stops, (list, tuple)) else stops
+        end = self.tokenizer.eos_token_id if end is None else end
+        if end is None:
+            raise InputError(
+                f"judge {self.name!r} names no token that ends its answers, so it gives no likelihoods of texts; put "
+                "its eos_token_id into its generation_config.json"
+            )
+        return int(end)
 
     @property
     def _describing(self) -> str:

@@ -50,7 +50,8 @@ class ClipScorer(nn.Module):
     def image_features(self, images: torch.Tensor) -> torch.Tensor:
         """Pictures [I,3,H,W] in 0..1 to unit vectors [I, D], differentiably."""
         pixels = resized(images.to(self.mean), self.image_size)
-        features = self.model.get_image_features(pixel_values=(pixels - self.mean) / self.std).pooler_output
+        with held(self.model):
+            features = self.model.get_image_features(pixel_values=(pixels - self.mean) / self.std).pooler_output
         return F.normalize(features, dim=-1)
 
     @property
@@ -64,7 +65,9 @@ class ClipScorer(nn.Module):
         with held(self.tokenizer):  # which keeps its padding and its limit: two threads would mix them
             ids = self.tokenizer(texts, padding=True, truncation=True, max_length=limit, return_tensors="pt")
         ids = ids.to(self.mean.device)
-        return F.normalize(self.model.get_text_features(**ids).pooler_output, dim=-1)
+        with held(self.model):
+            features = self.model.get_text_features(**ids).pooler_output
+        return F.normalize(features, dim=-1)
 
 
 def resized(images: torch.Tensor, side: int) -> torch.Tensor:

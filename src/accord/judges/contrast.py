@@ -51,7 +51,9 @@ class SiglipScorer(ClipScorer):
             ids = self.tokenizer(
                 texts, padding="max_length", truncation=True, max_length=length, return_tensors="pt"
             ).input_ids
-        return F.normalize(self.model.get_text_features(input_ids=ids.to(self.mean.device)).pooler_output, dim=-1)
+        with held(self.model):
+            features = self.model.get_text_features(input_ids=ids.to(self.mean.device)).pooler_output
+        return F.normalize(features, dim=-1)
 
 
 @dataclass

@@ -148,7 +148,8 @@ class InstanceDetector(nn.Module):
             same = list(group)
             for start in range(0, len(same), TOGETHER):
                 inputs = self.processor(same[start : start + TOGETHER], return_tensors="pt")
-                out = self.model(pixel_values=inputs.pixel_values.to(self.model.device, self.model.dtype))
+                with held(self.model):
+                    out = self.model(pixel_values=inputs.pixel_values.to(self.model.device, self.model.dtype))
                 for classes, masks in zip(out.class_queries_logits, out.masks_queries_logits, strict=True):
                     found.append(instances(classes, masks, self.labels, size[::-1], least))
         return found
@@ -250,7 +251,8 @@ class Owlv2(PhraseDetector):
                 list(phrases), padding="max_length", truncation=True, max_length=most, return_tensors="pt"
             ).to(self.model.device)
         pixels = self.processor(image, return_tensors="pt").pixel_values.to(self.model.device, self.model.dtype)
-        out = self.model(input_ids=ids.input_ids, attention_mask=ids.attention_mask, pixel_values=pixels)
+        with held(self.model):
+            out = self.model(input_ids=ids.input_ids, attention_mask=ids.attention_mask, pixel_values=pixels)
         # the picture was made a square by padding it to the right or below
         square = max(image.size) / out.pred_boxes.new_tensor([*image.size, *image.size])
         return out.logits[0].sigmoid(), out.pred_boxes[0] * square
@@ -280,11 +282,12 @@ class GroundingDino(PhraseDetector):
             ids = self.tokenizer(text, return_offsets_mapping=True, return_tensors="pt")
         spans = ids.pop("offset_mapping")[0]
         inputs = self.processor(image, return_tensors="pt")
-        out = self.model(
-            pixel_values=inputs.pixel_values.to(self.model.device, self.model.dtype),
-            pixel_mask=inputs.pixel_mask.to(self.model.device),
-            **ids.to(self.model.device),
-        )
+        with held(self.model):
+            out = self.model(
+                pixel_values=inputs.pixel_values.to(self.model.device, self.model.dtype),
+                pixel_mask=inputs.pixel_mask.to(self.model.device),
+                **ids.to(self.model.device),
+            )
         tokens = out.logits[0, :, : len(spans)].sigmoid()
         starts, ends = spans.to(tokens.device).unbind(-1)
         scores = [tokens[:, (starts >= a) & (ends <= b) & (ends > starts)] for a, b in places]
@@ -372,11 +375,12 @@ class BoxOutlines(nn.Module):
         height, width = inputs.reshaped_input_sizes[0].tolist()
         scale = torch.tensor([width, height, width, height]) / torch.tensor([*image.size, *image.size])
         boxes = (torch.tensor([d.box for d in found]) * scale)[None]
-        out = self.model(
-            pixel_values=inputs.pixel_values.to(self.model.device, self.model.dtype),
-            input_boxes=boxes.to(self.model.device, self.model.dtype),
-            multimask_output=False,
-        )
+        with held(self.model):
+            out = self.model(
+                pixel_values=inputs.pixel_values.to(self.model.device, self.model.dtype),
+                input_boxes=boxes.to(self.model.device, self.model.dtype),
+                multimask_output=False,
+            )
         masks = self.processor.post_process_masks(
             out.pred_masks.float().cpu(), inputs.original_sizes, inputs.reshaped_input_sizes
         )[0][:, 0]

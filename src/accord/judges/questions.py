@@ -1,7 +1,7 @@
 """Verdicts of a judge that answers questions: what it is asked about each word of a prompt, and what the answers say.
 
-A word's probability is P(expected answer) / (sum over the answers that are weighed). A judge that cannot tell the
-answers of a question apart leaves the word unjudged.
+A word's probability is P(expected answer) / (sum over the answers that are weighed). Rivals that the judge cannot tell
+apart are not weighed; if the expected answer is one of them, or no rival is left, the word is unjudged.
 """
 
 from __future__ import annotations
@@ -51,16 +51,26 @@ class Check:
 
     def score(self, probabilities: np.ndarray) -> WordScore | None:
         """From the probabilities [A] of the answers; None where they say nothing."""
-        if not np.isfinite(probabilities).all() or not probabilities.sum() > 0:
+        kept = weighed(probabilities)
+        if not kept or not probabilities[kept].sum() > 0:
             return None
-        shares = probabilities / probabilities.sum()
-        best = 1 + int(shares[1:].argmax())
+        shares = probabilities[kept] / probabilities[kept].sum()
+        best, against = 1 + int(shares[1:].argmax()), len(kept) - 1
         how = f"answer to {self.question.text!r}"
         if self.word.kind == "absence":
-            return WordScore(
-                self.word, float(shares[0]), self.word.text, float(1 - shares[0]), len(self.names) - 1, how
-            )
-        return WordScore(self.word, float(shares[0]), self.names[best], float(shares[best]), len(self.names) - 1, how)
+            return WordScore(self.word, float(shares[0]), self.word.text, float(1 - shares[0]), against, how)
+        return WordScore(self.word, float(shares[0]), self.names[kept[best]], float(shares[best]), against, how)
+
+
+def weighed(probabilities: np.ndarray) -> list[int]:
+    """Which of a question's answers are weighed, the expected one first, by their probabilities [A].
+
+    An answer that the judge cannot tell from another one (NaN) is left out. None is weighed, so that nothing is judged,
+    where this is the expected answer, or where it leaves no rival of those there were.
+    """
+    kept = np.flatnonzero(np.isfinite(probabilities)).tolist()
+    enough = len(kept) >= min(2, len(probabilities))
+    return kept if enough and kept[:1] == [0] else []
 
 
 def checks(prompt: Prompt, lexicon: Lexicon = DEFAULT) -> list[Check]:

@@ -34,6 +34,7 @@ from accord.diffusion.loading import (
 from accord.diffusion.state import held
 from accord.files import read_json
 from accord.judges.protocol import Answers, Question
+from accord.judges.questions import IN_ONE_WORD
 from accord.types import InputError
 
 QUESTION = 'Does this figure show "{}"? Please answer Yes or No.'
@@ -43,11 +44,11 @@ ASKED_OF_T5 = (
     '\nDoes this figure show "{}"? Please answer yes or no. ASSISTANT: ',
 )  # before the picture and after it
 TOWER = "openai/clip-vit-large-patch14-336"
-IN_ONE_WORD = "{} Answer in one word."
 
 
 def vqa_score(judge: Answers, images: torch.Tensor, prompts: Sequence[str]) -> np.ndarray:
-    """P("Yes") [B] at the first position of a chat model's answer.
+    """P("Yes") [B] at the first position of a chat model's answer: the sum over the tokens that "Yes" begins with
+    when it is written alone, after a space, and after a line break.
 
     Args:
         images: [B,3,H,W] in 0..1.
@@ -82,6 +83,14 @@ def spellings(answer: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(forms))
 
 
+def means(probabilities: np.ndarray) -> tuple[float, float]:
+    """Soft-TIFA's AM and GM: the arithmetic and the geometric mean of a prompt's probabilities [Q]. With a zero among
+    them the geometric mean is zero.
+    """
+    with np.errstate(divide="ignore"):  # the logarithm of 0 is -inf, and exp brings it back to 0
+        return float(probabilities.mean()), float(np.exp(np.log(probabilities).mean()))
+
+
 def soft_tifa(judge: Answers, images: torch.Tensor, questions: Sequence[Sequence[tuple[str, str]]]) -> SoftTifa:
     """The expected answers' probabilities, put together. Each is asked as "{question} Answer in one word."
 
@@ -94,13 +103,12 @@ def soft_tifa(judge: Answers, images: torch.Tensor, questions: Sequence[Sequence
     """
     if len(questions) != len(images) or not all(questions):
         raise InputError("Soft-TIFA needs at least one question for each picture; leave pictures without any out")
-    asked = [Question(IN_ONE_WORD.format(q), (spellings(a),)) for own in questions for q, a in own]
+    asked = [Question(f"{q} {IN_ONE_WORD}", (spellings(a),)) for own in questions for q, a in own]
     image_of = [i for i, own in enumerate(questions) for _ in own]
     found = np.array([p[0] for p in judge.answer(images, asked, image_of)])
     rows = tuple(found[np.array(image_of) == i] for i in range(len(questions)))
-    am = float(np.mean([row.mean() for row in rows]))
-    gm = float(np.mean([np.exp(np.log(np.maximum(row, 1e-12)).mean()) for row in rows]))
-    return SoftTifa(100 * am, 100 * gm, rows)
+    am, gm = np.mean([means(row) for row in rows], axis=0)
+    return SoftTifa(100 * float(am), 100 * float(gm), rows)
 
 
 # CLIP-FlanT5 --------------------------------------------------------------------------------------------------------
@@ -211,7 +219,8 @@ class ClipFlanT5(nn.Module):
     def patches(self, images: torch.Tensor) -> torch.Tensor:
         """Pictures to T5's input embeddings [I, P, D]: the tower's second-last layer, without its class token."""
         pixels = self.preprocess(images).to(self.tower.dtype)
-        states = self.tower(pixel_values=pixels, output_hidden_states=True).hidden_states[-2][:, 1:]
+        with held(self.tower):
+            states = self.tower(pixel_values=pixels, output_hidden_states=True).hidden_states[-2][:, 1:]
         return self.projector(states)
 
     @torch.no_grad()
@@ -233,7 +242,8 @@ class ClipFlanT5(nn.Module):
         inputs = torch.stack([F.pad(row, (0, 0, 0, longest - len(row))) for row in rows])
         mask = torch.stack([(torch.arange(longest) < len(row)).long() for row in rows]).to(inputs.device)
         labels = self._ids("Yes").repeat(len(rows), 1)  # with its end token
-        logits = self.t5(inputs_embeds=inputs, attention_mask=mask, labels=labels).logits.float()
+        with held(self.t5):
+            logits = self.t5(inputs_embeds=inputs, attention_mask=mask, labels=labels).logits.float()
         picked = logits.log_softmax(-1).gather(-1, labels[..., None])[..., 0]
         return picked.mean(-1).exp().double().cpu().numpy()
 

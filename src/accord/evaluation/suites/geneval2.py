@@ -8,7 +8,7 @@ import numpy as np
 
 from accord.evaluation.registry import suite
 from accord.evaluation.suites.questions import Questions
-from accord.judges.vqascore import IN_ONE_WORD
+from accord.judges.questions import IN_ONE_WORD
 
 
 @suite("geneval2")
@@ -16,7 +16,7 @@ class GenEval2(Questions):
     """Soft-TIFA GM of each prompt; a tag is a skill, with the mean probability (AM) of its questions."""
 
     figure = "Soft-TIFA GM"
-    wording = IN_ONE_WORD
+    instruction = IN_ONE_WORD
 
     @staticmethod
     def score(_am: float, gm: float, _right: Sequence[bool]) -> float:

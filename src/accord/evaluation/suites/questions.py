@@ -14,7 +14,7 @@ Beside DPG-Bench's CSV its prompts may lie as `prompts/ITEM.txt`; they are what 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,8 @@ from accord.evaluation.prompts import given
 from accord.evaluation.registry import Judged, Record, Suite, suite
 from accord.files import parse_json, read_text
 from accord.judges.protocol import Answers, Question
-from accord.judges.vqascore import spellings
+from accord.judges.questions import IN_ONE_WORD, YES_OR_NO, weighed
+from accord.judges.vqascore import means, spellings
 from accord.types import InputError, reason_of
 
 WHAT = "questions file"
@@ -81,6 +82,21 @@ def as_answers(answer: str, choices: Sequence[str]) -> tuple[tuple[str, ...], ..
     return tuple(map(spellings, (said, *rivals)))
 
 
+def as_asked(question: str, answer: str, choices: Sequence[str]) -> str:
+    """The question and how it is to be answered: yes or no, one of the choices as they stand in the file, or one word.
+    A chat model that is not told begins with "The".
+    """
+    said, listed = answer.strip(), list(dict.fromkeys(c.strip() for c in choices if c.strip()))
+    known = {c.lower() for c in (said, *listed)}
+    if known <= {"yes", "no"}:
+        return f"{question} {YES_OR_NO}"
+    if not listed:
+        return f"{question} {IN_ONE_WORD}"
+    # an answer that the choices lack is put in by the alphabet, where nothing gives it away
+    shown = listed if said.lower() in {c.lower() for c in listed} else sorted([said, *listed], key=str.lower)
+    return f"{question} Answer with one of: {', '.join(shown)}."
+
+
 @suite("questions")
 class Questions(Suite):
     """The share of a prompt's questions that are answered as expected (TIFA, DSG, DPG-Bench).
@@ -93,14 +109,14 @@ class Questions(Suite):
     figure = "answered as expected"
     figures = ("AM", "GM")
     needs = ("answers",)
-    wording = "{}"  # of a question
+    instruction = ""  # said after each question; by what answers it has if ""
 
     def __init__(self, answers: Answers) -> None:
         self.answers = answers
 
     @classmethod
     def records(cls, path: Path | None, skipped: PairsFile) -> list[Record]:
-        return question_records(given(path), skipped, cls.wording)
+        return question_records(given(path), skipped, cls.instruction)
 
     def judge(self, records: Sequence[Record], images: Sequence[Image.Image]) -> list[Judged]:
         return judged_by_size(records, images, self.answers, self._asked)
@@ -113,11 +129,12 @@ class Questions(Suite):
         return [self.judged(questions, [next(found) for _ in questions]) for questions in asked]
 
     def judged(self, asked: Sequence[Asked], found: Sequence[np.ndarray]) -> Judged:
-        """From the probabilities [A] of each question's answers, the expected one first. A question whose expected
-        answer the judge cannot tell from another (NaN) is unjudged, and in no mean.
+        """From the probabilities [A] of each question's answers, the expected one first. A question is
+        unjudged, and in no mean, where the judge cannot tell the expected answer, or any rival of it, from the others
+        (NaN).
         """
-        known = [(a, p) for a, p in zip(asked, found, strict=True) if np.isfinite(p[0])]
-        unjudged = [a.text for a, p in zip(asked, found, strict=True) if not np.isfinite(p[0])]
+        known = [(a, p[kept]) for a, p in zip(asked, found, strict=True) if (kept := weighed(p))]
+        unjudged = [a.text for a, p in zip(asked, found, strict=True) if not weighed(p)]
         if not known:
             return Judged(None, reasons=["the judge cannot tell the answers apart"], unjudged=unjudged)
         asked, found = [a for a, _ in known], [p for _, p in known]
@@ -127,11 +144,11 @@ class Questions(Suite):
         for a, value in zip(asked, self.tag_values(soft, right), strict=True):
             tags.setdefault(a.tag, []).append(value)
         reasons = [f"{a.text} not {a.answers[0][0]!r}" for a, good in zip(asked, right, strict=True) if not good]
-        gm = float(np.exp(np.log(np.maximum(soft, 1e-12)).mean()))
+        am, gm = means(soft)
         return Judged(
-            score=self.score(float(soft.mean()), gm, right),
+            score=self.score(am, gm, right),
             verdict=all(right),
-            figures={"AM": float(soft.mean()), "GM": gm},
+            figures={"AM": am, "GM": gm},
             by_tag={tag: float(np.mean(v)) for tag, v in tags.items() if tag},
             reasons=reasons,
             unjudged=unjudged,
@@ -148,10 +165,7 @@ class Questions(Suite):
 
 def verdicts(asked: Sequence[Asked], found: Sequence[np.ndarray]) -> list[bool]:
     """Whether each question is answered as expected, and all that it needs are."""
-    plain = {
-        a.number: bool(p[0] > max([v for v in p[1:] if np.isfinite(v)], default=SAID))
-        for a, p in zip(asked, found, strict=True)
-    }
+    plain = {a.number: bool(p[0] > max(p[1:], default=SAID)) for a, p in zip(asked, found, strict=True)}
     needs = {a.number: a.needs for a in asked}
 
     def holds(number: int, above: tuple[int, ...] = ()) -> bool:
@@ -163,8 +177,11 @@ def verdicts(asked: Sequence[Asked], found: Sequence[np.ndarray]) -> list[bool]:
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
-def question_records(path: Path, skipped: PairsFile, wording: str = "{}") -> list[Record]:
+def question_records(path: Path, skipped: PairsFile, instruction: str = "") -> list[Record]:
     """A record for each prompt of a questions file, with its questions as `about["asked"]`.
+
+    Args:
+        instruction: said after each question; see `as_asked` if "".
 
     Raises:
         InputError: for a file that cannot be read, has not these columns, or holds no question.
@@ -177,7 +194,7 @@ def question_records(path: Path, skipped: PairsFile, wording: str = "{}") -> lis
     asked: dict[str, list[Asked]] = {}
     for number, row in readers[suffix](path):
         try:
-            for key, prompt, question in _questions(row, wording):
+            for key, prompt, question in _questions(row, instruction):
                 own = asked.setdefault(key, [])
                 prompts.setdefault(key, prompt)
                 own.append(question if question.number else Asked(**{**vars(question), "number": len(own) + 1}))
@@ -206,8 +223,8 @@ def _long_prompt(path: Path, key: str) -> str:
     return " ".join(read_text(file, "prompt").split())
 
 
-def _questions(row: Any, wording: str) -> Iterator[tuple[str, str, Asked]]:
-    """(key, prompt, question) of a row. Raises ValueError, saying what is wrong with it."""
+def _questions(row: Any, instruction: str) -> list[tuple[str, str, Asked]]:
+    """(key, prompt, question) of a row, of all of it or of nothing. Raises ValueError, saying what is wrong with it."""
     if isinstance(row, Broken) or not isinstance(row, Mapping):
         raise ValueError(str(row) if isinstance(row, Broken) else "it is no object")
     prompt = " ".join(str(next((row[k] for k in PROMPT if row.get(k)), "")).split())
@@ -215,12 +232,7 @@ def _questions(row: Any, wording: str) -> Iterator[tuple[str, str, Asked]]:
         raise ValueError("no prompt")
     key = str(row.get("id") or row.get("item_id") or prompt)
     if isinstance(pairs := row.get("vqa_list"), list):  # GenEval 2: all questions of a prompt in one row
-        skills = row.get("skills") or [""] * len(pairs)
-        for pair, skill in zip(pairs, skills, strict=True):
-            if not (isinstance(pair, list) and len(pair) == 2):
-                raise ValueError("its vqa_list holds no pairs of question and answer")
-            yield key, prompt, Asked(wording.format(pair[0]), as_answers(str(pair[1]), ()), str(skill))
-        return
+        return [(key, prompt, asked) for asked in _of_pairs(pairs, row.get("skills"), instruction)]
     question = " ".join(str(next((row[k] for k in QUESTION if row.get(k)), "")).split())
     if not question:
         raise ValueError("no question")
@@ -230,8 +242,29 @@ def _questions(row: Any, wording: str) -> Iterator[tuple[str, str, Asked]]:
     tag = str(row.get("tag") or row.get("element_type") or row.get("category_broad") or "")
     text = re.search(r"\d+", str(row.get("proposition_id") or ""))
     needs = tuple(int(n) for n in re.findall(r"\d+", str(row.get("dependency") or row.get("depends") or "")) if int(n))
-    asked = Asked(wording.format(question), as_answers(answer, _choices(row.get("choices"))), tag)
-    yield key, prompt, Asked(**{**vars(asked), "number": int(text[0]) if text else 0, "needs": needs})
+    asked = _one(question, answer, _choices(row.get("choices")), tag, instruction)
+    return [(key, prompt, Asked(**{**vars(asked), "number": int(text[0]) if text else 0, "needs": needs}))]
+
+
+def _one(question: str, answer: str, choices: Sequence[str], tag: str, instruction: str) -> Asked:
+    text = f"{question} {instruction}" if instruction else as_asked(question, answer, choices)
+    return Asked(text, as_answers(answer, choices), tag)
+
+
+def _of_pairs(pairs: list[Any], skills: Any, instruction: str) -> list[Asked]:
+    """The questions of a prompt of GenEval 2. Raises ValueError."""
+    if not pairs:
+        raise ValueError("its vqa_list is empty")
+    if not all(isinstance(pair, list) and len(pair) == 2 and all(str(part).strip() for part in pair) for pair in pairs):
+        raise ValueError("its vqa_list holds no pairs of question and answer")
+    skills = skills or [""] * len(pairs)
+    if not isinstance(skills, list):
+        raise ValueError("its skills are no list; give each question one")
+    if len(skills) != len(pairs):
+        raise ValueError(
+            f"its vqa_list has {len(pairs)} questions, and its skills are {len(skills)}; give each question one"
+        )
+    return [_one(str(q), str(a), (), str(skill), instruction) for (q, a), skill in zip(pairs, skills, strict=True)]
 
 
 def _choices(value: Any) -> list[str]:
