@@ -422,6 +422,9 @@ def test_siglip_ranks_texts_by_its_own_logits(tmp_path):
         found = judge.log_likelihood(judge.encode(images), texts, [0, 0, 0])
         ids = tokenizer(texts, padding="max_length", max_length=64, return_tensors="pt").input_ids
         by_model = model(input_ids=ids, pixel_values=(images - 0.5) / 0.5).logits_per_image[0]
+        own = judge.scorer.model
+        with only_held(own.text_model, own), only_held(own.vision_model, own):
+            judge.log_likelihood(judge.encode(images), texts, [0, 0, 0])
     assert torch.allclose(found.softmax(0), by_model.softmax(0), atol=1e-5)  # its bias is one for all texts
 
 
