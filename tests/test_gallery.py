@@ -441,7 +441,7 @@ def test_a_hostile_page_runs_nothing_and_two_runs_are_beside_each_other(tmp_path
     assert found["title"] == found["after"] == HOSTILE[0] and found["prompts"] == list(HOSTILE[:3])
     assert found["low"] == 0  # what is read off a picture cannot be missed
     assert found["scripts"] == 2 and found["cards"] == [0, 1, 2]
-    assert found["pictures"] == [True, True, True, True, True, False]
+    assert found["pictures"] == [True, True, True, True, False, True]  # what it is compared with comes first
     assert "1 won, 1 lost, 0 even" in found["summary"] and found["behind"] == [0] and found["ahead"] == [1, 0, 2]
 
 

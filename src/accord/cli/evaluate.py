@@ -263,11 +263,11 @@ def run(
     if not chosen:
         raise InputError(f"--every {every} leaves none of the prompts that can be read; give a smaller number")
     target = check_writable(out or RUNS / name)
-    numbered = [suite.first_seed + i for i in range(seeds or 1)]
-    numbers = numbered if images is None or seeds is not None else []
+    numbers = [suite.first_seed + i for i in range(seeds or 1)]
     source: Source
     if images is not None:
         source = Found(images)
+        numbers = source.seeds(chosen)[:seeds] if seeds is not None else []
         for row in source.skipped.skipped:
             skipped.skip(row["row"], f"{row['reason']} (of the table in --images)")
     else:

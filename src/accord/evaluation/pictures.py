@@ -194,9 +194,9 @@ class Found:
 
     def _sort_in(self, path: Path) -> None:
         parts, stem = path.relative_to(self.folder).parts, path.stem
-        geneval = len(parts) == 3 and parts[1] == "samples" and parts[0].isdigit() and stem.isdigit()
-        own = re.fullmatch(r"(\d{5,})-(\d+)", stem)
-        of_row = re.fullmatch(r"(\d{5,})-.*-s(\d+)", stem)
+        geneval = len(parts) == 3 and parts[1] == "samples" and parts[0].isdecimal() and stem.isdecimal()
+        own = re.fullmatch(r"(\d{5,12})-(\d{1,18})", stem)  # of 64 bits
+        of_row = re.fullmatch(r"(\d{5,12})-.*-s(\d{1,18})", stem)
         if geneval:
             self.by_number.setdefault(int(parts[0]), {})[int(stem)] = path
             return
@@ -209,7 +209,7 @@ class Found:
             of[len(of)] = path
             return
         self.by_key.setdefault(stem, {})[0] = path
-        if numbered := re.fullmatch(r"(.+)[-_](\d+)", stem):
+        if numbered := re.fullmatch(r"(.+)[-_](\d{1,18})", stem):
             self.by_key.setdefault(numbered[1], {})[int(numbered[2])] = path
 
     def weights(self) -> str | None:
@@ -228,6 +228,10 @@ class Found:
             or {}
         )
 
+    def seeds(self, records: Sequence[Record]) -> list[int]:
+        """All seeds that there are pictures of, of these prompts."""
+        return sorted({seed for record in records for seed in self.of(record)})
+
     def jobs(self, records: Sequence[Record], seeds: Sequence[int]) -> list[Job]:
         """All pictures of these prompts; with `seeds` these alone.
 
@@ -235,7 +239,7 @@ class Found:
             InputError: if there is none.
         """
         out = [(r, s) for r in records for s in sorted(self.of(r)) if not seeds or s in seeds]
-        if not out:
+        if not out and records:  # a share of few prompts may have none
             raise InputError(
                 f"folder {str(self.folder)!r} has no picture of these prompts; name them 00012-3.png (prompt 12 "
                 "counted from 0, seed 3), or put a metadata.jsonl with file_name and prompt beside them"
