@@ -22,7 +22,7 @@ from diffusers import (
 
 from accord.diffusion.call import call_arguments
 from accord.diffusion.opened import Left, Opened, Step, empty_as_unguided, swapped
-from accord.diffusion.process import Level, level_at, levels, transition
+from accord.diffusion.process import Level, level_at, levels, spread, transition
 from accord.diffusion.spans import text_states
 from accord.types import InputError
 
@@ -354,3 +354,36 @@ def test_what_is_predicted_at_levels_gives_picture_and_noise_back_in_closed_form
     level = Level(a.double(), s.double(), kind, exploding)
     x_t, output = level.noised(x0, noise), level.target(x0, noise)
     assert torch.allclose(level.x0(x_t, output), x0) and torch.allclose(level.noise(x_t, output), noise)
+
+
+def test_levels_between_two_times_and_beyond_both_ends():
+    x = torch.zeros(1, 4, 2, 2)
+    euler = EulerDiscreteScheduler()
+    between, low, high = (level_at(euler, t, x).s for t in (500.5, 500.0, 501.0))
+    assert low < high and torch.allclose(between, (low + high) / 2)
+    last = level_at(euler, 999.0, x).s
+    assert torch.equal(level_at(euler, 999.6, x).s, last) and torch.equal(level_at(euler, 2000.0, x).s[0], last[0])
+    assert float(level_at(euler, -1.0, x).s) == 0
+    flow = level_at(FlowMatchEulerDiscreteScheduler(), -5.0, x)
+    assert float(flow.s) == 0 and float(flow.a) == 1
+    ddim = DDIMScheduler(set_alpha_to_one=False)
+    assert torch.allclose(level_at(ddim, -1.0, x).a ** 2, ddim.alphas_cumprod[0])
+    assert torch.allclose(level_at(ddim, 5000.0, x).a ** 2, ddim.alphas_cumprod[-1])
+
+
+def test_levels_end_where_the_grid_does():
+    euler = EulerDiscreteScheduler(final_sigmas_type="sigma_min")
+    euler.set_timesteps(5)
+    ends = levels(euler)
+    assert len(ends) == 6 and 0 < float(ends[-1].s) == float(euler.sigmas[-1])
+
+
+def test_a_transition_to_a_noisier_level_adds_no_new_noise():
+    """And with more than the posterior's noise none of the old is left."""
+    clean, noisy = (Level(torch.tensor(a), torch.tensor(s), "velocity") for a, s in ((0.9, 0.1), (0.4, 0.6)))
+    x, output = pair()
+    mean, std = transition(x, output, clean, noisy, eta=1.0)
+    assert float(std) == 0
+    assert torch.allclose(mean, 0.4 * clean.x0(x, output) + 0.6 * clean.noise(x, output), atol=1e-6)
+    std, left = spread(noisy, clean, eta=1.5)
+    assert float(std) > 0.1 and float(left) == 0
