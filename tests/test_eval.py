@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -216,22 +217,44 @@ def row(number, seed, score=1.0, **more):
 
 
 def test_a_torn_line_and_a_torn_batch_are_dropped(tmp_path):
-    path = tmp_path / "rows.jsonl"
+    path, due = tmp_path / "rows.jsonl", [(0, 0), (0, 1), (1, 0), (1, 1)]
     journal = Journal(path)
     journal.append([row(0, 0), row(0, 1)])
-    journal.append([row(1, 0)])
+    journal.append([row(1, 0), row(1, 1)])
     journal.close()
-    with open(path, "ab") as file:
-        file.write(b'{"number": 1, "se')
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-20])
     again = Journal(path)
     assert again.done == {(0, 0), (0, 1), (1, 0)}
-    again.keep_only([[(0, 0), (0, 1)], [(1, 0), (1, 1)]])
+    again.mend(due)
     assert again.done == {(0, 0), (0, 1)} and path.read_bytes().count(b"\n") == 2
     again.append([row(1, 0), row(1, 1)])
     again.close()
-    assert [(r["number"], r["seed"]) for r in read_rows(path)] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert path.read_bytes() == whole
+    again.mend(due)
+    assert path.read_bytes() == whole and again.done == set(due)  # whatever the batches are that it goes on with
     with pytest.raises(InputError, match="not finite"):
         again.append([row(2, 0, math.nan)])
+
+
+def test_rows_that_are_not_due_any_more_are_dropped_alone(tmp_path):
+    journal = Journal(tmp_path / "rows.jsonl")
+    journal.append([row(0, 0), row(1, 0), row(2, 0)])
+    journal.close()
+    journal.mend([(0, 0), (2, 0), (3, 0)])
+    assert journal.done == {(0, 0), (2, 0)}
+
+
+def test_a_line_in_the_middle_that_is_no_row_is_named_and_nothing_is_dropped(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    journal = Journal(path)
+    journal.append([row(0, 0), row(1, 0)])
+    journal.close()
+    before = path.read_bytes()
+    path.write_bytes(b"x\n" + before)
+    with pytest.raises(InputError, match=r"line 1 of .* is no row of a run; take it away"):
+        Journal(path)
+    assert path.read_bytes() == b"x\n" + before
 
 
 def test_columns_have_types(tmp_path):
@@ -318,6 +341,22 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(pictures, tmp_path):
     summary = json.loads((tmp_path / "cut" / "summary.json").read_text())
     assert summary["overall"]["prompts"] == 6 and summary["pictures"] == 12 and summary["skipped"] == []
     assert summary["overall"]["mean"] == summary["right"]["mean"] < 1
+
+
+def test_what_was_done_is_kept_in_other_batches_and_where_pictures_came_in_between(pictures, tmp_path):
+    folder = tmp_path / "p"
+    shutil.copytree(pictures, folder)
+    first = (folder / "00000-0.png").rename(tmp_path / "first.png")
+    with pytest.raises(Stopped):
+        run_suite(task(folder, Counting(folder, 2)), tmp_path / "r", batch_size=2)
+    source = Counting(folder)
+    assert run_suite(task(folder, source), tmp_path / "r", batch_size=6)["new"] == 7 and len(source.given) == 7
+    first.rename(folder / "00000-0.png")
+    source = Counting(folder)
+    run_suite(task(folder, source), tmp_path / "r", batch_size=6)
+    assert source.given == [(0, 0)]
+    run_suite(task(pictures), tmp_path / "whole")
+    assert timeless(tmp_path / "r") == timeless(tmp_path / "whole")  # in the order of the prompts
 
 
 def test_a_run_is_read_by_others(pictures, tmp_path):

@@ -1,18 +1,19 @@
 """The rows of a run: what they hold, the journal that they are kept in while it runs, and the table of all.
 
-A row is a picture. The journal is JSON lines, appended batch by batch; a last line that a kill has torn is dropped.
+A row is a picture. The journal is JSON lines, appended batch by batch; a last line or batch that a kill has torn is
+dropped. What was finished is kept, also where it is gone on with in other batches.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from accord.evaluation.registry import Judged, Record
-from accord.files import parse_json, reason
+from accord.files import parse_json, reason, write_file
 from accord.types import InputError
 
 Row = dict[str, Any]
@@ -107,7 +108,8 @@ class Journal:
             InputError: if they cannot be written: no room, or a number that is not finite.
         """
         try:
-            data = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows).encode()
+            said = [{**row, "batch": [i, len(rows)]} for i, row in enumerate(rows)]
+            data = "".join(json.dumps(row, allow_nan=False) + "\n" for row in said).encode()
         except ValueError as error:
             raise InputError("a score is not finite, which no table holds; use the judge in float32") from error
         try:
@@ -119,19 +121,24 @@ class Journal:
             raise InputError(f"{str(self.path)!r} cannot be written ({reason(error)}); make room") from error
         self.done.update((row["number"], row["seed"]) for row in rows)
 
-    def keep_only(self, batches: Sequence[Sequence[tuple[int, int]]]) -> None:
-        """Drop what a kill has torn: a last line that is none, and all that is of no whole batch, so that a batch is
-        made again as it would have been.
+    def mend(self, due: Collection[tuple[int, int]]) -> None:
+        """Drop what a kill has torn, a last line that is none and a last batch that is not whole, so that it is made
+        again as it would have been; and rows that are not due any more.
         """
-        whole = {key for batch in batches if self.done.issuperset(batch) for key in batch}
-        good = 0
+        ends: list[int] = []  # of the lines
+        place, size, others = 0, 1, False
         for row, end in _lines(self.path):
-            if (row["number"], row["seed"]) not in whole:
-                break
-            good = end
+            ends.append(end)
+            place, size = row.get("batch", (0, 1))
+            others |= (row["number"], row["seed"]) not in due
+        torn = place + 1 if ends and place + 1 < size else 0
+        good = ends[-1 - torn] if len(ends) > torn else 0
         if self.path.exists() and self.path.stat().st_size != good:
             with open(self.path, "r+b") as file:
                 file.truncate(good)
+        if others:
+            kept = [row for row in read_rows(self.path) if (row["number"], row["seed"]) in due]
+            write_file(self.path, "".join(json.dumps(row) + "\n" for row in kept).encode())
         self.done = {(row["number"], row["seed"]) for row in read_rows(self.path)}
 
     def close(self) -> None:
@@ -141,22 +148,39 @@ class Journal:
 
 
 def _lines(path: Path) -> Iterator[tuple[Row, int]]:
-    """(row, where its line ends) of a journal, up to the first line that is none."""
+    """(row, where its line ends) of a journal, without a last line that is torn.
+
+    Raises:
+        InputError: for another line that is no row.
+    """
     try:
         file = open(path, "rb")  # noqa: SIM115 (closed below)
     except FileNotFoundError:
         return
     with file:
-        end = 0
-        for line in file:
+        end, broken = 0, 0
+        for number, line in enumerate(file, start=1):
+            if broken:
+                raise InputError(
+                    f"line {broken} of {str(path)!r} is no row of a run; take it away, and its picture is made again"
+                )
             end += len(line)
             try:
                 row = parse_json(line.decode()) if line.endswith(b"\n") else None
             except ValueError:
                 row = None
-            if not isinstance(row, dict) or not all(isinstance(row.get(k), int) for k in ("number", "seed")):
-                return
-            yield row, end
+            if row is not None and _is_row(row):
+                yield row, end
+            else:
+                broken = number
+
+
+def _is_row(row: Any) -> bool:
+    """Whether it says which picture it is of, and of how large a batch."""
+    if not isinstance(row, dict) or not all(isinstance(row.get(k), int) for k in ("number", "seed")):
+        return False
+    batch = row.get("batch", [0, 1])
+    return isinstance(batch, list) and len(batch) == 2 and all(isinstance(n, int) for n in batch)
 
 
 def read_rows(path: Path) -> Iterator[Row]:

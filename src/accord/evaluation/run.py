@@ -110,7 +110,7 @@ def run_suite(
         jobs = task.pictures.jobs(share_of(task.records, shard), task.seeds)
         batches = [jobs[start : start + batch_size] for start in range(0, len(jobs), batch_size)]
         with _begun(out, about, journal_path), contextlib.closing(Journal(journal_path)) as journal:
-            journal.keep_only([[_key(job) for job in batch] for batch in batches])
+            journal.mend({_key(job) for job in jobs})
             new = _work(task, out, batches, journal, about, progress)
     finished = due <= _done(journals(out))
     data = {"out": str(out), "pictures": len(jobs), "new": new, "finished": finished}
@@ -130,7 +130,7 @@ def _work(
     progress: bool,
 ) -> int:
     """Do the batches that the journal has not; returns the number of new pictures."""
-    left = [b for b in batches if not journal.done.issuperset(map(_key, b))]
+    left = [part for b in batches if (part := [job for job in b if _key(job) not in journal.done])]
     if not left:
         return 0
     new, total = 0, sum(map(len, batches))
@@ -312,7 +312,18 @@ def _done(paths: Iterable[Path]) -> set[tuple[int, int]]:
 
 def all_rows(run: Path) -> Iterator[Row]:
     """All rows of a run in the order of its prompts, skipped ones among them, one after the other."""
-    return heapq.merge(*map(read_rows, journals(run)), key=lambda row: (row["number"], row["seed"]))
+    return heapq.merge(*map(_in_order, journals(run)), key=_place)
+
+
+def _place(row: Row) -> tuple[int, int]:
+    return row["number"], row["seed"]
+
+
+def _in_order(journal: Path) -> Iterator[Row]:
+    """The rows of a journal in the order of its prompts; they are held only where pictures came in between later."""
+    places = [_place(row) for row in read_rows(journal)]
+    rows = read_rows(journal)
+    return rows if places == sorted(places) else iter(sorted(rows, key=_place))
 
 
 def good_rows(run: Path) -> Iterator[Row]:
@@ -436,6 +447,9 @@ def _check_whole(about: Mapping[str, Any], paths: Sequence[Path]) -> None:
     shards there are.
     """
     shards, pictures = about["shards"], about.get("pictures")
+    twice = sum(1 for path in paths for _ in read_rows(path)) - len(_done(paths))
+    if twice:
+        raise InputError(f"{twice} of the pictures are in two of the shards; give each picture once")
     missing = 0 if pictures is None else pictures - len(_done(paths))
     if shards > len(paths) and (missing > 0 or pictures is None):
         raise InputError(
