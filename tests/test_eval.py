@@ -23,7 +23,7 @@ from accord.evaluation.compare import compare, page_of, table_of, write_comparis
 from accord.evaluation.pictures import Found, picture_name
 from accord.evaluation.registry import NEEDS, Judged, Record, suite_named, suite_names
 from accord.evaluation.rows import KINDS, TIMES, Journal, read_rows, row_of
-from accord.evaluation.run import Task, merge, run_suite
+from accord.evaluation.run import Task, merge, read_about, run_suite
 from accord.evaluation.stats import best_of, figure_of, mean_of_groups
 from accord.evaluation.suites.questions import Asked, Questions, question_records, verdicts
 from accord.judges.protocol import Answers
@@ -996,3 +996,19 @@ def test_the_suite_of_the_lab_has_the_plain_row_of_scenebench(accord_cli):
     tags = {name: figure["mean"] for name, figure in summary["tags"].items()}
     assert tags.pop("held out") == wanted["heldout"] and tags == wanted["by_category"]
     assert summary["denoiser_calls"] == wanted["denoiser_calls"]
+
+
+def test_many_questions_that_need_each_other_take_no_time():
+    """All before each, and a chain; each was once asked for all of them again and again."""
+    every = [Asked("q", (("yes",), ("no",)), "t", n, tuple(range(n))) for n in range(200)]
+    chain = [Asked("q", (("yes",), ("no",)), "t", n, (n - 1,) if n else ()) for n in range(1500)]
+    yes, no = np.array([0.9, 0.1]), np.array([0.1, 0.9])
+    assert verdicts(every, [yes] * 200) == [True] * 200
+    assert verdicts(every, [yes] * 100 + [no] + [yes] * 99) == [True] * 100 + [False] * 100
+    assert verdicts(chain, [yes] * 1500)[-1] and not verdicts(chain, [no, *[yes] * 1499])[-1]
+
+
+def test_a_damaged_record_of_a_run_is_one_sentence(tmp_path):
+    (tmp_path / "run.json").write_text('{"schema": "accord.run/1", "suite": "geneval"}')
+    with pytest.raises(InputError, match=r"run\.json of the run in .* says no figure; run it again"):
+        read_about(tmp_path)

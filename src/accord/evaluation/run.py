@@ -296,6 +296,10 @@ def read_about(run: Path) -> dict[str, Any]:
         raise InputError(
             f"the run in {str(run)!r} has the schema {found.get('schema')!r}, and {SCHEMA!r} is read; run it again"
         )
+    kinds = {"suite": str, "figure": str, "mean_of_tags": list, "seeds": list, "shards": int, "versions": dict}
+    broken = next((name for name, kind in kinds.items() if not isinstance(found.get(name), kind)), None)
+    if broken is not None:
+        raise InputError(f"run.json of the run in {str(run)!r} says no {broken}; run it again")
     return found
 
 

@@ -13,6 +13,7 @@ Beside DPG-Bench's CSV its prompts may lie as `prompts/ITEM.txt`; they are what 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -168,10 +169,15 @@ def verdicts(asked: Sequence[Asked], found: Sequence[np.ndarray]) -> list[bool]:
     plain = {a.number: bool(p[0] > max(p[1:], default=SAID)) for a, p in zip(asked, found, strict=True)}
     needs = {a.number: a.needs for a in asked}
 
-    def holds(number: int, above: tuple[int, ...] = ()) -> bool:
-        if number not in plain or number in above:  # a premise that is not asked, or a circle
-            return True
-        return plain[number] and all(holds(n, (*above, number)) for n in needs[number])
+    def holds(number: int) -> bool:
+        left, seen = [number], {number}  # it, and all that it needs; a premise that is not asked holds
+        while left:
+            if not plain[left[-1]]:
+                return False
+            more = [n for n in dict.fromkeys(needs[left.pop()]) if n in plain and n not in seen]
+            left += more
+            seen.update(more)
+        return True
 
     return [holds(a.number) for a in asked]
 
@@ -218,7 +224,7 @@ def question_records(path: Path, skipped: PairsFile, instruction: str = "") -> l
 def _long_prompt(path: Path, key: str) -> str:
     """DPG-Bench's prompt of an item, where its files lie beside the table."""
     file = path.parent / "prompts" / f"{key}.txt"
-    if "/" in key or not file.is_file():
+    if "/" in key or "\0" in key or len(os.fsencode(file.name)) > 255 or not file.is_file():  # no file has such a name
         return ""
     return " ".join(read_text(file, "prompt").split())
 
