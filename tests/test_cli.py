@@ -207,7 +207,7 @@ def test_score_of_pairs_sets_bad_rows_aside(accord_cli, tmp_path):
     assert {p.name for p in (tmp_path / "scores").iterdir()} == {"s.jsonl", "s-gallery"}
     page = tmp_path / "scores" / "s-gallery" / "index.html"
     assert data["gallery"] == str(page.relative_to(tmp_path)) and str(tmp_path) not in page.read_text(encoding="utf8")
-    assert {p.name for p in page.parent.rglob("*.png")} == {"00001.png", "00006.png"}
+    assert {p.name for p in page.parent.rglob("*.png")} == {"00000.png", "00001.png"}
 
 
 def test_info_prints_one_json_object(accord_cli):

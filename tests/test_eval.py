@@ -607,7 +607,7 @@ def made_run(folder, scores, seconds=2.0, judge_seconds=0.5, calls=4.0, mean_of_
     """A finished run with these scores: {number: [score, ...]}."""
     folder.mkdir(parents=True)
     about = {"schema": running.SCHEMA, "suite": "scenes", "figure": "right", "mean_of_tags": mean_of_tags, "shards": 1}
-    about |= more
+    about |= {"seeds": [], "versions": {}, **more}
     (folder / "run.json").write_text(json.dumps(about))
     journal = Journal(folder / "rows.jsonl")
     rows = [row(n, s, v) for n, values in scores.items() for s, v in enumerate(values)]
