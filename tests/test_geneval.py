@@ -46,7 +46,7 @@ from accord.evaluation.geneval_records import (
     RENAMED,
     TAGS,
     Record,
-    picture_name,
+    layout_name,
     read_pictures,
     read_records,
     read_verdicts,
@@ -587,9 +587,9 @@ def test_pictures_in_genevals_layout(tmp_path):
     noise().save(tmp_path / "00001" / "samples" / "sheet.png")
     records, pictures = read_pictures(tmp_path)
     assert [r.tag for r in records] == ["counting"] * 2 + ["position"] * 2
-    names = [picture_name(p) for p in pictures]
+    names = [layout_name(p) for p in pictures]
     assert names == [f"0000{i}/samples/000{j}.png" for i in (0, 1) for j in (0, 1)]
-    assert picture_name(r"C:\pictures\00000\samples\0001.png") == names[1]
+    assert layout_name(r"C:\pictures\00000\samples\0001.png") == names[1]
 
 
 def test_a_layout_that_is_broken_is_refused_by_the_part(tmp_path):
@@ -792,7 +792,7 @@ def test_end_to_end_with_tiny_models_of_the_real_classes(tmp_path, clip):
     strict = judge_pictures(records, Pictures(files), detector, colours)
     assert not any(v.correct or v.found for v in strict)
     assert figures(strict)["overall"] == 0
-    names = [picture_name(p) for p in files]
+    names = [layout_name(p) for p in files]
     assert agreement(marks(names, verdicts), marks(names, verdicts))["overall"]["agreement"] == 1
 
 

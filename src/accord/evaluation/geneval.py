@@ -420,5 +420,5 @@ def _agreement(pairs: list[tuple[bool, bool]]) -> dict[str, Any]:
 
 
 def marks(names: Iterable[str], verdicts: Iterable[Verdict]) -> dict[str, tuple[str, bool]]:
-    """Verdicts as `agreement` takes them, by the names of their pictures (`geneval_records.picture_name`)."""
+    """Verdicts as `agreement` takes them, by the names of their pictures (`geneval_records.layout_name`)."""
     return {name: (v.tag, v.correct) for name, v in zip(names, verdicts, strict=True)}

@@ -187,7 +187,7 @@ def read_pictures(folder: str | Path) -> tuple[list[Record], list[Path]]:
 
 
 # --- verdicts of others ---------------------------------------------------------------------------------------------
-def picture_name(path: str | Path) -> str:
+def layout_name(path: str | Path) -> str:
     """What a picture is called in GenEval's layout, wherever the folder lies: `00000/samples/0000.png`."""
     return "/".join(Path(str(path).replace("\\", "/")).parts[-3:])
 
@@ -207,11 +207,11 @@ def read_verdicts(path: str | Path) -> dict[str, tuple[str, bool]]:
         if not isinstance(name, str) or not isinstance(tag, str) or not isinstance(correct, bool):
             why = row if isinstance(row, Broken) else "it has no filename, tag and correct (true or false)"
             raise InputError(f"line {number} of the file of verdicts {str(path)!r} cannot be used: {why}")
-        if picture_name(name) in found:
+        if layout_name(name) in found:
             raise InputError(
-                f"line {number} of the file of verdicts {str(path)!r} names {picture_name(name)!r} again; remove one"
+                f"line {number} of the file of verdicts {str(path)!r} names {layout_name(name)!r} again; remove one"
             )
-        found[picture_name(name)] = tag, correct
+        found[layout_name(name)] = tag, correct
     if not found:
         raise InputError(f"the file of verdicts {str(path)!r} is empty; give the results.jsonl of GenEval's program")
     return found

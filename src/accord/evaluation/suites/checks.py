@@ -15,9 +15,8 @@ from accord.evaluation.prompts import prompt_records
 from accord.evaluation.registry import Judged, Record, Suite, suite
 from accord.judges.diagnosis import align
 from accord.judges.protocol import Judge
+from accord.reports.gallery import RIGHT
 from accord.types import Alignment
-
-RIGHT = 0.5  # probability from which on a word counts as shown
 
 
 @suite("checks")
