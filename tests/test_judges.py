@@ -22,15 +22,17 @@ from zoo import t5_tokenizer
 import accord
 from accord.data.images import to_pil, to_tensor
 from accord.judges.calibrate import Calibrated, Calibration, calibrate, fit
-from accord.judges.chat import ChatJudge
+from accord.judges.chat import ChatJudge, _Seen
 from accord.judges.contrast import ClipJudge
 from accord.judges.diagnosis import align
+from accord.judges.pixels import KNOWN, follow
 from accord.judges.processors import of_pictures
 from accord.judges.protocol import Answers, Judge, Question
 from accord.judges.questions import Asked, as_judge, checks, weighed
 from accord.judges.vqascore import ASKED_OF_T5, ClipFlanT5, means, soft_tifa, spellings, vqa_score
 from accord.methods.realign.regions import describe
 from accord.prompts.phrases import phrases_of
+from accord.rewards.composed import check_gradient
 from accord.types import InputError, Notice, Region
 
 QUESTIONS = [
@@ -39,6 +41,7 @@ QUESTIONS = [
     Question("What color is the key in the picture? Answer in one word.", (("red", "Red"), ("blue", "Blue"))),
 ]
 SHARING = ("qwen25", "qwen3", "idefics3", "llava", "internvl")
+GRADED = ("qwen25", "qwen3", "idefics3", "llava", "paligemma")
 
 
 def noise(count=2, height=48, width=64):
@@ -70,9 +73,74 @@ def test_a_picture_goes_through_the_tower_once_for_all_its_questions(name, tower
     judge, images = fresh(name), noise()
     judge.shares, seen = True, []
     hook = getattr(judge.model.model, tower).register_forward_hook(lambda *_: seen.append(1))
-    judge.answer(images, QUESTIONS * 2, [0, 0, 0, 1, 1, 1])
+    for judge.batches, passes in ((False, 2), (True, 1)):
+        seen.clear()
+        judge.answer(images, QUESTIONS * 2, [0, 0, 0, 1, 1, 1])
+        assert len(seen) == passes
     hook.remove()
-    assert len(seen) == 2
+
+
+@pytest.mark.parametrize("name", SHARING)
+def test_pictures_that_are_encoded_together_are_answered_as_one_by_one(name, monkeypatch):
+    monkeypatch.setattr("accord.judges.chat.TOGETHER", 2)
+    judge, images, texts = fresh(name), noise(3), ["a red star", "two", "a blue key", "a"]
+    asked, image_of = [*QUESTIONS, QUESTIONS[0], QUESTIONS[1]], [0, 0, 2, 1, 2]
+    found = judge.answer(images, asked, image_of), judge.log_likelihood(images, texts, [2, 0, 0, 1])
+    assert judge.batches is True
+    judge.batches = False
+    alone = judge.answer(images, asked, image_of), judge.log_likelihood(images, texts, [2, 0, 0, 1])
+    assert np.allclose(probabilities(found[0]), probabilities(alone[0]), rtol=1e-4)
+    assert torch.allclose(found[1], alone[1], atol=1e-3)
+    assert not torch.allclose(found[1], found[1].flip(0), atol=1e-2)
+
+
+# gradients ----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", GRADED)
+@pytest.mark.filterwarnings("ignore::accord.types.Notice")
+def test_what_a_chat_model_answers_has_a_gradient_and_going_up_it_raises_yes(name):
+    judge, images = fresh(name), noise(2).requires_grad_(True)
+    found = judge.probabilities(images, [*QUESTIONS[:2], QUESTIONS[0]], [0, 0, 1])
+    usual = judge.answer(images, [*QUESTIONS[:2], QUESTIONS[0]], [0, 0, 1])
+    assert np.allclose(probabilities([p.detach().numpy() for p in found]), probabilities(usual), rtol=1e-4)
+    (slope,) = torch.autograd.grad(found[0][0].log(), images)
+    assert slope[0].abs().max() > 0 and slope.isfinite().all() and not slope[1].any()
+    up, down = ((images.detach() + by / 255 * slope.sign()).clamp(0, 1) for by in (2, -2))
+    above, below = (judge.answer(moved, QUESTIONS[:1], [0])[0][0] for moved in (up, down))
+    assert above > usual[0][0] > below
+
+
+@pytest.mark.parametrize("name", GRADED)
+def test_pictures_are_prepared_with_gradients_as_the_processor_prepares_them(name):
+    judge, level = shared(name), 1 / 255
+    own = judge.processor.image_processor
+    for height, width in ((64, 64), (50, 90), (91, 60)):
+        images = noise(2, height, width)
+        values = own([[p] for p in to_pil(images)], return_tensors="pt")["pixel_values"]
+        off = (KNOWN[type(own).__name__](own, images) - values).abs() * min(own.image_std)
+        assert off.mean() < 0.6 * level  # it rounds after each pass; and Pillow may go down before it goes across
+        same = follow(own, images, values)
+        assert torch.equal(same, values)
+    with pytest.raises(InputError, match="in a way that has no gradient here"):
+        follow(own, images, values + 0.1)
+
+
+def test_judges_without_gradients_say_so():
+    judge = fresh("internvl")
+    assert not judge.differentiable
+    with pytest.raises(InputError, match="gives no gradients: how GotOcr2ImageProcessorPil prepares"):
+        judge.probabilities(noise(1).requires_grad_(True), QUESTIONS[:1], [0])
+    with pytest.raises(InputError, match="gives no gradients"):
+        judge.log_likelihood(noise(1).requires_grad_(True), ["a"], [0])
+
+
+def test_a_reward_is_tuned_by_a_chat_model_with_gradients():
+    made, images, prompts = accord.make_rewards({"likelihood": 1.0}, fresh("qwen3")), noise(1), ["a red star"]
+    check_gradient(made, images, prompts)
+    pixels = images.clone().requires_grad_(True)
+    (slope,) = torch.autograd.grad(made(pixels, prompts).sum(), pixels)
+    with torch.no_grad():
+        low, high = (made(images + by / 255 * slope.sign(), prompts).sum() for by in (-1, 1))
+    assert low < high
 
 
 def test_a_model_whose_picture_sees_the_question_is_asked_one_by_one_and_says_so():
@@ -237,7 +305,7 @@ def test_likelihood_of_a_text_is_that_of_the_whole_answer(name):
     """Brute force: token after token, each with a run of its own; the prompt's tokens see what they saw before."""
     judge, images, text = shared(name), noise(2), "a red star"
     both = judge.log_likelihood(judge.encode(images), [text, "two", text], [0, 1, 1])
-    inputs = judge._inputs(to_pil(images)[1], judge._describing)
+    inputs = judge._inputs(_Seen(to_pil(images)[1:]), judge._describing)
     ids = [*judge.tokenizer(text, add_special_tokens=False).input_ids, judge.tokenizer.eos_token_id]
     total = 0.0
     for token in ids:
@@ -430,7 +498,7 @@ def test_siglip_ranks_texts_by_its_own_logits(tmp_path):
 
 def test_rewards_refuse_a_judge_without_gradients_or_captions():
     with pytest.raises(InputError, match="gives no gradients of likelihoods"):
-        accord.make_rewards({"contrast": 1.0}, shared("qwen3"))
+        accord.make_rewards({"contrast": 1.0}, shared("internvl"))
     with pytest.raises(InputError, match="writes no captions"):
         accord.make_rewards({"caption-clip": 1.0}, accord.load_judge(str(MODELS / "clip")))
     reward = accord.make_rewards({"caption-clip": 1.0}, shared("qwen3"))
