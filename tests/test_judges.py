@@ -235,6 +235,15 @@ def test_a_model_that_runs_is_held_whoever_asks_for_it(tmp_path):
     ):
         with only_held(chat.model, chat.model):
             run()
+    blip = accord.load_captioner()
+    states = blip.encode(images)
+    for tower, run in (
+        (blip.model.vision_model, lambda: blip.encode(images)),
+        (blip.model.text_decoder, lambda: blip.log_likelihood(states, ["a"], [0])),
+        (blip.model.text_decoder, lambda: blip.caption(images, max_new_tokens=1)),
+    ):
+        with only_held(tower, blip.model):
+            run()
     clip = accord.load_judge(str(MODELS / "clip")).scorer
     for tower, run in (
         (clip.model.vision_model, lambda: clip.image_features(images)),
@@ -462,7 +471,9 @@ def test_the_lab_and_its_clip_are_judges():
 
 def test_what_is_no_judge_is_refused_in_one_sentence(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
-    with pytest.raises(InputError, match="is a bert model; use a BLIP or BLIP-2, a CLIP or SigLIP, or a chat model"):
+    with pytest.raises(
+        InputError, match="is a bert model; use a BLIP, BLIP-2 or Florence-2, a CLIP or SigLIP, or a chat model"
+    ):
         accord.load_judge(str(tmp_path))
     judge = fresh("llava")
     processor = T.LlavaProcessor(judge.processor.image_processor, judge.tokenizer, patch_size=8)

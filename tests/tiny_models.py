@@ -28,14 +28,19 @@ from transformers import (
     CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
+    Florence2Config,
+    Florence2ForConditionalGeneration,
+    RobertaTokenizer,
     T5Config,
     T5EncoderModel,
     T5TokenizerFast,
 )
+from zoo import byte_level
 
 from accord.diffusion import state
 from accord.embedded import FOLDER as MODELS
 from accord.judges.captioners import Captioner
+from accord.judges.florence import Florence2Captioner
 from accord_lab.scenes.render import render
 from accord_lab.scenes.scene import Scene, Thing
 from accord_lab.scenes.videos import MovingScene, moving_scene
@@ -302,6 +307,27 @@ def tiny_blip2() -> Captioner:
     config = Blip2Config(vision_config=vision, qformer_config=qformer, text_config=text, num_query_tokens=4)
     config.image_token_index = config.image_token_id = len(tokenizer)
     return Captioner(Blip2ForConditionalGeneration(config).eval(), tokenizer, 32, [0.5] * 3, [0.5] * 3)
+
+
+def tiny_florence2() -> Captioner:
+    """A Florence-2, whose picture and task go through an encoder."""
+    torch.manual_seed(0)
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", "<image>"]
+    vocab, merges = byte_level("a red blue star key two gray on keys What does the image describe".split(), special)
+    tokenizer = RobertaTokenizer(vocab=vocab, merges=merges, extra_special_tokens={"image_token": "<image>"})
+    tokenizer.model_max_length = 128
+    marks = {"bos_token_id": "<s>", "pad_token_id": "<pad>", "eos_token_id": "</s>", "decoder_start_token_id": "</s>"}
+    text = {"model_type": "bart", "vocab_size": len(tokenizer), "d_model": 32, "max_position_embeddings": 128}
+    text |= {f"{half}_{name}": 2 for half in ("encoder", "decoder") for name in ("layers", "attention_heads")}
+    text |= {"encoder_ffn_dim": 64, "decoder_ffn_dim": 64}
+    text |= {name: tokenizer.convert_tokens_to_ids(token) for name, token in marks.items()}
+    vision = {"depths": [1, 1], "patch_size": [7, 3], "patch_stride": [4, 2], "patch_padding": [3, 1]}
+    vision |= {"patch_prenorm": [False, True], "embed_dim": [16, 16], "num_heads": [2, 2], "num_groups": [2, 2]}
+    vision |= {"window_size": 4, "projection_dim": 32, "drop_path_rate": 0.0}
+    image = tokenizer.convert_tokens_to_ids("<image>")
+    config = Florence2Config(text_config=text, vision_config=vision, image_token_id=image)
+    model = Florence2ForConditionalGeneration(config).eval()
+    return Florence2Captioner(model, tokenizer, 32, [0.5] * 3, [0.5] * 3)
 
 
 # --- threads ----------------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ def load_judge(
     dtype: torch.dtype | None = None,
     calibration: str | Path | None = None,
 ) -> AnyJudge:
-    """A judge of pictures: a captioner (BLIP, BLIP-2), a chat model that sees pictures, or a CLIP or SigLIP.
+    """A judge of pictures: a captioner (BLIP, BLIP-2, Florence-2), a chat model that sees pictures, a CLIP or SigLIP.
 
     Args:
         model: folder or hub id; the embedded captioner if None or "lab".
@@ -42,13 +42,13 @@ def _load(model: str | None, device: str, dtype: torch.dtype | None) -> Captione
     if model in (None, "lab"):
         return load_captioner(model, device, dtype)
     kind = kind_of(str(model), f"judge {model!r}")
-    if kind in ("blip", "blip-2"):
-        return Captioner.from_pretrained(str(model), device, dtype)
+    if kind in ("blip", "blip-2", "florence2"):  # the last is a chat model to transformers, but answers no questions
+        return load_captioner(model, device, dtype)
     if kind in ("clip", "siglip"):
         return ClipJudge.from_pretrained(str(model), device, dtype)
     if kind in CHAT:
         return ChatJudge.from_pretrained(str(model), device, dtype)
     raise InputError(
-        f"judge {model!r} is {a_kind(kind)} model; use a BLIP or BLIP-2, a CLIP or SigLIP, or a chat model that sees "
-        "pictures, such as Qwen/Qwen3-VL-8B-Instruct"
+        f"judge {model!r} is {a_kind(kind)} model; use a BLIP, BLIP-2 or Florence-2, a CLIP or SigLIP, or a chat model "
+        "that sees pictures, such as Qwen/Qwen3-VL-8B-Instruct"
     )
