@@ -16,11 +16,12 @@ from torch.utils.checkpoint import checkpoint
 
 from accord.data.lexicon import DEFAULT, Lexicon
 from accord.data.prompts import words_beyond
-from accord.diffusion.loading import check_moments, kind_of, load_model, load_tokenizer, loading
+from accord.diffusion.loading import kind_of, load_model, load_tokenizer, loading
 from accord.diffusion.state import held
 from accord.embedded import CAPTIONER
 from accord.judges.likelihood import by_likelihood
-from accord.types import InputError, Prompt, WordScore, a_kind
+from accord.judges.processors import check_kind, load_image_processor
+from accord.types import InputError, Prompt, WordScore
 
 
 class Captioner(nn.Module):
@@ -79,9 +80,7 @@ class Captioner(nn.Module):
 
         classes = {"blip": BlipForConditionalGeneration, "blip-2": Blip2ForConditionalGeneration}
         what = f"captioner {model!r}"
-        kind = kind_of(model, what)
-        if kind not in classes:
-            raise InputError(f"{what} is {a_kind(kind)} model; use a BLIP, BLIP-2 or Florence-2")
+        kind = check_kind(model, what, classes, "a BLIP, BLIP-2 or Florence-2")
         network = load_model(classes[kind], model, what, dtype=dtype or torch.float32)
         if (
             kind == "blip-2" and network.config.image_token_index is None
@@ -91,10 +90,9 @@ class Captioner(nn.Module):
                 "revision of it"
             )
         tokenizer = load_tokenizer(model, what)
+        processor = load_image_processor(BlipImageProcessorPil, model, what)
         with loading(what):
-            processor = BlipImageProcessorPil.from_pretrained(model)
             size = int(processor.size["height"])
-        check_moments(processor.image_mean, processor.image_std, what)
         path = Path(model) / "lexicon.json"
         lexicon = Lexicon.load(path) if path.is_file() else DEFAULT
         source = None if model == str(CAPTIONER) else model

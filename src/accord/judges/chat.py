@@ -62,6 +62,7 @@ class ChatJudge:
         shares: whether questions go on from one encoding of their picture; None until it is tried out.
         batches: whether pictures of one size are encoded together; None until it is tried out.
         differentiable: whether pictures have a gradient in its probabilities and likelihoods.
+        regions: how it sees a region of a picture: "crop", or "box" for the whole picture with a box drawn in it.
     """
 
     any_size = True
@@ -74,6 +75,7 @@ class ChatJudge:
         self.tokenizer = processor.tokenizer
         self.shares: bool | None = None
         self.batches: bool | None = None
+        self.regions = "crop"
         self.differentiable = is_known(processor.image_processor)
         self.template = _template(processor)
         self.form = FORMS.get(model.config.model_type)

@@ -11,6 +11,7 @@ from accord.judges.calibrate import Calibrated, Calibration
 from accord.judges.captioners import Captioner, load_captioner
 from accord.judges.chat import ChatJudge
 from accord.judges.contrast import ClipJudge
+from accord.judges.regions import VIEWS, check_sees_boxes
 from accord.types import InputError, a_kind
 
 AnyJudge = Captioner | ClipJudge | ChatJudge | Calibrated
@@ -21,6 +22,7 @@ def load_judge(
     device: str = "cpu",
     dtype: torch.dtype | None = None,
     calibration: str | Path | None = None,
+    regions: str = "crop",
 ) -> AnyJudge:
     """A judge of pictures: a captioner (BLIP, BLIP-2, Florence-2), a chat model that sees pictures, a CLIP or SigLIP.
 
@@ -28,11 +30,19 @@ def load_judge(
         model: folder or hub id; the embedded captioner if None or "lab".
         dtype: of its weights; float32 if None, for a chat model that is not on a CPU what they were saved in.
         calibration: file that `calibrate` wrote for this judge.
+        regions: how it sees a region of a picture where regions are judged: "crop", or "box" for the whole picture with
+            the region's box drawn in it, which a chat model alone can be told of.
 
     Raises:
-        InputError: for a model that cannot be read or is none of them, or a calibration of another judge.
+        InputError: for a model that cannot be read or is none of them, a calibration of another judge, or boxes for a
+            judge that answers no questions.
     """
+    if regions not in VIEWS:
+        raise InputError(f"the view of regions {regions!r} is unknown; use {' or '.join(VIEWS)}")
     judge = _load(model, device, dtype)
+    if regions == "box":
+        check_sees_boxes(judge)
+        judge.regions = regions  # type: ignore[union-attr]
     return judge if calibration is None else Calibrated(judge, Calibration.load(calibration, judge.name))
 
 
