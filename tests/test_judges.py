@@ -29,6 +29,7 @@ from accord.judges.pixels import KNOWN, follow
 from accord.judges.processors import of_pictures
 from accord.judges.protocol import Answers, Judge, Question
 from accord.judges.questions import Asked, as_judge, checks, weighed
+from accord.judges.regions import WITHIN, align_regions, with_box
 from accord.judges.vqascore import ASKED_OF_T5, ClipFlanT5, means, soft_tifa, spellings, vqa_score
 from accord.methods.realign.regions import describe
 from accord.prompts.phrases import phrases_of
@@ -427,6 +428,57 @@ def test_text_in_the_picture_is_judged_by_questions_and_not_by_likelihood():
     assert "OPEN" not in by_answers.unjudged and "OPEN" in by_captions.unjudged
 
 
+# regions ------------------------------------------------------------------------------------------------------------
+BOX = (0.25, 0.25, 0.75, 0.5)
+
+
+def test_a_box_is_drawn_around_a_region_and_leaves_its_inside(tmp_path):
+    image = torch.full((3, 80, 120), 0.5)
+    drawn = with_box(image, BOX)
+    assert torch.equal(drawn[:, 20:40, 30:90], image[:, 20:40, 30:90])
+    assert (drawn[:, 19, 30:90] == 1).all() and (drawn[:, 18, 30:90] == 0).all() and (drawn[:, 17] == 0.5).all()
+    assert (drawn[:, 20:40, 90] == 1).all() and (drawn[:, 20:40, 91] == 0).all() and (drawn[:, :, 92:] == 0.5).all()
+    assert torch.equal(with_box(image, (0.0, 0.0, 1.0, 1.0)), image)  # there is no room for lines, and no need
+
+
+def test_a_judge_looks_into_boxes_that_are_drawn_or_at_crops():
+    image, prompts = noise(1)[0], [phrases_of("a red star"), phrases_of("a key")]
+    seen = []
+
+    class Looks(Fixed):
+        def answer(self, images, questions, image_of):
+            seen.append(images)
+            return super().answer(images, questions, image_of)
+
+    judge = Looks(0.8)
+    for judge.regions, sizes, start in (("crop", (448, 448), "Is there"), ("box", (48, 64), f"{WITHIN} Is there")):
+        judge.asked = []
+        found = align_regions(image, [BOX, BOX], prompts, as_judge(judge), captions=False)
+        assert [a.overall for a in found] == pytest.approx([0.8, 0.8])
+        assert seen.pop().shape == (2, 3, *sizes) and judge.asked[1][0].startswith(start.replace("Is there", ""))
+        assert [text.startswith(start) for text, _ in judge.asked].count(True) >= 2
+    calibrated = Calibrated(as_judge(judge), Calibration("fixed", 0.5, 0.0, 0.5, 100, 1.0, 0.5, 0.9))
+    found = align_regions(image, [BOX], prompts[:1], calibrated, captions=False)[0]
+    assert found.words[0].probability == pytest.approx(1 / (1 + 0.25**0.5)) and judge.asked[-1][0].startswith(WITHIN)
+    assert torch.equal(seen.pop()[0], with_box(image, BOX))
+    assert align_regions(image, [], [], calibrated) == []
+
+
+def test_a_chat_model_judges_and_captions_what_is_in_a_box():
+    judge, prompt = leaning("qwen3", "Yes"), phrases_of("a star")
+    judge.regions = "box"
+    regions = [Region(0, BOX, np.ones((4, 4), np.float32))]
+    found = describe(noise(1)[0], prompt, regions, judge)[0]
+    assert found.deficit < 0.05 and found.caption == "Yes" * len(found.caption.split("Yes")[1:])
+
+
+def test_boxes_are_refused_where_nobody_can_be_told_of_them():
+    with pytest.raises(InputError, match="judge 'of the lab' answers no questions, so it cannot be told to look into"):
+        accord.load_judge(regions="box")
+    with pytest.raises(InputError, match="the view of regions 'eyes' is unknown; use crop or box"):
+        accord.load_judge(regions="eyes")
+
+
 def test_repair_takes_a_judge_that_answers(tmp_path):
     from conftest import tiny_pipeline
 
@@ -716,8 +768,11 @@ def test_score_and_realign_by_a_chat_model(accord_cli, tmp_path):
     code, out, _ = accord_cli("score", tmp_path / "star.png", text, *options)
     tempered = [1 / (1 + (1 / w.probability - 1) ** 0.5) for w in by_python]
     assert code == 0 and [w["probability"] for w in json.loads(out)["words"]] == pytest.approx(tempered, rel=1e-3)
-    options = ("--judge", judge, "--steps", 2, "--rounds", 0, "--out", tmp_path / "out", "--json")
-    code, out, error = accord_cli("realign", "a star", *options)
+    options = ("--judge", judge, "--steps", 2, "--rounds", 1, "--out", tmp_path / "out", "--json")
+    code, out, error = accord_cli("realign", "a star", *options, "--judge-regions", "box")
     assert code == 0 and json.loads(out)["results"][0]["before"]["words"][1]["judged"].startswith("answer to")
+    for view, why in (("box", "answers no questions"), ("eyes", "--judge-regions 'eyes' is unknown")):
+        code, _, error = accord_cli("realign", "a star", "--judge-regions", view, "--out", tmp_path / "none")
+        assert code == 2 and why in error and "Traceback" not in error
     code, _, error = accord_cli("score", tmp_path / "star.png", "a star", "--calibration", tmp_path / "c.json")
     assert code == 2 and "was fitted to" in error and "Traceback" not in error

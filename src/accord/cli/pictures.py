@@ -320,6 +320,7 @@ def realign(
     quiet()
     import accord
     from accord.diffusion.call import call_arguments
+    from accord.judges.regions import VIEWS
     from accord.methods.realign.fine import check_mode, check_repairable
     from accord.reports.gallery import of_repairs, repairs_in, write_gallery
 
@@ -328,6 +329,8 @@ def realign(
         leave_out("with --rounds 0", **said("mode", "regions", "judge_regions"))
     if regions not in REGIONS:
         raise InputError(f"--regions {regions!r} is unknown; use {' or '.join(REGIONS)}")
+    if judge_regions not in VIEWS:
+        raise InputError(f"--judge-regions {judge_regions!r} is unknown; use {' or '.join(VIEWS)}")
     if regions == "attention":
         leave_out("without --regions detector", detector=detector, outlines=outlines)
     if model is None:
