@@ -83,7 +83,10 @@ def _read(scene: Scene, ask: Ask) -> str:
 
 def _thing(count: int, size: str | None, color: str | None, noun: str) -> str:
     number = _NUMBERS.get(count, str(count)) if count > 1 else None
-    name = PLURALS.get(noun, noun) if number else noun
+    if noun == "unknown":
+        name = "unknown shapes" if number else "unknown shape"
+    else:
+        name = PLURALS[noun] if number else noun
     return " ".join(w for w in (number, size, color, name) if w)
 
 

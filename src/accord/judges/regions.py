@@ -17,7 +17,7 @@ from accord.judges.calibrate import Calibrated
 from accord.judges.diagnosis import align
 from accord.judges.protocol import Answers, Judge, Question
 from accord.judges.questions import Asked
-from accord.types import Alignment, InputError, Prompt
+from accord.types import Alignment, InputError, Prompt, WordScore
 
 VIEWS = ("crop", "box")
 CROP_MARGIN = 0.15  # of the box, around it, when its content is described
@@ -76,7 +76,7 @@ def within_box(judge: Any) -> Judge:
     own = judge.answers if isinstance(judge, Asked) else judge
     check_sees_boxes(own)
     say = _Said(own) if hasattr(own, "caption") else None
-    return Asked(_WithinBox(own), say, judge.image_size, judge.any_size, judge.lexicon)
+    return _AskedWithinBox(_WithinBox(own, own.name), say, judge.image_size, judge.any_size, judge.lexicon)
 
 
 def check_sees_boxes(judge: Any) -> None:
@@ -88,17 +88,20 @@ def check_sees_boxes(judge: Any) -> None:
         )
 
 
-@dataclass(frozen=True)
+@dataclass
 class _WithinBox:
     judge: Answers
-
-    @property
-    def name(self) -> str:
-        return self.judge.name
+    name: str
 
     def answer(self, images: torch.Tensor, questions: Sequence[Question], image_of: Sequence[int]) -> list[np.ndarray]:
         asked = [replace(q, text=f"{WITHIN} {q.text}") for q in questions]
         return self.judge.answer(images, asked, image_of)
+
+
+class _AskedWithinBox(Asked):
+    def verdicts(self, images: torch.Tensor, prompts: Sequence[Prompt]) -> list[tuple[WordScore, ...]]:
+        found = super().verdicts(images, prompts)
+        return [tuple(replace(s, how=f"{s.how}, within a box drawn in the picture") for s in own) for own in found]
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@
 
   const known = (x) => x !== null && x !== undefined;
   const shown = (x) => (known(x) ? x.toFixed(2) : "–");
+  const time = (s) => `${s < 10 ? Number(s.toPrecision(2)) : Math.round(s)} s`;
   const less = (a, b) => (known(a) && known(b) ? Math.round(1e4 * (a - b)) / 1e4 : null); // to the digits that rows have
   const gain = (row) => less(row.score, row.scoreBefore);
   const lead = (row) => (row.other ? less(row.score, row.other.score) : null);
@@ -278,7 +279,7 @@
       out.append(make("span", { className: lead(row) > 0 ? "yes" : "no" }, lead(row) > 0 ? `▲ ahead ${shown(lead(row))}` : `▼ behind ${shown(-lead(row))}`));
     }
     if (row.seed !== null) out.append(make("span", {}, `seed ${row.seed}`));
-    if (known(row.seconds)) out.append(make("span", {}, `${row.seconds} s`));
+    if (known(row.seconds)) out.append(make("span", {}, time(row.seconds)));
     return out;
   }
   function missedText(row) {
