@@ -134,7 +134,7 @@ class ChatJudge:
             questions: Q questions.
             image_of: for each question the index of its picture.
         """
-        return [p.double().cpu().numpy() for p in self.probabilities(images, questions, image_of)]
+        return [p.cpu().numpy() for p in self.probabilities(images, questions, image_of)]
 
     def probabilities(
         self, images: torch.Tensor, questions: Sequence[Question], image_of: Sequence[int]
@@ -149,7 +149,7 @@ class ChatJudge:
             asked = [[self._asked(questions[k].text) for k in rows] for rows in own]
             with held(self.model), torch.set_grad_enabled(seen.has_gradient):
                 for rows, logits in zip(own, self._answered(seen, asked), strict=True):
-                    for k, row in zip(rows, logits.softmax(-1), strict=True):
+                    for k, row in zip(rows, logits.softmax(-1).double(), strict=True):
                         out[k] = self._weighed(row, questions[k])
         return out
 
@@ -244,7 +244,6 @@ class ChatJudge:
 
     def first_tokens(self, spelling: str) -> set[int]:
         """The tokens that an answer can begin with: of the spelling alone, after a space, and after a line break."""
-
         found = set()
         for before in ("", " ", "\n"):
             written, lead = self._ids(before + spelling), self._ids(before) if before == "\n" else []
@@ -300,7 +299,7 @@ class ChatJudge:
                     logs = torch.cat([first[i : i + 1], logits[:-1]]).log_softmax(-1)
                     row = torch.tensor(rows[i][k], device=logs.device)
                     out[own[i][k]] = logs.gather(-1, row[:, None]).sum()
-        return torch.stack(out)
+        return torch.stack(out) if out else torch.zeros(0, device=self.device)
 
     # what the model is given ----------------------------------------------------------------------------------------
     def _asked(self, question: str) -> str:
@@ -417,9 +416,21 @@ class _Seen:
 
 
 def _copied(cache: Any) -> Any:
-    """A cache that may be gone on from. Tensors with a gradient are shared: a layer that grows makes new ones."""
+    """A cache that may be gone on from. Tensors with a gradient are shared: a layer that grows makes new ones.
+
+    Raises:
+        InputError: for a cache with a gradient whose layers change their tensors.
+    """
+    from transformers.cache_utils import DynamicLayer
+
     if not torch.is_grad_enabled():
         return copy.deepcopy(cache)
+    other = next((layer for layer in cache.layers if not isinstance(layer, DynamicLayer)), None)
+    if other is not None:
+        raise InputError(
+            f"no gradient goes through the {type(other).__name__} of this judge; use another one, or a reward without "
+            "gradients"
+        )
     own = copy.copy(cache)
     own.layers = [copy.copy(layer) for layer in cache.layers]
     return own

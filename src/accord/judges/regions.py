@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 
 from accord.data.images import crop
 from accord.judges.calibrate import Calibrated
+from accord.judges.chat import ChatJudge
 from accord.judges.diagnosis import align
 from accord.judges.protocol import Answers, Judge, Question
 from accord.judges.questions import Asked
@@ -75,7 +77,7 @@ def within_box(judge: Any) -> Judge:
         return replace(judge, judge=within_box(judge.judge))
     own = judge.answers if isinstance(judge, Asked) else judge
     check_sees_boxes(own)
-    say = _Said(own) if hasattr(own, "caption") else None
+    say = partial(own.caption, text=DESCRIBE_WITHIN) if isinstance(own, ChatJudge) else None
     return _AskedWithinBox(_WithinBox(own, own.name), say, judge.image_size, judge.any_size, judge.lexicon)
 
 
@@ -102,11 +104,3 @@ class _AskedWithinBox(Asked):
     def verdicts(self, images: torch.Tensor, prompts: Sequence[Prompt]) -> list[tuple[WordScore, ...]]:
         found = super().verdicts(images, prompts)
         return [tuple(replace(s, how=f"{s.how}, within a box drawn in the picture") for s in own) for own in found]
-
-
-@dataclass(frozen=True)
-class _Said:
-    judge: Any
-
-    def __call__(self, images: torch.Tensor) -> list[str]:
-        return list(self.judge.caption(images, text=DESCRIBE_WITHIN))
