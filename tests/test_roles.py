@@ -17,6 +17,7 @@ from accord.methods.realign.regions import slots
 from accord.prompts.phrases import phrases_of
 from accord.types import InputError
 from accord_lab import recipes
+from accord_lab.bench import roles as bench
 from accord_lab.recipes import denoiser, roles
 from accord_lab.scenes.ask import ask_of
 from accord_lab.scenes.grammar import NOTHING, Said, Saying, say
@@ -179,3 +180,23 @@ def test_realign_gives_registers_to_the_region_of_their_thing():
         assert gained[k] == ([9, 10], [11])[thing]  # 3 is a word of the text
     background = told[len(order)]
     assert background[12] == 1 and not background[[9, 10, 11]].any()  # of a thing that the prompt has not: of the rest
+
+
+def test_prompts_said_otherwise():
+    pair = say(Scene("gray", (STAR, KEY)), np.random.default_rng(0), bench.TOLD)
+    assert pair.text == "a red star to the left of a blue key"
+    assert bench.swapped(pair, "relation") == "a red star to the right of a blue key"
+    assert bench.swapped(pair, "noun") == "a red key to the left of a blue star"
+    assert bench.swapped(pair, "color") == "a blue star to the left of a red key"
+    egg = say(Scene("gray", (STAR, Thing("egg", "orange", "big", KEY.box))), np.random.default_rng(0), bench.TOLD)
+    assert bench.swapped(egg, "noun") == "a red egg to the left of an orange star"
+    assert bench.swapped(egg, "color") == "an orange star to the left of a red egg"
+
+
+def test_the_bench_of_roles_runs_whole(tmp_path):
+    """The embedded denoiser knows nouns, and an exchange moves their states."""
+    data, text = bench.Roles(out=tmp_path, plan=bench.Plan(24), progress=False).run()
+    rows = {row["said"]: row for row in data["rows"]}
+    assert list(rows) == list(bench.KINDS.values()) and all(said in text for said in rows)
+    assert rows["nouns exchanged"]["right"] > 0.65 and rows["nouns exchanged"]["gap"] > 0.03
+    assert rows["nouns exchanged"]["noun 1"] > 0.5 > rows["the opposite relation"]["noun 1"]

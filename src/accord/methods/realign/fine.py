@@ -41,7 +41,7 @@ from accord.methods.realign.regions import (
     phrase_maps,
     slots,
 )
-from accord.prompts.phrases import phrases_of
+from accord.prompts.phrases import phrases_of, read_ahead
 from accord.reports.results import Realigned
 from accord.types import Alignment, InputError, Prompt, Region, a_kind
 
@@ -119,6 +119,7 @@ def realign(
     numbers = seeds_of(seeds)
     check_batch_size(batch_size)
     finder: Regions = AttentionRegions() if regions is None else DetectedRegions(regions)
+    read_ahead(names)
     parsed = [phrases_of(text) for text in names]
     for prompt in parsed:  # what is made and judged is the plain text
         check_prompt_length(pipe, prompt.text)
