@@ -133,12 +133,20 @@ def test_registers_of_an_encoder_are_what_its_configuration_says(tower):
     assert registers_of(other) == [[26, 27], [28]]
 
 
-def test_the_tower_learns_its_roles_and_the_folder_is_a_plain_pipeline(tmp_path, monkeypatch, tower, tokenizer):
-    """A few steps: the registers come nearer to what they shall be, and a pipeline of diffusers loads the tower."""
-    monkeypatch.setattr(roles, "POOL", 80)
-    monkeypatch.setattr(roles, "HELD_OUT", 16)
-    recipes.train("roles", tmp_path, steps=4, start=MODELS)
-    pipe = StableDiffusionPipeline.from_pretrained(tmp_path / "pipeline")
+@pytest.fixture(scope="module")
+def learnt(tmp_path_factory):
+    """A lab folder whose tower has learnt its roles for a few steps."""
+    folder = tmp_path_factory.mktemp("roles")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(roles, "POOL", 80)
+        patch.setattr(roles, "HELD_OUT", 16)
+        recipes.train("roles", folder, steps=4, start=MODELS)
+    return folder
+
+
+def test_the_tower_learns_its_roles_and_the_folder_is_a_plain_pipeline(learnt, tmp_path, tower, tokenizer):
+    """The registers come nearer to what they shall be, and a pipeline of diffusers loads the tower."""
+    pipe = StableDiffusionPipeline.from_pretrained(learnt / "pipeline")
     assert registers_of(pipe.text_encoder) == [[26, 27], [28, 29], [30, 31]]
     ids, labels = roles.label([said(STAR, KEY)], tokenizer)
     with torch.no_grad():
@@ -146,7 +154,45 @@ def test_the_tower_learns_its_roles_and_the_folder_is_a_plain_pipeline(tmp_path,
         target, _ = roles.targets(old, labels, roles.final_norm(tower))
     assert (new - target)[0, 26:30].norm() < (old - target)[0, 26:30].norm()
     with pytest.raises(InputError, match="roles go into the text tower of a finished pipeline"):
-        recipes.train("roles", tmp_path / "other", steps=1)
+        recipes.train("roles", tmp_path, steps=1)
+
+
+class Enough(Exception):
+    """The test has seen what it wanted."""
+
+
+def test_the_denoiser_goes_on_from_registers_with_pairs_and_keeps_its_tower(learnt, tmp_path, monkeypatch):
+    """Pairs first, then their share; the text term is how far the tower has moved, and is added."""
+    monkeypatch.setattr(denoiser, "SCENES", 60)
+    monkeypatch.setattr(denoiser, "CENTRED", 4)
+    monkeypatch.setattr(denoiser, "encode_scenes", lambda *_: torch.randn(64, 4, 16, 16))
+    pairs, drawn = denoiser.related_pool(0), []
+    scene_of = denoiser.scene_of
+    monkeypatch.setattr(denoiser, "scene_of", lambda i, seed: drawn.append(i) or scene_of(i, seed))
+
+    def look(run, loss_fn, *_):
+        shares = []
+        for step in (0, 50):
+            drawn.clear()
+            loss, logs = loss_fn(step, torch.Generator().manual_seed(0))
+            shares.append(float(np.isin(drawn, pairs).mean()))
+            assert logs["text"] == 0 and float(loss.detach()) == pytest.approx(
+                logs["error"] + denoiser.GROUNDING * logs["contest"], rel=1e-5
+            )
+        assert shares[0] == 1 > shares[1] > 0
+        tower = run.modules["text"]
+        with torch.no_grad():
+            roles.final_norm(tower).bias += 0.5
+        loss, logs = loss_fn(0, torch.Generator().manual_seed(0))
+        assert logs["text"] > 0.05
+        assert float(loss.detach()) == pytest.approx(
+            logs["error"] + denoiser.GROUNDING * logs["contest"] + denoiser.KEEP_TEXT * logs["text"], rel=1e-5
+        )
+        raise Enough
+
+    monkeypatch.setattr(denoiser.Run, "train", look)
+    with pytest.raises(Enough):
+        denoiser.train(tmp_path, steps=100, batch_size=12, start=learnt)
 
 
 def test_pairs_of_unlike_things(monkeypatch):
