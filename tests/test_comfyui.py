@@ -1,9 +1,9 @@
-"""ComfyUI's nodes, without ComfyUI: its contract as its documentation has it, and the example workflow by a small executor.
+"""ComfyUI's nodes, without ComfyUI: its contract as documented, and the example workflow by a small executor.
 
-The contract (docs.comfy.org, "Properties", "Datatypes" and "Workflow JSON 0.4"): INPUT_TYPES gives a tuple of a type and
-its options for each input, a type being a name or a list of choices; FUNCTION names the method, which is called with the
-inputs by name, optional ones where they are connected or have a widget; it returns a tuple as RETURN_TYPES says. An
-IMAGE is a float tensor [B,H,W,C] in 0..1.
+The contract (docs.comfy.org, "Properties", "Datatypes" and "Workflow JSON 0.4"): INPUT_TYPES gives a tuple of a type
+and its options for each input, a type being a name or a list of choices; FUNCTION names the method, which is called
+with the inputs by name, optional ones where they are connected or have a widget; it returns a tuple as RETURN_TYPES
+says. An IMAGE is a float tensor [B,H,W,C] in 0..1.
 """
 
 import importlib.util
@@ -44,7 +44,9 @@ def inputs_of(kind):
     """(name, type, options, whether it is required), in the order of the widgets."""
     parts = kind.INPUT_TYPES()
     assert set(parts) <= {"required", "optional"}
-    return [(n, *made, part == "required") for part in ("required", "optional") for n, made in parts.get(part, {}).items()]
+    return [
+        (n, *made, part == "required") for part in ("required", "optional") for n, made in parts.get(part, {}).items()
+    ]
 
 
 def is_widget(kind):
@@ -159,7 +161,7 @@ def test_pictures_of_several_channels_and_prompts_of_nothing(nodes):
 
 
 def test_a_checkpoint_is_loaded_from_comfyuis_folder(nodes, monkeypatch, tmp_path):
-    """By ComfyUI's `folder_paths`, of which two functions are used; that single files are read is in test_single_files."""
+    """By two functions of ComfyUI's `folder_paths`; that single files are read is in test_single_files."""
     kind = nodes.NODE_CLASS_MAPPINGS["AccordLoadCheckpoint"]
     assert kind.INPUT_TYPES()["required"]["ckpt_name"][0] == []
     stub, asked = types.ModuleType("folder_paths"), []

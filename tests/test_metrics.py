@@ -118,9 +118,7 @@ def test_processes_find_what_one_finds(captioner, pairs):
 
 
 def _share(rank, port, images, prompts, wanted):
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2
-    )
+    torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     metric = Alignment(accord.load_captioner())
     metric.update(images[rank::2], prompts[rank::2])
     assert same(values(metric.compute()), wanted)

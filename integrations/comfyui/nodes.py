@@ -154,7 +154,10 @@ class AccordRealign:
                 "judge": (JUDGE, {}),
                 "prompt": _prompt(),
                 "seed": ("INT", {"default": 0, "min": 0, "max": MOST_SEED, "control_after_generate": True}),
-                "count": ("INT", {"default": 1, "min": 1, "max": 64, "tooltip": "pictures, of seeds one after another"}),
+                "count": (
+                    "INT",
+                    {"default": 1, "min": 1, "max": 64, "tooltip": "pictures, of seeds one after another"},
+                ),
                 "rounds": ("INT", {"default": 2, "min": 0, "max": 10}),
                 "mode": (MODES, {"default": MODES[0]}),
             },
@@ -218,7 +221,10 @@ class AccordReadPrompt:
         return {
             "required": {"image": ("IMAGE", {})},
             "optional": {
-                "inverter": ("STRING", {"default": LAB, "tooltip": "folder that accord train inverter wrote, or 'lab'"}),
+                "inverter": (
+                    "STRING",
+                    {"default": LAB, "tooltip": "folder that accord train inverter wrote, or 'lab'"},
+                ),
                 "bank": ("STRING", {"default": "", "multiline": True, "tooltip": "prompts to choose from, one a line"}),
             },
         }

@@ -1,7 +1,8 @@
-"""Stable Diffusion XL whose call repairs its pictures, for `custom_pipeline=` of diffusers. See `pipeline_accord.py`."""
+"""Stable Diffusion XL whose call repairs its pictures, for `custom_pipeline=` of diffusers; see `pipeline_accord.py`."""
+
+from diffusers import StableDiffusionXLPipeline
 
 from accord.methods.realign.pipeline import RealignMixin
-from diffusers import StableDiffusionXLPipeline
 
 
 class AccordXLPipeline(RealignMixin, StableDiffusionXLPipeline):

@@ -210,7 +210,7 @@ def _of_tensor(images: torch.Tensor) -> list[Image.Image]:
 
 
 def name_of(prompt: str) -> list[int]:
-    """What stands for a prompt in a row, the same in all processes and runs: 64 bits of its hash in PARTS numbers, which
+    """What stands for a prompt in a row, the same in all processes and runs: 64 bits of its hash, in PARTS numbers that
     float32 holds.
     """
     digest = hashlib.sha256(prompt.encode()).digest()

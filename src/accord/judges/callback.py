@@ -1,7 +1,7 @@
 """Judge a picture while a plain pipeline of diffusers makes it: `callback_on_step_end=JudgeCallback(...)`.
 
-At the end of a step a pipeline hands over its latents, and nothing of what the network said. So for a step that is to be
-judged, the scheduler's `step` is seen once: what it is given goes on as it is, and gives x0^, the picture that the
+At the end of a step a pipeline hands over its latents, and nothing of what the network said. So for a step that is to
+be judged, the scheduler's `step` is seen once: what it is given goes on as it is, and gives x0^, the picture that the
 network expects (`Level.x0`). The pipeline's own call decodes it.
 
 This judges and may end a run. It cannot repair one: a repair begins from noise again (`accord.realign`), and attention
