@@ -76,7 +76,7 @@ def test_a_run_that_goes_wrong_is_ended(name, captioner):
     assert not watch.stopped and len(watch.seen) == 1
 
 
-@pytest.mark.parametrize("kind", ["DDPMScheduler", "EulerAncestralDiscreteScheduler", "DPMSolverMultistepScheduler"])
+@pytest.mark.parametrize("kind", ["DDPMScheduler", "DPMSolverMultistepScheduler"])
 def test_schedulers_that_draw_or_remember_are_left_alone(kind, captioner):
     """What is expected comes from what the network said, not from where the step led, which new noise would hide."""
     pipe = copy.copy(zoo.shared("sd1"))
@@ -147,6 +147,7 @@ def test_a_custom_pipeline_repairs(own_modules, captioner, lab, tmp_path):
         pipe(prompt, seeds=1, generator=torch.Generator())
 
 
+@pytest.mark.slow
 def test_a_custom_pipeline_of_xl(own_modules, captioner, tmp_path):
     zoo.shared("sdxl").save_pretrained(tmp_path / "xl")
     pipe = diffusers.DiffusionPipeline.from_pretrained(

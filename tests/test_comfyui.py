@@ -81,7 +81,7 @@ def test_every_node_keeps_the_contract(nodes):
             parameter = parameters.pop(name)
             assert required == (parameter.default is parameter.empty)
             assert is_widget(type_) or type_ in SOCKETS
-            if type_ in WIDGETS:
+            if not isinstance(type_, list) and type_ in WIDGETS:
                 check_value(options["default"], type_, options)
             if is_widget(type_) and not required:
                 assert parameter.default == options["default"]
@@ -130,13 +130,13 @@ def test_the_example_workflow_repairs_a_picture(nodes, lab):
     realign = next(n for n in flow["nodes"] if n["type"] == "AccordRealign")
     names = [name for name, type_, *_ in inputs_of(nodes.NODE_CLASS_MAPPINGS["AccordRealign"]) if is_widget(type_)]
     names.insert(names.index("seed") + 1, "after")
-    realign["widgets_values"][names.index("steps")] = 8  # to be done sooner
+    realign["widgets_values"][names.index("steps")] = 5  # to be done sooner
     realign["widgets_values"][names.index("rounds")] = 1
     found = run_workflow(flow, nodes.NODE_CLASS_MAPPINGS)
     after, before, report = found[realign["id"]]
     prompt, config = realign["widgets_values"][0], accord.RealignConfig(rounds=1, mode="same_seed")
     (wanted,) = accord.realign(
-        lab, prompt, 2, config=config, captioner=accord.load_judge(), num_inference_steps=8, captions=False
+        lab, prompt, 2, config=config, captioner=accord.load_judge(), num_inference_steps=5, captions=False
     )
     for picture, own in ((after, wanted.after), (before, wanted.before)):
         assert np.array_equal((picture[0] * 255).round().byte().numpy(), np.asarray(own))
@@ -152,7 +152,8 @@ def test_the_example_workflow_repairs_a_picture(nodes, lab):
 
 def test_pictures_of_several_channels_and_prompts_of_nothing(nodes):
     score = nodes.NODE_CLASS_MAPPINGS["AccordScore"]().score
-    picture = torch.rand(2, 64, 64, 4, generator=torch.Generator().manual_seed(0))
+    picture = torch.rand(1, 64, 64, 4, generator=torch.Generator().manual_seed(0))
+    picture[..., 3] = picture[..., 3].round()  # seen or not
     judge = accord.load_judge()
     plain = picture[..., :3] * picture[..., 3:] + 1 - picture[..., 3:]
     assert score(picture, "a red star", judge) == score(plain, "a red star", judge)

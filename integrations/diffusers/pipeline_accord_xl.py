@@ -1,4 +1,7 @@
-"""Stable Diffusion XL whose call repairs its pictures, for `custom_pipeline=` of diffusers; see `pipeline_accord.py`."""
+"""Stable Diffusion XL whose call repairs its pictures, for `custom_pipeline=` of diffusers.
+
+It is used as `pipeline_accord.py` is.
+"""
 
 from diffusers import StableDiffusionXLPipeline
 

@@ -149,7 +149,7 @@ class JudgeCallback(PipelineCallback):
         level = _level(pipeline.scheduler, caught["timestep"]).to(state)
         clean = level.x0(state.to(level.a.dtype), output.to(level.a.dtype)).to(state.dtype)
         images = self._opened.decode(prompts, clean).float()
-        size = tuple(images.shape[-2:]) if self.judge.any_size else self.judge.image_size
+        size = (images.shape[-2], images.shape[-1]) if self.judge.any_size else self.judge.image_size
         found = align(fit(images, size), prompts, self.judge, captions=False)
         self.seen.append(Seen(index, count, timestep, images, tuple(found)))
         limit = self.stop_below
