@@ -96,16 +96,16 @@ def test_several_pictures_have_their_own_prompts(captioner):
     pipe(prompts, num_images_per_prompt=2, num_inference_steps=2, callback_on_step_end=watch, **zoo.CALL["sd1"])
     assert [a.prompt.text for a in watch.seen[0].alignments] == [p for p in prompts for _ in range(2)]
     watch.prompts = prompts * 2 + prompts[:1]
-    with pytest.raises(InputError, match="makes 4 pictures and `prompts` are 5"):
+    with pytest.raises(InputError, match="makes 4 pictures and prompts are 5"):
         pipe(prompts, num_images_per_prompt=2, num_inference_steps=2, callback_on_step_end=watch)
     assert "step" not in vars(pipe.scheduler)
 
 
 def test_what_cannot_be_judged_is_refused(captioner):
     for share in (0, 1, -1, float("nan")):
-        with pytest.raises(InputError, match="`at` must be shares"):
+        with pytest.raises(InputError, match="at must be shares"):
             JudgeCallback(PROMPT, captioner, at=(share,))
-    with pytest.raises(InputError, match="`stop_below` must be in"):
+    with pytest.raises(InputError, match="stop_below must be in"):
         JudgeCallback(PROMPT, captioner, stop_below=2)
     with pytest.raises(InputError, match="a run of one step"):
         made(zoo.shared("sd1"), "sd1", num_inference_steps=1, callback_on_step_end=JudgeCallback(PROMPT, captioner))

@@ -98,7 +98,7 @@ def test_what_cannot_be_judged_is_counted_and_in_no_mean(captioner, pairs):
     metric.reset()
     metric.update([], [])
     assert math.isnan(values(metric.compute())["alignment"]) and values(metric.compute())["pictures"] == 0
-    with pytest.raises(InputError, match="1 `images` were given with 2 `prompts`"):
+    with pytest.raises(InputError, match="1 images were given with 2 prompts"):
         metric.update(images[0], prompts[:2])
     with pytest.raises(InputError, match="the embedded captioner knows the lab's small scenes alone"):
         Alignment().update(images[0].resize((256, 256)), prompts[0])
@@ -145,6 +145,6 @@ def test_a_collection_of_both(captioner, pairs):
     rated = VqaScore(judge).judge([Record(i, p) for i, p in enumerate(prompts[:2])], images[:2])
     assert math.isclose(found["VQAScore_vqascore"], np.mean([r.score for r in rated]), abs_tol=1e-4)
     assert found["Alignment_alignment"] > 0
-    with pytest.raises(InputError, match="`judge` is a Captioner, which answers no questions"):
+    with pytest.raises(InputError, match="judge is a Captioner, which answers no questions"):
         VQAScore(captioner)
     assert not [name for name in Alignment(captioner).state_dict() if "judge" in name]

@@ -83,7 +83,7 @@ class OfPictures(Metric):
         texts = [prompts] * len(pictures) if isinstance(prompts, str) else list(prompts)
         if len(texts) != len(pictures):
             raise InputError(
-                f"{len(pictures)} `images` were given with {len(texts)} `prompts`; give one prompt for each image"
+                f"{len(pictures)} images were given with {len(texts)} prompts; give one prompt for each image"
             )
         for text in texts:
             check_sayable(text)
@@ -143,7 +143,7 @@ class Alignment(OfPictures):
         if self.of_the_lab and side > self.judge.image_size:
             raise InputError(
                 f"the embedded captioner knows the lab's small scenes alone, not pictures of {side} pixels; give "
-                "`judge`, a folder or hub id"
+                "judge=ID, a folder or hub id"
             )
         return judged_by_size(records, images, self.judge, self._asked)
 
@@ -172,7 +172,7 @@ class VQAScore(OfPictures):
         own = load_judge(judge, device) if isinstance(judge, str) else judge
         if not isinstance(own, Answers | ClipFlanT5):
             raise InputError(
-                f"`judge` is {a_kind(own)}, which answers no questions; give a chat model that sees pictures"
+                f"the judge is {a_kind(own)}, which answers no questions; give a chat model that sees pictures"
             )
         self.__dict__["suite"] = VqaScore(own)
 
@@ -191,21 +191,21 @@ def pictures_of(images: Pictures) -> list[Image.Image]:
     if isinstance(images, torch.Tensor):
         return _of_tensor(images)
     if not isinstance(images, Sequence) or isinstance(images, str):
-        raise InputError(f"`images` is {a_kind(type(images).__name__)}; give PIL pictures, or a tensor [B,3,H,W]")
+        raise InputError(f"images is {a_kind(type(images).__name__)}; give PIL pictures, or a tensor [B,3,H,W]")
     return [picture for one in images for picture in pictures_of(one)]
 
 
 def _of_tensor(images: torch.Tensor) -> list[Image.Image]:
     pixels = images[None] if images.dim() == 3 else images
     if pixels.dim() != 4 or pixels.shape[1] != 3:
-        raise InputError(f"`images` has the shape {list(images.shape)}; give [B,3,H,W]")
+        raise InputError(f"images has the shape {list(images.shape)}; give [B,3,H,W]")
     if pixels.dtype == torch.uint8:
         return to_pil(pixels.float() / 255)
     if not pixels.is_floating_point():
-        raise InputError(f"`images` is of {pixels.dtype}; give uint8, or floats in 0..1")
+        raise InputError(f"images is of {pixels.dtype}; give uint8, or floats in 0..1")
     low, high = (float(v) for v in pixels.float().aminmax()) if pixels.numel() else (0.0, 1.0)
     if not (low >= 0 and high <= 1):  # NaN too
-        raise InputError(f"`images` has values from {low:g} to {high:g}; give floats in 0..1, or uint8")
+        raise InputError(f"images has values from {low:g} to {high:g}; give floats in 0..1, or uint8")
     return to_pil(pixels.float())
 
 

@@ -85,9 +85,9 @@ class JudgeCallback(PipelineCallback):
         **call: Any,
     ) -> None:
         if not at or not all(0 < share < 1 for share in at):
-            raise InputError(f"`at` must be shares of the steps in (0, 1), not {list(at)}")
+            raise InputError(f"at must be shares of the steps in (0, 1), not {list(at)}")
         if stop_below is not None and not 0 < stop_below <= 1:
-            raise InputError(f"`stop_below` must be in (0, 1], not {stop_below}")
+            raise InputError(f"stop_below must be in (0, 1], not {stop_below}")
         self.prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         own = load_judge(judge) if judge is None or isinstance(judge, str) else judge
         self.judge, self.at, self.stop_below, self.call = as_judge(own), tuple(at), stop_below, call
@@ -118,7 +118,7 @@ class JudgeCallback(PipelineCallback):
         """Of a run of so many steps."""
         kind_of(pipeline.scheduler)  # refuses one without noise levels
         if self.stop_below is not None and not hasattr(pipeline, "interrupt"):
-            raise InputError(f"{a_kind(pipeline)} cannot be ended between its steps; leave `stop_below` out")
+            raise InputError(f"{a_kind(pipeline)} cannot be ended between its steps; leave stop_below out")
         if count < 2:
             raise InputError("a run of one step has nothing to judge on its way; take at least two steps")
         self.seen, self.stopped, self._caught = [], False, None
@@ -161,7 +161,7 @@ class JudgeCallback(PipelineCallback):
         each, rest = divmod(pictures, len(self.prompts) or 1)
         if rest or not self.prompts:
             raise InputError(
-                f"the pipeline makes {pictures} pictures and `prompts` are {len(self.prompts)}; give those of its call"
+                f"the pipeline makes {pictures} pictures and prompts are {len(self.prompts)}; give those of its call"
             )
         return [prompt for prompt in self.prompts for _ in range(each)]
 
