@@ -46,7 +46,8 @@ class Plan:
 
 def scenes(count: int) -> list[Scene]:
     """`count` scenes of two unlike things of two colours."""
-    rng, found = np.random.default_rng(SEED), []
+    rng = np.random.default_rng(SEED)
+    found: list[Scene] = []
     while len(found) < count:
         scene = sample_scene(rng, "two")
         if len({t.noun for t in scene.things}) == 2 == len({t.color for t in scene.things}):
