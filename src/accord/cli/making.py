@@ -140,7 +140,14 @@ def repairing(
         prompts, seeds = [job.prompt for job in jobs], [job.seed for job in jobs]
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "the prompt is read as", Notice)  # the job's own note has said it
-            told = {"captioner": judge, "regions": detector, "batch_size": batch_size, "each": True, "places": places, **arguments}
+            told = {
+                "captioner": judge,
+                "regions": detector,
+                "batch_size": batch_size,
+                "each": True,
+                "places": places,
+                **arguments,
+            }
             return accord.realign(pipe, prompts, seeds, config=config, **told)
 
     settings = {"rounds": config.rounds, "mode": config.mode, "judge": judge.name, **settings}

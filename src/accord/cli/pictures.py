@@ -365,7 +365,11 @@ def realign(
         looks = None
         if regions == "detector":
             looks = accord.load_detector(detector or HUB_DETECTOR, outlines, str(pipe.device))
-        looking: dict[str, Any] = {"calibration": calibration and str(calibration), "detector": detector, "outlines": outlines}
+        looking: dict[str, Any] = {
+            "calibration": calibration and str(calibration),
+            "detector": detector,
+            "outlines": outlines,
+        }
         if strength is not None:
             looking["strength"] = strength
         making = repairing(pipe, config, judging, looks, batch_size, {"regions": regions, **looking}, places)

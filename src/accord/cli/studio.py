@@ -88,6 +88,7 @@ def studio(
         dtype=dtype,
         runs=tuple(roots),
         token=token,
+        warm=True,
         edit_usual=STABLE_DIFFUSION,
     )
     serve(settings, host, port, show or [])

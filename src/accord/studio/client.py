@@ -1,10 +1,10 @@
 """A small client of a studio's API.
 
-    from accord.studio.client import Client
+from accord.studio.client import Client
 
-    studio = Client("http://127.0.0.1:8017")
-    job = studio.repair("a red star to the left of a blue key", seed=1)
-    studio.download(job["id"], "out/star.zip")
+studio = Client("http://127.0.0.1:8017")
+job = studio.repair("a red star to the left of a blue key", seed=1)
+studio.download(job["id"], "out/star.zip")
 """
 
 from __future__ import annotations
@@ -29,11 +29,12 @@ class Client:
     Args:
         url: where the studio is.
         token: that it was started with, if it was.
-        http: another client of httpx to ask with.
+        http: another client of httpx to ask with; it is not closed with this one.
     """
 
     def __init__(self, url: str = "http://127.0.0.1:8017", token: str | None = None, http: Any = None) -> None:
         headers = {"x-accord-studio": "1"} | ({"authorization": f"Bearer {token}"} if token else {})
+        self._is_own = http is None
         self._http = http or httpx.Client(base_url=url, timeout=60.0, trust_env=False)
         self._http.headers.update(headers)
 
@@ -41,7 +42,8 @@ class Client:
         return self
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        self._http.close()
+        if self._is_own:
+            self._http.close()
 
     # --- asked --------------------------------------------------------------------------------------------------------
     def health(self) -> dict[str, Any]:

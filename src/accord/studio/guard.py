@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import json
 import re
@@ -99,10 +100,8 @@ class Guard:
         given = [headers.get("authorization", "").removeprefix("Bearer ")]
         given += parse_qs(scope["query_string"].decode("latin-1")).get("token", [])
         cookies: SimpleCookie = SimpleCookie()
-        try:
+        with contextlib.suppress(CookieError):
             cookies.load(headers.get("cookie", ""))
-        except CookieError:
-            pass
         if COOKIE in cookies:
             given.append(cookies[COOKIE].value)
         return any(hmac.compare_digest(g.encode(), token.encode()) for g in given)

@@ -35,7 +35,11 @@ from accord.studio.studio import Studio
 from accord.studio.work import Room
 from accord.types import InputError
 
-PAGE_TYPES = {".html": "text/html; charset=utf-8", ".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8"}
+PAGE_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+}
 GALLERY_POLICY = "frame-ancestors 'self'"  # of the gallery, which brings a policy of its own
 Id = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$")]
 log = logging.getLogger("accord.studio")
@@ -240,7 +244,7 @@ def make_app(settings: Settings, rooms: Mapping[str, Room] | None = None) -> Gua
     app = FastAPI(
         title="Accord studio",
         version=accord.__version__,
-        summary="Jobs of the rooms Repair, Read, Edit and Compare. Requests that change something carry x-accord-studio: 1.",
+        summary="Jobs of four rooms. Requests that change something carry the header x-accord-studio: 1.",
         docs_url=None,
         redoc_url=None,
         openapi_url="/api/openapi.json",
@@ -248,7 +252,7 @@ def make_app(settings: Settings, rooms: Mapping[str, Room] | None = None) -> Gua
     )
     app.state.studio = studio
     app.include_router(api)
-    page = page_files()
+    page = app.state.page = page_files()
 
     @app.get("/health", summary="Whether the studio works")
     def health() -> dict[str, Any]:

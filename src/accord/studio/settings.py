@@ -11,6 +11,7 @@ from accord.types import InputError
 
 LAB, TUNED = "lab", "lab+tuned"
 LEAST_TOKEN = 16  # letters
+SAFE_PARTS = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,120}"  # of the path of a job's file
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class Settings:
         clip: what compares pictures and words; likewise.
         runs: folders below which runs of `accord eval` are looked for.
         token: what a visitor must have; None on this machine alone.
+        warm: whether the first model is loaded before anybody asks for it.
         edit_usual: fields of `EditConfig` for other pipelines than the lab's.
     """
 
@@ -71,6 +73,7 @@ class Settings:
     runs: tuple[Path, ...] = ()
     token: str | None = None
     limits: Limits = field(default_factory=Limits)
+    warm: bool = False
     edit_usual: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -111,6 +114,3 @@ class Settings:
     @property
     def judge_words(self) -> list[str]:
         return [] if self.judge is None else ["--judge", self.judge]
-
-
-SAFE_PARTS = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,120}"  # of the path of a job's file

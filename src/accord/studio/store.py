@@ -20,8 +20,9 @@ ENDED = (DONE, FAILED, CANCELLED)
 _TABLES = """
 create table if not exists jobs (
   number integer primary key autoincrement, id text unique not null, room text not null, request text not null,
-  command text not null, state text not null, made real not null, begun real, ended real, tries integer not null default 0,
-  stop integer not null default 0, progress text not null default '{}', result text, error text, source text unique
+  command text not null, state text not null, made real not null, begun real, ended real,
+  tries integer not null default 0, stop integer not null default 0, progress text not null default '{}',
+  result text, error text, source text unique
 );
 create index if not exists jobs_by_state on jobs (state, number);
 create table if not exists uploads (id text primary key, made real not null, about text not null);
@@ -193,9 +194,7 @@ class Store:
         """How far a running job is."""
         self._rows("update jobs set progress = ? where id = ? and state = ?", json.dumps(progress), name, RUNNING)
 
-    def end(
-        self, name: str, state: str, result: Mapping[str, Any] | None = None, error: str | None = None
-    ) -> Job:
+    def end(self, name: str, state: str, result: Mapping[str, Any] | None = None, error: str | None = None) -> Job:
         """A running job has come to its end."""
         said = None if result is None else json.dumps(result)
         self._rows(

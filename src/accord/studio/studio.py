@@ -78,7 +78,12 @@ class Studio:
         """Whether it works, and how much is to be done."""
         works = self.worker.is_alive()
         waiting, running = self.store.waiting(), self.store.running()
-        return {"status": "ok" if works else "stopped", "accord": accord.__version__, "queued": waiting, "running": running}
+        return {
+            "status": "ok" if works else "stopped",
+            "accord": accord.__version__,
+            "queued": waiting,
+            "running": running,
+        }
 
     def about(self) -> dict[str, Any]:
         """What a visitor may choose, and what is taken at most."""

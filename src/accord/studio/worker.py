@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sys
 import threading
@@ -41,6 +42,8 @@ class Worker(threading.Thread):
         return self.settings.folder / "jobs" / name
 
     def run(self) -> None:
+        if self.settings.warm:
+            self._warm()
         while not self._closing.is_set():
             job = self.store.take()
             if job is None:
@@ -50,6 +53,12 @@ class Worker(threading.Thread):
             self._do(job)
             for old in self.store.beyond(self.settings.limits.kept):
                 self.forget(old.id)
+
+    def _warm(self) -> None:
+        """Load what the first job will need; what is wrong with it that job says."""
+        with contextlib.suppress(InputError, OSError):
+            self.models.pipe("")
+            self.models.judge("")
 
     def close(self) -> None:
         """End after the step that is taken; the job is queued again when the studio starts."""

@@ -253,10 +253,8 @@ class Rounds:
 
     def repair(self, first: list[Picture]) -> list[Realigned]:
         """Up to K rounds on pictures of `generate`, which stay as they are."""
-        items = first
-        for items, _ in self.each_round(first):
-            pass
-        return self.results(first, items)
+        rounds = list(self.each_round(first))
+        return self.results(first, rounds[-1][0] if rounds else first)
 
     def each_round(self, first: list[Picture]) -> Iterator[tuple[list[Picture], list[Picture]]]:
         """The best so far after each round, and what the round made of those that it redid; both as in `first`."""

@@ -125,9 +125,7 @@ def placed(prompt: Prompt, layout: Sequence[Region], places: Sequence[Place]) ->
             raise InputError(f"there are more places for {words!r} than the prompt asks for; leave one out")
         free.discard(slot)
         shape = out[slot].mask.shape
-        out[slot] = replace(
-            out[slot], box=box, mask=box_mask(box, (shape[0], shape[1])), deficit=1.0, planned=True
-        )
+        out[slot] = replace(out[slot], box=box, mask=box_mask(box, (shape[0], shape[1])), deficit=1.0, planned=True)
     return out
 
 

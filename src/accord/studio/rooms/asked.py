@@ -38,7 +38,7 @@ def check_prompt(name: str, text: str, settings: Settings) -> None:
 
 
 def line(*words: Any) -> str:
-    """A command line, as a shell reads it. What begins with a dash and is a value is joined to its option before."""
+    """A command line, as a shell reads it."""
     return shlex.join(map(str, words))
 
 
@@ -47,8 +47,14 @@ def options(**given: Any) -> list[str]:
     words: list[str] = []
     for name, value in given.items():
         if value is not None and value != "":
-            words.append(f"--{name.replace('_', '-')}={value}")
+            words += option(name.replace("_", "-"), value)
     return words
+
+
+def option(name: str, value: Any) -> list[str]:
+    """An option and its value; joined where the value would be taken for another option."""
+    text = str(value)
+    return [f"--{name}={text}"] if text.startswith("-") else [f"--{name}", text]
 
 
 def quoted_prompts(prompts: Sequence[str]) -> list[str]:

@@ -67,15 +67,15 @@ class Compare:
         del upload
         if request.runs:
             found = [str(run_named(name, settings)) for name in (request.a, request.b)]
-            return [line("accord", "eval", "compare", *found, "--out=compare")]
+            return [line("accord", "eval", "compare", *found, "--out", "compare")]
         told = options(seeds=request.seeds, steps=request.steps, guidance=request.guidance)
         lines = []
         for name, choice in (("a", request.a), ("b", request.b)):
             words = settings.words(choice)
             words = words if "--model" in words else ["--model", "lab", *words]
-            made = ("accord", "eval", "checks", "--prompts=prompts.txt", *told, *words, *settings.judge_words)
-            lines.append(line(*made, f"--out={name}"))
-        return [*lines, line("accord", "eval", "compare", "a", "b", "--out=compare")]
+            made = ("accord", "eval", "checks", "--prompts", "prompts.txt", *told, *words, *settings.judge_words)
+            lines.append(line(*made, "--out", name))
+        return [*lines, line("accord", "eval", "compare", "a", "b", "--out", "compare")]
 
     def run(self, work: Work) -> dict[str, Any]:
         from accord.evaluation.compare import compare, table_of, write_comparison

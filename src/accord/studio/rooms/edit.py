@@ -79,7 +79,7 @@ class Edit:
             seed=request.seed,
         )
         words = [w for w in settings.words(request.model) if w not in ("--lora", "lab")]
-        return [line("accord", "edit", name, *told, *words, "--out=edited.mp4")]
+        return [line("accord", "edit", name, *told, *words, "--out", "edited.mp4")]
 
     def run(self, work: Work) -> dict[str, Any]:
         import shutil

@@ -101,6 +101,7 @@ def _judged(work: Work, image: Any, text: str, number: int) -> dict[str, Any]:
     except InputError as error:
         return {"prompt": text, "error": str(error), "row": None, "maps": [], "nowhere": ""}
     why, regions, maps = "", [], []
+    work.stage("looking where its phrases are")
     try:
         regions, maps = _where(work, image, scored.alignment.prompt, number)
     except InputError as error:
@@ -127,7 +128,9 @@ def _where(work: Work, image: Any, prompt: Any, number: int) -> tuple[list[dict[
     phrases = parsed[0].phrases
     names = []
     for k, one in enumerate(found):
-        alpha = Image.fromarray((np.clip(one, 0, 1) * 215).astype(np.uint8)).resize((256, 256), Image.Resampling.BICUBIC)
+        alpha = Image.fromarray((np.clip(one, 0, 1) * 215).astype(np.uint8)).resize(
+            (256, 256), Image.Resampling.BICUBIC
+        )
         layer = Image.new("RGBA", alpha.size, (255, 64, 0, 255))
         layer.putalpha(alpha)
         name = f"where/{number}-{k}.png"

@@ -1,4 +1,4 @@
-"""Repair: a picture from a prompt, what is missing in it and where, and round after round with its attention modulated."""
+"""Repair: a picture from a prompt, what is missing in it and where, and round after round with modulated attention."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from accord.studio.rooms.asked import (
     Text,
     check_prompt,
     line,
+    option,
     options,
     quoted_prompts,
 )
@@ -97,14 +98,14 @@ class Repair:
         work.stage("first picture")
         first = rounds.generate([(prompts[0], asked.seed)])
         _tell(work, 0, first[0], first[0])
-        items, number = first, 0
+        best = first
         work.stage("round 1")
-        for items, made in rounds.each_round(first):
-            number += 1
+        for number, (items, made) in enumerate(rounds.each_round(first), start=1):
+            best = items
             _tell(work, number, first[0], made[0])
             if number < asked.rounds:
                 work.stage(f"round {number + 1}")
-        result = rounds.results(first, items)[0]
+        result = rounds.results(first, best)[0]
         result.save(work.folder)
         return result_of(work.folder.name, result.to_dict(), work.progress.get("rounds", []))
 
@@ -160,7 +161,8 @@ def _tell(work: Work, number: int, first: Any, made: Any) -> None:
 
 
 def _words(request: RepairRequest, settings: Settings) -> list[str]:
-    places = [f"--place={p.thing}={','.join(f'{v:.4f}' for v in p.box)}" for p in request.places]
+    boxes = [(p.thing, ",".join(f"{v:.4f}" for v in p.box)) for p in request.places]
+    places = [word for thing, box in boxes for word in option("place", f"{thing}={box}")]
     told = options(
         seed=request.seed,
         mode=request.mode if request.rounds else None,
