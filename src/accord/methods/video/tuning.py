@@ -201,5 +201,9 @@ def tune(
                 loss, _ = objective(x0, noise.to(x0.device), t.to(x0.device), shift, predict, estimated.to(x0.device))
             return loss, {}
 
-        run.train(loss_fn, "tune video", after_step=lambda _step: took_step(1, config.tune_steps), progress=progress)
+        def after_step(_step: int) -> bool:
+            took_step(1, config.tune_steps)
+            return False
+
+        run.train(loss_fn, "tune video", after_step=after_step, progress=progress)
         parts.take_from(pipe.unet)
