@@ -188,7 +188,7 @@ def test_compare_two_models(served, visit):
     page.get_by_role("button", name="Compare", exact=True).click()
     gallery = page.frame_locator("iframe.gallery")
     gallery.locator(".card").nth(1).wait_for()
-    assert gallery.locator(".card").count() == 2 and page.get_by_text("B is better on").count() == 1
+    assert gallery.locator(".card").count() == 2 and page.get_by_text("Of 2 prompts B is better on").count() == 1
 
 
 def test_a_bomb_is_refused_in_a_sentence(served, visit, tmp_path):

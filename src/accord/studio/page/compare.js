@@ -40,8 +40,9 @@ export function compare(context) {
   const picture = make("div");
   const result = make("div", { className: "result" });
   const along = make("div");
+  const pictures = make("div", { className: "below" }); // the gallery needs the width
   const stage = make("div", { className: "stage" }, make("div", { className: "panel" }, status.box, picture, result), along);
-  const root = make("section", { "aria-labelledby": "title-compare" }, make("h1", { id: "title-compare" }, "Compare"), make("p", { className: "lead" }, "Two models on your prompts, or two runs of accord eval: the figures with their intervals, and all pictures side by side."), make("div", { className: "two-columns" }, form, stage));
+  const root = make("section", { "aria-labelledby": "title-compare" }, make("h1", { id: "title-compare" }, "Compare"), make("p", { className: "lead" }, "Two models on your prompts, or two runs of accord eval: the figures with their intervals, and all pictures side by side."), make("div", { className: "two-columns" }, form, stage), pictures);
   result.append(make("p", { className: "score-line" }, "The figures and the pictures come here."));
 
   const digits = (x) => (x === null || x === undefined ? "–" : x.toFixed(3));
@@ -49,7 +50,7 @@ export function compare(context) {
   function table(data) {
     const head = [data.figure, "A", "B", "B − A", "95 %", "prompts"];
     const rows = [data.overall, ...data.tags].map((r) => make("tr", {}, make("th", { scope: "row" }, r.name), make("td", { className: "number" }, digits(r.a)), make("td", { className: "number" }, digits(r.b)), make("td", { className: "number" }, signed(r.difference)), make("td", { className: "number" }, r.ci95 ? `${signed(r.ci95[0])} to ${signed(r.ci95[1])}` : "–"), make("td", { className: "number" }, String(r.prompts))));
-    return make("div", { className: "table-of", tabindex: 0, role: "region", "aria-label": "figures" }, make("table", {}, make("thead", {}, make("tr", {}, ...head.map((h) => make("th", { scope: "col" }, h)))), make("tbody", {}, ...rows)));
+    return make("div", { className: "table-of figures", tabindex: 0, role: "region", "aria-label": "figures" }, make("table", {}, make("thead", {}, make("tr", {}, ...head.map((h) => make("th", { scope: "col" }, h)))), make("tbody", {}, ...rows)));
   }
   return {
     root,
@@ -66,8 +67,12 @@ export function compare(context) {
       if (job.state === "done") {
         const { data, names } = job.result;
         const wins = data.wins;
-        result.replaceChildren(make("p", { className: "score-line" }, "A is ", make("b", {}, names[0]), ", B is ", make("b", {}, names[1]), `. B is better on ${wins.wins} prompts, as good on ${wins.ties}, worse on ${wins.losses}.`), table(data), make("iframe", { className: "gallery", title: "all pictures of both", src: fileOf(job, job.result.gallery) }));
-      } else if (!ended(job)) result.replaceChildren();
+        result.replaceChildren(make("p", { className: "score-line" }, "A is ", make("b", {}, names[0]), ", B is ", make("b", {}, names[1]), `. Of ${data.prompts} prompts B is better on ${wins.wins}, as good on ${wins.ties}, worse on ${wins.losses}.`), table(data));
+        pictures.replaceChildren(make("iframe", { className: "gallery", title: "all pictures of both", src: fileOf(job, job.result.gallery) }));
+      } else {
+        pictures.replaceChildren();
+        if (!ended(job)) result.replaceChildren();
+      }
       along.replaceChildren(ended(job) ? takeAlong(job) : "");
     },
     event(kind, data) {

@@ -80,6 +80,8 @@ export function read(context) {
       if (first) {
         own.value = job.request.prompt;
         if (job.request.model) model.value = job.request.model;
+        upload = { id: job.request.upload };
+        go.disabled = false;
       }
       if (job.result) told = { ...told, ...job.result };
       else if (job.progress) {
