@@ -34,6 +34,10 @@ def studio(
         str | None,
         typer.Option(help=f"CLIP folder or hub id; if not given lab, and for other models {HUB_CLIP}."),
     ] = None,
+    inverter: Annotated[
+        Path | None,
+        typer.Option(help="Inverter folder that reads prompts back; the embedded one, for the lab, if not given."),
+    ] = None,
     folder: Annotated[Path, typer.Option(help="For jobs, uploads and results.")] = Path("out/studio"),
     show: Annotated[
         list[Path] | None, typer.Option(help="Folder that accord realign wrote, to be shown; repeat for several.")
@@ -82,6 +86,7 @@ def studio(
         models=tuple(dict.fromkeys(model or ["lab"])),
         judge=judge,
         clip=clip,
+        inverter=None if inverter is None else str(inverter),
         hub_judge=HUB_CAPTIONER,
         hub_clip=HUB_CLIP,
         device=pick_device(device),

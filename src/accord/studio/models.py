@@ -55,11 +55,12 @@ class Models:
         return self._kept("clip", named or "lab", lambda: accord.load_clip(named, self.device))
 
     def reader(self) -> Any:
-        """What reads prompts back from pictures: the embedded inverter."""
+        """What reads prompts back from pictures."""
         from accord.methods.invert.inverter import Inverter
         from accord.methods.invert.reader import Reader
 
-        return self._kept("reader", "lab", lambda: Reader.of(Inverter.from_pretrained(None, self.device)))
+        named = self.settings.inverter
+        return self._kept("reader", named or "lab", lambda: Reader.of(Inverter.from_pretrained(named, self.device)))
 
     @property
     def device(self) -> str:

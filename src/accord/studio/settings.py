@@ -56,6 +56,7 @@ class Settings:
             page can name another.
         judge: who judges; the lab's for the lab if None, and `hub_judge` for others.
         clip: what compares pictures and words; likewise.
+        inverter: folder of what reads prompts back; the embedded one, which knows the lab's scenes alone, if None.
         runs: folders below which runs of `accord eval` are looked for.
         token: what a visitor must have; None on this machine alone.
         warm: whether the first model is loaded before anybody asks for it.
@@ -68,6 +69,7 @@ class Settings:
     clip: str | None = None
     hub_judge: str = ""
     hub_clip: str = ""
+    inverter: str | None = None
     device: str | None = None
     dtype: str = "float32"
     runs: tuple[Path, ...] = ()

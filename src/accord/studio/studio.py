@@ -52,6 +52,8 @@ class Studio:
         self._held.enter_context(only_writer(self.folder))
         try:
             (self.folder / "uploads").mkdir(exist_ok=True)
+            for left in (*self.folder.glob(".sent-*"), *self.folder.glob(".zip-*")):  # by one that was killed
+                left.unlink(missing_ok=True)
             self.store = Store(self.folder / "studio.sqlite")
             self.store.recover(settings.limits.tries)
         except BaseException:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import sqlite3
 import sys
 import threading
 import traceback
@@ -45,14 +46,24 @@ class Worker(threading.Thread):
         if self.settings.warm:
             self._warm()
         while not self._closing.is_set():
-            job = self.store.take()
-            if job is None:
+            try:
+                worked = self._next()
+            except sqlite3.Error:  # the disk is full, say: what is queued stays, and is tried again
+                traceback.print_exc(file=sys.stderr)
+                worked = False
+            if not worked:
                 self.wake.wait(LOOK)
                 self.wake.clear()
-                continue
-            self._do(job)
-            for old in self.store.beyond(self.settings.limits.kept):
-                self.forget(old.id)
+
+    def _next(self) -> bool:
+        """Do the job whose turn it is; whether there was one."""
+        job = self.store.take()
+        if job is None:
+            return False
+        self._do(job)
+        for old in self.store.beyond(self.settings.limits.kept):
+            self.forget(old.id)
+        return True
 
     def _warm(self) -> None:
         """Load what the first job will need; what is wrong with it that job says."""

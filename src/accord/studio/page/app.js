@@ -97,7 +97,7 @@ const IS = { queued: "waiting", running: "at work", done: "done", failed: "faile
 function called(job) {
   const asked = job.request;
   if (job.room === "compare") return `${asked.a || "first"} and ${asked.b || "first"}`;
-  return asked.prompt || asked.target || job.command.split("\n")[0].replace("accord invert ", "");
+  return asked.prompt || asked.target || job.command.split("\n")[0].replace(/^accord invert (--inverter \S+ )?/, "");
 }
 function item(job) {
   const link = make("a", { href: `#/${job.room}/${job.id}`, "data-job": job.id }, make("span", { className: "what" }, called(job)), make("span", { className: "room" }, `${TITLES[job.room] || job.room} ${job.number}`), make("span", { className: `is ${job.state}` }, IS[job.state]));

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from accord.studio.rooms.asked import Asked, Choice, Identity, Text, check_prompt, line, quoted_prompts
+from accord.studio.rooms.asked import Asked, Choice, Identity, Text, check_prompt, line, options, quoted_prompts
 from accord.studio.settings import Settings
 from accord.studio.work import Work
 from accord.types import InputError, Notice
@@ -53,7 +53,7 @@ class Read:
         name = about["name"] if not about["name"].startswith("-") else f"./{about['name']}"
         prompt = request.prompt or about["stated"] or "THE PROMPT READ BACK"
         return [
-            line("accord", "invert", name),
+            line("accord", "invert", *options(inverter=settings.inverter), name),
             line("accord", "score", *settings.judge_words, *quoted_prompts([name, prompt])),
         ]
 
