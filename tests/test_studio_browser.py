@@ -167,7 +167,7 @@ def test_read_a_picture_and_see_where_a_phrase_is(served, visit, tmp_path):
 def test_edit_a_video(served, visit):
     page = visit("#/edit")
     page.get_by_label("Drop a video").set_input_files(VIDEO)
-    page.get_by_text("frames", exact=False).first.wait_for()
+    page.get_by_text("8 frames").wait_for()
     page.get_by_label("What the video shows", exact=True).fill("a red car on a white background")
     page.get_by_label("What it is to show", exact=True).fill("a blue fish on a white background")
     page.get_by_label("Frames", exact=True).fill("3")

@@ -16,7 +16,7 @@ export function edit(context) {
     upload = found;
     go.disabled = false;
     frames.max = found.frames;
-    frames.value = Math.min(found.frames, 16);
+    if (Number(frames.value) > found.frames) frames.value = found.frames;
     picture.replaceChildren(make("figure", {}, make("figcaption", {}, "the source"), make("div", { className: "frame" }, make("img", { src: `/api/uploads/${found.id}/shown`, alt: `a frame of ${found.name}` }))));
   }, context.notice);
   const source = promptField("What the video shows");
