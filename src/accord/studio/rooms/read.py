@@ -100,7 +100,9 @@ def _judged(work: Work, image: Any, text: str, number: int) -> dict[str, Any]:
             scored = accord.score(image, text, work.models.judge(model), work.models.clip(model))[0]
     except InputError as error:
         return {"prompt": text, "error": str(error), "row": None, "maps": [], "nowhere": ""}
-    why, regions, maps = "", [], []
+    why = ""
+    regions: list[dict[str, Any]] = []
+    maps: list[str] = []
     work.stage("looking where its phrases are")
     try:
         regions, maps = _where(work, image, scored.alignment.prompt, number)
