@@ -17,6 +17,7 @@ demo: $(STAMP)
 	  "a red star to the left of a blue key" --seed 1 --seed 2 --mode same_seed --out out/demo
 	@echo "before, regions and after side by side:" && ls out/demo/*/strip.png
 	@echo "all of them on one page: $(CURDIR)/out/demo/index.html"
+	@echo "to look at them in the browser, and to make others: $(BIN)/accord studio --show out/demo"
 
 lint: $(STAMP)
 	$(BIN)/ruff check src tests docs examples integrations

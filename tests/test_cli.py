@@ -518,3 +518,18 @@ def test_editing_a_video_from_the_command_line(accord_cli):
     assert_refused(accord_cli("edit", "video.mp4", *words, "--frames", "3"), "is not START:STOP")
     assert_refused(accord_cli("edit", "video.mp4", *words, "--strength", 2), "strength must be in")
     assert_refused(accord_cli("edit", "video.mp4", *words, *small, "--out", "new.avif"), "is none of")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--place", "moon"], "is not THING=X0,Y0,X1,Y1"),
+        (["--place", "=0,0,1,1"], "names no thing"),
+        (["--place", "moon=0,0,1,1", "--rounds", "0"], "--place is not used"),
+        (["--place", "fish=0,0,1,1"], "asks for no thing 'fish'"),
+        (["--strength", "0.5"], "--strength is not used without --mode renoise"),
+        (["--strength", "0", "--mode", "renoise"], "strength must be in"),
+    ],
+)
+def test_places_and_strength_that_cannot_be_are_refused(accord_cli, options, said):
+    assert_refused(accord_cli("realign", "a purple moon", *options), said)

@@ -15,8 +15,8 @@ from accord.diffusion.opened import Opened
 from accord.diffusion.pipelines import token_spans, tokens_of
 from accord.diffusion.tap import attention_layout
 from accord.methods.realign.config import RealignConfig
-from accord.methods.realign.fine import Rounds, build_segments, realign
-from accord.methods.realign.layout import box_mask, plan
+from accord.methods.realign.fine import Rounds, build_segments, check_places, realign
+from accord.methods.realign.layout import box_mask, placed, plan
 from accord.methods.realign.regions import find_regions, local_prompt, phrase_maps, slots
 from accord.prompts.phrases import phrases_of
 from accord.types import InputError, Region
@@ -342,3 +342,25 @@ def test_renoise_is_modulated_as_strongly_where_it_starts():
         assert state.tau == pytest.approx((700 / top) ** 5)
         state.before_step(Step(9, 10, torch.tensor(100), latents))
         assert not state.active
+
+
+# --- places that somebody chose ---------------------------------------------------------------------------------------
+def test_a_chosen_place_is_taken_by_one_thing_of_its_phrase():
+    prompt = phrases_of("two yellow stars and a purple moon")
+    layout = plan(prompt, slots(prompt), [], np.zeros((2, 8, 8), dtype=np.float32))
+    box = (0.0, 0.5, 0.5, 1.0)
+    for words in ("stars", "two yellow stars", "Yellow stars"):
+        found = placed(prompt, layout, [(words, box)])
+        assert found[0].box == box and found[0].planned and found[0].deficit == 1 and found[1:] == layout[1:]
+        assert found[0].mask[4:, :4].all() and found[0].mask.sum() == 16
+    both = placed(prompt, layout, [("stars", box), ("stars", (0.5, 0.0, 1.0, 0.5)), ("a purple moon", box)])
+    assert [r.box for r in both] == [box, (0.5, 0.0, 1.0, 0.5), box]
+    check_places(prompt, [("moon", box)])
+    for places, said in (
+        ([("fish", box)], "asks for no thing 'fish'"),
+        ([("moon", box), ("moon", box)], "more places for 'moon'"),
+        ([("moon", (0.5, 0.0, 0.2, 1.0))], "no box in the picture"),
+        ([("moon", (0.0, 0.0, 1.2, 1.0))], "no box in the picture"),
+    ):
+        with pytest.raises(InputError, match=said):
+            check_places(prompt, places)

@@ -17,6 +17,7 @@ LEAST = {
     "edit": ["edit", "video.gif", "--source", "a star", "--target", "a key"],
     "invert": ["invert", "star.png"],
     "info": ["info"],
+    "studio": ["studio", "--port", "0"],
     "train lab": ["train", "lab", "vae"],
     "train reward": ["train", "reward", "--prompts", "prompts.txt"],
     "train inverter": ["train", "inverter", "--pairs", "pairs.csv"],
@@ -59,7 +60,7 @@ LEAST = {
 }
 FLOATS = {
     "generate": "--guidance",
-    "realign": "--guidance",
+    "realign": "--guidance --strength",
     "edit": "--learning-rate --guidance --strength --injection --mask-blending --modulation",
     "train reward": "--learning-rate --stop-from --stop-until --guidance --reward-weight --pretrain-weight --kl-weight",
     "train inverter": "--weight --learning-rate --vocabulary-weight --similar",
@@ -73,6 +74,7 @@ INTEGERS = {
     "generate": "--seed --steps --batch-size",
     "realign": "--seed --rounds --steps --batch-size",
     "edit": "--tune-steps --steps --window --seed",
+    "studio": "--port",
     "train lab": "--steps --seed",
     "train reward": (
         "--steps --batch-size --accumulate --rank --inference-steps --anchors --eval-every --save-every --seed"

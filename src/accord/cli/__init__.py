@@ -10,6 +10,7 @@ import typer
 
 from accord.cli import bench, evaluate, pairs, pictures, train, videos
 from accord.cli import parse as parsing
+from accord.cli import studio as showing
 from accord.cli.options import App, AsJson, emit, hush
 from accord.files import reason, speak_any_language
 from accord.types import InputError
@@ -82,7 +83,16 @@ def info(as_json: AsJson = False) -> None:
     emit(as_json, data, "\n".join(f"{k}: {v}" for k, v in data.items()))
 
 
-for command in (pictures.generate, pictures.score, pictures.realign, videos.edit, pictures.invert, parsing.parse, info):
+for command in (
+    pictures.generate,
+    pictures.score,
+    pictures.realign,
+    videos.edit,
+    pictures.invert,
+    parsing.parse,
+    showing.studio,
+    info,
+):
     app.command()(command)
 for name, group in (("train", train.app), ("pairs", pairs.app), ("eval", evaluate.app), ("bench", bench.app)):
     app.add_typer(group, name=name)

@@ -106,12 +106,21 @@ def write_picture(out: Path, name: str, made: Any) -> dict[str, Any]:
 
 
 # --- realign --------------------------------------------------------------------------------------------------------
-def repairing(pipe: Any, config: Any, judge: Any, detector: Any, batch_size: int, settings: dict[str, Any]) -> Making:
+def repairing(
+    pipe: Any,
+    config: Any,
+    judge: Any,
+    detector: Any,
+    batch_size: int,
+    settings: dict[str, Any],
+    places: Sequence[Any] = (),
+) -> Making:
     """Pictures before and after repair.
 
     Args:
         detector: finds the things; the pipeline's own attention if None.
         settings: what a manifest says of judge and detector.
+        places: where things are to be put, as `realign` takes them.
     """
     import accord
     from accord.data.prompts import check_says_something
@@ -131,7 +140,14 @@ def repairing(pipe: Any, config: Any, judge: Any, detector: Any, batch_size: int
         prompts, seeds = [job.prompt for job in jobs], [job.seed for job in jobs]
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "the prompt is read as", Notice)  # the job's own note has said it
-            told = {"captioner": judge, "regions": detector, "batch_size": batch_size, "each": True, **arguments}
+            told = {
+                "captioner": judge,
+                "regions": detector,
+                "batch_size": batch_size,
+                "each": True,
+                "places": places,
+                **arguments,
+            }
             return accord.realign(pipe, prompts, seeds, config=config, **told)
 
     settings = {"rounds": config.rounds, "mode": config.mode, "judge": judge.name, **settings}

@@ -497,6 +497,21 @@ def frame_range(text: str | None) -> tuple[int, int | None]:
         raise InputError(f"frames {text!r} is not START:STOP, counted from 0; write for example 0:16") from None
 
 
+def places_of(given: Sequence[str]) -> list[tuple[str, tuple[float, float, float, float]]]:
+    """THING=X0,Y0,X1,Y1 of each. Raises InputError for what is written otherwise."""
+    out = []
+    for text in given:
+        thing, _, numbers = text.rpartition("=")
+        try:
+            x0, y0, x1, y1 = map(float, numbers.split(","))
+        except ValueError:
+            raise InputError(f"--place {text!r} is not THING=X0,Y0,X1,Y1; write for example moon=0,0,0.4,0.5") from None
+        if not thing.strip():
+            raise InputError(f"--place {text!r} names no thing; write for example moon=0,0,0.4,0.5")
+        out.append((thing.strip(), (x0, y0, x1, y1)))
+    return out
+
+
 def file_name(index: int, prompt: str, seed: int, digits: int = 3) -> str:
     """A name that this machine's files can have: what its letters do not hold is left out."""
     letters = prompt.lower().encode(sys.getfilesystemencoding(), "ignore").decode(sys.getfilesystemencoding())

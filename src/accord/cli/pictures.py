@@ -48,6 +48,7 @@ from accord.cli.options import (
     judge_of,
     leave_out,
     pick_device,
+    places_of,
     quiet,
     read_by_the_lab,
     said,
@@ -284,6 +285,19 @@ def realign(
             )
         ),
     ] = "new_seed",
+    strength: Annotated[
+        float | None, typer.Option(help="With --mode renoise: share of the steps that is redone; 0.8 if not given.")
+    ] = None,
+    place: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="THING=X0,Y0,X1,Y1",
+            help=(
+                "Where a thing of the prompt is to be put, as shares of width and height: moon=0,0,0.4,0.5; repeat for "
+                "several. Each picture is redone then."
+            ),
+        ),
+    ] = None,
     steps: Steps = None,
     guidance: OwnGuidance = None,
     negative_prompt: NegativePrompt = None,
@@ -321,12 +335,19 @@ def realign(
     import accord
     from accord.diffusion.call import call_arguments
     from accord.judges.regions import VIEWS
-    from accord.methods.realign.fine import check_mode, check_repairable
+    from accord.methods.realign.fine import check_mode, check_places, check_repairable
+    from accord.prompts.phrases import phrases_of
     from accord.reports.gallery import of_repairs, repairs_in, write_gallery
 
-    config = checked(accord.RealignConfig, rounds=rounds, mode=mode)
+    share = {} if strength is None else {"strength": strength}
+    config = checked(accord.RealignConfig, rounds=rounds, mode=mode, **share)
+    if mode != "renoise":
+        leave_out("without --mode renoise", strength=strength)
     if not rounds:
-        leave_out("with --rounds 0", **said("mode", "regions", "judge_regions"))
+        leave_out("with --rounds 0", **said("mode", "regions", "judge_regions", "place"))
+    if file is not None:
+        leave_out("with --prompts, whose rows have things of their own", place=place)
+    places = places_of(place or ())
     if regions not in REGIONS:
         raise InputError(f"--regions {regions!r} is unknown; use {' or '.join(REGIONS)}")
     if judge_regions not in VIEWS:
@@ -337,6 +358,8 @@ def realign(
         leave_out("without --model", variant=variant, model_config=model_config)
     told = call_options(steps, guidance, negative_prompt, height, width, call)
     given = Given.of(prompts, file, seed, shard, parsed=True)
+    for prompt in given.prompts if places else ():
+        check_places(phrases_of(prompt), places)
     kind = torch_type(dtype)
     pick_device(device)
     with given.writing(out):
@@ -349,11 +372,16 @@ def realign(
         looks = None
         if regions == "detector":
             looks = accord.load_detector(detector or HUB_DETECTOR, outlines, str(pipe.device))
-        looking = {"calibration": calibration and str(calibration), "detector": detector, "outlines": outlines}
-        looking |= (
-            {"judge_regions": judge_regions} if judge_regions != "crop" else {}
-        )  # as manifests without it have it
-        making = repairing(pipe, config, judging, looks, batch_size, {"regions": regions, **looking})
+        looking: dict[str, Any] = {
+            "calibration": calibration and str(calibration),
+            "detector": detector,
+            "outlines": outlines,
+        }
+        if judge_regions != "crop":  # as manifests without it have it
+            looking["judge_regions"] = judge_regions
+        if strength is not None:
+            looking["strength"] = strength
+        making = repairing(pipe, config, judging, looks, batch_size, {"regions": regions, **looking}, places)
         write = functools.partial(write_repair, out)
         task = Task("realign", told, making, write, batch_size, as_json, passes=1 + rounds)
         if file is not None:

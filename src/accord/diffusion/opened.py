@@ -31,7 +31,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from accord.diffusion.process import is_exploding, level_at, rooted_eta
+from accord.diffusion.process import is_exploding, kind_of, level_at, rooted_eta
 from accord.diffusion.state import held, parts_of
 from accord.types import InputError, a_kind, reason_of
 
@@ -88,6 +88,60 @@ def watched(see: Watch) -> Iterator[None]:
         yield
     finally:
         _watch.reset(token)
+
+
+def took_step(pictures: int, steps: int) -> None:
+    """Tell who watches that a step was taken: for loops that are no pipeline's own call."""
+    if (see := _watch.get()) is not None:
+        see(pictures, steps)
+
+
+Look = Callable[[Step, Callable[[], torch.Tensor]], None]
+_look: ContextVar[Look | None] = ContextVar("look", default=None)
+
+
+@contextmanager
+def looked_at(look: Look) -> Iterator[None]:
+    """Call `look(step, picture)` after each denoising step of every run within the block; what it raises ends the run.
+
+    `picture()` decodes what the network takes for the first clean picture at that step, [1,3,H,W] in 0..1. It costs a
+    run of the VAE, and changes nothing of the run.
+    """
+    token = _look.set(look)
+    try:
+        yield
+    finally:
+        _look.reset(token)
+
+
+def show_step(step: Step, picture: Callable[[], torch.Tensor]) -> None:
+    """Let who looks at steps see one."""
+    if (look := _look.get()) is not None:
+        with _unlooked(), torch.no_grad():
+            look(step, picture)
+
+
+@contextmanager
+def _unlooked() -> Iterator[None]:
+    """The runs of who looks are not looked at."""
+    token, watch = _look.set(None), _watch.set(None)
+    try:
+        yield
+    finally:
+        _look.reset(token)
+        _watch.reset(watch)
+
+
+def clean_estimate(step: Step) -> torch.Tensor:
+    """What the network takes for the clean state at a step, after it ran: x0^ of its guided output.
+
+    Raises:
+        InputError: for a scheduler that does not say its noise levels.
+    """
+    assert step.output is not None
+    kind_of(step.scheduler)
+    level = level_at(step.scheduler, step.timestep, step.latents)
+    return level.x0(step.latents, step.output.to(step.latents)).to(step.latents.dtype)
 
 
 class Left(Exception):
@@ -467,6 +521,7 @@ class Opened:
             if run.unscaled:  # a property of some classes: an attribute of the copy would not be seen
                 scheduler.__class__ = type(type(scheduler).__name__, (type(scheduler),), {"init_noise_sigma": 1.0})
             loop = _Loop(run, len(prompts), scheduler, stack, _found_networks(pipe))
+            loop.show = lambda step: self.decode(prompts[:1], clean_estimate(step)[:1])
             self._loops.append(loop)
             stack.callback(self._finished)
             hands: dict[str, Any] = {"scheduler": scheduler, "_progress_bar_config": {"disable": True}}
@@ -652,6 +707,7 @@ class _Loop:
         self.is_cut = run.cut is None
         self.parted = False  # the grid is to be shortened by `get_timesteps`
         self.latents: torch.Tensor | None = None
+        self.show: Callable[[Step], torch.Tensor] | None = None  # the picture at a step
         self.own = {"step": scheduler.step, "set_timesteps": scheduler.set_timesteps}
         hands = {"step": self.step, "set_timesteps": self.set_timesteps}
         stack.enter_context(swapped(scheduler, **{name: _signed(hand, self.own[name]) for name, hand in hands.items()}))
@@ -753,8 +809,9 @@ class _Loop:
             with torch.no_grad():  # it counts its steps, whoever takes them: Euler scales its input by that count
                 own()
         self.index, self.calls, self.latents = self.index + 1, 0, new
-        if (see := _watch.get()) is not None:
-            see(self.pictures, len(self.times))
+        took_step(self.pictures, len(self.times))
+        if self.show is not None:
+            show_step(taken, functools.partial(self.show, taken))
         if isinstance(made[0], tuple):
             return (new, *made[0][1:])
         made[0].prev_sample = new

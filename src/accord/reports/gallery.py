@@ -1,6 +1,7 @@
 """A gallery: one page for all pictures of a run, which opens from the file system and asks for nothing else.
 
-The page is `gallery.html`, `gallery.css` and `gallery.js` of this package in one file, with the rows as JSON in it.
+The page is `gallery.html`, `gallery.css`, `frame.js` and `gallery.js` of this package in one file, with the rows as
+JSON in it.
 Nothing of a row becomes markup: the script writes it as text, and the page lets no other script run.
 """
 
@@ -270,6 +271,11 @@ def write_gallery(
     return index
 
 
+def shown_row(folder: Path, entry: Entry) -> dict[str, Any]:
+    """What a page is told of an entry, its pictures as addresses within `folder`; for pages other than the gallery."""
+    return _row(folder, folder, entry, "00000")
+
+
 def _partners(entries: Sequence[Entry], others: Sequence[Entry]) -> list[Entry | None]:
     by_prompt = {(e.prompt, e.seed): e for e in reversed(others)}
     by_number = {e.number: e for e in reversed(others)}
@@ -403,7 +409,10 @@ def save_small(image: Image.Image, path: Path) -> Path:
 def _page(title: str, data: Mapping[str, Any]) -> str:
     """The page: nothing but its own style and script runs in it."""
     here = files("accord.reports")
-    style, script = ((here / f"gallery.{kind}").read_text(encoding="utf8") for kind in ("css", "js"))
+    style, shared, own = (
+        (here / name).read_text(encoding="utf8") for name in ("gallery.css", "frame.js", "gallery.js")
+    )
+    script = re.sub(r"^export ", "", shared, flags=re.M) + own  # one script, as a page of one file has no modules
     said = json.dumps(data, allow_nan=False, separators=(",", ":"))  # in ASCII
     for letter in "<>&":
         said = said.replace(letter, f"\\u{ord(letter):04x}")

@@ -6,7 +6,7 @@ attention modulated; 5. keep the better picture; repeat up to K rounds.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from diffusers import DiffusionPipeline
 
-from accord.data.images import to_pil
+from accord.data.images import fit, to_pil
 from accord.diffusion.attention import AttentionMaps
 from accord.diffusion.call import call_arguments, joined_call
 from accord.diffusion.generate import check_batch_size, check_finite, generators, seeds_of
@@ -31,13 +31,14 @@ from accord.judges.diagnosis import align
 from accord.judges.protocol import Answers, Judge
 from accord.judges.questions import as_judge
 from accord.methods.realign.config import RealignConfig
-from accord.methods.realign.layout import plan
+from accord.methods.realign.layout import Place, check_place, phrase_named, placed, plan
 from accord.methods.realign.modulation import Segments, check_picture, modulation_of
 from accord.methods.realign.regions import (
     AttentionRegions,
     DetectedRegions,
     Regions,
     describe,
+    find_regions,
     phrase_maps,
     slots,
 )
@@ -74,6 +75,7 @@ def realign(
     captioner: Judge | Answers | None = None,
     clip: ClipScorer | None = None,
     regions: PhraseDetector | None = None,
+    places: Sequence[Place] = (),
     num_inference_steps: int | None = None,
     guidance_scale: float | None = None,
     negative_prompt: str = "",
@@ -94,6 +96,8 @@ def realign(
             pipeline alone, if None.
         clip: if given, CLIP similarity and caption reward are in the alignments too.
         regions: a detector (`load_detector`) that finds where each phrase is; the pipeline's own attention if None.
+        places: where things are to be put, ("the moon", (x0, y0, x1, y1)) as shares of width and height. Every picture
+            is redone then, and the first one is no candidate for `after`.
         num_inference_steps: those of the pipeline's own call if None.
         guidance_scale: of classifier-free guidance, at which 1 is unguided; what the pipeline's own call has if None.
         call, more: further arguments of the pipeline's own call (height, max_sequence_length, image, ...), as a mapping
@@ -103,52 +107,99 @@ def realign(
         each: one picture a prompt, each with its own of as many seeds.
 
     Returns:
-        a Realigned per (prompt, seed), in order, seeds varying fastest. `after` is never worse than `before` by the
-        alignment.
+        a Realigned per (prompt, seed), in order, seeds varying fastest. Without `places`, `after` is never worse than
+        `before` by the alignment.
 
     Raises:
-        InputError: for a pipeline that cannot be opened or makes videos, a prompt that is empty or too long, or larger
-            pictures without a captioner.
+        InputError: for a pipeline that cannot be opened or makes videos, a prompt that is empty or too long, larger
+            pictures without a captioner, or a place of what a prompt does not ask for.
     """
-    config = config or RealignConfig()
-    check_repairable(pipe)
-    check_mode(pipe, config.mode)
-    own = captioner is None
-    judge = as_judge(captioner or load_captioner(device=str(device_of(pipe))))
     names = [prompts] if isinstance(prompts, str) else list(prompts)
     numbers = seeds_of(seeds)
     check_batch_size(batch_size)
-    finder: Regions = AttentionRegions() if regions is None else DetectedRegions(regions)
-    read_ahead(names)
-    parsed = [phrases_of(text) for text in names]
-    for prompt in parsed:  # what is made and judged is the plain text
-        check_prompt_length(pipe, prompt.text)
-        judge.check_length(prompt.text)
-        finder.check(prompt)
-    jobs = list(
-        zip(parsed, numbers, strict=True) if each else ((prompt, seed) for prompt in parsed for seed in numbers)
-    )
-    arguments = call_arguments(
+    rounds, parsed = rounds_of(
         pipe,
+        names,
+        config=config,
+        captioner=captioner,
+        clip=clip,
+        regions=regions,
+        places=places,
+        captions=captions,
         num_inference_steps=num_inference_steps,
         guidance_scale=guidance_scale,
         negative_prompt=negative_prompt,
         call=joined_call(call, more),
     )
-    rounds = Rounds(Opened(pipe, **arguments), config, judge, clip, captions, finder)
-    if own and jobs:
-        side = max(rounds.where([jobs[0][0]]).size) * getattr(pipe, "vae_scale_factor", 8)
+    jobs = list(
+        zip(parsed, numbers, strict=True) if each else ((prompt, seed) for prompt in parsed for seed in numbers)
+    )
+    results: list[Realigned] = []
+    with step_bar(len(jobs), "realign", not progress, passes=1 + rounds.config.rounds) as bar:
+        for start in range(0, len(jobs), batch_size):
+            results += rounds.repair(rounds.generate(jobs[start : start + batch_size]))
+            bar.finish(len(results) - start)
+    return results
+
+
+def rounds_of(
+    pipe: DiffusionPipeline,
+    prompts: Sequence[str],
+    *,
+    config: RealignConfig | None = None,
+    captioner: Judge | Answers | None = None,
+    clip: ClipScorer | None = None,
+    regions: PhraseDetector | None = None,
+    places: Sequence[Place] = (),
+    captions: bool = True,
+    **told: Any,
+) -> tuple[Rounds, list[Prompt]]:
+    """What repairs pictures of these prompts, and the prompts taken apart; for who wants to see each round.
+
+    Args:
+        told: as `call_arguments` takes it. All others as `realign` takes them, which also says what is refused.
+    """
+    config = config or RealignConfig()
+    check_repairable(pipe)
+    check_mode(pipe, config.mode)
+    judge = as_judge(captioner or load_captioner(device=str(device_of(pipe))))
+    finder: Regions = AttentionRegions() if regions is None else DetectedRegions(regions)
+    read_ahead(list(prompts))
+    parsed = [phrases_of(text) for text in prompts]
+    for prompt in parsed:  # what is made and judged is the plain text
+        check_prompt_length(pipe, prompt.text)
+        judge.check_length(prompt.text)
+        finder.check(prompt)
+        check_places(prompt, places)
+    arguments = call_arguments(pipe, **told)
+    rounds = Rounds(Opened(pipe, **arguments), config, judge, clip, captions, finder, tuple(places))
+    if captioner is None and parsed:
+        side = max(rounds.where(parsed[:1]).size) * getattr(pipe, "vae_scale_factor", 8)
         if side > judge.image_size:
             raise InputError(
                 f"the embedded captioner knows the lab's small scenes alone, not pictures of {side} pixels; give "
                 "captioner=load_judge(ID)"
             )
-    results: list[Realigned] = []
-    with step_bar(len(jobs), "realign", not progress, passes=1 + config.rounds) as bar:
-        for start in range(0, len(jobs), batch_size):
-            results += rounds.repair(rounds.generate(jobs[start : start + batch_size]))
-            bar.finish(len(results) - start)
-    return results
+    return rounds, parsed
+
+
+def locate(rounds: Rounds, image: torch.Tensor, prompt: Prompt, seed: int = 0) -> tuple[np.ndarray, list[Region]]:
+    """Where the phrases of a prompt are in a picture, whoever made it: by the attention of the pipeline that denoises
+    it with this prompt, from part-way on (`RealignConfig.strength`).
+
+    Args:
+        rounds: of a pipeline that begins with noise.
+        image: [3,H,W] in 0..1; scaled to what the pipeline makes.
+
+    Returns:
+        attention of each phrase [P,h,w] in 0..1, and the regions in the order of `slots`.
+    """
+    opened, text = rounds.opened, [prompt.text]
+    like = opened.decode(text, opened.noise(text, generators([seed])))
+    height, width = like.shape[-2:]
+    start = opened.encode(text, fit(image[None], (height, width)))
+    _, maps, _ = rounds.denoise([prompt], [seed], None, start)
+    return maps[0], find_regions(prompt, maps[0])
 
 
 def check_repairable(pipe: Any) -> None:
@@ -168,6 +219,17 @@ def check_mode(pipe: Any, mode: str) -> None:
         raise InputError(f"{a_kind(pipe)} begins with a picture already; use the `mode` new_seed or same_seed")
 
 
+def check_places(prompt: Prompt, places: Sequence[Place]) -> None:
+    """Refuse places that are no boxes, or of what a prompt does not ask for. Raises InputError."""
+    wanted = slots(prompt)
+    for place in places:
+        check_place(place)
+        wanted_phrase = phrase_named(prompt, place[0])
+        if wanted_phrase not in wanted:
+            raise InputError(f"there are more places for {place[0]!r} than the prompt asks for; leave one out")
+        wanted.remove(wanted_phrase)
+
+
 @dataclass
 class Rounds:
     """`realign` for batches of (prompt, seed): `generate`, then `repair`."""
@@ -178,6 +240,7 @@ class Rounds:
     clip: ClipScorer | None = None
     captions: bool = True
     regions: Regions = field(default_factory=AttentionRegions)
+    places: Sequence[Place] = ()
     _where: dict[tuple[str, ...], AttentionLayout] = field(default_factory=dict, repr=False)
 
     def where(self, prompts: Sequence[Prompt]) -> AttentionLayout:
@@ -192,12 +255,21 @@ class Rounds:
 
     def repair(self, first: list[Picture]) -> list[Realigned]:
         """Up to K rounds on pictures of `generate`, which stay as they are."""
+        rounds = list(self.each_round(first))
+        return self.results(first, rounds[-1][0] if rounds else first)
+
+    def each_round(self, first: list[Picture]) -> Iterator[tuple[list[Picture], list[Picture]]]:
+        """The best so far after each round, and what the round made of those that it redid; both as in `first`."""
         items = [replace(i, tried=[]) for i in first]
         for number in range(self.config.rounds):
-            todo = [i for i in items if not self.good(i.alignment)]
+            todo = [i for i in items if not self.good(i.alignment) or (self.places and not number)]
             if not todo:
-                break
-            self.redo(todo, number)
+                return
+            made = self.redo(todo, number)
+            yield items, made
+
+    def results(self, first: list[Picture], items: list[Picture]) -> list[Realigned]:
+        """Pictures of `generate` and the best that came of them, put together."""
         return [
             Realigned(
                 prompt=a.prompt,
@@ -283,8 +355,10 @@ class Rounds:
         return images, maps, opened.evaluations // len(prompts)
 
     # 2. to 5. find, describe, place, redo, keep the better ----------------------------------------------------------
-    def redo(self, items: list[Picture], number: int) -> None:
-        """Round `number` (from 0) for these pictures: each keeps what comes of it if its alignment rises."""
+    def redo(self, items: list[Picture], number: int) -> list[Picture]:
+        """Round `number` (from 0) for these pictures: each keeps what comes of it if its alignment rises, or if it is
+        the first with things at chosen places. Returns what came of each.
+        """
         mode, seeds = self.config.mode, [(i.seed + (number + 1) * NEW_SEED) % 2**63 for i in items]
         # from the same noise the same layout would give the same picture again: another place, and more weight
         tried = [[] if mode == "new_seed" else i.tried for i in items]
@@ -292,7 +366,8 @@ class Rounds:
         for item, vain in zip(items, tried, strict=True):
             places = self.regions.find(item.image, item.prompt, item.maps)
             found = describe(item.image, item.prompt, places, self.captioner, self.captions)
-            layouts.append(plan(item.prompt, slots(item.prompt), found, item.maps, tried=vain))
+            layout = plan(item.prompt, slots(item.prompt), found, item.maps, tried=vain)
+            layouts.append(placed(item.prompt, layout, self.places))
         prompts = [i.prompt for i in items]
         registers = registers_of(getattr(self.opened.pipe, "text_encoder", None))
         segments = build_segments(self.where(prompts), prompts, layouts, self.config, registers)
@@ -304,16 +379,19 @@ class Rounds:
         images, maps, calls = self.denoise(prompts, own, segments, start)
         maps = maps or [i.maps for i in items]  # all of it was modulated
         alignments = align(images, prompts, self.captioner, self.clip, self.captions)
+        made: list[Picture] = []
         for k, (item, layout) in enumerate(zip(items, layouts, strict=True)):
             item.rounds += 1
             item.calls += calls
-            if alignments[k].better_than(item.alignment):
+            made.append(replace(item, image=images[k], alignment=alignments[k], maps=maps[k], regions=layout))
+            if alignments[k].better_than(item.alignment) or (self.places and not number):
                 item.image, item.alignment, item.maps, item.regions = images[k], alignments[k], maps[k], layout
                 item.tried = []
                 item.seed_after = seeds[k] if mode == "new_seed" else None
             else:
                 item.tried.append(layout)
                 item.regions = item.regions or layout
+        return made
 
 
 class _Window:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from accord.data.lexicon import SIZES
-from accord.types import Prompt, Region
+from accord.types import InputError, Prompt, Region
 
 GRID = 9  # candidate centres a side
 STAY, MISSING_STAY = 1.0, 0.15  # cost of a move by the whole picture: of a thing that is well, of one that is missing
 OVERLAP, RELATION, EDGE = 12.0, 8.0, 8.0
 CLEAR = 0.04  # gap wanted between two boxes
 AVOID, AVOID_REACH = 4.0, 0.35  # of places that were tried in vain, and how far around them
+Place = tuple[str, tuple[float, float, float, float]]  # a thing's words, and its box as shares of width and height
 SMALL_WORDS = {"small", "little", "tiny", "mini"}
 
 
@@ -79,6 +81,51 @@ def plan(
                 source.box if source else None,
             )
         )
+    return out
+
+
+def phrase_named(prompt: Prompt, words: str) -> int:
+    """The thing of a prompt that these words are, its noun or its whole phrase, with or without its article.
+
+    Raises:
+        InputError: if there is none.
+    """
+    said = words.strip().lower()
+    for i in prompt.things:
+        phrase = prompt.phrases[i]
+        text = phrase.text.lower()
+        if said in (text, phrase.head.text.lower(), text.partition(" ")[2]):
+            return i
+    known = ", ".join(repr(prompt.phrases[i].text) for i in prompt.things) or "none"
+    raise InputError(f"{prompt.text[:40]!r} asks for no thing {words!r} that could be placed; its things are {known}")
+
+
+def check_place(place: Place) -> None:
+    """Refuse a box that is none, or is not in the picture. Raises InputError."""
+    words, (x0, y0, x1, y1) = place
+    if not (0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1):
+        raise InputError(
+            f"the place of {words!r} is no box in the picture; give X0,Y0,X1,Y1 from 0 to 1, left and top before "
+            "right and bottom"
+        )
+
+
+def placed(prompt: Prompt, layout: Sequence[Region], places: Sequence[Place]) -> list[Region]:
+    """A layout with things at places that somebody chose: nothing is there yet, so their deficit is 1. Of several
+    things of a phrase the first places are those of the first.
+
+    Raises:
+        InputError: for a place of what the prompt does not ask for, or more places than there are things.
+    """
+    out, free = list(layout), set(range(len(layout)))
+    for words, box in places:
+        phrase = phrase_named(prompt, words)
+        slot = next((k for k in sorted(free) if out[k].phrase == phrase), None)
+        if slot is None:
+            raise InputError(f"there are more places for {words!r} than the prompt asks for; leave one out")
+        free.discard(slot)
+        shape = out[slot].mask.shape
+        out[slot] = replace(out[slot], box=box, mask=box_mask(box, (shape[0], shape[1])), deficit=1.0, planned=True)
     return out
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from tqdm.auto import tqdm
 from accord.data.images import fit, to_pil, to_tensor
 from accord.data.video import Video
 from accord.diffusion.generate import check_finite, refusing_nan
-from accord.diffusion.opened import Opened, Step
+from accord.diffusion.opened import Opened, Step, show_step, took_step
 from accord.diffusion.pipelines import (
     Pipeline,
     check_latent_unet,
@@ -184,8 +185,14 @@ class VideoEditor:
                 x = trajectory.step(x, output, span, wanted.states)
                 if change is not None and i < config.mask_blending * len(steps):
                     x = blended(x, path[-i - 2], change)
+                took_step(len(x), len(steps))
+                show_step(Step(i, len(steps), torch.tensor(span[1]), x), partial(self._middle, x))
         check_finite(x)
         return x
+
+    def _middle(self, latents: torch.Tensor) -> torch.Tensor:
+        """The frame in the middle as it is now, [1,3,H,W]."""
+        return self.decode(latents[len(latents) // 2][None])
 
     @torch.no_grad()
     def change_mask(self, target: str, path: Sequence[torch.Tensor]) -> torch.Tensor:

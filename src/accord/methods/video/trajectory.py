@@ -18,7 +18,7 @@ from functools import partial
 import torch
 from tqdm.auto import tqdm
 
-from accord.diffusion.opened import set_grid
+from accord.diffusion.opened import set_grid, took_step
 from accord.diffusion.process import affine
 from accord.methods.context.network import RelationalNetwork
 from accord.methods.context.process import ShiftedProcess
@@ -122,4 +122,5 @@ def invert(
 
         x = trajectory.inverse(x, span, source.states, predict, iterations)
         path.append(x.cpu())
+        took_step(len(x), len(steps))
     return path

@@ -22,6 +22,7 @@ from torch import nn
 
 from accord.diffusion.attention import plain_attention
 from accord.diffusion.loading import load_model, load_tensors, saved_by
+from accord.diffusion.opened import took_step
 from accord.diffusion.pipelines import Pipeline, device_of
 from accord.diffusion.state import held
 from accord.files import only_writer, read_json, replace_file, replace_folder, write_file
@@ -200,5 +201,9 @@ def tune(
                 loss, _ = objective(x0, noise.to(x0.device), t.to(x0.device), shift, predict, estimated.to(x0.device))
             return loss, {}
 
-        run.train(loss_fn, "tune video", progress=progress)
+        def after_step(_step: int) -> bool:
+            took_step(1, config.tune_steps)
+            return False
+
+        run.train(loss_fn, "tune video", after_step=after_step, progress=progress)
         parts.take_from(pipe.unet)
