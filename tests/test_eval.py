@@ -387,6 +387,27 @@ def test_shards_make_one_run(pictures, tmp_path):
     assert len(list((tmp_path / "merged" / "images").iterdir())) == 12
 
 
+def test_shards_without_a_picture_are_runs_that_can_be_merged(pictures, tmp_path):
+    """More shards than prompts, and a share whose prompts have no picture."""
+    folder = tmp_path / "p"
+    shutil.copytree(pictures, folder)
+    for path in folder.glob("0000[15]-*.png"):
+        path.unlink()
+    run_suite(task(folder), tmp_path / "whole")
+    for i in range(1, 9):
+        told = run_suite(task(folder), tmp_path / f"at{i}", (i, 8))
+        assert told["pictures"] == (2 if i in (1, 3, 4, 5) else 0)
+    shards = [tmp_path / f"at{i}" for i in (8, 2, 1, 3, 4, 5, 6, 7)]  # the first has judged nothing
+    with pytest.raises(InputError, match="1 of 8 shards are missing"):
+        merge([s for s in shards if s.name != "at3"], tmp_path / "short")
+    merge(shards, tmp_path / "merged")
+    assert timeless(tmp_path / "merged") == timeless(tmp_path / "whole")
+    assert read_about(tmp_path / "merged")["weights"] == read_about(tmp_path / "whole")["weights"]
+    assert merge([tmp_path / "merged"], tmp_path / "merged")["pictures"] == 8
+    ended = [run_suite(task(folder), tmp_path / "both", (i, 8))["finished"] for i in (8, 1, 2, 3, 4, 5, 6)]
+    assert ended == [False] * 5 + [True] * 2
+
+
 def test_another_run_in_the_folder_is_refused(pictures, tmp_path):
     run_suite(task(pictures, steps=5), tmp_path / "r")
     with pytest.raises(InputError, match="was begun with steps 5, and not 6; go on with the same settings"):

@@ -105,12 +105,15 @@ def run_suite(
             "batch_size": batch_size,
             **task.about,
         }
-        due = set(map(_key, task.pictures.jobs(task.records, task.seeds)))
+        every = task.pictures.jobs(task.records, task.seeds)
+        due, own = set(map(_key, every)), {record.number for record in share_of(task.records, shard)}
         about["pictures"] = len(due)
-        jobs = task.pictures.jobs(share_of(task.records, shard), task.seeds)
+        jobs = [job for job in every if job[0].number in own]  # none, where there are more shards than prompts
         batches = [jobs[start : start + batch_size] for start in range(0, len(jobs), batch_size)]
         with _begun(out, about, journal_path), contextlib.closing(Journal(journal_path)) as journal:
             journal.mend({_key(job) for job in jobs})
+            if not jobs:
+                journal.append([])  # a shard that is done
             new = _work(task, out, batches, journal, about, progress)
     finished = due <= _done(journals(out))
     data = {"out": str(out), "pictures": len(jobs), "new": new, "finished": finished}
@@ -422,13 +425,7 @@ def merge(runs: Sequence[Path], out: Path) -> dict[str, Any]:
         InputError: if they are no shards of one run, or a picture is in two of them.
     """
     need_parquet()
-    abouts = [read_about(run) for run in runs]
-    for run, about in zip(runs[1:], abouts[1:], strict=True):
-        for name in (*COMPARED, "pictures"):
-            if name in about and name in abouts[0] and (what := _differs(name, abouts[0][name], about[name])):
-                raise InputError(
-                    f"{str(run)!r} and {str(runs[0])!r} are no shards of one run: {what}; merge shards alone"
-                )
+    about = _of_one_run(runs)
     paths = [(run, path) for run in runs for path in journals(run)]
     shards = [path.name for _, path in paths]
     twice = next((name for name in shards if shards.count(name) > 1), None)
@@ -438,12 +435,32 @@ def merge(runs: Sequence[Path], out: Path) -> dict[str, Any]:
         check_writable(out)
         for name in sorted({"rows", *(path.stem for _, path in paths)}):  # none of its shards is at work
             stack.enter_context(only_writer(out, name))
-        _check_whole(abouts[0], [path for _, path in paths])
+        _check_whole(about, [path for _, path in paths])
         if len(runs) > 1:
-            _begin(out, abouts[0])
+            _begin(out, about)
             for run, path in paths:
                 _copy(run, path, out)
         return finish(out)
+
+
+def _of_one_run(runs: Sequence[Path]) -> dict[str, Any]:
+    """What is said of a run in the folders of its shards. Shards without a picture do not say whose weights it has.
+
+    Raises:
+        InputError: if they are of several runs.
+    """
+    told: dict[str, Any] = {}
+    resumed: list[Any] = []
+    for run in runs:
+        about = read_about(run)
+        for name in (*COMPARED, "pictures"):
+            if name in about and name in told and (what := _differs(name, told[name], about[name])):
+                raise InputError(
+                    f"{str(run)!r} and {str(runs[0])!r} are no shards of one run: {what}; merge shards alone"
+                )
+        resumed += [one for one in about.get("resumed_with", []) if one not in resumed]
+        told = {**about, **told}
+    return {**told, "resumed_with": resumed} if resumed else told
 
 
 def _check_whole(about: Mapping[str, Any], paths: Sequence[Path]) -> None:
