@@ -271,7 +271,7 @@ def test_generate_from_a_file_goes_on_where_it_ended(accord_cli, lab, tmp_path):
 
     # runs do not mix
     refused = accord_cli(*GENERATE, "--guidance", 3, "--out", "a")
-    assert_refused(refused, "the run in 'a' was begun with guidance_scale=5.0, not 3.0; go on", "another --out")
+    assert_refused(refused, "the run in 'a' was begun with --guidance=5.0, not 3.0; go on", "another --out")
     (tmp_path / "p.csv").write_text(TABLE.replace("a purple moon", "a purple sun"))
     assert_refused(accord_cli(*GENERATE, "--out", "a"), "row 8 of the run in 'a' was made with the prompt")
     assert contents(a) == before

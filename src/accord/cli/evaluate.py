@@ -421,7 +421,7 @@ def _text(data: dict[str, Any], name: str) -> str:
 
 
 def _table(summary: dict[str, Any], name: str) -> str:
-    from accord.reports.tables import aligned
+    from accord.reports.tables import aligned, duration
 
     def row(called: str, figure: dict[str, Any]) -> list[str]:
         if figure["mean"] is None:
@@ -441,9 +441,9 @@ def _table(summary: dict[str, Any], name: str) -> str:
     if summary["unjudged"]:
         lines.append(f"{summary['unjudged']} pictures have no score, and are in no mean")
     lines += [f"skipped prompt {s['number']}, seed {s['seed']}: {s['reason']}" for s in summary["skipped"]]
-    cost = f"{summary['pictures']} pictures, {summary['judge_seconds']:.3f} s each to judge"
+    cost = f"{summary['pictures']} pictures, {duration(summary['judge_seconds'])} each to judge"
     if summary["seconds"] is not None:
-        cost += f", {summary['seconds']:.2f} s to make"
+        cost += f", {duration(summary['seconds'])} to make"
     return "\n".join([*lines, cost])
 
 
@@ -525,10 +525,9 @@ def agreement(
 ) -> None:
     """How often a run of geneval says what the original's program says of the same pictures."""
     quiet()
-    from accord.data.typed import read_typed
     from accord.evaluation.geneval import agreement as agreed
     from accord.evaluation.geneval_records import read_verdicts
-    from accord.evaluation.run import read_about
+    from accord.evaluation.run import finished_rows, read_about
     from accord.reports.tables import aligned
 
     about = read_about(folder)
@@ -536,7 +535,7 @@ def agreement(
         raise InputError(f"the run in {str(folder)!r} is one of {about['suite']}; give one of geneval")
     ours = {
         f"{row['number']:05d}/samples/{row['seed']:04d}.png": (row["tags"][0], row["verdict"])
-        for row in read_typed(folder / "rows.parquet", "rows of the run")
+        for row in finished_rows(folder)
     }
     data = agreed(ours, read_verdicts(verdicts))
     rows = [

@@ -147,9 +147,7 @@ def score(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(
-            help="Folder for the report; with --pairs and --prompts a table to write, which the same command goes on with."
-        ),
+        typer.Option(help="Folder for the report; with --pairs and --prompts a table to write, and to go on with."),
     ] = None,
     judge: OwnJudgeId = None,
     clip: OwnClipId = None,

@@ -37,7 +37,7 @@ from accord.evaluation.registry import Judged, Record, Suite
 from accord.evaluation.rows import KINDS, Journal, Row, read_rows, row_of, skipped_row
 from accord.evaluation.stats import figure_of, mean_of_groups
 from accord.evaluation.weights import weights_of
-from accord.files import check_writable, only_writer, read_json, reason, replace_file, write_file
+from accord.files import bar_options, check_writable, only_writer, read_json, reason, replace_file, write_file
 from accord.reports.gallery import write_gallery
 from accord.reports.pictures import png
 from accord.types import InputError, Notice
@@ -141,9 +141,8 @@ def _work(
     _begin(out, {**about, "weights": {"pipeline": task.pictures.weights(), "judge": weights_of(suite)}})
     _say_changes(out, about)
     (out / "images").mkdir(exist_ok=True)
-    with tqdm(
-        total=total, initial=len(journal.done), desc=task.suite.name, unit="picture", disable=not progress
-    ) as bar:
+    told = {"desc": task.suite.name, "unit": "picture", "disable": not progress, **bar_options()}
+    with tqdm(total=total, initial=len(journal.done), **told) as bar:
         for batch in left:
             put: list[Path] = []
             try:
@@ -242,7 +241,17 @@ def _begin(out: Path, about: Mapping[str, Any]) -> None:
     Raises:
         InputError: naming what differs.
     """
-    path, now = out / "run.json", json.loads(json.dumps(dict(about)))
+    with _alone_with(out):
+        _take(out, json.loads(json.dumps(dict(about))))
+
+
+def _alone_with(out: Path) -> contextlib.AbstractContextManager[None]:
+    """Be the only one who reads `run.json` and writes it anew: shards that do so at once wait for each other."""
+    return only_writer(out, "run.json", wait=True)
+
+
+def _take(out: Path, now: Mapping[str, Any]) -> None:
+    path = out / "run.json"
     if not path.exists():
         if any(out.glob("rows*.jsonl")):
             raise InputError(f"{str(out)!r} holds rows of a run whose run.json is missing; give another `out`")
@@ -262,18 +271,20 @@ def _begin(out: Path, about: Mapping[str, Any]) -> None:
 
 def _say_changes(out: Path, about: Mapping[str, Any]) -> None:
     """Say what differs from what the run was begun with, and keep it in `resumed_with` of `run.json`."""
-    before, now = read_about(out), {name: about[name] for name in SAID if name in about}
-    first = {name: before[name] for name in now if name in before}
-    if all(first[name] == now[name] for name in first) or now in before.get("resumed_with", []):
-        return
+    now = {name: about[name] for name in SAID if name in about}
+    with _alone_with(out):
+        before = read_about(out)
+        first = {name: before[name] for name in now if name in before}
+        if all(first[name] == now[name] for name in first) or now in before.get("resumed_with", []):
+            return
+        after = {**before, "resumed_with": [*before.get("resumed_with", []), now]}
+        write_file(out / "run.json", (json.dumps(after, indent=1) + "\n").encode())
     differing = [what for name in first if (what := _differs(name, first[name], now[name]))]
     warnings.warn(
         f"the run in {str(out)!r} was begun with {' and '.join(differing)}; figures may differ in their last digits",
         Notice,
         stacklevel=2,
     )
-    after = {**before, "resumed_with": [*before.get("resumed_with", []), now]}
-    write_file(out / "run.json", (json.dumps(after, indent=1) + "\n").encode())
 
 
 def _differs(name: str, before: Any, now: Any) -> str:
@@ -294,7 +305,7 @@ def read_about(run: Path) -> dict[str, Any]:
     """
     if not (run / "run.json").is_file():
         raise InputError(f"folder {str(run)!r} holds no run (run.json); give one that accord eval wrote")
-    found = read_json(run / "run.json", "record of the run", "give another `out`, and run it again")
+    found = read_json(run / "run.json", "record of the run", "run the suite again, into another folder")
     if found.get("schema") != SCHEMA:
         raise InputError(
             f"the run in {str(run)!r} has the schema {found.get('schema')!r}, and {SCHEMA!r} is read; run it again"
@@ -304,6 +315,17 @@ def read_about(run: Path) -> dict[str, Any]:
     if broken is not None:
         raise InputError(f"run.json of the run in {str(run)!r} says no {broken}; run it again")
     return found
+
+
+def finished_rows(run: Path) -> Iterable[Row]:
+    """The rows of a finished run, some at once.
+
+    Raises:
+        InputError: for one that is not finished, or whose table cannot be read.
+    """
+    if not (run / "rows.parquet").is_file():
+        raise InputError(f"the run in {str(run)!r} is not finished; run it to its end, or merge its shards")
+    return read_typed(run / "rows.parquet", "rows of the run")
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------
@@ -474,7 +496,7 @@ def _check_whole(about: Mapping[str, Any], paths: Sequence[Path]) -> None:
     missing = 0 if pictures is None else pictures - len(_done(paths))
     if shards > len(paths) and (missing > 0 or pictures is None):
         raise InputError(
-            f"{shards - len(paths)} of {shards} shards are missing; run them with `shard`, or name their folders"
+            f"{shards - len(paths)} of {shards} shards are missing; run the suite for these too, or name their folders"
         )
     if missing > 0:
         raise InputError(
