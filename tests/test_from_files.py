@@ -240,6 +240,9 @@ def test_generate_from_a_file_goes_on_where_it_ended(accord_cli, lab, tmp_path):
     done = [line for line in lines_of(a) if line["status"] == "done"]
     assert [(line["row"], line["seed"]) for line in done] == [(1, 3), (2, 0), (2, 1), (5, 0), (5, 1), (8, 0), (8, 1)]
     assert done[0]["file"] == "00001-a-red-star-s3.png"
+    page = (a / "index.html").read_text()
+    assert told["gallery"] == "a/index.html" and all(f'"image":"{line["file"]}"' in page for line in done)
+    assert '"number":2,"prompt":"a blue key","seed":"1"' in page
 
     # each picture is what the library makes of its row
     def drawn(prompt, seeds, **call):

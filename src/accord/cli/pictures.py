@@ -91,6 +91,7 @@ def generate(
     """Generate pictures from prompts."""
     quiet()
     import accord
+    from accord.reports.gallery import made_in, write_gallery
 
     if context is None:
         leave_out("without --context", clip=clip, ancestral=ancestral)
@@ -119,7 +120,9 @@ def generate(
             making = drawing_with_context(pipe, told, context, clip, ancestral, batch_size)
         task = Task("generate", told, making, functools.partial(write_picture, out), batch_size, as_json)
         if file is not None:
-            return given.run(task, pipe, out).tell(as_json, out)
+            run = given.run(task, pipe, out)
+            entries = list(made_in(out)) if run.is_whole else []
+            return run.tell(as_json, out, write_gallery(out, entries, "accord generate") if entries else None)
 
         def show(job: Job, _made: Any, line: dict[str, Any]) -> dict[str, Any]:
             return {"prompt": job.text, "seed": job.seed, "image": str(out / line["file"])}

@@ -25,6 +25,7 @@ from urllib.parse import quote
 from PIL import Image
 
 from accord.data.images import open_image
+from accord.data.manifest import read_manifest
 from accord.data.typed import read_typed
 from accord.files import check_writable, parse_json, read_json, read_text, write_file
 from accord.reports.pictures import found_and_target, png, thing_colors
@@ -197,6 +198,18 @@ def repairs_in(folder: Path) -> Iterator[Entry]:
                 f"report {str(path)!r} is not what accord realign wrote; take its folder away, and repair the picture "
                 "again"
             ) from error
+
+
+def made_in(folder: Path) -> Iterator[Entry]:
+    """An entry for each picture that the manifests in a folder name; videos have none. What a picture took is left out,
+    so that a run that was stopped has the page of one that was not.
+
+    Raises:
+        InputError: for a manifest that is damaged.
+    """
+    for line in read_manifest(folder):
+        if line["status"] == "done" and line["file"].endswith(".png"):
+            yield Entry(line["row"], str(line.get("prompt", "")), line["file"], seed=line["seed"])
 
 
 def of_frames(

@@ -27,7 +27,7 @@ from accord.data.pairs import DELIMITERS, Broken, PairsFile, csv_head, csv_rows,
 from accord.evaluation.one_judge import OneJudge
 from accord.evaluation.prompts import given
 from accord.evaluation.registry import Judged, Record, suite
-from accord.files import read_text
+from accord.files import read_json_list, read_text
 from accord.judges.protocol import Answers, Question
 from accord.judges.questions import IN_ONE_WORD, YES_OR_NO, weighed
 from accord.judges.vqascore import means, spellings
@@ -70,7 +70,7 @@ class Asked:
 
     @property
     def question(self) -> Question:
-        return Question(self.text, self.judging)
+        return Question(self.text, self.answers)
 
 
 def as_answers(answer: str, choices: Sequence[str]) -> tuple[tuple[str, ...], ...]:
