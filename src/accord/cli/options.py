@@ -155,7 +155,11 @@ _context: ContextVar[typer.Context | None] = ContextVar("context", default=None)
 
 
 # arguments of pipelines, and settings of a run, whose options are called otherwise
-_RENAMED = {"num_inference_steps": "steps", "guidance_scale": "guidance", "weights_of_words": "weights"}
+_RENAMED = {
+    "num_inference_steps": ("inference_steps", "steps"),  # of tuning, whose own steps are others
+    "guidance_scale": ("guidance",),
+    "weights_of_words": ("weights",),
+}
 # a quotation, which may hold anything that a user wrote, or the name of an argument
 _QUOTED_OR_NAME = re.compile(
     r"""(?<!\w)'(?:\\.|[^'\\])*'(?!\w)|(?<!\w)"(?:\\.|[^"\\])*"(?!\w)|`(\w+)(?:=True)?`"""
@@ -187,7 +191,7 @@ class Command(TyperCommand):
         quoted is left as it is.
         """
         flags = {p.name: p.opts[0] for p in self.params if p.opts[0].startswith("--")}
-        renamed = {name: flags[option] for name, option in _RENAMED.items() if option in flags}
+        renamed = {name: flags[o] for name, options in _RENAMED.items() for o in options[::-1] if o in flags}
         return _QUOTED_OR_NAME.sub(lambda m: flags.get(m[1]) or renamed.get(m[1] or m[2], m[0]), text)
 
 

@@ -181,12 +181,12 @@ def _scored(due: Sequence[Picture], judge: Any, clip: Any, folder: Path, broken:
     home = os.path.realpath(folder)
     for one in due:
         try:
-            size = one.path.stat().st_size if one.path.is_file() else 0
             found = accord.score(open_image(one.path), one.prompt, judge, clip)[0].alignment
         except InputError as error:
             broken.skip(one.row, reason_as_named(error, one.path, one.name))
             continue
         place = os.path.relpath(os.path.realpath(one.path), home)
+        size = one.path.stat().st_size
         yield {**one.line, "status": "done", "file": place, "bytes": size, "score": found.to_dict()}
 
 

@@ -289,7 +289,9 @@ def _difference(row: Mapping[str, Any] | None) -> str:
 
 def _said(data: Mapping[str, Any]) -> str:
     """Who is ahead, and how much that says."""
-    sentences = [_ahead(data["overall"]), f"Of {_count(data['wins'], 'prompt')}."]
+    overall = data["overall"]
+    sentences = [] if overall["difference"] is None else [_ahead(overall["difference"], overall["ci95"])]
+    sentences += [f"Of {_count(data['wins'], 'prompt')}."]
     if data["same_seeds"] > data["prompts"]:
         sentences.append(f"Of {_count(data['wins_of_pictures'], 'picture')} with the same seed.")
     for name, (a, b) in data["tries"].items():
@@ -303,11 +305,8 @@ def _said(data: Mapping[str, Any]) -> str:
     return " ".join(sentences)
 
 
-def _ahead(overall: Mapping[str, Any]) -> str:
+def _ahead(difference: float, ci95: Sequence[float] | None) -> str:
     """The sentence that says who is ahead."""
-    difference, ci95 = overall["difference"], overall["ci95"]
-    if difference is None:
-        return "Nobody is ahead: there is no figure of the whole."
     if abs(difference) <= LEAST:
         return "A and B are equal on the whole."
     who = f"{'B' if difference > 0 else 'A'} is ahead by {abs(difference):.3f}"
