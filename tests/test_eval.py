@@ -185,10 +185,12 @@ def test_what_was_seen_too_seldom_has_no_narrow_interval():
 
 
 def test_the_mean_of_groups_weighs_them_alike():
-    groups = [{n: [float(n % 2)] for n in range(30)}, {30: [0.0], 31: [0.0]}]
+    groups = [{n: [float(n % 2)] for n in range(30)}, {30: [0.4], 31: [0.4]}]
     found = mean_of_groups(groups)
-    assert found["mean"] == 0.25 and found["prompts"] == 32
-    assert found["ci95"][1] < 0.4  # the small group is in each draw, so half of the mean is 0
+    assert found["mean"] == 0.45 and found["prompts"] == 32
+    assert found["ci95"][1] < 0.6  # the small group is in each draw, so half of the mean is 0.2
+    wrong = mean_of_groups([groups[0], {30: [0.0], 31: [0.0]}])
+    assert wrong["mean"] == 0.25 and wrong["ci95"][1] > 0.5  # two wrong ones do not say that the next is wrong
     assert mean_of_groups([groups[0], {}])["mean"] is None  # a group without a prompt could not be compared
     lone = mean_of_groups([groups[0], {30: [0.0]}])
     assert lone["mean"] == 0.25 and lone["ci95"] is None
