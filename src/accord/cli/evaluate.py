@@ -342,8 +342,9 @@ def _source(
     def load() -> Any:
         import accord
 
-        named = {"variant": options.variant, "model_config": options.model_config}
-        pipe = accord.load(options.own_model, *load_on, options.lora, **named)
+        device, dtype = load_on
+        variant, config = options.variant, options.model_config
+        pipe = accord.load(options.own_model, device, dtype, options.lora, variant=variant, model_config=config)
         _check_call(pipe, options.call_arguments)
         return pipe
 

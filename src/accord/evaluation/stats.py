@@ -51,7 +51,7 @@ def _means(rng: np.random.Generator, values: np.ndarray, draws: int) -> np.ndarr
     return found
 
 
-def _middle(found: ArrayLike, comparisons: int = 1) -> tuple[float, float]:
+def _middle(found: Sequence[float] | np.ndarray, comparisons: int = 1) -> tuple[float, float]:
     """The middle 95 % of what was drawn, or more of it for several comparisons."""
     outside = 2.5 / comparisons
     low, high = np.percentile(found, [outside, 100 - outside])

@@ -85,10 +85,11 @@ def _why_unusable(raw: Mapping[str, Any]) -> str:
     if raw.get("format") != FORMAT:
         return f"its format is {raw.get('format')!r}, and {FORMAT} is read"
     for one in fields(Calibration):
-        value = raw.get(one.name)
+        value: Any = raw.get(one.name)
         if one.name == "judge" and not isinstance(value, str):
             return "its judge is no text"
-        if one.name != "judge" and not (type(value) in (int, float) and math.isfinite(value)):
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if one.name != "judge" and not (is_number and math.isfinite(value)):
             return f"its {one.name} is no finite number"
     return "" if raw["scale"] > 0 else "its scale is not above 0"
 
