@@ -293,7 +293,7 @@ def _said(data: Mapping[str, Any]) -> str:
     sentences = [] if overall["difference"] is None else [_ahead(overall["difference"], overall["ci95"])]
     sentences += [f"Of {_count(data['wins'], 'prompt')}."]
     if data["same_seeds"] > data["prompts"]:
-        sentences.append(f"Of {_count(data['wins_of_pictures'], 'picture')} with the same seed.")
+        sentences.append(f"Of {_count(data['wins_of_pictures'], 'picture', ' with the same seed')}.")
     for name, (a, b) in data["tries"].items():
         what = "seconds" if name == "seconds" else "denoiser calls"
         most, fitting = max(a, b), max(data["fitting_tries"][name])
@@ -318,11 +318,11 @@ def _ahead(difference: float, ci95: Sequence[float] | None) -> str:
     )
 
 
-def _count(wins: Mapping[str, int], what: str) -> str:
+def _count(wins: Mapping[str, int], what: str, which: str = "") -> str:
     """ "16 prompts B wins 2, A wins 3, 11 are equal"."""
     total, ties = sum(wins.values()), wins["ties"]
     equal = f"{ties} {'is' if ties == 1 else 'are'} equal"
-    return f"{total} {what}{'' if total == 1 else 's'} B wins {wins['wins']}, A wins {wins['losses']}, {equal}"
+    return f"{total} {what}{'' if total == 1 else 's'}{which} B wins {wins['wins']}, A wins {wins['losses']}, {equal}"
 
 
 def table_of(data: Mapping[str, Any]) -> str:

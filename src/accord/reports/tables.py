@@ -25,7 +25,7 @@ def within(value: float, ci95: Sequence[float], form: str = ".1f", times: float 
 
 def duration(seconds: float) -> str:
     """A time in two digits, which is what a clock that ran once is good for: "4.2 ms", "0.31 s", "12 s"."""
-    value, unit = (1000 * seconds, "ms") if seconds < 0.1 else (seconds, "s")
+    value, unit = (1000 * seconds, "ms") if seconds < 0.0995 else (seconds, "s")
     digits = 0 if value >= 9.95 else 1 if value >= 0.995 else 2
     return f"{value:.{digits}f} {unit}"
 
