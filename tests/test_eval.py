@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from accord.evaluation.pictures import Found, picture_name
 from accord.evaluation.registry import NEEDS, Judged, Record, suite_named, suite_names
 from accord.evaluation.rows import KINDS, TIMES, Journal, read_rows, row_of
 from accord.evaluation.run import Task, merge, read_about, run_suite
-from accord.evaluation.stats import best_of, figure_of, mean_of_groups
+from accord.evaluation.stats import best_of, bootstrap, figure_of, mean_of_groups, of_differences
 from accord.evaluation.suites.questions import Asked, Questions, question_records, verdicts
 from accord.judges.protocol import Answers
 from accord.types import InputError
@@ -186,13 +187,50 @@ def test_what_was_seen_too_seldom_has_no_narrow_interval():
 
 
 def test_the_mean_of_groups_weighs_them_alike():
-    groups = [{n: [float(n % 2)] for n in range(30)}, {30: [0.0], 31: [0.0]}]
+    groups = [{n: [float(n % 2)] for n in range(30)}, {30: [0.4], 31: [0.4]}]
     found = mean_of_groups(groups)
-    assert found["mean"] == 0.25 and found["prompts"] == 32
-    assert found["ci95"][1] < 0.4  # the small group is in each draw, so half of the mean is 0
+    assert found["mean"] == 0.45 and found["prompts"] == 32
+    assert found["ci95"][1] < 0.6  # the small group is in each draw, so half of the mean is 0.2
+    wrong = mean_of_groups([groups[0], {30: [0.0], 31: [0.0]}])
+    assert wrong["mean"] == 0.25 and wrong["ci95"][1] > 0.5  # two wrong ones do not say that the next is wrong
     assert mean_of_groups([groups[0], {}])["mean"] is None  # a group without a prompt could not be compared
     lone = mean_of_groups([groups[0], {30: [0.0]}])
     assert lone["mean"] == 0.25 and lone["ci95"] is None
+
+
+def test_a_mean_of_groups_is_no_surer_than_wilson_where_all_are_right():
+    right, mixed = {n: [1.0] for n in range(20)}, {n: [float(n % 2)] for n in range(20)}
+    assert mean_of_groups([right])["ci95"] == figure_of(right)["ci95"] == [0.8389, 1.0]
+    low, high = mean_of_groups([right] * 6)["ci95"]
+    assert (low, high) == (round(1 - 0.1611301 / 6**0.5, 4), 1.0)  # the square root of six times (0.1611 / 6)^2
+    low, high = mean_of_groups([mixed, mixed])["ci95"]
+    wide = mean_of_groups([right, mixed])["ci95"]
+    inner = mean_of_groups([{n: [0.5] for n in range(20)}, mixed])["ci95"]  # a group of which nothing is added
+    assert wide[0] == pytest.approx(0.75 - math.hypot(0.5 - inner[0], 0.16113 / 2), abs=1e-3)
+    assert wide[1] == pytest.approx(inner[1] + 0.25, abs=1e-3)
+
+
+def test_differences_that_are_all_the_same_have_an_honest_interval(tmp_path):
+    right, wrong, half = np.ones(20), np.zeros(20), np.full(20, 0.5)
+    assert of_differences(right, right) == {"difference": 0.0, "ci95": [-0.1611, 0.1611]}
+    gained = of_differences(wrong, right)
+    assert gained == {"difference": 1.0, "ci95": [round(1 - 0.1611301 * 2**0.5, 4), 1.0]}
+    lost = of_differences(right, wrong)
+    assert lost["ci95"] == [-1.0, -gained["ci95"][0]]
+    assert of_differences(right, right, 6)["ci95"][1] > 0.25  # of six tags at once
+    assert of_differences(half, half)["ci95"] == [0.0, 0.0]  # no shares of right pictures
+    a = made_run(tmp_path / "a", {n: [1.0] for n in range(8)}, mean_of_tags=("even", "odd"))
+    b = made_run(tmp_path / "b", {n: [1.0] for n in range(8)}, mean_of_tags=("even", "odd"))
+    found = compare(a, b)
+    low, high = found["overall"]["ci95"]
+    assert -low == high == pytest.approx(3.8416 / (4 + 3.8416) / 2**0.5, abs=1e-4)
+    assert table_of(found).endswith("A and B are equal on the whole. Of 8 prompts B wins 0, A wins 0, 8 are equal.")
+
+
+def test_draws_in_one_go_are_those_of_a_loop():
+    values, rng = np.random.default_rng(1).random(37), np.random.default_rng(0)
+    loop = [float(values[rng.integers(37, size=37)].mean()) for _ in range(2000)]
+    assert bootstrap(values) == (float(np.percentile(loop, 2.5)), float(np.percentile(loop, 97.5)))
 
 
 def test_the_best_of_some_is_the_mean_over_all_choices():
@@ -389,6 +427,27 @@ def test_shards_make_one_run(pictures, tmp_path):
     assert len(list((tmp_path / "merged" / "images").iterdir())) == 12
 
 
+def test_shards_without_a_picture_are_runs_that_can_be_merged(pictures, tmp_path):
+    """More shards than prompts, and a share whose prompts have no picture."""
+    folder = tmp_path / "p"
+    shutil.copytree(pictures, folder)
+    for path in folder.glob("0000[15]-*.png"):
+        path.unlink()
+    run_suite(task(folder), tmp_path / "whole")
+    for i in range(1, 9):
+        told = run_suite(task(folder), tmp_path / f"at{i}", (i, 8))
+        assert told["pictures"] == (2 if i in (1, 3, 4, 5) else 0)
+    shards = [tmp_path / f"at{i}" for i in (8, 2, 1, 3, 4, 5, 6, 7)]  # the first has judged nothing
+    with pytest.raises(InputError, match="1 of 8 shards are missing"):
+        merge([s for s in shards if s.name != "at3"], tmp_path / "short")
+    merge(shards, tmp_path / "merged")
+    assert timeless(tmp_path / "merged") == timeless(tmp_path / "whole")
+    assert read_about(tmp_path / "merged")["weights"] == read_about(tmp_path / "whole")["weights"]
+    assert merge([tmp_path / "merged"], tmp_path / "merged")["pictures"] == 8
+    ended = [run_suite(task(folder), tmp_path / "both", (i, 8))["finished"] for i in (8, 1, 2, 3, 4, 5, 6)]
+    assert ended == [False] * 5 + [True] * 2
+
+
 def test_another_run_in_the_folder_is_refused(pictures, tmp_path):
     run_suite(task(pictures, steps=5), tmp_path / "r")
     with pytest.raises(InputError, match="was begun with steps 5, and not 6; go on with the same settings"):
@@ -522,6 +581,29 @@ def test_other_versions_and_batches_are_said_and_kept(pictures, tmp_path):
     assert [(r["versions"]["torch"], r["batch_size"]) for r in now["resumed_with"]] == [(torch.__version__, 5)]
 
 
+def test_shards_that_are_resumed_at_once_lose_no_entry(pictures, tmp_path):
+    import threading
+    import warnings
+
+    run_suite(task(pictures), tmp_path, batch_size=4)
+    begun, together = read_about(tmp_path), threading.Barrier(8)
+
+    def resume(size):
+        together.wait()
+        running._say_changes(tmp_path, {**begun, "batch_size": size})
+        running._begin(tmp_path, begun)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        shards = [threading.Thread(target=resume, args=(size,)) for size in range(10, 18)]
+        for shard in shards:
+            shard.start()
+        for shard in shards:
+            shard.join()
+    assert sorted(r["batch_size"] for r in read_about(tmp_path)["resumed_with"]) == list(range(10, 18))
+    assert not list(tmp_path.glob(".accord*"))
+
+
 def test_the_journal_is_closed_when_a_batch_raises(pictures, tmp_path, monkeypatch):
     closed = []
     monkeypatch.setattr(Journal, "close", lambda self, close=Journal.close: (closed.append(self.path), close(self)))
@@ -631,6 +713,9 @@ def test_a_difference_is_b_less_a_prompt_by_prompt(tmp_path):
     assert [(p["number"], p["seed"]) for p in found["worst"]] == [(2, 0)]
     tags = {t["name"]: t for t in found["tags"]}
     assert tags["even"]["difference"] == pytest.approx(0.375) and tags["odd"]["prompts"] == 2
+    said = "B is ahead by 0.237, but the interval holds zero: no clear winner."
+    counts = "Of 4 prompts B wins 2, A wins 1, 1 is equal. Of 7 pictures with the same seed B wins 3, A wins 1, 3 are"
+    assert f"{said} {counts} equal." in page_of(found)
     back = compare(b, a)
     assert back["overall"]["difference"] == -found["overall"]["difference"]
     assert back["overall"]["ci95"] == pytest.approx([-v for v in found["overall"]["ci95"][::-1]])
@@ -657,6 +742,7 @@ def test_at_equal_cost_the_cheaper_run_has_more_tries(tmp_path):
     assert overall["difference"] == 0.25 == overall["equal_denoiser_calls"]["difference"]
     assert overall["equal_seconds"]["difference"] == 0.0  # the best of A's two: 1 and 0
     assert "A has the best of 2" in table_of(found) and "at equal seconds" in table_of(found)
+    assert "at equal calls" not in table_of(found), "the column would say what the difference says"
     assert compare(b, a)["tries"]["seconds"] == (1, 2)
 
 
@@ -760,6 +846,8 @@ def test_generating_for_a_suite(accord_cli, tmp_path):
     assert np.abs(kept - np.asarray(own)).max() <= 1
     assert json.loads(Path("r/run.json").read_text())["settings"]["num_inference_steps"] == 1
     assert_refused(accord_cli(*words[:-5], "--out", "r", "--lora", "lab"), "was begun with lora None")
+    more = ["--steps", 2, "--batch-size", 2, "--out", "r"]
+    assert_refused(accord_cli(*words[:8], *more), "was begun with --steps 1, and not 2")
 
 
 def test_a_lab_picture_that_is_wrong_says_what_was_asked_and_what_was_read():
@@ -792,6 +880,28 @@ def test_a_lab_picture_that_is_wrong_says_what_was_asked_and_what_was_read():
 def test_eval_refuses_in_one_sentence(accord_cli, words, part):
     assert_refused(accord_cli("eval", *words.split()), part)
     assert not Path("new").exists()
+
+
+def test_verbs_name_no_option_that_they_lack(accord_cli, pictures, tmp_path):
+    words = ("eval", "scenes", "--images", pictures, "--prompts", pictures / "p.txt", "--device", "cpu")
+    assert accord_cli(*words, "--shard", "1/2", "--out", "a")[0] == 0
+    for verb in (("merge", "a"), ("agreement", "a", "v.jsonl"), ("compare", "a", "a")):
+        code, _, err = accord_cli("eval", *verb)
+        assert code == 2 and "`" not in err and "--shard" not in err and "--out" not in err, err
+    about = json.loads(Path("a/run.json").read_text())
+    Path("a/run.json").write_text(json.dumps({**about, "suite": "geneval"}))
+    assert_refused(accord_cli("eval", "agreement", "a", "v.jsonl"), "the run in 'a' is not finished")
+    Path("a/run.json").write_text("{")
+    for verb in (("merge", "a"), ("compare", "a", "a")):
+        assert_refused(accord_cli("eval", *verb), "is no valid JSON", "run the suite again, into another folder")
+
+
+def test_a_bar_that_no_terminal_shows_is_lines(accord_cli, pictures, capfd):
+    words = ("eval", "scenes", "--images", pictures, "--prompts", pictures / "p.txt", "--device", "cpu", "--out", "a")
+    code, out, err = accord_cli(*words)
+    lines = [line for line in err.splitlines() if "picture/s" in line]
+    assert code == 0 and "\r" not in err and "12/12" in lines[-1] and len(lines) <= 2
+    assert re.search(r"12 pictures, [\d.]+ m?s each to judge$", out.partition("\ngallery")[0])
 
 
 def test_questions_need_a_judge_that_answers(accord_cli):

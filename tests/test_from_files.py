@@ -240,6 +240,9 @@ def test_generate_from_a_file_goes_on_where_it_ended(accord_cli, lab, tmp_path):
     done = [line for line in lines_of(a) if line["status"] == "done"]
     assert [(line["row"], line["seed"]) for line in done] == [(1, 3), (2, 0), (2, 1), (5, 0), (5, 1), (8, 0), (8, 1)]
     assert done[0]["file"] == "00001-a-red-star-s3.png"
+    page = (a / "index.html").read_text()
+    assert told["gallery"] == "a/index.html" and all(f'"image":"{line["file"]}"' in page for line in done)
+    assert '"number":2,"prompt":"a blue key","seed":"1"' in page
 
     # each picture is what the library makes of its row
     def drawn(prompt, seeds, **call):
@@ -271,7 +274,7 @@ def test_generate_from_a_file_goes_on_where_it_ended(accord_cli, lab, tmp_path):
 
     # runs do not mix
     refused = accord_cli(*GENERATE, "--guidance", 3, "--out", "a")
-    assert_refused(refused, "the run in 'a' was begun with guidance_scale=5.0, not 3.0; go on", "another --out")
+    assert_refused(refused, "the run in 'a' was begun with --guidance=5.0, not 3.0; go on", "another --out")
     (tmp_path / "p.csv").write_text(TABLE.replace("a purple moon", "a purple sun"))
     assert_refused(accord_cli(*GENERATE, "--out", "a"), "row 8 of the run in 'a' was made with the prompt")
     assert contents(a) == before

@@ -702,6 +702,24 @@ def test_a_calibrated_judge_gives_calibrated_probabilities(tmp_path):
     assert found.judged(found.words[0]).endswith(", calibrated, by fixed")
 
 
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        ({"format": 2}, "its format is 2, and 1 is read"),
+        ({"scale": "1"}, "its scale is no finite number"),
+        ({"scale": -1}, "its scale is not above 0"),
+        ({"judge": None}, "its judge is no text"),
+    ],
+)
+def test_a_damaged_calibration_is_one_sentence(tmp_path, more, why):
+    path = tmp_path / "c.json"
+    Calibration("fixed", 0.5, 0.0, 0.5, 100, 1.0, 0.5, 0.9).save(path)
+    assert Calibration.load(path, "fixed").scale == 0.5
+    path.write_text(json.dumps({**json.loads(path.read_text()), **more}))
+    with pytest.raises(InputError, match=rf"cannot be used \({why}\); fit it again with accord\.judges\.calibrate"):
+        Calibration.load(path, "fixed")
+
+
 def test_calibrate_asks_the_judge_about_labelled_pictures(tmp_path):
     rows = []
     for k in range(8):

@@ -1,9 +1,12 @@
 """Scores on the lab's captioner and on tiny BLIP and BLIP-2 models of the real classes."""
 
+import csv
+import json
+
 import numpy as np
 import pytest
 import torch
-from conftest import KEY, MODELS, STAR, picture, tiny_blip, tiny_blip2, tiny_blip2_t5, tiny_florence2
+from conftest import KEY, MODELS, STAR, assert_refused, picture, tiny_blip, tiny_blip2, tiny_blip2_t5, tiny_florence2
 from PIL import Image
 from transformers import Florence2Processor
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
@@ -217,3 +220,94 @@ def test_unknown_captioner_is_named():
 def test_a_hub_captioner_has_the_general_lexicon():
     assert tiny_blip().lexicon is DEFAULT
     assert "key" in load_captioner().lexicon.nouns
+
+
+# --- many, from the command line ------------------------------------------------------------------------------------
+PROMPTS = ("a red star", "a blue key", "a red star to the left of a blue key")
+
+
+def many(folder):
+    """A prompts file and a folder of pictures, two seeds of the last prompt; the second is of another scene."""
+    (folder / "made").mkdir()
+    pictures = [picture(STAR), picture(KEY), picture(STAR, KEY), picture(KEY)]
+    for image, name in zip(pictures, ("00000-4", "00001-4", "00002-4", "00002-5"), strict=True):
+        image.save(folder / "made" / f"{name}.png")
+    (folder / "p.txt").write_text("\n".join([*PROMPTS, "?!"]) + "\n")
+    return folder / "made"
+
+
+def test_a_folder_of_pictures_is_scored_by_a_file_of_prompts_and_gone_on_with(accord_cli, tmp_path, monkeypatch):
+    from accord.cli import scoring
+
+    many(tmp_path)
+    words = ("score", "--prompts", "p.txt", "--images", "made", "--device", "cpu", "--out", "s.csv", "--json")
+    calls, judge = [], scoring._scored
+
+    def stopping(due, *more):
+        """Ends after the third picture of a run as ^C does."""
+        calls.append([p.name for p in due])
+        for i, line in enumerate(judge(due, *more)):
+            if i == 3:
+                raise KeyboardInterrupt
+            yield line
+
+    monkeypatch.setattr(scoring, "_scored", stopping)
+    accord_cli(*words)
+    assert len((tmp_path / "s.csv").read_text().splitlines()) == 4, "what was done is in the table"
+    code, out, err = accord_cli(*words)
+    assert code == 0, err
+    data = json.loads(out)
+    assert calls == [["00000-4.png", "00001-4.png", "00002-4.png", "00002-5.png"], ["00002-5.png"]]
+    assert (data["scored"], data["kept"]) == (4, 3) and [s["row"] for s in data["skipped"]] == [4]
+    rows = list(csv.DictReader((tmp_path / "s.csv").open()))
+    assert [(r["row"], r["seed"], r["image"]) for r in rows[2:]] == [
+        ("3", "4", "00002-4.png"),
+        ("3", "5", "00002-5.png"),
+    ]
+    assert float(rows[2]["overall"]) > float(rows[3]["overall"])
+    page = (tmp_path / "s-gallery" / "index.html").read_text()
+    assert '"seed":"5"' in page and str(tmp_path) not in page + (tmp_path / "s-gallery" / "manifest.jsonl").read_text()
+    picture(STAR, KEY, STAR).save(tmp_path / "made" / "00001-4.png")
+    picture(STAR).resize((32, 32)).save(tmp_path / "made" / "00002-5.png")
+    assert json.loads(accord_cli(*words)[1])["kept"] == 2, "pictures that were made anew are scored again"
+
+
+def test_a_table_of_pairs_keeps_what_is_as_it_was_and_seeds_are_shown(accord_cli, tmp_path):
+    many(tmp_path)
+    rows = ["image,prompt,seed", "made/00000-4.png,a red star,4", "made/00001-4.png,a blue key,odd"]
+    (tmp_path / "p.csv").write_text("\n".join(rows) + "\n")
+    words = ("score", "--pairs", "p.csv", "--device", "cpu", "--out", "s.jsonl", "--json")
+    assert json.loads(accord_cli(*words)[1])["kept"] == 0
+    table = [json.loads(line) for line in (tmp_path / "s.jsonl").read_text().splitlines()]
+    assert [row.get("seed") for row in table] == [4, None]
+    page = (tmp_path / "s-gallery" / "index.html").read_text()
+    assert '"seed":"4"' in page and '"seed":null' in page
+    rows[1] = "made/00000-4.png,a blue star,4"
+    (tmp_path / "p.csv").write_text("\n".join(rows) + "\n")
+    data = json.loads(accord_cli(*words)[1])
+    table = [json.loads(line) for line in (tmp_path / "s.jsonl").read_text().splitlines()]
+    assert (data["scored"], data["kept"]) == (2, 1) and [row["prompt"] for row in table] == [
+        "a blue star",
+        "a blue key",
+    ]
+    other = ("--judge", str(MODELS / "clip"))
+    assert_refused(accord_cli(*words[:-1], *other), "was begun with judge=", "give another --out")
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        ("--prompts p.txt --out s.csv", "--prompts needs --images"),
+        ("--prompts p.txt --images made", "--prompts needs --out"),
+        ("--images made x.png star", "--images is not used without --prompts"),
+        ("--pairs p.csv --prompts p.txt --images made --out s.csv", "--prompts is not used with --pairs"),
+        ("--prompts p.txt --images made --out p.txt", "'p.txt' is none of"),
+        ("--prompts p.txt --images nowhere --out s.csv", "'nowhere' does not exist"),
+        ("--prompts p.csv --images made --out p.csv", "is the prompts file itself"),
+    ],
+)
+def test_bad_words_about_many_pictures_are_refused(accord_cli, tmp_path, words, part):
+    many(tmp_path)
+    (tmp_path / "p.csv").write_text("prompt\na star\n")
+    assert_refused(accord_cli("score", *words.split()), part)
+    assert not (tmp_path / "s.csv").exists()

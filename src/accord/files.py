@@ -159,15 +159,30 @@ def read_json(path: str | Path, what: str, mend: str = "save it again", most: in
     Raises:
         InputError: as `read_text`, and for what is no JSON object.
     """
-    try:
-        found = parse_json(read_text(path, what, most))
-    except InputError:
-        raise
-    except ValueError as error:
-        raise InputError(f"{what} {str(path)!r} is no valid JSON ({reason_of(error)}); {mend}") from error
+    found = _read_json(path, what, mend, most)
     if not isinstance(found, dict):
         raise InputError(f"{what} {str(path)!r} holds no JSON object; {mend}")
     return found
+
+
+def read_json_list(path: str | Path, what: str, mend: str = "save it again") -> list[Any]:
+    """The JSON list of a file.
+
+    Raises:
+        InputError: as `read_text`, and for what is no JSON list.
+    """
+    found = _read_json(path, what, mend, None)
+    if not isinstance(found, list):
+        raise InputError(f"{what} {str(path)!r} is no JSON list; {mend}")
+    return found
+
+
+def _read_json(path: str | Path, what: str, mend: str, most: int | None) -> Any:
+    text = read_text(path, what, most)
+    try:
+        return parse_json(text)
+    except ValueError as error:
+        raise InputError(f"{what} {str(path)!r} is no valid JSON ({reason_of(error)}); {mend}") from error
 
 
 def reason(error: BaseException) -> str:
@@ -395,7 +410,7 @@ def save_folder(folder: str | Path, fill: Callable[[Path], None]) -> Path:
 
 # --- one writer -----------------------------------------------------------------------------------------------------
 @contextlib.contextmanager
-def only_writer(place: Path, name: str = "") -> Iterator[None]:
+def only_writer(place: Path, name: str = "", wait: bool = False) -> Iterator[None]:
     """Be the only one who writes to a folder, or to a file, for the time of the block.
 
     The lock is the file `.accord.lock` in the folder (`.accord.NAME.lock` beside a file), with the process and the
@@ -405,16 +420,17 @@ def only_writer(place: Path, name: str = "") -> Iterator[None]:
     Args:
         place: a folder, or a file if `name` is given: then its folder.
         name: what within the folder is written to; all of it if empty.
+        wait: for another one, who is to be done in a moment.
 
     Raises:
-        InputError: at once, if another process or thread is writing there.
+        InputError: at once, if another process or thread is writing there and `wait` is not given.
     """
     named = name if len(os.fsencode(name)) < 200 else sha256(os.fsencode(name)).hexdigest()[:16]
     path = place / (f".accord.{named}.lock" if name else ".accord.lock")
     made = [p for p in (place, *place.parents) if not p.exists()]
     try:
         place.mkdir(parents=True, exist_ok=True)
-        file = _locked(path)
+        file = _locked(path, wait)
     except OSError as error:
         raise InputError(
             f"output folder {str(place)!r} cannot be written ({reason(error)}); choose another place"
@@ -431,12 +447,12 @@ def only_writer(place: Path, name: str = "") -> Iterator[None]:
                 folder.rmdir()
 
 
-def _locked(path: Path) -> BinaryIO:
+def _locked(path: Path, wait: bool) -> BinaryIO:
     while True:
         file = open(path, "a+b")  # noqa: SIM115 (it is the lock that is held)
         try:
             if fcntl is not None:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
             owner = file.read(200).decode("utf8", "replace").strip()
@@ -464,6 +480,26 @@ def _locked(path: Path) -> BinaryIO:
 
 
 # --- terminals ------------------------------------------------------------------------------------------------------
+def bar_options() -> dict[str, Any]:
+    """Further arguments of tqdm: on a terminal, or in a notebook, its bar as it is; in a file or a pipe a line every
+    half a minute, and one at the end.
+    """
+    if sys.stderr.isatty() or "ipykernel" in sys.modules:
+        return {}
+    return {"file": _Lines(), "mininterval": 30.0, "maxinterval": 30.0}
+
+
+class _Lines:
+    """Standard error for a bar that has no terminal: each state of the bar is a line."""
+
+    def write(self, text: str) -> None:
+        if state := text.strip("\r\n "):
+            sys.stderr.write(state + "\n")
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
 def speak_any_language() -> None:
     """Let terminals that are ASCII, and names that are no UTF-8, show what they cannot say as escapes."""
     for stream in (sys.stdout, sys.stderr):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -188,7 +188,7 @@ def _command(name: str, options: dict[str, Any]) -> Callable[..., None]:
     """The command that runs a suite with these options."""
 
     def command(**settings: Any) -> None:
-        run(name, **settings)
+        run(Options.of(name, settings))
 
     parameters = [
         inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
@@ -203,115 +203,180 @@ for _name, (_help, _options) in SUITES.items():
     app.command(_name, help=_help)(_command(_name, _options))
 
 
-def run(
-    name: str,
-    *,
-    prompts: Path | None,
-    images: Path | None,
-    model: str | None,
-    variant: str | None,
-    model_config: str | None,
-    lora: str | None,
-    seeds: int | None,
-    every: int,
-    steps: int | None,
-    guidance: float | None,
-    negative_prompt: str | None,
-    height: int | None,
-    width: int | None,
-    call: list[str] | None,
-    shard: str | None,
-    batch_size: int,
-    device: str | None,
-    dtype: str,
-    out: Path | None,
-    as_json: bool,
-    judge: str | None = None,
-    detector: str | None = None,
-    clip: str | None = None,
-    **thresholds: float | None,
-) -> None:
-    """`accord eval NAME`."""
+@dataclass(frozen=True)
+class Options:
+    """What the command of a suite was given: those of COMMON, and of the suite's own those that it has.
+
+    Attributes:
+        suite: its name.
+        thresholds: of GenEval, as its config calls them; empty for another suite.
+    """
+
+    suite: str
+    prompts: Path | None
+    images: Path | None
+    model: str | None
+    variant: str | None
+    model_config: str | None
+    lora: str | None
+    seeds: int | None
+    every: int
+    steps: int | None
+    guidance: float | None
+    negative_prompt: str | None
+    height: int | None
+    width: int | None
+    call: list[str] | None
+    shard: str | None
+    batch_size: int
+    device: str | None
+    dtype: str
+    out: Path | None
+    as_json: bool
+    judge: str | None = None
+    detector: str | None = None
+    clip: str | None = None
+    thresholds: Mapping[str, float | None] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, suite: str, settings: Mapping[str, Any]) -> Options:
+        """From the command's parameters."""
+        names = {f.name for f in fields(cls)}
+        known = {name: value for name, value in settings.items() if name in names}
+        return cls(suite=suite, thresholds={n: v for n, v in settings.items() if n not in names}, **known)
+
+    @property
+    def own_model(self) -> str | None:
+        """What `accord.load` is given."""
+        return None if self.model == LAB else self.model
+
+    @property
+    def call_arguments(self) -> dict[str, Any]:
+        """Of `accord.generate`."""
+        return call_options(self.steps, self.guidance, self.negative_prompt, self.height, self.width, self.call)
+
+    def check(self) -> None:
+        """Refuse options that do not go together."""
+        if (self.images is None) == (self.model is None):
+            raise InputError("nothing to judge, or twice; give --images DIR or --model ID, one of them")
+        if self.images is not None:
+            making = (
+                "variant",
+                "model_config",
+                "lora",
+                "steps",
+                "guidance",
+                "negative_prompt",
+                "height",
+                "width",
+                "call",
+            )
+            leave_out("with --images", **{name: getattr(self, name) for name in making}, **_said("dtype"))
+        elif self.model == LAB:
+            leave_out("with the lab's model", variant=self.variant, model_config=self.model_config)
+
+
+def run(options: Options) -> None:
+    """`accord eval SUITE`."""
     quiet()
-    if (images is None) == (model is None):
-        raise InputError("nothing to judge, or twice; give --images DIR or --model ID, one of them")
-    told = call_options(steps, guidance, negative_prompt, height, width, call)
-    if images is not None:
-        making = {"variant": variant, "model_config": model_config, "lora": lora, "steps": steps, "guidance": guidance}
-        sized = {"negative_prompt": negative_prompt, "height": height, "width": width, "call": call}
-        leave_out("with --images", **making, **sized, **_said("dtype"))
-    elif model == LAB:
-        leave_out("with the lab's model", variant=variant, model_config=model_config)
-    import accord
+    options.check()
+    told = options.call_arguments
     from accord.data.pairs import PairsFile
     from accord.data.shards import parse_shard
-    from accord.evaluation.pictures import Found, Generated
-    from accord.evaluation.pictures import Pictures as Source
     from accord.evaluation.run import Task, run_suite
     from accord.files import check_writable
-    from accord.training.fingerprint import fingerprint
 
-    part = parse_shard(shard or "1/1")
-    kind = torch_type(dtype)
-    where = pick_device(device)
-    suite = suite_of(name)
-    skipped = PairsFile()
-    config = _thresholds(thresholds)
-    records = suite.records(images if prompts is None and suite.of_pictures else prompts, skipped)
-    asked = fingerprint([(r.number, r.prompt, r.about) for r in records])
-    chosen = [r for r in records if r.number % every == 0]
-    if not chosen:
-        raise InputError(f"--every {every} leaves none of the prompts that can be read; give a smaller number")
-    target = check_writable(out or RUNS / name)
-    numbers = [suite.first_seed + i for i in range(seeds or 1)]
-    source: Source
-    if images is not None:
-        source = Found(images)
-        numbers = source.seeds(chosen)[:seeds] if seeds is not None else []
-        for row in source.skipped.skipped:
-            skipped.skip(row["row"], f"{row['reason']} (of the table in --images)")
-    else:
-        own = None if model == LAB else model
-
-        def load() -> Any:
-            pipe = accord.load(own, where, kind, lora, variant=variant, model_config=model_config)
-            _check_call(pipe, told)
-            return pipe
-
-        source = Generated(load, suite, told)
-    named = {"judge": judge, "answers": judge, "detector": detector, "clip": clip}
-    judges, load_all = _judges(suite, named, where, lab=model == LAB or (images is not None and judge is None))
+    part = parse_shard(options.shard or "1/1")
+    kind, where = torch_type(options.dtype), pick_device(options.device)
+    suite, skipped = suite_of(options.suite), PairsFile()
+    config = _thresholds(options.thresholds)
+    records, chosen = _records(options, suite, skipped)
+    target = check_writable(options.out or RUNS / options.suite)
+    source, numbers = _source(options, suite, chosen, skipped, (where, kind))
+    judges, load_all = _judges(suite, options, where)
 
     def make() -> Any:
         return suite(**load_all(), **({} if config is None else {"config": config}))
 
     about = {
-        "prompts": {
-            "file": None if prompts is None else prompts.name,
-            "count": len(records),
-            "every": every,
-            "fingerprint": asked,
-        },
-        "settings": {
-            "images": None if images is None else str(images),
-            "model": model,
-            "variant": variant,
-            "model_config": model_config,
-            "lora": lora,
-            "dtype": dtype if images is None else None,
-            **(told if images is None else {}),
-            **({} if config is None else {"thresholds": asdict(config)}),
-        },
+        "prompts": _about_prompts(options, records),
+        "settings": _about_settings(options, told, config),
         "judges": judges,
         "device": where,
     }
     tell_skipped(skipped.skipped)
-    if images is not None and isinstance(source, Found):
-        _say_size(source, chosen, numbers, suite, judge)
+    if options.images is not None:
+        _say_size(source, chosen, numbers, suite, options.judge)
     task = Task(suite, chosen, source, make, numbers, about)
-    data = run_suite(task, target, part, batch_size, progress=not as_json)
+    data = run_suite(task, target, part, options.batch_size, progress=not options.as_json)
     data["skipped_rows"] = skipped.skipped
-    emit(as_json, data, _text(data, suite.name))
+    emit(options.as_json, data, _text(data, suite.name))
+
+
+def _records(options: Options, suite: Any, skipped: Any) -> tuple[list[Any], list[Any]]:
+    """All prompts of the suite, and those of `--every`."""
+    file = options.images if options.prompts is None and suite.of_pictures else options.prompts
+    records = suite.records(file, skipped)
+    chosen = [r for r in records if r.number % options.every == 0]
+    if not chosen:
+        raise InputError(f"--every {options.every} leaves none of the prompts that can be read; give a smaller number")
+    return records, chosen
+
+
+def _source(
+    options: Options, suite: Any, chosen: Sequence[Any], skipped: Any, load_on: tuple[str, Any]
+) -> tuple[Any, list[int]]:
+    """Where the pictures come from, and the seeds of each prompt; none stand for all that there are.
+
+    Args:
+        load_on: device and type of the pipeline.
+    """
+    from accord.evaluation.pictures import Found, Generated
+
+    if options.images is not None:
+        found = Found(options.images)
+        for row in found.skipped.skipped:
+            skipped.skip(row["row"], f"{row['reason']} (of the table in --images)")
+        return found, [] if options.seeds is None else found.seeds(chosen)[: options.seeds]
+
+    def load() -> Any:
+        import accord
+
+        device, dtype = load_on
+        variant, config = options.variant, options.model_config
+        pipe = accord.load(options.own_model, device, dtype, options.lora, variant=variant, model_config=config)
+        _check_call(pipe, options.call_arguments)
+        return pipe
+
+    numbers = [suite.first_seed + i for i in range(options.seeds or 1)]
+    return Generated(load, suite, options.call_arguments), numbers
+
+
+def _about_prompts(options: Options, records: Sequence[Any]) -> dict[str, Any]:
+    """What `run.json` says of the prompts."""
+    from accord.training.fingerprint import fingerprint
+
+    return {
+        "file": None if options.prompts is None else options.prompts.name,
+        "count": len(records),
+        "every": options.every,
+        "fingerprint": fingerprint([(r.number, r.prompt, r.about) for r in records]),
+    }
+
+
+def _about_settings(options: Options, told: Mapping[str, Any], config: Any) -> dict[str, Any]:
+    """What `run.json` says of the pictures, and of how they are judged."""
+    made = options.images is None
+    return {
+        "images": None if options.images is None else str(options.images),
+        "model": options.model,
+        "variant": options.variant,
+        "model_config": options.model_config,
+        "lora": options.lora,
+        "dtype": options.dtype if made else None,
+        **(told if made else {}),
+        **({} if config is None else {"thresholds": asdict(config)}),
+    }
 
 
 def suite_of(name: str) -> Any:
@@ -337,7 +402,7 @@ def _check_call(pipe: Any, told: dict[str, Any]) -> None:
     call_arguments(pipe, **told)
 
 
-def _thresholds(given: dict[str, float | None]) -> Any:
+def _thresholds(given: Mapping[str, float | None]) -> Any:
     """GenEval's config of these options; None for another suite."""
     if not given:
         return None
@@ -346,9 +411,7 @@ def _thresholds(given: dict[str, float | None]) -> Any:
     return checked(GenEvalConfig, **{name: value for name, value in given.items() if value is not None})
 
 
-def _judges(
-    suite: Any, named: dict[str, str | None], device: str, lab: bool
-) -> tuple[dict[str, str], Callable[[], dict[str, Any]]]:
+def _judges(suite: Any, options: Options, device: str) -> tuple[dict[str, str], Callable[[], dict[str, Any]]]:
     """What `run.json` calls the judges, and what loads them.
 
     Raises:
@@ -359,17 +422,17 @@ def _judges(
     ids: dict[str, str] = {}
     loads: dict[str, Callable[[], Any]] = {}
     if "judge" in suite.needs:
-        judge = named["judge"] or (LAB if lab else HUB_CAPTIONER)
+        judge = options.judge or (LAB if options.model in (LAB, None) else HUB_CAPTIONER)
         ids["judge"], loads["judge"] = judge, lambda: accord.load_judge(judge, device)
     if "answers" in suite.needs:
-        answers = named["answers"]
+        answers = options.judge
         if answers is None:
             raise InputError("this suite asks questions, and --judge is missing; give a chat model, folder or hub id")
         ids["answers"], loads["answers"] = answers, lambda: load_answers(answers, device, suite.name == "vqascore")
     if "detector" in suite.needs:
         from accord.judges.detect import INSTANCES, InstanceDetector
 
-        detector, clip = named["detector"] or INSTANCES, named["clip"] or HUB_CLIP
+        detector, clip = options.detector or INSTANCES, options.clip or HUB_CLIP
         ids["detector"], loads["detector"] = detector, lambda: InstanceDetector.from_pretrained(detector, device)
         ids["clip"], loads["clip"] = clip, lambda: accord.load_clip(clip, device)
     if "embed" in suite.needs:
@@ -421,7 +484,7 @@ def _text(data: dict[str, Any], name: str) -> str:
 
 
 def _table(summary: dict[str, Any], name: str) -> str:
-    from accord.reports.tables import aligned
+    from accord.reports.tables import aligned, duration
 
     def row(called: str, figure: dict[str, Any]) -> list[str]:
         if figure["mean"] is None:
@@ -441,9 +504,9 @@ def _table(summary: dict[str, Any], name: str) -> str:
     if summary["unjudged"]:
         lines.append(f"{summary['unjudged']} pictures have no score, and are in no mean")
     lines += [f"skipped prompt {s['number']}, seed {s['seed']}: {s['reason']}" for s in summary["skipped"]]
-    cost = f"{summary['pictures']} pictures, {summary['judge_seconds']:.3f} s each to judge"
+    cost = f"{summary['pictures']} pictures, {duration(summary['judge_seconds'])} each to judge"
     if summary["seconds"] is not None:
-        cost += f", {summary['seconds']:.2f} s to make"
+        cost += f", {duration(summary['seconds'])} to make"
     return "\n".join([*lines, cost])
 
 
@@ -525,10 +588,9 @@ def agreement(
 ) -> None:
     """How often a run of geneval says what the original's program says of the same pictures."""
     quiet()
-    from accord.data.typed import read_typed
     from accord.evaluation.geneval import agreement as agreed
     from accord.evaluation.geneval_records import read_verdicts
-    from accord.evaluation.run import read_about
+    from accord.evaluation.run import finished_rows, read_about
     from accord.reports.tables import aligned
 
     about = read_about(folder)
@@ -536,7 +598,7 @@ def agreement(
         raise InputError(f"the run in {str(folder)!r} is one of {about['suite']}; give one of geneval")
     ours = {
         f"{row['number']:05d}/samples/{row['seed']:04d}.png": (row["tags"][0], row["verdict"])
-        for row in read_typed(folder / "rows.parquet", "rows of the run")
+        for row in finished_rows(folder)
     }
     data = agreed(ours, read_verdicts(verdicts))
     rows = [

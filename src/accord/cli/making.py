@@ -48,7 +48,7 @@ def drawing(pipe: Any, told: dict[str, Any], weights: bool = False) -> Making:
         accepts=lambda arguments: call_arguments(pipe, **arguments),
         reads=lambda text: check_prompt_length(pipe, text),
         make=make,
-        settings={"honours": "weights of words"} if weights else {},
+        settings={"weights_of_words": "honour"} if weights else {},
         weighs=weighs if weights else None,
     )
 

@@ -19,7 +19,7 @@ import typer
 from typer.core import TyperCommand
 
 from accord.embedded import SIDE
-from accord.files import reason
+from accord.files import bar_options, reason
 from accord.types import InputError, Notice
 
 T = TypeVar("T")
@@ -154,8 +154,17 @@ Call = Annotated[
 _context: ContextVar[typer.Context | None] = ContextVar("context", default=None)
 
 
+# arguments of pipelines, and settings of a run, whose options are called otherwise
+_RENAMED = {
+    "num_inference_steps": ("inference_steps", "steps"),  # of tuning, whose own steps are others
+    "guidance_scale": ("guidance",),
+    "weights_of_words": ("weights",),
+}
 # a quotation, which may hold anything that a user wrote, or the name of an argument
-_QUOTED_OR_NAME = re.compile(r"""(?<!\w)'(?:\\.|[^'\\])*'(?!\w)|(?<!\w)"(?:\\.|[^"\\])*"(?!\w)|`(\w+)(?:=True)?`""")
+_QUOTED_OR_NAME = re.compile(
+    r"""(?<!\w)'(?:\\.|[^'\\])*'(?!\w)|(?<!\w)"(?:\\.|[^"\\])*"(?!\w)|`(\w+)(?:=True)?`"""
+    rf"""|\b({"|".join(_RENAMED)})\b"""
+)
 
 
 class Command(TyperCommand):
@@ -182,7 +191,8 @@ class Command(TyperCommand):
         quoted is left as it is.
         """
         flags = {p.name: p.opts[0] for p in self.params if p.opts[0].startswith("--")}
-        return _QUOTED_OR_NAME.sub(lambda m: flags.get(m[1], m[0]), text)
+        renamed = {name: flags[o] for name, options in _RENAMED.items() for o in options[::-1] if o in flags}
+        return _QUOTED_OR_NAME.sub(lambda m: flags.get(m[1]) or renamed.get(m[1] or m[2], m[0]), text)
 
 
 class App(typer.Typer):
@@ -288,7 +298,7 @@ def counted(found: Iterable[T], what: str, total: int, quietly: bool) -> Iterato
         bar: Any = None
         for one in found:
             if bar is None:
-                bar = open_bars.enter_context(tqdm(total=total, desc=what, disable=quietly))
+                bar = open_bars.enter_context(tqdm(total=total, desc=what, disable=quietly, **bar_options()))
             bar.update()
             yield one
 

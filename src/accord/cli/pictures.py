@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,12 +35,10 @@ from accord.cli.options import (
     Weights,
     Width,
     call_options,
-    check_file,
     check_pairs,
     check_said,
     check_weights,
     checked,
-    counted,
     emit,
     frame_range,
     is_same,
@@ -95,6 +92,7 @@ def generate(
     """Generate pictures from prompts."""
     quiet()
     import accord
+    from accord.reports.gallery import made_in, write_gallery
 
     if context is None:
         leave_out("without --context", clip=clip, ancestral=ancestral)
@@ -123,7 +121,9 @@ def generate(
             making = drawing_with_context(pipe, told, context, clip, ancestral, batch_size)
         task = Task("generate", told, making, functools.partial(write_picture, out), batch_size, as_json)
         if file is not None:
-            return given.run(task, pipe, out).tell(as_json, out)
+            run = given.run(task, pipe, out)
+            entries = list(made_in(out)) if run.is_whole else []
+            return run.tell(as_json, out, write_gallery(out, entries, "accord generate") if entries else None)
 
         def show(job: Job, _made: Any, line: dict[str, Any]) -> dict[str, Any]:
             return {"prompt": job.text, "seed": job.seed, "image": str(out / line["file"])}
@@ -136,13 +136,23 @@ def score(
     image: Annotated[Path | None, typer.Argument(help="A picture.")] = None,
     prompt: Annotated[str | None, typer.Argument(help="Its prompt, in quotes.")] = None,
     pairs: Annotated[Path | None, typer.Option(help="CSV, JSONL or Parquet with columns image and prompt.")] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(help="Instead of IMAGE: a file of prompts (.txt, .csv, .jsonl, .json, .parquet), with --images."),
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="With --prompts: the folder of their pictures, in a layout of accord eval.")
+    ] = None,
     video: Annotated[Path | None, typer.Option(help="Instead of IMAGE: a video, with --prompt-of-video.")] = None,
     video_prompt: Annotated[str | None, typer.Option("--prompt-of-video", help="What the video is to show.")] = None,
     source_video: Annotated[Path | None, typer.Option(help="With --video: the video it was edited from.")] = None,
     frames: Annotated[
         str | None, typer.Option(help="With --source-video: START:STOP, the range of it that was edited.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for the report, or with --pairs a file to write.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the report; with --pairs and --prompts a table to write, and to go on with."),
+    ] = None,
     judge: OwnJudgeId = None,
     clip: OwnClipId = None,
     calibration: CalibrationFile = None,
@@ -152,9 +162,9 @@ def score(
     """How well pictures say their prompts, by phrase and word."""
     quiet()
     if video is not None:
-        if image is not None or pairs is not None or not video_prompt:
-            raise InputError("--video needs --prompt-of-video TEXT, and neither IMAGE nor --pairs")
-        leave_out("with --video", out=out, judge=judge, calibration=calibration)
+        if image is not None or pairs is not None or prompts is not None or not video_prompt:
+            raise InputError("--video needs --prompt-of-video TEXT, and neither IMAGE nor --pairs nor --prompts")
+        leave_out("with --video", images=images, out=out, judge=judge, calibration=calibration)
         import accord
         from accord.data.video import read_video
         from accord.rewards.video import score_video
@@ -171,12 +181,18 @@ def score(
         measured |= read_by_the_lab(shown.frames, video_prompt) if clip is None else {}
         return emit(as_json, measured, "\n".join(f"{k} {v:.4f}" for k, v in measured.items()))
     leave_out("without --video", prompt_of_video=video_prompt, source_video=source_video, frames=frames)
-    if pairs is not None:
+    if pairs is not None or prompts is not None:
+        given = "--prompts" if pairs is None else "--pairs"
         if image is not None or prompt is not None:
-            raise InputError("both --pairs and an IMAGE were given; give one of them")
-        return _score_pairs(pairs, out, judge, clip, calibration, device, as_json)
+            raise InputError(f"both {given} and an IMAGE were given; give one of them")
+        if pairs is not None:
+            leave_out("with --pairs", prompts=prompts, images=images)
+        from accord.cli.scoring import check_out
+
+        return _score_many(pairs, prompts, images, check_out(out, given), judge, clip, calibration, device, as_json)
+    leave_out("without --prompts", images=images)
     if image is None or prompt is None:
-        raise InputError("nothing to score; give IMAGE and PROMPT, or --pairs FILE")
+        raise InputError("nothing to score; give IMAGE and PROMPT, --pairs FILE, or --prompts FILE and --images DIR")
     import accord
     from accord.data.images import open_image
     from accord.files import check_writable
@@ -198,73 +214,29 @@ def score(
     emit(as_json, result.to_dict(), text)
 
 
-def _score_pairs(
-    pairs: Path,
-    out: Path | None,
+def _score_many(
+    pairs: Path | None,
+    prompts: Path | None,
+    images: Path | None,
+    out: Path,
     judge: str | None,
     clip: str | None,
     calibration: Path | None,
     device: str | None,
     as_json: bool,
 ) -> None:
-    import accord
-    from accord.data.images import open_image
-    from accord.data.pairs import check_table_path, read_pairs, table_bytes
-    from accord.files import check_writable, only_writer, write_file
-    from accord.methods.invert.bulk import reason_as_named
-    from accord.reports.gallery import Entry, gallery_beside, write_gallery
-    from accord.reports.page import score_text
+    """The pictures of a table, or of a folder and a file of prompts."""
+    from accord.cli.scoring import Judges, of_pairs, of_prompts, score_all
+    from accord.data.pairs import PairsFile
 
-    if out is None:
-        raise InputError("--pairs needs --out FILE.csv, .jsonl or .parquet to write the scores to")
-    check_table_path(out)
-    if is_same(out, pairs):
-        raise InputError(f"--out {str(out)!r} is the pairs file itself, and would be replaced; give another name")
-    where = pick_device(device)
-    table = read_pairs(pairs)
-    check_file(out)
-    check_writable(out.parent)
-    check_writable(gallery_beside(out))
-
-    def scored() -> Iterator[dict[str, Any]]:
-        for pair in table.pairs:
-            try:
-                found = accord.score(open_image(pair.image), pair.prompt, judging, similarity)[0].alignment
-            except InputError as error:
-                table.skip(pair.row, reason_as_named(error, pair.image, pair.name))
-                continue
-            pictures.append(str(Path(pair.image).absolute()))
-            yield {"row": pair.row, "image": pair.name, **found.to_dict()}
-
-    with only_writer(out.parent, out.name):
-        judging = accord.load_judge(judge, where, calibration=calibration)
-        similarity = accord.load_clip(clip, where)
-        rows: list[dict[str, Any]] = []
-        pictures: list[str] = []  # of the rows
-        try:
-            for row in counted(scored(), "score", len(table.pairs), as_json):
-                rows.append(row)
-        finally:  # what was scored is not lost when the rest is stopped
-            if rows:
-                write_file(out, table_bytes(rows, out.suffix.lower()))
-        if rows:
-            entries = (Entry.of_scores(r["row"], p, r) for r, p in zip(rows, pictures, strict=True))
-            index = write_gallery(gallery_beside(out), entries, "accord score")
-    if not rows:
-        why = f" (row {table.skipped[0]['row']}: {table.skipped[0]['reason']})" if table.skipped else ""
-        raise InputError(f"no row of {str(pairs)!r} could be scored{why}; mend it there")
-    known = [r["overall"] for r in rows if r["overall"] is not None]
-    mean = sum(known) / len(known) if known else None
-    missing = len(rows) - len(known)
-    data = {"scored": len(rows), "without_score": missing, "mean": mean, "skipped": table.skipped, "out": str(out)}
-    data["gallery"] = str(index)
-    unscored = f" ({missing} without a score are not in it)" if missing else ""
-    lines = [
-        f"scored {len(rows)}, mean alignment {score_text(mean, 3)}{unscored}, written to {out}",
-        f"pictures: {index}",
-    ]
-    lines += [f"skipped row {s['row']}: {s['reason']}" for s in sorted(table.skipped, key=lambda s: s["row"])]
-    emit(as_json, data, "\n".join(lines))
+    judges, broken = Judges(judge, clip, calibration, pick_device(device)), PairsFile()
+    if pairs is not None:
+        pictures = of_pairs(pairs, out, broken)
+    elif prompts is None or images is None:
+        raise InputError("--prompts needs --images, the folder of their pictures; give it")
+    else:
+        pictures = of_prompts(prompts, images, out, broken)
+    score_all(pictures, broken, out, judges, as_json)
 
 
 def realign(

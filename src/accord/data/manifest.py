@@ -22,11 +22,11 @@ from accord.types import InputError, reason_of
 
 NAME, SETTINGS = "manifest.jsonl", "run.json"
 _MOST = 2**33  # bytes of a manifest, which no budget for a user's table is to stop
-_SAME = ("prompt", "negative_prompt", "width", "height")  # what a row that is there must say still
+_SAME = ("prompt", "negative_prompt", "width", "height", "image")  # what a row that is there must say still
 _OF_SHARD = re.compile(r"manifest-\d{5,}-of-\d{5,}\.jsonl")
 
 Line = dict[str, Any]
-Key = tuple[int, int | None]  # row and seed; None where the row as a whole was skipped
+Key = tuple[int, int | None]  # row and seed; None where the row was skipped as a whole, or has no seed
 
 
 def manifest_name(shard: tuple[int, int] | None) -> str:
@@ -73,11 +73,11 @@ class Manifest:
                 "another `out`"
             )
 
-    def has(self, row: Mapping[str, Any], seed: int) -> bool:
+    def has(self, row: Mapping[str, Any], seed: int | None) -> bool:
         """Whether the picture of this row and seed is there, as it was written.
 
         Args:
-            row: its `row`, `prompt` and, where it has them, `negative_prompt`, `width` and `height`.
+            row: its `row`, `prompt` and, where it has them, `negative_prompt`, `width`, `height` and `image`.
 
         Raises:
             InputError: if it was made of another row.
@@ -169,7 +169,7 @@ def read_manifest(folder: Path) -> list[Line]:
     said: dict[Key, Line] = {}
     for path in manifests_of(folder):
         said |= {_key(line): line for line, _ in _lines(path, mend=False)}
-    made = {row for (row, _), line in said.items() if line["status"] == "done"}
+    made = {row for (row, seed), line in said.items() if line["status"] == "done" and seed is not None}
     kept = [line for (row, seed), line in said.items() if seed is not None or row not in made]
     return sorted(kept, key=lambda line: (line["row"], -1 if line["seed"] is None else line["seed"]))
 

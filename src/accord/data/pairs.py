@@ -60,14 +60,17 @@ class PairsFile:
         self.skipped.append({"row": row, **said, "reason": reason})
 
 
-def read_pairs(path: str | Path) -> PairsFile:
+def read_pairs(path: str | Path, seeds: bool = False) -> PairsFile:
     """Read a pairs file whole; picture paths are relative to its folder.
+
+    Args:
+        seeds: whether the column `seed` is read; a seed that is no whole number is none.
 
     Raises:
         InputError: as `pairs_of`, and for more text than ACCORD_MAX_TABLE_MB.
     """
     out, held, most = PairsFile(), 0, budget("table")
-    for pair in pairs_of(path, out):
+    for pair in pairs_of(path, out, seeds, strict=False):
         held += len(pair.image) + len(pair.prompt)
         if held > most:
             raise InputError(
@@ -78,7 +81,7 @@ def read_pairs(path: str | Path) -> PairsFile:
     return out
 
 
-def pairs_of(path: str | Path, skipped: PairsFile, seeds: bool = False) -> Iterator[Pair]:
+def pairs_of(path: str | Path, skipped: PairsFile, seeds: bool = False, strict: bool = True) -> Iterator[Pair]:
     """The pairs of a file while it is read; broken rows go to `skipped`.
 
     Columns: a picture under one of IMAGE_KEYS and a prompt under one of PROMPT_KEYS. In a CSV file commas part the
@@ -86,7 +89,8 @@ def pairs_of(path: str | Path, skipped: PairsFile, seeds: bool = False) -> Itera
     broken.
 
     Args:
-        seeds: whether the column `seed` is read; a row whose seed is no whole number is broken then.
+        seeds: whether the column `seed` is read.
+        strict: whether a row whose seed is no whole number is broken; else it has none.
 
     Raises:
         InputError: for a file that is missing, of another kind, unreadable as a whole, without a usable column, or with
@@ -111,6 +115,8 @@ def pairs_of(path: str | Path, skipped: PairsFile, seeds: bool = False) -> Itera
             why = row["reason"]
         why = why or no_prompt(prompt) or (TOO_LONG if len(image) > LONGEST_CELL else "")
         seed = whole_number(row.get("seed"), "seed", 0) if seeds else None
+        if isinstance(seed, Broken) and not strict:
+            seed = None
         why = why or (str(seed) if isinstance(seed, Broken) else "")
         if why:
             seen |= row.keys() & _KNOWN

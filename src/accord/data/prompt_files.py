@@ -91,6 +91,23 @@ def read_rows(path: str | Path, skipped: PairsFile | None = None, extras: tuple[
     return _read(path, skipped, False, extras, row_of)
 
 
+def coco_captions(path: str | Path) -> dict[str, str]:
+    """The first caption of each picture of COCO's file of captions, by the picture's name without its suffix; nothing
+    for another file.
+    """
+    try:
+        data = _json(Path(path))
+        names = {row["id"]: Path(row["file_name"]).stem for row in data["images"]}
+        out: dict[str, str] = {}
+        for row in data["annotations"]:
+            text = " ".join(str(row["caption"]).split())
+            if row["image_id"] in names and text:
+                out.setdefault(names[row["image_id"]], text)
+        return out
+    except (KeyError, TypeError, ValueError):
+        return {}
+
+
 def _read(
     path: str | Path,
     skipped: PairsFile | None,
@@ -152,17 +169,21 @@ def _rows(path: Path, suffix: str, extras: tuple[str, ...]) -> Iterable[tuple[in
         return _from_parquet(path, extras)
     if suffix == ".jsonl":
         return json_lines(path, _WHAT)
-    text = read_text(path, _WHAT, budget("table") // 8)  # what is parsed takes several times as much
-    try:
-        data = parse_json(text)
-    except ValueError as error:
-        raise InputError(f"prompts file {str(path)!r} is no valid JSON ({reason_of(error)}); mend it there") from error
+    data = _json(path)
     rows = data.get("annotations") if isinstance(data, dict) else data
     if not isinstance(rows, list):
         raise InputError(
             f"prompts file {str(path)!r} is neither a JSON list nor COCO captions; make it a list of prompts"
         )
     return enumerate(rows, start=1)
+
+
+def _json(path: Path) -> Any:
+    text = read_text(path, _WHAT, budget("table") // 8)  # what is parsed takes several times as much
+    try:
+        return parse_json(text)
+    except ValueError as error:
+        raise InputError(f"prompts file {str(path)!r} is no valid JSON ({reason_of(error)}); mend it there") from error
 
 
 def _from_table(path: Path, delimiters: str, extras: tuple[str, ...]) -> Iterator[tuple[int, Any]]:

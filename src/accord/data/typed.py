@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import io
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from accord.data.pairs import need_parquet, parquet_columns, sayable
-from accord.files import replace_file
+from accord.data.pairs import need_parquet, sayable
+from accord.files import check_regular, reason, replace_file
+from accord.types import InputError
 
 Kind = Any  # str | list[Kind] | dict[str, Kind]
 Kinds = Mapping[str, Kind]
@@ -64,17 +65,20 @@ def _write(place: Any, rows: Iterable[Mapping[str, Any]], kinds: Kinds) -> int:
     return count
 
 
-def read_typed(path: Path, what: str) -> Iterable[dict[str, Any]]:
+def read_typed(path: Path, what: str, mend: str = "save it again") -> Iterator[dict[str, Any]]:
     """The rows of a file that `write_typed` wrote, some at once.
 
     Raises:
-        InputError: for a file that cannot be read.
+        InputError: for a file that cannot be read; `mend` says how to mend it.
     """
-    parquet_columns(path, what)  # refuses what is no table
+    check_regular(path, what)
     _, pq = need_parquet()
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=_AT_ONCE):
-            yield from batch.to_pylist()
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=_AT_ONCE):
+                yield from batch.to_pylist()
+    except Exception as error:  # the library raises whatever a damaged file leads it to
+        raise InputError(f"{what} {str(path)!r} cannot be read ({reason(error)}); {mend}") from error
 
 
 def _sayable(value: Any) -> Any:

@@ -8,6 +8,7 @@ from contextlib import contextmanager, nullcontext
 from tqdm.auto import tqdm
 
 from accord.diffusion.opened import watched
+from accord.files import bar_options
 
 _FORMAT = "{l_bar}{bar}| {n:.1f}/{total:.0f} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
 
@@ -29,9 +30,8 @@ class StepBar:
     def step(self, pictures: int, steps: int) -> None:
         """A denoising step was taken."""
         if self.bar is None and not self.quietly:
-            self.bar = tqdm(
-                total=self.total, desc=self.what, bar_format=_FORMAT, unit=" picture", initial=self.finished
-            )
+            told = {"desc": self.what, "bar_format": _FORMAT, "unit": " picture", **bar_options()}
+            self.bar = tqdm(total=self.total, initial=self.finished, **told)
         if self.bar is not None:
             self._move(min(self.bar.n + pictures / (steps * self.passes), self.total))
 

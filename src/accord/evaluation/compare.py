@@ -19,9 +19,8 @@ from typing import Any
 import numpy as np
 
 import accord
-from accord.data.typed import read_typed
-from accord.evaluation.run import read_about
-from accord.evaluation.stats import best_of, mean_of_groups, of_prompts
+from accord.evaluation.run import finished_rows, read_about
+from accord.evaluation.stats import best_of, mean_of_means, of_differences, unseen_of_difference
 from accord.files import check_writable, only_writer, write_file
 from accord.reports.gallery import read_run, write_gallery
 from accord.reports.tables import aligned, table
@@ -61,10 +60,8 @@ class Compared:
             InputError: if the folder holds none.
         """
         run = cls(folder, read_about(folder))
-        if not (folder / "rows.parquet").is_file():
-            raise InputError(f"the run in {str(folder)!r} is not finished; run it to its end, or merge its shards")
         sums: dict[str, list[float]] = {"seconds": [], "judge_seconds": [], "denoiser_calls": []}
-        for row in read_typed(folder / "rows.parquet", "rows of the run"):
+        for row in finished_rows(folder):
             if row["score"] is not None:
                 tags = {t["tag"]: t["score"] for t in row["by_tag"] if t["score"] is not None}
                 picture = Picture(row["seed"], row["file_name"], row["score"], row["verdict"], tags)
@@ -202,7 +199,7 @@ def _row(
     def line(of: Tries) -> dict[str, Any]:
         x, y, both = _paired(a, b, numbers, value, of)
         means = {"a": _mean(x), "b": _mean(y)}
-        return {"prompts": len(both), **means, **of_prompts(y - x, "difference", comparisons)}
+        return {"prompts": len(both), **means, **of_differences(x, y, comparisons)}
 
     return _with_equal_costs(name, line, tries)
 
@@ -228,16 +225,12 @@ def _mean_row(
 
     def line(of: Tries) -> dict[str, Any]:
         found = [_paired(a, b, numbers, _within(t), of) for t in tags]
-        numbered = [both for _, _, both in found]
-
-        def whole(values: Iterable[np.ndarray]) -> dict[str, Any]:
-            groups = [{n: [v] for n, v in zip(*pair, strict=True)} for pair in zip(numbered, values, strict=True)]
-            return mean_of_groups(groups)
-
-        means = {"a": whole(x for x, _, _ in found)["mean"], "b": whole(y for _, y, _ in found)["mean"]}
-        differing = whole(y - x for x, y, _ in found)
-        difference = {"difference": differing["mean"], "ci95": differing["ci95"]}
-        return {"prompts": len(set().union(*numbered)), **means, **difference}
+        none = [(0.0, 0.0)] * len(found)
+        means = {"a": mean_of_means([x for x, _, _ in found], none), "b": mean_of_means([y for _, y, _ in found], none)}
+        whole = mean_of_means([y - x for x, y, _ in found], [unseen_of_difference(x, y) for x, y, _ in found])
+        difference = {"difference": whole["mean"], "ci95": whole["ci95"]}
+        prompts = len({n for _, _, both in found for n in both})
+        return {"prompts": prompts, **{name: one["mean"] for name, one in means.items()}, **difference}
 
     return _with_equal_costs("overall", line, tries)
 
@@ -272,7 +265,7 @@ _COSTS = {"equal_seconds": "at equal seconds", "equal_denoiser_calls": "at equal
 
 
 def _cells(data: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    costs = [name for name in _COSTS if name in data["overall"]]
+    costs = [name for name in _COSTS if name in data["overall"] and max(data["tries"][name.removeprefix("equal_")]) > 1]
     head = [data["figure"], "A", "B", "B - A [95 %]", *(f"{_COSTS[c]} [95 %]" for c in costs), "prompts"]
     rows = []
     for row in (data["overall"], *data["tags"]):
@@ -295,24 +288,41 @@ def _difference(row: Mapping[str, Any] | None) -> str:
 
 
 def _said(data: Mapping[str, Any]) -> str:
-    wins, of = data["wins"], data["wins_of_pictures"]
-    text = f"B better on {wins['wins']} prompts, as good on {wins['ties']}, worse on {wins['losses']}"
-    if data["same_seeds"]:
-        text += (
-            f"; of {data['same_seeds']} pictures with the same seed on {of['wins']}, {of['ties']} and {of['losses']}"
-        )
+    """Who is ahead, and how much that says."""
+    overall = data["overall"]
+    sentences = [] if overall["difference"] is None else [_ahead(overall["difference"], overall["ci95"])]
+    sentences += [f"Of {_count(data['wins'], 'prompt')}."]
+    if data["same_seeds"] > data["prompts"]:
+        sentences.append(f"Of {_count(data['wins_of_pictures'], 'picture', ' with the same seed')}.")
     for name, (a, b) in data["tries"].items():
-        if max(a, b) > 1:
-            what = "seconds" if name == "seconds" else "denoiser calls"
-            text += f". At equal {what} {'A' if a > b else 'B'} has the best of {max(a, b)}"
-            text += _short_of(max(data["fitting_tries"][name]), max(a, b))
+        what = "seconds" if name == "seconds" else "denoiser calls"
+        most, fitting = max(a, b), max(data["fitting_tries"][name])
+        if most > 1:
+            short = "" if fitting == most else f", all its seeds, where {fitting} would cost as much"
+            sentences.append(f"At equal {what} {'A' if a > b else 'B'} has the best of {most}{short}.")
     if data["missing_tags"]:
-        text += f". No figure of the whole: no prompt of both is tagged {', '.join(data['missing_tags'])}"
-    return text + "."
+        sentences.append(f"No figure of the whole: no prompt of both is tagged {', '.join(data['missing_tags'])}.")
+    return " ".join(sentences)
 
 
-def _short_of(fitting: int, there: int) -> str:
-    return "" if fitting == there else f", all its seeds, where {fitting} would cost as much"
+def _ahead(difference: float, ci95: Sequence[float] | None) -> str:
+    """The sentence that says who is ahead."""
+    if abs(difference) <= LEAST:
+        return "A and B are equal on the whole."
+    who = f"{'B' if difference > 0 else 'A'} is ahead by {abs(difference):.3f}"
+    if ci95 is None:
+        return f"{who}; one prompt in a group says nothing of others."
+    sure = ci95[0] > 0 or ci95[1] < 0
+    return (
+        f"{who}, and the interval leaves zero out." if sure else f"{who}, but the interval holds zero: no clear winner."
+    )
+
+
+def _count(wins: Mapping[str, int], what: str, which: str = "") -> str:
+    """ "16 prompts B wins 2, A wins 3, 11 are equal"."""
+    total, ties = sum(wins.values()), wins["ties"]
+    equal = f"{ties} {'is' if ties == 1 else 'are'} equal"
+    return f"{total} {what}{'' if total == 1 else 's'}{which} B wins {wins['wins']}, A wins {wins['losses']}, {equal}"
 
 
 def table_of(data: Mapping[str, Any]) -> str:
@@ -357,8 +367,7 @@ def write_comparison(data: Mapping[str, Any], a: Path, b: Path, out: Path) -> No
     with only_writer(check_writable(out), "compare"):
         write_file(out / "compare.json", (json.dumps(data, indent=1) + "\n").encode())
         write_file(out / "compare.md", page_of(data).encode())
-        rows = read_typed(b / "rows.parquet", "rows of the run")
-        there = ({**row, "file_name": str((b / row["file_name"]).resolve())} for row in rows)
+        there = ({**row, "file_name": str((b / row["file_name"]).resolve())} for row in finished_rows(b))
         about = {"A": data["a"]["run"], "B": data["b"]["run"], "result": _said(data)}
         against = replace(read_run(a), title=data["a"]["run"])
         title = f"{data['suite']}: {data['b']['run']} against {data['a']['run']}"

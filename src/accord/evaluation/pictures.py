@@ -239,7 +239,7 @@ class Found:
             InputError: if there is none.
         """
         out = [(r, s) for r in records for s in sorted(self.of(r)) if not seeds or s in seeds]
-        if not out and records:  # a share of few prompts may have none
+        if not out:
             raise InputError(
                 f"folder {str(self.folder)!r} has no picture of these prompts; name them 00012-3.png (prompt 12 "
                 "counted from 0, seed 3), or put a metadata.jsonl with file_name and prompt beside them"

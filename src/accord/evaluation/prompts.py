@@ -6,10 +6,9 @@ import warnings
 from pathlib import Path
 
 from accord.data.pairs import PairsFile
-from accord.data.prompt_files import EXTRAS, PromptRow, read_rows
+from accord.data.prompt_files import EXTRAS, PromptRow, coco_captions, read_rows
 from accord.data.prompts import check_says_something
 from accord.evaluation.registry import Record
-from accord.files import parse_json, read_text
 from accord.prompts.parser import plain_text
 from accord.types import InputError, Notice
 
@@ -25,7 +24,7 @@ def prompt_records(path: Path | None, skipped: PairsFile) -> list[Record]:
         InputError: if no file is given, it cannot be read, or holds no prompt.
     """
     path = given(path)
-    if path.suffix.lower() == ".json" and (found := _coco(path)):
+    if path.suffix.lower() == ".json" and (found := coco_captions(path)):
         rows, keys = [PromptRow(n, text) for n, text in enumerate(found.values(), start=1)], list(found)
     else:
         rows = read_rows(path, skipped)
@@ -59,20 +58,3 @@ def given(path: Path | None) -> Path:
     if path is None:
         raise InputError("this suite needs `prompts`, a file of them; give it")
     return path
-
-
-def _coco(path: Path) -> dict[str, str]:
-    """The first caption of each picture of COCO's file of captions, by the picture's name without its suffix; nothing
-    for another file.
-    """
-    try:
-        data = parse_json(read_text(path, "prompts file"))
-        names = {row["id"]: Path(row["file_name"]).stem for row in data["images"]}
-        out: dict[str, str] = {}
-        for row in data["annotations"]:
-            text = " ".join(str(row["caption"]).split())
-            if row["image_id"] in names and text:
-                out.setdefault(names[row["image_id"]], text)
-        return out
-    except (KeyError, TypeError, ValueError):
-        return {}

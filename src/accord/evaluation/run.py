@@ -37,7 +37,7 @@ from accord.evaluation.registry import Judged, Record, Suite
 from accord.evaluation.rows import KINDS, Journal, Row, read_rows, row_of, skipped_row
 from accord.evaluation.stats import figure_of, mean_of_groups
 from accord.evaluation.weights import weights_of
-from accord.files import check_writable, only_writer, read_json, reason, replace_file, write_file
+from accord.files import bar_options, check_writable, only_writer, read_json, reason, replace_file, write_file
 from accord.reports.gallery import write_gallery
 from accord.reports.pictures import png
 from accord.types import InputError, Notice
@@ -105,12 +105,15 @@ def run_suite(
             "batch_size": batch_size,
             **task.about,
         }
-        due = set(map(_key, task.pictures.jobs(task.records, task.seeds)))
+        every = task.pictures.jobs(task.records, task.seeds)
+        due, own = set(map(_key, every)), {record.number for record in share_of(task.records, shard)}
         about["pictures"] = len(due)
-        jobs = task.pictures.jobs(share_of(task.records, shard), task.seeds)
+        jobs = [job for job in every if job[0].number in own]  # none, where there are more shards than prompts
         batches = [jobs[start : start + batch_size] for start in range(0, len(jobs), batch_size)]
         with _begun(out, about, journal_path), contextlib.closing(Journal(journal_path)) as journal:
             journal.mend({_key(job) for job in jobs})
+            if not jobs:
+                journal.append([])  # a shard that is done
             new = _work(task, out, batches, journal, about, progress)
     finished = due <= _done(journals(out))
     data = {"out": str(out), "pictures": len(jobs), "new": new, "finished": finished}
@@ -138,9 +141,8 @@ def _work(
     _begin(out, {**about, "weights": {"pipeline": task.pictures.weights(), "judge": weights_of(suite)}})
     _say_changes(out, about)
     (out / "images").mkdir(exist_ok=True)
-    with tqdm(
-        total=total, initial=len(journal.done), desc=task.suite.name, unit="picture", disable=not progress
-    ) as bar:
+    told = {"desc": task.suite.name, "unit": "picture", "disable": not progress, **bar_options()}
+    with tqdm(total=total, initial=len(journal.done), **told) as bar:
         for batch in left:
             put: list[Path] = []
             try:
@@ -239,7 +241,17 @@ def _begin(out: Path, about: Mapping[str, Any]) -> None:
     Raises:
         InputError: naming what differs.
     """
-    path, now = out / "run.json", json.loads(json.dumps(dict(about)))
+    with _alone_with(out):
+        _take(out, json.loads(json.dumps(dict(about))))
+
+
+def _alone_with(out: Path) -> contextlib.AbstractContextManager[None]:
+    """Be the only one who reads `run.json` and writes it anew: shards that do so at once wait for each other."""
+    return only_writer(out, "run.json", wait=True)
+
+
+def _take(out: Path, now: Mapping[str, Any]) -> None:
+    path = out / "run.json"
     if not path.exists():
         if any(out.glob("rows*.jsonl")):
             raise InputError(f"{str(out)!r} holds rows of a run whose run.json is missing; give another `out`")
@@ -259,18 +271,20 @@ def _begin(out: Path, about: Mapping[str, Any]) -> None:
 
 def _say_changes(out: Path, about: Mapping[str, Any]) -> None:
     """Say what differs from what the run was begun with, and keep it in `resumed_with` of `run.json`."""
-    before, now = read_about(out), {name: about[name] for name in SAID if name in about}
-    first = {name: before[name] for name in now if name in before}
-    if all(first[name] == now[name] for name in first) or now in before.get("resumed_with", []):
-        return
+    now = {name: about[name] for name in SAID if name in about}
+    with _alone_with(out):
+        before = read_about(out)
+        first = {name: before[name] for name in now if name in before}
+        if all(first[name] == now[name] for name in first) or now in before.get("resumed_with", []):
+            return
+        after = {**before, "resumed_with": [*before.get("resumed_with", []), now]}
+        write_file(out / "run.json", (json.dumps(after, indent=1) + "\n").encode())
     differing = [what for name in first if (what := _differs(name, first[name], now[name]))]
     warnings.warn(
         f"the run in {str(out)!r} was begun with {' and '.join(differing)}; figures may differ in their last digits",
         Notice,
         stacklevel=2,
     )
-    after = {**before, "resumed_with": [*before.get("resumed_with", []), now]}
-    write_file(out / "run.json", (json.dumps(after, indent=1) + "\n").encode())
 
 
 def _differs(name: str, before: Any, now: Any) -> str:
@@ -291,7 +305,7 @@ def read_about(run: Path) -> dict[str, Any]:
     """
     if not (run / "run.json").is_file():
         raise InputError(f"folder {str(run)!r} holds no run (run.json); give one that accord eval wrote")
-    found = read_json(run / "run.json", "record of the run", "give another `out`, and run it again")
+    found = read_json(run / "run.json", "record of the run", "run the suite again, into another folder")
     if found.get("schema") != SCHEMA:
         raise InputError(
             f"the run in {str(run)!r} has the schema {found.get('schema')!r}, and {SCHEMA!r} is read; run it again"
@@ -301,6 +315,17 @@ def read_about(run: Path) -> dict[str, Any]:
     if broken is not None:
         raise InputError(f"run.json of the run in {str(run)!r} says no {broken}; run it again")
     return found
+
+
+def finished_rows(run: Path) -> Iterable[Row]:
+    """The rows of a finished run, some at once.
+
+    Raises:
+        InputError: for one that is not finished, or whose table cannot be read.
+    """
+    if not (run / "rows.parquet").is_file():
+        raise InputError(f"the run in {str(run)!r} is not finished; run it to its end, or merge its shards")
+    return read_typed(run / "rows.parquet", "rows of the run")
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------
@@ -422,13 +447,7 @@ def merge(runs: Sequence[Path], out: Path) -> dict[str, Any]:
         InputError: if they are no shards of one run, or a picture is in two of them.
     """
     need_parquet()
-    abouts = [read_about(run) for run in runs]
-    for run, about in zip(runs[1:], abouts[1:], strict=True):
-        for name in (*COMPARED, "pictures"):
-            if name in about and name in abouts[0] and (what := _differs(name, abouts[0][name], about[name])):
-                raise InputError(
-                    f"{str(run)!r} and {str(runs[0])!r} are no shards of one run: {what}; merge shards alone"
-                )
+    about = _of_one_run(runs)
     paths = [(run, path) for run in runs for path in journals(run)]
     shards = [path.name for _, path in paths]
     twice = next((name for name in shards if shards.count(name) > 1), None)
@@ -438,12 +457,32 @@ def merge(runs: Sequence[Path], out: Path) -> dict[str, Any]:
         check_writable(out)
         for name in sorted({"rows", *(path.stem for _, path in paths)}):  # none of its shards is at work
             stack.enter_context(only_writer(out, name))
-        _check_whole(abouts[0], [path for _, path in paths])
+        _check_whole(about, [path for _, path in paths])
         if len(runs) > 1:
-            _begin(out, abouts[0])
+            _begin(out, about)
             for run, path in paths:
                 _copy(run, path, out)
         return finish(out)
+
+
+def _of_one_run(runs: Sequence[Path]) -> dict[str, Any]:
+    """What is said of a run in the folders of its shards. Shards without a picture do not say whose weights it has.
+
+    Raises:
+        InputError: if they are of several runs.
+    """
+    told: dict[str, Any] = {}
+    resumed: list[Any] = []
+    for run in runs:
+        about = read_about(run)
+        for name in (*COMPARED, "pictures"):
+            if name in about and name in told and (what := _differs(name, told[name], about[name])):
+                raise InputError(
+                    f"{str(run)!r} and {str(runs[0])!r} are no shards of one run: {what}; merge shards alone"
+                )
+        resumed += [one for one in about.get("resumed_with", []) if one not in resumed]
+        told = {**about, **told}
+    return {**told, "resumed_with": resumed} if resumed else told
 
 
 def _check_whole(about: Mapping[str, Any], paths: Sequence[Path]) -> None:
@@ -457,7 +496,7 @@ def _check_whole(about: Mapping[str, Any], paths: Sequence[Path]) -> None:
     missing = 0 if pictures is None else pictures - len(_done(paths))
     if shards > len(paths) and (missing > 0 or pictures is None):
         raise InputError(
-            f"{shards - len(paths)} of {shards} shards are missing; run them with `shard`, or name their folders"
+            f"{shards - len(paths)} of {shards} shards are missing; run the suite for these too, or name their folders"
         )
     if missing > 0:
         raise InputError(

@@ -24,9 +24,9 @@ def weights_of(suite: Suite) -> str:
     return fingerprint(*modules)
 
 
-def modules_of(suite: Suite) -> list[nn.Module]:
-    """The networks of a suite's judges, each once: what its attributes are or hold, and what Accord's own objects in
-    these hold.
+def modules_of(suite: Any) -> list[nn.Module]:
+    """The networks of a suite's judges, or of any object's, each once: what its attributes are or hold, and what
+    Accord's own objects in these hold.
     """
     found: list[nn.Module] = []
     due: list[Any] = [suite]

@@ -6,9 +6,10 @@ J. Platt, Probabilistic Outputs for Support Vector Machines, 1999, with its targ
 from __future__ import annotations
 
 import json
+import math
 import warnings
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,22 +68,30 @@ class Calibration:
         Raises:
             InputError: for a file that holds none, or one of another judge.
         """
-        raw = read_json(Path(path), "calibration", "fit it again with accord.judges.calibrate")
-        try:
-            if raw.pop("format") != FORMAT:
-                raise ValueError("it is of another format")
-            found = cls(**raw)
-            if not (np.isfinite([found.scale, found.bias]).all() and found.scale > 0):
-                raise ValueError("its scale is not above 0")
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise InputError(
-                f"calibration {str(path)!r} cannot be used ({error}); fit it again with accord.judges.calibrate"
-            ) from error
+        again = "fit it again with accord.judges.calibrate"
+        raw = read_json(Path(path), "calibration", again)
+        if why := _why_unusable(raw):
+            raise InputError(f"calibration {str(path)!r} cannot be used ({why}); {again}")
+        found = cls(**{f.name: raw[f.name] for f in fields(cls)})
         if found.judge != judge:
             raise InputError(
                 f"calibration {str(path)!r} was fitted to {found.judge!r}, not to {judge!r}; give that of this judge"
             )
         return found
+
+
+def _why_unusable(raw: Mapping[str, Any]) -> str:
+    """Why an object of JSON is no calibration; "" if it is one."""
+    if raw.get("format") != FORMAT:
+        return f"its format is {raw.get('format')!r}, and {FORMAT} is read"
+    for one in fields(Calibration):
+        value: Any = raw.get(one.name)
+        if one.name == "judge" and not isinstance(value, str):
+            return "its judge is no text"
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if one.name != "judge" and not (is_number and math.isfinite(value)):
+            return f"its {one.name} is no finite number"
+    return "" if raw["scale"] > 0 else "its scale is not above 0"
 
 
 def fit(judge: str, probabilities: Sequence[float], labels: Sequence[int]) -> Calibration:

@@ -26,6 +26,8 @@ from urllib.parse import quote
 from PIL import Image
 
 from accord.data.images import open_image
+from accord.data.manifest import read_manifest
+from accord.data.typed import read_typed
 from accord.files import check_writable, parse_json, read_json, read_text, write_file
 from accord.reports.pictures import found_and_target, png, thing_colors
 from accord.types import InputError, reason_of
@@ -146,16 +148,7 @@ def read_run(folder: str | Path) -> Shown:
     folder = Path(folder)
     table, lines = folder / "rows.parquet", folder / "rows.jsonl"
     if table.is_file():
-        try:
-            import pyarrow.parquet as parquet
-
-            rows = parquet.read_table(table).to_pylist()
-        except ImportError as error:
-            raise InputError("reading rows.parquet needs pyarrow; install accord-diffusion[parquet]") from error
-        except Exception as error:  # pyarrow's own kinds
-            raise InputError(
-                f"rows {str(table)!r} cannot be read ({reason_of(error)}); run the evaluation again"
-            ) from error
+        rows = list(read_typed(table, "rows", "run the evaluation again"))
     elif lines.is_file():
         try:
             rows = [parse_json(line) for line in read_text(lines, "rows").splitlines() if line.strip()]
@@ -207,6 +200,18 @@ def repairs_in(folder: Path) -> Iterator[Entry]:
                 f"report {str(path)!r} is not what accord realign wrote; take its folder away, and repair the picture "
                 "again"
             ) from error
+
+
+def made_in(folder: Path) -> Iterator[Entry]:
+    """An entry for each picture that the manifests in a folder name; videos have none. What a picture took is left out,
+    so that a run that was stopped has the page of one that was not.
+
+    Raises:
+        InputError: for a manifest that is damaged.
+    """
+    for line in read_manifest(folder):
+        if line["status"] == "done" and line["file"].endswith(".png"):
+            yield Entry(line["row"], str(line.get("prompt", "")), line["file"], seed=line["seed"])
 
 
 def of_frames(

@@ -23,6 +23,13 @@ def within(value: float, ci95: Sequence[float], form: str = ".1f", times: float 
     return f"{times * value:{form}}{unit} [{times * low:{form}}, {times * high:{form}}]"
 
 
+def duration(seconds: float) -> str:
+    """A time in two digits, which is what a clock that ran once is good for: "4.2 ms", "0.31 s", "12 s"."""
+    value, unit = (1000 * seconds, "ms") if seconds < 0.0995 else (seconds, "s")
+    digits = 0 if value >= 9.95 else 1 if value >= 0.995 else 2
+    return f"{value:.{digits}f} {unit}"
+
+
 def aligned(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """The same for a terminal: columns side by side, texts to the left and all else to the right."""
     lines = [[str(cell) for cell in line] for line in (head, *rows)]

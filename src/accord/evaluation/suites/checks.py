@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
-from accord.data.pairs import PairsFile
-from accord.evaluation.pixels import judged_by_size
-from accord.evaluation.prompts import prompt_records
-from accord.evaluation.registry import Judged, Record, Suite, suite
+from accord.evaluation.one_judge import OneJudge
+from accord.evaluation.registry import Judged, Record, suite
 from accord.judges.diagnosis import align
 from accord.judges.protocol import Judge
 from accord.reports.gallery import RIGHT
@@ -20,7 +16,7 @@ from accord.types import Alignment
 
 
 @suite("checks")
-class Checks(Suite):
+class Checks(OneJudge):
     """The geometric mean of the words' probabilities; a picture is right if each word is likelier than not.
 
     A tag is a kind of word, with the mean of its words' probabilities.
@@ -32,14 +28,7 @@ class Checks(Suite):
     def __init__(self, judge: Judge) -> None:
         self.judging = judge
 
-    @classmethod
-    def records(cls, path: Path | None, skipped: PairsFile) -> list[Record]:
-        return prompt_records(path, skipped)
-
-    def judge(self, records: Sequence[Record], images: Sequence[Image.Image]) -> list[Judged]:
-        return judged_by_size(records, images, self.judging, self._asked)
-
-    def _asked(self, records: Sequence[Record], pixels: torch.Tensor) -> list[Judged]:
+    def asked(self, records: Sequence[Record], pixels: torch.Tensor) -> list[Judged]:
         return [judged_of(a) for a in align(pixels, [r.prompt for r in records], self.judging)]
 
 

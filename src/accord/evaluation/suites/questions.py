@@ -22,17 +22,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from accord.data.pairs import DELIMITERS, Broken, PairsFile, csv_head, csv_rows, json_lines
-from accord.evaluation.pixels import judged_by_size
+from accord.evaluation.one_judge import OneJudge
 from accord.evaluation.prompts import given
-from accord.evaluation.registry import Judged, Record, Suite, suite
-from accord.files import parse_json, read_text
+from accord.evaluation.registry import Judged, Record, suite
+from accord.files import read_json_list, read_text
 from accord.judges.protocol import Answers, Question
 from accord.judges.questions import IN_ONE_WORD, YES_OR_NO, weighed
 from accord.judges.vqascore import means, spellings
-from accord.types import InputError, reason_of
+from accord.types import InputError
 
 WHAT = "questions file"
 SAID = 0.5  # probability from which on an answer without rivals counts as given
@@ -99,7 +98,7 @@ def as_asked(question: str, answer: str, choices: Sequence[str]) -> str:
 
 
 @suite("questions")
-class Questions(Suite):
+class Questions(OneJudge):
     """The share of a prompt's questions that are answered as expected (TIFA, DSG, DPG-Bench).
 
     A question whose premises are answered otherwise counts as wrong (DSG's dependencies). Beside it stand Soft-TIFA's
@@ -113,20 +112,17 @@ class Questions(Suite):
     instruction = ""  # said after each question; by what answers it has if ""
 
     def __init__(self, answers: Answers) -> None:
-        self.answers = answers
+        self.judging = answers
 
     @classmethod
     def records(cls, path: Path | None, skipped: PairsFile) -> list[Record]:
         return question_records(given(path), skipped, cls.instruction)
 
-    def judge(self, records: Sequence[Record], images: Sequence[Image.Image]) -> list[Judged]:
-        return judged_by_size(records, images, self.answers, self._asked)
-
-    def _asked(self, records: Sequence[Record], pixels: torch.Tensor) -> list[Judged]:
+    def asked(self, records: Sequence[Record], pixels: torch.Tensor) -> list[Judged]:
         asked = [r.about["asked"] for r in records]
         of = [i for i, questions in enumerate(asked) for _ in questions]
         flat = [a.question for questions in asked for a in questions]
-        found = iter(self.answers.answer(pixels, flat, of))
+        found = iter(self.judging.answer(pixels, flat, of))
         return [self.judged(questions, [next(found) for _ in questions]) for questions in asked]
 
     def judged(self, asked: Sequence[Asked], found: Sequence[np.ndarray]) -> Judged:
@@ -281,15 +277,7 @@ def _choices(value: Any) -> list[str]:
 
 
 def _json(path: Path) -> Iterable[tuple[int, Any]]:
-    try:
-        data = parse_json(read_text(path, WHAT))
-    except InputError:
-        raise
-    except ValueError as error:
-        raise InputError(f"{WHAT} {str(path)!r} is no valid JSON ({reason_of(error)}); mend it there") from error
-    if not isinstance(data, list):
-        raise InputError(f"{WHAT} {str(path)!r} is no JSON list of questions; see the suite's help for the keys")
-    return enumerate(data, start=1)
+    return enumerate(read_json_list(path, WHAT, "mend it there"), start=1)
 
 
 def _jsonl(path: Path) -> Iterable[tuple[int, Any]]:
