@@ -106,17 +106,27 @@ def write_picture(out: Path, name: str, made: Any) -> dict[str, Any]:
 
 
 # --- realign --------------------------------------------------------------------------------------------------------
-def repairing(pipe: Any, config: Any, judge: Any, detector: Any, batch_size: int, settings: dict[str, Any]) -> Making:
+def repairing(
+    pipe: Any,
+    config: Any,
+    judge: Any,
+    detector: Any,
+    batch_size: int,
+    settings: dict[str, Any],
+    select: str = "score",
+) -> Making:
     """Pictures before and after repair.
 
     Args:
         detector: finds the things; the pipeline's own attention if None.
         settings: what a manifest says of judge and detector.
+        select: what the better picture is chosen by.
     """
     import accord
     from accord.data.prompts import check_says_something
     from accord.diffusion.call import call_arguments
     from accord.diffusion.pipelines import check_prompt_length
+    from accord.judges.strict import check_selects, selector_named
     from accord.methods.realign.regions import DetectedRegions
     from accord.prompts.phrases import phrases_of
 
@@ -132,9 +142,12 @@ def repairing(pipe: Any, config: Any, judge: Any, detector: Any, batch_size: int
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "the prompt is read as", Notice)  # the job's own note has said it
             told = {"captioner": judge, "regions": detector, "batch_size": batch_size, "each": True, **arguments}
-            return accord.realign(pipe, prompts, seeds, config=config, **told)
+            return accord.realign(pipe, prompts, seeds, config=config, select=select, **told)
 
+    check_selects(judge, selector_named(select))
     settings = {"rounds": config.rounds, "mode": config.mode, "judge": judge.name, **settings}
+    if select != "score":  # earlier manifests do not name it
+        settings["select"] = select
     return Making(lambda arguments: call_arguments(pipe, **arguments), reads, make, settings)
 
 

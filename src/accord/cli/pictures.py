@@ -292,6 +292,15 @@ def realign(
     call: Call = None,
     judge: JudgeId = None,
     calibration: CalibrationFile = None,
+    select: Annotated[
+        str,
+        typer.Option(
+            help=(
+                "Which picture is kept, and which is good enough: score (the words' verdicts), or pass (first whether "
+                "the judge's caption says what the prompt asks for, nothing more and nothing less)."
+            )
+        ),
+    ] = "score",
     regions: Annotated[
         str,
         typer.Option(help="What finds the things: attention (the pipeline's own) or detector (a model that looks)."),
@@ -316,12 +325,14 @@ def realign(
     quiet()
     import accord
     from accord.diffusion.call import call_arguments
+    from accord.judges.strict import selector_named
     from accord.methods.realign.fine import check_mode, check_repairable
     from accord.reports.gallery import of_repairs, repairs_in, write_gallery
 
     config = checked(accord.RealignConfig, rounds=rounds, mode=mode)
     if not rounds:
-        leave_out("with --rounds 0", **said("mode", "regions"))
+        leave_out("with --rounds 0", **said("mode", "regions", "select"))
+    selector_named(select)
     if regions not in REGIONS:
         raise InputError(f"--regions {regions!r} is unknown; use {' or '.join(REGIONS)}")
     if regions == "attention":
@@ -343,7 +354,7 @@ def realign(
         if regions == "detector":
             looks = accord.load_detector(detector or HUB_DETECTOR, outlines, str(pipe.device))
         looking = {"calibration": calibration and str(calibration), "detector": detector, "outlines": outlines}
-        making = repairing(pipe, config, judging, looks, batch_size, {"regions": regions, **looking})
+        making = repairing(pipe, config, judging, looks, batch_size, {"regions": regions, **looking}, select)
         write = functools.partial(write_repair, out)
         task = Task("realign", told, making, write, batch_size, as_json, passes=1 + rounds)
         if file is not None:

@@ -238,6 +238,11 @@ class Asked:
     def name(self) -> str:
         return self.answers.name
 
+    @property
+    def writes(self) -> bool:
+        """Whether it writes captions."""
+        return self.say is not None
+
     def check_length(self, text: str) -> None:
         """Nothing is refused: a question quotes a few words of the prompt."""
 

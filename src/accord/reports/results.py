@@ -82,7 +82,9 @@ class Realigned:
 
     @property
     def improved(self) -> bool:
-        return self.alignment_after.better_than(self.alignment_before)
+        """Whether the caption says what is asked for now and did not before, or the score is higher."""
+        before, after = self.alignment_before, self.alignment_after
+        return bool(after.agrees) > bool(before.agrees) or after.better_than(before)
 
     def to_dict(self) -> dict[str, Any]:
         return {

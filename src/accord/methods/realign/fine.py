@@ -29,6 +29,7 @@ from accord.judges.detect import PhraseDetector
 from accord.judges.diagnosis import align
 from accord.judges.protocol import Answers, Judge
 from accord.judges.questions import as_judge
+from accord.judges.strict import ByScore, Selector, check_selects, selector_named
 from accord.methods.realign.config import RealignConfig
 from accord.methods.realign.layout import plan
 from accord.methods.realign.modulation import Segments, check_picture, modulation_of
@@ -80,6 +81,7 @@ def realign(
     batch_size: int = 16,
     captions: bool = True,
     each: bool = False,
+    select: str | Selector = "score",
     progress: bool = False,
     **more: Any,
 ) -> list[Realigned]:
@@ -100,20 +102,25 @@ def realign(
         batch_size: pictures that are denoised together.
         captions: whether pictures and regions are put into words for the report; the repair needs none.
         each: one picture a prompt, each with its own of as many seeds.
+        select: which of two pictures is kept, and which is good enough: "score", by the words' verdicts alone; "pass",
+            first by whether the judge's caption says what the prompt asks for, nothing more and nothing less
+            (`ByPass`); or a `Selector`.
 
     Returns:
-        a Realigned per (prompt, seed), in order, seeds varying fastest. `after` is never worse than `before` by the
-        alignment.
+        a Realigned per (prompt, seed), in order, seeds varying fastest. `after` is never worse than `before` by what
+        `select` goes by.
 
     Raises:
-        InputError: for a pipeline that cannot be opened or makes videos, a prompt that is empty or too long, or larger
-            pictures without a captioner.
+        InputError: for a pipeline that cannot be opened or makes videos, a prompt that is empty or too long, larger
+            pictures without a captioner, or a selection by captions that the judge does not write.
     """
     config = config or RealignConfig()
+    selector = selector_named(select, config.good_enough) if isinstance(select, str) else select
     check_repairable(pipe)
     check_mode(pipe, config.mode)
     own = captioner is None
     judge = as_judge(captioner or load_captioner(device=str(device_of(pipe))))
+    check_selects(judge, selector)
     names = [prompts] if isinstance(prompts, str) else list(prompts)
     numbers = seeds_of(seeds)
     check_batch_size(batch_size)
@@ -133,7 +140,7 @@ def realign(
         negative_prompt=negative_prompt,
         call=joined_call(call, more),
     )
-    rounds = Rounds(Opened(pipe, **arguments), config, judge, clip, captions, finder)
+    rounds = Rounds(Opened(pipe, **arguments), config, judge, clip, captions, finder, selector)
     if own and jobs:
         side = max(rounds.where([jobs[0][0]]).size) * getattr(pipe, "vae_scale_factor", 8)
         if side > judge.image_size:
@@ -176,6 +183,7 @@ class Rounds:
     clip: ClipScorer | None = None
     captions: bool = True
     regions: Regions = field(default_factory=AttentionRegions)
+    selector: Selector | None = None  # by the score if None
     _where: dict[tuple[str, ...], AttentionLayout] = field(default_factory=dict, repr=False)
 
     def where(self, prompts: Sequence[Prompt]) -> AttentionLayout:
@@ -192,7 +200,7 @@ class Rounds:
         """Up to K rounds on pictures of `generate`, which stay as they are."""
         items = [replace(i, tried=[]) for i in first]
         for number in range(self.config.rounds):
-            todo = [i for i in items if not self.good(i.alignment)]
+            todo = [i for i in items if not self.selects.good(i.alignment)]
             if not todo:
                 break
             self.redo(todo, number)
@@ -212,8 +220,13 @@ class Rounds:
             for a, b in zip(items, first, strict=True)
         ]
 
-    def good(self, alignment: Alignment) -> bool:
-        return all(w.probability >= self.config.good_enough for w in alignment.words)
+    @property
+    def selects(self) -> Selector:
+        return self.selector or ByScore(self.config.good_enough)
+
+    def align(self, images: torch.Tensor, prompts: Sequence[Prompt]) -> list[Alignment]:
+        """What the judge says of pictures, with captions where they are wanted or selected by."""
+        return align(images, prompts, self.captioner, self.clip, self.captions or self.selects.captions)
 
     # 1. generate ---------------------------------------------------------------------------------------------------
     def generate(self, jobs: list[tuple[Prompt, int]]) -> list[Picture]:
@@ -222,7 +235,7 @@ class Rounds:
     def judge(
         self, jobs: list[tuple[Prompt, int]], images: torch.Tensor, maps: list[np.ndarray], calls: int
     ) -> list[Picture]:
-        alignments = align(images, [p for p, _ in jobs], self.captioner, self.clip, self.captions)
+        alignments = self.align(images, [p for p, _ in jobs])
         return [
             Picture(p, s, x, a, m, calls=calls) for (p, s), x, a, m in zip(jobs, images, alignments, maps, strict=True)
         ]
@@ -282,7 +295,7 @@ class Rounds:
 
     # 2. to 5. find, describe, place, redo, keep the better ----------------------------------------------------------
     def redo(self, items: list[Picture], number: int) -> None:
-        """Round `number` (from 0) for these pictures: each keeps what comes of it if its alignment rises."""
+        """Round `number` (from 0) for these pictures: each keeps what comes of it if that is the better picture."""
         mode, seeds = self.config.mode, [(i.seed + (number + 1) * NEW_SEED) % 2**63 for i in items]
         # from the same noise the same layout would give the same picture again: another place, and more weight
         tried = [[] if mode == "new_seed" else i.tried for i in items]
@@ -300,11 +313,11 @@ class Rounds:
         own = seeds if mode == "new_seed" else [i.seed for i in items]
         images, maps, calls = self.denoise(prompts, own, segments, start)
         maps = maps or [i.maps for i in items]  # all of it was modulated
-        alignments = align(images, prompts, self.captioner, self.clip, self.captions)
+        alignments = self.align(images, prompts)
         for k, (item, layout) in enumerate(zip(items, layouts, strict=True)):
             item.rounds += 1
             item.calls += calls
-            if alignments[k].better_than(item.alignment):
+            if self.selects.better(alignments[k], item.alignment):
                 item.image, item.alignment, item.maps, item.regions = images[k], alignments[k], maps[k], layout
                 item.tried = []
                 item.seed_after = seeds[k] if mode == "new_seed" else None
