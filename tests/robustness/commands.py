@@ -47,6 +47,7 @@ LEAST = {
             "hacking",
             "kernel",
             "judging",
+            "judge",
             "transplant",
             "invert-speed",
             "context-cost",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -37,13 +38,14 @@ from accord.reports.pictures import in_a_row, labelled_row, png
 from accord.training.fingerprint import fingerprint
 from accord.training.watching import load_watcher
 from accord.types import SURE, InputError
-from accord_lab.bench.prompts import BenchPrompt, draw, scenebench
+from accord_lab.bench.prompts import CATEGORIES, BenchPrompt, draw, scenebench
 from accord_lab.bench.report import figure_png, percent, table, within
 from accord_lab.bench.rewards import training_prompts
 from accord_lab.bench.runner import Bench, cache_folder, kept
 from accord_lab.scenes.ask import check, lab_lexicon
 from accord_lab.scenes.read import read
 
+FILE = Path(__file__).with_name("judge-prompts.json")
 SEED = 97  # draws the prompts
 NOISE = 9000  # of the first seed: apart from those of SceneBench
 BATCH = 16
@@ -76,7 +78,16 @@ class Shot:
 
 
 def held_out_prompts(each: int) -> list[BenchPrompt]:
-    """So many prompts of each category that are neither SceneBench's nor trained with."""
+    """The first prompts of each category, as `draw_prompts` gave them; they are kept in `judge-prompts.json`."""
+    rows = json.loads(FILE.read_text(encoding="utf8"))
+    prompts = [BenchPrompt(**row) for row in rows]
+    return [p for c in CATEGORIES for p in [q for q in prompts if q.category == c][:each]]
+
+
+def draw_prompts(each: int = 6) -> list[BenchPrompt]:
+    """So many prompts of each category that are neither SceneBench's nor trained with (how the file was made; a minute
+    of parsing).
+    """
     known = {p.text for p in scenebench()} | set(training_prompts(1 << 20))
     found: dict[str, dict[str, BenchPrompt]] = {}
     for k in range(3):
@@ -116,6 +127,8 @@ class Judge(Bench[Sequence[Shot], list[dict[str, Any]]]):
         super().__post_init__()
         if self.sheets is not None and self.eyes is not None:
             raise InputError("`sheets` is not used with `eyes`; write the sheets first, then give the filled table")
+        if self.sheets is not None and self.watcher is not None:
+            raise InputError("`watcher` is not used with `sheets`, on which no verdict stands; leave it out")
         if self.eyes is not None:
             check_regular(self.eyes, "table of what was seen")
 
@@ -162,6 +175,7 @@ class Judge(Bench[Sequence[Shot], list[dict[str, Any]]]):
         return [strip.crop((k * side, 0, (k + 1) * side, side)) for k in range(len(cell))]
 
     def measure(self, cell: Sequence[Shot]) -> list[dict[str, Any]]:
+        folders = self.said  # what is refused of a judge is refused before pictures are made
         images = self.images(cell)
         rows = [
             {
@@ -174,7 +188,7 @@ class Judge(Bench[Sequence[Shot], list[dict[str, Any]]]):
             }
             for s, image in zip(cell, images, strict=True)
         ]
-        for judge, folder in zip(self.judges, self.said, strict=True):
+        for judge, folder in zip(self.judges, folders, strict=True):
             found = kept(folder / f"{_name(cell)}.json", lambda j=judge: {"rows": _said(j, images, cell)})
             assert found is not None
             for row, said in zip(rows, found["rows"], strict=True):
@@ -400,17 +414,21 @@ def read_eyes(path: Path) -> dict[tuple[int, int, str], bool]:
     Raises:
         InputError: for a table without the columns, a value that is neither 1 nor 0, or none at all.
     """
-    with open(path, encoding="utf8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    if not rows or not set(COLUMNS) <= set(rows[0]):
-        raise InputError(f"table {str(path)!r} has not the columns {', '.join(COLUMNS)}; fill in what --sheets wrote")
+    text = path.read_text(encoding="utf8", errors="replace")
     found = {}
-    for line, row in enumerate(rows, 2):
-        value = (row["right"] or "").strip()
+    try:
+        rows = list(csv.DictReader(io.StringIO(text)))
+        keys = [(int(r["number"]), int(r["seed"]), r["prompt"]) for r in rows]
+        values = [(r["right"] or "").strip() for r in rows]
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
+        raise InputError(
+            f"table {str(path)!r} has not the columns {', '.join(COLUMNS)} as --sheets wrote them; fill that one in"
+        ) from error
+    for line, (key, value) in enumerate(zip(keys, values, strict=True), 2):
         if value not in ("", "0", "1"):
             raise InputError(f"line {line} of {str(path)!r} has {value!r} in the column right; write 1, 0 or nothing")
         if value:
-            found[int(row["number"]), int(row["seed"]), row["prompt"]] = value == "1"
+            found[key] = value == "1"
     if not found:
         raise InputError(f"table {str(path)!r} is not filled in; write 1 or 0 into the column right")
     return found
@@ -477,7 +495,7 @@ def page(data: dict[str, Any]) -> str:
     text = (
         f"# The judge\n\n{data['prompts']} prompts x {data['seeds']} seeds, {data['pictures']} pictures of the base, "
         f"{percent(data['right'])} % of them right by the reader, which no judge sees. The prompts are none of "
-        "SceneBench's and none that anything was trained with. False passes are the wrong pictures, of those that pass; "
+        "SceneBench's and none that anything was trained with. False passes are the wrong ones of those that pass; "
         "false fails are those that do not pass, of the right ones. AUC within a prompt is the mean over prompts that "
         "have right and wrong pictures. Calibration (Platt) is fitted on the other half of the prompts.\n\n"
         f"{table(head, body)}\n\n"
