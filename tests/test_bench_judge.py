@@ -17,7 +17,6 @@ from accord_lab.bench.judge import (
     auc_overall,
     auc_within,
     cross_calibrated,
-    draw_prompts,
     false_fails,
     false_passes,
     held_out_prompts,
@@ -73,7 +72,7 @@ def test_calibration_is_fitted_on_the_other_prompts():
     found = cross_calibrated(sure, right, number)
     assert calibration_error(found, right) < calibration_error(sure, right) / 2
     other = right.copy()
-    other[number == 0] = ~other[number == 0]
+    other[number == 0] = ~right[number == 0]
     again = cross_calibrated(sure, other, number)
     assert np.array_equal(found[number % 2 == 0], again[number % 2 == 0])  # its own labels change nothing
     assert not np.array_equal(found[number % 2 == 1], again[number % 2 == 1])
@@ -168,18 +167,20 @@ def test_a_word_in_place_of_a_verdict_is_refused(tmp_path):
 
 def test_prompts_are_of_all_categories_and_none_of_scenebench():
     whole, few = held_out_prompts(6), held_out_prompts(2)
-    assert len(whole) == 48 and len(few) == 16 and {p.category for p in few} == set(CATEGORIES)
-    assert not {p.text for p in whole} & {p.text for p in scenebench()}
+    assert len(whole) == 48 and len(few) == 16 and {p.category for p in few.values()} == set(CATEGORIES)
+    assert few.items() <= whole.items()
+    assert not {p.text for p in whole.values()} & {p.text for p in scenebench()}
 
 
-@pytest.mark.slow
-def test_prompts_are_those_that_are_drawn():
-    assert draw_prompts() == held_out_prompts(6)
+def test_more_prompts_and_seeds_leave_the_batches_as_they_are(tmp_path):
+    few, whole = (Judge(out=tmp_path, plan=p, progress=False).cells() for p in (Plan(2, 3), Plan(6, 4)))
+    assert all(len(cell) == 16 for cell in whole) and len(whole) == 12 and len(few) == 3
+    assert all(cell in whole for cell in few)
 
 
 @pytest.mark.slow
 def test_a_whole_small_bench_is_kept_and_goes_on(tmp_path):
-    plan = Plan(1, 4)
+    plan = Plan(2, 2)
     data, text = Judge(out=tmp_path, plan=plan, progress=False).run()
     made = {p: p.stat().st_mtime_ns for p in (tmp_path / ".cache").rglob("*.*")}
     assert data["pictures"] == 32 and "The strict pass by category" in text

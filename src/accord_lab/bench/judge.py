@@ -1,16 +1,15 @@
 """`accord bench judge`: how far the judge that selects and rewards can be trusted. The reader says what is right.
 
-Pictures are of prompts like SceneBench's, none of them in it and none of them trained with, several of each. A cell is
-a batch of pictures; they are kept, and so is what each captioner says of them, so that a second captioner needs no new
-ones. The judge that selects is measured here and never reports: what reports is the reader, and a look at contact
-sheets whose pictures are numbered, shuffled and without a verdict.
+Pictures are of prompts like SceneBench's, none of them in it, several of each. A cell is a batch of pictures; they are
+kept, and so is what each captioner says of them, so that a second captioner needs no new ones. The judge that selects
+is measured here and never reports: what reports is the reader, and a look at contact sheets whose pictures are
+numbered, shuffled and without a verdict.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -38,17 +37,16 @@ from accord.reports.pictures import in_a_row, labelled_row, png
 from accord.training.fingerprint import fingerprint
 from accord.training.watching import load_watcher
 from accord.types import SURE, InputError
-from accord_lab.bench.prompts import CATEGORIES, BenchPrompt, draw, scenebench
+from accord_lab.bench.prompts import CATEGORIES, BenchPrompt, scenebench
 from accord_lab.bench.report import figure_png, percent, table, within
-from accord_lab.bench.rewards import training_prompts
 from accord_lab.bench.runner import Bench, cache_folder, kept
-from accord_lab.scenes.ask import check, lab_lexicon
+from accord_lab.scenes.ask import ask_of, check, lab_lexicon
 from accord_lab.scenes.read import read
 
-FILE = Path(__file__).with_name("judge-prompts.json")
 SEED = 97  # draws the prompts
 NOISE = 9000  # of the first seed: apart from those of SceneBench
-BATCH = 16
+TOGETHER = 2  # prompts of each category in a batch
+SINGLE = ("an image of ", "a drawing of ", "we see ", "here is ")
 SHEET = 5  # pictures in a row of a contact sheet, and rows
 LOOKED_AT = 200
 EYES = "judge-eye.csv"  # the filled table, beside the bench's
@@ -58,7 +56,7 @@ TRIES = (1, 4, 8)
 
 @dataclass(frozen=True)
 class Plan:
-    """Prompts of each of the eight categories, and pictures of each prompt."""
+    """Prompts of each of the eight categories, an even number, and pictures of each prompt."""
 
     prompts: int = 6
     seeds: int = 8
@@ -77,28 +75,22 @@ class Shot:
         return 1000 * (NOISE + self.seed) + self.number
 
 
-def held_out_prompts(each: int) -> list[BenchPrompt]:
-    """The first prompts of each category, as `draw_prompts` gave them; they are kept in `judge-prompts.json`."""
-    rows = json.loads(FILE.read_text(encoding="utf8"))
-    prompts = [BenchPrompt(**row) for row in rows]
-    return [p for c in CATEGORIES for p in [q for q in prompts if q.category == c][:each]]
+def held_out_prompts(each: int) -> dict[int, BenchPrompt]:
+    """So many prompts of each category by number, those of a category in a hundred of their own; none is SceneBench's.
 
-
-def draw_prompts(each: int = 6) -> list[BenchPrompt]:
-    """So many prompts of each category that are neither SceneBench's nor trained with (how the file was made; a minute
-    of parsing).
+    SceneBench has all single things in its own words, so here they are in others.
     """
-    known = {p.text for p in scenebench()} | set(training_prompts(1 << 20))
-    found: dict[str, dict[str, BenchPrompt]] = {}
-    for k in range(3):
-        for prompt in draw(SEED + 100 * k):
-            if prompt.text not in known:
-                found.setdefault(prompt.category, {}).setdefault(prompt.text, prompt)
-    rng = np.random.default_rng(SEED)
-    out = []
-    for prompts in found.values():
-        listed = list(prompts.values())
-        out += [listed[i] for i in sorted(rng.permutation(len(listed))[:each])]
+    known = {p.text for p in scenebench()}
+    out = {}
+    for place, (category, make) in enumerate(CATEGORIES.items()):
+        rng, texts = np.random.default_rng((SEED, place)), list[str]()
+        while len(texts) < each:
+            text = make(rng)
+            if category == "single":
+                text = SINGLE[len(texts) % len(SINGLE)] + text.split(" of ")[-1].removeprefix("there is ")
+            if text not in known and text not in texts:
+                texts.append(text)
+        out |= {100 * place + k: BenchPrompt(category, text, ask_of(text).held_out) for k, text in enumerate(texts)}
     return out
 
 
@@ -133,13 +125,15 @@ class Judge(Bench[Sequence[Shot], list[dict[str, Any]]]):
             check_regular(self.eyes, "table of what was seen")
 
     # --- pictures and what is said of them ----------------------------------------------------------------------------
-    @cached_property
-    def shots(self) -> list[Shot]:
-        prompts = held_out_prompts(self.plan.prompts)
-        return [Shot(n, p, s) for n, p in enumerate(prompts) for s in range(self.plan.seeds)]
-
     def cells(self) -> Sequence[Sequence[Shot]]:
-        return [self.shots[start : start + BATCH] for start in range(0, len(self.shots), BATCH)]
+        """A batch has two prompts of each category and one seed: with more of either the batches stay as they are."""
+        prompts = held_out_prompts(self.plan.prompts)
+        firsts = range(0, self.plan.prompts, TOGETHER)
+        return [
+            [Shot(n, p, seed) for n, p in prompts.items() if first <= n % 100 < first + TOGETHER]
+            for seed in range(self.plan.seeds)
+            for first in firsts
+        ]
 
     @cached_property
     def opened(self) -> Opened:
@@ -375,12 +369,12 @@ STATISTICS: dict[str, Callable[[np.ndarray], float]] = {
 
 
 def cross_calibrated(probability: np.ndarray, right: np.ndarray, number: np.ndarray) -> np.ndarray:
-    """Calibrated probabilities [N]: those of the prompts of even number by what was fitted to the odd ones, and the
-    other way round.
+    """Calibrated probabilities [N]: those of every other prompt by what was fitted to the rest, and the other way
+    round.
     """
     out = np.empty(len(right))
     for half in (0, 1):
-        mine = number % 2 == half
+        mine = np.isin(number, np.unique(number)[half::2])
         out[mine] = fit("half", list(probability[~mine]), list(right[~mine]))(probability[mine])
     return out
 
@@ -494,8 +488,8 @@ def page(data: dict[str, Any]) -> str:
     ]
     text = (
         f"# The judge\n\n{data['prompts']} prompts x {data['seeds']} seeds, {data['pictures']} pictures of the base, "
-        f"{percent(data['right'])} % of them right by the reader, which no judge sees. The prompts are none of "
-        "SceneBench's and none that anything was trained with. False passes are the wrong ones of those that pass; "
+        f"{percent(data['right'])} % of them right by the reader, which no judge sees. None of the prompts is in "
+        "SceneBench, and no knob was chosen on them. False passes are the wrong ones of those that pass; "
         "false fails are those that do not pass, of the right ones. AUC within a prompt is the mean over prompts that "
         "have right and wrong pictures. Calibration (Platt) is fitted on the other half of the prompts.\n\n"
         f"{table(head, body)}\n\n"
