@@ -49,9 +49,8 @@ TOGETHER = 2  # prompts of each category in a batch
 SINGLE = ("an image of ", "a drawing of ", "we see ", "here is ")
 SHEET = 5  # pictures in a row of a contact sheet, and rows
 LOOKED_AT = 200
-EYES = "judge-eye.csv"  # the filled table, beside the bench's
 COLUMNS = ("picture", "sheet", "number", "seed", "prompt", "right")
-TRIES = (1, 4, 8)
+TRIES = (1, 2, 4, 8)
 
 
 @dataclass(frozen=True)
@@ -295,9 +294,11 @@ def measured(pictures: Sequence[dict[str, Any]]) -> dict[str, Any]:
         for key, statistic in STATISTICS.items():
             row[key] = round(statistic(by_prompt), 4)
             row[f"{key}_ci95"] = ci95(by_prompt, statistic)
-        for tries in TRIES:
-            chosen = [best_of(p[:, 2], tries, p[:, 0]) for p in by_prompt]
-            row[f"best_of_{tries}"] = round(float(np.mean(chosen)), 4)
+        row["best_of"] = {
+            str(tries): round(float(np.mean([best_of(p[:, 2], tries, p[:, 0]) for p in by_prompt])), 4)
+            for tries in TRIES
+            if tries <= by_prompt.shape[1]
+        }
         row["ece_before"] = round(calibration_error(judge["probability"], right), 4)
         row["ece_after"] = round(calibration_error(after, right), 4)
         curves[name] = {
@@ -467,7 +468,8 @@ def page(data: dict[str, Any]) -> str:
         return within(row[key], row[f"{key}_ci95"], spec, times)
 
     head = ["judge", "passes %", "false passes % [95 %]", "false fails % [95 %]", "AUC [95 %]"]
-    head += ["AUC within a prompt [95 %]", *(f"best of {n}, right %" for n in TRIES), "ECE", "ECE, calibrated"]
+    tries = list(data["rows"][0]["best_of"])
+    head += ["AUC within a prompt [95 %]", *(f"best of {n}, right %" for n in tries), "ECE", "ECE, calibrated"]
     body = [
         [
             r["judge"],
@@ -476,7 +478,7 @@ def page(data: dict[str, Any]) -> str:
             share(r, "false_fails"),
             share(r, "auc", 1, ".3f"),
             share(r, "auc_within", 1, ".3f"),
-            *(percent(r[f"best_of_{n}"]) for n in TRIES),
+            *(percent(r["best_of"][n]) for n in tries),
             f"{r['ece_before']:.3f}",
             f"{r['ece_after']:.3f}",
         ]
