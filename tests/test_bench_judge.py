@@ -48,7 +48,8 @@ def test_areas_by_hand():
     assert auc(np.array([1, 0]), np.array([2.0, 1.0])) == 1 and auc(np.array([1, 0]), np.array([1.0, 2.0])) == 0
     assert auc(np.array([1, 0]), np.array([1.0, 1.0])) == 0.5
     # of the first prompt 3 of 4 pairs are in order, of the second two and a half of 3
-    assert auc_within(ROWS) == pytest.approx((3 / 4 + 2.5 / 3) / 2)
+    assert auc_within(ROWS)["auc_within"] == pytest.approx((3 / 4 + 2.5 / 3) / 2, abs=1e-4)
+    assert auc_within(ROWS[:, :1]) == {"auc_within": None, "auc_within_ci95": None}  # no prompt has both
     right, score = ROWS[..., 0].ravel(), ROWS[..., 2].ravel()
     pairs = [(a > b) + (a == b) / 2 for a in score[right > 0] for b in score[right == 0]]
     assert auc_overall(ROWS) == pytest.approx(np.mean(pairs))

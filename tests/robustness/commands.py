@@ -84,6 +84,7 @@ INTEGERS = {
     "eval scenes": "--seeds --every --steps --batch-size",
     "eval prompts": "--count --seed",
     "bench scenes": "--seeds",
+    "bench judge": "--seeds",
     "bench rewards": "--seeds",
     "bench invert": "--seeds --steps",
     "bench context": "--seeds",

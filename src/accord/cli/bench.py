@@ -69,6 +69,7 @@ BENCHES: dict[str, tuple[str, dict[str, Any]]] = {
         "False passes, false fails and calibration of the judge that selects and rewards, the reader being the truth.",
         {
             "quick": QUICK,
+            "seeds": _number("Pictures of each prompt, 8 if not given; finished ones are kept, so more can be added."),
             "watcher": WATCHER,
             "sheets": _folder("Measure nothing; contact sheets to look at, and a table to fill in, into this folder."),
             "eyes": Annotated[

@@ -82,9 +82,9 @@ class Realigned:
 
     @property
     def improved(self) -> bool:
-        """Whether the caption says what is asked for now and did not before, or the score is higher."""
-        before, after = self.alignment_before, self.alignment_after
-        return bool(after.agrees) > bool(before.agrees) or after.better_than(before)
+        """Whether it passes, or its caption agrees, and did not before, or the score is higher."""
+        before, after = ((bool(a.passes), bool(a.agrees)) for a in (self.alignment_before, self.alignment_after))
+        return after > before or self.alignment_after.better_than(self.alignment_before)
 
     def to_dict(self) -> dict[str, Any]:
         return {

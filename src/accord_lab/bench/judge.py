@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from accord.diffusion.call import GUIDANCE, STEPS
 from accord.diffusion.generate import generators
 from accord.diffusion.opened import Opened
 from accord.diffusion.pipelines import SD, load
-from accord.evaluation.stats import best_of, ci95
+from accord.evaluation.stats import best_of, ci95, of_prompts
 from accord.files import check_regular, check_writable, write_file
 from accord.judges.calibrate import calibration_error, fit, reliability
 from accord.judges.captioners import Captioner, load_captioner
@@ -39,7 +39,7 @@ from accord.training.watching import load_watcher
 from accord.types import SURE, InputError
 from accord_lab.bench.prompts import CATEGORIES, BenchPrompt, scenebench
 from accord_lab.bench.report import figure_png, percent, table, within
-from accord_lab.bench.runner import Bench, cache_folder, kept
+from accord_lab.bench.runner import Bench, at_least_one, cache_folder, kept
 from accord_lab.scenes.ask import ask_of, check, lab_lexicon
 from accord_lab.scenes.read import read
 
@@ -57,7 +57,7 @@ TRIES = (1, 2, 4, 8)
 class Plan:
     """Prompts of each of the eight categories, an even number, and pictures of each prompt."""
 
-    prompts: int = 6
+    prompts: int = 4
     seeds: int = 8
 
 
@@ -98,6 +98,7 @@ class Judge(Bench[Sequence[Shot], list[dict[str, Any]]]):
     """The passes by likelihood, by caption, by both, and by two captioners.
 
     Attributes:
+        seeds: pictures of each prompt; the plan's if None.
         watcher: folder of a second captioner, which only watches.
         sheets: folder for contact sheets and a table to fill in; nothing is measured then.
         eyes: that table, filled in; it is kept beside the bench's own.
@@ -110,12 +111,15 @@ class Judge(Bench[Sequence[Shot], list[dict[str, Any]]]):
     keeps = True
     plans = (Plan(), Plan(2, 4))
     model: str | None = None
+    seeds: int | None = None
     watcher: Path | None = None
     sheets: Path | None = None
     eyes: Path | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        at_least_one(seeds=self.seeds)
+        self.plan = replace(self.plan, seeds=self.seeds or self.plan.seeds)
         if self.sheets is not None and self.eyes is not None:
             raise InputError("`sheets` is not used with `eyes`; write the sheets first, then give the filled table")
         if self.sheets is not None and self.watcher is not None:
@@ -294,6 +298,7 @@ def measured(pictures: Sequence[dict[str, Any]]) -> dict[str, Any]:
         for key, statistic in STATISTICS.items():
             row[key] = round(statistic(by_prompt), 4)
             row[f"{key}_ci95"] = ci95(by_prompt, statistic)
+        row |= auc_within(by_prompt)
         row["best_of"] = {
             str(tries): round(float(np.mean([best_of(p[:, 2], tries, p[:, 0]) for p in by_prompt])), 4)
             for tries in TRIES
@@ -356,16 +361,19 @@ def auc_overall(rows: np.ndarray) -> float:
     return auc(rows[..., 0].ravel(), rows[..., 2].ravel())
 
 
-def auc_within(rows: np.ndarray) -> float:
-    """The mean over prompts of the area within the prompt's own pictures, of prompts [P, K, 3] that have both."""
-    return float(np.nanmean([auc(p[:, 0], p[:, 2]) for p in rows]))
+def auc_within(rows: np.ndarray) -> dict[str, Any]:
+    """The mean over prompts of the area within the prompt's own pictures [P, K, 3], and its interval; of the prompts
+    that have right and wrong ones.
+    """
+    each = np.asarray([auc(p[:, 0], p[:, 2]) for p in rows])
+    found = of_prompts(each[~np.isnan(each)], "auc_within")
+    return {"auc_within": found["auc_within"], "auc_within_ci95": found["ci95"]}
 
 
 STATISTICS: dict[str, Callable[[np.ndarray], float]] = {
     "false_passes": false_passes,
     "false_fails": false_fails,
     "auc": auc_overall,
-    "auc_within": auc_within,
 }
 
 
@@ -465,7 +473,7 @@ def page(data: dict[str, Any]) -> str:
     """The results as Markdown."""
 
     def share(row: dict[str, Any], key: str, times: float = 100, spec: str = ".1f") -> str:
-        return within(row[key], row[f"{key}_ci95"], spec, times)
+        return "-" if row[f"{key}_ci95"] is None else within(row[key], row[f"{key}_ci95"], spec, times)
 
     head = ["judge", "passes %", "false passes % [95 %]", "false fails % [95 %]", "AUC [95 %]"]
     tries = list(data["rows"][0]["best_of"])
