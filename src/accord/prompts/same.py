@@ -128,10 +128,9 @@ class _Comparison:
         stated |= {(b, OPPOSITES[name], a) for a, name, b in stated if name in OPPOSITES}
         stated |= {(a, other, b) for a, name, b in stated for other in _IMPLIED.get(name, ())}
         stated |= {(b, name, a) for a, name, b in stated if name == "near"}
-        place = {group.index: k for k, group in enumerate(self.groups)}
         for relation in self.asked.relations:
             of, to = (
-                {u.index for u, k in zip(self.shown, given, strict=True) if k == place[end]}
+                {u.index for u, k in zip(self.shown, given, strict=True) if k == end}
                 for end in (relation.subject, relation.object)
             )
             for a, b in itertools.product(of, to):
