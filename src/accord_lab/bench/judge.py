@@ -12,7 +12,7 @@ import csv
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -186,7 +186,7 @@ class Judge(Bench[Sequence[Shot], list[dict[str, Any]]]):
             for s, image in zip(cell, images, strict=True)
         ]
         for judge, folder in zip(self.judges, folders, strict=True):
-            found = kept(folder / f"{_name(cell)}.json", lambda j=judge: {"rows": _said(j, images, cell)})
+            found = kept(folder / f"{_name(cell)}.json", partial(_said, judge, images, cell))
             assert found is not None
             for row, said in zip(rows, found["rows"], strict=True):
                 row["said"].append(said)
@@ -243,11 +243,11 @@ def _name(cell: Sequence[Shot]) -> str:
     return fingerprint([(s.prompt.text, s.noise_seed) for s in cell])
 
 
-def _said(judge: Captioner, images: Sequence[Image.Image], cell: Sequence[Shot]) -> list[dict[str, Any]]:
-    """What a captioner says of each picture: its caption, the least probable word, and the score."""
+def _said(judge: Captioner, images: Sequence[Image.Image], cell: Sequence[Shot]) -> dict[str, Any]:
+    """What a captioner says of each picture, as `rows`: its caption, the least probable word, and the score."""
     pixels = torch.cat([to_tensor(i) for i in images])
     found = align(pixels, [s.prompt.text for s in cell], judge)
-    return [{"caption": a.caption, "weakest": a.weakest, "overall": a.overall} for a in found]
+    return {"rows": [{"caption": a.caption, "weakest": a.weakest, "overall": a.overall} for a in found]}
 
 
 # --- what is measured -------------------------------------------------------------------------------------------------
