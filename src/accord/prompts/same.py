@@ -124,7 +124,7 @@ class _Comparison:
 
     def relations_agree(self, given: Sequence[int]) -> bool:
         """Whether the caption has each relation that is asked for, between all that it is asked of."""
-        stated = {(r.subject, r.name, r.object) for r in self.said.relations}
+        stated: set[tuple[int, str, int]] = {(r.subject, r.name, r.object) for r in self.said.relations}
         stated |= {(b, OPPOSITES[name], a) for a, name, b in stated if name in OPPOSITES}
         stated |= {(a, other, b) for a, name, b in stated for other in _IMPLIED.get(name, ())}
         stated |= {(b, name, a) for a, name, b in stated if name == "near"}

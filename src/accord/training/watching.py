@@ -9,11 +9,11 @@ from accord.training.fingerprint import fingerprint
 from accord.types import InputError
 
 
-def load_watcher(model: str, selects: nn.Module | None, device: str = "cpu") -> Captioner:
+def load_watcher(model: str, selects: object, device: str = "cpu") -> Captioner:
     """The captioner of a folder or hub id, for watching what another judge selects or rewards.
 
     Args:
-        selects: the judge that does.
+        selects: the judge that does; None where there is none yet.
 
     Raises:
         InputError: for a model that cannot be read, or one with the very weights of the other.

@@ -80,7 +80,7 @@ def held_out_prompts(each: int) -> dict[int, BenchPrompt]:
     SceneBench has all single things in its own words, so here they are in others.
     """
     known = {p.text for p in scenebench()}
-    out = {}
+    out: dict[int, BenchPrompt] = {}
     for place, (category, make) in enumerate(CATEGORIES.items()):
         rng, texts = np.random.default_rng((SEED, place)), list[str]()
         while len(texts) < each:
@@ -174,7 +174,7 @@ class Judge(Bench[Sequence[Shot], list[dict[str, Any]]]):
     def measure(self, cell: Sequence[Shot]) -> list[dict[str, Any]]:
         folders = self.said  # what is refused of a judge is refused before pictures are made
         images = self.images(cell)
-        rows = [
+        rows: list[dict[str, Any]] = [
             {
                 "number": s.number,
                 "seed": s.seed,
