@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from accord.judges.clip import ClipScorer, load_clip
 from accord.judges.protocol import Answers, Judge, check_scores
 from accord.judges.questions import as_judge
 from accord.judges.strict import caption_agrees
-from accord.prompts.phrases import phrases_of
+from accord.prompts.phrases import phrases_of, read_ahead
 from accord.reports.results import Scored
 from accord.types import Alignment, InputError, Prompt
 
@@ -42,6 +43,7 @@ def align(
         InputError: for a prompt that is longer than the judge reads, or verdicts that are not finite.
     """
     judge = as_judge(judge)
+    read_ahead(p for p in prompts if isinstance(p, str))
     parsed = [p if isinstance(p, Prompt) else phrases_of(p) for p in prompts]
     for text in dict.fromkeys(p.text for p in parsed):
         judge.check_length(text)
@@ -82,7 +84,8 @@ def score(
         images: one PIL picture or several, of any size and mode.
         prompts: one prompt for all pictures, or one each.
         judge, clip: the embedded ones if None; `accord.load_judge` has others.
-        batch_size: pictures that are judged at once.
+        batch_size: pictures that are judged at once; for a judge that takes them as they are, of those of one size that
+            follow each other.
 
     Raises:
         InputError: if there are several prompts but not one for each picture, or a prompt is empty or too long.
@@ -95,15 +98,16 @@ def score(
         return []
     judge = as_judge(judge or load_captioner())
     clip = clip or load_clip()
-    if judge.any_size:
-        batch_size = 1  # each as it is
+    sizes = [(p.height, p.width) if judge.any_size else (judge.image_size, judge.image_size) for p in pictures]
     out = []
-    for start in range(0, len(pictures), batch_size):
-        part = pictures[start : start + batch_size]
-        whole = (part[0].height, part[0].width) if judge.any_size else judge.image_size
-        seen, by_clip = (torch.cat([fit(to_tensor(p), side) for p in part]) for side in (whole, clip.image_size))
-        found = align(seen, texts[start : start + batch_size], judge, clip, clip_images=by_clip)
-        out += [Scored(p, a) for p, a in zip(part, found, strict=True)]
+    for size, group in groupby(range(len(pictures)), key=lambda i: sizes[i]):
+        rows = list(group)
+        for start in range(0, len(rows), batch_size):
+            part = [pictures[i] for i in rows[start : start + batch_size]]
+            seen, by_clip = (torch.cat([fit(to_tensor(p), side) for p in part]) for side in (size, clip.image_size))
+            asked = [texts[i] for i in rows[start : start + batch_size]]
+            found = align(seen, asked, judge, clip, clip_images=by_clip)
+            out += [Scored(p, a) for p, a in zip(part, found, strict=True)]
     return out
 
 

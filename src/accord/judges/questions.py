@@ -243,6 +243,11 @@ class Asked:
         """Whether it writes captions."""
         return self.say is not None
 
+    @property
+    def regions(self) -> str:
+        """How the judge sees a region: "crop" or "box"."""
+        return getattr(self.answers, "regions", "crop")
+
     def check_length(self, text: str) -> None:
         """Nothing is refused: a question quotes a few words of the prompt."""
 
