@@ -11,6 +11,7 @@ from accord.diffusion.call import STEPS
 from accord.diffusion.generate import generate
 from accord.judges.captioners import load_captioner
 from accord.methods.realign.config import RealignConfig
+from accord.training.watching import load_watcher
 from accord.types import InputError
 from accord_lab.bench.scenes import (
     BATCH,
@@ -18,6 +19,7 @@ from accord_lab.bench.scenes import (
     Job,
     Made,
     Maker,
+    Records,
     Scenes,
     compared,
     lead,
@@ -110,6 +112,21 @@ def test_rows_judge_by_the_reader_and_a_stopped_run_goes_on(tmp_path):
     assert again["overall"] == pytest.approx(np.mean([r["right"] for r in lines]), abs=1e-4)
     data = {**results([{**row, "method": "base"}], jobs, "base"), "quick": False}
     assert "| base |" in page(data) and json.dumps(data)
+
+
+def test_a_watcher_is_in_the_records_and_the_page(tmp_path):
+    jobs = [j for j in make_jobs(False, 1) if j.prompt.category == "color"][:BATCH]
+    records = Records(tmp_path / "star.jsonl", load_captioner())
+    row = row_of("base", records.run(star, jobs), jobs)
+    assert row["watched"] == row["overall"]  # the lab's captioner sees what the reader sees of a drawn scene
+    assert "passes the watcher %" in page(results([row], jobs, "base"))
+    assert "watched" not in row_of("base", Records(tmp_path / "other.jsonl").run(star, jobs), jobs)
+
+
+def test_the_judge_itself_is_no_watcher():
+    with pytest.raises(InputError, match="`watcher` 'lab' has the weights of the judge that selects"):
+        load_watcher("lab", load_captioner())
+    assert load_watcher("lab", None).name == "of the lab"
 
 
 def test_base_is_the_plain_pipeline(bench):

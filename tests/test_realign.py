@@ -220,6 +220,33 @@ def test_never_worse_and_the_pipeline_is_untouched(tiny, mode, exempt):
     assert {k: id(v) for k, v in tiny.unet.attn_processors.items()} == processors
 
 
+def test_the_selector_says_what_is_kept_and_what_is_good(tiny):
+    """One that takes every new picture, one that takes none, and one to which all are good enough."""
+
+    class Chosen:
+        captions = True
+
+        def __init__(self, takes: bool, content: bool = False) -> None:
+            self.takes, self.content, self.seen = takes, content, []
+
+        def good(self, alignment):
+            return self.content
+
+        def better(self, new, old):
+            self.seen.append(new)
+            return self.takes
+
+    last, none, content = Chosen(True), Chosen(False), Chosen(False, True)
+    made = [
+        realign(tiny, "two green fish", 3, select=s, num_inference_steps=2, captions=False)[0]
+        for s in (last, none, content)
+    ]
+    assert [r.rounds for r in made] == [2, 2, 0] and len(last.seen) == 2
+    assert made[0].alignment_after is last.seen[-1] and made[0].seed_after is not None
+    assert all(np.array_equal(np.asarray(r.before), np.asarray(r.after)) for r in made[1:])
+    assert all(a.caption for a in last.seen)  # which it goes by
+
+
 def test_new_seed_starts_each_round_from_the_noise_of_another_seed(tiny, monkeypatch):
     from accord.methods.realign.fine import NEW_SEED
 
@@ -301,6 +328,8 @@ def test_the_networks_calls_are_counted_as_the_scheduler_makes_them(tiny):
 
 
 def test_other_pipelines_and_bad_knobs_are_refused():
+    with pytest.raises(InputError, match="`select` must be score or pass, not 'luck'"):
+        realign(tiny_pipeline("sd1"), "a star", select="luck")
     with pytest.raises(InputError, match="a object is not supported here, as it has no scheduler"):
         realign(object(), "a star")
     pipe = tiny_sdxl()

@@ -11,6 +11,7 @@ import numpy as np
 
 _BREAKS = re.compile("[\r\n\x0b\x0c\x1c-\x1e\x85\u2028\u2029]+")
 _LONGEST = 2000  # letters of a sentence
+SURE = 0.9  # probability from which on a word counts as shown, where it has to be nearly sure
 
 
 class InputError(ValueError):
@@ -196,6 +197,8 @@ class Alignment:
         clip: cosine of picture and prompt in CLIP, or None.
         reason: why there is no score.
         judge: name of the captioner, or other judge, that judged.
+        agrees: whether the caption says what the prompt asks for, nothing more and nothing less; None where there is no
+            caption, or nothing to compare.
     """
 
     prompt: Prompt
@@ -206,6 +209,19 @@ class Alignment:
     clip: float | None = None
     reason: str = ""
     judge: str = ""
+    agrees: bool | None = None
+
+    @property
+    def weakest(self) -> float | None:
+        """The probability of the least probable word; None where there was nothing to check."""
+        return min((w.probability for w in self.words), default=None)
+
+    @property
+    def passes(self) -> bool | None:
+        """The strict pass: the caption agrees, and the weakest word is at least SURE; None where one is not known."""
+        if self.agrees is None or self.weakest is None:
+            return None
+        return self.agrees and self.weakest >= SURE
 
     @property
     def unjudged(self) -> tuple[str, ...]:
@@ -244,6 +260,7 @@ class Alignment:
             "clip": self.clip,
             "caption": self.caption,
             "caption_reward": self.caption_reward,
+            "passes": self.passes,
             "phrases": [
                 {"text": p.text, "probability": s} for p, s in zip(self.prompt.phrases, self.phrases, strict=True)
             ],

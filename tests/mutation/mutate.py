@@ -120,6 +120,9 @@ TARGETS = (
         Target(f"accord.rewards.named.{name}", "__call__", "rewards")
         for name in ("caption", "likelihood", "contrast", "clip")
     ),
+    Target("accord.rewards.named.passes", "__call__", "strict", "lab_passes"),
+    Target("accord.prompts.same", "", "strict"),
+    Target("accord.judges.strict", "", "strict"),
     Target(
         "accord.training.loop",
         "lr_at _step _average",

@@ -49,15 +49,34 @@ MINUTES = Annotated[
     float, typer.Option(help="Processor time of each strategy, over threads; twice as much for the one that ships.")
 ]
 KINDS = Annotated[list[str] | None, typer.Option(help="unet, clip, vit, swin or blip; repeat; all five if not given.")]
+WATCHER = _folder("A second captioner, of another training seed, which only watches: its folder.")
 BENCHES: dict[str, tuple[str, dict[str, Any]]] = {
     "scenes": (
         "SceneBench: base, best-of-N, Attend-and-Excite and realign, same prompts and seeds, judged by the reader.",
         {
             "quick": _flag("--quick", "A small share of it, under 5 minutes on 2 cores."),
             "seeds": SEEDS,
+            "select": Annotated[
+                str | None, typer.Option(help="What the better picture is chosen by: score (if not given) or pass.")
+            ],
+            "watcher": WATCHER,
             "shard": SHARD,
             "model": Model,
             "device": Device,
+        },
+    ),
+    "judge": (
+        "False passes, false fails and calibration of the judge that selects and rewards, the reader being the truth.",
+        {
+            "quick": QUICK,
+            "seeds": _number("Pictures of each prompt, 8 if not given; finished ones are kept, so more can be added."),
+            "watcher": WATCHER,
+            "sheets": _folder("Measure nothing; contact sheets to look at, and a table to fill in, into this folder."),
+            "eyes": Annotated[
+                Path | None, typer.Option(help="That table, filled in; what was seen goes into the page.")
+            ],
+            "shard": SHARD,
+            "model": Model,
         },
     ),
     "rewards": (

@@ -114,6 +114,7 @@ def repairing(
     batch_size: int,
     settings: dict[str, Any],
     places: Sequence[Any] = (),
+    select: str = "score",
 ) -> Making:
     """Pictures before and after repair.
 
@@ -121,11 +122,13 @@ def repairing(
         detector: finds the things; the pipeline's own attention if None.
         settings: what a manifest says of judge and detector.
         places: where things are to be put, as `realign` takes them.
+        select: what the better picture is chosen by.
     """
     import accord
     from accord.data.prompts import check_says_something
     from accord.diffusion.call import call_arguments
     from accord.diffusion.pipelines import check_prompt_length
+    from accord.judges.strict import check_selects, selector_named
     from accord.methods.realign.regions import DetectedRegions
     from accord.prompts.phrases import phrases_of
 
@@ -146,11 +149,15 @@ def repairing(
                 "batch_size": batch_size,
                 "each": True,
                 "places": places,
+                "select": select,
                 **arguments,
             }
             return accord.realign(pipe, prompts, seeds, config=config, **told)
 
+    check_selects(judge, selector_named(select))
     settings = {"rounds": config.rounds, "mode": config.mode, "judge": judge.name, **settings}
+    if select != "score":  # earlier manifests do not name it
+        settings["select"] = select
     return Making(lambda arguments: call_arguments(pipe, **arguments), reads, make, settings)
 
 

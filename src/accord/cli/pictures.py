@@ -278,6 +278,15 @@ def realign(
     call: Call = None,
     judge: JudgeId = None,
     calibration: CalibrationFile = None,
+    select: Annotated[
+        str,
+        typer.Option(
+            help=(
+                "Which picture is kept, and which is good enough: score (the words' verdicts), or pass (first whether "
+                "the judge's caption says what the prompt asks for, nothing more and nothing less)."
+            )
+        ),
+    ] = "score",
     regions: Annotated[
         str,
         typer.Option(help="What finds the things: attention (the pipeline's own) or detector (a model that looks)."),
@@ -307,6 +316,7 @@ def realign(
     import accord
     from accord.diffusion.call import call_arguments
     from accord.judges.regions import VIEWS
+    from accord.judges.strict import selector_named
     from accord.methods.realign.fine import check_mode, check_places, check_repairable
     from accord.prompts.phrases import phrases_of
     from accord.reports.gallery import of_repairs, repairs_in, write_gallery
@@ -316,10 +326,11 @@ def realign(
     if mode != "renoise":
         leave_out("without --mode renoise", strength=strength)
     if not rounds:
-        leave_out("with --rounds 0", **said("mode", "regions", "judge_regions", "place"))
+        leave_out("with --rounds 0", **said("mode", "regions", "judge_regions", "select", "place"))
     if file is not None:
         leave_out("with --prompts, whose rows have things of their own", place=place)
     places = places_of(place or ())
+    selector_named(select)
     if regions not in REGIONS:
         raise InputError(f"--regions {regions!r} is unknown; use {' or '.join(REGIONS)}")
     if judge_regions not in VIEWS:
@@ -353,7 +364,8 @@ def realign(
             looking["judge_regions"] = judge_regions
         if strength is not None:
             looking["strength"] = strength
-        making = repairing(pipe, config, judging, looks, batch_size, {"regions": regions, **looking}, places)
+        found = {"regions": regions, **looking}
+        making = repairing(pipe, config, judging, looks, batch_size, found, places, select)
         write = functools.partial(write_repair, out)
         task = Task("realign", told, making, write, batch_size, as_json, passes=1 + rounds)
         if file is not None:

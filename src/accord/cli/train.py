@@ -172,6 +172,15 @@ def train_reward(
         bool, typer.Option("--gradient-checkpointing", help="Less memory, more time.")
     ] = False,
     judge: JudgeId = None,
+    watcher: Annotated[
+        str | None,
+        typer.Option(
+            help=(
+                "A second captioner, of another training seed, for the --held-out score: folder or hub id. It only "
+                "watches, so the held-out score may be a reward that is trained with the first."
+            )
+        ),
+    ] = None,
     clip: ClipId = None,
     seed: Seed = 0,
     device: Device = None,
@@ -191,6 +200,7 @@ def train_reward(
     from accord.methods.tune.config import strategy_of
     from accord.rewards.registry import registered
     from accord.training.claim import check_same
+    from accord.training.watching import load_watcher
 
     further = call_options(None, None, negative_prompt, height, width, call)["call"]
     if negative_prompt:
@@ -207,7 +217,7 @@ def train_reward(
             f"reward {max((n for n, _ in named), key=[n for n, _ in named].count)!r} was given twice; give it once, "
             "with its weight"
         )
-    if held_out in weights:
+    if held_out in weights and watcher is None:
         raise InputError(f"the held-out score {held_out!r} is trained on; choose another --held-out")
     wanted, scores = {*weights, held_out}, registered()
     unknown = wanted - {*scores, "inversion", "none"}
@@ -230,6 +240,8 @@ def train_reward(
     captions, similarities = "captioner" in needed, "clip" in needed
     if not captions:
         leave_out("by these scores", judge=judge)
+    if held_out not in scores or "captioner" not in scores[held_out].needs:
+        leave_out(f"with the held-out score {held_out}, which needs no captioner", watcher=watcher)
     if not similarities:
         leave_out("by these scores", clip=clip)
     given = {
@@ -281,6 +293,7 @@ def train_reward(
     pipe = accord.load(model, device, variant=variant, model_config=model_config)
     where = str(pipe.device)
     judging = accord.load_judge(judge_of(judge, model, HUB_CAPTIONER), where) if captions else None
+    watching = judging if watcher is None else load_watcher(watcher, judging, where)
     similarity = accord.load_clip(judge_of(clip, model, HUB_CLIP), where) if similarities else None
     tell_skipped(broken.skipped)
     tell_skipped(unread.skipped)
@@ -290,7 +303,7 @@ def train_reward(
         accord.make_rewards(weights, judging, similarity),
         out,
         config=config,
-        held_out=_held_out(held_out, judging, similarity),
+        held_out=_held_out(held_out, watching, similarity),
         pairs=examples,
         call=further,
         progress=not as_json,

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from scipy import optimize
 
 from accord.data.images import open_image, to_tensor
@@ -28,6 +29,7 @@ from accord.types import InputError, Notice, Prompt, WordScore
 FORMAT = 1
 NARROW = 1e-6  # probabilities are held this far from 0 and 1
 FEWEST = 8  # labelled pictures
+BINS = 10  # ranges of probability, of the reliability
 _COLUMNS = ("image", "prompt", "question", "label")
 
 
@@ -132,6 +134,29 @@ def fit(judge: str, probabilities: Sequence[float], labels: Sequence[int]) -> Ca
     return Calibration(
         judge, float(scale), float(bias), threshold, len(y), _log_loss(p, y), _log_loss(after, y), max(hits)
     )
+
+
+def reliability(probabilities: ArrayLike, labels: ArrayLike, bins: int = BINS) -> list[dict[str, float]]:
+    """The points of a reliability diagram: for each of so many equal ranges of probability that holds any, how many
+    there are (`count`), their mean probability (`said`) and the share of them that is right (`right`).
+    """
+    p, y = np.asarray(probabilities, dtype=np.float64), np.asarray(labels, dtype=np.float64)
+    place = np.minimum((p * bins).astype(int), bins - 1)
+    return [
+        {"count": int(mine.sum()), "said": float(p[mine].mean()), "right": float(y[mine].mean())}
+        for mine in (place == k for k in range(bins))
+        if mine.any()
+    ]
+
+
+def calibration_error(probabilities: ArrayLike, labels: ArrayLike, bins: int = BINS) -> float:
+    """The expected calibration error: the mean over pictures of |said - right| of the range they are in.
+
+    Guo, Pleiss, Sun, Weinberger, On Calibration of Modern Neural Networks, 2017, equation 3.
+    """
+    points = reliability(probabilities, labels, bins)
+    whole = sum(r["count"] for r in points)
+    return sum(r["count"] * abs(r["said"] - r["right"]) for r in points) / whole
 
 
 def labelled(path: str | Path) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from accord.judges.captioners import load_captioner
 from accord.judges.clip import ClipScorer, load_clip
 from accord.judges.protocol import Answers, Judge, check_scores
 from accord.judges.questions import as_judge
+from accord.judges.strict import caption_agrees
 from accord.prompts.phrases import phrases_of, read_ahead
 from accord.reports.results import Scored
 from accord.types import Alignment, InputError, Prompt
@@ -36,7 +37,7 @@ def align(
         prompts: B prompts, raw or parsed.
         judge: of the words: a captioner by likelihoods, anything that answers questions (`Answers`) by those.
         clip: adds the CLIP similarity and the caption reward, if given.
-        captions: whether to caption the pictures too (costs a generation each).
+        captions: whether to caption the pictures too (costs a generation each), and to compare captions and prompts.
 
     Raises:
         InputError: for a prompt that is longer than the judge reads, or verdicts that are not finite.
@@ -57,7 +58,8 @@ def align(
         logs = [np.log(max(w.probability, 1e-12)) for w in words]
         overall = float(np.exp(np.mean(logs))) if logs else None
         reason = "" if logs else _why_unscored(prompt)
-        out.append(Alignment(prompt, overall, words, said[i], reward[i], similarity[i], reason, judge.name))
+        agrees = caption_agrees(said[i], prompt, judge.lexicon)
+        out.append(Alignment(prompt, overall, words, said[i], reward[i], similarity[i], reason, judge.name, agrees))
     return out
 
 

@@ -239,6 +239,11 @@ class Asked:
         return self.answers.name
 
     @property
+    def writes(self) -> bool:
+        """Whether it writes captions."""
+        return self.say is not None
+
+    @property
     def regions(self) -> str:
         """How the judge sees a region: "crop" or "box"."""
         return getattr(self.answers, "regions", "crop")

@@ -381,3 +381,47 @@ PERSONS = _words(
     "teenager tourist grandma grandpa actor actress magician samurai ninja geisha men women boys girls children people "
     "kids grandsons sons daughters teenagers tourists soldiers students workers dancers friends couple family"
 )
+
+# --- captions beside prompts ------------------------------------------------------------------------------------------
+MEAN_THE_SAME = tuple(  # nouns
+    map(
+        _words,
+        (
+            "plane airplane aeroplane aircraft",
+            "car automobile",
+            "house home",
+            "sofa couch",
+            "bike bicycle",
+            "motorcycle motorbike",
+            "tv television tv_screen",
+            "phone cell_phone cellphone mobile_phone smartphone telephone",
+            "fridge refrigerator",
+            "burger hamburger",
+            "donut doughnut",
+            "rabbit bunny",
+            "mug cup",
+            "photo photograph picture",
+            "child kid",
+            "cab taxi",
+            "ship boat",
+            "stone rock",
+            "teddy_bear stuffed_bear",
+            "hair_drier hair_dryer",
+            "bag handbag purse",
+            "parking_lot car_park",
+        ),
+    )
+)
+# a noun that stands for all of some classes (classes.py)
+NAMES_OF_CLASSES: dict[str, tuple[str, ...]] = {
+    "person": ("people",),
+    "animal": ("mammals", "birds", "water animals and reptiles", "insects"),
+    "bird": ("birds",),
+    "vehicle": ("vehicles",),
+    "fruit": ("fruit",),
+    "vegetable": ("vegetables",),
+    "building": ("buildings",),
+}
+SURROUNDINGS = _words(  # what a caption may name beside what was asked for, as land and rooms may be
+    "ground floor wall sky grass water air background snow sand dirt pavement"
+)

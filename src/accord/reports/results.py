@@ -82,7 +82,9 @@ class Realigned:
 
     @property
     def improved(self) -> bool:
-        return self.alignment_after.better_than(self.alignment_before)
+        """Whether it passes, or its caption agrees, and did not before, or the score is higher."""
+        before, after = ((bool(a.passes), bool(a.agrees)) for a in (self.alignment_before, self.alignment_after))
+        return after > before or self.alignment_after.better_than(self.alignment_before)
 
     def to_dict(self) -> dict[str, Any]:
         return {

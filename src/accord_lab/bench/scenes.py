@@ -21,7 +21,7 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 from tqdm.auto import tqdm
 
-from accord.data.images import to_pil
+from accord.data.images import to_pil, to_tensor
 from accord.diffusion.call import GUIDANCE, STEPS
 from accord.diffusion.counting import Calls
 from accord.diffusion.generate import generators
@@ -30,9 +30,11 @@ from accord.diffusion.pipelines import SD, load, token_spans, tokens_of
 from accord.evaluation.stats import ci95, interval, paired
 from accord.judges.captioners import Captioner, load_captioner
 from accord.judges.diagnosis import align
+from accord.judges.strict import selector_named
 from accord.methods.realign.config import RealignConfig
 from accord.methods.realign.fine import NEW_SEED, Picture, Rounds
 from accord.prompts.phrases import phrases_of
+from accord.training.watching import load_watcher
 from accord.types import InputError
 from accord_lab.bench.prompts import BenchPrompt, scenebench
 from accord_lab.bench.report import figure_png, percent, within
@@ -78,11 +80,14 @@ class Maker:
     pipe: StableDiffusionPipeline
     captioner: Captioner
     config: RealignConfig
+    select: str = "score"  # what the better picture is chosen by
     _first: tuple[Sequence[Job], list[Picture], float, float] | None = field(default=None, repr=False)
 
     def rounds(self, **changes: Any) -> Rounds:
         opened = Opened(self.pipe, STEPS, guidance_scale=GUIDANCE)
-        return Rounds(opened, replace(self.config, **changes), self.captioner, captions=False)
+        config = replace(self.config, **changes)
+        selector = selector_named(self.select, config.good_enough)
+        return Rounds(opened, config, self.captioner, captions=False, selector=selector)
 
     def first(self, jobs: Sequence[Job]) -> tuple[list[Picture], float, float]:
         """The plain pipeline's pictures, judged by the captioner; seconds an image to make and to make and judge them.
@@ -116,15 +121,15 @@ class Maker:
             best = [(p.image, p.alignment) for p in pictures]
             calls = [p.calls for p in pictures]
             for attempt in range(1, tries):
-                todo = [i for i, (_, alignment) in enumerate(best) if not (stop and rounds.good(alignment))]
+                todo = [i for i, (_, alignment) in enumerate(best) if not (stop and rounds.selects.good(alignment))]
                 if not todo:
                     break
                 again = [jobs[i] for i in todo]
                 new = self.pictures(again, attempt)
-                scores = align(new, [j.prompt.text for j in again], self.captioner, captions=False)
+                scores = rounds.align(new, [phrases_of(j.prompt.text) for j in again])
                 for i, image, alignment in zip(todo, new, scores, strict=True):
                     calls[i] += 2 * STEPS
-                    if alignment.better_than(best[i][1]):
+                    if rounds.selects.better(alignment, best[i][1]):
                         best[i] = image, alignment
             seconds = shared + (time.perf_counter() - began) / len(jobs)
             return [Made(to_pil(x[None])[0], c, seconds) for (x, _), c in zip(best, calls, strict=True)]
@@ -201,14 +206,18 @@ def noun_tokens(pipe: StableDiffusionPipeline, text: str) -> list[int]:
 
 
 # --- running ----------------------------------------------------------------------------------------------------------
-Record = dict[str, Any]  # a picture: `number`, `seed`, `right`, `atoms`, `calls`, `seconds`
+Record = dict[str, Any]  # a picture: `number`, `seed`, `right`, `atoms`, `calls`, `seconds`; `watched` with a watcher
 
 
 class Records:
-    """A record per picture of one method, kept in a file of JSON lines; what is there is not made again."""
+    """A record per picture of one method, kept in a file of JSON lines; what is there is not made again.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    Args:
+        watcher: a captioner that no method sees; whether each picture passes by it is in its record too.
+    """
+
+    def __init__(self, path: Path, watcher: Captioner | None = None) -> None:
+        self.path, self.watcher = path, watcher
         self.rows: dict[tuple[int, int], Record] = {}
         path.parent.mkdir(parents=True, exist_ok=True)
         for line in path.read_text(encoding="utf8").splitlines() if path.exists() else []:
@@ -223,6 +232,10 @@ class Records:
             made = method(todo)
             seconds = (time.perf_counter() - began) / len(todo)
             rows = [_judged(job, result, seconds) for job, result in zip(todo, made, strict=True)]
+            if self.watcher is not None:
+                pixels = torch.cat([to_tensor(m.image) for m in made])
+                found = align(pixels, [j.prompt.text for j in todo], self.watcher)
+                rows = [{**row, "watched": bool(a.passes)} for row, a in zip(rows, found, strict=True)]
             self.rows |= {(row["number"], row["seed"]): row for row in rows}
             with open(self.path, "a", encoding="utf8") as file:
                 file.write("".join(json.dumps(row) + "\n" for row in rows))
@@ -255,7 +268,7 @@ def batches(jobs: Sequence[Job]) -> list[Sequence[Job]]:
 
 def page(data: dict[str, Any], title: str = "SceneBench") -> str:
     """The results as Markdown."""
-    categories = list(data["rows"][0]["by_category"])
+    categories, watched = list(data["rows"][0]["by_category"]), "watched" in data["rows"][0]
     head = [
         "method",
         "right %",
@@ -266,6 +279,7 @@ def page(data: dict[str, Any], title: str = "SceneBench") -> str:
         "held out",
         "calls",
         "s/image",
+        *(["passes the watcher %"] if watched else []),
     ]
     body = [
         [
@@ -278,11 +292,14 @@ def page(data: dict[str, Any], title: str = "SceneBench") -> str:
             percent(r["heldout"]),
             f"{r['denoiser_calls']:.0f}",
             f"{r['seconds_per_image']:.2f}",
+            *([percent(r["watched"])] if watched else []),
         ]
         for r in data["rows"]
     ]
     note = f"{data['prompts']} prompts x {len(data['seeds'])} seeds, {data['num_inference_steps']} steps, "
     note += f"guidance {data['guidance_scale']}"
+    if data.get("select") == "pass":
+        note += ", the better picture chosen by the strict pass"
     return f"# {title}\n\n{note}. Judged by the reader, which no method sees.\n\n{markdown(head, body)}\n"
 
 
@@ -295,19 +312,25 @@ class Scenes(Bench[Sequence[Job], dict[str, list[Record]]]):
     model: str | None = None
     device: str | None = None
     seeds: int | None = None  # all four, or two with `quick`, if None
+    select: str | None = None  # what methods choose the better picture by: "score" (if None) or "pass"
+    watcher: Path | None = None  # folder of a second captioner, which no method sees
     jobs: list[Job] = field(default_factory=list)  # SceneBench's if empty
     methods: Mapping[str, Callable[[Maker], Method]] = field(default_factory=lambda: METHODS)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        selector_named(self.select or "score")
         self.jobs = self.jobs or make_jobs(self.quick, self.seeds)
 
     @cached_property
     def made(self) -> dict[str, tuple[Method, Records]]:
         pipe = load(self.model, self.device, classes=SD)
-        maker = Maker(pipe, load_captioner(device=str(pipe.device)), RealignConfig())
-        cache = cache_folder(self.out, "scenes", pipe, maker.captioner, maker.config, STEPS, GUIDANCE)
-        return {n: (m(maker), Records(cache / f"{n.replace(' ', '-')}.jsonl")) for n, m in self.methods.items()}
+        maker = Maker(pipe, load_captioner(device=str(pipe.device)), RealignConfig(), self.select or "score")
+        watches = None if self.watcher is None else load_watcher(str(self.watcher), maker.captioner)
+        parts = [part for part in (self.select if self.select != "score" else None, watches) if part is not None]
+        cache = cache_folder(self.out, "scenes", pipe, maker.captioner, maker.config, STEPS, GUIDANCE, *parts)
+        found = {n: (m(maker), cache / f"{n.replace(' ', '-')}.jsonl") for n, m in self.methods.items()}
+        return {n: (method, Records(path, watches)) for n, (method, path) in found.items()}
 
     def cells(self) -> Sequence[Sequence[Job]]:
         return batches(self.jobs)
@@ -317,7 +340,9 @@ class Scenes(Bench[Sequence[Job], dict[str, list[Record]]]):
 
     def results(self, rows: Sequence[dict[str, list[Record]]]) -> dict[str, Any]:
         records = {name: [r for row in rows for r in row[name]] for name in self.methods}
-        return results([row_of(name, found, self.jobs) for name, found in records.items()], self.jobs, RIVAL)
+        found = results([row_of(name, found, self.jobs) for name, found in records.items()], self.jobs, RIVAL)
+        said = {"select": self.select, "watcher": self.watcher and self.watcher.name}
+        return {**{key: value for key, value in said.items() if value}, **found}
 
     render = staticmethod(page)
 
@@ -386,6 +411,7 @@ def row_of(name: str, records: Sequence[Record], jobs: Sequence[Job]) -> dict[st
         "atoms": {k: round(float(np.mean(v)), 4) for k, v in atoms.items()},
         "denoiser_calls": round(float(np.mean([r["calls"] for r in records])), 1),
         "seconds_per_image": round(float(np.mean([r["seconds"] for r in records])), 3),
+        **({"watched": round(float(np.mean([r["watched"] for r in records])), 4)} if "watched" in records[0] else {}),
     }
 
 

@@ -30,6 +30,7 @@ from accord.judges.detect import PhraseDetector
 from accord.judges.diagnosis import align
 from accord.judges.protocol import Answers, Judge
 from accord.judges.questions import as_judge
+from accord.judges.strict import ByScore, Selector, check_selects, selector_named
 from accord.methods.realign.config import RealignConfig
 from accord.methods.realign.layout import Place, check_place, phrase_named, placed, plan
 from accord.methods.realign.modulation import Segments, check_picture, modulation_of
@@ -83,6 +84,7 @@ def realign(
     batch_size: int = 16,
     captions: bool = True,
     each: bool = False,
+    select: str | Selector = "score",
     progress: bool = False,
     **more: Any,
 ) -> list[Realigned]:
@@ -105,14 +107,18 @@ def realign(
         batch_size: pictures that are denoised together.
         captions: whether pictures and regions are put into words for the report; the repair needs none.
         each: one picture a prompt, each with its own of as many seeds.
+        select: which of two pictures is kept, and which is good enough: "score", by the words' verdicts alone; "pass",
+            first by whether the judge's caption says what the prompt asks for, nothing more and nothing less
+            (`ByPass`); or a `Selector`.
 
     Returns:
         a Realigned per (prompt, seed), in order, seeds varying fastest. Without `places`, `after` is never worse than
-        `before` by the alignment.
+        `before` by what `select` goes by.
 
     Raises:
         InputError: for a pipeline that cannot be opened or makes videos, a prompt that is empty or too long, larger
-            pictures without a captioner, or a place of what a prompt does not ask for.
+            pictures without a captioner, a place of what a prompt does not ask for, or a selection by captions that
+            the judge does not write.
     """
     names = [prompts] if isinstance(prompts, str) else list(prompts)
     numbers = seeds_of(seeds)
@@ -126,6 +132,7 @@ def realign(
         regions=regions,
         places=places,
         captions=captions,
+        select=select,
         num_inference_steps=num_inference_steps,
         guidance_scale=guidance_scale,
         negative_prompt=negative_prompt,
@@ -152,6 +159,7 @@ def rounds_of(
     regions: PhraseDetector | None = None,
     places: Sequence[Place] = (),
     captions: bool = True,
+    select: str | Selector = "score",
     **told: Any,
 ) -> tuple[Rounds, list[Prompt]]:
     """What repairs pictures of these prompts, and the prompts taken apart; for who wants to see each round.
@@ -160,9 +168,11 @@ def rounds_of(
         told: as `call_arguments` takes it. All others as `realign` takes them, which also says what is refused.
     """
     config = config or RealignConfig()
+    selector = selector_named(select, config.good_enough) if isinstance(select, str) else select
     check_repairable(pipe)
     check_mode(pipe, config.mode)
     judge = as_judge(captioner or load_captioner(device=str(device_of(pipe))))
+    check_selects(judge, selector)
     finder: Regions = AttentionRegions() if regions is None else DetectedRegions(regions)
     read_ahead(list(prompts))
     parsed = [phrases_of(text) for text in prompts]
@@ -172,7 +182,7 @@ def rounds_of(
         finder.check(prompt)
         check_places(prompt, places)
     arguments = call_arguments(pipe, **told)
-    rounds = Rounds(Opened(pipe, **arguments), config, judge, clip, captions, finder, tuple(places))
+    rounds = Rounds(Opened(pipe, **arguments), config, judge, clip, captions, finder, tuple(places), selector)
     if captioner is None and parsed:
         side = max(rounds.where(parsed[:1]).size) * getattr(pipe, "vae_scale_factor", 8)
         if side > judge.image_size:
@@ -241,6 +251,7 @@ class Rounds:
     captions: bool = True
     regions: Regions = field(default_factory=AttentionRegions)
     places: Sequence[Place] = ()
+    selector: Selector | None = None  # by the score if None
     _where: dict[tuple[str, ...], AttentionLayout] = field(default_factory=dict, repr=False)
 
     def where(self, prompts: Sequence[Prompt]) -> AttentionLayout:
@@ -262,7 +273,7 @@ class Rounds:
         """The best so far after each round, and what the round made of those that it redid; both as in `first`."""
         items = [replace(i, tried=[]) for i in first]
         for number in range(self.config.rounds):
-            todo = [i for i in items if not self.good(i.alignment) or (self.places and not number)]
+            todo = [i for i in items if not self.selects.good(i.alignment) or (self.places and not number)]
             if not todo:
                 return
             made = self.redo(todo, number)
@@ -286,8 +297,13 @@ class Rounds:
             for a, b in zip(items, first, strict=True)
         ]
 
-    def good(self, alignment: Alignment) -> bool:
-        return all(w.probability >= self.config.good_enough for w in alignment.words)
+    @property
+    def selects(self) -> Selector:
+        return self.selector or ByScore(self.config.good_enough)
+
+    def align(self, images: torch.Tensor, prompts: Sequence[Prompt]) -> list[Alignment]:
+        """What the judge says of pictures, with captions where they are wanted or selected by."""
+        return align(images, prompts, self.captioner, self.clip, self.captions or self.selects.captions)
 
     # 1. generate ---------------------------------------------------------------------------------------------------
     def generate(self, jobs: list[tuple[Prompt, int]]) -> list[Picture]:
@@ -296,7 +312,7 @@ class Rounds:
     def judge(
         self, jobs: list[tuple[Prompt, int]], images: torch.Tensor, maps: list[np.ndarray], calls: int
     ) -> list[Picture]:
-        alignments = align(images, [p for p, _ in jobs], self.captioner, self.clip, self.captions)
+        alignments = self.align(images, [p for p, _ in jobs])
         return [
             Picture(p, s, x, a, m, calls=calls) for (p, s), x, a, m in zip(jobs, images, alignments, maps, strict=True)
         ]
@@ -356,8 +372,8 @@ class Rounds:
 
     # 2. to 5. find, describe, place, redo, keep the better ----------------------------------------------------------
     def redo(self, items: list[Picture], number: int) -> list[Picture]:
-        """Round `number` (from 0) for these pictures: each keeps what comes of it if its alignment rises, or if it is
-        the first with things at chosen places. Returns what came of each.
+        """Round `number` (from 0) for these pictures: each keeps what comes of it if that is the better picture, or if
+        it is the first with things at chosen places. Returns what came of each.
         """
         mode, seeds = self.config.mode, [(i.seed + (number + 1) * NEW_SEED) % 2**63 for i in items]
         # from the same noise the same layout would give the same picture again: another place, and more weight
@@ -378,13 +394,13 @@ class Rounds:
         own = seeds if mode == "new_seed" else [i.seed for i in items]
         images, maps, calls = self.denoise(prompts, own, segments, start)
         maps = maps or [i.maps for i in items]  # all of it was modulated
-        alignments = align(images, prompts, self.captioner, self.clip, self.captions)
+        alignments = self.align(images, prompts)
         made: list[Picture] = []
         for k, (item, layout) in enumerate(zip(items, layouts, strict=True)):
             item.rounds += 1
             item.calls += calls
             made.append(replace(item, image=images[k], alignment=alignments[k], maps=maps[k], regions=layout))
-            if alignments[k].better_than(item.alignment) or (self.places and not number):
+            if self.selects.better(alignments[k], item.alignment) or (self.places and not number):
                 item.image, item.alignment, item.maps, item.regions = images[k], alignments[k], maps[k], layout
                 item.tried = []
                 item.seed_after = seeds[k] if mode == "new_seed" else None
