@@ -635,7 +635,7 @@ def test_a_field_out_of_range_is_named(field, value):
         ("grpo", "group_size", 2.5),
         ("nft", "group_size", 1),
         ("nft", "times", 0),
-        ("nft", "mixing", 0.0),
+        ("nft", "mix", 0.0),
         ("nft", "scale", -1.0),
         ("nft", "old_most", 1.5),
         ("raft", "refresh", 1.5),
