@@ -37,7 +37,12 @@ class Forward(Strategy):
             that the run's own two terms are off.
     """
 
-    usual: ClassVar[Mapping[str, Any]] = {"reward_weight": 1.0, "pretrain_weight": 0.0, "kl_weight": 0.0}
+    usual: ClassVar[Mapping[str, Any]] = {
+        "reward_weight": 1.0,
+        "pretrain_weight": 0.0,
+        "kl_weight": 0.0,
+        "save_every": 1,  # a round is long
+    }
 
     group_size: int = 16  # pictures of a prompt; small groups collapse
     times: int = 2  # times at which each picture is noised anew, one in each equal part of what follows

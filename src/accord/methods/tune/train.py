@@ -121,7 +121,8 @@ def train_reward(
     if len(texts) < 2:
         raise InputError(f"{len(texts)} different prompts are too few to train on and to evaluate; give at least 2")
     check_prompts(pipe, texts)
-    for text in texts:
+    watching.check(texts)
+    for text in (*texts, *(paraphrases or {}).values()):
         check_says_something(text)  # which a reward would do in the middle of the run
     if any(same_score(a, b) for a in scores_of(reward) for b in scores_of(held_out)):
         raise InputError("the held-out score is one of the rewards that are trained on; give another one")
@@ -250,7 +251,6 @@ class Tuner:
         self.eval_prompts = prompts[::every][:kept]
         kept_out = set(self.eval_prompts)
         self.prompts = [p for p in prompts if p not in kept_out]
-        watching.check(self.prompts)
         self.rollouts = Rollouts(pipe, self.prompts, reward, config, processes, call)
         self.rollouts.folder, self.rollouts.progress = self.folder / "rollouts", progress and processes.first
         loop = LoopConfig.of(config, log_every=min(10, config.eval_every))
