@@ -80,7 +80,7 @@ def run(folder: Path, pipe=None, reward=None, config=None, **kwargs):
 
 # --- every strategy on every class ---------------------------------------------------------------------------------
 @pytest.mark.parametrize("kind", list(PIPELINES))
-@pytest.mark.parametrize("strategy", ["refl", "draft", "raft", "grpo", "nft", "sft"])
+@pytest.mark.parametrize("strategy", ["refl", "draft", "raft", "grpo", "nft", "awm", "sft"])
 def test_each_strategy_moves_the_adapter(tmp_path, kind, strategy):
     pipe = PIPELINES[kind]()
     plain = generate(pipe, PROMPTS[0], num_inference_steps=2, output_type="latent")
@@ -523,7 +523,7 @@ def shared(strategy: str) -> TuneConfig:
     )
 
 
-SPREAD = ("raft", "grpo")  # what refl adds, one draw for all processes, has a test of its own
+SPREAD = ("raft", "grpo", "nft")  # what refl adds, one draw for all processes, has a test of its own
 WORKER = """
 import os, sys
 sys.path.insert(0, sys.argv[1])
@@ -638,6 +638,9 @@ def test_a_field_out_of_range_is_named(field, value):
         ("nft", "mix", 0.0),
         ("nft", "scale", -1.0),
         ("nft", "old_most", 1.5),
+        ("nft", "time_until", 400),
+        ("awm", "at_once", 0),
+        ("awm", "power", 0.0),
         ("raft", "refresh", 1.5),
         ("refl", "steps", 1.5),
     ],

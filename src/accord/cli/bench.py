@@ -127,6 +127,7 @@ BENCHES: dict[str, tuple[str, dict[str, Any]]] = {
         "Cost of modulated attention in networks of real size, SD 1.5 to Qwen-Image, on a GPU.",
         {"device": Device},
     ),
+    "tuning-memory": ("What tuning SD 1.5 to Flux holds in memory, counted without a device.", {"quick": QUICK}),
     "speed-tuning": ("The cost of reward tuning, strategy by strategy, on the CPU.", {"quick": QUICK}),
 }
 

@@ -124,12 +124,12 @@ def train_reward(
     ] = None,
     rank: Annotated[int, typer.Option(help="Rank of the adapter.")] = 8,
     whole: Annotated[
-        bool, typer.Option("--whole", help="The adapter is on all linear layers and convolutions, not on attention alone.")
+        bool,
+        typer.Option("--whole", help="An adapter on all linear layers and convolutions, not on attention alone."),
     ] = False,
     inference_steps: Annotated[
-        int | None, typer.Option(
-            help="Denoising steps of a rollout; 40, on the lab 12 (refl), 20 (raft, grpo) or 10 (nft, awm)."
-        ),
+        int | None,
+        typer.Option(help="Denoising steps of a rollout; 40, on the lab 12 (refl), 20 (raft, grpo) or 10 (nft, awm)."),
     ] = None,
     stop_from: Annotated[
         float | None,
@@ -148,9 +148,7 @@ def train_reward(
     call: Call = None,
     reward_weight: Annotated[
         float | None,
-        typer.Option(
-            help="Weight of the reward's loss; 0.1, for raft, grpo, nft and awm 1, on the lab 0.5 for refl."
-        ),
+        typer.Option(help="Weight of the reward's loss; 0.1, for raft, grpo, nft and awm 1, on the lab 0.5 for refl."),
     ] = None,
     pretrain_weight: Annotated[
         float | None, typer.Option(help="Weight of the denoising loss; 1, for grpo, nft and awm 0.")
@@ -206,8 +204,8 @@ def train_reward(
         str | None,
         typer.Option(
             help=(
-                "Prompts in other words (CSV, JSONL, Parquet with prompt and paraphrase; lab: by the lab's grammar): the "
-                "run stops where the gain is lost on them."
+                "Prompts in other words (CSV, JSONL, Parquet with prompt and paraphrase; lab: by the lab's grammar): "
+                "the run stops where the gain is lost on them."
             )
         ),
     ] = None,

@@ -1,7 +1,8 @@
 """LoRA adapters on the networks of any pipeline, saved so that plain diffusers loads them, every tensor.
 
 An adapter is on all projections of all attention: on every linear layer within a module that has an attention
-processor; or on the whole network: on every linear layer and convolution. A pipeline of two networks (Wan 2.2) gets one on each; that of the second is saved in a folder of its name.
+processor; or on the whole network: on every linear layer and convolution. A pipeline of two networks (Wan 2.2) gets one
+on each; that of the second is saved in a folder of its name.
 """
 
 from __future__ import annotations

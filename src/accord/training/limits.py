@@ -135,6 +135,5 @@ class Drift:
         self.numbers[f"limits.bad.{name}"] = self.numbers.get(f"limits.bad.{name}", 0.0) + 1 if bad else 0.0
 
 
-
 def _error(values: torch.Tensor) -> float:
     return float(values.std()) / len(values) ** 0.5 if len(values) > 1 else 0.0

@@ -319,7 +319,9 @@ class Rewards(Bench[Tuning | str, list[dict[str, Any]]]):
     ) -> dict[str, Any]:
         """What a method makes of SceneBench."""
         maker = Maker(pipe, self.models[1], RealignConfig())
-        return run_method(name, method(maker), jobs or self.jobs, self.cache(cell) / f"{slug(name)}.jsonl", self.progress)
+        return run_method(
+            name, method(maker), jobs or self.jobs, self.cache(cell) / f"{slug(name)}.jsonl", self.progress
+        )
 
     def diversity(self, pipe: Pipeline) -> float:
         """`spread` of a share of SceneBench."""
@@ -493,7 +495,9 @@ def retold_lines(rows: Sequence[Mapping[str, Any]]) -> str:
         other = named.get(f"{name}, other words")
         if name == "base" or other is None or RETOLD not in named:
             continue
-        gains = [100 * (float(a["overall"]) - float(b["overall"])) for a, b in ((row, named["base"]), (other, named[RETOLD]))]
+        gains = [
+            100 * (float(a["overall"]) - float(b["overall"])) for a, b in ((row, named["base"]), (other, named[RETOLD]))
+        ]
         lines.append(f"- {name}: {gains[0]:+.1f} points, and {gains[1]:+.1f} in other words\n")
     return "\nThe same prompts in other words:\n\n" + "".join(lines) if lines else ""
 

@@ -19,7 +19,9 @@ from accord_lab.scenes.lexicon import (
 )
 
 _OPENINGS = ("a picture of ", "an image of ", "a drawing of ", "an illustration of ", "a scene with ", "we see ")
-_OPENED = re.compile(r"^(an? (picture|image|photo|drawing|illustration|sketch) of|there (is|are)|here (is|are)|we see) ")
+_OPENED = re.compile(
+    r"^(an? (picture|image|photo|drawing|illustration|sketch) of|there (is|are)|here (is|are)|we see) "
+)
 _TRIES = 20
 
 

@@ -27,8 +27,8 @@ def contrast(pictures: torch.Tensor) -> torch.Tensor:
 
 
 def diversity(pictures: torch.Tensor) -> torch.Tensor:
-    """Mean distance of two pictures of one prompt [T,S,...], [T]: root mean square of values in 0..1; 0 for one alone."""
+    """Mean distance of two pictures of one prompt [T,S,...], [T]: root mean square of values in 0..1."""
     flat = pictures.float().flatten(2)
-    prompts, seeds, values = flat.shape
+    seeds, values = flat.shape[1:]
     distances = torch.cdist(flat, flat, compute_mode="donot_use_mm_for_euclid_dist") / values**0.5
     return distances.sum((1, 2)) / max(1, seeds * (seeds - 1))

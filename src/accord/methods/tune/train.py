@@ -241,9 +241,9 @@ class Tuner:
         pairs: tuple[Sequence[Image.Image], Sequence[str]] | None,
         progress: bool,
         call: Mapping[str, Any] | None = None,
-        watching: Watching = Watching(),
+        watching: Watching | None = None,
     ) -> None:
-        self.watching = watching
+        self.watching = watching = watching or Watching()
         self.pipe, self.reward, self.config, self.held_out = pipe, reward, config, held_out
         self.folder, self.training, processes = training.folder, training, training.processes
         kept = min(config.eval_prompts, len(prompts) // 2)
