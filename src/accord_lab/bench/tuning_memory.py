@@ -175,7 +175,7 @@ class TuningMemory(Bench[Network, dict[str, Any]]):
     def measure(self, cell: Network) -> dict[str, Any]:
         made, attention = with_adapter(cell, False)
         own = sum(p.numel() for p in made.parameters()) - attention
-        held = held_by(made, _on_meta(cell))
+        held = held_by(made, cell.inputs("meta"))
         del made
         return {
             "name": cell.name,
@@ -194,21 +194,21 @@ class TuningMemory(Bench[Network, dict[str, Any]]):
 
     @staticmethod
     def render(data: dict[str, Any]) -> str:
-        rows = [_row(row) for row in data["rows"]]
-        head = (
-            "# What tuning holds in memory\n\nCounted tensor by tensor in networks of the published sizes, not measured on "
-            "a device. Weights and activations are in bfloat16, the adapter (rank "
-            f"{data['rank']}) with its gradient, AdamW's moments and its average in float32. A picture is one with its "
-            "graph; with guidance it is two rows of the network. What comes on top: the reward's judge, the VAE's own "
-            "activations while it decodes, and what the allocator leaves unused.\n\n"
-        )
-        columns = ["pipeline", "picture", "denoiser", "text and VAE", "adapter", "whole", "weights", "adapter's state"]
-        columns += ["a picture", "checkpointed", "in all, 1 picture", "in all, 4 pictures"]
-        return head + table(columns, rows) + "\n"
+        return f"{_HEAD.format(**data)}\n\n{_table(data)}\n"
 
 
-def _on_meta(network: Network) -> dict[str, Any]:
-    return network.inputs("meta")
+_HEAD = """# What tuning holds in memory
+
+Counted tensor by tensor in networks of the published sizes, not measured on a device. Weights and activations are in
+bfloat16, the adapter (rank {rank}) with its gradient, AdamW's moments and its average in float32. A picture is one with
+its graph; with guidance it is two rows of the network. What comes on top: the reward's judge, the VAE's own activations
+while it decodes, and what the allocator leaves unused."""
+
+
+def _table(data: dict[str, Any]) -> str:
+    columns = ["pipeline", "picture", "denoiser", "text and VAE", "adapter", "whole", "weights", "adapter's state"]
+    columns += ["a picture", "checkpointed", "in all, 1 picture", "in all, 4 pictures"]
+    return table(columns, [_row(row) for row in data["rows"]])
 
 
 def _row(row: dict[str, Any]) -> list[str]:
