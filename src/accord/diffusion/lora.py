@@ -47,11 +47,16 @@ def targets_of(network: nn.Module, whole: bool = False) -> list[str]:
     """
     if whole:
         return [name for name, module in network.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
-    attention = tuple(f"{name}." for name, module in network.named_modules() if hasattr(module, "processor"))
+    attention = _attention(network)
     found = [n for n, m in network.named_modules() if isinstance(m, nn.Linear) and n.startswith(attention)]
     if not found:
         raise InputError(f"no attention is found in {a_kind(network)}, so it takes no adapter; use another")
     return found
+
+
+def _attention(network: nn.Module) -> tuple[str, ...]:
+    """What the names of all within a network's attention begin with."""
+    return tuple(f"{name}." for name, module in network.named_modules() if hasattr(module, "processor"))
 
 
 def add_lora(pipe: Any, rank: int, seed: int = 0, whole: bool = False) -> None:
@@ -161,15 +166,17 @@ def prefix_of(name: str) -> str:
 
 
 def _tensors(name: str, network: nn.Module) -> dict[str, torch.Tensor]:
-    """The adapter as it is written: peft's names; for a U-Net the older ones, which more programs read.
+    """The adapter as it is written: peft's names; for the attention of a U-Net the older ones, which more programs
+    read.
 
-    Of other networks the older names are not loaded whole: those of `add_q_proj` and its like are passed over.
+    Of others the older names are not loaded whole: those of convolutions, or of `add_q_proj` and its like, are passed
+    over.
     """
     from diffusers.utils import convert_state_dict_to_diffusers
     from peft.utils import get_peft_model_state_dict
 
     state = get_peft_model_state_dict(network, adapter_name=NAME)
-    if name == "unet":
+    if name == "unet" and all(key.startswith(_attention(network)) for key in state):
         state = convert_state_dict_to_diffusers(state)
     return {f"{prefix_of(name)}.{key}": value.detach().cpu().contiguous() for key, value in state.items()}
 

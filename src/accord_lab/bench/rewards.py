@@ -111,9 +111,9 @@ _STRICT = {STRICT: 1.0}
 SETTINGS: dict[str, Setting] = {
     "sft": Setting("sft", longer=LONG, limited=False),
     "refl": Setting("refl", longer=LONG, limited=False),
-    # the gradient reaches back to t = 801, where the layout is decided; K = 1 of 40 is at t = 24
-    "draft, last 9 of 10": Setting(
-        "draft", {"num_inference_steps": 10, "last_steps": 9}, {"batch_size": 2, "eval_prompts": 4, "anchors": 8}
+    # the gradient reaches back to t = 799, where the layout is decided; K = 1 of 40 is at t = 24
+    "draft, last 8 of 10": Setting(
+        "draft", {"num_inference_steps": 10, "last_steps": 8}, {"batch_size": 2, "eval_prompts": 4, "anchors": 8}
     ),
     # the pictures of 256 prompts every other step, what passes alone, at the guided output
     "raft, what passes": Setting(
@@ -225,7 +225,14 @@ class Rewards(Bench[Tuning | str, list[dict[str, Any]]]):
         found = {"": cache_folder(self.out, self.stem, *self.models, RealignConfig())}
         for name, how in ROWS.items():
             minutes = self.minutes * how.longer
-            parts = (*self.models, RealignConfig(), self.config(Tuning(name)), dict(how.reward), minutes, GUARD)
+            parts: tuple[Any, ...] = (
+                *self.models,
+                RealignConfig(),
+                self.config(Tuning(name)),
+                dict(how.reward),
+                minutes,
+                GUARD,
+            )
             parts += (("own pictures", OWN_PAIRS, LEAST),) if how.offline else ()
             parts += (Limits(),) if how.limited else ()
             found[name] = cache_folder(self.out, f"{self.stem}-{slug(name)}", *parts)

@@ -104,6 +104,7 @@ def held_by(network: nn.Module, inputs: dict[str, Any]) -> Held:
                 if isinstance(value, torch.Tensor):
                     outer.add(value)
             within = Counter(network)
+            within.known |= outer.known
             with within.watching():
                 out = run(*args, **kwargs)
             largest = max(largest, within.bytes)
@@ -116,8 +117,8 @@ def held_by(network: nn.Module, inputs: dict[str, Any]) -> Held:
 
 @contextmanager
 def _fused() -> Iterator[None]:
-    def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *_args: Any, **_kwargs: Any) -> Any:
-        return Fused.apply(q, k, v)  # type: ignore[no-untyped-call]
+    def attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_args: Any, **_kwargs: Any) -> Any:
+        return Fused.apply(query, key, value)  # type: ignore[no-untyped-call]
 
     with patch.object(torch.nn.functional, "scaled_dot_product_attention", attention):
         yield

@@ -21,7 +21,7 @@ def report_of(tuner: Tuner) -> dict[str, Any]:
     steps = sorted({int(k.split(".")[1]) for k in state if k.startswith("evaluation.")})
     names = ["reward"] + (["held_out"] if tuner.held_out is not None else [])
     scores = {(s, n): state[f"evaluation.{s}.{n}"] for s in steps for n in names}
-    evaluations = [
+    evaluations: list[dict[str, Any]] = [
         {"step": s, **{n: float(v[torch.isfinite(v)].mean()) for n in names for v in [scores[s, n]]}} for s in steps
     ]
     for row in evaluations:  # of runs before there was any, nothing

@@ -80,7 +80,7 @@ def train_reward(
     progress: bool = True,
     call: Mapping[str, Any] | None = None,
     limits: Limits | None = None,
-    watch: Reward | None = None,
+    watch: Composed | Reward | None = None,
     paraphrases: Mapping[str, str] | None = None,
     whole: bool = False,
 ) -> Tuned:

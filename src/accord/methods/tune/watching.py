@@ -10,6 +10,7 @@ import torch
 
 from accord.methods.tune.drift import brightness, contrast, diversity, norms
 from accord.methods.tune.rollouts import Rollouts, frames_of, of_each
+from accord.rewards.composed import Composed
 from accord.rewards.registry import Reward
 from accord.training.fingerprint import fingerprint
 from accord.training.limits import Limits
@@ -31,7 +32,7 @@ class Watching:
     """
 
     limits: Limits | None = None
-    judge: Reward | None = None
+    judge: Composed | Reward | None = None
     paraphrases: Mapping[str, str] | None = None
 
     def check(self, prompts: Sequence[str]) -> None:
