@@ -218,7 +218,7 @@ def _row(row: dict[str, Any]) -> list[str]:
     together = [weights + state + n * row["picture_checkpointed"] for n in (1, 4)]
     return [
         row["name"],
-        f"{row['side']} px, {row['rows']} rows",
+        f"{row['side']} px, {row['rows']} row{'s' * (row['rows'] > 1)}",
         *(f"{row[k] / 1e6:,.0f} M" for k in ("denoiser", "others")),
         *(f"{row[k] / 1e6:.1f} M" for k in ("adapter", "adapter_whole")),
         *(f"{n / 2**30:.1f} GB" for n in (weights, state, row["picture"], row["picture_checkpointed"], *together)),
