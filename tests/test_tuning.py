@@ -697,7 +697,7 @@ def test_bad_input_is_refused_before_anything_is_made(tmp_path):
             train_reward(pipe, **arguments)
     names = set(pipe.unet.state_dict())
     exact = Composed({"caption": CaptionReward(tiny_blip(), the_clip().text_features)}, {"caption": 1.0})
-    with pytest.raises(InputError, match="use the strategy raft or grpo"):
+    with pytest.raises(InputError, match="use the strategy raft, grpo, nft or awm"):
         run(tmp_path / "x", pipe, exact, strategy="refl")
     half, distilled = tiny_pipeline(), tiny_pipeline()
     half.unet.half()
