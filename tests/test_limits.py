@@ -200,7 +200,7 @@ def test_a_gain_that_is_lost_in_other_words_stops_a_run(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Watching, "_rewards", staticmethod(of_wording))
     others = {p: f"an image of {p}" for p in PROMPTS}
-    report = run(tmp_path, reward=Bright(), paraphrases=others, limits=WIDE)
+    report = run(tmp_path, reward=Bright(), paraphrases=others, limits=WIDE, config=replace(CONFIG, steps=4))
     assert report["stopped_by"] is None  # a limit beyond 1 lets all of it be lost
     report = run(
         tmp_path / "limited", reward=Bright(), paraphrases=others, limits=replace(WIDE, paraphrase=0.5, z=1e-9)
