@@ -53,6 +53,7 @@ class Entry:
             height of where it is, or was to be put, if it was planned or found_box, where it was found, is elsewhere.
         reasons: sentences that say why the verdict is what it is.
         seconds: that the picture took.
+        caption: what the judge reads off the picture.
     """
 
     number: int
@@ -70,6 +71,7 @@ class Entry:
     regions: Sequence[Mapping[str, Any]] = ()
     reasons: Sequence[str] = ()
     seconds: float | None = None
+    caption: str | None = None
 
     @classmethod
     def of(cls, row: Mapping[str, Any] | Entry) -> Entry:
@@ -100,8 +102,6 @@ class Entry:
         reasons = [str(score["reason"])] if score.get("reason") else []
         if score.get("unjudged"):
             reasons.append(f"not judged: {', '.join(score['unjudged'])}")
-        if score.get("caption"):
-            reasons.append(f"reads as: {score['caption']}")
         words = score["words"]
         return cls(
             number=number,
@@ -115,6 +115,7 @@ class Entry:
             words_before=[] if before is None else before["words"],
             phrases=score["phrases"],
             reasons=reasons,
+            caption=score.get("caption"),
             **more,
         )
 
@@ -312,6 +313,7 @@ def _row(folder: Path, home: Path, entry: Entry, copy: str) -> dict[str, Any]:
         "regions": regions,
         "reasons": reasons,
         "seconds": _finite(entry.seconds),
+        "caption": str(entry.caption or ""),
     }
 
 
