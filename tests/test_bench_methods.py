@@ -9,6 +9,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from conftest import MODELS
+from diffusers import DDIMScheduler, UNet2DConditionModel
 from PIL import Image
 
 from accord.data.video import read_video
@@ -29,6 +31,8 @@ from accord_lab.bench.invert_speed import InvertSpeed
 from accord_lab.bench.prompts import scenebench
 from accord_lab.bench.report import sheet
 from accord_lab.bench.scenes import make_jobs, right_by_prompt
+from accord_lab.bench.speed_large import NETWORKS
+from accord_lab.bench.tuning_memory import held_by, others, parameters, with_adapter
 from accord_lab.scenes.ask import ask_of, check
 from accord_lab.scenes.edits import KINDS
 from accord_lab.scenes.read import read
@@ -76,7 +80,7 @@ def test_rows_of_tuning_are_made_once(tmp_path):
     class Untrained(bench_rewards.Rewards):
         def train(self, pipe, tuning):
             made.append(tuning.name)
-            return {"steps": 1, "tuning_seconds": 2, "verdict": "Fine.", "gains": {}}
+            return {"setting": "how", "steps": 1, "tuning_seconds": 2, "verdict": "Fine.", "gains": {}}
 
         def diversity(self, pipe):
             return 0.5
@@ -88,15 +92,69 @@ def test_rows_of_tuning_are_made_once(tmp_path):
     with pytest.raises(InputError, match="best-of-4 are not finished"):
         run(so_far=True)
     run(shard=(2, 2))
-    assert sorted(made) == sorted(bench_rewards.STRATEGIES) and [p.name for p in tmp_path.iterdir()] == [".cache"]
+    assert sorted(made) == sorted(bench_rewards.SETTINGS) and [p.name for p in tmp_path.iterdir()] == [".cache"]
     so_far, _ = run(so_far=True)
     data, text = run()
-    assert data == so_far and len(made) == len(bench_rewards.STRATEGIES) and "refl: 1 steps in 2 s. Fine." in text
+    count = len(bench_rewards.SETTINGS)
+    assert data == so_far and len(made) == count and "refl: 1 steps in 2 s, how. Fine." in text
     names = [r["method"] for r in data["rows"]]
-    assert names == ["base", "best-of-4", "sft", "refl", "refl + realign", "draft", "raft", "grpo"]
-    assert [r["diversity"] for r in data["rows"] if "diversity" in r] == [0.5] * 6  # of pipelines, not of methods
+    assert names[:6] == ["base", "best-of-4", "base, other words", "sft", "refl", "refl + realign"]
+    assert names[-2:] == ["awm", "awm, other words"] and "- awm: +0.0 points, and +0.0 in other words" in text
+    # of pipelines, not of methods
+    assert [r["diversity"] for r in data["rows"] if "diversity" in r] == [0.5] * (1 + count)
     shutil.rmtree(tmp_path / ".cache")
-    assert run()[0] == data and len(made) == len(bench_rewards.STRATEGIES)
+    assert run()[0] == data and len(made) == count
+
+
+def test_every_setting_says_its_reward_and_how_it_is_tuned(tmp_path):
+    """Whole and quick; those that were measured before are no cells of their own any more."""
+    for quick in (True, False):
+        bench = bench_rewards.Rewards(out=tmp_path, quick=quick, jobs=make_jobs(True, 1)[:1])
+        bench.known = {}
+        tunings = [cell for cell in bench.cells() if isinstance(cell, bench_rewards.Tuning)]
+        assert {t.setting for t in tunings} == set(bench_rewards.SETTINGS)
+        for tuning in tunings:
+            said = bench_rewards.said_of(tuning.setting, bench.config(tuning))
+            assert f"{bench.config(tuning).batch_size} prompts a step" in said and "reward " in said
+    said = {name: bench_rewards.said_of(name, bench.config(bench_rewards.Tuning(name))) for name in bench_rewards.ROWS}
+    assert said["draft"] == "reward contrast; K = 1 of 40 steps; 8 prompts a step; denoising term 1"
+    assert "K = 8 of 10 steps" in said["draft, last 8 of 10"] and "reward caption" in said["nft, caption"]
+    round_of = bench.config(bench_rewards.Tuning("nft"))
+    assert round_of.batch_size * round_of.strategy.group_size == 1152 and round_of.pretrain_weight == 0
+    scheduler = DDIMScheduler.from_pretrained(MODELS / "pipeline" / "scheduler")
+    scheduler.set_timesteps(10)
+    assert 750 < int(scheduler.timesteps[2]) <= 850  # the first step of DRaFT's gradient
+
+
+def test_what_tuning_holds_is_counted_in_networks_without_weights():
+    """By hand: a layer keeps its input, a product of two pictures keeps both; a checkpoint keeps what goes in."""
+
+    class Small(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.blocks = torch.nn.ModuleList([torch.nn.Linear(8, 8), torch.nn.Linear(8, 8)])
+
+        def forward(self, x):
+            for block in self.blocks:
+                x = block(x) * 2.0
+            return x
+
+    with torch.device("meta"):
+        held = held_by(Small(), {"x": torch.empty(3, 8)})
+    row = 3 * 8 * 4
+    assert held.whole == 2 * row  # the input of each layer
+    assert held.checkpointed == 2 * row  # what goes into each block; nothing within is kept beside it
+    sd15 = next(n for n in NETWORKS if n.name == "Stable Diffusion 1.5")
+    assert parameters(UNet2DConditionModel, **sd15.config) == 859_520_964
+    assert others("Stable Diffusion 1.5") == pytest.approx(123_060_480 + 83_653_863, rel=0.01)  # CLIP-L and the VAE
+    assert with_adapter(sd15, False)[1] < with_adapter(sd15, True)[1]
+
+
+def test_what_is_left_of_a_gain_in_other_words():
+    rows = [("base", 0.6), (bench_rewards.RETOLD, 0.5), ("nft", 0.8), ("nft, other words", 0.55), ("sft", 0.6)]
+    text = bench_rewards.retold_lines([{"method": name, "overall": value} for name, value in rows])
+    assert text.endswith("- nft: +20.0 points, and +5.0 in other words\n") and "sft" not in text
+    assert bench_rewards.retold_lines([]) == ""
 
 
 def test_the_control_takes_as_many_steps_as_what_ships(tmp_path):

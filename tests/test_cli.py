@@ -370,7 +370,7 @@ def test_tuning_from_the_command_line(accord_cli, tmp_path):
     assert_refused(accord_cli(*start, "--reward", "clip=much"), "is not NAME or NAME=WEIGHT")
     assert_refused(accord_cli(*start, "--strategy", "ppo"), "strategy must be one of")
     assert_refused(
-        accord_cli(*start, "--reward", "caption-clip", "--out", "z", *small), "use the strategy raft or grpo"
+        accord_cli(*start, "--reward", "caption-clip", "--out", "z", *small), "use the strategy raft, grpo, nft or awm"
     )
     assert_refused(accord_cli(*start, "--accumulate", "3"), "--batch-size 8 must be a multiple of --accumulate 3")
     assert_refused(accord_cli("train", "reward", "--prompts", "none.txt"), "does not exist")

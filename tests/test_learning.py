@@ -32,6 +32,7 @@ from accord.methods.invert.predictors import build
 from accord.methods.invert.train import predict, train_predictor
 from accord.methods.invert.vocabulary import Vocabulary
 from accord.methods.tune.config import debug
+from accord.methods.tune.forward import advantages
 from accord.methods.tune.rollouts import CAPTION_DROPOUT
 from accord.methods.tune.strategies.grpo import (
     GRPO_ETA,
@@ -119,14 +120,15 @@ def brightness(tuner: Tuner, seeds: int = 4) -> float:
 
 
 # --- strategies ------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("strategy", ["refl", "draft", "raft", "grpo", "nft"])
+@pytest.mark.parametrize("strategy", ["refl", "draft", "raft", "grpo", "nft", "awm"])
 def test_a_reward_and_its_opposite_pull_apart_around_the_untuned_pipeline(tmp_path, strategy):
     """Trained for bright pictures they become brighter on other seeds, trained for dark ones darker."""
-    steps = {"refl": 3, "draft": 3, "raft": 3, "grpo": 4, "nft": 4}[strategy]
+    steps = {"refl": 3, "draft": 3, "raft": 3, "grpo": 4, "nft": 4, "awm": 4}[strategy]
     changes = {
         "raft": {"candidates": 4, "refresh": 1, "kind": "v_prediction"},  # whose target holds the picture
         "grpo": {"group_size": 4},
         "nft": {"group_size": 4, "kind": "v_prediction"},
+        "awm": {"group_size": 4, "kind": "v_prediction"},
     }
     found = {}
     for sign in (1.0, -1.0):
@@ -186,49 +188,108 @@ def test_raft_learns_from_the_best_and_not_from_the_worst(tmp_path):
     assert float(loss.detach()) == pytest.approx(float(expected.detach()), abs=1e-6)
 
 
-@pytest.mark.parametrize("mixing", [1.0, 0.1])
-def test_nft_in_closed_form(tmp_path, mixing):
-    """At the first step its loss is C mean_b mean_i |x0^ - x0|^2 / w; its gradient is that of A |f - target|^2 / w."""
-    tuner = tuner_of(tmp_path, "nft", constant=CONSTANT, group_size=4, times=2, mixing=mixing, batch_size=2)
-    bias, batch = bias_of(tuner), tuner.batch(0)
-    loss = tuner.loss(0, torch.Generator())[0]
-    (gradient,) = torch.autograd.grad(loss, bias)
-    prompts = [p for p in batch.prompts for _ in range(4)]
-    seeds = [s * 4 + k for s in batch.seeds for k in range(4)]
+def of_a_round(tuner: Tuner, size: int):
+    """By hand: the prompts, clean states, advantages, and (noise level, noise) at each of two times, of batch 0."""
+    batch, config = tuner.batch(0), tuner.config.strategy
+    prompts = [p for p in batch.prompts for _ in range(size)]
+    seeds = [s * size + k for s in batch.seeds for k in range(size)]
     clean = tuner.rollouts.pictures(prompts, [torch.Generator().manual_seed(s) for s in seeds])
     rewards = tuner.reward(tuner.rollouts.decode(prompts, clean), prompts)
-    numbers = torch.tensor([n for n in batch.numbers for _ in range(4)])
+    numbers = torch.tensor([n for n in batch.numbers for _ in range(size)])
     means = torch.stack([rewards[numbers == n].mean() for n in numbers])
     advantage = (rewards - means) / (rewards.std(unbiased=False) + 1e-4)
     assert advantage.abs().max() < 5
-    scheduler = DDIMScheduler.from_config(tuner.rollouts.opened.scheduler.config)
-    scheduler.set_timesteps(tuner.config.num_inference_steps)
-    chosen = torch.randperm(4, generator=torch.Generator().manual_seed(batch.shared_seed))[:2].tolist()
+    products = tuner.rollouts.opened.scheduler.alphas_cumprod
+    draws = []
+    for k in range(2):
+        times = []
+        for seed in batch.seeds:  # one time for all pictures of a prompt, in its half of 400..950
+            share = torch.rand(2, generator=torch.Generator().manual_seed((seed + 7_919 * 500) % 2**62))[k]
+            times += [int(400 + 550 * (k + float(share)) / 2)] * size
+        makers = [torch.Generator().manual_seed((s + 7_919 * (1000 + k)) % 2**62) for s in seeds]
+        noise = torch.stack([torch.randn(4, 16, 16, generator=g) for g in makers])
+        draws.append((products[torch.tensor(times)].view(-1, 1, 1, 1), noise))
+    assert config.group_size == size and config.times == 2
+    return prompts, clean, advantage, draws
+
+
+@pytest.mark.parametrize("mix", [1.0, 0.1])
+def test_nft_in_closed_form(tmp_path, mix):
+    """At the first step its loss is C mean_b mean_i |x0^ - x0|^2 / w; its gradient is that of A |f - target|^2 / w."""
+    tuner = tuner_of(tmp_path, "nft", constant=CONSTANT, group_size=4, times=2, mix=mix, batch_size=2)
+    bias = bias_of(tuner)
+    loss = tuner.loss(0, torch.Generator())[0]
+    (gradient,) = torch.autograd.grad(loss, bias)
+    _, _, advantage, draws = of_a_round(tuner, 4)
     c = torch.tensor(CONSTANT, requires_grad=True)
     value, surrogate = torch.zeros(()), torch.zeros(())
-    for i in chosen:
-        ab = scheduler.alphas_cumprod[scheduler.timesteps[i]]
-        makers = [torch.Generator().manual_seed((s + 7_919 * (1000 + i)) % 2**62) for s in seeds]
-        noise = torch.stack([torch.randn(4, 16, 16, generator=g) for g in makers])
+    for ab, noise in draws:
         off = ((1 - ab) / ab).sqrt() * (noise - c.view(1, 4, 1, 1))  # x0^ - x0, of an epsilon network
         square, w = off.square().flatten(1).mean(1), off.detach().abs().flatten(1).mean(1)
-        value = value + 5 * (square / w).mean() / mixing / 2
+        value = value + 5 * (square / w).mean() / mix / 2
         surrogate = surrogate + (advantage * square / w).mean() / 2
     assert float(loss.detach()) == pytest.approx(float(value.detach()), rel=1e-4)
     expected = torch.autograd.grad(surrogate, c)[0]
     assert torch.allclose(gradient, expected, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("power", [1.0, 0.25])
+def test_awm_in_closed_form(tmp_path, power):
+    """mean_b mean_i A t e^(p - 1) e, its weight without a graph; the distance to the untuned network is 0 at first."""
+    tuner = tuner_of(tmp_path, "awm", constant=CONSTANT, group_size=4, times=2, power=power, batch_size=2)
+    bias = bias_of(tuner)
+    loss = tuner.loss(0, torch.Generator())[0]
+    (gradient,) = torch.autograd.grad(loss, bias)
+    _, _, advantage, draws = of_a_round(tuner, 4)
+    c, found = torch.tensor(CONSTANT, requires_grad=True), torch.zeros(())
+    for ab, noise in draws:
+        error = (((1 - ab) / ab).sqrt() * (noise - c.view(1, 4, 1, 1))).square().flatten(1).mean(1)
+        share = ((1 - ab).sqrt() / (ab.sqrt() + (1 - ab).sqrt())).flatten()
+        found = found + (advantage * share * error.detach() ** (power - 1) * error).mean() / 2
+    assert float(loss.detach()) == pytest.approx(float(found.detach()), rel=1e-3, abs=1e-5)
+    assert torch.allclose(gradient, torch.autograd.grad(found, c)[0], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "velocity"])
+@pytest.mark.parametrize("mix", [1.0, 0.1])
+def test_at_the_old_weights_nft_is_advantage_weighted_matching(kind, mix):
+    """Its gradient is A |f - target|^2's times one number of each picture, which is the same for every mix."""
+    make = torch.Generator().manual_seed(3)
+    clean, noise, output = (torch.randn(5, 4, 6, generator=make) for _ in range(3))
+    advantage = torch.tensor([-4.0, -1.0, 0.0, 2.0, 5.0])
+    level = Level(torch.tensor(0.6), torch.tensor(0.8 if kind != "velocity" else 0.4), kind)
+    x_t, target = level.noised(clean, noise), level.target(clean, noise)
+    f = output.clone().requires_grad_(True)
+    (gradient,) = torch.autograd.grad(nft_loss(f, output, x_t, clean, level, goodness(advantage), mix).sum(), f)
+    (matching,) = torch.autograd.grad((advantage * (f - target).square().flatten(1).mean(1)).sum(), f)
+    for row in range(5):
+        if advantage[row] == 0:
+            assert gradient[row].abs().max() < 1e-6
+            continue
+        factor = (gradient[row] / matching[row]).flatten()
+        assert torch.allclose(factor, factor.mean().expand_as(factor), rtol=1e-3) and float(factor.mean()) > 0
+    at_one = torch.autograd.grad(nft_loss(f, output, x_t, clean, level, goodness(advantage), 1.0).sum(), f)[0]
+    assert torch.allclose(gradient, at_one, atol=1e-6)
+
+
 def test_how_good_a_picture_is_by_hand():
     """clip(A / 10 + 1/2), A in spreads of all rewards around the mean of the prompt's group."""
     rewards, numbers = torch.tensor([1.0, 3.0, 5.0, 5.0]), [0, 0, 1, 1]
     spread = float(np.std([1, 3, 5, 5])) + 1e-4
-    found = goodness(rewards, numbers, rewards, numbers)
+    found = goodness(advantages(rewards, numbers, rewards, numbers))
     assert found.tolist() == pytest.approx([0.5 - 0.1 / spread, 0.5 + 0.1 / spread, 0.5, 0.5])
     crowd = torch.tensor([0.0] * 99 + [1.0])
-    assert float(goodness(crowd, [0] * 100, crowd, [0] * 100)[-1]) == 1  # 9.9 spreads, clamped to 5
-    mine = goodness(rewards[:1], [0], rewards, numbers)  # the others are another process's
-    assert mine.tolist() == pytest.approx(found[:1].tolist())
+    assert float(goodness(advantages(crowd, [0] * 100, crowd, [0] * 100))[-1]) == 1  # 9.9 spreads, clamped to 5
+    mine = advantages(rewards[:1], [0], rewards, numbers)  # the others are another process's
+    assert goodness(mine).tolist() == pytest.approx(found[:1].tolist())
+
+
+def test_what_could_not_be_judged_has_no_advantage_and_is_in_no_mean():
+    rewards, numbers = torch.tensor([1.0, torch.nan, 3.0, 5.0]), [0, 0, 0, 1]
+    found = advantages(rewards, numbers, rewards, numbers).tolist()
+    spread = float(np.std([1, 3, 5])) + 1e-4
+    assert found == pytest.approx([-1 / spread, 0.0, 1 / spread, 0.0])
+    assert not np.isfinite(advantages(rewards * torch.nan, numbers, rewards * torch.nan, numbers)).any()
 
 
 def test_nft_by_hand():
@@ -242,7 +303,7 @@ def test_nft_by_hand():
         off = (x - 0.4 * output - clean)[0]
         parts.append(float(off.square().mean() / off.abs().mean()))
     expected = (0.8 * parts[0] + 0.2 * parts[1]) / 0.5
-    assert float(nft_loss(new, old, x, clean, level, torch.tensor([0.8]), 0.5)) == pytest.approx(expected)
+    assert float(nft_loss(new, old, x, clean, level, torch.tensor([0.8]), 0.5)[0]) == pytest.approx(expected)
 
 
 def test_the_old_weights_of_nft_follow_the_trained_ones(tmp_path):

@@ -128,7 +128,7 @@ def test_a_gradient_of_zero_is_refused():
     for reward in (Blind(), Cut()):
         with pytest.raises(InputError, match="no usable gradient"):
             check_gradient(reward, pictures(), TEXTS)
-    with pytest.raises(InputError, match="no gradient; use the strategy raft or grpo"):
+    with pytest.raises(InputError, match="no gradient; use the strategy raft, grpo, nft or awm"):
         check_gradient(CaptionReward(tiny_blip(), load_clip().text_features), pictures(), TEXTS)
 
 

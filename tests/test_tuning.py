@@ -80,7 +80,7 @@ def run(folder: Path, pipe=None, reward=None, config=None, **kwargs):
 
 # --- every strategy on every class ---------------------------------------------------------------------------------
 @pytest.mark.parametrize("kind", list(PIPELINES))
-@pytest.mark.parametrize("strategy", ["refl", "draft", "raft", "grpo", "nft", "sft"])
+@pytest.mark.parametrize("strategy", ["refl", "draft", "raft", "grpo", "nft", "awm", "sft"])
 def test_each_strategy_moves_the_adapter(tmp_path, kind, strategy):
     pipe = PIPELINES[kind]()
     plain = generate(pipe, PROMPTS[0], num_inference_steps=2, output_type="latent")
@@ -523,7 +523,7 @@ def shared(strategy: str) -> TuneConfig:
     )
 
 
-SPREAD = ("raft", "grpo")  # what refl adds, one draw for all processes, has a test of its own
+SPREAD = ("raft", "grpo", "nft")  # what refl adds, one draw for all processes, has a test of its own
 WORKER = """
 import os, sys
 sys.path.insert(0, sys.argv[1])
@@ -635,9 +635,12 @@ def test_a_field_out_of_range_is_named(field, value):
         ("grpo", "group_size", 2.5),
         ("nft", "group_size", 1),
         ("nft", "times", 0),
-        ("nft", "mixing", 0.0),
+        ("nft", "mix", 0.0),
         ("nft", "scale", -1.0),
         ("nft", "old_most", 1.5),
+        ("nft", "time_until", 400),
+        ("awm", "at_once", 0),
+        ("awm", "power", 0.0),
         ("raft", "refresh", 1.5),
         ("refl", "steps", 1.5),
     ],
@@ -694,7 +697,7 @@ def test_bad_input_is_refused_before_anything_is_made(tmp_path):
             train_reward(pipe, **arguments)
     names = set(pipe.unet.state_dict())
     exact = Composed({"caption": CaptionReward(tiny_blip(), the_clip().text_features)}, {"caption": 1.0})
-    with pytest.raises(InputError, match="use the strategy raft or grpo"):
+    with pytest.raises(InputError, match="use the strategy raft, grpo, nft or awm"):
         run(tmp_path / "x", pipe, exact, strategy="refl")
     half, distilled = tiny_pipeline(), tiny_pipeline()
     half.unet.half()

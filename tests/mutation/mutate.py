@@ -81,6 +81,10 @@ TARGETS = (
         "raises_the_probability clipped_objective advantages log_p last_step",
     ),
     Target("accord.methods.tune.strategies.nft", "", "learning", "nft good"),
+    Target("accord.methods.tune.strategies.awm", "", "learning", "awm"),
+    Target("accord.methods.tune.forward", "advantages _old _noised", "learning", "nft good old_weights judged"),
+    Target("accord.methods.tune.drift", "", "limits", "by_hand"),
+    Target("accord.training.limits", "update _change _lost", "limits", "drift gain watching fall"),
     Target(
         "accord.methods.tune.strategies.refl", "", "learning tuning", "margin_ends is_that_of_the_reward drawn_where"
     ),

@@ -46,7 +46,10 @@ SO_FAR = _flag("--so-far", "Measure nothing; the table of what is finished.")
 SHARD = Annotated[str | None, typer.Option(help="I/N: only a share of it; after all N, run without it for the table.")]
 SEEDS = _number("How many of the four seeds of sampling; finished pictures are kept, so more can be added.")
 MINUTES = Annotated[
-    float, typer.Option(help="Processor time of each strategy, over threads; twice as much for the one that ships.")
+    float,
+    typer.Option(
+        help="Processor time of each strategy, over threads; twice as much for the one that ships, and more for some."
+    ),
 ]
 KINDS = Annotated[list[str] | None, typer.Option(help="unet, clip, vit, swin or blip; repeat; all five if not given.")]
 WATCHER = _folder("A second captioner, of another training seed, which only watches: its folder.")
@@ -147,6 +150,7 @@ BENCHES: dict[str, tuple[str, dict[str, Any]]] = {
         "Cost of modulated attention in networks of real size, SD 1.5 to Qwen-Image, on a GPU.",
         {"device": Device},
     ),
+    "tuning-memory": ("What tuning SD 1.5 to Flux holds in memory, counted without a device.", {"quick": QUICK}),
     "speed-tuning": ("The cost of reward tuning, strategy by strategy, on the CPU.", {"quick": QUICK}),
 }
 

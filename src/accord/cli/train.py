@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -122,8 +123,13 @@ def train_reward(
         float | None, typer.Option(help="Learning rate; 3e-4, for refl and sft on the lab 7e-4.")
     ] = None,
     rank: Annotated[int, typer.Option(help="Rank of the adapter.")] = 8,
+    whole: Annotated[
+        bool,
+        typer.Option("--whole", help="An adapter on all linear layers and convolutions, not on attention alone."),
+    ] = False,
     inference_steps: Annotated[
-        int | None, typer.Option(help="Denoising steps of a rollout; 40, on the lab 12 (refl) or 20 (raft, grpo).")
+        int | None,
+        typer.Option(help="Denoising steps of a rollout; 40, on the lab 12 (refl), 20 (raft, grpo) or 10 (nft, awm)."),
     ] = None,
     stop_from: Annotated[
         float | None,
@@ -142,10 +148,17 @@ def train_reward(
     call: Call = None,
     reward_weight: Annotated[
         float | None,
-        typer.Option(help="Weight of the reward's loss; 0.1, for raft, grpo and nft 1, on the lab 0.5 for refl."),
+        typer.Option(help="Weight of the reward's loss; 0.1, for raft, grpo, nft and awm 1, on the lab 0.5 for refl."),
     ] = None,
-    pretrain_weight: Annotated[float, typer.Option(help="Weight of the denoising loss.")] = 1.0,
-    kl_weight: Annotated[float, typer.Option(help="Weight of the distance to the untuned model.")] = 0.5,
+    pretrain_weight: Annotated[
+        float | None, typer.Option(help="Weight of the denoising loss; 1, for grpo, nft and awm 0.")
+    ] = None,
+    kl_weight: Annotated[
+        float | None,
+        typer.Option(
+            help="Weight of the distance to the untuned model; 0.5, for nft and awm 0 (their reference_weight is one)."
+        ),
+    ] = None,
     pairs: Annotated[
         Path | None,
         typer.Option(
@@ -154,6 +167,10 @@ def train_reward(
                 "leaves it); the model's own pictures if not given."
             )
         ),
+    ] = None,
+    pairs_least: Annotated[
+        float | None,
+        typer.Option(help="Learn from those pairs alone whose reward, as it is, is at least this (0.5 for pass)."),
     ] = None,
     anchors: Annotated[
         int,
@@ -167,7 +184,31 @@ def train_reward(
     eval_every: Annotated[
         int, typer.Option(help="Steps between two evaluations on prompts that are not trained on.")
     ] = 50,
-    save_every: Annotated[int, typer.Option(help="Steps between two checkpoints.")] = 50,
+    save_every: Annotated[
+        int | None, typer.Option(help="Steps between two checkpoints; 50, for nft and awm 1.")
+    ] = None,
+    limit: Annotated[
+        list[str] | None,
+        typer.Option(
+            help=(
+                "How far pictures may drift before the run is stopped, as NAME=NUMBER (brightness=0.2): norm, "
+                "brightness, contrast, diversity, paraphrase; repeat for more. none: they stop nothing."
+            )
+        ),
+    ] = None,
+    watch: Annotated[
+        str | None,
+        typer.Option(help="A second judge, folder or hub id, that never trains: the run stops where its score falls."),
+    ] = None,
+    paraphrases: Annotated[
+        str | None,
+        typer.Option(
+            help=(
+                "Prompts in other words (CSV, JSONL, Parquet with prompt and paraphrase; lab: by the lab's grammar): "
+                "the run stops where the gain is lost on them."
+            )
+        ),
+    ] = None,
     gradient_checkpointing: Annotated[
         bool, typer.Option("--gradient-checkpointing", help="Less memory, more time.")
     ] = False,
@@ -194,7 +235,7 @@ def train_reward(
     quiet()
     import accord
     from accord.data.pairs import PairsFile
-    from accord.data.prompt_files import read_prompts
+    from accord.data.prompt_files import read_paraphrases, read_prompts
     from accord.embedded import TUNING
     from accord.files import check_writable
     from accord.methods.tune.config import strategy_of
@@ -234,8 +275,12 @@ def train_reward(
     )
     if not its_class.has_loss:
         leave_out(f"by {strategy}", reward_weight=reward_weight)
-    if not pretrain_weight and not kl_weight:
+    usual = {**its_class.usual, **(TUNING.get(strategy, {}) if model is None else {})}
+    terms = {"pretrain_weight": pretrain_weight, "kl_weight": kl_weight}
+    if not any(usual.get(name, 1) if given is None else given for name, given in terms.items()):
         leave_out("with --pretrain-weight 0 and --kl-weight 0", pairs=pairs)
+    if pairs is None:
+        leave_out("without --pairs", pairs_least=pairs_least)
     needed = {need for name in wanted & scores.keys() for need in scores[name].needs}
     captions, similarities = "captioner" in needed, "clip" in needed
     if not captions:
@@ -250,8 +295,9 @@ def train_reward(
         "stop_from": stop_from,
         "stop_until": stop_until,
         "reward_weight": reward_weight,
+        "save_every": save_every,
+        **terms,
     }
-    usual = {**its_class.usual, **(TUNING.get(strategy, {}) if model is None else {})}
     knobs = {**usual, **{k: v for k, v in given.items() if v is not None}}
     options = {
         "gradient_accumulation": "accumulate",
@@ -274,20 +320,25 @@ def train_reward(
         gradient_accumulation=accumulate,
         rank=rank,
         guidance_scale=guidance,
-        pretrain_weight=pretrain_weight,
-        kl_weight=kl_weight,
         anchors=anchors,
         eval_every=eval_every,
-        save_every=save_every,
         gradient_checkpointing=gradient_checkpointing,
         seed=seed,
         **knobs,
     )
+    bounds = _limits(limit)
     check_writable(out)
     check_same(out, config.flat())
     pick_device(device)
     broken = PairsFile()  # rows of the prompts file that are left out
     texts = plainly(read_prompts(prompts, broken))
+    others = None
+    if paraphrases == "lab":
+        from accord_lab.scenes.paraphrase import paraphrases as in_other_words
+
+        others = in_other_words(texts)
+    elif paraphrases is not None:
+        others = read_paraphrases(paraphrases, broken)
     unread = PairsFile()
     examples = _pictures_of(pairs, unread, not as_json) if pairs is not None else None
     pipe = accord.load(model, device, variant=variant, model_config=model_config)
@@ -295,18 +346,31 @@ def train_reward(
     judging = accord.load_judge(judge_of(judge, model, HUB_CAPTIONER), where) if captions else None
     watching = judging if watcher is None else load_watcher(watcher, judging, where)
     similarity = accord.load_clip(judge_of(clip, model, HUB_CLIP), where) if similarities else None
+    told = {n: w for n, w in weights.items() if "captioner" in scores[n].needs} or {"contrast": 1.0}
+    watching = accord.make_rewards(told, accord.load_judge(watch, where)) if watch is not None else None
     tell_skipped(broken.skipped)
     tell_skipped(unread.skipped)
+    rewards = accord.make_rewards(weights, judging, similarity)
+    if examples is not None and pairs_least is not None:
+        from accord.methods.tune.pairs import passing_pairs
+
+        before = len(examples[1])
+        examples = passing_pairs(*examples, rewards, pairs_least, where)
+        print(f"{len(examples[1])} of {before} pairs pass", file=sys.stderr)
     tuned = accord.train_reward(
         pipe,
         texts,
-        accord.make_rewards(weights, judging, similarity),
+        rewards,
         out,
         config=config,
         held_out=_held_out(held_out, watching, similarity),
         pairs=examples,
         call=further,
         progress=not as_json,
+        limits=bounds,
+        watch=watching,
+        paraphrases=others,
+        whole=whole,
     )
     gains = "".join(
         f"{k} {v['mean']:+.4f} [{v['low']:+.4f}, {v['high']:+.4f}]; " for k, v in tuned.report["gains"].items()
@@ -317,6 +381,22 @@ def train_reward(
         {**tuned.report, "folder": str(out), "gallery": str(out / "index.html"), **skipped},
         f"{gains}{tuned.report['verdict']}\nadapter and report: {out}\npictures before and after: {out / 'index.html'}",
     )
+
+
+def _limits(given: Sequence[str] | None) -> Any:
+    """Limits with these changes; None for `none`."""
+    from accord.training.limits import Limits
+
+    if given == ["none"]:
+        return None
+    names, found = [f.name for f in fields(Limits)], {}
+    for name, number in map(_knob, given or []):
+        if name not in names:
+            raise InputError(f"limit {name!r} is unknown; choose among {', '.join(names)}, or none for no limit at all")
+        if name in found:
+            raise InputError(f"the limit {name!r} was given twice; give it once")
+        found[name] = number
+    return checked(Limits, {name: f"limit {name}" for name in names}, **found)
 
 
 def _held_out(name: str, judge: Any, similarity: Any) -> Any:
@@ -345,7 +425,7 @@ def _knob(text: str) -> tuple[str, float]:
     try:
         return name, int(number) if number.lstrip("+-").isdigit() else float(number)
     except ValueError:
-        raise InputError(f"strategy option {text!r} is not NAME=NUMBER; write for example group_size=8") from None
+        raise InputError(f"{text!r} is not NAME=NUMBER; write for example group_size=8") from None
 
 
 @app.command("inverter")

@@ -108,6 +108,25 @@ def coco_captions(path: str | Path) -> dict[str, str]:
         return {}
 
 
+def read_paraphrases(path: str | Path, skipped: PairsFile | None = None) -> dict[str, str]:
+    """Prompts and the same in other words, which a column (or key) named paraphrase has.
+
+    Args:
+        skipped: rows without a paraphrase are listed there, and the others are read.
+
+    Raises:
+        InputError: as `read_prompts`.
+    """
+
+    def row_of(_number: int, text: str, value: Any) -> tuple[str, str] | Broken:
+        other = value.get("paraphrase") if isinstance(value, dict) else None
+        if not isinstance(other, str) or not other.strip():
+            return Broken("it has no paraphrase; put it into a column of that name", text)
+        return text, sayable(" ".join(other.split()))
+
+    return dict(_read(path, skipped, False, ("paraphrase",), row_of))
+
+
 def _read(
     path: str | Path,
     skipped: PairsFile | None,

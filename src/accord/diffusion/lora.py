@@ -1,7 +1,8 @@
 """LoRA adapters on the networks of any pipeline, saved so that plain diffusers loads them, every tensor.
 
 An adapter is on all projections of all attention: on every linear layer within a module that has an attention
-processor. A pipeline of two networks (Wan 2.2) gets one on each; that of the second is saved in a folder of its name.
+processor; or on the whole network: on every linear layer and convolution. A pipeline of two networks (Wan 2.2) gets one
+on each; that of the second is saved in a folder of its name.
 """
 
 from __future__ import annotations
@@ -38,21 +39,29 @@ def named_networks(pipe: Any) -> dict[str, nn.Module]:
     return {name: net for name in NETWORKS for net in found if getattr(pipe, name, None) is net}
 
 
-def targets_of(network: nn.Module) -> list[str]:
-    """Names of the projections of a network's attention.
+def targets_of(network: nn.Module, whole: bool = False) -> list[str]:
+    """Names of the projections of a network's attention, or of all its linear layers and convolutions if `whole`.
 
     Raises:
         InputError: for a network in which none is found.
     """
-    attention = tuple(f"{name}." for name, module in network.named_modules() if hasattr(module, "processor"))
+    if whole:
+        return [name for name, module in network.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+    attention = _attention(network)
     found = [n for n, m in network.named_modules() if isinstance(m, nn.Linear) and n.startswith(attention)]
     if not found:
         raise InputError(f"no attention is found in {a_kind(network)}, so it takes no adapter; use another")
     return found
 
 
-def add_lora(pipe: Any, rank: int, seed: int = 0) -> None:
-    """Put a fresh adapter on the attention projections of every network: float32, trainable, without effect as yet.
+def _attention(network: nn.Module) -> tuple[str, ...]:
+    """What the names of all within a network's attention begin with."""
+    return tuple(f"{name}." for name, module in network.named_modules() if hasattr(module, "processor"))
+
+
+def add_lora(pipe: Any, rank: int, seed: int = 0, whole: bool = False) -> None:
+    """Put a fresh adapter on the attention projections of every network (on all its layers if `whole`): float32,
+    trainable, without effect as yet.
 
     Raises:
         InputError: if peft is missing, or a network has an adapter already or no attention.
@@ -63,7 +72,7 @@ def add_lora(pipe: Any, rank: int, seed: int = 0) -> None:
         for network in networks_of(pipe):
             # alpha = rank, a scale of 1: then the weights alone say everything, whatever reads them
             config = peft.LoraConfig(
-                r=rank, lora_alpha=rank, target_modules=targets_of(network), init_lora_weights="gaussian"
+                r=rank, lora_alpha=rank, target_modules=targets_of(network, whole), init_lora_weights="gaussian"
             )
             inject(network, config, NAME)
             for parameter in network.parameters():
@@ -157,15 +166,17 @@ def prefix_of(name: str) -> str:
 
 
 def _tensors(name: str, network: nn.Module) -> dict[str, torch.Tensor]:
-    """The adapter as it is written: peft's names; for a U-Net the older ones, which more programs read.
+    """The adapter as it is written: peft's names; for the attention of a U-Net the older ones, which more programs
+    read.
 
-    Of other networks the older names are not loaded whole: those of `add_q_proj` and its like are passed over.
+    Of others the older names are not loaded whole: those of convolutions, or of `add_q_proj` and its like, are passed
+    over.
     """
     from diffusers.utils import convert_state_dict_to_diffusers
     from peft.utils import get_peft_model_state_dict
 
     state = get_peft_model_state_dict(network, adapter_name=NAME)
-    if name == "unet":
+    if name == "unet" and all(key.startswith(_attention(network)) for key in state):
         state = convert_state_dict_to_diffusers(state)
     return {f"{prefix_of(name)}.{key}": value.detach().cpu().contiguous() for key, value in state.items()}
 

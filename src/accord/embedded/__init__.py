@@ -34,4 +34,6 @@ TUNING: dict[str, dict[str, Any]] = {
     # these two are published with their own loss alone; 0.1 of it beside the denoising term is next to nothing
     "raft": {"num_inference_steps": 20, "reward_weight": 1.0},
     "grpo": {"num_inference_steps": 20, "reward_weight": 1.0},
+    "nft": {"num_inference_steps": 10},
+    "awm": {"num_inference_steps": 10},
 }

@@ -55,6 +55,10 @@ class Composed:
         terms = [w * (parts[k] - self.scales[k][0]) / self.scales[k][1] for k, w in self.weights.items()]
         return torch.stack(terms).sum(0)
 
+    def plain(self, parts: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """The weighted sum of parts as they are, [B]."""
+        return torch.stack([w * parts[k] for k, w in self.weights.items()]).sum(0)
+
     def __call__(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
         return self.combine(self.parts(images, prompts))
 
@@ -88,7 +92,7 @@ def check_gradient(reward: Reward, images: torch.Tensor, prompts: Sequence[str],
     if not reward.differentiable:
         *most, last = [n for n, r in registered().items() if r.differentiable]
         raise InputError(
-            f"{name} has no gradient; use the strategy raft or grpo, or a {', '.join(most)} or {last} reward"
+            f"{name} has no gradient; use the strategy raft, grpo, nft or awm, or a {', '.join(most)} or {last} reward"
         )
     pixels = images.detach().clone().requires_grad_(True)
     with torch.enable_grad():

@@ -285,10 +285,7 @@ class Run:
                     group["lr"] = config.lr_at(self.step)
                 logs = self._step(loss_fn, device, bf16)
                 self.step += 1
-                for key, value in logs.items():
-                    finite = math.isfinite(value)
-                    self.sums[key] = self.sums.get(key, 0.0) + (value if finite else 0.0)
-                    self.counts[key] = self.counts.get(key, 0.0) + finite
+                self.note(logs)
                 if after_step is not None and after_step(self.step):
                     self.numbers["stopped"] = 1.0
                 last = self.step == config.steps or self.numbers.get("stopped")
@@ -349,6 +346,13 @@ class Run:
         self.skipped_in_a_row = 0 if finite else self.skipped_in_a_row + 1
         self.optimizer.zero_grad(set_to_none=True)
         return logs
+
+    def note(self, values: Mapping[str, float]) -> None:
+        """Scalars for the next row of the curve, beside those of its steps."""
+        for key, value in values.items():
+            finite = math.isfinite(value)
+            self.sums[key] = self.sums.get(key, 0.0) + (value if finite else 0.0)
+            self.counts[key] = self.counts.get(key, 0.0) + finite
 
     def _row(self) -> dict[str, float]:
         """The row of the curve: means of what was finite since the last one, over all processes."""

@@ -57,6 +57,7 @@ def session(
     *,
     rank: int | None = None,
     seed: int = 0,
+    whole: bool = False,
     prepared: Sequence[str] = (),
     processes: Processes | None = None,
 ) -> Iterator[Session]:
@@ -66,6 +67,7 @@ def session(
         settings: what the run depends on, JSON-ready; a run is not resumed with others.
         rank: of a new adapter on each network, which stays on if all goes well; none if None.
         seed: of the adapter.
+        whole: it is on every linear layer and convolution, not on the attention alone.
         prepared: names of files that are made before the first step; those of a run that took none are removed.
         processes: those that share each step; as many as the launcher started if None.
 
@@ -82,7 +84,7 @@ def session(
                 (folder / name).unlink(missing_ok=True)
         processes.wait()
         training = Session(folder, processes)
-        with _adapter(pipe, rank, seed), _plain(pipe):
+        with _adapter(pipe, rank, seed, whole), _plain(pipe):
             try:
                 yield training
             finally:
@@ -91,10 +93,10 @@ def session(
 
 
 @contextmanager
-def _adapter(pipe: Any, rank: int | None, seed: int) -> Iterator[None]:
+def _adapter(pipe: Any, rank: int | None, seed: int, whole: bool) -> Iterator[None]:
     """A new adapter that comes off again if the block fails; none if `rank` is None."""
     if rank is not None:
-        add_lora(pipe, rank, seed)
+        add_lora(pipe, rank, seed, whole)
     try:
         yield
     except BaseException:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -27,10 +27,13 @@ from accord.judges.clip import ClipScorer, load_clip
 from accord.methods.invert.alignment import InversionScore
 from accord.methods.realign.config import RealignConfig
 from accord.methods.tune.config import TuneConfig
+from accord.methods.tune.pairs import passing_pairs
 from accord.methods.tune.strategies.raft import Raft
 from accord.methods.tune.train import train_reward
 from accord.reports.pictures import png
 from accord.rewards.composed import make_rewards
+from accord.rewards.registry import reward_names
+from accord.training.limits import Limits
 from accord.types import InputError
 from accord_lab.bench.prompts import draw, scenebench
 from accord_lab.bench.report import sheet
@@ -48,9 +51,10 @@ from accord_lab.bench.scenes import (
     results,
     run_method,
 )
+from accord_lab.recipes.tokenizers import corpus
 from accord_lab.scenes.pairs import rendered_pairs
+from accord_lab.scenes.paraphrase import paraphrase, paraphrases
 
-STRATEGIES = ("sft", "refl", "draft", "raft", "grpo")
 SHIPS = "refl"  # the strategy that is trained with three seeds
 CONTROL = "sft"  # what ships without its reward: the same adapter, rate, anchors and steps
 REWARD = {"contrast": 1.0}
@@ -60,6 +64,92 @@ LONG = 2  # times the minutes of the others, for the strategy that ships
 RIVAL = "best-of-4"  # four times the cost of sampling
 PAIRS = 2000  # rendered scenes with captions for the denoising term
 SEEDS = 4  # of sampling, for the diversity
+RETOLD = "base, other words"  # SceneBench as the grammar says it otherwise
+# the strict reward, where it is; with the other a picture that is likelier than all of its swaps is kept
+STRICT = next((name for name in ("pass", "passes") if name in reward_names()), "contrast")
+LEAST = 0.0 if STRICT == "contrast" else 0.5
+OWN_PAIRS = 20_000  # pictures of the pipeline itself, of which those that pass are learned from
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How the pipeline of a row is tuned.
+
+    Attributes:
+        strategy: its name.
+        knobs: those that differ from the lab's usual ones.
+        quick: those of `--quick`, over them.
+        reward: name -> weight.
+        longer: times the minutes of the others.
+        offline: learn from the pipeline's own pictures that pass, not from rendered ones.
+        limited: stopped by the limits of drift, and measured on paraphrases too.
+    """
+
+    strategy: str
+    knobs: Mapping[str, Any] = field(default_factory=dict)
+    quick: Mapping[str, Any] = field(default_factory=dict)
+    reward: Mapping[str, float] = field(default_factory=lambda: REWARD)
+    longer: float = 1.0
+    offline: bool = False
+    limited: bool = True
+
+
+# A round of 1,152 pictures. Their own loss alone, with a distance to the untuned model in it
+_ROUND = {
+    "batch_size": 48,
+    "gradient_accumulation": 48,
+    "group_size": 24,
+    "rank": 32,
+    "reward_weight": 1.0,
+    "pretrain_weight": 0.0,
+    "kl_weight": 0.0,
+    "save_every": 1,
+    "eval_every": 10,
+}
+_FEW = {"batch_size": 2, "gradient_accumulation": 2, "group_size": 4, "rank": 4, "eval_prompts": 4, "anchors": 8}
+_STRICT = {STRICT: 1.0}
+SETTINGS: dict[str, Setting] = {
+    "sft": Setting("sft", longer=LONG, limited=False),
+    "refl": Setting("refl", longer=LONG, limited=False),
+    # the gradient reaches back to t = 799, where the layout is decided; K = 1 of 40 is at t = 24
+    "draft, last 8 of 10": Setting(
+        "draft", {"num_inference_steps": 10, "last_steps": 8}, {"batch_size": 2, "eval_prompts": 4, "anchors": 8}
+    ),
+    # the pictures of 256 prompts every other step, what passes alone, at the guided output
+    "raft, what passes": Setting(
+        "raft",
+        {
+            "batch_size": 256,
+            "gradient_accumulation": 32,
+            "candidates": 4,
+            "refresh": 2,
+            "least": LEAST,
+            "guided": True,
+            "num_inference_steps": 10,
+            "pretrain_weight": 0.0,
+        },
+        {"batch_size": 4, "gradient_accumulation": 2, "eval_prompts": 4, "anchors": 8},
+        _STRICT,
+        longer=4,
+    ),
+    # no denoising term, which is five times the size of its own; the steps that decide what is where
+    "grpo, 850 to 500": Setting(
+        "grpo",
+        {"group_size": 16, "pretrain_weight": 0.0, "time_from": 500, "time_until": 850},
+        {"batch_size": 2, "group_size": 4, "eval_prompts": 4, "anchors": 8},
+        _STRICT,
+        longer=4,
+    ),
+    "sft, pairs that pass": Setting("sft", {}, {"eval_prompts": 4, "anchors": 8}, _STRICT, longer=LONG, offline=True),
+    "nft": Setting("nft", _ROUND, _FEW, _STRICT, longer=20),
+    "nft, caption": Setting("nft", _ROUND, _FEW, {"caption": 1.0}, longer=20),
+    "awm": Setting("awm", _ROUND, _FEW, _STRICT, longer=20),
+}
+# Rows that were measured with settings that were no test of their methods: shown as long as they are known, not made
+# again. DRaFT's gradient of one step at t = 24 cannot move a layout; GRPO's denoising term was five times the size of
+# its own; RAFT took 20 steps on 8 pictures, a fifth of them wrong, and was guided twice.
+BEFORE: dict[str, Setting] = {name: Setting(name, limited=False) for name in ("draft", "raft", "grpo")}
+ROWS = SETTINGS | BEFORE
 
 
 def training_prompts(count: int = 512, seed: int = 65) -> list[str]:
@@ -73,19 +163,26 @@ def training_prompts(count: int = 512, seed: int = 65) -> list[str]:
 
 @dataclass(frozen=True)
 class Tuning:
-    """One run of a strategy."""
+    """One run with a setting of ROWS."""
 
-    strategy: str
+    setting: str
     seed: int = 0
 
     @property
     def name(self) -> str:
-        return f"{self.strategy}, seed {self.seed}" if self.seed else self.strategy
+        return f"{self.setting}, seed {self.seed}" if self.seed else self.setting
+
+    @property
+    def how(self) -> Setting:
+        return ROWS[self.setting]
 
     @property
     def rows(self) -> tuple[str, ...]:
-        """The tuned pipeline alone; for the first run of what ships, also with `realign` on top."""
-        return (self.name, f"{self.name} + realign") if self == Tuning(SHIPS) else (self.name,)
+        """The tuned pipeline alone; for the first run of what ships, also with `realign` on top; for one that is
+        limited, also on prompts in other words.
+        """
+        more = (f"{self.name} + realign",) if self == Tuning(SHIPS) else ()
+        return (self.name, *more, *((f"{self.name}, other words",) if self.how.limited else ()))
 
 
 @dataclass(kw_only=True)
@@ -126,11 +223,19 @@ class Rewards(Bench[Tuning | str, list[dict[str, Any]]]):
     def caches(self) -> dict[str, Path]:
         """Folder of these models, for rows without tuning, as ""; of each strategy, also of its knobs."""
         found = {"": cache_folder(self.out, self.stem, *self.models, RealignConfig())}
-        for strategy in STRATEGIES:
-            minutes = self.minutes * (LONG if strategy in (SHIPS, CONTROL) else 1)
-            knobs = TuneConfig.of(strategy, **TUNING.get(strategy, {}))
-            parts = (*self.models, RealignConfig(), knobs, REWARD, minutes, GUARD)
-            found[strategy] = cache_folder(self.out, f"{self.stem}-{strategy}", *parts)
+        for name, how in ROWS.items():
+            minutes = self.minutes * how.longer
+            parts: tuple[Any, ...] = (
+                *self.models,
+                RealignConfig(),
+                self.config(Tuning(name)),
+                dict(how.reward),
+                minutes,
+                GUARD,
+            )
+            parts += (("own pictures", OWN_PAIRS, LEAST),) if how.offline else ()
+            parts += (Limits(),) if how.limited else ()
+            found[name] = cache_folder(self.out, f"{self.stem}-{slug(name)}", *parts)
         return found
 
     @cached_property
@@ -140,9 +245,10 @@ class Rewards(Bench[Tuning | str, list[dict[str, Any]]]):
         return {r["method"]: r for r in rows if r["pictures"] == len(self.jobs)}
 
     def cells(self) -> Sequence[Tuning | str]:
-        """Base and rival, and every strategy, the one that ships with three seeds."""
+        """Base and rival, the base on prompts in other words, and every setting, what ships with three seeds."""
         seeds = {SHIPS: 1 if self.quick else 3}
-        return ["base", RIVAL, *(Tuning(s, k) for s in STRATEGIES for k in range(seeds.get(s, 1)))]
+        named = [*SETTINGS, *(name for name in BEFORE if name in self.known)]
+        return ["base", RIVAL, RETOLD, *(Tuning(name, k) for name in named for k in range(seeds.get(name, 1)))]
 
     def finished(self, cell: Tuning | str) -> list[dict[str, Any]] | None:
         return [r for name in _rows(cell) if (r := self.row(name, cell)) is not None] or None
@@ -158,7 +264,7 @@ class Rewards(Bench[Tuning | str, list[dict[str, Any]]]):
         return row and {**row, "made_with": cache.name}
 
     def cache(self, cell: Tuning | str) -> Path:
-        return self.caches["" if isinstance(cell, str) else cell.strategy]
+        return self.caches["" if isinstance(cell, str) else cell.setting]
 
     def missing(self, rows: Sequence[list[dict[str, Any]]]) -> str:
         there = [r["method"] for row in rows[:2] for r in row]
@@ -168,6 +274,22 @@ class Rewards(Bench[Tuning | str, list[dict[str, Any]]]):
     @cached_property
     def pairs(self) -> tuple[list[Image.Image], list[str]]:
         return rendered_pairs(200 if self.quick else PAIRS)
+
+    @cached_property
+    def own_pairs(self) -> tuple[list[Image.Image], list[str]]:
+        """The pipeline's own pictures of captions that pass."""
+        _, captioner, clip = self.models
+        texts = corpus(16 if self.quick else OWN_PAIRS, 100)
+        pipe = load(self.model, classes=SD)
+        images = [i for k in range(0, len(texts), 32) for i in _made(pipe, texts[k : k + 32], k)]
+        return passing_pairs(images, texts, make_rewards(_STRICT, captioner, clip), LEAST)
+
+    @cached_property
+    def retold(self) -> list[Job]:
+        """The jobs with their prompts in other words."""
+        rng = np.random.default_rng(5)
+        others = {text: paraphrase(text, rng) for text in dict.fromkeys(j.prompt.text for j in self.jobs)}
+        return [replace(job, prompt=replace(job.prompt, text=others[job.prompt.text])) for job in self.jobs]
 
     def measure(self, cell: Tuning | str) -> list[dict[str, Any]]:
         @functools.cache  # tuned at most once, and only if a row is missing
@@ -182,17 +304,31 @@ class Rewards(Bench[Tuning | str, list[dict[str, Any]]]):
         def with_realign(name: str) -> dict[str, Any]:
             return self.plain(name, lambda m: m.realigned(), cell, pipe()[0])
 
+        def in_other_words(name: str) -> dict[str, Any]:
+            return self.plain(name, lambda m: m.base, cell, pipe()[0], self.retold)
+
         rows = []
-        for name, make in zip(_rows(cell), (alone, with_realign), strict=False):
+        for name in _rows(cell):
+            make = in_other_words if name.endswith("other words") else alone
+            make = with_realign if name.endswith("+ realign") else make
             row = self.row(name, cell, functools.partial(make, name))
             assert row is not None
             rows.append(row)
         return rows
 
-    def plain(self, name: str, method: Callable[[Maker], Method], cell: Tuning | str, pipe: Pipeline) -> dict[str, Any]:
+    def plain(
+        self,
+        name: str,
+        method: Callable[[Maker], Method],
+        cell: Tuning | str,
+        pipe: Pipeline,
+        jobs: list[Job] | None = None,
+    ) -> dict[str, Any]:
         """What a method makes of SceneBench."""
         maker = Maker(pipe, self.models[1], RealignConfig())
-        return run_method(name, method(maker), self.jobs, self.cache(cell) / f"{slug(name)}.jsonl", self.progress)
+        return run_method(
+            name, method(maker), jobs or self.jobs, self.cache(cell) / f"{slug(name)}.jsonl", self.progress
+        )
 
     def diversity(self, pipe: Pipeline) -> float:
         """`spread` of a share of SceneBench."""
@@ -204,21 +340,25 @@ class Rewards(Bench[Tuning | str, list[dict[str, Any]]]):
     def train(self, pipe: Pipeline, tuning: Tuning) -> dict[str, Any]:
         """Tune the pipeline; what the run's report says of it."""
         _, captioner, clip = self.models
-        folder = self.folder(tuning)
+        folder, how = self.folder(tuning), tuning.how
         config = replace(self.config(tuning), steps=self.steps(pipe, tuning))
+        prompts = training_prompts()
         began = time.perf_counter()
         tuned = train_reward(
             pipe,
-            training_prompts(),
-            make_rewards(REWARD, captioner, clip),
+            prompts,
+            make_rewards(how.reward, captioner, clip),
             folder,
             config=config,
             held_out=InversionScore(),
-            pairs=self.pairs,
+            pairs=self.own_pairs if how.offline else self.pairs,
             progress=self.progress,
+            limits=Limits() if how.limited else None,
+            paraphrases=paraphrases(prompts) if how.limited else None,
         )
         report = tuned.report
         return {
+            "setting": said_of(tuning.setting, config),
             "steps": report["steps_taken"],
             "tuning_seconds": round(time.perf_counter() - began),
             "verdict": report["verdict"],
@@ -226,14 +366,16 @@ class Rewards(Bench[Tuning | str, list[dict[str, Any]]]):
         }
 
     def config(self, tuning: Tuning) -> TuneConfig:
-        return TuneConfig.of(tuning.strategy, seed=tuning.seed, **TUNING.get(tuning.strategy, {}))
+        how = tuning.how
+        knobs = {**TUNING.get(how.strategy, {}), **how.knobs, **(how.quick if self.quick else {})}
+        return TuneConfig.of(how.strategy, seed=tuning.seed, **knobs)
 
     def folder(self, tuning: Tuning) -> Path:
         return self.cache(tuning) / "tuned" / slug(tuning.name)
 
     def steps(self, pipe: Pipeline, tuning: Tuning) -> int:
         """What fits into the minutes; the control takes as many steps as what ships."""
-        if tuning.strategy == CONTROL:
+        if tuning.setting == CONTROL:
             tuning = Tuning(SHIPS, tuning.seed)
             if (done := self.known.get(tuning.name)) is not None:
                 return int(done["steps"])
@@ -251,20 +393,21 @@ class Rewards(Bench[Tuning | str, list[dict[str, Any]]]):
         a trial.
         """
         _, captioner, clip = self.models
-        config, minutes = self.config(tuning), self.minutes * (LONG if tuning.strategy == SHIPS else 1)
+        config, minutes = self.config(tuning), self.minutes * tuning.how.longer
         probe = folder.with_name(f".probe-{folder.name}")  # of this run alone: shards may probe at once
         seconds = []
         # their difference has no loading and no evaluation in it, and of RAFT's collecting as much as there is in the
         # mean; two of the strategies whose step takes half a minute
-        extra = {"grpo": 2, "draft": 2}.get(tuning.strategy, 12)
-        few, many = 2, 2 + (config.strategy.refresh if isinstance(config.strategy, Raft) else extra)
+        extra = {"grpo": 2, "draft": 2, "nft": 1, "awm": 1}.get(tuning.how.strategy, 12)
+        few = 1 if extra == 1 else 2
+        many = few + (config.strategy.refresh if isinstance(config.strategy, Raft) else extra)
         for steps in (few, many):
             shutil.rmtree(probe, ignore_errors=True)
             began = time.process_time()
             train_reward(
                 pipe,
                 training_prompts(16),
-                make_rewards(REWARD, captioner, clip),
+                make_rewards(tuning.how.reward, captioner, clip),
                 probe,
                 config=replace(config, steps=steps, eval_every=1000, eval_prompts=2),
                 pairs=(self.pairs[0][:16], self.pairs[1][:16]),
@@ -273,7 +416,8 @@ class Rewards(Bench[Tuning | str, list[dict[str, Any]]]):
             seconds.append((time.process_time() - began) / torch.get_num_threads())
             remove_lora(pipe)
             shutil.rmtree(probe, ignore_errors=True)
-        return max(10, int(60 * minutes / max(1e-3, (seconds[1] - seconds[0]) / (many - few))))
+        least = 2 if self.quick and tuning.how.limited else 10
+        return max(least, int(60 * minutes / max(1e-3, (seconds[1] - seconds[0]) / (many - few))))
 
     # --- the table ----------------------------------------------------------------------------------------------------
     def results(self, rows: Sequence[list[dict[str, Any]]]) -> dict[str, Any]:
@@ -287,7 +431,7 @@ class Rewards(Bench[Tuning | str, list[dict[str, Any]]]):
             {"of": name, "over": other, **lead(row, named[other], unseen)}
             for name, row in named.items()
             for other in ("base", CONTROL)
-            if other in named and name not in ("base", RIVAL, other)
+            if other in named and name not in ("base", RIVAL, RETOLD, other) and not name.endswith("other words")
         ]
         about = {"minutes": self.minutes, "longer_for_what_ships": LONG, "guard": GUARD}
         return {**about, **results(found, self.jobs, RIVAL), "against": against}
@@ -299,11 +443,12 @@ class Rewards(Bench[Tuning | str, list[dict[str, Any]]]):
         text += "\nMean distance of pictures of one prompt across seeds: "
         text += ", ".join(f"{r['method']} {r['diversity']:.4f}" for r in rows if "diversity" in r) + ".\n\n"
         text += "".join(map(lead_line, data["against"]))
-        return text + "".join(
-            f"- {r['method']}: {r['steps']} steps in {r['tuning_seconds']} s. {r['verdict']}\n"
+        text += "".join(
+            f"- {r['method']}: {r['steps']} steps in {r['tuning_seconds']} s, {_setting_of(r)}. {r['verdict']}\n"
             for r in rows
             if "verdict" in r
         )
+        return text + retold_lines(rows)
 
     def pictures(self, data: dict[str, Any]) -> dict[str, bytes]:
         found = {".png": plot(data)}
@@ -315,6 +460,53 @@ class Rewards(Bench[Tuning | str, list[dict[str, Any]]]):
 def _rows(cell: Tuning | str) -> tuple[str, ...]:
     """The names of a cell's rows."""
     return (cell,) if isinstance(cell, str) else cell.rows
+
+
+def _made(pipe: Pipeline, texts: list[str], first: int) -> list[Image.Image]:
+    made = generate(pipe, texts, list(range(first, first + len(texts))))
+    assert isinstance(made, list)
+    return made
+
+
+def said_of(name: str, config: TuneConfig) -> str:
+    """The reward of a setting and what else tells it from others: how long a gradient, how many pictures."""
+    rewards = " and ".join(ROWS[name].reward) if config.strategy.has_loss else "none"
+    flat, size = config.flat(), config.batch_size
+    told = {
+        "draft": "K = {last_steps} of {num_inference_steps} steps",
+        "refl": "one step between {stop_from:.0%} and {stop_until:.0%} of {num_inference_steps}",
+        "raft": "best of {candidates} of {batch_size} prompts every {refresh} steps",
+        "grpo": "groups of {group_size}, {trained_steps} of {num_inference_steps} steps",
+        "nft": "groups of {group_size}, {times} times a picture in {time_from}..{time_until}",
+        "awm": "groups of {group_size}, {times} times a picture in {time_from}..{time_until}",
+        "sft": "the pictures that pass" if ROWS[name].offline else "rendered pictures",
+    }[config.strategy.name]
+    weight = f"denoising term {config.pretrain_weight:g}"
+    return f"reward {rewards}; {told.format(**flat)}; {size} prompts a step; {weight}"
+
+
+def _setting_of(row: Mapping[str, Any]) -> str:
+    """What a row says of its setting; of one that was made before rows did, what its name stands for."""
+    name = str(row["method"]).partition(", seed")[0]
+    if "setting" in row:
+        return str(row["setting"])
+    how = ROWS[name]
+    return said_of(name, TuneConfig.of(how.strategy, **{**TUNING.get(how.strategy, {}), **how.knobs}))
+
+
+def retold_lines(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What is left of each gain on the same prompts in other words; nothing where that was not measured."""
+    named = {str(r["method"]): r for r in rows}
+    lines = []
+    for name, row in named.items():
+        other = named.get(f"{name}, other words")
+        if name == "base" or other is None or RETOLD not in named:
+            continue
+        gains = [
+            100 * (float(a["overall"]) - float(b["overall"])) for a, b in ((row, named["base"]), (other, named[RETOLD]))
+        ]
+        lines.append(f"- {name}: {gains[0]:+.1f} points, and {gains[1]:+.1f} in other words\n")
+    return "\nThe same prompts in other words:\n\n" + "".join(lines) if lines else ""
 
 
 def spread(pictures: torch.Tensor) -> float:

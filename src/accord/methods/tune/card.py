@@ -9,6 +9,7 @@ import torch
 
 from accord.diffusion.lora import named_networks
 from accord.files import write_file
+from accord.training.limits import MEASURES, PAIRED
 
 if TYPE_CHECKING:
     from accord.methods.tune.train import Tuner
@@ -20,11 +21,14 @@ def report_of(tuner: Tuner) -> dict[str, Any]:
     steps = sorted({int(k.split(".")[1]) for k in state if k.startswith("evaluation.")})
     names = ["reward"] + (["held_out"] if tuner.held_out is not None else [])
     scores = {(s, n): state[f"evaluation.{s}.{n}"] for s in steps for n in names}
-    evaluations = [
+    evaluations: list[dict[str, Any]] = [
         {"step": s, **{n: float(v[torch.isfinite(v)].mean()) for n in names for v in [scores[s, n]]}} for s in steps
     ]
-    parted = tuner.parted
-    kept = guard.best_step if parted else steps[-1]
+    for row in evaluations:  # of runs before there was any, nothing
+        drifts = {name: state.get(f"evaluation.{row['step']}.drift/{name}") for name in (*MEASURES, *PAIRED)}
+        row["drift"] = {name: round(float(value), 4) for name, value in drifts.items() if value is not None}
+    parted, drifted = tuner.parted, tuner.drifted
+    kept = guard.best_step if parted or drifted else steps[-1]
     gains = {n: _gain(scores[kept, n] - scores[0, n]) for n in names}
     return {
         "pipeline": type(tuner.pipe).__name__,
@@ -35,6 +39,7 @@ def report_of(tuner: Tuner) -> dict[str, Any]:
         "steps_skipped": tuner.run.skipped,
         "kept_step": kept,
         "parted_ways_at": guard.parted_at if parted else None,
+        "stopped_by": tuner.drift.sentence or None,
         "evaluations": evaluations,
         "gains": gains,
         "verdict": _verdict(tuner, parted, kept, gains),
@@ -50,6 +55,8 @@ def _gain(difference: torch.Tensor) -> dict[str, float]:
 
 
 def _verdict(tuner: Tuner, parted: bool, kept: int, gains: dict[str, dict[str, float]]) -> str:
+    if tuner.drift.stopped:
+        return f"{tuner.drift.sentence} The adapter of step {kept} is kept."
     if tuner.held_out is None:
         return "No held-out score was given, so nothing says whether the reward was earned or hacked."
     if parted:

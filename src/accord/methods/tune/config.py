@@ -104,6 +104,7 @@ def debug(strategy: str = "refl", **knobs: Any) -> TuneConfig:
         "raft": {"candidates": 2, "refresh": 1},
         "grpo": {"group_size": 2, "trained_steps": 2},
         "nft": {"group_size": 2, "times": 1},
+        "awm": {"group_size": 2, "times": 1},
     }
     few = {
         "steps": 2,

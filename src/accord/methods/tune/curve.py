@@ -66,8 +66,8 @@ def write_pictures(tuner: Tuner, report: dict[str, Any]) -> Path | None:
 
 
 def draw(tuner: Tuner, report: dict[str, Any], figure: Any, rows: Sequence[dict[str, Any]]) -> None:
-    """Reward and held-out score by step with paired 95 % intervals against the untuned pipeline, the kept step, and
-    pictures of the first prompts along the way; the loss is the small panel.
+    """Reward and held-out score by step with paired 95 % intervals against the untuned pipeline, how far the pictures
+    have drifted, the kept step, and pictures of the first prompts along the way; the loss is the small panel.
 
     Args:
         figure: of matplotlib, empty.
@@ -80,7 +80,7 @@ def draw(tuner: Tuner, report: dict[str, Any], figure: Any, rows: Sequence[dict[
     high = 0.0 if sheet is None else width * sheet.height / sheet.width
     figure.set_size_inches(width, 3.6 + high)
     grid = figure.add_gridspec(1 + (sheet is not None), 1, height_ratios=[3.6, high] if high else [3.6])
-    panels = grid[0].subgridspec(1, len(names) + 1, width_ratios=[3] * len(names) + [2])
+    panels = grid[0].subgridspec(1, len(names) + 2, width_ratios=[3] * len(names) + [2.5, 2])
     for column, name in enumerate(names):
         axis = figure.add_subplot(panels[column])
         means, errors = zip(*(_change(tuner, step, name) for step in steps), strict=True)
@@ -90,13 +90,29 @@ def draw(tuner: Tuner, report: dict[str, Any], figure: Any, rows: Sequence[dict[
         axis.set(xlabel="step; bars: 95 % against step 0", title=LABELS[name])
         corner = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "ha": "right", "va": "top"}
         axis.annotate(f"kept: {kept}", (kept, 1), (-3, -3), rotation=90, color="#c2570c", fontsize=9, **corner)
-    axis = figure.add_subplot(panels[len(names)])
+    _draw_drift(tuner, report, figure.add_subplot(panels[len(names)]))
+    axis = figure.add_subplot(panels[len(names) + 1])
     axis.semilogy([r["step"] for r in rows], [r["loss"] for r in rows], color="#888", linewidth=1)
     axis.set(xlabel="step", title="loss")
     if sheet is not None:
         axis = figure.add_subplot(grid[1])
         axis.imshow(sheet)
         axis.axis("off")
+
+
+def _draw_drift(tuner: Tuner, report: dict[str, Any], axis: Any) -> None:
+    """What each measure has changed by, over its limit where there is one: a run ends where a line leaves the band."""
+    limits, rows = tuner.watching.limits, report["evaluations"]
+    for name in dict.fromkeys(name for row in rows for name in row["drift"]):
+        bound = getattr(limits, name, 1.0) if limits is not None else 1.0
+        points = [(row["step"], row["drift"][name] / bound) for row in rows if name in row["drift"]]
+        axis.plot(*zip(*points, strict=True), marker="o", markersize=3, linewidth=1, label=name)
+    if limits is not None:
+        for edge in (-1, 1):
+            axis.axhline(edge, color="#c2570c", linestyle="--", linewidth=1)
+    axis.set(xlabel="step", title="drift" if limits is None else "drift, over its limit")
+    if rows and rows[0]["drift"]:
+        axis.legend(fontsize=7)
 
 
 def _change(tuner: Tuner, step: int, name: str) -> tuple[float, float]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -37,6 +37,14 @@ class Strategy:
     def __post_init__(self) -> None:
         check_numbers(self)
 
+    def __repr__(self) -> str:
+        """As a dataclass has it, but for knobs that came `later` and have their default."""
+        shown = [f.name for f in fields(self) if "later" not in f.metadata or getattr(self, f.name) != f.default]
+        return f"{type(self).__qualname__}({', '.join(f'{name}={getattr(self, name)!r}' for name in shown)})"
+
+    def prepare(self, rollouts: Rollouts, batches: Sequence[Batch]) -> None:
+        """What is done once before the losses of a step, whose micro-batches (this process's shares) these are."""
+
     def loss(self, rollouts: Rollouts, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
         """The loss of a batch, whose gradient reaches the adapter, and scalars to log."""
         raise NotImplementedError
@@ -50,6 +58,15 @@ class Strategy:
         for name in names:
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
+
+
+def later(default: Any) -> Any:
+    """A knob that was added to a strategy of which results are kept.
+
+    Results are found again by the `repr` of their knobs. A strategy with such a knob is a dataclass with `repr=False`:
+    then what was measured before is still that of the same knobs.
+    """
+    return field(default=default, metadata={"later": True})
 
 
 STRATEGIES: dict[str, type[Strategy]] = {}

@@ -6,18 +6,22 @@ Letters in shapes: B pictures; a state is what the pipeline's loop denoises, [B,
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
 from accord.diffusion.call import call_arguments
 from accord.diffusion.lora import without_lora
 from accord.diffusion.opened import Opened, empty_as_unguided, networks_of
 from accord.diffusion.pipelines import ddim_of
 from accord.diffusion.process import level_at
+from accord.files import replace_file
 from accord.rewards.composed import Composed
 from accord.training.processes import Processes
 
@@ -60,6 +64,17 @@ class Batch:
         """`count` numbers below `of`, each once, for all pictures of the step."""
         return torch.randperm(of, generator=torch.Generator().manual_seed(self.shared_seed))[:count].tolist()
 
+    def part(self, first: int, stop: int) -> Batch:
+        """The pictures from `first` on and before `stop`."""
+        rows = slice(first, stop)
+        return replace(
+            self,
+            places=self.places[rows],
+            prompts=self.prompts[rows],
+            numbers=self.numbers[rows],
+            seeds=self.seeds[rows],
+        )
+
     def in_groups(self, size: int) -> Batch:
         """Each prompt `size` times, with seeds of its own."""
         return replace(
@@ -80,6 +95,10 @@ class Rollouts:
         state: tensors that are checkpointed with the run; a strategy keeps its own under `<name>.`.
         trained: the parameters that are trained, by name.
         processes: those that share each step.
+        folder: where pictures of a round are kept for the time of the round; nowhere if None.
+        key: what they depend on beside their prompts, seeds and the trained weights.
+        round: the pictures of the step that is taken, as a strategy of the forward process keeps them.
+        progress: whether to draw bars.
     """
 
     def __init__(
@@ -94,6 +113,10 @@ class Rollouts:
         self.pipe, self.prompts, self.reward, self.config = pipe, prompts, reward, config
         self.processes, self.state = processes, dict[str, torch.Tensor]()
         self.trained: Mapping[str, torch.Tensor] = {}
+        self.folder: Path | None = None
+        self.key = ""
+        self.round: tuple[int, dict[tuple[int, ...], Any]] | None = None
+        self.progress = False
         arguments = functools.partial(call_arguments, pipe, num_inference_steps=config.num_inference_steps)
         alone = {name: value for name, value in (call or {}).items() if name != "negative_prompt"}
         self.opened, self.unguided = (
@@ -106,6 +129,16 @@ class Rollouts:
         """Of the network's weights."""
         network: Any = networks_of(self.pipe)[0]
         return network.dtype
+
+    @property
+    def scheduler(self) -> Any:
+        """What the pipeline is run with."""
+        return self.opened.scheduler or self.pipe.scheduler
+
+    @property
+    def names(self) -> list[str]:
+        """Of the rewards."""
+        return list(self.reward.rewards)
 
     def forget(self) -> None:
         """Embed texts anew: those that were embedded outside of a run's autocast are others."""
@@ -121,6 +154,10 @@ class Rollouts:
         """The guided output of the network [B,...] at a state and step of the grid, with its graph."""
         return self.opened.output(prompts, state, step=step)
 
+    def output_at(self, prompts: list[str], state: torch.Tensor, time: float) -> torch.Tensor:
+        """The same at any time, in the scheduler's own units."""
+        return self.opened.output(prompts, state, timestep=time)
+
     def decode(self, prompts: list[str], state: torch.Tensor) -> torch.Tensor:
         """A state to pictures [B,3,H,W] or videos [B,F,3,H,W] in 0..1, with the graph."""
         return self.opened.decode(prompts, state)
@@ -129,7 +166,10 @@ class Rollouts:
         """Normalised rewards [B] and the mean of each part as it is; one that is infinite is NaN, so that no loss hides
         it.
         """
-        parts = self.parts(images, prompts)
+        return self.graded(self.parts(images, prompts))
+
+    def graded(self, parts: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, float]]:
+        """`judge` of pictures whose `parts` are known."""
         rewards = self.reward.combine(parts)
         rewards = torch.where(torch.isfinite(rewards), rewards, torch.nan)
         logs = {"reward": float(rewards.mean().detach())}
@@ -139,6 +179,29 @@ class Rollouts:
         """Each reward as it is, [B]; of a video the mean over its frames."""
         pictures, texts = frames_of(images, prompts)
         return {name: of_each(found, len(prompts)) for name, found in self.reward.parts(pictures, texts).items()}
+
+    def kept(self, name: str, key: str, make: Callable[[], dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        """What `make` gives, or what a run that was killed has left of it in the folder, made for the same `key`."""
+        if self.folder is None:
+            return make()
+        path = self.folder / f"{name}.safetensors"
+        try:
+            with safe_open(path, "pt") as file:
+                if (file.metadata() or {}).get("key") == key:
+                    return {k: file.get_tensor(k).to(self.pipe.device) for k in file.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError):  # not there, or not whole
+            pass
+        made = make()
+        tensors = {k: v.detach().cpu().contiguous() for k, v in made.items()}
+        replace_file(path, lambda p: save_file(tensors, p, metadata={"key": key}))
+        return made
+
+    def drop_kept(self, but: str = "") -> None:
+        """Remove what `kept` has left in the folder, but for names that begin with `but`."""
+        if self.folder is not None and self.processes.first:
+            for path in self.folder.glob("*.safetensors"):
+                if not but or not path.name.startswith(but):
+                    path.unlink(missing_ok=True)
 
     def untuned(self) -> Any:
         """The pipeline as it was before its adapter, for the time of the block."""
@@ -160,12 +223,19 @@ class Rollouts:
             parameter.copy_(values[name])
 
     def denoising_loss(
-        self, clean: torch.Tensor, prompts: list[str], generators: list[torch.Generator], anchored: bool = False
+        self,
+        clean: torch.Tensor,
+        prompts: list[str],
+        generators: list[torch.Generator],
+        anchored: bool = False,
+        guided: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """||f - target||^2 and, if `anchored`, ||f - f_untuned||^2 at one random timestep a picture, without guidance.
+        """||f - target||^2 and, if `anchored`, ||f - f_untuned||^2 at one random timestep a picture.
 
         Args:
             clean: states [B,...] without noise.
+            guided: f is the guided output, of the whole caption; else it is without guidance, and a share of the
+                captions is dropped.
         """
         scheduler = self.unguided.scheduler or self.pipe.scheduler
         count = scheduler.config.num_train_timesteps
@@ -185,6 +255,8 @@ class Rollouts:
         noisy = level.noised(clean, noise).to(self.dtype)
 
         def output() -> torch.Tensor:
+            if guided:
+                return self.opened.output(prompts, noisy, timestep=timesteps).float()
             with empty_as_unguided(self.pipe):
                 return self.unguided.output(told, noisy, timestep=timesteps).float()
 

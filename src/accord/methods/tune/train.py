@@ -38,10 +38,12 @@ from accord.methods.tune.config import TuneConfig, strategy_of
 from accord.methods.tune.curve import draw, keep_pictures, write_pictures
 from accord.methods.tune.registry import Strategy
 from accord.methods.tune.rollouts import Batch, Rollouts, frames_of, of_each
+from accord.methods.tune.watching import Watching
 from accord.rewards.composed import Composed, check_gradient
 from accord.rewards.registry import Reward
 from accord.training.fingerprint import fingerprint
 from accord.training.guard import Guard, GuardConfig
+from accord.training.limits import Drift, Limits
 from accord.training.loop import LoopConfig
 from accord.training.processes import Processes
 from accord.training.session import Session, session
@@ -77,6 +79,10 @@ def train_reward(
     pairs: tuple[Sequence[Image.Image], Sequence[str]] | None = None,
     progress: bool = True,
     call: Mapping[str, Any] | None = None,
+    limits: Limits | None = None,
+    watch: Composed | Reward | None = None,
+    paraphrases: Mapping[str, str] | None = None,
+    whole: bool = False,
 ) -> Tuned:
     """Tune any text-to-image or text-to-video pipeline of diffusers with a reward. The pipeline itself is tuned too
     (`remove_lora` undoes it).
@@ -86,16 +92,21 @@ def train_reward(
         prompts: what to train on; some of them are kept out for the evaluations.
         reward: what `make_rewards` gives, or anything of the `Reward` protocol.
         out: folder of the run; one that is found there is resumed.
-        strategy: refl, draft, raft, grpo or nft (or sft, the control), or one with its knobs; overrides the one in
-            `config`.
+        strategy: refl, draft, raft, grpo, nft or awm (or sft, the control), or one with its knobs; overrides the one
+            in `config`.
         held_out: a score that is never trained on, for the guard; no guard without it.
         pairs: pictures and captions for the denoising term; pictures of the untuned pipeline are made if None.
         call: further arguments of the pipeline's own call: height, width, max_sequence_length ...
+        limits: how far the pictures may drift (norm, brightness, contrast, diversity, paraphrases, watching judge)
+            before the run is stopped; without them what costs no picture is measured, and nothing is stopped by it.
+        watch: the score of a second judge that only watches.
+        paraphrases: prompts that are trained on -> the same in other words; some of both are looked at.
+        whole: an adapter on every linear layer and convolution of the network, not on its attention alone.
 
     Raises:
         InputError: for a pipeline, prompt, reward, folder or number that cannot be used.
     """
-    config = config or TuneConfig()
+    config, watching = config or TuneConfig(), Watching(limits, watch, paraphrases)
     if not isinstance(reward, Composed):
         reward = Composed({"reward": reward}, {"reward": 1.0})
     if strategy is not None:
@@ -110,35 +121,50 @@ def train_reward(
     if len(texts) < 2:
         raise InputError(f"{len(texts)} different prompts are too few to train on and to evaluate; give at least 2")
     check_prompts(pipe, texts)
-    for text in texts:
+    watching.check(texts)
+    for text in (*texts, *(paraphrases or {}).values()):
         check_says_something(text)  # which a reward would do in the middle of the run
     if any(same_score(a, b) for a in scores_of(reward) for b in scores_of(held_out)):
         raise InputError("the held-out score is one of the rewards that are trained on; give another one")
+    if any(same_score(a, b) for a in scores_of(reward) for b in scores_of(watch)):
+        raise InputError("the judge of `watch` is the one that is trained with; give another one")
     if config.strategy.needs_gradient:
         for name, part in reward.rewards.items():
             if not part.differentiable:
                 raise InputError(
-                    f"reward {name!r} has no gradient, which {config.strategy.name} needs; use the strategy raft or "
-                    "grpo"
+                    f"reward {name!r} has no gradient, which {config.strategy.name} needs; use the strategy raft, "
+                    "grpo, nft or awm"
                 )
     processes = Processes(pipe.device)
     processes.mine(config.batch_size // config.gradient_accumulation)  # refuses what cannot be shared
     folder = Path(out)
-    settings = {
+    settings: dict[str, Any] = {
         **config.flat(),
         "prompts": len(texts),
         "prompts_digest": fingerprint(texts),
         "rewards": reward.weights,
         "held_out": None if held_out is None else type(held_out).__name__,
         "model": fingerprint(*networks_of(pipe)),
-        "judges": fingerprint(*(m for r in (*reward.rewards.values(), held_out) for m in _models(r))),
+        "judges": fingerprint(*(m for r in (*reward.rewards.values(), held_out, watch) for m in _models(r))),
         "pairs": None if pairs is None else fingerprint(list(pairs[1])),
+        "whole": True if whole else None,  # what is None was not there before
+        **watching.settings(),
     }
     if call:
         settings["call"] = {name: str(value) for name, value in call.items()}
-    opened = session(pipe, folder, settings, rank=config.rank, seed=config.seed, prepared=PREPARED, processes=processes)
+    opened = session(
+        pipe,
+        folder,
+        settings,
+        rank=config.rank,
+        seed=config.seed,
+        whole=whole,
+        prepared=PREPARED,
+        processes=processes,
+    )
     with opened as training:
-        tuner = Tuner(pipe, texts, reward, training, config, held_out, pairs, progress, call)
+        tuner = Tuner(pipe, texts, reward, training, config, held_out, pairs, progress, call, watching)
+        tuner.rollouts.key = json.dumps(settings, sort_keys=True)
         tuner.train()
         return tuner.finish()
 
@@ -215,7 +241,9 @@ class Tuner:
         pairs: tuple[Sequence[Image.Image], Sequence[str]] | None,
         progress: bool,
         call: Mapping[str, Any] | None = None,
+        watching: Watching | None = None,
     ) -> None:
+        self.watching = watching = watching or Watching()
         self.pipe, self.reward, self.config, self.held_out = pipe, reward, config, held_out
         self.folder, self.training, processes = training.folder, training, training.processes
         kept = min(config.eval_prompts, len(prompts) // 2)
@@ -224,11 +252,13 @@ class Tuner:
         kept_out = set(self.eval_prompts)
         self.prompts = [p for p in prompts if p not in kept_out]
         self.rollouts = Rollouts(pipe, self.prompts, reward, config, processes, call)
+        self.rollouts.folder, self.rollouts.progress = self.folder / "rollouts", progress and processes.first
         loop = LoopConfig.of(config, log_every=min(10, config.eval_every))
         self._prepare(pairs, processes)
         self.run = training.run(named_networks(pipe), loop)
         self.rollouts.state, self.rollouts.trained = self.run.tensors, self.run.named
         self.guard = Guard(GuardConfig(config.guard_z, config.guard_patience), self.run.numbers, self.run.tensors)
+        self.drift = Drift(watching.limits, self.run.numbers, self.run.tensors)
         self.progress = progress
 
     # --- before the first step -----------------------------------------------------------------------------------
@@ -312,6 +342,9 @@ class Tuner:
 
     def loss(self, number: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         config, batch = self.config, self.batch(number)
+        if number % config.gradient_accumulation == 0:
+            batches = [self.batch(number + k) for k in range(config.gradient_accumulation)]
+            config.strategy.prepare(self.rollouts, batches)
         loss, logs = config.strategy.loss(self.rollouts, batch)
         logs["strategy"] = float(loss.detach())
         loss = config.reward_weight * loss
@@ -337,7 +370,12 @@ class Tuner:
         if step % self.config.eval_every and step != self.config.steps:
             return False
         self.evaluate(step)
-        return self.parted
+        return self.parted or self.drifted
+
+    @property
+    def drifted(self) -> bool:
+        """Whether the run was stopped beyond one of its limits; the same in all processes."""
+        return not self.run.processes.all(not self.drift.stopped)
 
     @property
     def parted(self) -> bool:
@@ -346,14 +384,16 @@ class Tuner:
 
     def evaluate(self, step: int) -> None:
         """Reward and held-out score on fixed prompts and seeds, with the averaged weights."""
-        images = []
+        images, states = [], []
         with self.run.averaged():
             for i in range(0, len(self.eval_prompts), 8):
                 texts = self.eval_prompts[i : i + 8]
                 generators = [torch.Generator().manual_seed(EVAL_SEED + i + k) for k in range(len(texts))]
-                images.append(self.rollouts.decode(texts, self.rollouts.pictures(texts, generators)))
+                states.append(self.rollouts.pictures(texts, generators))
+                images.append(self.rollouts.decode(texts, states[-1]))
             pictures = torch.cat(images)
             reward = self._scores(self.reward, images)
+            found = self.watching.measures(self.rollouts, self.eval_prompts, torch.cat(states), pictures, reward)
             scores = {"reward": reward}
             if self.held_out is not None:
                 scores["held_out"] = self._scores(self.held_out, images)
@@ -365,7 +405,12 @@ class Tuner:
                 step == 0 and not torch.isfinite(values).all()
             ):  # later on, a few are left out
                 raise InputError(f"the {name.replace('_', '-')} score is not finite at step {step}; use another")
-        if self.guard.update(step, reward, scores.get("held_out", reward)):
+        drifts = {f"drift/{name}": value for name, value in self.drift.update(step, found).items()}
+        if step:
+            self.run.note(drifts)
+        for name, value in drifts.items():
+            state[f"evaluation.{step}.{name}"] = torch.tensor(value)
+        if self.guard.update(step, reward, scores.get("held_out", reward), not self.drift.in_doubt):
             for key, parameter in self.run.named.items():
                 state[f"best.{key}"] = self.run.ema.get(key, parameter.detach()).clone().cpu()
         shown = pictures if pictures.dim() == 4 else pictures[:, pictures.shape[1] // 2]
@@ -387,10 +432,10 @@ class Tuner:
 
     def finish(self) -> Tuned:
         """Put the best weights in, write adapter, card and report."""
-        parted = self.parted
+        stopped = self.parted or self.drifted
         with torch.no_grad():
             for key, parameter in self.run.named.items():
-                source = self.run.tensors[f"best.{key}"] if parted else self.run.ema.get(key, parameter)
+                source = self.run.tensors[f"best.{key}"] if stopped else self.run.ema.get(key, parameter)
                 parameter.copy_(source.to(parameter.device))
         for network in networks_of(self.pipe):
             network.eval()
@@ -399,6 +444,7 @@ class Tuner:
             save_lora(self.pipe, self.folder)
             write_file(self.folder / "report.json", (json.dumps(report, indent=1) + "\n").encode())
             write_card(self, report)
+            self.rollouts.drop_kept()
             write_pictures(self, report)
             self.run.plot(partial(draw, self, report))
         self.run.processes.wait()

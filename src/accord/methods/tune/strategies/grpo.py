@@ -11,15 +11,17 @@ from diffusers.utils.torch_utils import randn_tensor
 
 from accord.diffusion.opened import Step
 from accord.diffusion.process import Level, levels, transition
-from accord.methods.tune.registry import Strategy, strategy
+from accord.methods.tune.drift import diversity
+from accord.methods.tune.registry import Strategy, later, strategy
 from accord.methods.tune.rollouts import Batch, Rollouts
+from accord.types import InputError
 
 GRPO_ETA = 0.999  # of the transition: nearly the exact posterior
 SMALLEST = 1e-6  # deviation; that of a last step is 0
 
 
 @strategy("grpo")
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Grpo(Strategy):
     """-A log p of the steps taken with noise, A the reward normalised in its prompt's group.
 
@@ -30,16 +32,22 @@ class Grpo(Strategy):
     over each trajectory. Rewards are gathered from all processes before they are normalised.
     """
 
-    usual: ClassVar[Mapping[str, Any]] = {"reward_weight": 1.0}  # published with its own loss alone
+    # published with its own loss and a distance to the untuned model alone; a denoising term is five times its size
+    usual: ClassVar[Mapping[str, Any]] = {"reward_weight": 1.0, "pretrain_weight": 0.0}
 
     group_size: int = 4  # pictures of a prompt
     trained_steps: int = 4  # steps of the trajectory that are trained on
     clip_range: float = 1e-3
+    time_from: int = later(0)  # of 1000: the steps that are trained on are those from there
+    time_until: int = later(1000)  # and up to there
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.at_least(2, "group_size")
         self.at_least(1, "trained_steps")
+        self.at_least(0, "time_from")
+        if not self.time_from < self.time_until <= 1000:
+            raise ValueError(f"time_until must be in (time_from, 1000], not {self.time_until}")
 
     def loss(self, rollouts: Rollouts, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
         group, path = batch.in_groups(self.group_size), list[_Taken]()
@@ -50,18 +58,21 @@ class Grpo(Strategy):
             now, after = (level.to(step.latents) for level in levels(step.scheduler)[step.index : step.index + 2])
             mean, spread = transition(step.latents, step.output, now, after, GRPO_ETA)
             noise = randn_tensor(mean.shape, makers, mean.device, step.output.dtype)
-            path.append(_Taken(step.latents, (mean + spread * noise).to(step.latents.dtype), now, after))
+            then = (mean + spread * noise).to(step.latents.dtype)
+            time = float(step.timestep) / step.scheduler.config.num_train_timesteps * 1000
+            path.append(_Taken(step.latents, then, now, after, time))
             return path[-1].then
 
         with torch.no_grad():
             last = rollouts.opened.rollout(group.prompts, group.generators(), on_step=take)
-            rewards, logs = rollouts.judge(rollouts.decode(group.prompts, last), group.prompts)
+            pictures = rollouts.decode(group.prompts, last)
+            rewards, logs = rollouts.judge(pictures, group.prompts)
+            logs["diversity"] = float(diversity(pictures.unflatten(0, (-1, self.group_size))).mean())
         gather = rollouts.processes.gather
         everyone = gather(torch.tensor(group.numbers, device=rewards.device))
         advantage = group_advantages(rewards, group.numbers, gather(rewards), everyone.tolist())
         losses = []
-        # the last step has no noise, and so no probability
-        for i in batch.some(self.trained_steps, len(path) - 1) or [0]:
+        for i in self._chosen(batch, [taken.time for taken in path]):
             taken = path[i]
             output = rollouts.output(group.prompts, taken.state, i)
             mean, spread = transition(taken.state, output, taken.now, taken.after, GRPO_ETA)
@@ -69,6 +80,18 @@ class Grpo(Strategy):
             ratio = (log_p - log_p.detach()).exp()  # 1 on the first and only pass; its gradient is that of log p
             losses.append(policy_loss(ratio, advantage, self.clip_range))
         return torch.stack(losses).mean(), logs
+
+    def _chosen(self, batch: Batch, times: list[float]) -> list[int]:
+        """Numbers of the steps that are trained on. The last one has no noise, and so no probability."""
+        if len(times) == 1:
+            return [0]
+        within = [i for i, time in enumerate(times[:-1]) if self.time_from <= time <= self.time_until]
+        if not within:
+            raise InputError(
+                f"no step of the {len(times)} lies in {self.time_from}..{self.time_until} of 1000; take more steps, or "
+                "another time_from and time_until"
+            )
+        return [within[i] for i in batch.some(self.trained_steps, len(within))]
 
 
 @dataclass(frozen=True)
@@ -79,6 +102,7 @@ class _Taken:
     then: torch.Tensor
     now: Level
     after: Level
+    time: float  # of 1000, at the first of the two
 
 
 def policy_loss(ratio: torch.Tensor, advantage: torch.Tensor, clip_range: float) -> torch.Tensor:

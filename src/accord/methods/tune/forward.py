@@ -1,0 +1,239 @@
+"""What strategies that learn from the forward process share: rounds of pictures, fresh noise on them, the old weights.
+
+A round is a step of the optimiser. Its pictures are made with the old weights and judged before the first loss; each
+is kept in the run's folder as soon as it is there, so that a run that is killed in the middle of a round goes on with
+it. Then each picture is noised anew at several times, and what the trained, the old and the untuned weights say there
+makes the loss. Neither probabilities nor noise on the way are needed, so any sampler will do.
+
+Letters in shapes: B pictures, G pictures of one prompt; a state is what the pipeline's loop denoises, [B,...].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
+from tqdm.auto import tqdm
+
+from accord.diffusion.process import Level, level_at
+from accord.methods.tune.drift import diversity
+from accord.methods.tune.registry import Strategy
+from accord.methods.tune.rollouts import Batch, Rollouts
+from accord.training.fingerprint import fingerprint
+
+TIMES = 1000  # in which `time_from` and `time_until` are counted, whatever a scheduler's own count is
+NOISE, TIME = 1000, 500  # salts of the generators
+
+
+@dataclass(frozen=True)
+class Forward(Strategy):
+    """A strategy of the forward process. A subclass says what one picture's error is, and has its own weights for it.
+
+    Attributes:
+        usual: published with its own loss alone. The distance to the untuned model is in it (`reference_weight`), so
+            that the run's own two terms are off.
+    """
+
+    usual: ClassVar[Mapping[str, Any]] = {
+        "reward_weight": 1.0,
+        "pretrain_weight": 0.0,
+        "kl_weight": 0.0,
+        "save_every": 1,  # a round is long
+    }
+
+    group_size: int = 16  # pictures of a prompt; small groups collapse
+    times: int = 2  # times at which each picture is noised anew, one in each equal part of what follows
+    time_from: int = 400  # of 1000: below it what is where is long decided
+    time_until: int = 950
+    reference_weight: float = 1e-4  # of the squared distance to the untuned network's output
+    old_rate: float = 0.001  # the old weights keep a share of min(old_rate * step, old_most) of themselves in a step
+    old_most: float = 0.5
+    at_once: int = 24  # pictures in one run of the network, of one prompt each time
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.at_least(2, "group_size")
+        self.at_least(1, "times", "at_once")
+        self.at_least(0, "reference_weight", "old_rate", "time_from")
+        if not self.time_from < self.time_until <= TIMES:
+            raise ValueError(f"time_until must be in (time_from, {TIMES}], not {self.time_until}")
+        if not 0 <= self.old_most <= 1:
+            raise ValueError(f"old_most must be in [0, 1], not {self.old_most}")
+
+    def errors(
+        self,
+        output: torch.Tensor,
+        old: torch.Tensor,
+        x_t: torch.Tensor,
+        clean: torch.Tensor,
+        level: Level,
+        advantage: torch.Tensor,
+    ) -> torch.Tensor:
+        """What each picture adds to the loss, [B].
+
+        Args:
+            output, old: what the trained and the old weights say at x_t, [B,...].
+            clean: x0; level: the noise in x_t; advantage: A [B] in -5..5.
+        """
+        raise NotImplementedError
+
+    # --- a round ------------------------------------------------------------------------------------------------------
+    @torch.no_grad()
+    def prepare(self, rollouts: Rollouts, batches: Sequence[Batch]) -> None:
+        """Make and judge the pictures of a round, all of this process's micro-batches, with the old weights."""
+        old = self._old(rollouts, batches[0].step)
+        rollouts.drop_kept(f"step-{batches[0].step:06d}-")
+        pictures = sum(len(b.prompts) for b in batches) * self.group_size
+        made: list[dict[str, torch.Tensor]] = []
+        with (
+            rollouts.weights(old),
+            tqdm(
+                total=pictures,
+                desc=f"pictures of round {batches[0].step + 1}",
+                unit="picture",
+                leave=False,
+                mininterval=2.0,
+                disable=not rollouts.progress,
+            ) as bar,
+        ):
+            for batch in batches:
+                group = batch.in_groups(self.group_size)
+                for first in range(0, len(group.prompts), self.group_size):
+                    made.append(self._group(rollouts, group.part(first, first + self.group_size), old))
+                    bar.update(self.group_size)
+        gather = rollouts.processes.gather
+        parts = {name: torch.cat([m[f"part.{name}"] for m in made]).to(rollouts.pipe.device) for name in rollouts.names}
+        rewards, logs = rollouts.graded(parts)
+        logs["diversity"] = float(torch.cat([m["diversity"] for m in made]).mean())
+        numbers = [n for batch in batches for n in batch.in_groups(self.group_size).numbers]
+        everyone = gather(torch.tensor(numbers, device=rewards.device))
+        advantage = advantages(rewards, numbers, gather(rewards), everyone.tolist())
+        clean = torch.cat([m["latents"] for m in made])
+        found: dict[tuple[int, ...], tuple[torch.Tensor, torch.Tensor, dict[str, float]]] = {}
+        first = 0
+        for batch in batches:
+            rows = slice(first, first + len(batch.prompts) * self.group_size)
+            found[tuple(batch.places)] = (clean[rows], advantage[rows], logs)
+            first = rows.stop
+        rollouts.round = (batches[0].step, found)
+
+    def _group(self, rollouts: Rollouts, group: Batch, old: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The pictures of one prompt, as states, with each reward as it is and how far apart they are."""
+
+        def make() -> dict[str, torch.Tensor]:
+            states, pictures, parts = [], [], []
+            for first in range(0, len(group.prompts), self.at_once):
+                some = group.part(first, first + self.at_once)
+                states.append(rollouts.pictures(some.prompts, some.generators()))
+                pictures.append(rollouts.decode(some.prompts, states[-1]))
+                parts.append(rollouts.parts(pictures[-1], some.prompts))
+            apart = diversity(torch.cat(pictures)[None])
+            rewards = {f"part.{name}": torch.cat([p[name] for p in parts]) for name in parts[0]}
+            return {"latents": torch.cat(states), "diversity": apart} | rewards
+
+        key = fingerprint(rollouts.key, group.prompts, group.seeds, *old.values())
+        place = f"step-{group.step:06d}-{group.numbers[0]:06d}-{group.seeds[0]}"
+        return rollouts.kept(place, key, make)
+
+    def _old(self, rollouts: Rollouts, step: int) -> dict[str, torch.Tensor]:
+        """The old weights, moved towards the trained ones once a step; they are the run's state."""
+        state = rollouts.state
+        if int(state.get(f"{self.name}.step", torch.tensor(-1))) != step:
+            share = min(self.old_rate * step, self.old_most)
+            for name, parameter in rollouts.trained.items():
+                new, old = parameter.detach().float().cpu(), state.get(f"{self.name}.old.{name}")
+                state[f"{self.name}.old.{name}"] = new.clone() if old is None else old.lerp(new, 1 - share)
+            state[f"{self.name}.step"] = torch.tensor(step)
+        return {name: state[f"{self.name}.old.{name}"] for name in rollouts.trained}
+
+    # --- a micro-batch ------------------------------------------------------------------------------------------------
+    def loss(self, rollouts: Rollouts, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
+        if rollouts.round is None or rollouts.round[0] != batch.step or tuple(batch.places) not in rollouts.round[1]:
+            self.prepare(rollouts, [batch])  # asked for by itself, outside of a run
+        assert rollouts.round is not None
+        clean, advantage, logs = rollouts.round[1][tuple(batch.places)]
+        old = self._old(rollouts, batch.step)
+        pieces = list(self._noised(rollouts, batch, clean.to(rollouts.pipe.device), advantage))
+        # before the first graph: the old weights are put where the trained ones are
+        with torch.no_grad(), rollouts.weights(old):
+            before = [rollouts.output_at(p.prompts, p.x_t, p.time) for p in pieces]
+        with torch.no_grad(), rollouts.untuned():
+            untuned = [rollouts.output_at(p.prompts, p.x_t, p.time) if self.reference_weight else None for p in pieces]
+
+        def term(piece: _Piece, was: torch.Tensor, first: torch.Tensor | None) -> torch.Tensor:
+            output = rollouts.output_at(piece.prompts, piece.x_t, piece.time)
+            found = self.errors(output, was, piece.x_t, piece.clean, piece.level, piece.advantage)
+            if first is not None:
+                found = found + self.reference_weight * (output - first).float().square().flatten(1).mean(1)
+            return found.sum()
+
+        losses = []
+        for piece, was, first in zip(pieces, before, untuned, strict=True):
+            if rollouts.config.gradient_checkpointing:  # then the graph of one piece alone is there at a time
+                with set_checkpoint_early_stop(False):  # an exception in the middle of a pipeline's call
+                    losses.append(checkpoint(term, piece, was, first, use_reentrant=False))
+            else:
+                losses.append(term(piece, was, first))
+        return torch.stack(losses).sum() / (len(clean) * self.times), dict(logs)
+
+    def _noised(
+        self, rollouts: Rollouts, batch: Batch, clean: torch.Tensor, advantage: torch.Tensor
+    ) -> Sequence[_Piece]:
+        """Every picture at `times` times, in pieces of `at_once` pictures of one prompt, which have one time.
+
+        Within a group the advantages add up to 0. What its pictures have in common at one time cancels out then, and
+        with it most of the noise that a time of its own for each of them would bring.
+        """
+        group, scheduler, pieces = batch.in_groups(self.group_size), rollouts.scheduler, list[_Piece]()
+        for number, maker in enumerate(batch.generators(TIME)):
+            shares = torch.rand(self.times, generator=maker).tolist()
+            for k, share in enumerate(shares):
+                part = (k + share) / self.times
+                out_of_1000 = self.time_from + part * (self.time_until - self.time_from)
+                time = float(int(out_of_1000 / TIMES * scheduler.config.num_train_timesteps))
+                for first in range(0, self.group_size, self.at_once):
+                    rows = slice(
+                        number * self.group_size + first,
+                        number * self.group_size + min(first + self.at_once, self.group_size),
+                    )
+                    x0, makers = clean[rows], group.part(rows.start, rows.stop).generators(NOISE + k)
+                    noise = torch.stack([torch.randn(x0.shape[1:], generator=g) for g in makers]).to(x0.device)
+                    level = level_at(scheduler, time, x0.float())
+                    x_t = level.noised(x0.float(), noise).to(rollouts.dtype)
+                    pieces.append(_Piece(group.prompts[rows], x0, x_t, time, level, advantage[rows]))
+        return pieces
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Pictures of one prompt at one time."""
+
+    prompts: list[str]
+    clean: torch.Tensor
+    x_t: torch.Tensor
+    time: float
+    level: Level
+    advantage: torch.Tensor
+
+
+def advantages(
+    rewards: torch.Tensor, numbers: list[int], all_rewards: torch.Tensor, all_numbers: list[int]
+) -> torch.Tensor:
+    """A [B] = (R - mean of the prompt's group) / (spread of all + 1e-4), clipped to -5..5.
+
+    What could not be judged has none, and is in no mean; where nothing could be, all are NaN, and the step is skipped.
+
+    Source: DiffusionNFT (arXiv 2509.16117), algorithm 1.
+
+    Args:
+        numbers: the prompt of each reward; `all_*` are those of every process.
+    """
+    every, judged = torch.tensor(all_numbers, device=rewards.device), torch.isfinite(all_rewards)
+    if not judged.any():
+        return torch.full_like(rewards, torch.nan)
+    means = torch.stack([all_rewards[(every == number) & judged].mean() for number in numbers])
+    advantage = (rewards - means) / (all_rewards[judged].std(unbiased=False) + 1e-4)
+    return torch.where(torch.isfinite(rewards), advantage, torch.zeros_like(rewards)).clamp(-5, 5).detach()
