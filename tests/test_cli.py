@@ -246,7 +246,6 @@ def test_file_names_come_from_the_prompt_and_stay_in_the_folder(prompt, expected
         ("bench rewards --so-far --shard 1/2", "--shard"),
         ("bench invert --only-pairs --kind vit", "--kind"),
         ("bench kernel --quick --large", "--large"),
-        ("train reward --prompts p.txt --watcher x", "--watcher"),
         ("bench judge --sheets s --watcher w", "--watcher"),
         ("realign star --rounds 0 --select pass", "--select"),
     ],

@@ -170,7 +170,7 @@ def train_reward(
     ] = None,
     pairs_least: Annotated[
         float | None,
-        typer.Option(help="Learn from those pairs alone whose reward, as it is, is at least this (0.5 for pass)."),
+        typer.Option(help="Learn from those pairs alone whose reward, as it is, is at least this (0.5 for passes)."),
     ] = None,
     anchors: Annotated[
         int,
@@ -196,9 +196,14 @@ def train_reward(
             )
         ),
     ] = None,
-    watch: Annotated[
+    watcher: Annotated[
         str | None,
-        typer.Option(help="A second judge, folder or hub id, that never trains: the run stops where its score falls."),
+        typer.Option(
+            help=(
+                "A second judge, folder or hub id, of another training seed or make, that trains nothing: the run stops "
+                "where its score falls."
+            )
+        ),
     ] = None,
     paraphrases: Annotated[
         str | None,
@@ -213,15 +218,6 @@ def train_reward(
         bool, typer.Option("--gradient-checkpointing", help="Less memory, more time.")
     ] = False,
     judge: JudgeId = None,
-    watcher: Annotated[
-        str | None,
-        typer.Option(
-            help=(
-                "A second captioner, of another training seed, for the --held-out score: folder or hub id. It only "
-                "watches, so the held-out score may be a reward that is trained with the first."
-            )
-        ),
-    ] = None,
     clip: ClipId = None,
     seed: Seed = 0,
     device: Device = None,
@@ -241,7 +237,7 @@ def train_reward(
     from accord.methods.tune.config import strategy_of
     from accord.rewards.registry import registered
     from accord.training.claim import check_same
-    from accord.training.watching import load_watcher
+    from accord.training.watching import check_watches
 
     further = call_options(None, None, negative_prompt, height, width, call)["call"]
     if negative_prompt:
@@ -258,7 +254,7 @@ def train_reward(
             f"reward {max((n for n, _ in named), key=[n for n, _ in named].count)!r} was given twice; give it once, "
             "with its weight"
         )
-    if held_out in weights and watcher is None:
+    if held_out in weights:
         raise InputError(f"the held-out score {held_out!r} is trained on; choose another --held-out")
     wanted, scores = {*weights, held_out}, registered()
     unknown = wanted - {*scores, "inversion", "none"}
@@ -285,8 +281,6 @@ def train_reward(
     captions, similarities = "captioner" in needed, "clip" in needed
     if not captions:
         leave_out("by these scores", judge=judge)
-    if held_out not in scores or "captioner" not in scores[held_out].needs:
-        leave_out(f"with the held-out score {held_out}, which needs no captioner", watcher=watcher)
     if not similarities:
         leave_out("by these scores", clip=clip)
     given = {
@@ -344,10 +338,13 @@ def train_reward(
     pipe = accord.load(model, device, variant=variant, model_config=model_config)
     where = str(pipe.device)
     judging = accord.load_judge(judge_of(judge, model, HUB_CAPTIONER), where) if captions else None
-    watching = judging if watcher is None else load_watcher(watcher, judging, where)
     similarity = accord.load_clip(judge_of(clip, model, HUB_CLIP), where) if similarities else None
-    told = {n: w for n, w in weights.items() if "captioner" in scores[n].needs} or {"contrast": 1.0}
-    watching = accord.make_rewards(told, accord.load_judge(watch, where)) if watch is not None else None
+    watching = None
+    if watcher is not None:
+        other = accord.load_judge(watcher, where)
+        check_watches(other, judging, watcher)
+        told = {n: w for n, w in weights.items() if "captioner" in scores[n].needs} or {"contrast": 1.0}
+        watching = accord.make_rewards(told, other)
     tell_skipped(broken.skipped)
     tell_skipped(unread.skipped)
     rewards = accord.make_rewards(weights, judging, similarity)
@@ -363,7 +360,7 @@ def train_reward(
         rewards,
         out,
         config=config,
-        held_out=_held_out(held_out, watching, similarity),
+        held_out=_held_out(held_out, judging, similarity),
         pairs=examples,
         call=further,
         progress=not as_json,

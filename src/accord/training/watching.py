@@ -1,4 +1,4 @@
-"""A second captioner that only watches: nothing is selected by it or trained with it, so it may report."""
+"""A second judge that only watches: nothing is selected by it or trained with it, so it may report."""
 
 from __future__ import annotations
 
@@ -19,8 +19,14 @@ def load_watcher(model: str, selects: object, device: str = "cpu") -> Captioner:
         InputError: for a model that cannot be read, or one with the very weights of the other.
     """
     watcher = load_captioner(model, device)
-    if isinstance(selects, nn.Module) and fingerprint(watcher) == fingerprint(selects):
-        raise InputError(
-            f"`watcher` {model!r} has the weights of the judge that selects; give one trained from another seed"
-        )
+    check_watches(watcher, selects, model)
     return watcher
+
+
+def check_watches(watcher: object, selects: object, name: str) -> None:
+    """Refuse a watcher that has the very weights of the judge that selects. Raises InputError."""
+    if isinstance(watcher, nn.Module) and isinstance(selects, nn.Module):
+        if fingerprint(watcher) == fingerprint(selects):
+            raise InputError(
+                f"`watcher` {name!r} has the weights of the judge that selects; give one trained from another seed"
+            )
