@@ -200,8 +200,8 @@ def train_reward(
         str | None,
         typer.Option(
             help=(
-                "A second judge, folder or hub id, of another training seed or make, that trains nothing: the run stops "
-                "where its score falls."
+                "A second judge, folder or hub id, of another training seed or make, that trains nothing: the run "
+                "stops where its score falls."
             )
         ),
     ] = None,

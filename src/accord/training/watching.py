@@ -25,8 +25,8 @@ def load_watcher(model: str, selects: object, device: str = "cpu") -> Captioner:
 
 def check_watches(watcher: object, selects: object, name: str) -> None:
     """Refuse a watcher that has the very weights of the judge that selects. Raises InputError."""
-    if isinstance(watcher, nn.Module) and isinstance(selects, nn.Module):
-        if fingerprint(watcher) == fingerprint(selects):
-            raise InputError(
-                f"`watcher` {name!r} has the weights of the judge that selects; give one trained from another seed"
-            )
+    modules = isinstance(watcher, nn.Module) and isinstance(selects, nn.Module)
+    if modules and fingerprint(watcher) == fingerprint(selects):
+        raise InputError(
+            f"`watcher` {name!r} has the weights of the judge that selects; give one trained from another seed"
+        )
