@@ -106,12 +106,22 @@ def write_picture(out: Path, name: str, made: Any) -> dict[str, Any]:
 
 
 # --- realign --------------------------------------------------------------------------------------------------------
-def repairing(pipe: Any, config: Any, judge: Any, detector: Any, batch_size: int, settings: dict[str, Any]) -> Making:
+def repairing(
+    pipe: Any,
+    config: Any,
+    judge: Any,
+    detector: Any,
+    batch_size: int,
+    settings: dict[str, Any],
+    routing: Any = None,
+    budget: str | None = None,
+) -> Making:
     """Pictures before and after repair.
 
     Args:
         detector: finds the things; the pipeline's own attention if None.
         settings: what a manifest says of judge and detector.
+        routing, budget: as `accord.realign` takes them.
     """
     import accord
     from accord.data.prompts import check_says_something
@@ -132,7 +142,7 @@ def repairing(pipe: Any, config: Any, judge: Any, detector: Any, batch_size: int
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "the prompt is read as", Notice)  # the job's own note has said it
             told = {"captioner": judge, "regions": detector, "batch_size": batch_size, "each": True, **arguments}
-            return accord.realign(pipe, prompts, seeds, config=config, **told)
+            return accord.realign(pipe, prompts, seeds, config=config, routing=routing, budget=budget, **told)
 
     settings = {"rounds": config.rounds, "mode": config.mode, "judge": judge.name, **settings}
     return Making(lambda arguments: call_arguments(pipe, **arguments), reads, make, settings)
@@ -161,6 +171,7 @@ def repair_text(made: Any, folder: Path) -> str:
         + score_text(after.overall, 3)
         + (f", from the noise of seed {made.seed_after}" if made.seed_after is not None else ""),
         *("  before  " + line for line in words_text(before).splitlines()),
+        *(f"  round {number}: {one}" for number, one in enumerate(made.tries or (), start=1)),
         *("  after   " + line for line in words_text(after).splitlines() if made.improved),
         f"  pictures and report: {folder / 'index.html'}",
     ]

@@ -280,10 +280,18 @@ def realign(
         typer.Option(
             help=(
                 "Where a round starts: new_seed (another noise), same_seed (the same noise), renoise (the picture, "
-                "noised part-way)."
+                "noised part-way); route (local failures are edited in their place, others drawn from another noise), "
+                "edit (every failure is edited in its place)."
             )
         ),
     ] = "new_seed",
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            help="Instead of --rounds, what a picture may cost, the judge included: 30s (seconds) or 200calls (of the "
+            "denoiser)."
+        ),
+    ] = None,
     steps: Steps = None,
     guidance: OwnGuidance = None,
     negative_prompt: NegativePrompt = None,
@@ -317,10 +325,15 @@ def realign(
     import accord
     from accord.diffusion.call import call_arguments
     from accord.methods.realign.fine import check_mode, check_repairable
+    from accord.methods.realign.routing import ROUTINGS, Budget
     from accord.reports.gallery import of_repairs, repairs_in, write_gallery
 
-    config = checked(accord.RealignConfig, rounds=rounds, mode=mode)
-    if not rounds:
+    routing = ROUTINGS.get(mode)
+    config = checked(accord.RealignConfig, rounds=rounds, mode="new_seed" if routing else mode)
+    if budget is not None:
+        leave_out("with --budget", **said("rounds"))
+        Budget.of(budget)
+    elif not rounds:
         leave_out("with --rounds 0", **said("mode", "regions"))
     if regions not in REGIONS:
         raise InputError(f"--regions {regions!r} is unknown; use {' or '.join(REGIONS)}")
@@ -335,7 +348,7 @@ def realign(
     with given.writing(out):
         pipe = accord.load(model, device, kind, lora, variant=variant, model_config=model_config)
         check_repairable(pipe)  # before the judge, which may be large
-        check_mode(pipe, mode)
+        check_mode(pipe, mode if routing is None else "renoise")
         call_arguments(pipe, **told)
         named = judge_of(judge, model, HUB_CAPTIONER)
         judging = accord.load_judge(named, str(pipe.device), calibration=calibration)
@@ -343,7 +356,10 @@ def realign(
         if regions == "detector":
             looks = accord.load_detector(detector or HUB_DETECTOR, outlines, str(pipe.device))
         looking = {"calibration": calibration and str(calibration), "detector": detector, "outlines": outlines}
-        making = repairing(pipe, config, judging, looks, batch_size, {"regions": regions, **looking})
+        chosen = {"mode": mode, "budget": budget} if routing or budget else {}
+        making = repairing(
+            pipe, config, judging, looks, batch_size, {"regions": regions, **looking, **chosen}, routing, budget
+        )
         write = functools.partial(write_repair, out)
         task = Task("realign", told, making, write, batch_size, as_json, passes=1 + rounds)
         if file is not None:
