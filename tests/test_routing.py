@@ -90,19 +90,27 @@ def test_what_is_there_too_often_is_looked_for_and_the_worst_of_it_goes():
     assert [r.box for r in surplus_of(failure, prompt, found)] == [LEFT]
     assert surplus_of(failure, prompt, found[1:]) == []
     layout = [region(0, LOW, 0.1, found=LOW), region(1, RIGHT, 0.9, found=RIGHT)]
-    mask = edit_mask(failure, layout, surplus_of(failure, prompt, found), Routing(), (16, 16))
+    mask = edit_mask(failure, prompt, layout, surplus_of(failure, prompt, found), Routing(), (16, 16))
     assert mask.shape == (16, 16) and mask[8, 4] > 0.9 and mask[8, 12] < 0.05 and mask[14, 7] < 0.2
-    assert edit_mask(failure, layout, [], Routing(), (16, 16)) is None
+    assert edit_mask(failure, phrases_of(PROMPT), layout, [], Routing(), (16, 16)) is None
 
 
 def test_an_edit_acts_where_a_thing_is_and_where_it_is_to_be():
     failure = Failure("wrong", ("red",), 0)
     layout = [region(0, LEFT, 0.9, planned=True, found=LOW), region(1, RIGHT, 0.0)]
-    mask = edit_mask(failure, layout, [], Routing(margin=0.0, softness=0.0), (16, 16))
+    mask = edit_mask(failure, phrases_of(PROMPT), layout, [], Routing(margin=0.0, softness=0.0), (16, 16))
     outside = 1 - np.maximum(box_mask(LEFT, (16, 16)), box_mask(LOW, (16, 16)))
     assert mask[8, 4] == mask[14, 7] == 1 and mask[8, 12] == 0 and not (mask * outside > 0.5).any()
-    soft = edit_mask(failure, layout, [], Routing(margin=0.0, softness=0.1), (16, 16))
+    soft = edit_mask(failure, phrases_of(PROMPT), layout, [], Routing(margin=0.0, softness=0.1), (16, 16))
     assert 0 < soft[8, 8] < 1 and soft.sum() == pytest.approx(mask.sum(), rel=0.2)
+
+
+def test_a_wrong_background_is_edited_where_no_thing_is():
+    prompt = phrases_of("a red star on a white background")
+    failure = diagnose(judged(prompt.text, white=(0.1, "gray")))
+    assert failure.kind == "wrong" and prompt.phrases[failure.phrase].background
+    mask = edit_mask(failure, prompt, [region(0, LEFT, 0.0)], [], Routing(), (16, 16))
+    assert mask[8, 4] < 0.05 and mask[8, 13] > 0.95 and mask[1, 1] > 0.95
 
 
 @pytest.mark.parametrize(("text", "most", "unit"), [("30s", 30, "seconds"), ("200calls", 200, "calls")])
@@ -291,7 +299,7 @@ def test_route_and_budget_from_the_command_line(accord_cli, lab):
     for bad, reason in (
         (["--budget", "20"], "--budget '20' is not understood"),
         (["--budget", "20calls", "--rounds", 2], "--rounds is not used with --budget"),
-        (["--mode", "reroute"], "mode must be one of new_seed, same_seed, renoise"),
+        (["--mode", "reroute"], "--mode 'reroute' is unknown; use new_seed, same_seed, renoise, route or edit"),
     ):
         code, out, error = accord_cli(*words, *bad, "--out", "bad")
         assert code == 2 and reason in error + out

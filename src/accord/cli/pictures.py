@@ -324,10 +324,13 @@ def realign(
     quiet()
     import accord
     from accord.diffusion.call import call_arguments
+    from accord.methods.realign.config import MODES
     from accord.methods.realign.fine import check_mode, check_repairable
     from accord.methods.realign.routing import ROUTINGS, Budget
     from accord.reports.gallery import of_repairs, repairs_in, write_gallery
 
+    if mode not in (*MODES, *ROUTINGS):
+        raise InputError(f"--mode {mode!r} is unknown; use {', '.join(MODES)}, {' or '.join(ROUTINGS)}")
     routing = ROUTINGS.get(mode)
     config = checked(accord.RealignConfig, rounds=rounds, mode="new_seed" if routing else mode)
     if budget is not None:

@@ -299,8 +299,10 @@ class Rounds:
         """Whether one more round is expected to fit into the budget, by what the rounds before have taken."""
         if self.budget is None:
             return True
-        operator = self.operator(item, diagnose(item.alignment))
-        shares = {"edit": self.routing.strength if self.routing else 1.0, "renoise": self.config.strength}
+        failure = diagnose(item.alignment)
+        operator, shares = self.operator(item, failure), {"renoise": self.config.strength}
+        if self.routing is not None and item.prompt.things and failure.kind != "surplus":
+            shares["edit"] = self.routing.strength  # else there may be no place for it, and all is drawn anew
         alike = [t for t in item.tries if t.operator == operator]
         if self.budget.unit == "calls":
             expected = max((t.calls for t in alike), default=math.floor(item.first_calls * shares.get(operator, 1.0)))
@@ -440,7 +442,7 @@ class Rounds:
         mask = None
         if operator == "edit" and failure is not None and self.routing is not None:
             surplus = surplus_of(failure, item.prompt, found)
-            mask = edit_mask(failure, layout, surplus, self.routing, item.maps.shape[1:])
+            mask = edit_mask(failure, item.prompt, layout, surplus, self.routing, item.maps.shape[1:])
         if operator == "edit" and mask is None:  # what is to go was not found
             operator, tried = self.config.mode, [] if self.config.mode == "new_seed" else item.tried
         return Turn(item, operator, layout, tried, mask, failure)

@@ -1,4 +1,6 @@
-"""What is done about a picture that fails: edit a part of it, or draw it anew. METHODS 1.2, repair as predicates.
+"""What is done about a picture that fails: edit a part of it, or draw it anew.
+
+The idea of predicates with two operators is that of EPIC (arXiv 2605.11722) and RAISE (arXiv 2603.00483).
 
 The verdicts on the words say what kind of failure it is (`diagnose`), a `Routing` says which operator mends that kind,
 and the regions say where an edit acts (`edit_mask`). A `Budget` says how long this goes on.
@@ -155,23 +157,32 @@ def good_instance(failure: Failure, layout: Sequence[Region]) -> Region | None:
 
 
 def edit_mask(
-    failure: Failure, layout: Sequence[Region], surplus: Sequence[Region], routing: Routing, shape: tuple[int, int]
+    failure: Failure,
+    prompt: Prompt,
+    layout: Sequence[Region],
+    surplus: Sequence[Region],
+    routing: Routing,
+    shape: tuple[int, int],
 ) -> np.ndarray | None:
     """Where an edit acts, float32 [h,w] in 0..1 with a soft edge; None where nothing says where it could.
+
+    What is wrong with the background is edited wherever no thing is.
 
     Args:
         layout: a place for each thing that is asked for, of `layout.plan`.
         surplus: what is to go, of `surplus_of`.
     """
-    changed = [r.box for r in surplus] if failure.kind == "surplus" else _boxes_of(failure, layout)
-    if not changed:
-        return None
-    kept = [r.found or r.box for r in layout if r.box not in changed and (r.found or r.box) not in changed]
-    side = max(shape)
-    mask = np.max([box_mask(_grown(box, routing.margin), shape) for box in changed], axis=0)
-    for box in kept:  # what is well is not drawn over where the two meet
-        mask = np.minimum(mask, 1 - box_mask(box, shape) * (1 - np.max([box_mask(b, shape) for b in changed], axis=0)))
-    return np.asarray(ndimage.gaussian_filter(mask, routing.softness * side, mode="nearest"), dtype=np.float32)
+    if failure.phrase is not None and prompt.phrases[failure.phrase].background:
+        mask = 1 - _covered([r.found or r.box for r in layout], shape, routing.margin)
+    else:
+        changed = [r.box for r in surplus] if failure.kind == "surplus" else _boxes_of(failure, layout)
+        if not changed:
+            return None
+        kept = [box for r in layout if (box := r.found or r.box) not in changed and r.box not in changed]
+        inner = _covered(changed, shape)  # what is well is not drawn over but where the two meet
+        mask = np.minimum(_covered(changed, shape, routing.margin), 1 - _covered(kept, shape) * (1 - inner))
+    soft = ndimage.gaussian_filter(mask, routing.softness * max(shape), mode="nearest")
+    return np.asarray(soft, dtype=np.float32)
 
 
 def _boxes_of(failure: Failure, layout: Sequence[Region]) -> list[tuple[float, float, float, float]]:
@@ -181,5 +192,9 @@ def _boxes_of(failure: Failure, layout: Sequence[Region]) -> list[tuple[float, f
     return [box for r in wrong for box in (r.box, r.found) if box is not None]
 
 
-def _grown(box: tuple[float, float, float, float], margin: float) -> tuple[float, float, float, float]:
-    return box[0] - margin, box[1] - margin, box[2] + margin, box[3] + margin
+def _covered(
+    boxes: Sequence[tuple[float, float, float, float]], shape: tuple[int, int], margin: float = 0.0
+) -> np.ndarray:
+    """Coverage of boxes, each larger by a margin, on a grid of h x w, in 0..1."""
+    grown = [(x0 - margin, y0 - margin, x1 + margin, y1 + margin) for x0, y0, x1, y1 in boxes]
+    return np.max([np.zeros(shape, dtype=np.float32), *(box_mask(box, shape) for box in grown)], axis=0)
