@@ -974,7 +974,7 @@ def test_the_captioner_recipe_makes_true_captions_likely(tmp_path, recipe, monke
 def test_the_denoiser_recipe_in_closed_form(tmp_path, recipe, monkeypatch):
     """Mean square of the velocity's error at the scaled latents of the drawn scenes, and the contest beside it."""
     denoiser, done, centred, texts = recipe("denoiser"), [], [], []
-    shares, sayings, caption = denoiser.shares, denoiser.draw_sayings, denoiser.caption
+    shares, sayings, say = denoiser.shares, denoiser.draw_sayings, denoiser.say
     encoded = torch.randn(32, 4, 16, 16, generator=torch.Generator().manual_seed(1))
     index, times = np.asarray([0, 25, 3, 30]), torch.tensor([100, 400, 700, 900])
     for name, value in {
@@ -985,7 +985,7 @@ def test_the_denoiser_recipe_in_closed_form(tmp_path, recipe, monkeypatch):
         "shares": lambda share: done.append(share) or shares(share),
         "draw_scenes": lambda *_: index,
         "draw_sayings": lambda rng, alone, how: centred.append(alone.tolist()) or sayings(rng, alone, how),
-        "caption": lambda *given: texts.append(caption(*given)) or texts[-1],
+        "say": lambda *given: texts.append(say(*given)) or texts[-1],
         "draw_timesteps": lambda *_: times,
     }.items():
         monkeypatch.setattr(denoiser, name, value)
@@ -1000,7 +1000,7 @@ def test_the_denoiser_recipe_in_closed_form(tmp_path, recipe, monkeypatch):
         latents = encoded[index] * scale
         noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(5))
         tokenizer = denoiser.CLIPTokenizer.from_pretrained(tmp_path / "clip")
-        ids = tokenizer(texts, padding="max_length", return_tensors="pt").input_ids
+        ids = tokenizer([said.text for said in texts], padding="max_length", return_tensors="pt").input_ids
         scheduler = denoiser.scheduler()
         velocity = unet(scheduler.add_noise(latents, noise, times), times, tower(ids).last_hidden_state).sample
         error = float((velocity - scheduler.get_velocity(latents, noise, times)).square().mean().detach())

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from accord.data.lexicon import DEFAULT, Lexicon, plural_of
-from accord.prompts.phrases import phrases_of
+from accord.prompts.phrases import phrases_of, read_ahead
 from accord.prompts.swaps import singular_of, spelled, swaps, with_article
 from accord.types import InputError
 from accord_lab.scenes.ask import ask_of, lab_lexicon
@@ -177,6 +177,7 @@ def assert_spans_slice(text: str, in_phrase: bool = False) -> None:
 
 def test_spans_are_slices_of_the_text_and_do_not_overlap():
     texts = random_captions(1500)
+    read_ahead(texts)
     for text in texts:
         assert_spans_slice(text, in_phrase=True)
     assert sum(len(phrases_of(t).words) for t in texts) > 3 * len(texts)
@@ -189,10 +190,11 @@ def test_spans_hold_in_any_jumble_of_words():
         "a an the two 3 pair couple of red Big star KEYS fish on white background left to the above next , . ' ( - "
         "picture and with trio zebra's naïve 東京 ² 12 holding in front of",
     )
-    for _ in range(1500):
-        text = "  ".join(words[i] for i in rng.integers(len(words), size=int(rng.integers(1, 9))))
-        if re.search(r"\w", text):
-            assert_spans_slice(text)
+    jumbles = ["  ".join(words[i] for i in rng.integers(len(words), size=int(rng.integers(1, 9)))) for _ in range(1500)]
+    texts = [text for text in jumbles if re.search(r"\w", text)]
+    read_ahead(texts)
+    for text in texts:
+        assert_spans_slice(text)
 
 
 # --- singular and plural -------------------------------------------------------------------------------------------
@@ -326,7 +328,12 @@ def test_words_without_counterfactuals_have_none():
 
 def test_each_swap_of_a_lab_caption_asks_for_something_else_in_correct_english():
     checked = dict.fromkeys(("noun", "color", "count", "size", "background", "relation"), 0)
-    for text in random_captions(150, seed=2):
+    texts = random_captions(150, seed=2)
+    read_ahead(texts)
+    for n, text in enumerate(texts):
+        if n % 50 == 0:
+            part = texts[n : n + 50]
+            read_ahead(o for t in part for w in phrases_of(t).words for _, o in swaps(phrases_of(t), w, LAB))
         prompt, asked = phrases_of(text), ask_of(text)
         for word in prompt.words:
             options = swaps(prompt, word, LAB)
@@ -385,3 +392,33 @@ def test_counts_are_spelled():
 def test_other_bytes_than_utf8_are_named():
     with pytest.raises(InputError, match="is no UTF-8"):
         phrases_of("a star \udcff")
+
+
+def test_what_is_read_ahead_is_what_is_read_one_by_one(monkeypatch):
+    from accord.prompts import phrases
+
+    texts = ["two red (cats:1.3), no dogs", *random_captions(12, seed=5), "a [blue] bird"]
+    parsed: list[str] = []
+    monkeypatch.setattr(phrases, "_KNOWN", type(phrases._KNOWN)())
+    one_by_one = [phrases._read_all([t])[0] for t in texts]
+    phrases._KNOWN.clear()
+    read_ahead([*texts, texts[0]])
+    monkeypatch.setattr(phrases, "parse_all", lambda new: parsed.extend(new) or [])
+    assert [phrases._read_all([t])[0] for t in texts] == one_by_one and parsed == []
+
+
+def test_no_more_prompts_are_remembered_than_said_and_the_oldest_go_first(monkeypatch):
+    from accord.prompts import phrases
+
+    monkeypatch.setattr(phrases, "REMEMBERED", 3)
+    monkeypatch.setattr(phrases, "_KNOWN", type(phrases._KNOWN)())
+    for text in ("a cat", "a dog", "a cow", "a cat", "a fish"):
+        phrases_of(text)
+    assert list(phrases._KNOWN) == ["a cow", "a cat", "a fish"]
+
+
+def test_a_text_that_cannot_be_read_does_not_stop_the_others():
+    read_ahead(["a cat", "???"])
+    assert phrases_of("a cat").things
+    with pytest.raises(InputError):
+        phrases_of("???")

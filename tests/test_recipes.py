@@ -33,7 +33,7 @@ from accord_lab.recipes.views import (
     relation_head,
     relation_labels,
 )
-from accord_lab.scenes.grammar import FULL, Saying
+from accord_lab.scenes.grammar import FULL, NOTHING, Saying, say
 from accord_lab.scenes.lexicon import NOUNS
 from accord_lab.scenes.scene import Scene, Thing
 
@@ -68,11 +68,14 @@ def test_patch_loss_is_the_cross_entropy_of_labelled_patches():
 
 def test_targets_of_the_contest_are_the_phrases_and_their_places():
     tokenizer = CLIPTokenizer.from_pretrained(MODELS / "pipeline" / "tokenizer")
-    texts = ["a photo of a red star left of a blue key on gray", "a key", ""]
-    told = tokenizer(texts, padding="max_length", return_tensors="pt", return_offsets_mapping=True)
-    tokens, places = targets(texts, [SCENE, Scene("gray", (KEY,)), SCENE], told.offset_mapping)
+    rng = np.random.default_rng(0)
+    captions = [say(SCENE, rng, FULL), say(Scene("gray", (KEY,)), rng, FULL), NOTHING]
+    told = tokenizer(
+        [said.text for said in captions], padding="max_length", return_tensors="pt", return_offsets_mapping=True
+    )
+    tokens, places = targets(captions, [SCENE, Scene("gray", (KEY,)), SCENE], told.offset_mapping)
     words = [[tokenizer.decode(i).strip() for i in told.input_ids[0][t > 0]] for t in tokens[0]]
-    assert words == [["a", "red", "star"], ["a", "blue", "key"], []]
+    assert words == [["a", "big", "red", "star"], ["a", "big", "blue", "key"], []]
     assert not tokens[1:].any() and not places[1:].any()
     assert places[0, 0, :, : SIDE // 2].sum() == places[0, 0].sum() > 0  # the star is on the left, the key is not
     assert places[0, 1, :, : SIDE // 2].sum() == 0 < places[0, 1].sum()

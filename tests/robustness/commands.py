@@ -44,6 +44,7 @@ LEAST = {
         f"bench {name}": ["bench", name, "--quick", "--out", "table"]
         for name in (
             "sensitivity",
+            "roles",
             "hacking",
             "kernel",
             "judging",

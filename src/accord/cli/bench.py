@@ -65,6 +65,7 @@ BENCHES: dict[str, tuple[str, dict[str, Any]]] = {
         {"quick": QUICK, "minutes": MINUTES, "seeds": SEEDS, "shard": SHARD, "so_far": SO_FAR, "model": Model},
     ),
     "sensitivity": ("Which reward sees which swapped word.", {"quick": QUICK, "model": Model}),
+    "roles": ("Whether text states and denoiser know which of two things is where.", {"quick": QUICK, "model": Model}),
     "hacking": ("A run that is made to hack its reward, and the guard.", {"quick": QUICK, "model": Model}),
     "invert": (
         "Inversion: every predictor, plain and with each part of the method, beside plain baselines.",

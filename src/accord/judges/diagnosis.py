@@ -13,7 +13,7 @@ from accord.judges.captioners import load_captioner
 from accord.judges.clip import ClipScorer, load_clip
 from accord.judges.protocol import Answers, Judge, check_scores
 from accord.judges.questions import as_judge
-from accord.prompts.phrases import phrases_of
+from accord.prompts.phrases import phrases_of, read_ahead
 from accord.reports.results import Scored
 from accord.types import Alignment, InputError, Prompt
 
@@ -41,6 +41,7 @@ def align(
         InputError: for a prompt that is longer than the judge reads, or verdicts that are not finite.
     """
     judge = as_judge(judge)
+    read_ahead(p for p in prompts if isinstance(p, str))
     parsed = [p if isinstance(p, Prompt) else phrases_of(p) for p in prompts]
     for text in dict.fromkeys(p.text for p in parsed):
         judge.check_length(text)

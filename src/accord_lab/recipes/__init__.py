@@ -1,4 +1,4 @@
-"""Recipes that train the embedded models: `accord train lab vae|clip|captioner|denoiser`."""
+"""Recipes that train the embedded models: `accord train lab vae|clip|captioner|denoiser|roles`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from accord.training.claim import claim
 from accord.training.fingerprint import fingerprint
 from accord.types import InputError
 
-PARTS = {"vae": (), "clip": (), "captioner": (), "denoiser": ("vae", "clip")}
-FINISHED = {"denoiser": "pipeline/model_index.json"}  # the file that a finished part has; of others part/config.json
+PARTS = {"vae": (), "clip": (), "captioner": (), "denoiser": ("vae", "clip"), "roles": ()}
+FINISHED = {
+    part: "pipeline/model_index.json" for part in ("denoiser", "roles")
+}  # the file that a finished part has; of others part/config.json
 
 
 def train(
@@ -33,6 +35,8 @@ def train(
     if steps is not None and steps < 1:
         raise InputError(f"steps must be at least 1, not {steps}")
     options: dict[str, Any] = {"steps": steps, "seed": seed, "device": device}
+    if start is None and part == "roles":
+        raise InputError("roles go into the text tower of a finished pipeline; give `start`, the folder that has it")
     if start is None:
         missing = [p for p in PARTS[part] if not (Path(folder) / p / "config.json").is_file()]
         if missing:

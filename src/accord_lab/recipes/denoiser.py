@@ -10,6 +10,7 @@ phrase each place belongs to (`grounding`); without that it was at chance after 
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,14 +23,16 @@ from tqdm.auto import tqdm
 from transformers import CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from accord.diffusion.process import level_at
+from accord.diffusion.registers import registers_of
 from accord.files import replace_file
 from accord.methods.video.hook import attention_hook
 from accord.training.fingerprint import fingerprint
 from accord.training.loop import LoopConfig, Run, computes_bf16
 from accord_lab.recipes.grounding import Grounding, targets
+from accord_lab.recipes.roles import registers_as_phrases
 from accord_lab.recipes.saving import at_rest, load_in_float32
 from accord_lab.recipes.vae import to_tensor
-from accord_lab.scenes.grammar import FULL, Saying, caption
+from accord_lab.scenes.grammar import FULL, NOTHING, Saying, say
 from accord_lab.scenes.lexicon import IMAGE_SIZE, SIZES
 from accord_lab.scenes.render import render, silhouette
 from accord_lab.scenes.scene import Scene, sample_scene
@@ -46,6 +49,13 @@ CONTINUE_LAYOUT = 0.25  # share of timesteps from LAYOUT_TIMESTEPS, when trainin
 DETAILED = {"car": 4}  # how often these come among single things, going on: windows and wheels are learnt last
 CONTINUE_SAYING = (0.15, 0.45)  # shares of captions that tell all and that tell next to nothing, when training goes on
 SPARSE = Saying(color=0.2, size=0.1, background=0.1)  # of "a moon" much must be made up: one colour, one moon
+# going on from a tower with registers (recipe `roles`): pairs of unlike things with their relation told, their places
+# decided early; with no more than this of them, and sizes often told, nothing else is forgotten
+ROLES_RATE = 0.6  # as CONTINUE_RATE
+RELATED_UNTIL, RELATED = 0.1, 0.4  # of the steps, batches of such pairs alone; then their share
+RELATED_LAYOUT = 0.75  # share of their timesteps from LAYOUT_TIMESTEPS
+RELATED_SAYING, SIZED, SIZED_SHARE = Saying(relation=1.0), Saying(size=1.0), 0.3
+KEEP_TEXT = 1.0  # weight of the tower's states being those that it started with
 GROUNDING = 0.2  # weight of the contest of phrases for pixels
 CAPTION_DROPOUT = 0.1  # empty prompts, for classifier-free guidance
 
@@ -130,6 +140,12 @@ def scene_pools(seed: int, going_on: bool) -> tuple[np.ndarray, np.ndarray, np.n
     return centred, np.repeat(np.arange(SCENES), often), np.flatnonzero([len(things) > 1 for things in scenes])
 
 
+def related_pool(seed: int) -> np.ndarray:
+    """Numbers of the scenes of two unlike things."""
+    scenes = [scene_of(i, seed).things for i in range(SCENES)]
+    return np.flatnonzero([len(things) == 2 and things[0].noun != things[1].noun for things in scenes])
+
+
 def draw_scenes(
     rng: np.random.Generator, size: int, share: tuple[float, float], pools: tuple[np.ndarray, np.ndarray, np.ndarray]
 ) -> np.ndarray:
@@ -212,9 +228,11 @@ def train(
         tower = text_tower(CLIPModel.from_pretrained(folder / "clip", dtype=torch.float32))
         unet = build(tower.config.hidden_size)
     else:
-        loop = replace(loop, learning_rate=loop.learning_rate * CONTINUE_RATE)
         pipe = StableDiffusionPipeline.from_pretrained(start / "pipeline", torch_dtype=torch.float32)
         vae, tokenizer, tower, unet = pipe.vae, pipe.tokenizer, pipe.text_encoder, pipe.unet
+    registers = registers_of(tower)
+    if start is not None:
+        loop = replace(loop, learning_rate=loop.learning_rate * (ROLES_RATE if registers else CONTINUE_RATE))
     encoded = encode_scenes(
         vae, folder / "runs" / "denoiser" / f"latents-{seed}-{fingerprint(vae)}.safetensors", count, seed, device
     )
@@ -222,6 +240,7 @@ def train(
     # float32 convolutions this narrow are faster as they are (1.15 against 1.30 s a step on two cores)
     layout = torch.channels_last if computes_bf16(device) else torch.contiguous_format
     unet = unet.to(device).to(memory_format=layout)
+    first = copy.deepcopy(tower).eval().requires_grad_(False)  # before a run that goes on loads its own
     run = Run({"unet": unet, "text": tower}, loop, folder / "runs" / "denoiser")
     # fused attention is slow backwards on a CPU at this size (measured: 1.05 s against 0.65 s a step)
     if torch.device(device).type == "cpu":
@@ -229,33 +248,57 @@ def train(
 
     grounding = Grounding()
     pools = scene_pools(seed, going_on=start is not None)
+    pairs = related_pool(seed) if registers else np.arange(0)
 
     def loss_fn(step: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         rng = np.random.default_rng((seed, step))
         share = CONTINUE_REPLAY if start else shares(step / loop.steps)
         index = draw_scenes(rng, batch_size, share, pools)
+        related = np.zeros(batch_size, dtype=bool)
+        if registers:
+            related = rng.random(batch_size) < (1.0 if step < RELATED_UNTIL * loop.steps else RELATED)
+            index = np.where(related, rng.choice(pairs, size=batch_size), index)
         scenes = [scene_of(int(i), seed) for i in index]
         sayings = draw_sayings(rng, index >= SCENES, CONTINUE_SAYING if start else (0.0, 0.0))
-        texts = [
-            "" if rng.random() < CAPTION_DROPOUT else caption(scene, rng, saying)
+        if registers:
+            sized = rng.random(batch_size) < SIZED_SHARE
+            usual = [SIZED if size else saying for size, saying in zip(sized, sayings, strict=True)]
+            sayings = [RELATED_SAYING if pair else saying for pair, saying in zip(related, usual, strict=True)]
+        captions = [
+            NOTHING if rng.random() < CAPTION_DROPOUT else say(scene, rng, saying)
             for scene, saying in zip(scenes, sayings, strict=True)
         ]
         encoded_texts = tokenizer(
-            texts, padding="max_length", truncation=True, return_tensors="pt", return_offsets_mapping=True
+            [said.text for said in captions],
+            padding="max_length",
+            truncation=True,
+            return_tensors="pt",
+            return_offsets_mapping=True,
         )
-        tokens, places = targets(texts, scenes, encoded_texts.offset_mapping)
+        tokens, places = targets(captions, scenes, encoded_texts.offset_mapping)
         latents = (encoded[index].float() * vae.config.scaling_factor).to(device)
         noise = torch.randn(latents.shape, generator=generator).to(device)
         timesteps = draw_timesteps(
             rng, batch_size, noise_scheduler.config.num_train_timesteps, CONTINUE_LAYOUT if start else 0.0
-        ).to(device)
+        )
+        if registers:
+            early = draw_timesteps(rng, batch_size, noise_scheduler.config.num_train_timesteps, RELATED_LAYOUT)
+            timesteps = torch.where(torch.from_numpy(related), early, timesteps)
+        timesteps = timesteps.to(device)
         noisy = noise_scheduler.add_noise(latents, noise, timesteps).contiguous(memory_format=layout)
-        states = tower(encoded_texts.input_ids.to(device)).last_hidden_state
+        ids = encoded_texts.input_ids.to(device)
+        states = tower(ids).last_hidden_state
         velocity = unet(noisy, timesteps, states).sample.float()
         target = level_at(noise_scheduler, timesteps, latents).target(latents, noise)
         error = (velocity - target).square().mean()
-        contest = grounding.loss(tokens.to(device), places.to(device))
-        return error + GROUNDING * contest, {"error": float(error.detach()), "contest": float(contest.detach())}
+        contest = grounding.loss(registers_as_phrases(tokens, registers).to(device), places.to(device))
+        loss, logged = error + GROUNDING * contest, {"error": error, "contest": contest}
+        if registers:
+            with torch.no_grad():
+                kept = first(ids).last_hidden_state
+            logged["text"] = (states - kept).square().mean() / kept.square().mean()
+            loss = loss + KEEP_TEXT * logged["text"]
+        return loss, {name: float(value.detach()) for name, value in logged.items()}
 
     with attention_hook(unet, grounding):
         run.train(loss_fn, "denoiser")

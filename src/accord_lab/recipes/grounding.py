@@ -16,8 +16,7 @@ import torch
 from diffusers.models.attention_processor import Attention
 from torch.nn import functional as F
 
-from accord.prompts.phrases import phrases_of
-from accord_lab.scenes.ask import ask_of
+from accord_lab.scenes.grammar import Said
 from accord_lab.scenes.lexicon import IMAGE_SIZE
 from accord_lab.scenes.render import coverage
 from accord_lab.scenes.scene import Scene
@@ -27,7 +26,9 @@ SIDE = 16  # of the masks, which is that of the latents
 SMALLEST = 8  # side of the smallest layer that is held to the masks
 
 
-def targets(texts: Sequence[str], scenes: Sequence[Scene], offsets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def targets(
+    captions: Sequence[Said], scenes: Sequence[Scene], offsets: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Tokens [B, G, T] in {0, 1} of each phrase and the places [B, G, 16, 16] in 0..1 of its things.
 
     Zero where a caption tells of fewer than two phrases: there is no contest.
@@ -35,19 +36,17 @@ def targets(texts: Sequence[str], scenes: Sequence[Scene], offsets: torch.Tensor
     Args:
         offsets: characters [B, T, 2] of each token; (0, 0) for special ones.
     """
-    tokens = torch.zeros(len(texts), GROUPS, offsets.shape[1])
-    places = np.zeros((len(texts), GROUPS, SIDE, SIDE), dtype=np.float32)
+    tokens = torch.zeros(len(captions), GROUPS, offsets.shape[1])
+    places = np.zeros((len(captions), GROUPS, SIDE, SIDE), dtype=np.float32)
     step = IMAGE_SIZE // SIDE
-    for b, (text, scene) in enumerate(zip(texts, scenes, strict=True)):
-        prompt = phrases_of(text) if text else None
-        if prompt is None or len(prompt.things) < 2:
+    for b, (said, scene) in enumerate(zip(captions, scenes, strict=True)):
+        if len(said.things) < 2:
             continue
         start, end = offsets[b, :, 0], offsets[b, :, 1]
-        for g, (number, asked) in enumerate(zip(prompt.things, ask_of(text).things, strict=True)):
-            phrase = prompt.phrases[number]
+        for g, phrase in enumerate(said.things):
             tokens[b, g] = ((start < phrase.end) & (end > phrase.start)).float()
             for thing in scene.things:
-                if asked.fits(thing):
+                if phrase.fits(thing):
                     places[b, g] += coverage(thing).reshape(SIDE, step, SIDE, step).mean((1, 3))
     return tokens, torch.from_numpy(places)
 

@@ -11,11 +11,12 @@ from accord_lab.scenes.lexicon import (
     COLOR_WORDS,
     COUNT_WORDS,
     NOUN_WORDS,
+    OPPOSITE,
     PLURALS,
     RELATION_PHRASES,
     SIZE_WORDS,
 )
-from accord_lab.scenes.scene import Scene, relation
+from accord_lab.scenes.scene import Scene, Thing, relation
 
 _OPENINGS = (
     "a picture of ",
@@ -70,7 +71,43 @@ def noun_phrase(noun: str, *modifiers: str | None, count: str | int = 1) -> str:
     return " ".join([lead, *words])
 
 
+@dataclass(frozen=True)
+class SaidThing:
+    """`count` things alike as a caption tells of them: `text[start:end]`, its noun from `head` on.
+
+    None for a colour, size or role that is not told; a role is a name of RELATION_PHRASES, as seen from this thing.
+    """
+
+    start: int
+    end: int
+    head: int
+    noun: str
+    color: str | None
+    size: str | None
+    count: int
+    role: str | None = None
+
+    def fits(self, thing: Thing) -> bool:
+        return thing.noun == self.noun and self.color in (None, thing.color) and self.size in (None, thing.size)
+
+
+@dataclass(frozen=True)
+class Said:
+    """A caption and where it says what."""
+
+    text: str
+    things: tuple[SaidThing, ...]
+
+
+NOTHING = Said("", ())
+
+
 def caption(scene: Scene, rng: np.random.Generator, saying: Saying = Saying()) -> str:
+    """The text of `say`."""
+    return say(scene, rng, saying).text
+
+
+def say(scene: Scene, rng: np.random.Generator, saying: Saying = Saying()) -> Said:
     """A caption of the scene, drawn from the grammar.
 
     Things are grouped by the attributes that the caption names, so that a caption without colours says "two stars" of a
@@ -93,29 +130,33 @@ def caption(scene: Scene, rng: np.random.Generator, saying: Saying = Saying()) -
     order = list(groups)
     if free and len(order) > 1 and rng.random() < 0.5:
         order = [order[i] for i in rng.permutation(len(order))]
-    said = []
+    said, nouns = [], []
     for noun, color, size in order:
         many = len(groups[noun, color, size])
         count: str | int = usual(COUNT_WORDS[many]) if many > 1 else "one" if free and rng.random() < 0.05 else 1
         size_word = pick(SIZE_WORDS[size]) if size else None
-        said.append(
-            noun_phrase(usual(NOUN_WORDS[noun]), size_word, usual(COLOR_WORDS[color]) if color else None, count=count)
-        )
-    if len(said) == 1:
-        text = said[0]
-    elif len(groups[order[0]]) == len(groups[order[1]]) == 1 and rng.random() < saying.relation:
+        nouns.append(usual(NOUN_WORDS[noun]))
+        said.append(noun_phrase(nouns[-1], size_word, usual(COLOR_WORDS[color]) if color else None, count=count))
+    roles: list[str | None] = [None] * len(order)
+    between = [", "] * (len(said) - 2) + [" and "] * (len(said) > 1)
+    if len(said) > 1 and len(groups[order[0]]) == len(groups[order[1]]) == 1 and rng.random() < saying.relation:
         name = relation(groups[order[0]][0], groups[order[1]][0])
-        text = f"{said[0]} {pick(RELATION_PHRASES[name])} {said[1]}"
-        if len(said) == 3:
-            text += f" and {said[2]}"
+        roles[:2] = name, OPPOSITE[name]
+        between[0] = f" {pick(RELATION_PHRASES[name])} "
     elif len(said) == 2:
-        text = said[0] + usual(_JOINS) + said[1]
-    else:
-        text = f"{said[0]}, {said[1]} and {said[2]}"
+        between[0] = usual(_JOINS)
 
+    text = ""
     if rng.random() < saying.opening:
         plural = len(groups[order[0]]) > 1
-        text = (pick(_OPENINGS) if rng.random() < 0.75 else _STATEMENTS[int(rng.integers(2))][plural]) + text
+        text = pick(_OPENINGS) if rng.random() < 0.75 else _STATEMENTS[int(rng.integers(2))][plural]
+    things = []
+    for key, words, noun, role, after in zip(order, said, nouns, roles, [*between, ""], strict=True):
+        start, text = len(text), text + words
+        plural_noun = PLURALS[noun] if words.endswith(PLURALS[noun]) else noun
+        head = len(text) - len(plural_noun)
+        things.append(SaidThing(start, len(text), head, *key, count=len(groups[key]), role=role))
+        text += after
     if rng.random() < saying.background:
         text += " " + pick(_BACKDROPS).format(usual(BACKGROUND_WORDS[scene.background]))
-    return text
+    return Said(text, tuple(things))

@@ -26,6 +26,7 @@ from accord.diffusion.opened import REMEMBERED, Opened, Step, begins_with_pictur
 from accord.diffusion.pipelines import check_no_context, check_prompt_length, device_of, tokens_of
 from accord.diffusion.process import kind_of
 from accord.diffusion.progress import step_bar
+from accord.diffusion.registers import registers_of
 from accord.diffusion.tap import Attention, AttentionLayout, attention_layout, observed
 from accord.judges.captioners import load_captioner
 from accord.judges.clip import ClipScorer
@@ -54,7 +55,7 @@ from accord.methods.realign.routing import (
     good_instance,
     surplus_of,
 )
-from accord.prompts.phrases import phrases_of
+from accord.prompts.phrases import phrases_of, read_ahead
 from accord.reports.results import Realigned, Try
 from accord.types import Alignment, InputError, Prompt, Region, a_kind
 
@@ -190,6 +191,7 @@ def realign(
     numbers = seeds_of(seeds)
     check_batch_size(batch_size)
     finder: Regions = AttentionRegions() if regions is None else DetectedRegions(regions)
+    read_ahead(names)
     parsed = [phrases_of(text) for text in names]
     for prompt in parsed:  # what is made and judged is the plain text
         check_prompt_length(pipe, prompt.text)
@@ -457,7 +459,9 @@ class Rounds:
         fresh = operator in ("new_seed", "edit")
         seeds = [(i.seed + (number + 1) * NEW_SEED) % 2**63 if fresh else i.seed for i in items]
         prompts = [i.prompt for i in items]
-        segments = build_segments(self.where(prompts), prompts, [t.layout for t in turns], self.config)
+        registers = registers_of(getattr(self.opened.pipe, "text_encoder", None))
+        layouts = [t.layout for t in turns]
+        segments = build_segments(self.where(prompts), prompts, layouts, self.config, registers)
         segments.omega *= 1 + self.config.escalation * torch.tensor([[float(len(t.tried))] for t in turns])
         noise = self.arranged(turns, seeds) if operator == "new_seed" else None
         images, maps, calls, states = self.denoise(prompts, seeds, segments, self.start(turns), noise)
@@ -543,9 +547,18 @@ class _Window:
 
 
 def build_segments(
-    where: AttentionLayout, prompts: list[Prompt], layouts: list[list[Region]], config: RealignConfig
+    where: AttentionLayout,
+    prompts: list[Prompt],
+    layouts: list[list[Region]],
+    config: RealignConfig,
+    registers: Sequence[Sequence[int]] = (),
 ) -> Segments:
-    """Masks, tokens and weights of a batch of layouts, padded to the most regions; the background comes last."""
+    """Masks, tokens and weights of a batch of layouts, padded to the most regions; the background comes last.
+
+    Args:
+        registers: tokens that tell of each thing of a prompt, as `diffusion.registers` has them; they go with its
+            phrase where the text has left them free.
+    """
     n = max(1, max(len(x) for x in layouts)) + (config.background > 0)
     h, w = where.size
     spans_of = where.spans
@@ -559,6 +572,9 @@ def build_segments(
             phrase = prompt.phrases[region.phrase]
             masks[b, k] = torch.from_numpy(region.mask)
             tokens[b, k, tokens_of(spans, phrase.start, phrase.end)] = 1.0
+            thing = prompt.things.index(region.phrase) if region.phrase in prompt.things else len(registers)
+            free = [p for row in registers[thing : thing + 1] for p in row if spans[p] is None]
+            tokens[b, k, free] = 1.0
             omega[b, k] = max(0.0, 1 + config.omega_gain * (region.deficit - 0.5))
         if config.exempt_tokens == "special":
             exempt[b] = torch.tensor([float(s is None) for s in spans])
