@@ -19,8 +19,8 @@ demo: $(STAMP)
 	@echo "all of them on one page: $(CURDIR)/out/demo/index.html"
 
 lint: $(STAMP)
-	$(BIN)/ruff check src tests docs
-	$(BIN)/ruff format --check src tests docs
+	$(BIN)/ruff check src tests docs examples integrations
+	$(BIN)/ruff format --check src tests docs examples integrations
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 

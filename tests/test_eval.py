@@ -4,12 +4,13 @@ import itertools
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import assert_refused, check_schema
+from conftest import KEY, assert_refused, check_schema, picture
 from PIL import Image
 
 import accord
@@ -28,6 +29,7 @@ from accord.evaluation.stats import best_of, figure_of, mean_of_groups
 from accord.evaluation.suites.questions import Asked, Questions, question_records, verdicts
 from accord.judges.protocol import Answers
 from accord.types import InputError
+from accord_lab.scenes.ask import ask_of
 from accord_lab.scenes.pairs import rendered_pairs
 from accord_lab.suite import Scenes
 
@@ -758,6 +760,14 @@ def test_generating_for_a_suite(accord_cli, tmp_path):
     assert np.abs(kept - np.asarray(own)).max() <= 1
     assert json.loads(Path("r/run.json").read_text())["settings"]["num_inference_steps"] == 1
     assert_refused(accord_cli(*words[:-5], "--out", "r", "--lora", "lab"), "was begun with lora None")
+
+
+def test_a_lab_picture_that_is_wrong_says_what_was_asked_and_what_was_read():
+    record = Record(0, "x", about={"ask": ask_of("two red stars on a white background")})
+    wrong = Scenes().judge([record], [picture(KEY)])[0]
+    assert wrong.reasons == ["asked: two red stars on white; read: blue key on white", "wrong: noun, color, count"]
+    right = Scenes().judge([replace(record, about={"ask": ask_of("a big blue key")})], [picture(KEY)])[0]
+    assert right.verdict and right.reasons == []
 
 
 @pytest.mark.parametrize(

@@ -209,6 +209,7 @@ def test_a_repair_is_right_if_each_of_its_words_is(tmp_path):
     assert [e.verdict for e in entries] == [True, False, None]
     assert (entries[0].before, entries[0].file_name) == ("000-x/before.png", "000-x/after.png")
     assert entries[0].reasons == ["not judged: shiny"] and entries[0].score_before == 0.5
+    assert Entry.of_scores(0, "a.png", scored(0.1) | {"caption": "a blue star"}).caption == "a blue star"
     for name, one in zip(("00007-b", "00002-a", "thumbnails"), rows, strict=True):  # as a run from a file leaves them
         (tmp_path / name).mkdir()
         (tmp_path / name / "report.json").write_text(json.dumps(one))
@@ -403,8 +404,10 @@ def test_sorting_filters_search_slider_and_details(tmp_path, ask):
 
 def test_details_are_of_the_seed_that_was_asked_for(tmp_path, ask):
     picture().save(tmp_path / "0.png")
-    write_gallery(tmp_path, [row(0, seed=s) | {"file_name": "0.png"} for s in range(3)], "t")
+    why = {"verdict": False, "reasons": ["asked: red star; read: red moon", "wrong: noun"], "caption": "a red moon"}
+    write_gallery(tmp_path, [row(0, seed=s, **why) | {"file_name": "0.png"} for s in range(3)], "t")
     script = """
+      found.card = $(".card .missed").textContent;
       found.linked = $("#details .facts").textContent; $("#close").click(); await wait(100);
       all(".card")[2].querySelector("button").focus(); all(".card")[2].querySelector("button").click();
       found.opened = $("#details .facts").textContent; found.row = win.location.hash;
@@ -412,6 +415,7 @@ def test_details_are_of_the_seed_that_was_asked_for(tmp_path, ask):
       found.focus = all(".card").indexOf(page.activeElement.closest(".card"));
     """
     found = ask(script, "#row=1")
+    assert found["card"] == "asked: red star; read: red moon; wrong: noun; reads as: a red moon"
     assert "seed 1" in found["linked"] and "seed 2" in found["opened"] and found["row"] == "#row=2"
     assert found["focus"] == 2 and found["label"] == "details of picture 0, seed 2: a red star"
 

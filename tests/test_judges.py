@@ -22,15 +22,18 @@ from zoo import t5_tokenizer
 import accord
 from accord.data.images import to_pil, to_tensor
 from accord.judges.calibrate import Calibrated, Calibration, calibrate, fit
-from accord.judges.chat import ChatJudge
+from accord.judges.chat import ChatJudge, _Seen
 from accord.judges.contrast import ClipJudge
 from accord.judges.diagnosis import align
+from accord.judges.pixels import KNOWN, follow
 from accord.judges.processors import of_pictures
 from accord.judges.protocol import Answers, Judge, Question
 from accord.judges.questions import Asked, as_judge, checks, weighed
+from accord.judges.regions import WITHIN, align_regions, with_box
 from accord.judges.vqascore import ASKED_OF_T5, ClipFlanT5, means, soft_tifa, spellings, vqa_score
 from accord.methods.realign.regions import describe
 from accord.prompts.phrases import phrases_of
+from accord.rewards.composed import check_gradient
 from accord.types import InputError, Notice, Region
 
 QUESTIONS = [
@@ -39,6 +42,7 @@ QUESTIONS = [
     Question("What color is the key in the picture? Answer in one word.", (("red", "Red"), ("blue", "Blue"))),
 ]
 SHARING = ("qwen25", "qwen3", "idefics3", "llava", "internvl")
+GRADED = ("qwen25", "qwen3", "idefics3", "llava", "paligemma")
 
 
 def noise(count=2, height=48, width=64):
@@ -70,9 +74,74 @@ def test_a_picture_goes_through_the_tower_once_for_all_its_questions(name, tower
     judge, images = fresh(name), noise()
     judge.shares, seen = True, []
     hook = getattr(judge.model.model, tower).register_forward_hook(lambda *_: seen.append(1))
-    judge.answer(images, QUESTIONS * 2, [0, 0, 0, 1, 1, 1])
+    for judge.batches, passes in ((False, 2), (True, 1)):
+        seen.clear()
+        judge.answer(images, QUESTIONS * 2, [0, 0, 0, 1, 1, 1])
+        assert len(seen) == passes
     hook.remove()
-    assert len(seen) == 2
+
+
+@pytest.mark.parametrize("name", SHARING)
+def test_pictures_that_are_encoded_together_are_answered_as_one_by_one(name, monkeypatch):
+    monkeypatch.setattr("accord.judges.chat.TOGETHER", 2)
+    judge, images, texts = fresh(name), noise(3), ["a red star", "two", "a blue key", "a"]
+    asked, image_of = [*QUESTIONS, QUESTIONS[0], QUESTIONS[1]], [0, 0, 2, 1, 2]
+    found = judge.answer(images, asked, image_of), judge.log_likelihood(images, texts, [2, 0, 0, 1])
+    assert judge.batches is True
+    judge.batches = False
+    alone = judge.answer(images, asked, image_of), judge.log_likelihood(images, texts, [2, 0, 0, 1])
+    assert np.allclose(probabilities(found[0]), probabilities(alone[0]), rtol=1e-4)
+    assert torch.allclose(found[1], alone[1], atol=1e-3)
+    assert not torch.allclose(found[1], found[1].flip(0), atol=1e-2)
+
+
+# gradients ----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", GRADED)
+@pytest.mark.filterwarnings("ignore::accord.types.Notice")
+def test_what_a_chat_model_answers_has_a_gradient_and_going_up_it_raises_yes(name):
+    judge, images = fresh(name), noise(2).requires_grad_(True)
+    found = judge.probabilities(images, [*QUESTIONS[:2], QUESTIONS[0]], [0, 0, 1])
+    usual = judge.answer(images, [*QUESTIONS[:2], QUESTIONS[0]], [0, 0, 1])
+    assert np.allclose(probabilities([p.detach().numpy() for p in found]), probabilities(usual), rtol=1e-4)
+    (slope,) = torch.autograd.grad(found[0][0].log(), images)
+    assert slope[0].abs().max() > 0 and slope.isfinite().all() and not slope[1].any()
+    up, down = ((images.detach() + by / 255 * slope.sign()).clamp(0, 1) for by in (2, -2))
+    above, below = (judge.answer(moved, QUESTIONS[:1], [0])[0][0] for moved in (up, down))
+    assert above > usual[0][0] > below
+
+
+@pytest.mark.parametrize("name", GRADED)
+def test_pictures_are_prepared_with_gradients_as_the_processor_prepares_them(name):
+    judge, level = shared(name), 1 / 255
+    own = judge.processor.image_processor
+    for height, width in ((64, 64), (50, 90), (91, 60)):
+        images = noise(2, height, width)
+        values = own([[p] for p in to_pil(images)], return_tensors="pt")["pixel_values"]
+        off = (KNOWN[type(own).__name__](own, images) - values).abs() * min(own.image_std)
+        assert off.mean() < 0.6 * level  # it rounds after each pass; and Pillow may go down before it goes across
+        same = follow(own, images, values)
+        assert torch.equal(same, values)
+    with pytest.raises(InputError, match="in a way that has no gradient here"):
+        follow(own, images, values + 0.1)
+
+
+def test_judges_without_gradients_say_so():
+    judge = fresh("internvl")
+    assert not judge.differentiable
+    with pytest.raises(InputError, match="gives no gradients: how GotOcr2ImageProcessorPil prepares"):
+        judge.probabilities(noise(1).requires_grad_(True), QUESTIONS[:1], [0])
+    with pytest.raises(InputError, match="gives no gradients"):
+        judge.log_likelihood(noise(1).requires_grad_(True), ["a"], [0])
+
+
+def test_a_reward_is_tuned_by_a_chat_model_with_gradients():
+    made, images, prompts = accord.make_rewards({"likelihood": 1.0}, fresh("qwen3")), noise(1), ["a red star"]
+    check_gradient(made, images, prompts)
+    pixels = images.clone().requires_grad_(True)
+    (slope,) = torch.autograd.grad(made(pixels, prompts).sum(), pixels)
+    with torch.no_grad():
+        low, high = (made(images + by / 255 * slope.sign(), prompts).sum() for by in (-1, 1))
+    assert low < high
 
 
 def test_a_model_whose_picture_sees_the_question_is_asked_one_by_one_and_says_so():
@@ -167,6 +236,15 @@ def test_a_model_that_runs_is_held_whoever_asks_for_it(tmp_path):
     ):
         with only_held(chat.model, chat.model):
             run()
+    blip = accord.load_captioner()
+    states = blip.encode(images)
+    for tower, run in (
+        (blip.model.vision_model, lambda: blip.encode(images)),
+        (blip.model.text_decoder, lambda: blip.log_likelihood(states, ["a"], [0])),
+        (blip.model.text_decoder, lambda: blip.caption(images, max_new_tokens=1)),
+    ):
+        with only_held(tower, blip.model):
+            run()
     clip = accord.load_judge(str(MODELS / "clip")).scorer
     for tower, run in (
         (clip.model.vision_model, lambda: clip.image_features(images)),
@@ -237,7 +315,7 @@ def test_likelihood_of_a_text_is_that_of_the_whole_answer(name):
     """Brute force: token after token, each with a run of its own; the prompt's tokens see what they saw before."""
     judge, images, text = shared(name), noise(2), "a red star"
     both = judge.log_likelihood(judge.encode(images), [text, "two", text], [0, 1, 1])
-    inputs = judge._inputs(to_pil(images)[1], judge._describing)
+    inputs = judge._inputs(_Seen(to_pil(images)[1:]), judge._describing)
     ids = [*judge.tokenizer(text, add_special_tokens=False).input_ids, judge.tokenizer.eos_token_id]
     total = 0.0
     for token in ids:
@@ -350,6 +428,58 @@ def test_text_in_the_picture_is_judged_by_questions_and_not_by_likelihood():
     assert "OPEN" not in by_answers.unjudged and "OPEN" in by_captions.unjudged
 
 
+# regions ------------------------------------------------------------------------------------------------------------
+BOX = (0.25, 0.25, 0.75, 0.5)
+
+
+def test_a_box_is_drawn_around_a_region_and_leaves_its_inside(tmp_path):
+    image = torch.full((3, 80, 120), 0.5)
+    drawn = with_box(image, BOX)
+    assert torch.equal(drawn[:, 20:40, 30:90], image[:, 20:40, 30:90])
+    assert (drawn[:, 19, 30:90] == 1).all() and (drawn[:, 18, 30:90] == 0).all() and (drawn[:, 17] == 0.5).all()
+    assert (drawn[:, 20:40, 90] == 1).all() and (drawn[:, 20:40, 91] == 0).all() and (drawn[:, :, 92:] == 0.5).all()
+    assert torch.equal(with_box(image, (0.0, 0.0, 1.0, 1.0)), image)  # there is no room for lines, and no need
+
+
+def test_a_judge_looks_into_boxes_that_are_drawn_or_at_crops():
+    image, prompts = noise(1)[0], [phrases_of("a red star"), phrases_of("a key")]
+    seen = []
+
+    class Looks(Fixed):
+        def answer(self, images, questions, image_of):
+            seen.append(images)
+            return super().answer(images, questions, image_of)
+
+    judge = Looks(0.8)
+    for judge.regions, sizes, start in (("crop", (448, 448), "Is there"), ("box", (48, 64), f"{WITHIN} Is there")):
+        judge.asked = []
+        found = align_regions(image, [BOX, BOX], prompts, as_judge(judge), captions=False)
+        assert [a.overall for a in found] == pytest.approx([0.8, 0.8])
+        assert seen.pop().shape == (2, 3, *sizes) and judge.asked[1][0].startswith(start.replace("Is there", ""))
+        assert [text.startswith(start) for text, _ in judge.asked].count(True) >= 2
+    calibrated = Calibrated(as_judge(judge), Calibration("fixed", 0.5, 0.0, 0.5, 100, 1.0, 0.5, 0.9))
+    found = align_regions(image, [BOX], prompts[:1], calibrated, captions=False)[0]
+    assert found.words[0].probability == pytest.approx(1 / (1 + 0.25**0.5)) and judge.asked[-1][0].startswith(WITHIN)
+    assert torch.equal(seen.pop()[0], with_box(image, BOX))
+    assert align_regions(image, [], [], calibrated) == []
+
+
+def test_a_chat_model_judges_and_captions_what_is_in_a_box():
+    judge = leaning("qwen3", "Yes")
+    judge.regions = "box"
+    found = align_regions(noise(1)[0], [BOX], [phrases_of("a star")], judge)[0]
+    star = next(w for w in found.words if w.word.text == "star")
+    assert star.probability > 0.95 and star.how.endswith("within a box drawn in the picture")
+    assert found.caption.startswith("Yes")
+
+
+def test_boxes_are_refused_where_nobody_can_be_told_of_them():
+    with pytest.raises(InputError, match="judge 'of the lab' answers no questions, so it cannot be told to look into"):
+        accord.load_judge(regions="box")
+    with pytest.raises(InputError, match="the view of regions 'eyes' is unknown; use crop or box"):
+        accord.load_judge(regions="eyes")
+
+
 def test_repair_takes_a_judge_that_answers(tmp_path):
     from conftest import tiny_pipeline
 
@@ -394,7 +524,9 @@ def test_the_lab_and_its_clip_are_judges():
 
 def test_what_is_no_judge_is_refused_in_one_sentence(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
-    with pytest.raises(InputError, match="is a bert model; use a BLIP or BLIP-2, a CLIP or SigLIP, or a chat model"):
+    with pytest.raises(
+        InputError, match="is a bert model; use a BLIP, BLIP-2 or Florence-2, a CLIP or SigLIP, or a chat model"
+    ):
         accord.load_judge(str(tmp_path))
     judge = fresh("llava")
     processor = T.LlavaProcessor(judge.processor.image_processor, judge.tokenizer, patch_size=8)
@@ -430,7 +562,7 @@ def test_siglip_ranks_texts_by_its_own_logits(tmp_path):
 
 def test_rewards_refuse_a_judge_without_gradients_or_captions():
     with pytest.raises(InputError, match="gives no gradients of likelihoods"):
-        accord.make_rewards({"contrast": 1.0}, shared("qwen3"))
+        accord.make_rewards({"contrast": 1.0}, shared("internvl"))
     with pytest.raises(InputError, match="writes no captions"):
         accord.make_rewards({"caption-clip": 1.0}, accord.load_judge(str(MODELS / "clip")))
     reward = accord.make_rewards({"caption-clip": 1.0}, shared("qwen3"))
@@ -637,8 +769,11 @@ def test_score_and_realign_by_a_chat_model(accord_cli, tmp_path):
     code, out, _ = accord_cli("score", tmp_path / "star.png", text, *options)
     tempered = [1 / (1 + (1 / w.probability - 1) ** 0.5) for w in by_python]
     assert code == 0 and [w["probability"] for w in json.loads(out)["words"]] == pytest.approx(tempered, rel=1e-3)
-    options = ("--judge", judge, "--steps", 2, "--rounds", 0, "--out", tmp_path / "out", "--json")
-    code, out, error = accord_cli("realign", "a star", *options)
+    options = ("--judge", judge, "--steps", 2, "--rounds", 1, "--out", tmp_path / "out", "--json")
+    code, out, error = accord_cli("realign", "a star", *options, "--judge-regions", "box")
     assert code == 0 and json.loads(out)["results"][0]["before"]["words"][1]["judged"].startswith("answer to")
+    for view, why in (("box", "answers no questions"), ("eyes", "--judge-regions 'eyes' is unknown")):
+        code, _, error = accord_cli("realign", "a star", "--judge-regions", view, "--out", tmp_path / "none")
+        assert code == 2 and why in error and "Traceback" not in error
     code, _, error = accord_cli("score", tmp_path / "star.png", "a star", "--calibration", tmp_path / "c.json")
     assert code == 2 and "was fitted to" in error and "Traceback" not in error

@@ -3,21 +3,26 @@
 import numpy as np
 import pytest
 import torch
-from conftest import KEY, MODELS, STAR, picture, tiny_blip, tiny_blip2, tiny_blip2_t5
+from conftest import KEY, MODELS, STAR, picture, tiny_blip, tiny_blip2, tiny_blip2_t5, tiny_florence2
 from PIL import Image
+from transformers import Florence2Processor
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from accord.data.images import to_tensor
+import accord
+from accord.data.images import to_pil, to_tensor
 from accord.data.lexicon import DEFAULT
 from accord.judges.captioners import load_captioner
 from accord.judges.clip import load_clip
 from accord.judges.diagnosis import align, score
+from accord.judges.florence import Florence2Captioner
+from accord.judges.protocol import Answers
 from accord.prompts.phrases import phrases_of
 from accord.prompts.swaps import swaps
 from accord.types import InputError
 from accord_lab.scenes.scene import Thing
 
 
-@pytest.mark.parametrize("make", [tiny_blip, tiny_blip2, tiny_blip2_t5])
+@pytest.mark.parametrize("make", [tiny_blip, tiny_blip2, tiny_blip2_t5, tiny_florence2])
 def test_likelihood_is_a_probability_of_the_whole_text(make):
     """Brute force: the summed log-probabilities of the tokens, one forward pass a text, no padding."""
     captioner = make()
@@ -47,6 +52,15 @@ def test_likelihood_is_a_probability_of_the_whole_text(make):
                     decoder_input_ids=torch.tensor([said]),
                 ).logits[0, -1]
                 by_hand, said = by_hand + out.log_softmax(-1)[token], [*said, token]
+        elif captioner.kind == "florence2":  # as its processor lays out picture and task, one token after the other
+            read = processor_of(captioner)(text="<CAPTION>", images=to_pil(images)[:1], return_tensors="pt")
+            read["pixel_values"] = captioner.preprocess(images[:1])
+            start, end = captioner.tokenizer.bos_token_id, captioner.tokenizer.eos_token_id
+            assert ids[0, 0] == start and ids[0, -1] == end
+            by_hand, said = 0.0, [end, start]
+            for token in ids[0, 1:].tolist():
+                out = captioner.model(**read, decoder_input_ids=torch.tensor([said])).logits[0, -1]
+                by_hand, said = by_hand + out.log_softmax(-1)[token], [*said, token]
         else:
             places = torch.full((1, 4), captioner.model.config.image_token_id)
             full = torch.cat([places, ids], 1)
@@ -57,7 +71,42 @@ def test_likelihood_is_a_probability_of_the_whole_text(make):
     assert together[0].item() == pytest.approx(float(by_hand), abs=2e-3)
 
 
-@pytest.mark.parametrize("make", [tiny_blip, tiny_blip2, tiny_blip2_t5])
+def processor_of(captioner):
+    """A Florence-2's own processor, for pictures of 32 pixels."""
+    pictures = CLIPImageProcessorPil(size={"height": 32, "width": 32}, do_center_crop=False)
+    pictures.image_mean = pictures.image_std = [0.5] * 3
+    pictures.image_seq_length = captioner.encode(torch.zeros(1, 3, 32, 32)).shape[1] - len(
+        captioner.tokenizer(captioner.task).input_ids
+    )
+    return Florence2Processor(pictures, captioner.tokenizer)
+
+
+def test_a_saved_florence_2_is_a_captioner_and_answers_no_questions(tmp_path):
+    captioner = tiny_florence2()
+    captioner.model.save_pretrained(tmp_path)
+    processor_of(captioner).save_pretrained(tmp_path)
+    loaded = accord.load_judge(str(tmp_path))
+    assert isinstance(loaded, Florence2Captioner) and loaded.image_size == 32 and not isinstance(loaded, Answers)
+    images, text = torch.rand(2, 3, 32, 32), "a red star on a gray key"
+    with torch.no_grad():
+        same = [j.log_likelihood(j.encode(images), [text, "two"], [1, 0]) for j in (captioner, loaded)]
+    assert torch.allclose(*same, atol=1e-4)
+    written = loaded.model.generate(
+        **processor_of(loaded)(text=["<CAPTION>"] * 2, images=to_pil(images), return_tensors="pt"),
+        max_new_tokens=3,
+        do_sample=False,
+    )
+    assert loaded.caption(images, max_new_tokens=3) == [
+        t.strip() for t in loaded.tokenizer.batch_decode(written, skip_special_tokens=True)
+    ]
+    loaded.lexicon = load_captioner().lexicon  # fewer words in the place of each
+    seen = align(images[:1], ["a red star, and the text 'OPEN'"], loaded, captions=False)[0]
+    assert "OPEN" in seen.unjudged and 0 < seen.overall < 1
+    with pytest.raises(InputError, match="longer than the 128 tokens"):
+        loaded.check_length("red " * 200)
+
+
+@pytest.mark.parametrize("make", [tiny_blip, tiny_blip2, tiny_blip2_t5, tiny_florence2])
 def test_captions_scores_and_gradient_on_tiny_models(make):
     captioner = make()
     images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))

@@ -28,35 +28,25 @@ from transformers import (
     CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
+    Florence2Config,
+    Florence2ForConditionalGeneration,
+    RobertaTokenizer,
     T5Config,
     T5EncoderModel,
     T5TokenizerFast,
 )
+from zoo import at_rest, byte_level
+from zoo import clip_tokenizer as tiny_tokenizer
 
 from accord.diffusion import state
 from accord.embedded import FOLDER as MODELS
 from accord.judges.captioners import Captioner
+from accord.judges.florence import Florence2Captioner
 from accord_lab.scenes.render import render
 from accord_lab.scenes.scene import Scene, Thing
 from accord_lab.scenes.videos import MovingScene, moving_scene
 
 torch.set_num_threads(min(2, torch.get_num_threads()))
-
-
-def tiny_tokenizer() -> CLIPTokenizer:
-    """The lab's tokenizer with Stable Diffusion's 77 tokens."""
-    tokenizer = CLIPTokenizer.from_pretrained(MODELS / "clip")
-    tokenizer.model_max_length = 77
-    return tokenizer
-
-
-def at_rest(pipe):
-    """As a pipeline is that was loaded: no dropout, nothing to train."""
-    for module in pipe.components.values():
-        if isinstance(module, torch.nn.Module):
-            module.eval().requires_grad_(False)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
 
 
 def tiny_vae(shift_factor: float | None = None) -> AutoencoderKL:
@@ -256,52 +246,63 @@ def moving(seed: int = 0, frames: int = 8) -> MovingScene:
     return moving_scene(np.random.default_rng(seed), frames)
 
 
+SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+SEES = SMALL | {"image_size": 32, "patch_size": 8}
+
+
 def tiny_blip() -> Captioner:
     torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(MODELS / "captioner")
-    text = {"vocab_size": len(tokenizer), "hidden_size": 32, "encoder_hidden_size": 32, "intermediate_size": 64}
-    text |= {"num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 64}
+    text = SMALL | {"vocab_size": len(tokenizer), "encoder_hidden_size": 32, "max_position_embeddings": 64}
     text |= {"bos_token_id": tokenizer.bos_token_id, "sep_token_id": tokenizer.sep_token_id, "pad_token_id": 0}
-    vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-    vision |= {"image_size": 32, "patch_size": 8}
-    model = BlipForConditionalGeneration(BlipConfig(text_config=text, vision_config=vision)).eval()
+    model = BlipForConditionalGeneration(BlipConfig(text_config=text, vision_config=SEES)).eval()
     return Captioner(model, tokenizer, 32, [0.5] * 3, [0.5] * 3)
+
+
+def _blip2(tokenizer, text) -> Captioner:
+    torch.manual_seed(0)
+    qformer = SMALL | {"encoder_hidden_size": 32, "vocab_size": 64}
+    config = Blip2Config(vision_config=SEES, qformer_config=qformer, text_config=text, num_query_tokens=4)
+    config.image_token_index = config.image_token_id = len(tokenizer)
+    return Captioner(Blip2ForConditionalGeneration(config).eval(), tokenizer, 32, [0.5] * 3, [0.5] * 3)
 
 
 def tiny_blip2_t5() -> Captioner:
     """Its language model is an encoder-decoder."""
-    torch.manual_seed(0)
     tokenizer = t5_tokenizer()
-    vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-    vision |= {"image_size": 32, "patch_size": 8}
-    qformer = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-    qformer |= {"encoder_hidden_size": 32, "vocab_size": 64}
     text = {"model_type": "t5", "vocab_size": len(tokenizer) + 1, "d_model": 32, "d_kv": 8, "d_ff": 64}
     text |= {"num_layers": 2, "num_heads": 4, "decoder_start_token_id": 0, "bos_token_id": 1, "eos_token_id": 1}
-    config = Blip2Config(vision_config=vision, qformer_config=qformer, text_config=text, num_query_tokens=4)
-    config.image_token_index = config.image_token_id = len(tokenizer)
-    return Captioner(Blip2ForConditionalGeneration(config).eval(), tokenizer, 32, [0.5] * 3, [0.5] * 3)
+    return _blip2(tokenizer, text)
 
 
 def tiny_blip2() -> Captioner:
-    torch.manual_seed(0)
     tokenizer = tiny_tokenizer()
-    vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-    vision |= {"image_size": 32, "patch_size": 8}
-    qformer = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-    qformer |= {"encoder_hidden_size": 32, "vocab_size": 64}
-    text = {
-        "model_type": "opt",
-        "vocab_size": len(tokenizer) + 1,
-        "hidden_size": 32,
-        "ffn_dim": 64,
-        "num_hidden_layers": 2,
-    }
-    text |= {"num_attention_heads": 4, "max_position_embeddings": 128, "word_embed_proj_dim": 32}
-    text |= {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": 1}
-    config = Blip2Config(vision_config=vision, qformer_config=qformer, text_config=text, num_query_tokens=4)
-    config.image_token_index = config.image_token_id = len(tokenizer)
-    return Captioner(Blip2ForConditionalGeneration(config).eval(), tokenizer, 32, [0.5] * 3, [0.5] * 3)
+    text = {"model_type": "opt", "vocab_size": len(tokenizer) + 1, "hidden_size": 32, "ffn_dim": 64}
+    text |= {"num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 128}
+    text |= {"word_embed_proj_dim": 32, "pad_token_id": 1}
+    text |= {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    return _blip2(tokenizer, text)
+
+
+def tiny_florence2() -> Captioner:
+    """A Florence-2, whose picture and task go through an encoder."""
+    torch.manual_seed(0)
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", "<image>"]
+    vocab, merges = byte_level("a red blue star key two gray on keys What does the image describe".split(), special)
+    tokenizer = RobertaTokenizer(vocab=vocab, merges=merges, extra_special_tokens={"image_token": "<image>"})
+    tokenizer.model_max_length = 128
+    marks = {"bos_token_id": "<s>", "pad_token_id": "<pad>", "eos_token_id": "</s>", "decoder_start_token_id": "</s>"}
+    text = {"model_type": "bart", "vocab_size": len(tokenizer), "d_model": 32, "max_position_embeddings": 128}
+    text |= {f"{half}_{name}": 2 for half in ("encoder", "decoder") for name in ("layers", "attention_heads")}
+    text |= {"encoder_ffn_dim": 64, "decoder_ffn_dim": 64}
+    text |= {name: tokenizer.convert_tokens_to_ids(token) for name, token in marks.items()}
+    vision = {"depths": [1, 1], "patch_size": [7, 3], "patch_stride": [4, 2], "patch_padding": [3, 1]}
+    vision |= {"patch_prenorm": [False, True], "embed_dim": [16, 16], "num_heads": [2, 2], "num_groups": [2, 2]}
+    vision |= {"window_size": 4, "projection_dim": 32, "drop_path_rate": 0.0}
+    image = tokenizer.convert_tokens_to_ids("<image>")
+    config = Florence2Config(text_config=text, vision_config=vision, image_token_id=image)
+    model = Florence2ForConditionalGeneration(config).eval()
+    return Florence2Captioner(model, tokenizer, 32, [0.5] * 3, [0.5] * 3)
 
 
 # --- threads ----------------------------------------------------------------------------------------------------------

@@ -45,7 +45,7 @@ def family(name: str, **call: Any) -> Callable[[Callable[[], Any]], Build]:
         def build(seed: int = 0) -> Any:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
-                return _at_rest(make())
+                return at_rest(make())
 
         ZOO[name], CALL[name] = build, call
         return build
@@ -64,7 +64,7 @@ def fresh(name: str) -> Any:
     return copy.deepcopy(shared(name))
 
 
-def _at_rest(pipe: Any) -> Any:
+def at_rest(pipe: Any) -> Any:
     """As a pipeline is that was loaded: no dropout, nothing to train; what is left uninitialised has values."""
     for module in pipe.components.values():
         if isinstance(module, torch.nn.Module):

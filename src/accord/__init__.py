@@ -23,6 +23,7 @@ _HOME = {
     "load_judge": "accord.judges.loading",
     "load_clip": "accord.judges.clip",
     "load_detector": "accord.judges.detect",
+    "JudgeCallback": "accord.judges.callback",
     "realign": "accord.methods.realign.fine",
     "Segments": "accord.methods.realign.modulation",
     "modulated": "accord.methods.realign.modulation",
@@ -73,6 +74,7 @@ if TYPE_CHECKING:
     from accord.diffusion.lora import remove_lora as remove_lora
     from accord.diffusion.opened import Opened as Opened
     from accord.diffusion.pipelines import load as load
+    from accord.judges.callback import JudgeCallback as JudgeCallback
     from accord.judges.captioners import load_captioner as load_captioner
     from accord.judges.clip import load_clip as load_clip
     from accord.judges.detect import load_detector as load_detector
@@ -117,6 +119,8 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name in _HOME:
         return getattr(importlib.import_module(_HOME[name]), name)
+    if name == "metrics":  # a module, which needs an extra
+        return importlib.import_module("accord.metrics")
     raise AttributeError(f"module 'accord' has no attribute {name!r}")
 
 

@@ -69,8 +69,8 @@ JudgeId = Annotated[
         "--judge",
         "--captioner",
         help=(
-            "Who judges: folder or hub id of a BLIP or BLIP-2, a chat model that sees pictures, a CLIP or SigLIP, or "
-            f"lab for the embedded captioner; if not given lab, and with --model {HUB_CAPTIONER}."
+            "Who judges: folder or hub id of a BLIP, BLIP-2 or Florence-2, a chat model that sees pictures, a CLIP or "
+            f"SigLIP, or lab for the embedded captioner; if not given lab, and with --model {HUB_CAPTIONER}."
         ),
     ),
 ]
@@ -86,8 +86,8 @@ OwnJudgeId = Annotated[
         "--judge",
         "--captioner",
         help=(
-            "Who judges: folder or hub id of a BLIP or BLIP-2, a chat model that sees pictures, a CLIP or SigLIP; the "
-            "embedded captioner, which knows the lab's scenes alone, if not given."
+            "Who judges: folder or hub id of a BLIP, BLIP-2 or Florence-2, a chat model that sees pictures, a CLIP or "
+            "SigLIP; the embedded captioner, which knows the lab's scenes alone, if not given."
         ),
     ),
 ]

@@ -313,6 +313,10 @@ def realign(
     outlines: Annotated[
         str | None, typer.Option(help="With --regions detector: SAM folder or hub id; boxes alone if not given.")
     ] = None,
+    judge_regions: Annotated[
+        str,
+        typer.Option(help="How the judge sees each thing: crop (cut out) or box (a chat model: drawn in the picture)."),
+    ] = "crop",
     batch_size: BatchSize = 16,
     shard: FileShard = None,
     device: Device = None,
@@ -324,6 +328,7 @@ def realign(
     quiet()
     import accord
     from accord.diffusion.call import call_arguments
+    from accord.judges.regions import VIEWS
     from accord.methods.realign.config import MODES
     from accord.methods.realign.fine import check_mode, check_repairable
     from accord.methods.realign.routing import ROUTINGS, Budget
@@ -337,9 +342,11 @@ def realign(
         leave_out("with --budget", **said("rounds"))
         Budget.of(budget)
     elif not rounds:
-        leave_out("with --rounds 0", **said("mode", "regions"))
+        leave_out("with --rounds 0", **said("mode", "regions", "judge_regions"))
     if regions not in REGIONS:
         raise InputError(f"--regions {regions!r} is unknown; use {' or '.join(REGIONS)}")
+    if judge_regions not in VIEWS:
+        raise InputError(f"--judge-regions {judge_regions!r} is unknown; use {' or '.join(VIEWS)}")
     if regions == "attention":
         leave_out("without --regions detector", detector=detector, outlines=outlines)
     if model is None:
@@ -354,15 +361,17 @@ def realign(
         check_mode(pipe, mode if routing is None else "renoise")
         call_arguments(pipe, **told)
         named = judge_of(judge, model, HUB_CAPTIONER)
-        judging = accord.load_judge(named, str(pipe.device), calibration=calibration)
+        judging = accord.load_judge(named, str(pipe.device), calibration=calibration, regions=judge_regions)
         looks = None
         if regions == "detector":
             looks = accord.load_detector(detector or HUB_DETECTOR, outlines, str(pipe.device))
         looking = {"calibration": calibration and str(calibration), "detector": detector, "outlines": outlines}
-        chosen = {"mode": mode, "budget": budget} if routing or budget else {}
-        making = repairing(
-            pipe, config, judging, looks, batch_size, {"regions": regions, **looking, **chosen}, routing, budget
-        )
+        if judge_regions != "crop":  # as manifests without it have it
+            looking["judge_regions"] = judge_regions
+        if routing or budget:
+            looking |= {"mode": mode, "budget": budget}
+        settings = {"regions": regions, **looking}
+        making = repairing(pipe, config, judging, looks, batch_size, settings, routing, budget)
         write = functools.partial(write_repair, out)
         task = Task("realign", told, making, write, batch_size, as_json, passes=1 + rounds)
         if file is not None:

@@ -231,6 +231,11 @@ class Calibrated:
         return self.judge.any_size
 
     @property
+    def regions(self) -> str:
+        """How the judge sees a region: "crop" or "box"."""
+        return getattr(self.judge, "regions", "crop")
+
+    @property
     def lexicon(self) -> Lexicon:
         return self.judge.lexicon
 

@@ -16,10 +16,11 @@ from torch.utils.checkpoint import checkpoint
 
 from accord.data.lexicon import DEFAULT, Lexicon
 from accord.data.prompts import words_beyond
-from accord.diffusion.loading import check_moments, kind_of, load_model, load_tokenizer, loading
+from accord.diffusion.loading import kind_of, load_model, load_tokenizer, loading
 from accord.diffusion.state import held
 from accord.embedded import CAPTIONER
 from accord.judges.likelihood import by_likelihood
+from accord.judges.processors import check_kind, load_image_processor
 from accord.types import InputError, Prompt, WordScore
 
 
@@ -79,9 +80,7 @@ class Captioner(nn.Module):
 
         classes = {"blip": BlipForConditionalGeneration, "blip-2": Blip2ForConditionalGeneration}
         what = f"captioner {model!r}"
-        kind = kind_of(model, what)
-        if kind not in classes:
-            raise InputError(f"{what} is a {kind} model; use a BLIP or BLIP-2 captioner")
+        kind = check_kind(model, what, classes, "a BLIP, BLIP-2 or Florence-2")
         network = load_model(classes[kind], model, what, dtype=dtype or torch.float32)
         if (
             kind == "blip-2" and network.config.image_token_index is None
@@ -91,10 +90,9 @@ class Captioner(nn.Module):
                 "revision of it"
             )
         tokenizer = load_tokenizer(model, what)
+        processor = load_image_processor(BlipImageProcessorPil, model, what)
         with loading(what):
-            processor = BlipImageProcessorPil.from_pretrained(model)
             size = int(processor.size["height"])
-        check_moments(processor.image_mean, processor.image_std, what)
         path = Path(model) / "lexicon.json"
         lexicon = Lexicon.load(path) if path.is_file() else DEFAULT
         source = None if model == str(CAPTIONER) else model
@@ -135,19 +133,21 @@ class Captioner(nn.Module):
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         """Image states [I, T, D] that the text decoder attends to (BLIP) or is prefixed with (BLIP-2)."""
         pixels = self.preprocess(images)
-        if self.kind == "blip":
-            return self.model.vision_model(pixels).last_hidden_state
-        return self.model.get_image_features(pixels).pooler_output
+        with held(self.model):
+            if self.kind == "blip":
+                return self.model.vision_model(pixels).last_hidden_state
+            return self.model.get_image_features(pixels).pooler_output
 
     @torch.no_grad()
     def caption(self, images: torch.Tensor, max_new_tokens: int = 32) -> list[str]:
         """A greedy caption per picture, [I,3,H,W] in 0..1."""
         pixels = self.preprocess(images)
-        if self.kind == "blip":
-            out = self.model.generate(pixels, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1)
-        else:
-            out = self.model.generate(pixel_values=pixels, max_new_tokens=max_new_tokens, do_sample=False)
-        return [t.strip() for t in self.tokenizer.batch_decode(out, skip_special_tokens=True)]
+        with held(self.model, self.tokenizer):
+            if self.kind == "blip":
+                out = self.model.generate(pixels, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1)
+            else:
+                out = self.model.generate(pixel_values=pixels, max_new_tokens=max_new_tokens, do_sample=False)
+            return [t.strip() for t in self.tokenizer.batch_decode(out, skip_special_tokens=True)]
 
     def log_likelihood(
         self, states: torch.Tensor, texts: list[str], image_of: list[int], chunk: int | None = None
@@ -170,28 +170,31 @@ class Captioner(nn.Module):
             rows = torch.tensor(image_of[start : start + chunk], device=states.device)
             inputs = states[rows], texts[start : start + chunk]
             parts.append(
-                checkpoint(self._log_likelihood, *inputs, use_reentrant=False)
+                checkpoint(self._held_likelihood, *inputs, use_reentrant=False)
                 if again
-                else self._log_likelihood(*inputs)
+                else self._held_likelihood(*inputs)
             )
         return torch.cat(parts)
+
+    def _held_likelihood(self, states: torch.Tensor, texts: list[str]) -> torch.Tensor:
+        with held(self.model, self.tokenizer):
+            return self._log_likelihood(states, texts)
 
     def verdicts(self, images: torch.Tensor, prompts: Sequence[Prompt]) -> list[tuple[WordScore, ...]]:
         """For each picture and its prompt, a WordScore per word, by likelihood against its counterfactuals."""
         return by_likelihood(self, images, prompts)
 
     def _log_likelihood(self, states: torch.Tensor, texts: list[str]) -> torch.Tensor:
+        """log P of each text [B] on its states [B, T, D]. Model and tokenizer are held."""
         if self.kind == "blip":
-            with held(self.tokenizer):
-                ids = self.tokenizer(texts, padding=True, truncation=True, return_tensors="pt").to(self.device)
+            ids = self.tokenizer(texts, padding=True, truncation=True, return_tensors="pt").to(self.device)
             ids.input_ids[:, 0] = self.model.config.text_config.bos_token_id  # BLIP's decoder starts with [DEC]
             logits = self.model.text_decoder(
                 input_ids=ids.input_ids, attention_mask=ids.attention_mask, encoder_hidden_states=states
             ).logits[:, :-1]
             target, mask = ids.input_ids[:, 1:], ids.attention_mask[:, 1:]
         elif self.kind == "blip-2-t5":  # the encoder reads the picture and a start token, as where captions are written
-            with held(self.tokenizer):
-                ids = self.tokenizer(texts, padding=True, return_tensors="pt").to(self.device)
+            ids = self.tokenizer(texts, padding=True, return_tensors="pt").to(self.device)
             target, mask = ids.input_ids, ids.attention_mask
             start = torch.full((len(texts), 1), self.model.config.text_config.bos_token_id, device=self.device)
             read = torch.cat([states, self.model.get_input_embeddings()(start).to(states.dtype)], 1)
@@ -211,8 +214,7 @@ class Captioner(nn.Module):
     def _language_model_ids(self, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """Token ids and mask [B, T] of BLIP-2's language model: start, text, end as its own configuration has them."""
         config = self.model.config.text_config
-        with held(self.tokenizer):
-            written = [self.tokenizer(t, add_special_tokens=False).input_ids for t in texts]
+        written = [self.tokenizer(t, add_special_tokens=False).input_ids for t in texts]
         rows = [torch.tensor([config.bos_token_id, *ids, config.eos_token_id]) for ids in written]
         ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=config.pad_token_id)
         mask = nn.utils.rnn.pad_sequence([torch.ones_like(r) for r in rows], batch_first=True)
@@ -220,5 +222,11 @@ class Captioner(nn.Module):
 
 
 def load_captioner(model: str | None = None, device: str = "cpu", dtype: torch.dtype | None = None) -> Captioner:
-    """The embedded captioner (None or `lab`), or one from a folder or hub id."""
-    return Captioner.from_pretrained(str(CAPTIONER) if model in (None, "lab") else model, device, dtype)
+    """The embedded captioner (None or `lab`), or a BLIP, BLIP-2 or Florence-2 from a folder or hub id."""
+    from accord.judges.florence import Florence2Captioner
+
+    if model in (None, "lab"):
+        return Captioner.from_pretrained(str(CAPTIONER), device, dtype)
+    families: dict[str, type[Captioner]] = {"florence2": Florence2Captioner}
+    family = families.get(kind_of(str(model), f"captioner {model!r}"), Captioner)
+    return family.from_pretrained(str(model), device, dtype)

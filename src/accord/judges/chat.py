@@ -2,7 +2,8 @@
 
 All questions on a picture begin with the same tokens, the picture's among them. They go through the model once; each
 question goes on from their keys and values. Whether a model allows that is tried out on its first questions: one that
-lets the picture attend to the question, say, does not, and is asked one by one.
+lets the picture attend to the question, say, does not, and is asked one by one. Pictures of one size go through the
+model together, which is tried out likewise.
 
 Letters in shapes: I pictures, Q questions, A answers of a question, B texts, T tokens, V words of the vocabulary.
 """
@@ -25,13 +26,15 @@ from accord.data.images import to_pil
 from accord.data.lexicon import DEFAULT
 from accord.diffusion.loading import kind_of, load_model
 from accord.diffusion.state import held
+from accord.judges.pixels import follow, is_known
 from accord.judges.processors import load_processor
 from accord.judges.protocol import Question
 from accord.judges.questions import by_questions
 from accord.types import InputError, Notice, Prompt, WordScore
 
 DESCRIBE = "Describe this picture in one sentence."
-CHUNK = 16  # questions, or texts, that go on from a picture at once
+TOGETHER = 4  # pictures of one size that are encoded at once
+CHUNK = 16  # questions, or texts, that go on from them at once
 REMEMBERED = 4096  # tokens of so many questions are kept
 _OF_TOKENS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
 
@@ -57,23 +60,29 @@ class ChatJudge:
 
     Attributes:
         shares: whether questions go on from one encoding of their picture; None until it is tried out.
+        batches: whether pictures of one size are encoded together; None until it is tried out.
+        differentiable: whether pictures have a gradient in its probabilities and likelihoods.
+        regions: how it sees a region of a picture: "crop", or "box" for the whole picture with a box drawn in it.
     """
 
     any_size = True
     image_size = 448  # of regions, which are cropped to squares
     lexicon = DEFAULT
-    differentiable, writes = False, True  # no gradient goes through the processor; it writes captions
+    writes = True  # captions
 
     def __init__(self, model: Any, processor: Any, name: str) -> None:
         self.model, self.processor, self.name = model, processor, name
         self.tokenizer = processor.tokenizer
         self.shares: bool | None = None
+        self.batches: bool | None = None
+        self.regions = "crop"
+        self.differentiable = is_known(processor.image_processor)
         self.template = _template(processor)
         self.form = FORMS.get(model.config.model_type)
         _check_asked(self.form, self.template, name)
         # logits of the last token alone, where a model can leave out the rest
         self._last = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
-        self._ids: dict[tuple[str, tuple[int, int]], list[int]] = {}
+        self._known: dict[tuple[str, tuple[int, int]], list[int]] = {}
 
     @classmethod
     def from_pretrained(cls, model: str, device: str = "cpu", dtype: torch.dtype | None = None) -> ChatJudge:
@@ -125,88 +134,140 @@ class ChatJudge:
             questions: Q questions.
             image_of: for each question the index of its picture.
         """
-        out: list[np.ndarray] = [np.zeros(0)] * len(questions)
-        with held(self.model):
-            for i, picture in enumerate(to_pil(images)):
-                own = [k for k, of in enumerate(image_of) if of == i]
-                if own:
-                    logits = self.answer_logits(picture, [questions[k].text for k in own])
-                    for k, row in zip(own, logits.softmax(-1).double().cpu().numpy(), strict=True):
+        return [p.cpu().numpy() for p in self.probabilities(images, questions, image_of)]
+
+    def probabilities(
+        self, images: torch.Tensor, questions: Sequence[Question], image_of: Sequence[int]
+    ) -> list[torch.Tensor]:
+        """As `answer`, with the gradient of pictures that ask for one.
+
+        Raises:
+            InputError: for pictures that ask for a gradient, if the judge is not `differentiable`.
+        """
+        out: list[torch.Tensor] = [torch.zeros(0)] * len(questions)
+        for seen, own in self._groups(images, image_of):
+            asked = [[self._asked(questions[k].text) for k in rows] for rows in own]
+            with held(self.model), torch.set_grad_enabled(seen.has_gradient):
+                for rows, logits in zip(own, self._answered(seen, asked), strict=True):
+                    for k, row in zip(rows, logits.softmax(-1).double(), strict=True):
                         out[k] = self._weighed(row, questions[k])
         return out
 
     @torch.no_grad()
     def answer_logits(self, picture: Image.Image, questions: Sequence[str]) -> torch.Tensor:
         """Logits [Q, V] of the first token of the answers to questions on one picture."""
-        texts = [self._asked(q) for q in questions]
-        with held(self.model):  # Qwen's model remembers the place of the picture it saw last
-            if len(texts) > 1 and self.shares is None:
-                self.shares = self._can_share(picture, texts)
-                if not self.shares:
-                    warnings.warn(
-                        f"judge {self.name!r} answers otherwise when its questions share one encoding of the picture; "
-                        "they are asked one by one, which takes longer",
-                        Notice,
-                        stacklevel=2,
-                    )
-            if len(texts) > 1 and self.shares:
-                return self._together(picture, texts)
-            return torch.cat([self._alone(picture, text) for text in texts])
+        with held(self.model):
+            return self._answered(_Seen([picture]), [[self._asked(q) for q in questions]])[0]
 
-    def _alone(self, picture: Image.Image, text: str) -> torch.Tensor:
-        return self.model(**self._inputs(picture, text), **self._last).logits[:, -1].float()
+    def _groups(self, images: torch.Tensor, image_of: Sequence[int]) -> Iterator[tuple[_Seen, list[list[int]]]]:
+        """Pictures that something is asked about, so many as are encoded together, and what is asked about each: rows
+        of `image_of`.
+        """
+        graded = images.requires_grad and torch.is_grad_enabled()
+        if graded and not self.differentiable:
+            raise InputError(
+                f"judge {self.name!r} gives no gradients: how {type(self.processor.image_processor).__name__} prepares "
+                "pictures is not known with gradients; use a Qwen-VL, SmolVLM, LLaVA or PaliGemma, or a BLIP"
+            )
+        pictures = to_pil(images.detach())
+        own = [[k for k, of in enumerate(image_of) if of == i] for i in range(len(pictures))]
+        wanted = [i for i, rows in enumerate(own) if rows]
+        if len(wanted) > 1 and self.batches is None:
+            first = _Seen([pictures[i] for i in wanted[:TOGETHER]])
+            with held(self.model):
+                self.batches = self._is_same(first, [[self._describing]] * len(first.pictures))
+        step = TOGETHER if self.batches else 1
+        for start in range(0, len(wanted), step):
+            part = wanted[start : start + step]
+            yield _Seen([pictures[i] for i in part], images[part] if graded else None), [own[i] for i in part]
 
-    def _together(self, picture: Image.Image, texts: Sequence[str]) -> torch.Tensor:
-        """As `_alone` of each text, [Q, V], from one encoding of what they begin with."""
-        rows = [self._tokens(picture, text) for text in texts]
-        shared = min(_common(rows), min(map(len, rows)) - 1)
-        cache, _ = self._begun(self._inputs(picture, texts[0]), shared)
-        return torch.cat([logits[-1:] for logits in self._gone_on(cache, [row[shared:] for row in rows])])
+    def _answered(self, seen: _Seen, texts: Sequence[Sequence[str]]) -> list[torch.Tensor]:
+        """Logits [Q, V] of the first token after each text, for each picture. The model is held: Qwen's remembers the
+        place of the picture it saw last.
+        """
+        several = [i for i, own in enumerate(texts) if len(own) > 1]
+        every = list(seen.each())
+        if several and self.shares is None:
+            self.shares = self._is_same(every[several[0]], [texts[several[0]]])
+            if not self.shares:
+                warnings.warn(
+                    f"judge {self.name!r} answers otherwise when its questions share one encoding of the picture; "
+                    "they are asked one by one, which takes longer",
+                    Notice,
+                    stacklevel=2,
+                )
+        if self.shares if several else len(every) > 1:
+            return self._together(seen, texts)
+        return [torch.cat([self._alone(one, t) for t in own]) for one, own in zip(every, texts, strict=True)]
 
-    def _can_share(self, picture: Image.Image, texts: Sequence[str]) -> bool:
-        """Whether the first, the shortest and the longest question have the same answers alone and together."""
-        lengths = [len(self._tokens(picture, text)) for text in texts]
-        tried = sorted({0, int(np.argmin(lengths)), int(np.argmax(lengths))})
+    def _alone(self, seen: _Seen, text: str) -> torch.Tensor:
+        return self.model(**self._inputs(seen, text), **self._last).logits[:, -1].float()
+
+    def _together(self, seen: _Seen, texts: Sequence[Sequence[str]]) -> list[torch.Tensor]:
+        """As `_alone` of each text, [Q, V] a picture, from one encoding of what they begin with."""
+        rows = [[self._tokens(seen.pictures[0], text) for text in own] for own in texts]
+        every = [row for own in rows for row in own]
+        shared = min(_common(every), min(map(len, every)) - 1)
+        cache, _ = self._begun(self._inputs(seen, texts[0][0]), shared)
+        out: list[list[torch.Tensor]] = [[] for _ in texts]
+        for i, _, logits in self._gone_on(cache, [[row[shared:] for row in own] for own in rows]):
+            out[i].append(logits[-1])
+        return [torch.stack(own) for own in out]
+
+    @torch.no_grad()
+    def _is_same(self, seen: _Seen, texts: Sequence[Sequence[str]]) -> bool:
+        """Whether the first, the shortest and the longest text on each picture have the same answers alone and
+        together.
+        """
         try:
-            together = self._together(picture, texts)[tried]
+            together = self._together(seen, texts)
         except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, NotImplementedError):
             return False  # its cache is none that can be gone on from
-        alone = torch.cat([self._alone(picture, texts[k]) for k in tried])
-        off = (together - alone).std(-1) / alone.std(-1).clamp_min(1e-12)
-        return bool(off.max() < max(1e-3, 16 * torch.finfo(self.model.dtype).eps))
+        limit = max(1e-3, 16 * torch.finfo(self.model.dtype).eps)
+        for one, own, found in zip(seen.each(), texts, together, strict=True):
+            lengths = [len(self._tokens(one.pictures[0], text)) for text in own]
+            tried = sorted({0, int(np.argmin(lengths)), int(np.argmax(lengths))})
+            alone = torch.cat([self._alone(one, own[k]) for k in tried])
+            off = (found[tried] - alone).std(-1) / alone.std(-1).clamp_min(1e-12)
+            if not off.max() < limit:
+                return False
+        return True
 
-    def _weighed(self, probabilities: np.ndarray, question: Question) -> np.ndarray:
+    def _weighed(self, probabilities: torch.Tensor, question: Question) -> torch.Tensor:
+        """Of the answers of a question [A], from those of all tokens [V]."""
         begins = [{t for spelling in spellings for t in self.first_tokens(spelling)} for spellings in question.answers]
         out = []
         for i, tokens in enumerate(begins):
             own = tokens.difference(*(other for k, other in enumerate(begins) if k != i))
-            out.append(float(probabilities[sorted(own)].sum()) if own else float("nan"))
-        return np.array(out)
+            out.append(probabilities[sorted(own)].sum() if own else probabilities.new_tensor(torch.nan))
+        return torch.stack(out)
 
     def first_tokens(self, spelling: str) -> set[int]:
         """The tokens that an answer can begin with: of the spelling alone, after a space, and after a line break."""
-
-        def ids(text: str) -> list[int]:
-            return list(self.tokenizer(text, add_special_tokens=False).input_ids)
-
         found = set()
         for before in ("", " ", "\n"):
-            written, lead = ids(before + spelling), ids(before) if before == "\n" else []
+            written, lead = self._ids(before + spelling), self._ids(before) if before == "\n" else []
             if written[: len(lead)] == lead:  # else the break and the word are one token
                 found |= set(written[len(lead) : len(lead) + 1])
         return {t for t in found if self.tokenizer.decode([t]).strip()}
 
     # captions and likelihoods ---------------------------------------------------------------------------------------
     @torch.no_grad()
-    def caption(self, images: torch.Tensor, max_new_tokens: int = 48) -> list[str]:
-        """What it says of each picture [I,3,H,W] in 0..1 when it is asked for one sentence, greedily."""
+    def caption(self, images: torch.Tensor, max_new_tokens: int = 48, text: str | None = None) -> list[str]:
+        """What it says of each picture [I,3,H,W] in 0..1 when it is asked for one sentence, greedily.
+
+        Args:
+            text: what it is asked, if not for a description of the picture.
+        """
         out = []
+        asked = self._describing if text is None else self._asked(text)
         with held(self.model):
             for picture in to_pil(images):
-                inputs = self._inputs(picture, self._describing)
+                inputs = self._inputs(_Seen([picture]), asked)
                 tokens = self.model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
-                said = tokens[0, inputs["input_ids"].shape[1] :]
-                lines = self.tokenizer.decode(said, skip_special_tokens=True).strip().splitlines()
+                with held(self.tokenizer):
+                    said = self.tokenizer.decode(tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+                lines = said.strip().splitlines()
                 out.append(lines[0].strip() if lines else "")
         return out
 
@@ -214,9 +275,9 @@ class ChatJudge:
         """The pictures themselves, [I,3,H,W], for `log_likelihood`."""
         return images
 
-    @torch.no_grad()
     def log_likelihood(self, states: torch.Tensor, texts: list[str], image_of: list[int]) -> torch.Tensor:
-        """log P(text | image) as its answer when it is asked for one sentence, end token included, [B]; no gradient.
+        """log P(text | image) as its answer when it is asked for one sentence, end token included, [B]; with the
+        gradient of pictures that ask for one.
 
         Args:
             states: pictures [I,3,H,W] in 0..1.
@@ -224,22 +285,21 @@ class ChatJudge:
             image_of: for each text the index of its picture.
 
         Raises:
-            InputError: for a model that names no token that ends its answers.
+            InputError: for a model that names no token that ends its answers, or pictures that ask for a gradient if
+                the judge is not `differentiable`.
         """
-        out = torch.zeros(len(texts), device=self.device)
+        out: list[torch.Tensor] = [torch.zeros(0)] * len(texts)
         end = self._end
-        with held(self.model):
-            for i, picture in enumerate(to_pil(states)):
-                own = [k for k, of in enumerate(image_of) if of == i]
-                if not own:
-                    continue
-                rows = [[*self.tokenizer(texts[k], add_special_tokens=False).input_ids, end] for k in own]
-                inputs = self._inputs(picture, self._describing)
+        for seen, own in self._groups(states, image_of):
+            rows = [[[*self._ids(texts[k]), end] for k in ks] for ks in own]
+            with held(self.model), torch.set_grad_enabled(seen.has_gradient):
+                inputs = self._inputs(seen, self._describing)
                 cache, first = self._begun(inputs, inputs["input_ids"].shape[1])
-                for k, row, logits in zip(own, rows, self._gone_on(cache, rows), strict=True):
-                    logs = torch.cat([first, logits[:-1]]).log_softmax(-1)
-                    out[k] = logs[torch.arange(len(row)), torch.tensor(row)].sum()
-        return out
+                for i, k, logits in self._gone_on(cache, rows):
+                    logs = torch.cat([first[i : i + 1], logits[:-1]]).log_softmax(-1)
+                    row = torch.tensor(rows[i][k], device=logs.device)
+                    out[own[i][k]] = logs.gather(-1, row[:, None]).sum()
+        return torch.stack(out) if out else torch.zeros(0, device=self.device)
 
     # what the model is given ----------------------------------------------------------------------------------------
     def _asked(self, question: str) -> str:
@@ -273,29 +333,38 @@ class ChatJudge:
     def _describing(self) -> str:
         return self.form.describe if self.form is not None else self._asked(DESCRIBE)
 
-    def _inputs(self, picture: Image.Image, text: str) -> dict[str, torch.Tensor]:
-        """What the model is called with, for one picture and one text."""
+    def _inputs(self, seen: _Seen, text: str) -> dict[str, torch.Tensor]:
+        """What the model is called with, for pictures of one size and one text, which is the same for all of them."""
         start = self.tokenizer.bos_token  # a template that writes it gets no second one
         once = {"add_special_tokens": False} if start and text.startswith(start) else {}
-        made = self.processor(text=[text], images=[[picture]], return_tensors="pt", **once)
+        count = len(seen.pictures)
+        with held(self.tokenizer):
+            made = self.processor(text=[text] * count, images=[[p] for p in seen.pictures], return_tensors="pt", **once)
+        if seen.images is not None:
+            made["pixel_values"] = follow(self.processor.image_processor, seen.images, made["pixel_values"])
         made = made.to(self.device, self.model.dtype)
         return {k: v for k, v in made.items() if isinstance(v, torch.Tensor) and k != "labels"}
 
     def _tokens(self, picture: Image.Image, text: str) -> list[int]:
         """Token ids of a text with a picture; which ones depends on the picture's size alone."""
         key = (text, picture.size)
-        if key not in self._ids:
-            while len(self._ids) >= REMEMBERED:
-                self._ids.pop(next(iter(self._ids)))
-            self._ids[key] = self._inputs(picture, text)["input_ids"][0].tolist()
-        return self._ids[key]
+        if key not in self._known:
+            while len(self._known) >= REMEMBERED:
+                self._known.pop(next(iter(self._known)))
+            self._known[key] = self._inputs(_Seen([picture]), text)["input_ids"][0].tolist()
+        return self._known[key]
+
+    def _ids(self, text: str) -> list[int]:
+        """Token ids of a text by itself."""
+        with held(self.tokenizer):
+            return list(self.tokenizer(text, add_special_tokens=False).input_ids)
 
     def _begun(self, inputs: dict[str, torch.Tensor], length: int) -> tuple[Any, torch.Tensor]:
-        """Keys and values of the first `length` tokens, all of the picture's among them, and the logits [1, V] after
+        """Keys and values of the first `length` tokens, all of the pictures' among them, and the logits [I, V] after
         them.
 
         Raises:
-            ValueError: if a token of the picture comes later.
+            ValueError: if a token of a picture comes later.
         """
         config = self.model.config
         mark = getattr(config, "image_token_id", getattr(config, "image_token_index", None))
@@ -305,18 +374,66 @@ class ChatJudge:
         out = self.model(**head, use_cache=True, **self._last)
         return out.past_key_values, out.logits[:, -1].float()
 
-    def _gone_on(self, cache: Any, rows: Sequence[Sequence[int]]) -> Iterator[torch.Tensor]:
-        """Logits [T, V] of each row of tokens after what the cache holds. Shorter rows are padded on the right, where
-        no token before sees it.
+    def _gone_on(self, cache: Any, rows: Sequence[Sequence[Sequence[int]]]) -> Iterator[tuple[int, int, torch.Tensor]]:
+        """Each row of tokens after what the cache holds of its picture: the picture, the row's number, logits [T, V].
+
+        Shorter rows are padded on the right, where no token before sees it. All pictures go on with as many rows, as
+        models expect of a batch: one that has fewer gets rows that nobody reads.
         """
-        for start in range(0, len(rows), CHUNK):
-            part = [torch.tensor(row, device=self.device) for row in rows[start : start + CHUNK]]
-            ids = nn.utils.rnn.pad_sequence(part, batch_first=True)
-            own = copy.deepcopy(cache)
-            own.batch_repeat_interleave(len(part))
+        step = max(1, CHUNK // len(rows))
+        for start in range(0, max(map(len, rows)), step):
+            parts = [own[start : start + step] for own in rows]
+            count = max(map(len, parts))
+            filled = [row for part in parts for row in [*part, *[[0]] * (count - len(part))]]
+            ids = nn.utils.rnn.pad_sequence([torch.tensor(row, device=self.device) for row in filled], batch_first=True)
+            own = _copied(cache)
+            own.batch_repeat_interleave(count)
             logits = self.model(input_ids=ids, past_key_values=own, use_cache=True).logits
-            for row, found in zip(part, logits, strict=True):
-                yield found[: len(row)].float()
+            for i, part in enumerate(parts):
+                for k, row in enumerate(part):
+                    yield i, start + k, logits[i * count + k, : len(row)].float()
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """Pictures of one size that a model is shown together.
+
+    Attributes:
+        images: the same, [I,3,H,W] in 0..1, if they ask for a gradient.
+    """
+
+    pictures: list[Image.Image]
+    images: torch.Tensor | None = None
+
+    @property
+    def has_gradient(self) -> bool:
+        return self.images is not None
+
+    def each(self) -> Iterator[_Seen]:
+        """One by one."""
+        for i, picture in enumerate(self.pictures):
+            yield _Seen([picture], None if self.images is None else self.images[i : i + 1])
+
+
+def _copied(cache: Any) -> Any:
+    """A cache that may be gone on from. Tensors with a gradient are shared: a layer that grows makes new ones.
+
+    Raises:
+        InputError: for a cache with a gradient whose layers change their tensors.
+    """
+    from transformers.cache_utils import DynamicLayer
+
+    if not torch.is_grad_enabled():
+        return copy.deepcopy(cache)
+    other = next((layer for layer in cache.layers if not isinstance(layer, DynamicLayer)), None)
+    if other is not None:
+        raise InputError(
+            f"no gradient goes through the {type(other).__name__} of this judge; use another one, or a reward without "
+            "gradients"
+        )
+    own = copy.copy(cache)
+    own.layers = [copy.copy(layer) for layer in cache.layers]
+    return own
 
 
 def _template(processor: Any) -> Any:

@@ -2,50 +2,58 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers import CLIPModel
 
-from accord.diffusion.loading import check_moments, kind_of, load_model, load_tokenizer, loading
+from accord.diffusion.loading import load_model, load_tokenizer
 from accord.diffusion.state import held
 from accord.embedded import CLIP
-from accord.types import InputError
+from accord.judges.processors import check_kind, load_image_processor
 
 
 class ClipScorer(nn.Module):
-    """Cosine similarities of a `CLIPModel`."""
+    """Cosine similarities of a `CLIPModel`, or of a model alike.
+
+    Attributes:
+        called, use: the family's name, in lower case its `model_type`; what an error says to use.
+    """
 
     mean: torch.Tensor
     std: torch.Tensor
+    called: ClassVar[str] = "CLIP"
+    use: ClassVar[str] = "a CLIP (PickScore is one too)"
 
-    def __init__(self, model: CLIPModel, tokenizer: Any, image_mean: list[float], image_std: list[float]) -> None:
+    def __init__(self, model: Any, tokenizer: Any, image_mean: list[float], image_std: list[float]) -> None:
         super().__init__()
         self.model, self.tokenizer = model, tokenizer
         self.register_buffer("mean", torch.tensor(image_mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(image_std).view(1, 3, 1, 1), persistent=False)
 
     @classmethod
-    def from_pretrained(cls, model: str, device: str = "cpu", dtype: torch.dtype | None = None) -> ClipScorer:
-        """A CLIP from a folder or hub id.
+    def from_pretrained(cls, model: str, device: str = "cpu", dtype: torch.dtype | None = None) -> Self:
+        """A model from a folder or hub id.
 
         Raises:
-            InputError: for a model that cannot be read.
+            InputError: for a model that cannot be read or is of another kind.
         """
+        what = f"{cls.called} {model!r}"
+        check_kind(model, what, {cls.called.lower()}, cls.use)
+        network_class, processor_class = cls.classes()
+        network = load_model(network_class, model, what, dtype=dtype or torch.float32)
+        tokenizer = load_tokenizer(model, what)
+        processor = load_image_processor(processor_class, model, what)
+        return cls(network, tokenizer, processor.image_mean, processor.image_std).to(device)
+
+    @staticmethod
+    def classes() -> tuple[Any, Any]:
+        """Of model and image processor."""
         from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-        what = f"CLIP {model!r}"
-        kind = kind_of(model, what)
-        if kind != "clip":
-            raise InputError(f"{model!r} is a {kind} model; use a CLIP (PickScore is one too)")
-        network = load_model(CLIPModel, model, what, dtype=dtype or torch.float32)
-        tokenizer = load_tokenizer(model, what)
-        with loading(what):
-            processor = CLIPImageProcessorPil.from_pretrained(model)
-        check_moments(processor.image_mean, processor.image_std, what)
-        return cls(network, tokenizer, processor.image_mean, processor.image_std).to(device)
+        return CLIPModel, CLIPImageProcessorPil
 
     def image_features(self, images: torch.Tensor) -> torch.Tensor:
         """Pictures [I,3,H,W] in 0..1 to unit vectors [I, D], differentiably."""

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch.nn import functional as F
 
 from accord.data.lexicon import DEFAULT, Lexicon
 from accord.data.prompts import words_beyond
-from accord.diffusion.loading import check_moments, kind_of, load_model, load_tokenizer, loading
 from accord.diffusion.state import held
 from accord.judges.clip import ClipScorer
 from accord.judges.likelihood import by_likelihood
+from accord.judges.processors import check_kind
 from accord.types import InputError, Prompt, WordScore
 
 CHUNK = 256  # texts at once
@@ -26,23 +27,15 @@ CHUNK = 256  # texts at once
 class SiglipScorer(ClipScorer):
     """Cosine similarities of a `SiglipModel`, whose texts are padded to their whole length, as it was trained."""
 
-    @classmethod
-    def from_pretrained(cls, model: str, device: str = "cpu", dtype: torch.dtype | None = None) -> SiglipScorer:
-        """A SigLIP from a folder or hub id.
+    called, use = "SigLIP", "a SigLIP"
 
-        Raises:
-            InputError: for a model that cannot be read.
-        """
+    @staticmethod
+    def classes() -> tuple[Any, Any]:
+        """Of model and image processor."""
         from transformers import SiglipModel
         from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-        what = f"SigLIP {model!r}"
-        network = load_model(SiglipModel, model, what, dtype=dtype or torch.float32)
-        tokenizer = load_tokenizer(model, what)
-        with loading(what):
-            processor = SiglipImageProcessorPil.from_pretrained(model)
-        check_moments(processor.image_mean, processor.image_std, what)
-        return cls(network, tokenizer, processor.image_mean, processor.image_std).to(device)
+        return SiglipModel, SiglipImageProcessorPil
 
     def text_features(self, texts: list[str]) -> torch.Tensor:
         """Texts to unit vectors [B, D]; what exceeds the tower's tokens is cut off."""
@@ -78,9 +71,7 @@ class ClipJudge:
             InputError: for a model that cannot be read or is neither.
         """
         kinds = {"clip": ClipScorer, "siglip": SiglipScorer}
-        kind = kind_of(model, f"judge {model!r}")
-        if kind not in kinds:
-            raise InputError(f"judge {model!r} is a {kind} model; use a CLIP or a SigLIP")
+        kind = check_kind(model, f"judge {model!r}", kinds, "a CLIP or a SigLIP")
         return cls(kinds[kind].from_pretrained(model, device, dtype), model)
 
     @property

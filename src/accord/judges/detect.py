@@ -18,8 +18,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from accord.data.prompts import words_beyond
-from accord.diffusion.loading import check_moments, kind_of, load_model, load_tokenizer, loading
+from accord.diffusion.loading import load_model, load_tokenizer
 from accord.diffusion.state import held
+from accord.judges.processors import check_kind, load_image_processor
 from accord.types import InputError
 
 INSTANCES = "facebook/mask2former-swin-small-coco-instance"
@@ -104,8 +105,8 @@ def _extent(mask: np.ndarray) -> Box:
     return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
 
 
-class InstanceDetector(nn.Module):
-    """`Mask2FormerForUniversalSegmentation`, trained for instances of classes.
+class Sees(nn.Module):
+    """A network of transformers that is shown pictures.
 
     Args:
         model: the transformers model.
@@ -116,6 +117,13 @@ class InstanceDetector(nn.Module):
     def __init__(self, model: Any, processor: Any, source: str = "") -> None:
         super().__init__()
         self.model, self.processor, self.source = model, processor, source
+
+
+class InstanceDetector(Sees):
+    """`Mask2FormerForUniversalSegmentation`, trained for instances of classes."""
+
+    def __init__(self, model: Any, processor: Any, source: str = "") -> None:
+        super().__init__(model, processor, source)
         self.labels = tuple(str(model.config.id2label[i]) for i in range(model.config.num_labels))
 
     @classmethod
@@ -131,12 +139,9 @@ class InstanceDetector(nn.Module):
         from transformers.models.mask2former.image_processing_pil_mask2former import Mask2FormerImageProcessorPil
 
         what = f"detector {model!r}"
-        kind = kind_of(model, what)
-        if kind != "mask2former":
-            raise InputError(f"{what} is a {kind} model; use a Mask2Former that finds instances, such as {INSTANCES}")
+        check_kind(model, what, {"mask2former"}, f"a Mask2Former that finds instances, such as {INSTANCES}")
         network = load_model(Mask2FormerForUniversalSegmentation, model, what, dtype=dtype or torch.float32)
-        processor = _processor(Mask2FormerImageProcessorPil, model, what)
-        return cls(network, processor, model).to(device)
+        return cls(network, load_image_processor(Mask2FormerImageProcessorPil, model, what), model).to(device)
 
     @torch.no_grad()
     def find(self, images: Sequence[Image.Image], least: float = 0.0) -> list[list[Detection]]:
@@ -155,15 +160,8 @@ class InstanceDetector(nn.Module):
         return found
 
 
-def _processor(kind: Any, model: str, what: str) -> Any:
-    with loading(what):
-        processor = kind.from_pretrained(model)
-    check_moments(processor.image_mean, processor.image_std, what)
-    return processor
-
-
 # --- phrases --------------------------------------------------------------------------------------------------------
-class PhraseDetector(nn.Module):
+class PhraseDetector(Sees):
     """Finds what phrases say: the base of `Owlv2` and `GroundingDino`.
 
     Args:
@@ -177,9 +175,8 @@ class PhraseDetector(nn.Module):
     def __init__(
         self, model: Any, tokenizer: Any, processor: Any, outlines: BoxOutlines | None = None, source: str = ""
     ) -> None:
-        super().__init__()
-        self.model, self.tokenizer, self.processor = model, tokenizer, processor
-        self.outlines, self.source = outlines, source
+        super().__init__(model, processor, source)
+        self.tokenizer, self.outlines = tokenizer, outlines
 
     def check_length(self, phrases: Sequence[str]) -> None:
         """Refuse phrases whose last words would not be read.
@@ -325,29 +322,17 @@ def load_detector(
         "grounding-dino": (GroundingDino, GroundingDinoImageProcessorPil),
     }
     what = f"detector {model!r}"
-    kind = kind_of(model, what)
-    if kind not in families:
-        raise InputError(f"{what} is a {kind} model; use an OWLv2 or a Grounding DINO, such as {PHRASES}")
-    family, processor = families[kind]
+    use = f"an OWLv2 or a Grounding DINO, such as {PHRASES}"
+    family, processor = families[check_kind(model, what, families, use)]
     made = None if outlines is None else BoxOutlines.from_pretrained(outlines, dtype=dtype)
     network = load_model(AutoModelForZeroShotObjectDetection, model, what, dtype=dtype or torch.float32)
-    detector = family(network, load_tokenizer(model, what), _processor(processor, model, what), made, model)
-    return detector.to(device)
+    seeing = load_image_processor(processor, model, what)
+    return family(network, load_tokenizer(model, what), seeing, made, model).to(device)
 
 
 # --- outlines -------------------------------------------------------------------------------------------------------
-class BoxOutlines(nn.Module):
-    """Masks of boxes, by a `SamModel`.
-
-    Args:
-        model: the transformers model.
-        processor: its image processor, on PIL.
-        source: folder or hub id that it was read from.
-    """
-
-    def __init__(self, model: Any, processor: Any, source: str = "") -> None:
-        super().__init__()
-        self.model, self.processor, self.source = model, processor, source
+class BoxOutlines(Sees):
+    """Masks of boxes, by a `SamModel`."""
 
     @classmethod
     def from_pretrained(cls, model: str, device: str = "cpu", dtype: torch.dtype | None = None) -> BoxOutlines:
@@ -360,11 +345,9 @@ class BoxOutlines(nn.Module):
         from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
 
         what = f"model of outlines {model!r}"
-        kind = kind_of(model, what)
-        if kind != "sam":
-            raise InputError(f"{what} is a {kind} model; use a SAM, such as facebook/sam-vit-base")
+        check_kind(model, what, {"sam"}, "a SAM, such as facebook/sam-vit-base")
         network = load_model(SamModel, model, what, dtype=dtype or torch.float32)
-        return cls(network, _processor(SamImageProcessorPil, model, what), model).to(device)
+        return cls(network, load_image_processor(SamImageProcessorPil, model, what), model).to(device)
 
     @torch.no_grad()
     def __call__(self, image: Image.Image, found: Sequence[Detection]) -> list[Detection]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -81,7 +82,8 @@ def score(
         images: one PIL picture or several, of any size and mode.
         prompts: one prompt for all pictures, or one each.
         judge, clip: the embedded ones if None; `accord.load_judge` has others.
-        batch_size: pictures that are judged at once.
+        batch_size: pictures that are judged at once; for a judge that takes them as they are, of those of one size that
+            follow each other.
 
     Raises:
         InputError: if there are several prompts but not one for each picture, or a prompt is empty or too long.
@@ -94,15 +96,16 @@ def score(
         return []
     judge = as_judge(judge or load_captioner())
     clip = clip or load_clip()
-    if judge.any_size:
-        batch_size = 1  # each as it is
+    sizes = [(p.height, p.width) if judge.any_size else (judge.image_size, judge.image_size) for p in pictures]
     out = []
-    for start in range(0, len(pictures), batch_size):
-        part = pictures[start : start + batch_size]
-        whole = (part[0].height, part[0].width) if judge.any_size else judge.image_size
-        seen, by_clip = (torch.cat([fit(to_tensor(p), side) for p in part]) for side in (whole, clip.image_size))
-        found = align(seen, texts[start : start + batch_size], judge, clip, clip_images=by_clip)
-        out += [Scored(p, a) for p, a in zip(part, found, strict=True)]
+    for size, group in groupby(range(len(pictures)), key=lambda i: sizes[i]):
+        rows = list(group)
+        for start in range(0, len(rows), batch_size):
+            part = [pictures[i] for i in rows[start : start + batch_size]]
+            seen, by_clip = (torch.cat([fit(to_tensor(p), side) for p in part]) for side in (size, clip.image_size))
+            asked = [texts[i] for i in rows[start : start + batch_size]]
+            found = align(seen, asked, judge, clip, clip_images=by_clip)
+            out += [Scored(p, a) for p, a in zip(part, found, strict=True)]
     return out
 
 

@@ -1,11 +1,40 @@
-"""Processors of chat models: text and picture to what the model is given."""
+"""Processors of judges and detectors: text and picture to what the model is given."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
-from accord.diffusion.loading import check_folder, loading
-from accord.types import InputError
+from accord.diffusion.loading import check_folder, check_moments, kind_of, loading
+from accord.types import InputError, a_kind
+
+
+def check_kind(model: str, what: str, kinds: Collection[str], use: str) -> str:
+    """The `model_type` of a model, which is one of `kinds`.
+
+    Args:
+        what: what it is called in an error.
+        use: what to use, if it is another.
+
+    Raises:
+        InputError: for a model of another kind, or that cannot be read.
+    """
+    kind = kind_of(model, what)
+    if kind not in kinds:
+        raise InputError(f"{what} is {a_kind(kind)} model; use {use}")
+    return kind
+
+
+def load_image_processor(kind: Any, model: str, what: str) -> Any:
+    """The image processor of a model, of a class that needs PIL alone.
+
+    Raises:
+        InputError: for one that cannot be read, or whose means and deviations are none.
+    """
+    with loading(what):
+        processor = kind.from_pretrained(model)
+    check_moments(processor.image_mean, processor.image_std, what)
+    return processor
 
 
 def load_processor(model: str, what: str) -> Any:

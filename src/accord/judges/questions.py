@@ -238,6 +238,11 @@ class Asked:
     def name(self) -> str:
         return self.answers.name
 
+    @property
+    def regions(self) -> str:
+        """How the judge sees a region: "crop" or "box"."""
+        return getattr(self.answers, "regions", "crop")
+
     def check_length(self, text: str) -> None:
         """Nothing is refused: a question quotes a few words of the prompt."""
 

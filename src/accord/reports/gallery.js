@@ -29,6 +29,7 @@
 
   const known = (x) => x !== null && x !== undefined;
   const shown = (x) => (known(x) ? x.toFixed(2) : "–");
+  const time = (s) => `${s < 10 ? Number(s.toPrecision(2)) : Math.round(s)} s`;
   const less = (a, b) => (known(a) && known(b) ? Math.round(1e4 * (a - b)) / 1e4 : null); // to the digits that rows have
   const gain = (row) => less(row.score, row.scoreBefore);
   const lead = (row) => (row.other ? less(row.score, row.other.score) : null);
@@ -278,19 +279,24 @@
       out.append(make("span", { className: lead(row) > 0 ? "yes" : "no" }, lead(row) > 0 ? `▲ ahead ${shown(lead(row))}` : `▼ behind ${shown(-lead(row))}`));
     }
     if (row.seed !== null) out.append(make("span", {}, `seed ${row.seed}`));
-    if (known(row.seconds)) out.append(make("span", {}, `${row.seconds} s`));
+    if (known(row.seconds)) out.append(make("span", {}, time(row.seconds)));
     return out;
   }
   function missedText(row) {
     const names = missed(row).map((w) => (w.kind === "absence" ? `no ${w.text}` : w.text) + (w.reads && w.kind !== "absence" ? ` (reads as ${w.reads})` : ""));
     return names.length ? make("p", { className: "missed" }, `missed: ${names.join(", ")}`) : null;
   }
+  function readText(row) { // what the picture shows in place of what was asked for
+    const why = row.verdict === false && !missed(row).length ? row.reasons.slice(0, 2) : [];
+    if (row.verdict === false && row.caption) why.push(`reads as: ${row.caption}`);
+    return why.length ? make("p", { className: "missed" }, why.join("; ")) : null;
+  }
   function card(row) {
     const open = make("button", { type: "button" }, "details");
     open.setAttribute("aria-label", `details of ${called(row)}: ${row.prompt}`);
     open.addEventListener("click", () => show(row));
     const tags = make("div", { className: "tags" }, ...row.tags.map((t) => make("span", {}, t)));
-    const out = make("article", { className: "card" }, pictures(row, false), promptOf(row), facts(row), missedText(row), make("div", { className: "foot" }, tags, open));
+    const out = make("article", { className: "card" }, pictures(row, false), promptOf(row), facts(row), missedText(row), readText(row), make("div", { className: "foot" }, tags, open));
     out.dataset.row = row.index;
     return out;
   }
@@ -337,7 +343,8 @@
     };
     const close = make("button", { type: "button", id: "close" }, "close");
     close.addEventListener("click", () => dialog.close());
-    const reasons = [...row.reasons, ...(row.other ? row.other.reasons.map((r) => `${data.against}: ${r}`) : [])];
+    const told = (r) => [...r.reasons, ...(r.caption ? [`reads as: ${r.caption}`] : [])];
+    const reasons = [...told(row), ...(row.other ? told(row.other).map((r) => `${data.against}: ${r}`) : [])];
     const said = make("div", {}, promptOf(row), facts(row), ...reasons.map((r) => make("p", { className: "missed" }, r)), wordTable(row), regionList(row));
     if (row.tags.length) said.append(make("div", { className: "tags" }, ...row.tags.map((t) => make("span", {}, t))));
     dialog.replaceChildren(
@@ -378,7 +385,7 @@
     const word = state.word.slice(1);
     const inWords = state.word.startsWith("-") ? missed : (r) => r.words;
     visible = rows.filter((row) => {
-      const text = [row.prompt, ...row.reasons, ...row.tags, String(row.number)].join("\n").toLowerCase();
+      const text = [row.prompt, ...row.reasons, row.caption, ...row.tags, String(row.number)].join("\n").toLowerCase();
       return (
         asked.every((part) => text.includes(part)) &&
         VERDICTS[state.verdict][1](row) &&

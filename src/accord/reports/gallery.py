@@ -54,6 +54,7 @@ class Entry:
             height of where it is, or was to be put, if it was planned or found_box, where it was found, is elsewhere.
         reasons: sentences that say why the verdict is what it is.
         seconds: that the picture took.
+        caption: what the judge reads off the picture.
     """
 
     number: int
@@ -71,6 +72,7 @@ class Entry:
     regions: Sequence[Mapping[str, Any]] = ()
     reasons: Sequence[str] = ()
     seconds: float | None = None
+    caption: str | None = None
 
     @classmethod
     def of(cls, row: Mapping[str, Any] | Entry) -> Entry:
@@ -101,8 +103,6 @@ class Entry:
         reasons = [str(score["reason"])] if score.get("reason") else []
         if score.get("unjudged"):
             reasons.append(f"not judged: {', '.join(score['unjudged'])}")
-        if score.get("caption"):
-            reasons.append(f"reads as: {score['caption']}")
         words = score["words"]
         return cls(
             number=number,
@@ -116,6 +116,7 @@ class Entry:
             words_before=[] if before is None else before["words"],
             phrases=score["phrases"],
             reasons=reasons,
+            caption=score.get("caption"),
             **more,
         )
 
@@ -317,6 +318,7 @@ def _row(folder: Path, home: Path, entry: Entry, copy: str) -> dict[str, Any]:
         "regions": regions,
         "reasons": reasons,
         "seconds": _finite(entry.seconds),
+        "caption": str(entry.caption or ""),
     }
 
 

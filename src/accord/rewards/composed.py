@@ -134,8 +134,8 @@ def _check_gives(judge: AnyJudge, wanted: Sequence[Registered]) -> None:
     """Refuse a judge without the gradients, or the captions, that rewards stand on. Raises InputError."""
     if any(one.differentiable for one in wanted) and not judge.differentiable:
         raise InputError(
-            f"judge {judge.name!r} gives no gradients of likelihoods, which this reward is tuned by; use a BLIP or "
-            "BLIP-2, or the reward caption with it"
+            f"judge {judge.name!r} gives no gradients of likelihoods, which this reward is tuned by; use a BLIP, "
+            "BLIP-2, Florence-2, Qwen-VL or SmolVLM, or the reward caption with it"
         )
     if not judge.writes:
         raise InputError(f"judge {judge.name!r} writes no captions, which this reward compares; use another judge")

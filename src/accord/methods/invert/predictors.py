@@ -241,6 +241,8 @@ def _blip(config: PredictorConfig) -> Tower:
     from accord.judges.captioners import load_captioner
 
     captioner = load_captioner(config.model)
+    if not hasattr(captioner.model, "vision_model"):
+        raise InputError(f"model {config.model!r} has no vision tower of a BLIP; use a BLIP or BLIP-2")
     vision = captioner.model.vision_model.requires_grad_(True)
     return VisionTower(vision, captioner.mean.flatten().tolist(), captioner.std.flatten().tolist())
 

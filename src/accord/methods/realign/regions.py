@@ -14,18 +14,17 @@ import torch
 from scipy import ndimage
 from torch.nn import functional as F
 
-from accord.data.images import crop, to_pil
+from accord.data.images import to_pil
 from accord.data.lexicon import DEFAULT, Lexicon
 from accord.judges.detect import SAME, Detection, PhraseDetector, overlap
-from accord.judges.diagnosis import align
 from accord.judges.protocol import Judge
+from accord.judges.regions import align_regions
 from accord.methods.realign.layout import box_mask
 from accord.prompts.phrases import phrases_of
 from accord.prompts.swaps import singular_of
 from accord.types import Prompt, Region
 
 PEAK_SHARE = 0.5  # a region is where the map exceeds this share of its peak
-CROP_MARGIN = 0.15  # of the box, around it, when its content is described
 
 
 def slots(prompt: Prompt, most: int = 4) -> list[int]:
@@ -179,16 +178,13 @@ def local_prompt(prompt: Prompt, phrase: int, lexicon: Lexicon = DEFAULT) -> Pro
 def describe(
     image: torch.Tensor, prompt: Prompt, regions: list[Region], captioner: Judge, captions: bool = True
 ) -> list[Region]:
-    """The regions with a local caption and their deficit: 1 - score of the crop against the phrase.
+    """The regions with a local caption and their deficit: 1 - score of the region against the phrase.
 
     Args:
         image: [3,H,W] in 0..1.
     """
-    if not regions:
-        return []
-    crops = torch.cat([crop(image, r.box, CROP_MARGIN, captioner.image_size) for r in regions])
     locals_ = [local_prompt(prompt, r.phrase, captioner.lexicon) for r in regions]
-    seen = align(crops, locals_, captioner, captions=captions)
+    seen = align_regions(image, [r.box for r in regions], locals_, captioner, captions)
     return [
         replace(r, caption=a.caption, deficit=0.0 if a.overall is None else 1 - a.overall)
         for r, a in zip(regions, seen, strict=True)
