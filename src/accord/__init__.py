@@ -30,6 +30,8 @@ _HOME = {
     "Opened": "accord.diffusion.opened",
     "remove_lora": "accord.diffusion.lora",
     "RealignConfig": "accord.methods.realign.config",
+    "Routing": "accord.methods.realign.routing",
+    "Budget": "accord.methods.realign.routing",
     "train_reward": "accord.methods.tune.train",
     "TuneConfig": "accord.methods.tune.config",
     "Tuned": "accord.methods.tune.train",
@@ -93,6 +95,8 @@ if TYPE_CHECKING:
     from accord.methods.realign.fine import realign as realign
     from accord.methods.realign.modulation import Segments as Segments
     from accord.methods.realign.modulation import modulated as modulated
+    from accord.methods.realign.routing import Budget as Budget
+    from accord.methods.realign.routing import Routing as Routing
     from accord.methods.tune.config import TuneConfig as TuneConfig
     from accord.methods.tune.train import Tuned as Tuned
     from accord.methods.tune.train import train_reward as train_reward

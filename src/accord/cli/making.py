@@ -115,6 +115,8 @@ def repairing(
     settings: dict[str, Any],
     places: Sequence[Any] = (),
     select: str = "score",
+    routing: Any = None,
+    budget: str | None = None,
 ) -> Making:
     """Pictures before and after repair.
 
@@ -123,6 +125,7 @@ def repairing(
         settings: what a manifest says of judge and detector.
         places: where things are to be put, as `realign` takes them.
         select: what the better picture is chosen by.
+        routing, budget: as `accord.realign` takes them.
     """
     import accord
     from accord.data.prompts import check_says_something
@@ -150,6 +153,8 @@ def repairing(
                 "each": True,
                 "places": places,
                 "select": select,
+                "routing": routing,
+                "budget": budget,
                 **arguments,
             }
             return accord.realign(pipe, prompts, seeds, config=config, **told)
@@ -184,6 +189,7 @@ def repair_text(made: Any, folder: Path) -> str:
         + score_text(after.overall, 3)
         + (f", from the noise of seed {made.seed_after}" if made.seed_after is not None else ""),
         *("  before  " + line for line in words_text(before).splitlines()),
+        *(f"  round {number}: {one}" for number, one in enumerate(made.tries or (), start=1)),
         *("  after   " + line for line in words_text(after).splitlines() if made.improved),
         f"  pictures and report: {folder / 'index.html'}",
     ]

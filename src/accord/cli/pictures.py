@@ -253,7 +253,8 @@ def realign(
         typer.Option(
             help=(
                 "Where a round starts: new_seed (another noise), same_seed (the same noise), renoise (the picture, "
-                "noised part-way)."
+                "noised part-way); route (local failures are edited in their place, others drawn from another noise), "
+                "edit (every failure is edited in its place)."
             )
         ),
     ] = "new_seed",
@@ -268,6 +269,13 @@ def realign(
                 "Where a thing of the prompt is to be put, as shares of width and height: moon=0,0,0.4,0.5; repeat for "
                 "several. Each picture is redone then."
             ),
+        ),
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            help="Instead of --rounds, what a picture may cost, the judge included: 30s (seconds) or 200calls (of the "
+            "denoiser)."
         ),
     ] = None,
     steps: Steps = None,
@@ -317,15 +325,23 @@ def realign(
     from accord.diffusion.call import call_arguments
     from accord.judges.regions import VIEWS
     from accord.judges.strict import selector_named
+    from accord.methods.realign.config import MODES
     from accord.methods.realign.fine import check_mode, check_places, check_repairable
+    from accord.methods.realign.routing import ROUTINGS, Budget
     from accord.prompts.phrases import phrases_of
     from accord.reports.gallery import of_repairs, repairs_in, write_gallery
 
+    if mode not in (*MODES, *ROUTINGS):
+        raise InputError(f"--mode {mode!r} is unknown; use {', '.join(MODES)}, {' or '.join(ROUTINGS)}")
+    routing = ROUTINGS.get(mode)
     share = {} if strength is None else {"strength": strength}
-    config = checked(accord.RealignConfig, rounds=rounds, mode=mode, **share)
+    config = checked(accord.RealignConfig, rounds=rounds, mode="new_seed" if routing else mode, **share)
     if mode != "renoise":
         leave_out("without --mode renoise", strength=strength)
-    if not rounds:
+    if budget is not None:
+        leave_out("with --budget", **said("rounds"))
+        Budget.of(budget)
+    elif not rounds:
         leave_out("with --rounds 0", **said("mode", "regions", "judge_regions", "select", "place"))
     if file is not None:
         leave_out("with --prompts, whose rows have things of their own", place=place)
@@ -348,7 +364,7 @@ def realign(
     with given.writing(out):
         pipe = accord.load(model, device, kind, lora, variant=variant, model_config=model_config)
         check_repairable(pipe)  # before the judge, which may be large
-        check_mode(pipe, mode)
+        check_mode(pipe, mode if routing is None else "renoise")
         call_arguments(pipe, **told)
         named = judge_of(judge, model, HUB_CAPTIONER)
         judging = accord.load_judge(named, str(pipe.device), calibration=calibration, regions=judge_regions)
@@ -364,8 +380,10 @@ def realign(
             looking["judge_regions"] = judge_regions
         if strength is not None:
             looking["strength"] = strength
+        if routing or budget:
+            looking |= {"mode": mode, "budget": budget}
         found = {"regions": regions, **looking}
-        making = repairing(pipe, config, judging, looks, batch_size, found, places, select)
+        making = repairing(pipe, config, judging, looks, batch_size, found, places, select, routing, budget)
         write = functools.partial(write_repair, out)
         task = Task("realign", told, making, write, batch_size, as_json, passes=1 + rounds)
         if file is not None:

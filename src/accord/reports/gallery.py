@@ -15,7 +15,7 @@ import os
 import re
 from base64 import b64encode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from hashlib import sha256
 from importlib.resources import files
 from itertools import islice
@@ -30,6 +30,7 @@ from accord.data.manifest import read_manifest
 from accord.data.typed import read_typed
 from accord.files import check_writable, parse_json, read_json, read_text, write_file
 from accord.reports.pictures import found_and_target, png, thing_colors
+from accord.reports.results import Try
 from accord.types import InputError, reason_of
 
 MOST = 10_000  # rows on a page; of more the first are shown, and the page says so
@@ -171,16 +172,20 @@ def of_repairs(rows: Iterable[Mapping[str, Any]]) -> Iterator[Entry]:
     """
     for number, row in enumerate(rows):
         name = Path(row["folder"]).name
-        yield Entry.of_scores(
+        tries = [Try(**{**told, "words": tuple(told["words"])}) for told in row.get("tries", ())]
+        entry = Entry.of_scores(
             row.get("number", number),
             f"{name}/after.png",
             row["after"],
             row["before"],
             before_file=f"{name}/before.png",
             seed=row["seed"],
-            tags=["improved" if row["improved"] else "as it was"],
+            tags=["improved" if row["improved"] else "as it was", *sorted({t.operator for t in tries})],
             regions=row["regions"],
+            seconds=row.get("seconds"),
         )
+        told = [f"round {k}: {one}" for k, one in enumerate(tries, start=1)]
+        yield replace(entry, reasons=[*told, *entry.reasons])
 
 
 def repairs_in(folder: Path) -> Iterator[Entry]:

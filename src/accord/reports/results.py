@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +52,43 @@ def _seen_html(a: Alignment) -> str:
     return f"{score_text(a.overall)}<br>{words_html(a)}<br><small>reads as: {html.escape(a.caption)}</small>"
 
 
+def _tries_html(tries: tuple[Try, ...] | None) -> str:
+    """What each round did, as a list."""
+    return "<ol>" + "".join(f"<li>{html.escape(str(t))}</li>" for t in tries) + "</ol>" if tries else ""
+
+
 def _is_moved(region: Region) -> bool:
     return found_and_target(region.box, region.planned, region.found)[1] is not None
+
+
+@dataclass(frozen=True)
+class Try:
+    """One round of a repair.
+
+    Attributes:
+        operator: "edit" (within a mask), or the mode by which it was drawn anew.
+        failure: what kind of failure it was about: wrong, surplus, missing, relation or several; "" where nobody asked.
+        words: what was missed.
+        seed: of the noise that it began with.
+        calls: network evaluations.
+        seconds, judge_seconds: its share of the batch's, the second within the first.
+        score: of the picture that came of it.
+        kept: whether that was better than the best before.
+    """
+
+    operator: str
+    failure: str
+    words: tuple[str, ...]
+    seed: int
+    calls: int
+    seconds: float
+    judge_seconds: float
+    score: float | None
+    kept: bool
+
+    def __str__(self) -> str:
+        why = f"{self.failure} ({', '.join(self.words)}): " if self.failure else ""
+        return f"{why}{self.operator}, score {score_text(self.score)}, {'kept' if self.kept else 'not kept'}"
 
 
 @dataclass(frozen=True)
@@ -66,7 +101,10 @@ class Realigned:
         regions: where each thing was put in the picture kept (or tried, if no try was better).
         rounds: how often the picture was redone.
         denoiser_calls: network evaluations spent on it, both halves of guidance counted.
-        seed_after: of the noise of `after`, where it is another than `seed` (mode "new_seed").
+        seed_after: of the noise of `after`, where it is another than `seed` (mode "new_seed"); an edit has that of the
+            picture that it changed.
+        tries: the rounds, where a routing or a budget decided on them; else None.
+        seconds, judge_seconds: its share of what its batches took; the second is in the first.
     """
 
     prompt: Prompt
@@ -79,6 +117,9 @@ class Realigned:
     rounds: int
     denoiser_calls: int
     seed_after: int | None = None
+    tries: tuple[Try, ...] | None = None
+    seconds: float = 0.0
+    judge_seconds: float = 0.0
 
     @property
     def improved(self) -> bool:
@@ -94,6 +135,7 @@ class Realigned:
             "rounds": self.rounds,
             "denoiser_calls": self.denoiser_calls,
             "improved": self.improved,
+            **self._costs(),
             "before": self.alignment_before.to_dict(),
             "after": self.alignment_after.to_dict(),
             "regions": [
@@ -106,6 +148,19 @@ class Realigned:
                     "found_box": None if r.found is None else [round(v, 4) for v in r.found],
                 }
                 for r in self.regions
+            ],
+        }
+
+    def _costs(self) -> dict[str, Any]:
+        """The rounds and what they took, where something was decided by it: seconds differ from run to run."""
+        if self.tries is None:
+            return {}
+        return {
+            "seconds": round(self.seconds, 3),
+            "judge_seconds": round(self.judge_seconds, 3),
+            "tries": [
+                {**asdict(t), "seconds": round(t.seconds, 3), "judge_seconds": round(t.judge_seconds, 3)}
+                for t in self.tries
             ],
         }
 
@@ -142,6 +197,7 @@ class Realigned:
                 f"after, {_seen_html(a)}",
             )
             + (table if self.regions else "")
+            + _tries_html(self.tries)
             + f"<p><small>seed {self.seed}{'' if self.seed_after is None else f' (after: {self.seed_after})'}, "
             f"{self.rounds} rounds, {self.denoiser_calls} denoiser calls</small></p>"
         )

@@ -33,6 +33,7 @@ from accord.judges.diagnosis import align
 from accord.judges.strict import selector_named
 from accord.methods.realign.config import RealignConfig
 from accord.methods.realign.fine import NEW_SEED, Picture, Rounds
+from accord.methods.realign.routing import ROUTINGS, Budget, Routing
 from accord.prompts.phrases import phrases_of
 from accord.training.watching import load_watcher
 from accord.types import InputError
@@ -83,11 +84,14 @@ class Maker:
     select: str = "score"  # what the better picture is chosen by
     _first: tuple[Sequence[Job], list[Picture], float, float] | None = field(default=None, repr=False)
 
-    def rounds(self, **changes: Any) -> Rounds:
+    def rounds(self, routing: Routing | None = None, **changes: Any) -> Rounds:
+        """The method's rounds; with a routing within the calls that as many tries from noise take."""
         opened = Opened(self.pipe, STEPS, guidance_scale=GUIDANCE)
-        config = replace(self.config, **changes)
+        config, budget = replace(self.config, **changes), None
+        if routing is not None:  # an edit takes fewer calls than a try
+            budget = Budget((1 + config.rounds) * 2 * STEPS, "calls")
         selector = selector_named(self.select, config.good_enough)
-        return Rounds(opened, config, self.captioner, captions=False, selector=selector)
+        return Rounds(opened, config, self.captioner, captions=False, routing=routing, budget=budget, selector=selector)
 
     def first(self, jobs: Sequence[Job]) -> tuple[list[Picture], float, float]:
         """The plain pipeline's pictures, judged by the captioner; seconds an image to make and to make and judge them.
@@ -95,13 +99,10 @@ class Maker:
         Made once for all methods of a batch; their time counts for each.
         """
         if self._first is None or self._first[0] != jobs:
-            began, rounds = time.perf_counter(), self.rounds()
-            pairs = [(phrases_of(j.prompt.text), j.noise_seed()) for j in jobs]
-            images, maps, calls = rounds.denoise([p for p, _ in pairs], [s for _, s in pairs])
-            sampled = time.perf_counter()
-            pictures = rounds.judge(pairs, images, maps, calls)
-            judged = time.perf_counter()
-            self._first = jobs, pictures, (sampled - began) / len(jobs), (judged - began) / len(jobs)
+            rounds = self.rounds(Routing())  # which keeps the states that edits begin from
+            pictures = rounds.generate([(phrases_of(j.prompt.text), j.noise_seed()) for j in jobs])
+            judged = pictures[0].seconds
+            self._first = jobs, pictures, judged - pictures[0].judge_seconds, judged
         return self._first[1:]
 
     def base(self, jobs: Sequence[Job]) -> list[Made]:
@@ -136,11 +137,11 @@ class Maker:
 
         return method
 
-    def realigned(self, **changes: Any) -> Method:
+    def realigned(self, routing: Routing | None = None, **changes: Any) -> Method:
         def method(jobs: Sequence[Job]) -> list[Made]:
             pictures, _, shared = self.first(jobs)
             began = time.perf_counter()
-            results = self.rounds(**changes).repair(pictures)
+            results = self.rounds(routing, **changes).repair(pictures)
             seconds = shared + (time.perf_counter() - began) / len(jobs)
             return [Made(r.after, r.denoiser_calls, seconds) for r in results]
 
@@ -194,6 +195,8 @@ METHODS: dict[str, Callable[[Maker], Method]] = {
     "realign same_seed": lambda m: m.realigned(mode="same_seed"),
     "realign renoise": lambda m: m.realigned(mode="renoise"),
     "realign new_seed": lambda m: m.realigned(mode="new_seed"),  # from the noises of best-of-N's tries
+    "realign edit": lambda m: m.realigned(ROUTINGS["edit"]),
+    "realign route": lambda m: m.realigned(ROUTINGS["route"]),
 }
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+import torch
 
 from accord.data.lexicon import SIZES
 from accord.types import InputError, Prompt, Region
@@ -127,6 +128,36 @@ def placed(prompt: Prompt, layout: Sequence[Region], places: Sequence[Place]) ->
         shape = out[slot].mask.shape
         out[slot] = replace(out[slot], box=box, mask=box_mask(box, (shape[0], shape[1])), deficit=1.0, planned=True)
     return out
+
+
+def arrange(
+    noise: torch.Tensor,
+    source: torch.Tensor,
+    origin: tuple[float, float, float, float],
+    places: Sequence[tuple[float, float, float, float]],
+) -> torch.Tensor:
+    """One place an instance in the noise too: each place gets the noise that a good instance grew from.
+
+    Args:
+        noise: that is to be arranged, [...,h,w]; it stays as it is.
+        source: the noise of the picture with the good instance, of the same shape.
+        origin: the box of that instance.
+        places: boxes of the instances to come.
+    """
+    h, w = noise.shape[-2:]
+    out = noise.clone()
+    for box in places:
+        (top, bottom), (left, right) = _cells(box[1], box[3], h), _cells(box[0], box[2], w)
+        row = min(max(round((origin[1] + origin[3]) / 2 * h - (bottom - top) / 2), 0), h - (bottom - top))
+        column = min(max(round((origin[0] + origin[2]) / 2 * w - (right - left) / 2), 0), w - (right - left))
+        out[..., top:bottom, left:right] = source[..., row : row + bottom - top, column : column + right - left]
+    return out
+
+
+def _cells(start: float, stop: float, count: int) -> tuple[int, int]:
+    """The cells of a side that lie between two shares of it, one at least."""
+    first = min(max(round(start * count), 0), count - 1)
+    return first, min(max(round(stop * count), first + 1), count)
 
 
 def box_mask(box: tuple[float, float, float, float], shape: tuple[int, int]) -> np.ndarray:
