@@ -257,7 +257,9 @@ def test_an_option_that_would_do_nothing_is_refused(accord_cli, words, option):
 
 def test_an_unknown_bench_is_refused_with_the_names_that_there_are(accord_cli):
     names = [path[1] for path, _ in COMMANDS if path[:1] == ("bench",) and len(path) > 1]
-    assert_refused(accord_cli("bench", "bogus"), "bench 'bogus' is unknown; use scenes, rewards", ", ".join(names))
+    assert_refused(
+        accord_cli("bench", "bogus"), "bench 'bogus' is unknown; use scenes, judge, rewards", ", ".join(names)
+    )
 
 
 # --- imports -------------------------------------------------------------------------------------------------------

@@ -184,9 +184,9 @@ def test_a_drift_of_norm_or_contrast_is_stopped(tmp_path, name):
 
 
 def test_a_watching_judge_stops_a_run_and_the_best_weights_before_are_kept(tmp_path):
-    report = run(tmp_path, reward=Bright(), watch=Bright(-1.0), limits=WIDE)
+    report = run(tmp_path, reward=Bright(), watcher=Bright(-1.0), limits=WIDE)
     assert "watching judge's score fell" in report["stopped_by"] and report["kept_step"] == 0
-    alone = run(tmp_path / "alone", reward=Bright(), watch=Bright(-1.0), config=replace(CONFIG, steps=4))
+    alone = run(tmp_path / "alone", reward=Bright(), watcher=Bright(-1.0), config=replace(CONFIG, steps=4))
     assert alone["stopped_by"] is None and alone["evaluations"][-1]["drift"]["watch"] < 0
 
 
@@ -212,8 +212,8 @@ def test_what_would_not_watch_is_refused(tmp_path):
     reward = Composed({"bright": Bright()}, {"bright": 1.0})
     with pytest.raises(InputError, match="none of the `paraphrases`"):
         run(tmp_path, reward=reward, paraphrases={"a tree": "one tree"})
-    with pytest.raises(InputError, match="judge of `watch`"):
-        run(tmp_path, reward=reward, watch=reward.rewards["bright"])
+    with pytest.raises(InputError, match="judge of `watcher`"):
+        run(tmp_path, reward=reward, watcher=reward.rewards["bright"])
     assert not any(tmp_path.iterdir())
 
 

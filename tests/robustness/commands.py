@@ -63,7 +63,8 @@ FLOATS = {
     "generate": "--guidance",
     "realign": "--guidance --strength",
     "edit": "--learning-rate --guidance --strength --injection --mask-blending --modulation",
-    "train reward": "--learning-rate --stop-from --stop-until --guidance --reward-weight --pretrain-weight --kl-weight",
+    "train reward": "--learning-rate --stop-from --stop-until --guidance --reward-weight --pretrain-weight --kl-weight "
+    "--pairs-least",
     "train inverter": "--weight --learning-rate --vocabulary-weight --similar",
     "train context": "--learning-rate --gain --share --estimated-share",
     "pairs make": "--guidance",

@@ -231,12 +231,12 @@ def _score_many(
 
     judges, broken = Judges(judge, clip, calibration, pick_device(device)), PairsFile()
     if pairs is not None:
-        pictures = of_pairs(pairs, out, broken)
+        source, pictures = pairs, of_pairs(pairs, out, broken)
     elif prompts is None or images is None:
         raise InputError("--prompts needs --images, the folder of their pictures; give it")
     else:
-        pictures = of_prompts(prompts, images, out, broken)
-    score_all(pictures, broken, out, judges, as_json)
+        source, pictures = prompts, of_prompts(prompts, images, out, broken)
+    score_all(pictures, broken, source, out, judges, as_json)
 
 
 def realign(

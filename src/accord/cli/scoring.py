@@ -101,11 +101,14 @@ def check_out(out: Path | None, given: str) -> Path:
     return out
 
 
-def score_all(pictures: Sequence[Picture], broken: PairsFile, out: Path, judges: Judges, as_json: bool) -> None:
+def score_all(
+    pictures: Sequence[Picture], broken: PairsFile, source: Path, out: Path, judges: Judges, as_json: bool
+) -> None:
     """Score what is not scored yet, write table and page, and say so.
 
     Args:
         broken: rows that are left out; what cannot be scored is added.
+        source: the file that the rows are of.
 
     Raises:
         InputError: if nothing can be scored, or the table was begun by another judge.
@@ -133,7 +136,7 @@ def score_all(pictures: Sequence[Picture], broken: PairsFile, out: Path, judges:
                 _write(out, rows)
         if not rows:
             why = f" (row {broken.skipped[0]['row']}: {broken.skipped[0]['reason']})" if broken.skipped else ""
-            raise InputError(f"none of the pictures could be scored{why}; mend them there")
+            raise InputError(f"no row of {source.name!r} could be scored{why}; mend them there")
         entries = (Entry.of_scores(p.row, str(p.path.absolute()), score, seed=p.seed) for p, score in rows)
         index = write_gallery(folder, entries, "accord score")
     known = [score["overall"] for _, score in rows if score["overall"] is not None]

@@ -365,7 +365,7 @@ def train_reward(
         call=further,
         progress=not as_json,
         limits=bounds,
-        watch=watching,
+        watcher=watching,
         paraphrases=others,
         whole=whole,
     )

@@ -4,6 +4,7 @@ combinations.
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,12 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
+from accord.prompts.phrases import read_ahead
 from accord_lab.scenes.ask import Ask, ask_of
 from accord_lab.scenes.grammar import noun_phrase
 from accord_lab.scenes.lexicon import BACKGROUNDS, COLORS, NOUNS, RELATION_PHRASES
 
 FILE = Path(__file__).with_name("scenebench.json")
 PER_CATEGORY = 64
+AHEAD = 1000  # prompts of a category that are read at once
 HELD_OUT_SHARE = 0.25  # of the prompts of a category in which a combination can be held out
 
 
@@ -107,6 +110,8 @@ def draw(seed: int = 64) -> list[BenchPrompt]:
     rng = np.random.default_rng(seed)
     out: list[BenchPrompt] = []
     for category, make in CATEGORIES.items():
+        ahead = copy.deepcopy(rng)
+        read_ahead(make(ahead) for _ in range(AHEAD))
         possible = any(ask_of(make(rng)).held_out for _ in range(400))
         wanted = int(HELD_OUT_SHARE * PER_CATEGORY) if possible else 0
         texts: dict[str, bool] = {}
@@ -116,5 +121,4 @@ def draw(seed: int = 64) -> list[BenchPrompt]:
             if held == (sum(texts.values()) < wanted):
                 texts.setdefault(text, held)
         out += [BenchPrompt(category, text, held) for text, held in texts.items()]
-
     return out

@@ -80,7 +80,7 @@ def train_reward(
     progress: bool = True,
     call: Mapping[str, Any] | None = None,
     limits: Limits | None = None,
-    watch: Composed | Reward | None = None,
+    watcher: Composed | Reward | None = None,
     paraphrases: Mapping[str, str] | None = None,
     whole: bool = False,
 ) -> Tuned:
@@ -99,14 +99,14 @@ def train_reward(
         call: further arguments of the pipeline's own call: height, width, max_sequence_length ...
         limits: how far the pictures may drift (norm, brightness, contrast, diversity, paraphrases, watching judge)
             before the run is stopped; without them what costs no picture is measured, and nothing is stopped by it.
-        watch: the score of a second judge that only watches.
+        watcher: the score of a second judge that only watches.
         paraphrases: prompts that are trained on -> the same in other words; some of both are looked at.
         whole: an adapter on every linear layer and convolution of the network, not on its attention alone.
 
     Raises:
         InputError: for a pipeline, prompt, reward, folder or number that cannot be used.
     """
-    config, watching = config or TuneConfig(), Watching(limits, watch, paraphrases)
+    config, watching = config or TuneConfig(), Watching(limits, watcher, paraphrases)
     if not isinstance(reward, Composed):
         reward = Composed({"reward": reward}, {"reward": 1.0})
     if strategy is not None:
@@ -126,8 +126,8 @@ def train_reward(
         check_says_something(text)  # which a reward would do in the middle of the run
     if any(same_score(a, b) for a in scores_of(reward) for b in scores_of(held_out)):
         raise InputError("the held-out score is one of the rewards that are trained on; give another one")
-    if any(same_score(a, b) for a in scores_of(reward) for b in scores_of(watch)):
-        raise InputError("the judge of `watch` is the one that is trained with; give another one")
+    if any(same_score(a, b) for a in scores_of(reward) for b in scores_of(watcher)):
+        raise InputError("the judge of `watcher` is the one that is trained with; give another one")
     if config.strategy.needs_gradient:
         for name, part in reward.rewards.items():
             if not part.differentiable:
@@ -145,7 +145,7 @@ def train_reward(
         "rewards": reward.weights,
         "held_out": None if held_out is None else type(held_out).__name__,
         "model": fingerprint(*networks_of(pipe)),
-        "judges": fingerprint(*(m for r in (*reward.rewards.values(), held_out, watch) for m in _models(r))),
+        "judges": fingerprint(*(m for r in (*reward.rewards.values(), held_out, watcher) for m in _models(r))),
         "pairs": None if pairs is None else fingerprint(list(pairs[1])),
         "whole": True if whole else None,  # what is None was not there before
         **watching.settings(),
