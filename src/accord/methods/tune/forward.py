@@ -63,20 +63,11 @@ class Forward(Strategy):
         if not 0 <= self.old_most <= 1:
             raise ValueError(f"old_most must be in [0, 1], not {self.old_most}")
 
-    def errors(
-        self,
-        output: torch.Tensor,
-        old: torch.Tensor,
-        x_t: torch.Tensor,
-        clean: torch.Tensor,
-        level: Level,
-        advantage: torch.Tensor,
-    ) -> torch.Tensor:
+    def errors(self, output: torch.Tensor, old: torch.Tensor, noised: Noised) -> torch.Tensor:
         """What each picture adds to the loss, [B].
 
         Args:
-            output, old: what the trained and the old weights say at x_t, [B,...].
-            clean: x0; level: the noise in x_t; advantage: A [B] in -5..5.
+            output, old: what the trained and the old weights say of the noised pictures, [B,...].
         """
         raise NotImplementedError
 
@@ -163,9 +154,9 @@ class Forward(Strategy):
         with torch.no_grad(), rollouts.untuned():
             untuned = [rollouts.output_at(p.prompts, p.x_t, p.time) if self.reference_weight else None for p in pieces]
 
-        def term(piece: _Piece, was: torch.Tensor, first: torch.Tensor | None) -> torch.Tensor:
+        def term(piece: Noised, was: torch.Tensor, first: torch.Tensor | None) -> torch.Tensor:
             output = rollouts.output_at(piece.prompts, piece.x_t, piece.time)
-            found = self.errors(output, was, piece.x_t, piece.clean, piece.level, piece.advantage)
+            found = self.errors(output, was, piece)
             if first is not None:
                 found = found + self.reference_weight * (output - first).float().square().flatten(1).mean(1)
             return found.sum()
@@ -181,13 +172,13 @@ class Forward(Strategy):
 
     def _noised(
         self, rollouts: Rollouts, batch: Batch, clean: torch.Tensor, advantage: torch.Tensor
-    ) -> Sequence[_Piece]:
+    ) -> Sequence[Noised]:
         """Every picture at `times` times, in pieces of `at_once` pictures of one prompt, which have one time.
 
         Within a group the advantages add up to 0. What its pictures have in common at one time cancels out then, and
         with it most of the noise that a time of its own for each of them would bring.
         """
-        group, scheduler, pieces = batch.in_groups(self.group_size), rollouts.scheduler, list[_Piece]()
+        group, scheduler, pieces = batch.in_groups(self.group_size), rollouts.scheduler, list[Noised]()
         for number, maker in enumerate(batch.generators(TIME)):
             shares = torch.rand(self.times, generator=maker).tolist()
             for k, share in enumerate(shares):
@@ -203,13 +194,18 @@ class Forward(Strategy):
                     noise = torch.stack([torch.randn(x0.shape[1:], generator=g) for g in makers]).to(x0.device)
                     level = level_at(scheduler, time, x0.float())
                     x_t = level.noised(x0.float(), noise).to(rollouts.dtype)
-                    pieces.append(_Piece(group.prompts[rows], x0, x_t, time, level, advantage[rows]))
+                    pieces.append(Noised(group.prompts[rows], x0, x_t, time, level, advantage[rows]))
         return pieces
 
 
 @dataclass(frozen=True)
-class _Piece:
-    """Pictures of one prompt at one time."""
+class Noised:
+    """Pictures of one prompt, noised to one time.
+
+    Attributes:
+        clean: x0, [B,...]; x_t: the same noised, by `level`.
+        advantage: A [B] in -5..5.
+    """
 
     prompts: list[str]
     clean: torch.Tensor

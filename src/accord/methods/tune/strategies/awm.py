@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from accord.diffusion.process import Level
-from accord.methods.tune.forward import Forward
+from accord.methods.tune.forward import Forward, Noised
 from accord.methods.tune.registry import strategy
 
 
@@ -32,16 +32,8 @@ class Awm(Forward):
         if not 0 < self.power <= 1:
             raise ValueError(f"power must be in (0, 1], not {self.power}")
 
-    def errors(
-        self,
-        output: torch.Tensor,
-        old: torch.Tensor,
-        x_t: torch.Tensor,
-        clean: torch.Tensor,
-        level: Level,
-        advantage: torch.Tensor,
-    ) -> torch.Tensor:
-        return awm_loss(output, x_t, clean, level, advantage, self.power)
+    def errors(self, output: torch.Tensor, old: torch.Tensor, noised: Noised) -> torch.Tensor:
+        return awm_loss(output, noised.x_t, noised.clean, noised.level, noised.advantage, self.power)
 
 
 def awm_loss(

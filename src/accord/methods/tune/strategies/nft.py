@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from accord.diffusion.process import Level
-from accord.methods.tune.forward import Forward
+from accord.methods.tune.forward import Forward, Noised
 from accord.methods.tune.registry import strategy
 
 
@@ -32,16 +32,9 @@ class Nft(Forward):
         if self.mix <= 0:
             raise ValueError(f"mix must be positive, not {self.mix}")
 
-    def errors(
-        self,
-        output: torch.Tensor,
-        old: torch.Tensor,
-        x_t: torch.Tensor,
-        clean: torch.Tensor,
-        level: Level,
-        advantage: torch.Tensor,
-    ) -> torch.Tensor:
-        return self.scale * nft_loss(output, old, x_t, clean, level, goodness(advantage), self.mix)
+    def errors(self, output: torch.Tensor, old: torch.Tensor, noised: Noised) -> torch.Tensor:
+        good = goodness(noised.advantage)
+        return self.scale * nft_loss(output, old, noised.x_t, noised.clean, noised.level, good, self.mix)
 
 
 def goodness(advantage: torch.Tensor) -> torch.Tensor:
