@@ -16,14 +16,27 @@ MODES = ["new_seed", "same_seed", "renoise"]
 MOST_SEED = 2**63 - 1  # of accord
 
 
-class AccordLoadPipeline:
-    """A diffusers pipeline, by what `accord.load` takes."""
-
+class _LoadsPipeline:
     CATEGORY = "accord/loaders"
-    DESCRIPTION = "Loads a diffusers pipeline: a folder, a hub id, a .safetensors file, or 'lab' for the embedded one."
     RETURN_TYPES = (PIPELINE,)
     RETURN_NAMES = ("pipeline",)
     FUNCTION = "load"
+
+    @staticmethod
+    def loaded(model: str | None, device: str, dtype: str, lora: str, model_config: str = "") -> tuple[Any]:
+        """The pipeline as the node gives it; an empty text is nothing."""
+        import torch
+
+        import accord
+
+        more = {"lora": lora.strip() or None, "model_config": model_config.strip() or None}
+        return (accord.load(model, None if device == "auto" else device, getattr(torch, dtype), **more),)
+
+
+class AccordLoadPipeline(_LoadsPipeline):
+    """A diffusers pipeline, by what `accord.load` takes."""
+
+    DESCRIPTION = "Loads a diffusers pipeline: a folder, a hub id, a .safetensors file, or 'lab' for the embedded one."
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -39,23 +52,13 @@ class AccordLoadPipeline:
         }
 
     def load(self, model: str, device: str, dtype: str, lora: str = "") -> tuple[Any]:
-        import torch
-
-        import accord
-
-        named = None if model.strip() in ("", LAB) else model.strip()
-        wanted = None if device == "auto" else device
-        return (accord.load(named, wanted, getattr(torch, dtype), lora.strip() or None),)
+        return self.loaded(None if model.strip() in ("", LAB) else model.strip(), device, dtype, lora)
 
 
-class AccordLoadCheckpoint:
+class AccordLoadCheckpoint(_LoadsPipeline):
     """The pipeline of a checkpoint that ComfyUI has: the same file that its own loader reads."""
 
-    CATEGORY = "accord/loaders"
     DESCRIPTION = "Loads a checkpoint of ComfyUI's folder as a diffusers pipeline, from the same file."
-    RETURN_TYPES = (PIPELINE,)
-    RETURN_NAMES = ("pipeline",)
-    FUNCTION = "load"
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -76,16 +79,11 @@ class AccordLoadCheckpoint:
 
     def load(self, ckpt_name: str, device: str, dtype: str, model_config: str = "", lora: str = "") -> tuple[Any]:
         import folder_paths  # of ComfyUI
-        import torch
-
-        import accord
 
         path = folder_paths.get_full_path("checkpoints", ckpt_name)
         if path is None:
             raise ValueError(f"the checkpoint {ckpt_name!r} is not in ComfyUI's folders; choose another")
-        wanted = None if device == "auto" else device
-        chosen = {"lora": lora.strip() or None, "model_config": model_config.strip() or None}
-        return (accord.load(str(path), wanted, getattr(torch, dtype), **chosen),)
+        return self.loaded(str(path), device, dtype, lora, model_config)
 
 
 class AccordLoadJudge:
