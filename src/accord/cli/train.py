@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -231,13 +231,12 @@ def train_reward(
     quiet()
     import accord
     from accord.data.pairs import PairsFile
-    from accord.data.prompt_files import read_paraphrases, read_prompts
+    from accord.data.prompt_files import read_prompts
     from accord.embedded import TUNING
     from accord.files import check_writable
     from accord.methods.tune.config import strategy_of
     from accord.rewards.registry import registered
     from accord.training.claim import check_same
-    from accord.training.watching import check_watches
 
     further = call_options(None, None, negative_prompt, height, width, call)["call"]
     if negative_prompt:
@@ -247,22 +246,7 @@ def train_reward(
             f"the embedded inverter reads pictures of the lab alone, not of {model!r}; choose another --held-out"
         )
     held_out = held_out or ("inversion" if model is None else "clip")
-    named = [_weight(r) for r in reward]
-    weights = dict(named)
-    if len(weights) < len(named):
-        raise InputError(
-            f"reward {max((n for n, _ in named), key=[n for n, _ in named].count)!r} was given twice; give it once, "
-            "with its weight"
-        )
-    if held_out in weights:
-        raise InputError(f"the held-out score {held_out!r} is trained on; choose another --held-out")
-    wanted, scores = {*weights, held_out}, registered()
-    unknown = wanted - {*scores, "inversion", "none"}
-    if unknown:
-        raise InputError(
-            f"score {min(unknown)!r} is unknown; choose among {', '.join(scores)}, and for --held-out also inversion "
-            "and none"
-        )
+    weights, scores = _weights(reward, held_out), registered()
     its_class = type(checked(strategy_of, strategy=strategy))
     its_knobs = [f.name for f in fields(its_class)]
     leave_out(
@@ -277,7 +261,7 @@ def train_reward(
         leave_out("with --pretrain-weight 0 and --kl-weight 0", pairs=pairs)
     if pairs is None:
         leave_out("without --pairs", pairs_least=pairs_least)
-    needed = {need for name in wanted & scores.keys() for need in scores[name].needs}
+    needed = {need for name in {*weights, held_out} & scores.keys() for need in scores[name].needs}
     captions, similarities = "captioner" in needed, "clip" in needed
     if not captions:
         leave_out("by these scores", judge=judge)
@@ -292,19 +276,15 @@ def train_reward(
         "save_every": save_every,
         **terms,
     }
-    knobs = {**usual, **{k: v for k, v in given.items() if v is not None}}
+    said_knobs = {k: v for k, v in given.items() if v is not None}
     options = {
         "gradient_accumulation": "accumulate",
         "guidance_scale": "guidance",
         "num_inference_steps": "inference-steps",
     }
-    for name, number in map(_knob, strategy_option or []):
-        if name not in its_knobs:
-            its = f"its own are {', '.join(its_knobs)}" if its_knobs else "it has none"
-            raise InputError(f"strategy {strategy} has no knob {name!r}; {its}")
-        if name in options or given.get(name) is not None:
-            raise InputError(f"the knob {name!r} of {strategy} was given twice; give it once")
-        knobs[name], options[name] = number, f"strategy-option {name}"
+    own_knobs = _own_knobs(strategy, its_knobs, strategy_option or [], {*said_knobs, *options})
+    options |= {name: f"strategy-option {name}" for name in own_knobs}
+    knobs = {**usual, **said_knobs, **own_knobs}
     config = checked(
         accord.TuneConfig.of,
         options,
@@ -326,25 +306,14 @@ def train_reward(
     pick_device(device)
     broken = PairsFile()  # rows of the prompts file that are left out
     texts = plainly(read_prompts(prompts, broken))
-    others = None
-    if paraphrases == "lab":
-        from accord_lab.scenes.paraphrase import paraphrases as in_other_words
-
-        others = in_other_words(texts)
-    elif paraphrases is not None:
-        others = read_paraphrases(paraphrases, broken)
+    others = _in_other_words(paraphrases, texts, broken)
     unread = PairsFile()
     examples = _pictures_of(pairs, unread, not as_json) if pairs is not None else None
     pipe = accord.load(model, device, variant=variant, model_config=model_config)
     where = str(pipe.device)
     judging = accord.load_judge(judge_of(judge, model, HUB_CAPTIONER), where) if captions else None
     similarity = accord.load_clip(judge_of(clip, model, HUB_CLIP), where) if similarities else None
-    watching = None
-    if watcher is not None:
-        other = accord.load_judge(watcher, where)
-        check_watches(other, judging, watcher)
-        told = {n: w for n, w in weights.items() if "captioner" in scores[n].needs} or {"contrast": 1.0}
-        watching = accord.make_rewards(told, other)
+    watching = None if watcher is None else _watching(watcher, judging, weights, where)
     tell_skipped(broken.skipped)
     tell_skipped(unread.skipped)
     rewards = accord.make_rewards(weights, judging, similarity)
@@ -378,6 +347,69 @@ def train_reward(
         {**tuned.report, "folder": str(out), "gallery": str(out / "index.html"), **skipped},
         f"{gains}{tuned.report['verdict']}\nadapter and report: {out}\npictures before and after: {out / 'index.html'}",
     )
+
+
+def _weights(given: Sequence[str], held_out: str) -> dict[str, float]:
+    """The rewards and their weights. Raises InputError for one that is unknown, given twice, or held out."""
+    from accord.rewards.registry import registered
+
+    named, scores = [_weight(r) for r in given], registered()
+    weights, names = dict(named), [n for n, _ in named]
+    if len(weights) < len(named):
+        raise InputError(f"reward {max(names, key=names.count)!r} was given twice; give it once, with its weight")
+    if held_out in weights:
+        raise InputError(f"the held-out score {held_out!r} is trained on; choose another --held-out")
+    if unknown := {*weights, held_out} - {*scores, "inversion", "none"}:
+        raise InputError(
+            f"score {min(unknown)!r} is unknown; choose among {', '.join(scores)}, and for --held-out also inversion "
+            "and none"
+        )
+    return weights
+
+
+def _own_knobs(
+    strategy: str, known: Sequence[str], given: Sequence[str], others: Collection[str]
+) -> dict[str, float | int]:
+    """The knobs of --strategy-option.
+
+    Args:
+        known: those that the strategy has.
+        others: those that have an option of their own and were given by it.
+    """
+    found: dict[str, float | int] = {}
+    for name, number in map(_knob, given):
+        if name not in known:
+            its = f"its own are {', '.join(known)}" if known else "it has none"
+            raise InputError(f"strategy {strategy} has no knob {name!r}; {its}")
+        if name in found or name in others:
+            raise InputError(f"the knob {name!r} of {strategy} was given twice; give it once")
+        found[name] = number
+    return found
+
+
+def _in_other_words(source: str | None, texts: Sequence[str], broken: PairsFile) -> dict[str, str] | None:
+    """What --paraphrases names, by prompt."""
+    if source is None:
+        return None
+    if source == "lab":
+        from accord_lab.scenes.paraphrase import paraphrases
+
+        return paraphrases(texts)
+    from accord.data.prompt_files import read_paraphrases
+
+    return read_paraphrases(source, broken)
+
+
+def _watching(watcher: str, judging: Any, weights: Mapping[str, float], where: str) -> Any:
+    """The score of a second judge: the rewards that the first one gives."""
+    import accord
+    from accord.rewards.registry import registered
+    from accord.training.watching import check_watches
+
+    other, scores = accord.load_judge(watcher, where), registered()
+    check_watches(other, judging, watcher)
+    told = {n: w for n, w in weights.items() if "captioner" in scores[n].needs} or {"contrast": 1.0}
+    return accord.make_rewards(told, other)
 
 
 def _limits(given: Sequence[str] | None) -> Any:
