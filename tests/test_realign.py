@@ -385,6 +385,8 @@ def test_a_chosen_place_is_taken_by_one_thing_of_its_phrase():
     both = placed(prompt, layout, [("stars", box), ("stars", (0.5, 0.0, 1.0, 0.5)), ("a purple moon", box)])
     assert [r.box for r in both] == [box, (0.5, 0.0, 1.0, 0.5), box]
     check_places(prompt, [("moon", box)])
+    with pytest.raises(InputError, match="too small to be seen"):
+        check_places(prompt, [("moon", (0.0, 0.0, 0.01, 0.5))])
     for places, said in (
         ([("fish", box)], "asks for no thing 'fish'"),
         ([("moon", box), ("moon", box)], "more places for 'moon'"),

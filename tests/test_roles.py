@@ -161,6 +161,34 @@ class Enough(Exception):
     """The test has seen what it wanted."""
 
 
+def test_the_text_objective_in_closed_form(tmp_path, monkeypatch, tower, tokenizer):
+    """Relative, weighted squared errors of captions, and those of the empty prompt, which must stay, beside them."""
+    monkeypatch.setattr(roles, "POOL", 80)
+    monkeypatch.setattr(roles, "HELD_OUT", 16)
+    captions, made = roles.captions, []
+    monkeypatch.setattr(roles, "captions", lambda count, seed: made.extend(captions(count, seed)) or made)
+
+    def look(run, loss_fn, *_):
+        new, old = run.modules["text"].eval(), tower
+        with torch.no_grad():
+            roles.final_norm(new).bias += 0.3
+            found = float(loss_fn(1, torch.Generator().manual_seed(2))[0])
+            ids, labels = roles.label(
+                [NOTHING, *made], CLIPTokenizer.from_pretrained(MODELS / "pipeline" / "tokenizer")
+            )
+            before = old(ids).last_hidden_state
+            target, weight = roles.targets(before, labels, roles.final_norm(old))
+            errors = weight * (new(ids).last_hidden_state - target).square().sum(-1) / before.square().sum(-1).mean()
+        drawn = torch.randint(1, len(ids) - 16, (64,), generator=torch.Generator().manual_seed(2))
+        assert errors[0].mean() > 0.01  # the empty prompt has moved
+        assert found == pytest.approx(float(errors[drawn].mean() + roles.EMPTY * errors[0].mean()), rel=1e-4)
+        raise Enough
+
+    monkeypatch.setattr(roles.Run, "train", look)
+    with pytest.raises(Enough):
+        recipes.train("roles", tmp_path, steps=4, start=MODELS)
+
+
 def test_the_denoiser_goes_on_from_registers_with_pairs_and_keeps_its_tower(learnt, tmp_path, monkeypatch):
     """Pairs first, then their share; the text term is how far the tower has moved, and is added."""
     monkeypatch.setattr(denoiser, "SCENES", 60)

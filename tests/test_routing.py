@@ -116,7 +116,7 @@ def test_a_wrong_background_is_edited_where_no_thing_is():
 @pytest.mark.parametrize(("text", "most", "unit"), [("30s", 30, "seconds"), ("200calls", 200, "calls")])
 def test_a_budget_is_of_seconds_or_calls(text, most, unit):
     assert Budget.of(text) == Budget(most, unit) == Budget.of(Budget(most, unit))
-    for bad in ("", "30", "s", "-3s", "0calls", "nan s", "3 minutes"):
+    for bad in ("", "30", "s", "-3s", "0calls", "2.5calls", "nan s", "3 minutes"):
         with pytest.raises(InputError, match=r"`budget` .* is not understood; give seconds"):
             Budget.of(bad)
 

@@ -275,7 +275,7 @@ def realign(
         str | None,
         typer.Option(
             help="Instead of --rounds, what a picture may cost, the judge included: 30s (seconds) or 200calls (of the "
-            "denoiser)."
+            "denoiser). The first picture is always made."
         ),
     ] = None,
     steps: Steps = None,

@@ -220,7 +220,7 @@
     drawn = 0;
     fillPage();
     if (!visible.length) id("grid").append(make("p", { className: "empty" }, "No picture is like this; choose less."));
-    id("count").textContent = visible.length === rows.length ? `${rows.length.toLocaleString("en")} pictures` : `${visible.length.toLocaleString("en")} of ${rows.length.toLocaleString("en")} pictures`;
+    id("count").textContent = visible.length === rows.length ? `${rows.length.toLocaleString("en")} picture${rows.length === 1 ? "" : "s"}` : `${visible.length.toLocaleString("en")} of ${rows.length.toLocaleString("en")} pictures`;
     setTheme();
   }
   function changed() {

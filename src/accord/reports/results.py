@@ -190,7 +190,7 @@ class Realigned:
                 f"before, {_seen_html(b)}",
             )
             + figure(
-                draw_regions(self.before, self.prompt, self.regions), "regions: dashed = a place for what was missing"
+                draw_regions(self.before, self.prompt, self.regions), "regions: dashed = where a thing is to be next"
             )
             + figure(
                 enlarge(self.after),

@@ -11,6 +11,7 @@ import torch
 from accord.data.lexicon import SIZES
 from accord.types import InputError, Prompt, Region
 
+LEAST_SIDE = 0.02  # of a place, as a share of the picture
 GRID = 9  # candidate centres a side
 STAY, MISSING_STAY = 1.0, 0.15  # cost of a move by the whole picture: of a thing that is well, of one that is missing
 OVERLAP, RELATION, EDGE = 12.0, 8.0, 8.0
@@ -109,6 +110,8 @@ def check_place(place: Place) -> None:
             f"the place of {words!r} is no box in the picture; give X0,Y0,X1,Y1 from 0 to 1, left and top before "
             "right and bottom"
         )
+    if min(x1 - x0, y1 - y0) < LEAST_SIDE:
+        raise InputError(f"the place of {words!r} is too small to be seen; make each side at least {LEAST_SIDE}")
 
 
 def placed(prompt: Prompt, layout: Sequence[Region], places: Sequence[Place]) -> list[Region]:

@@ -84,9 +84,12 @@ class Budget:
         if isinstance(text, Budget):
             return text
         found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|seconds?|calls?)\s*", str(text))
-        if found is None or float(found[1]) <= 0:
-            raise InputError(f"`budget` {text!r} is not understood; give seconds (30s) or denoiser calls (200calls)")
-        return cls(float(found[1]), "calls" if found[2].startswith("call") else "seconds")
+        calls = found is not None and found[2].startswith("call")
+        if found is None or float(found[1]) <= 0 or (calls and "." in found[1]):
+            raise InputError(
+                f"`budget` {text!r} is not understood; give seconds (30s) or denoiser calls (200calls), more than 0"
+            )
+        return cls(float(found[1]), "calls" if calls else "seconds")
 
 
 @dataclass(frozen=True)
