@@ -321,6 +321,37 @@ def test_the_old_weights_of_nft_follow_the_trained_ones(tmp_path):
         assert torch.equal(bias, torch.full((4,), float(step)))
 
 
+@pytest.mark.parametrize("strategy", ["nft", "awm"])
+def test_the_distance_to_the_untuned_network_is_added_to_a_round(tmp_path, strategy):
+    """reference_weight mean |f - f_untuned|^2 over the noised pictures, on top of the strategy's own loss."""
+    pipe = tiny_pipeline()
+    add_lora(pipe, 2)
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in pipe.unet.named_parameters():
+        if "lora_B" in name:
+            parameter.data = 0.1 * torch.randn(parameter.shape, generator=generator)
+    reward, losses = Composed({"bright": Bright()}, {"bright": 1.0}), []
+    for weight in (0.0, 2.0):
+        config = debug(
+            strategy, batch_size=2, bf16=False, reward_weight=1.0, group_size=2, times=2, reference_weight=weight
+        )
+        folder = tmp_path / str(weight)
+        folder.mkdir()
+        tuner = Tuner(pipe, PROMPTS, reward, Session(folder, Processes()), config, None, None, False)
+        losses.append(float(tuner.loss(0, torch.Generator())[0].detach()))
+    batch, rollouts = tuner.batch(0), tuner.rollouts
+    clean, advantage, _ = rollouts.round[1][tuple(batch.places)]
+    distances = []
+    with torch.no_grad():
+        for piece in tuner.config.strategy._noised(rollouts, batch, clean, advantage):
+            own = rollouts.output_at(piece.prompts, piece.x_t, piece.time)
+            with rollouts.untuned():
+                first = rollouts.output_at(piece.prompts, piece.x_t, piece.time)
+            distances += (own - first).square().flatten(1).mean(1).tolist()
+    assert len(distances) == 2 * 2 * 2 and min(distances) > 1e-5
+    assert losses[1] - losses[0] == pytest.approx(2 * np.mean(distances), rel=1e-3)
+
+
 def test_grpo_raises_the_probability_of_what_was_better(tmp_path):
     """The step along -gradient raises sum A log p of the very steps that were taken, and its gradient is -A dlog p."""
     tuner = tuner_of(tmp_path, "grpo", batch_size=2, group_size=4, trained_steps=3)
