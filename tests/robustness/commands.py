@@ -49,6 +49,7 @@ LEAST = {
             "hacking",
             "kernel",
             "judging",
+            "scaling",
             "judge",
             "transplant",
             "invert-speed",

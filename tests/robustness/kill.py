@@ -133,7 +133,7 @@ COMMANDS = {
             for i in (1, 2)
         )
     ),
-    "score": Command(("score --pairs pictures/metadata.jsonl --out scores.csv --device cpu --json",), _pictures),
+    "score": Command(("score --pairs pictures/metadata.jsonl --out scores.csv --batch-size 2 --device cpu --json",), _pictures),
     "edit": Command(
         (
             "edit frames --source circle --target square --frames 0:3 --tune-steps 5 --steps 2 --tuned tuned --out "
@@ -149,9 +149,8 @@ def often() -> None:
 
     The lab's recipes are made small.
     """
-    from accord.cli import scoring
     from accord.evaluation import pictures, run
-    from accord.methods.invert.pairs import make_pairs
+    from accord.methods.invert.pairs import make_parts
     from accord.training.loop import Run
     from accord_lab.recipes import captioner, clip, denoiser, vae
 
@@ -163,11 +162,10 @@ def often() -> None:
     still = SimpleNamespace(perf_counter=lambda: 0.0)  # rows hold times, which no two runs share
     run.time = pictures.time = still  # type: ignore[assignment]
     Run.__init__ = begun  # type: ignore[method-assign]
-    assert make_pairs.__kwdefaults__ is not None
-    make_pairs.__kwdefaults__["part_size"] = 2
+    assert make_parts.__kwdefaults__ is not None
+    make_parts.__kwdefaults__["part_size"] = 2
     vae.batch = lambda rng, size, crop: drawn(rng, min(size, 16), crop)  # type: ignore[assignment]
     denoiser.SCENES, denoiser.CENTRED = 60, 8
-    scoring.AT_ONCE = 2
     for recipe, size in ((vae, 4), (clip, 8), (captioner, 8), (denoiser, 4)):
         *others, _ = recipe.train.__defaults__ or ()
         recipe.train.__defaults__ = (*others, size)

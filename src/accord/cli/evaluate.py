@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from accord.cli.cluster import Address, Engine, GpusPerWorker, NumWorkers, judged_on, spread_of
 from accord.cli.options import (
     HUB_CAPTIONER,
     HUB_CLIP,
@@ -180,6 +181,10 @@ COMMON: dict[str, tuple[Any, Any]] = {
     "device": (Device, None),
     "dtype": (Dtype, "float32"),
     "out": (RunOut, None),
+    "engine": (Engine, "local"),
+    "address": (Address, None),
+    "num_workers": (NumWorkers, None),
+    "gpus_per_worker": (GpusPerWorker, None),
     "as_json": (AsJson, False),
 }
 
@@ -232,6 +237,10 @@ class Options:
     device: str | None
     dtype: str
     out: Path | None
+    engine: str
+    address: str | None
+    num_workers: int | None
+    gpus_per_worker: float | None
     as_json: bool
     judge: str | None = None
     detector: str | None = None
@@ -287,7 +296,9 @@ def run(options: Options) -> None:
     from accord.files import check_writable
 
     part = parse_shard(options.shard or "1/1")
-    kind, where = torch_type(options.dtype), pick_device(options.device)
+    spread = spread_of(options.engine, options.address, options.num_workers, options.gpus_per_worker, None)
+    kind = torch_type(options.dtype)
+    where = options.device if spread else pick_device(options.device)
     suite, skipped = suite_of(options.suite), PairsFile()
     config = _thresholds(options.thresholds)
     records, chosen = _records(options, suite, skipped)
@@ -308,7 +319,8 @@ def run(options: Options) -> None:
     if options.images is not None:
         _say_size(source, chosen, numbers, suite, options.judge)
     task = Task(suite, chosen, source, make, numbers, about)
-    data = run_suite(task, target, part, options.batch_size, progress=not options.as_json)
+    engine = None if spread is None else judged_on(spread)
+    data = run_suite(task, target, part, options.batch_size, progress=not options.as_json, spread=engine)
     data["skipped_rows"] = skipped.skipped
     emit(options.as_json, data, _text(data, suite.name))
 
@@ -324,7 +336,7 @@ def _records(options: Options, suite: Any, skipped: Any) -> tuple[list[Any], lis
 
 
 def _source(
-    options: Options, suite: Any, chosen: Sequence[Any], skipped: Any, load_on: tuple[str, Any]
+    options: Options, suite: Any, chosen: Sequence[Any], skipped: Any, load_on: tuple[str | None, Any]
 ) -> tuple[Any, list[int]]:
     """Where the pictures come from, and the seeds of each prompt; none stand for all that there are.
 
@@ -411,7 +423,7 @@ def _thresholds(given: Mapping[str, float | None]) -> Any:
     return checked(GenEvalConfig, **{name: value for name, value in given.items() if value is not None})
 
 
-def _judges(suite: Any, options: Options, device: str) -> tuple[dict[str, str], Callable[[], dict[str, Any]]]:
+def _judges(suite: Any, options: Options, device: str | None) -> tuple[dict[str, str], Callable[[], dict[str, Any]]]:
     """What `run.json` calls the judges, and what loads them.
 
     Raises:
@@ -423,20 +435,26 @@ def _judges(suite: Any, options: Options, device: str) -> tuple[dict[str, str], 
     loads: dict[str, Callable[[], Any]] = {}
     if "judge" in suite.needs:
         judge = options.judge or (LAB if options.model in (LAB, None) else HUB_CAPTIONER)
-        ids["judge"], loads["judge"] = judge, lambda: accord.load_judge(judge, device)
+        ids["judge"], loads["judge"] = judge, lambda: accord.load_judge(judge, pick_device(device))
     if "answers" in suite.needs:
         answers = options.judge
         if answers is None:
             raise InputError("this suite asks questions, and --judge is missing; give a chat model, folder or hub id")
-        ids["answers"], loads["answers"] = answers, lambda: load_answers(answers, device, suite.name == "vqascore")
+        ids["answers"], loads["answers"] = (
+            answers,
+            lambda: load_answers(answers, pick_device(device), suite.name == "vqascore"),
+        )
     if "detector" in suite.needs:
         from accord.judges.detect import INSTANCES, InstanceDetector
 
         detector, clip = options.detector or INSTANCES, options.clip or HUB_CLIP
-        ids["detector"], loads["detector"] = detector, lambda: InstanceDetector.from_pretrained(detector, device)
-        ids["clip"], loads["clip"] = clip, lambda: accord.load_clip(clip, device)
+        ids["detector"], loads["detector"] = (
+            detector,
+            lambda: InstanceDetector.from_pretrained(detector, pick_device(device)),
+        )
+        ids["clip"], loads["clip"] = clip, lambda: accord.load_clip(clip, pick_device(device))
     if "embed" in suite.needs:
-        ids["embed"], loads["embed"] = "all-MiniLM-L6-v2", lambda: accord.load_sentence(device=device)
+        ids["embed"], loads["embed"] = "all-MiniLM-L6-v2", lambda: accord.load_sentence(device=pick_device(device))
     return ids, lambda: {need: load() for need, load in loads.items()}
 
 

@@ -5,17 +5,67 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from accord.cli.jobs import Job, Making
-from accord.cli.options import leave_out, weights_of
+from accord.cli.options import leave_out, torch_type, weights_of
 from accord.types import InputError, Notice
 
 FPS = 16  # of a video that a pipeline made, which does not say its own
 
 
+@dataclass(frozen=True)
+class Pipeline:
+    """Which pipeline options name, and what its call is told.
+
+    Attributes:
+        dtype: of its weights, by name.
+        told: arguments of its call, as `call_options` gives them.
+    """
+
+    model: str | None
+    variant: str | None
+    model_config: str | None
+    lora: str | None
+    dtype: str
+    told: dict[str, Any]
+
+    def load(self, device: str | None) -> Any:
+        """It. Raises InputError if it cannot be loaded."""
+        import accord
+
+        more = {"variant": self.variant, "model_config": self.model_config}
+        return accord.load(self.model, device, torch_type(self.dtype), self.lora, **more)
+
+
 # --- generate -------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Drawing:
+    """`accord generate`, as options have it; it travels to where it is loaded.
+
+    Attributes:
+        weights: whether weights of words are honoured.
+        context, clip, ancestral: a relational network that shifts the process, and how.
+    """
+
+    pipeline: Pipeline
+    batch_size: int
+    weights: bool = False
+    context: Path | None = None
+    clip: str | None = None
+    ancestral: bool = False
+
+    def load(self, device: str | None) -> tuple[Any, Making]:
+        """The pipeline, and how pictures are made with it. Raises InputError for what does not fit it."""
+        pipe = self.pipeline.load(device)
+        if self.context is None:
+            return pipe, drawing(pipe, self.pipeline.told, self.weights)
+        told = (self.pipeline.told, self.context, self.clip, self.ancestral, self.batch_size)
+        return pipe, drawing_with_context(pipe, *told)
+
+
 def drawing(pipe: Any, told: dict[str, Any], weights: bool = False) -> Making:
     """Pictures by the pipeline's own call.
 
@@ -106,6 +156,50 @@ def write_picture(out: Path, name: str, made: Any) -> dict[str, Any]:
 
 
 # --- realign --------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Repairing:
+    """`accord realign`, as options have it; it travels to where it is loaded.
+
+    Attributes:
+        config: of the repair.
+        judge: who judges; the embedded captioner if None.
+        judge_regions: how it sees each thing.
+        detector, outlines: what finds the things; the pipeline's own attention if `detector` is None.
+        settings: what a manifest says of all this.
+    """
+
+    pipeline: Pipeline
+    batch_size: int
+    config: Any
+    mode: str
+    judge: str | None
+    calibration: Path | None
+    judge_regions: str
+    detector: str | None
+    outlines: str | None
+    settings: dict[str, Any]
+    places: Sequence[Any] = ()
+    select: str = "score"
+    routing: Any = None
+    budget: str | None = None
+
+    def load(self, device: str | None) -> tuple[Any, Making]:
+        """The pipeline, and how pictures are repaired with it. Raises InputError for what does not fit it."""
+        import accord
+        from accord.diffusion.call import call_arguments
+        from accord.methods.realign.fine import check_mode, check_repairable
+
+        pipe = self.pipeline.load(device)
+        check_repairable(pipe)  # before the judge, which may be large
+        check_mode(pipe, self.mode if self.routing is None else "renoise")
+        call_arguments(pipe, **self.pipeline.told)
+        where = str(pipe.device)
+        judge = accord.load_judge(self.judge, where, calibration=self.calibration, regions=self.judge_regions)
+        looks = None if self.detector is None else accord.load_detector(self.detector, self.outlines, where)
+        chosen = (self.places, self.select, self.routing, self.budget)
+        return pipe, repairing(pipe, self.config, judge, looks, self.batch_size, self.settings, *chosen)
+
+
 def repairing(
     pipe: Any,
     config: Any,

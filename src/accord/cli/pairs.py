@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from accord.cli.cluster import (
+    Address,
+    Engine,
+    GpusPerWorker,
+    MaxFailures,
+    NumWorkers,
+    Pairing,
+    make_pairs_on,
+    spread_of,
+)
 from accord.cli.jobs import readable
+from accord.cli.making import Pipeline
 from accord.cli.options import (
     App,
     AsJson,
@@ -62,11 +73,15 @@ def pairs_make(
     ] = None,
     device: Device = None,
     dtype: Dtype = "float32",
+    engine: Engine = "local",
+    address: Address = None,
+    num_workers: NumWorkers = None,
+    gpus_per_worker: GpusPerWorker = None,
+    max_failures: MaxFailures = None,
     as_json: AsJson = False,
 ) -> None:
     """Render prompts with a pipeline into pairs to train an inverter on."""
     quiet()
-    import accord
     from accord.data.pairs import PairsFile, need_parquet
     from accord.data.prompt_files import read_rows
     from accord.data.shards import parse_shard
@@ -81,8 +96,12 @@ def pairs_make(
         leave_out("without --model", variant=variant, model_config=model_config)
     told = call_options(steps, guidance, negative_prompt, height, width, call)
     share = parse_shard(shard) if shard else None
-    kind = torch_type(dtype)
-    pick_device(device)
+    torch_type(dtype)
+    spread = spread_of(engine, address, num_workers, gpus_per_worker, max_failures)
+    if spread is None:
+        pick_device(device)
+    else:
+        leave_out("with --engine ray", shard=shard)
     need_parquet()  # for the metadata at the end
     check_writable(out)
     broken = PairsFile()  # rows of the prompts file that are left out
@@ -94,10 +113,17 @@ def pairs_make(
             from accord_lab.recipes.tokenizers import corpus
 
             texts = corpus(count or 20_000, seed + 100)
-        pipe = accord.load(model, device, kind, lora, variant=variant, model_config=model_config)
+        pipeline = Pipeline(model, variant, model_config, lora, dtype, told)
+        pipe = pipeline.load(device)
         if rows is not None:
             texts = readable(pipe, rows, broken)
         tell_skipped(broken.skipped)
+        if spread is not None:
+            del pipe  # it has said which prompts it reads, and the workers have their own
+            made = make_pairs_on(
+                spread, Pairing(pipeline, tuple(texts), seed, str(out.absolute()), device), not as_json
+            )
+            return emit(as_json, *_told(made, out, broken.skipped))
         made = make_pairs(
             pipe,
             texts,
@@ -107,7 +133,11 @@ def pairs_make(
             progress=not as_json,
             **told,
         )
-    emit(as_json, {"pairs": made, "out": str(out), "skipped": broken.skipped}, f"{made} pairs in {out}")
+    emit(as_json, *_told(made, out, broken.skipped))
+
+
+def _told(made: int, out: Path, skipped: list[dict[str, Any]]) -> tuple[dict[str, Any], str]:
+    return {"pairs": made, "out": str(out), "skipped": skipped}, f"{made} pairs in {out}"
 
 
 @app.command("videos")

@@ -8,8 +8,20 @@ from typing import Annotated, Any
 
 import typer
 
+from accord.cli.cluster import (
+    Address,
+    Engine,
+    GpusPerWorker,
+    Inverting,
+    MaxFailures,
+    NumWorkers,
+    Scoring,
+    make_on_cluster,
+    pictures_on_cluster,
+    spread_of,
+)
 from accord.cli.jobs import FileShard, Given, GivenPrompts, Job, PromptsFile, Task, make_all
-from accord.cli.making import drawing, drawing_with_context, repair_text, repairing, write_picture, write_repair
+from accord.cli.making import Drawing, Pipeline, Repairing, repair_text, write_picture, write_repair
 from accord.cli.options import (
     HUB_CAPTIONER,
     HUB_DETECTOR,
@@ -87,11 +99,15 @@ def generate(
     device: Device = None,
     dtype: Dtype = "float32",
     out: Out = Path("out/generate"),
+    engine: Engine = "local",
+    address: Address = None,
+    num_workers: NumWorkers = None,
+    gpus_per_worker: GpusPerWorker = None,
+    max_failures: MaxFailures = None,
     as_json: AsJson = False,
 ) -> None:
     """Generate pictures from prompts."""
     quiet()
-    import accord
     from accord.reports.gallery import made_in, write_gallery
 
     if context is None:
@@ -106,19 +122,21 @@ def generate(
     told = call_options(steps, guidance, negative_prompt, height, width, call)
     if lora is not None and context is not None:
         raise InputError("--context brings its own adapter; give it or --lora")
-    given = Given.of(prompts, file, seed, shard, parsed=False)
-    kind = torch_type(dtype)
-    pick_device(device)
+    torch_type(dtype)
     if context is not None and not (context / "relation" / "config.json").is_file():
         raise InputError(
             f"folder {str(context)!r} holds no relational network; give one that accord train context wrote"
         )
+    pipeline = Pipeline(model, variant, model_config, lora, dtype, told)
+    drawing = Drawing(pipeline, batch_size, honoured, context, clip, ancestral)
+    spread = spread_of(engine, address, num_workers, gpus_per_worker, max_failures)
+    if spread is not None:
+        leave_out("with --engine ray", shard=shard)
+        return make_on_cluster(spread, "generate", drawing, file, prompts, seed, device, out, as_json)
+    given = Given.of(prompts, file, seed, shard, parsed=False)
+    pick_device(device)
     with given.writing(out):
-        pipe = accord.load(model, device, kind, lora, variant=variant, model_config=model_config)
-        if context is None:
-            making = drawing(pipe, told, honoured)
-        else:
-            making = drawing_with_context(pipe, told, context, clip, ancestral, batch_size)
+        pipe, making = drawing.load(device)
         task = Task("generate", told, making, functools.partial(write_picture, out), batch_size, as_json)
         if file is not None:
             run = given.run(task, pipe, out)
@@ -151,12 +169,23 @@ def score(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder for the report; with --pairs and --prompts a table to write, and to go on with."),
+        typer.Option(
+            help=(
+                "Folder for the report; with --pairs and --prompts a table to write, and to go on with; with --engine "
+                "ray a folder or address of tables."
+            )
+        ),
     ] = None,
     judge: OwnJudgeId = None,
     clip: OwnClipId = None,
     calibration: CalibrationFile = None,
+    batch_size: BatchSize = 16,
     device: Device = None,
+    engine: Engine = "local",
+    address: Address = None,
+    num_workers: NumWorkers = None,
+    gpus_per_worker: GpusPerWorker = None,
+    max_failures: MaxFailures = None,
     as_json: AsJson = False,
 ) -> None:
     """How well pictures say their prompts, by phrase and word."""
@@ -164,7 +193,8 @@ def score(
     if video is not None:
         if image is not None or pairs is not None or prompts is not None or not video_prompt:
             raise InputError("--video needs --prompt-of-video TEXT, and neither IMAGE nor --pairs nor --prompts")
-        leave_out("with --video", images=images, out=out, judge=judge, calibration=calibration)
+        own = said("batch_size", "engine")
+        leave_out("with --video", images=images, out=out, judge=judge, calibration=calibration, **own)
         import accord
         from accord.data.video import read_video
         from accord.rewards.video import score_video
@@ -187,10 +217,19 @@ def score(
             raise InputError(f"both {given} and an IMAGE were given; give one of them")
         if pairs is not None:
             leave_out("with --pairs", prompts=prompts, images=images)
-        from accord.cli.scoring import check_out
+        from accord.cli.scoring import Judges, check_out
 
-        return _score_many(pairs, prompts, images, check_out(out, given), judge, clip, calibration, device, as_json)
+        spread = spread_of(engine, address, num_workers, gpus_per_worker, max_failures)
+        if spread is not None:
+            leave_out("with --engine ray, which scores --pairs", prompts=prompts, images=images)
+            if pairs is None or out is None:
+                raise InputError("--engine ray scores --pairs into a folder; give --pairs and --out FOLDER")
+            work = Scoring(Judges(judge, clip, calibration, device))
+            return pictures_on_cluster(spread, work, pairs, out, ("image", "prompt"), batch_size, as_json)
+        judges, target = Judges(judge, clip, calibration, pick_device(device)), check_out(out, given)
+        return _score_many(pairs, prompts, images, target, judges, batch_size, as_json)
     leave_out("without --prompts", images=images)
+    leave_out("without --pairs or --prompts", **said("batch_size", "engine"))
     if image is None or prompt is None:
         raise InputError("nothing to score; give IMAGE and PROMPT, --pairs FILE, or --prompts FILE and --images DIR")
     import accord
@@ -219,24 +258,22 @@ def _score_many(
     prompts: Path | None,
     images: Path | None,
     out: Path,
-    judge: str | None,
-    clip: str | None,
-    calibration: Path | None,
-    device: str | None,
+    judges: Any,
+    batch_size: int,
     as_json: bool,
 ) -> None:
     """The pictures of a table, or of a folder and a file of prompts."""
-    from accord.cli.scoring import Judges, of_pairs, of_prompts, score_all
+    from accord.cli.scoring import of_pairs, of_prompts, score_all
     from accord.data.pairs import PairsFile
 
-    judges, broken = Judges(judge, clip, calibration, pick_device(device)), PairsFile()
+    broken = PairsFile()
     if pairs is not None:
         source, pictures = pairs, of_pairs(pairs, out, broken)
     elif prompts is None or images is None:
         raise InputError("--prompts needs --images, the folder of their pictures; give it")
     else:
         source, pictures = prompts, of_prompts(prompts, images, out, broken)
-    score_all(pictures, broken, source, out, judges, as_json)
+    score_all(pictures, broken, source, out, judges, as_json, batch_size)
 
 
 def realign(
@@ -317,16 +354,20 @@ def realign(
     device: Device = None,
     dtype: Dtype = "float32",
     out: Out = Path("out/realign"),
+    engine: Engine = "local",
+    address: Address = None,
+    num_workers: NumWorkers = None,
+    gpus_per_worker: GpusPerWorker = None,
+    max_failures: MaxFailures = None,
     as_json: AsJson = False,
 ) -> None:
     """Generate, find out what is missing and where, and repair it with the same model."""
     quiet()
     import accord
-    from accord.diffusion.call import call_arguments
     from accord.judges.regions import VIEWS
     from accord.judges.strict import selector_named
     from accord.methods.realign.config import MODES
-    from accord.methods.realign.fine import check_mode, check_places, check_repairable
+    from accord.methods.realign.fine import check_places
     from accord.methods.realign.routing import ROUTINGS, Budget
     from accord.prompts.phrases import phrases_of
     from accord.reports.gallery import of_repairs, repairs_in, write_gallery
@@ -356,34 +397,42 @@ def realign(
     if model is None:
         leave_out("without --model", variant=variant, model_config=model_config)
     told = call_options(steps, guidance, negative_prompt, height, width, call)
+    torch_type(dtype)
+    looking: dict[str, Any] = {
+        "regions": regions,
+        "calibration": calibration and str(calibration),
+        "detector": detector,
+        "outlines": outlines,
+        **({} if judge_regions == "crop" else {"judge_regions": judge_regions}),  # as manifests without it have it
+        **({} if strength is None else {"strength": strength}),
+        **({"mode": mode, "budget": budget} if routing or budget else {}),
+    }
+    repairing = Repairing(
+        Pipeline(model, variant, model_config, lora, dtype, told),
+        batch_size,
+        config,
+        mode,
+        judge_of(judge, model, HUB_CAPTIONER),
+        calibration,
+        judge_regions,
+        (detector or HUB_DETECTOR) if regions == "detector" else None,
+        outlines,
+        looking,
+        places,
+        select,
+        routing,
+        budget,
+    )
+    spread = spread_of(engine, address, num_workers, gpus_per_worker, max_failures)
+    if spread is not None:
+        leave_out("with --engine ray", shard=shard)
+        return make_on_cluster(spread, "realign", repairing, file, prompts, seed, device, out, as_json)
     given = Given.of(prompts, file, seed, shard, parsed=True)
     for prompt in given.prompts if places else ():
         check_places(phrases_of(prompt), places)
-    kind = torch_type(dtype)
     pick_device(device)
     with given.writing(out):
-        pipe = accord.load(model, device, kind, lora, variant=variant, model_config=model_config)
-        check_repairable(pipe)  # before the judge, which may be large
-        check_mode(pipe, mode if routing is None else "renoise")
-        call_arguments(pipe, **told)
-        named = judge_of(judge, model, HUB_CAPTIONER)
-        judging = accord.load_judge(named, str(pipe.device), calibration=calibration, regions=judge_regions)
-        looks = None
-        if regions == "detector":
-            looks = accord.load_detector(detector or HUB_DETECTOR, outlines, str(pipe.device))
-        looking: dict[str, Any] = {
-            "calibration": calibration and str(calibration),
-            "detector": detector,
-            "outlines": outlines,
-        }
-        if judge_regions != "crop":  # as manifests without it have it
-            looking["judge_regions"] = judge_regions
-        if strength is not None:
-            looking["strength"] = strength
-        if routing or budget:
-            looking |= {"mode": mode, "budget": budget}
-        found = {"regions": regions, **looking}
-        making = repairing(pipe, config, judging, looks, batch_size, found, places, select, routing, budget)
+        pipe, making = repairing.load(device)
         write = functools.partial(write_repair, out)
         task = Task("realign", told, making, write, batch_size, as_json, passes=1 + rounds)
         if file is not None:
@@ -438,7 +487,15 @@ def invert(
         ),
     ] = None,
     device: Device = None,
-    out: Annotated[Path | None, typer.Option(help="File for --folder and --pairs: .parquet, .csv or .jsonl.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="File for --folder and --pairs: .parquet, .csv or .jsonl; with --engine ray a folder."),
+    ] = None,
+    engine: Engine = "local",
+    address: Address = None,
+    num_workers: NumWorkers = None,
+    gpus_per_worker: GpusPerWorker = None,
+    max_failures: MaxFailures = None,
     as_json: AsJson = False,
 ) -> None:
     """Which prompt made this image? An embedding, words, retrieved prompts and one readable prompt."""
@@ -450,12 +507,25 @@ def invert(
     from accord.data.prompt_files import read_prompts
     from accord.data.shards import parse_shard, share_of
     from accord.files import check_writable, only_writer
-    from accord.methods.invert.bulk import check_target, invert_files, labelled_by, reason_as_named, shard_path
+    from accord.methods.invert.bulk import CHUNK, check_target, invert_files, labelled_by, reason_as_named, shard_path
     from accord.reports.gallery import gallery_beside
 
     sources = [s for s in (images or None, folder, pairs) if s is not None]
     if len(sources) != 1:
         raise InputError("give pictures, or --folder, or --pairs: exactly one of them")
+    spread = spread_of(engine, address, num_workers, gpus_per_worker, max_failures)
+    if spread is not None:
+        leave_out("with --engine ray", adapt=adapt, shard=shard)
+        source = folder or pairs
+        if source is None or out is None:
+            raise InputError(
+                "--engine ray inverts --folder or --pairs into a folder; give one of them, and --out FOLDER"
+            )
+        unusable = PairsFile()
+        prompts = None if bank is None else tuple(read_prompts(bank, unusable))
+        tell_skipped(unusable.skipped)
+        work = Inverting(inverter, judge, prompts, words_only, device)
+        return pictures_on_cluster(spread, work, source, out, ("image",), CHUNK, as_json)
     if images:
         leave_out("without --folder or --pairs", out=out, adapt=adapt, shard=shard)
     where = pick_device(device)
@@ -463,7 +533,7 @@ def invert(
     if images:
         pictures = [open_image(p) for p in images]
         texts = read_prompts(bank, broken) if bank is not None else None
-        reader = _reader(inverter, judge, texts, words_only, where)
+        reader = reader_of(inverter, judge, texts, words_only, where)
         say_lab_only(pictures[0].size, inverter, _FOREIGN)
         tell_skipped(broken.skipped)
         results = reader(pictures)
@@ -510,7 +580,7 @@ def invert(
             f"no picture of {str(folder or pairs)!r} can be read ({why.partition(';')[0]}); check the paths"
         )
     with only_writer(target.parent, target.name):
-        reader = _reader(inverter, judge, texts, words_only, where)
+        reader = reader_of(inverter, judge, texts, words_only, where)
         labelled = None
         if adapt is not None:
             embed = reader.embed or accord.load_sentence(device=where)
@@ -536,7 +606,7 @@ def invert(
 _FOREIGN = "--inverter FOLDER, trained on pairs of their pipeline"
 
 
-def _reader(inverter: Path | None, judge: str | None, bank: list[str] | None, words_only: bool, device: str) -> Any:
+def reader_of(inverter: Path | None, judge: str | None, bank: list[str] | None, words_only: bool, device: str) -> Any:
     """The `Reader` of these options; it loads nothing that is not needed."""
     import accord
     from accord.methods.invert.reader import Reader

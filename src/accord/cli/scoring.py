@@ -14,13 +14,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from accord.cli.options import check_file, counted, emit, is_same
+from accord.cli.options import check_file, counted, emit, is_same, pick_device
 from accord.data.manifest import Manifest, read_manifest
 from accord.data.pairs import PairsFile, check_table_path, read_pairs, table_bytes
 from accord.files import check_writable, only_writer, write_file
 from accord.types import InputError
 
-AT_ONCE = 16  # pictures after which their lines are written
 WRITTEN = 30.0  # seconds after which the table is
 Row = dict[str, Any]
 
@@ -54,7 +53,7 @@ class Judges:
     judge: str | None
     clip: str | None
     calibration: Path | None
-    device: str
+    device: str | None
 
 
 def of_pairs(pairs: Path, out: Path, broken: PairsFile) -> list[Picture]:
@@ -102,13 +101,20 @@ def check_out(out: Path | None, given: str) -> Path:
 
 
 def score_all(
-    pictures: Sequence[Picture], broken: PairsFile, source: Path, out: Path, judges: Judges, as_json: bool
+    pictures: Sequence[Picture],
+    broken: PairsFile,
+    source: Path,
+    out: Path,
+    judges: Judges,
+    as_json: bool,
+    batch_size: int,
 ) -> None:
     """Score what is not scored yet, write table and page, and say so.
 
     Args:
         broken: rows that are left out; what cannot be scored is added.
         source: the file that the rows are of.
+        batch_size: pictures that are scored at once, and after which their lines are written.
 
     Raises:
         InputError: if nothing can be scored, or the table was begun by another judge.
@@ -116,15 +122,17 @@ def score_all(
     from accord.reports.gallery import Entry, gallery_beside, write_gallery
 
     with only_writer(out.parent, out.name):
-        judging, similarity, settings = _load(judges)
+        judging, similarity, settings = load_judges(judges)
         folder = gallery_beside(out)
         manifest = Manifest(folder, settings)
         due = [p for p in pictures if not _is_scored(manifest, p)]
         written, lines = time.monotonic(), []
         try:
-            for line in counted(_scored(due, judging, similarity, folder, broken), "score", len(due), as_json):
+            for line in counted(
+                _scored(due, judging, similarity, folder, broken, batch_size), "score", len(due), as_json
+            ):
                 lines.append(line)
-                if len(lines) == AT_ONCE:
+                if len(lines) == batch_size:
                     manifest.add(lines)
                     lines.clear()
                     if time.monotonic() - written > WRITTEN:
@@ -154,14 +162,15 @@ def score_all(
     emit(as_json, data, _text(data))
 
 
-def _load(judges: Judges) -> tuple[Any, Any, Row]:
+def load_judges(judges: Judges) -> tuple[Any, Any, Row]:
     """Judge, CLIP, and what a manifest says of both."""
     import accord
     from accord.evaluation.weights import modules_of
     from accord.training.fingerprint import fingerprint
 
-    judging = accord.load_judge(judges.judge, judges.device, calibration=judges.calibration)
-    similarity = accord.load_clip(judges.clip, judges.device)
+    where = pick_device(judges.device)
+    judging = accord.load_judge(judges.judge, where, calibration=judges.calibration)
+    similarity = accord.load_clip(judges.clip, where)
     weights = fingerprint(*modules_of(SimpleNamespace(judge=judging, clip=similarity)))
     calibration = None if judges.calibration is None else fingerprint(judges.calibration.read_bytes())
     return judging, similarity, {"judge": judging.name, "weights": weights, "calibration": calibration}
@@ -175,22 +184,32 @@ def _is_scored(manifest: Manifest, picture: Picture) -> bool:
         return False
 
 
-def _scored(due: Sequence[Picture], judge: Any, clip: Any, folder: Path, broken: PairsFile) -> Iterator[Row]:
+def _scored(
+    due: Sequence[Picture], judge: Any, clip: Any, folder: Path, broken: PairsFile, batch_size: int
+) -> Iterator[Row]:
     """The line of each picture, its score within; what cannot be scored is listed in `broken`."""
-    import accord
-    from accord.data.images import open_image
+    from accord.data.batches import each
     from accord.methods.invert.bulk import reason_as_named
 
     home = os.path.realpath(folder)
-    for one in due:
-        try:
-            found = accord.score(open_image(one.path), one.prompt, judge, clip)[0].alignment
-        except InputError as error:
-            broken.skip(one.row, reason_as_named(error, one.path, one.name))
-            continue
-        place = os.path.relpath(os.path.realpath(one.path), home)
-        size = one.path.stat().st_size
-        yield {**one.line, "status": "done", "file": place, "bytes": size, "score": found.to_dict()}
+    for start in range(0, len(due), batch_size):
+        batch = due[start : start + batch_size]
+        found = each(lambda some: scores([(p.path, p.prompt) for p in some], judge, clip), batch)
+        for one, score in zip(batch, found, strict=True):
+            if isinstance(score, InputError):
+                broken.skip(one.row, reason_as_named(score, one.path, one.name))
+                continue
+            place = os.path.relpath(os.path.realpath(one.path), home)
+            yield {**one.line, "status": "done", "file": place, "bytes": one.path.stat().st_size, "score": score}
+
+
+def scores(pairs: Sequence[tuple[Path, str]], judge: Any, clip: Any) -> list[Row]:
+    """The alignment of pictures and prompts, as JSON has it. Raises InputError if one cannot be scored."""
+    import accord
+    from accord.data.images import open_image
+
+    images, prompts = [open_image(path) for path, _ in pairs], [prompt for _, prompt in pairs]
+    return [found.alignment.to_dict() for found in accord.score(images, prompts, judge, clip, batch_size=len(images))]
 
 
 def _rows(pictures: Sequence[Picture], folder: Path) -> list[tuple[Picture, Row]]:

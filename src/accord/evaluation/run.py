@@ -23,12 +23,14 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from tqdm.auto import tqdm
 
 import accord
+from accord.data.batches import each
 from accord.data.pairs import need_parquet
 from accord.data.shards import shard_name, share_of
 from accord.data.typed import read_typed, write_typed
@@ -46,7 +48,6 @@ SCHEMA = "accord.run/1"
 SUMMARY = "accord.summary/1"
 COMPARED = ("suite", "prompts", "settings", "seeds", "judges", "shards", "weights")  # what makes another run
 SAID = ("accord", "versions", "device", "batch_size")  # what may move last digits, and is said
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -78,9 +79,17 @@ def versions() -> dict[str, str]:
 
 
 def run_suite(
-    task: Task, out: Path, shard: tuple[int, int] = (1, 1), batch_size: int = 16, progress: bool = False
+    task: Task,
+    out: Path,
+    shard: tuple[int, int] = (1, 1),
+    batch_size: int = 16,
+    progress: bool = False,
+    spread: Spread | None = None,
 ) -> dict[str, Any]:
     """Make and judge the pictures of this shard that are not there yet; with the last of all shards, the tables too.
+
+    Args:
+        spread: gives batches to whoever makes and judges them, `in_turn` if None; `out` is one place for all of them.
 
     Returns:
         {"out", "pictures" of this shard, "new", "skipped", "finished"} and, once all shards are there, "summary".
@@ -114,7 +123,7 @@ def run_suite(
             journal.mend({_key(job) for job in jobs})
             if not jobs:
                 journal.append([])  # a shard that is done
-            new = _work(task, out, batches, journal, about, progress)
+            new = _work(task, out, batches, journal, about, progress, spread or in_turn)
     finished = due <= _done(journals(out))
     data = {"out": str(out), "pictures": len(jobs), "new": new, "finished": finished}
     return {**data, "summary": finish(out)} if finished else data
@@ -124,6 +133,38 @@ def _key(job: Job) -> tuple[int, int]:
     return job[0].number, job[1]
 
 
+Rowed = tuple[list[Row], list[str]]  # the rows of a batch, and which of its pictures were not in their place before
+Loaded = tuple[dict[str, Any], Callable[[Sequence[Job]], Rowed]]  # whose weights are loaded, and what they make
+# what loads models, and batches -> of each batch, in any order, whose weights, and what gives its rows
+Spread = Callable[[Callable[[], Loaded], Sequence[Sequence[Job]]], Iterable[tuple[dict[str, Any], Callable[[], Rowed]]]]
+
+
+def in_turn(
+    load: Callable[[], Loaded], batches: Sequence[Sequence[Job]]
+) -> Iterator[tuple[dict[str, Any], Callable[[], Rowed]]]:
+    """One batch after the other, in this process."""
+    weights, rows_of = load()
+    for batch in batches:
+        yield weights, partial(rows_of, batch)
+
+
+def _loaded(task: Task, out: Path) -> Loaded:
+    """The models of a run."""
+    suite = task.make()
+    (out / "images").mkdir(exist_ok=True)
+
+    def rows_of(batch: Sequence[Job]) -> Rowed:
+        put: list[Path] = []
+        try:
+            return _rows(suite, task.pictures, batch, out, put), [place.relative_to(out).as_posix() for place in put]
+        except InputError:
+            for place in put:
+                place.unlink(missing_ok=True)
+            raise
+
+    return {"pipeline": task.pictures.weights(), "judge": weights_of(suite)}, rows_of
+
+
 def _work(
     task: Task,
     out: Path,
@@ -131,29 +172,29 @@ def _work(
     journal: Journal,
     about: dict[str, Any],
     progress: bool,
+    spread: Spread,
 ) -> int:
     """Do the batches that the journal has not; returns the number of new pictures."""
     left = [part for b in batches if (part := [job for job in b if _key(job) not in journal.done])]
     if not left:
         return 0
-    new, total = 0, sum(map(len, batches))
-    suite = task.make()
-    _begin(out, {**about, "weights": {"pipeline": task.pictures.weights(), "judge": weights_of(suite)}})
-    _say_changes(out, about)
-    (out / "images").mkdir(exist_ok=True)
+    new, total, known = 0, sum(map(len, batches)), None
     told = {"desc": task.suite.name, "unit": "picture", "disable": not progress, **bar_options()}
     with tqdm(total=total, initial=len(journal.done), **told) as bar:
-        for batch in left:
-            put: list[Path] = []
+        for weights, rows_of in spread(partial(_loaded, task, out), left):
+            if weights != known:  # once, if all that work on them hold the same
+                _begin(out, {**about, "weights": weights})
+                _say_changes(out, about)
+                known = weights
+            rows, put = rows_of()
             try:
-                rows = _rows(suite, task.pictures, batch, out, put)
                 whys = [row["skipped"] for row in rows if "skipped" in row]
                 if len(whys) == len(rows) and not journal.done:  # what all fail by is no matter of one row
                     raise InputError(whys[0])
                 journal.append(rows)
             except InputError:
-                for place in put:
-                    place.unlink(missing_ok=True)
+                for name in put:
+                    (out / name).unlink(missing_ok=True)
                 raise
             new += len(rows)
             bar.update(len(rows))
@@ -162,7 +203,7 @@ def _work(
 
 def _rows(suite: Suite, pictures: Pictures, batch: Sequence[Job], out: Path, put: list[Path]) -> list[Row]:
     """The rows of a batch; its pictures are in their place before. Those that were not there are listed in `put`."""
-    made = [m if isinstance(m, Made) else Made(None, why=str(m)) for m in _each(pictures, batch)]
+    made = [m if isinstance(m, Made) else Made(None, why=str(m)) for m in each(pictures, batch)]
     names = [picture_name(record, seed, m.path) for (record, seed), m in zip(batch, made, strict=True)]
     good = [i for i, m in enumerate(made) if m.image is not None]
     for i in good:
@@ -174,7 +215,7 @@ def _rows(suite: Suite, pictures: Pictures, batch: Sequence[Job], out: Path, put
         images = [image for i in chosen if (image := made[i].image) is not None]
         return suite.judge([batch[i][0] for i in chosen], images)
 
-    judged = dict(zip(good, _each(judge, good), strict=True)) if good else {}
+    judged = dict(zip(good, each(judge, good), strict=True)) if good else {}
     seconds = (time.perf_counter() - began) / max(len(good), 1)
     rows = []
     for i, ((record, seed), name, m) in enumerate(zip(batch, names, made, strict=True)):
@@ -184,18 +225,6 @@ def _rows(suite: Suite, pictures: Pictures, batch: Sequence[Job], out: Path, put
         else:
             rows.append(row_of(record, seed, name, found, m.calls, m.seconds, seconds))
     return rows
-
-
-def _each(do: Callable[[Sequence[Any]], Sequence[T]], items: Sequence[Any]) -> list[T | InputError]:
-    """What is made of a batch; if one of it is refused, what is made of each by itself, and why of those that are
-    refused.
-    """
-    try:
-        return list(do(items))
-    except InputError as error:
-        if len(items) == 1:
-            return [error]
-    return [found for item in items for found in _each(do, [item])]
 
 
 def _put(made: Made, place: Path) -> None:

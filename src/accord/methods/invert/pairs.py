@@ -22,9 +22,27 @@ from accord.training.fingerprint import fingerprint
 from accord.types import InputError
 
 STEPS = 12  # of the lab's pairs
+PART_SIZE = 1000  # of pairs, as in DiffusionDB
 
 
-def make_pairs(
+def make_pairs(pipe: DiffusionPipeline, prompts: Sequence[str], out: str | Path, **options: Any) -> int:
+    """Render one picture a prompt into `out/part-000001/...` and `out/metadata.parquet`; finished parts are kept, and
+    more prompts may be added at the end.
+
+    Args:
+        pipe, prompts, out, options: as of `make_parts`.
+
+    Returns:
+        the number of pairs in the folder so far.
+
+    Raises:
+        InputError: as `make_parts`.
+    """
+    make_parts(pipe, prompts, out, **options)
+    return write_metadata(Path(out))
+
+
+def make_parts(
     pipe: DiffusionPipeline,
     prompts: Sequence[str],
     out: str | Path,
@@ -34,13 +52,12 @@ def make_pairs(
     guidance_scale: float | None = GUIDANCE,
     negative_prompt: str = "",
     call: Mapping[str, Any] | None = None,
-    part_size: int = 1000,
+    part_size: int = PART_SIZE,
     batch_size: int = 32,
     shard: tuple[int, int] | None = None,
     progress: bool = False,
-) -> int:
-    """Render one picture a prompt into `out/part-000001/...` and `out/metadata.parquet`; finished parts are kept, and
-    more prompts may be added at the end.
+) -> None:
+    """The parts of `make_pairs`, without the metadata of all.
 
     The picture's own seed is a function of `seed` and its row, so that a run that was stopped goes on as if it had not.
 
@@ -48,10 +65,8 @@ def make_pairs(
         pipe: any pipeline that `accord.generate` runs.
         num_inference_steps: those of the pipeline's own call if None; of the lab's pipelines 12.
         guidance_scale, negative_prompt, call: as of `accord.generate`.
+        part_size: pairs of a part.
         shard: (i, n): only every n-th part from the i-th on; a run without it then finds them finished.
-
-    Returns:
-        the number of pairs in the folder so far.
 
     Raises:
         InputError: for a prompt that is too long, or a folder that cannot be written or holds other pairs.
@@ -110,4 +125,3 @@ def make_pairs(
             folder, f"part-{number:06d}"
         ):  # shards run at the same time, and a run without any beside them
             make_part(number, start)
-    return write_metadata(folder)
