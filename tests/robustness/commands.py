@@ -61,21 +61,26 @@ LEAST = {
     "bench speed-large": ["bench", "speed-large", "--out", "table"],
 }
 FLOATS = {
-    "generate": "--guidance",
-    "realign": "--guidance --strength",
+    "generate": "--guidance --gpus-per-worker --max-failures",
+    "realign": "--guidance --strength --gpus-per-worker --max-failures",
+    "score": "--gpus-per-worker --max-failures",
+    "invert": "--gpus-per-worker --max-failures",
     "edit": "--learning-rate --guidance --strength --injection --mask-blending --modulation",
     "train reward": "--learning-rate --stop-from --stop-until --guidance --reward-weight --pretrain-weight --kl-weight "
     "--pairs-least",
     "train inverter": "--weight --learning-rate --vocabulary-weight --similar",
     "train context": "--learning-rate --gain --share --estimated-share",
-    "pairs make": "--guidance",
-    **{f"eval {name}": "--guidance" for name in ("checks captions questions geneval2 vqascore scenes").split()},
-    "eval geneval": "--threshold --counting-threshold --shortening --direction --guidance",
+    "pairs make": "--guidance --gpus-per-worker --max-failures",
+    **{
+        f"eval {name}": "--guidance --gpus-per-worker"
+        for name in ("checks captions questions geneval2 vqascore scenes").split()
+    },
+    "eval geneval": "--threshold --counting-threshold --shortening --direction --guidance --gpus-per-worker",
     "bench rewards": "--minutes",
 }
 INTEGERS = {
-    "generate": "--seed --steps --batch-size",
-    "realign": "--seed --rounds --steps --batch-size",
+    "generate": "--seed --steps --batch-size --num-workers",
+    "realign": "--seed --rounds --steps --batch-size --num-workers",
     "edit": "--tune-steps --steps --window --seed",
     "studio": "--port",
     "train lab": "--steps --seed",
@@ -84,9 +89,10 @@ INTEGERS = {
     ),
     "train inverter": "--steps --batch-size --vocabulary-size --limit --seed",
     "train context": "--scenes --steps --batch-size --rank --save-every --seed",
-    "pairs make": "--count --steps --seed",
+    "pairs make": "--count --steps --seed --num-workers",
     "pairs videos": "--count --frames --seed",
-    "eval scenes": "--seeds --every --steps --batch-size",
+    "eval scenes": "--seeds --every --steps --batch-size --num-workers",
+    "score": "--batch-size --num-workers",
     "eval prompts": "--count --seed",
     "bench scenes": "--seeds",
     "bench judge": "--seeds",

@@ -133,7 +133,9 @@ COMMANDS = {
             for i in (1, 2)
         )
     ),
-    "score": Command(("score --pairs pictures/metadata.jsonl --out scores.csv --batch-size 2 --device cpu --json",), _pictures),
+    "score": Command(
+        ("score --pairs pictures/metadata.jsonl --out scores.csv --batch-size 2 --device cpu --json",), _pictures
+    ),
     "edit": Command(
         (
             "edit frames --source circle --target square --frames 0:3 --tune-steps 5 --steps 2 --tuned tuned --out "
