@@ -180,12 +180,14 @@ def _work(
         return 0
     new, total, known = 0, sum(map(len, batches)), None
     told = {"desc": task.suite.name, "unit": "picture", "disable": not progress, **bar_options()}
-    with tqdm(total=total, initial=len(journal.done), **told) as bar:
+    with contextlib.ExitStack() as open_bars:
+        bar: Any = None
         for weights, rows_of in spread(partial(_loaded, task, out), left):
             if weights != known:  # once, if all that work on them hold the same
                 _begin(out, {**about, "weights": weights})
                 _say_changes(out, about)
                 known = weights
+            bar = bar or open_bars.enter_context(tqdm(total=total, initial=len(journal.done), **told))
             rows, put = rows_of()
             try:
                 whys = [row["skipped"] for row in rows if "skipped" in row]
