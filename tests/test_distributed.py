@@ -6,6 +6,7 @@ import io
 import json
 import os
 import signal
+import subprocess
 import sys
 import tarfile
 from dataclasses import dataclass, field
@@ -318,6 +319,25 @@ def test_pairs_of_two_workers_are_those_of_one_process(ray, accord_cli, monkeypa
             assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "many" / name).read_bytes()
 
 
+@pytest.mark.slow
+def test_a_job_of_two_nodes_is_one_of_this_machine(ray, accord_cli, pairs, tmp_path):
+    from ray.cluster_utils import Cluster as Nodes
+
+    nodes = Nodes(initialize_head=True, head_node_args={"num_cpus": 2})
+    try:
+        nodes.add_node(num_cpus=2)
+        told = ["score", "--pairs", str(pairs), "--engine", "ray", "--num-workers", "2", "--batch-size", "2"]
+        told += ["--max-failures", "1", "--address", nodes.address, "--out", "many"]
+        subprocess.run([sys.executable, "-m", "accord.cli", *told], cwd=tmp_path, check=True)
+    finally:
+        nodes.shutdown()
+    assert accord_cli("score", "--pairs", pairs, "--out", "one.jsonl")[0] == 0
+    one = [json.loads(line) for line in (tmp_path / "one.jsonl").read_text().splitlines()]
+    many = {row["id"]: row for row in table_of("many")}
+    for row in one:
+        assert many[row["image"].removesuffix(".png")]["overall"] == pytest.approx(row["overall"], abs=1e-5)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -330,6 +350,10 @@ def test_pairs_of_two_workers_are_those_of_one_process(ray, accord_cli, monkeypa
         (
             ["generate", "--prompts", "p.txt", "--engine", "ray", "--gpus-per-worker", 64],
             "a worker is to have 64 GPUs, and the cluster has 0; give a smaller --gpus-per-worker",
+        ),
+        (
+            ["generate", "--prompts", "p.txt", "--engine", "ray", "--num-workers", 64],
+            "64 workers need a core each, and one is needed to read for them",
         ),
     ],
 )

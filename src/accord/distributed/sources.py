@@ -25,6 +25,7 @@ from accord.distributed.places import Place, place_of
 from accord.types import InputError
 
 TABLES = (".parquet", ".jsonl", ".csv")
+BLOCKS = 1024  # that a list of pictures is held in at most
 KINDS = {
     "id": "string",
     "image": "binary",
@@ -116,7 +117,7 @@ def of_place(
         start = len(given.shown.rstrip("/")) + 1
         rows = [{"id": p.shown[start:], "place": p.shown} for p in pictures]
         left = [row for row in rows if row["id"] not in done]
-        return of_rows(left, done, max(1, len(left) // 64)), len(left)
+        return of_rows(left, done, min(len(left) // 64 + 1, BLOCKS)), len(left)
     if tables and archives:
         raise InputError(f"{given.shown!r} holds tables and archives; give one kind of them")
     suffixes = sorted({f.suffix for f in files})
