@@ -1,6 +1,8 @@
 """The studio: its queue, what it refuses, and a repair from the request to the picture."""
 
 import json
+import multiprocessing
+import os
 import shlex
 import threading
 import time
@@ -350,6 +352,32 @@ def test_what_is_no_picture_or_too_large_is_refused_and_nothing_is_kept(opened, 
     assert str(client.studio.folder) not in answer.text
     assert list((client.studio.folder / "uploads").iterdir()) == []
     assert not list(client.studio.folder.glob(".sent-*"))
+
+
+def many_scans(side=1500, count=20_000):
+    """A progressive JPEG of one gray, whose last scan is there again and again: half a megabyte, most of a minute."""
+    data = BytesIO()
+    Image.new("L", (side, side), 90).save(data, "JPEG", progressive=True)
+    whole = data.getvalue()
+    head, scan = whole[:-2], whole[whole.rindex(b"\xff\xda") : -2]
+    return head + count * scan + whole[-2:]
+
+
+def test_an_upload_that_takes_long_to_decode_is_refused(opened):
+    client = opened(decode_seconds=2.0)
+    began = time.monotonic()
+    answer = sent(client, many_scans(), "slow.jpg")
+    assert answer.status_code == 400 and answer.json()["error"].startswith("'slow.jpg' was not decoded within 2 s")
+    assert time.monotonic() - began < 10 and multiprocessing.active_children() == []
+    assert list((client.studio.folder / "uploads").iterdir()) == []
+    assert sent(client, png_bytes()).status_code == 201
+
+
+def test_a_decoder_that_dies_is_a_damaged_upload(opened, monkeypatch):
+    client = opened()
+    monkeypatch.setattr("accord.studio.uploads._tell", os._exit)  # with three arguments: it dies of a TypeError
+    answer = sent(client, png_bytes(), "killer.png")
+    assert answer.status_code == 400 and "'killer.png' cannot be decoded" in answer.json()["error"]
 
 
 @pytest.mark.parametrize(

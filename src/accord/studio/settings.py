@@ -20,6 +20,7 @@ class Limits:
 
     Attributes:
         upload_bytes, upload_seconds: of one upload, and until it is there.
+        decode_seconds: that an upload takes to be decoded.
         pixels: of an uploaded picture, by its header; of a video's frame likewise.
         frames: of a video that are read; the rest is left.
         json_bytes: of any other request.
@@ -34,6 +35,7 @@ class Limits:
 
     upload_bytes: int = 64 * 2**20
     upload_seconds: float = 60.0
+    decode_seconds: float = 20.0
     pixels: int = 16_000_000
     frames: int = 64
     json_bytes: int = 256 * 2**10
