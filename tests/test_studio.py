@@ -220,6 +220,30 @@ def test_jobs_that_waited_are_done_by_the_next_studio(opened, room):
     assert [ended(again, job)["state"] for job in jobs] == ["done"] * 3 and len(room.done) == 3
 
 
+def test_a_damaged_database_is_refused(tmp_path):
+    store = Store(tmp_path / "studio.sqlite")
+    for _ in range(30):
+        store.add("repair", {"prompt": "a red star " * 100}, "accord", 99)
+    store.close()
+    data = bytearray((tmp_path / "studio.sqlite").read_bytes())
+    data[4096 : len(data) // 2] = bytes(len(data) // 2 - 4096)  # the first page, which is the file's head, is whole
+    (tmp_path / "studio.sqlite").write_bytes(data)
+    with pytest.raises(InputError, match=r"cannot be opened \(.*(damaged|malformed)"):
+        Store(tmp_path / "studio.sqlite")
+
+
+def test_a_full_disk_is_said_and_the_studio_goes_on(opened):
+    client = opened()
+    database = client.studio.store._db
+    database.execute("pragma max_page_count = 1")  # what it has already
+    answers = [
+        client.post("/api/repair", json={"prompt": "a red star " * 150}, headers=OWN).status_code for _ in range(40)
+    ]
+    assert answers[-1] == 503 and 500 not in answers
+    database.execute("pragma max_page_count = 1000000")
+    assert ended(client, asked(client))["state"] == "done"
+
+
 def test_a_folder_has_one_studio(opened, tmp_path):
     opened()
     with pytest.raises(InputError, match="being written to by"):
@@ -592,6 +616,16 @@ def test_without_the_extra_the_command_says_what_to_install(accord_cli, monkeypa
     monkeypatch.setitem(__import__("sys").modules, "fastapi", None)
     code, _, err = accord_cli("studio")
     assert code == 2 and "pip install -e '.[studio]'" in err and err.count("\n") == 1
+
+
+def test_a_port_that_is_taken_is_said(accord_cli, tmp_path):
+    from accord.studio.serve import _socket
+
+    with _socket("127.0.0.1", 0) as taken:
+        port = str(taken.getsockname()[1])
+        code, out, err = accord_cli("studio", "--port", port, "--folder", str(tmp_path / "studio"))
+    assert code == 2 and out == "" and f"--port {port} (Address already in use)" in err and err.count("\n") == 1
+    assert not (tmp_path / "studio").exists()
 
 
 def test_another_interface_needs_a_token(accord_cli):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,8 +82,10 @@ class Settings:
     edit_usual: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.token is not None and (len(self.token) < LEAST_TOKEN or not self.token.isascii()):
-            raise InputError(f"`share_token` must have at least {LEAST_TOKEN} plain letters; give a longer one")
+        if self.token is not None and not re.fullmatch(rf"[\w.~-]{{{LEAST_TOKEN},}}", self.token, re.ASCII):
+            raise InputError(
+                f"`share_token` must have at least {LEAST_TOKEN} letters, digits or any of -_.~; give such a one"
+            )
 
     @property
     def choices(self) -> dict[str, tuple[str | None, str | None]]:
