@@ -75,8 +75,6 @@ studio --port 0 --folder hollowstudio
 studio --port 0 --show nowhere --folder new
 studio --port 0 --show folder --folder new
 studio --port 0 --show afile --folder new
-studio --port 0 --runs nowhere --folder new
-studio --port 0 --runs afile --folder new
 studio --port 0 --inverter nowhere --folder new
 studio --port 0 --device toaster --folder new
 studio --port 0 --dtype int8 --folder new

@@ -77,9 +77,8 @@ def studio(
     for name, value in BUDGETS.items():
         os.environ.setdefault(name, value)
         budget(name.split("_")[2].lower())
-    for place, what in ((inverter, "inverter folder"), *((run, "folder of runs") for run in runs or [])):
-        if place is not None:
-            entries(place, what)
+    if inverter is not None:
+        entries(inverter, "inverter folder")
     quiet()
     torch_type(dtype)
     from accord.studio.serve import serve
