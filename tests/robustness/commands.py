@@ -57,6 +57,7 @@ LEAST = {
             "context-cost",
             "video-memory",
             "speed-tuning",
+            "studio",
         )
     },
     "bench speed-large": ["bench", "speed-large", "--out", "table"],

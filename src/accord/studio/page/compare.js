@@ -61,7 +61,11 @@ export function compare(context) {
         fill();
         a.value = job.request.a || a.value;
         b.value = job.request.b || b.value;
-        if (!job.request.runs) prompts.value = job.request.prompts.join("\n");
+        if (!job.request.runs) {
+          prompts.value = job.request.prompts.join("\n");
+          seeds.value = job.request.seeds;
+          steps.value = job.request.steps ?? "";
+        }
       }
       picture.replaceChildren();
       if (job.state === "done") {
