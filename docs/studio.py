@@ -25,8 +25,8 @@ from accord_lab.bench.studio import Served
 PICTURES = Path(__file__).parent / "img"
 VIDEO = PICTURES / "video.mp4"
 PROMPT, SEED, THING = "two yellow stars and a purple moon", 2, "a purple moon"
-WIDTH, HEIGHT = 900, 640  # of the recording
-COLORS = 96
+WIDTH, HEIGHT = 900, 740  # of the recording
+COLORS, SAMPLED = 192, 12  # of the recording, and frames that they are chosen from
 TYPED, MOVED, WORKED, SEEN, HELD = 70, 40, 110, 700, 2600  # milliseconds that a frame of each kind is shown
 POINTER = ((0, 0), (0, 16), (4, 12), (7, 19), (10, 18), (7, 11), (12, 11))
 
@@ -67,11 +67,14 @@ class Recording:
 
     def write(self, text: str) -> None:
         """Typed letter by letter; after each word it is seen how the words are understood."""
+        written = ""
         for part in re.findall(r"\S+\s*", text):
             for letter in part:
                 self.page.keyboard.type(letter)
                 self.take(TYPED)
-            self.page.wait_for_timeout(500)
+            written += part
+            understood = "t => document.querySelector('.understood').textContent.startsWith(t)"
+            self.page.wait_for_function(understood, arg=written.strip())
             self.take(3 * TYPED)
 
     def until(self, done: Callable[[], bool]) -> None:
@@ -84,9 +87,9 @@ class Recording:
 
     def save(self, path: Path) -> None:
         """One palette for all frames, so that what stays the same costs nothing."""
-        sample = Image.new("RGB", (WIDTH, 4 * HEIGHT))
-        for i in range(4):
-            sample.paste(self.frames[(i + 1) * (len(self.frames) - 1) // 4], (0, i * HEIGHT))
+        sample = Image.new("RGB", (WIDTH, SAMPLED * HEIGHT))
+        for i in range(SAMPLED):
+            sample.paste(self.frames[(i + 1) * (len(self.frames) - 1) // SAMPLED], (0, i * HEIGHT))
         palette = sample.quantize(COLORS, dither=Image.Dither.NONE)
         first, *rest = [f.quantize(palette=palette, dither=Image.Dither.NONE) for f in self.frames]
         first.save(path, save_all=True, append_images=rest, duration=self.times, loop=0, optimize=True)
@@ -131,7 +134,9 @@ def _repaired(recording: Recording) -> None:
     recording.click(page.get_by_role("button", name="Make and repair"))
     page.wait_for_url(lambda url: url != before)
     page.evaluate("scrollTo(0, 0)")
-    recording.until(lambda: page.get_by_role("button", name=re.compile("^best")).count() > 0)
+    best = page.get_by_role("button", name=re.compile("^best"))
+    best.wait_for(state="detached")  # that of the job before
+    recording.until(lambda: best.count() > 0)
 
 
 def shoot(page: Page, url: str, path: str, name: str, ready: Callable[[Page], None]) -> None:

@@ -591,17 +591,18 @@ def test_a_repair_on_the_lab_is_what_the_command_makes(opened, lab, tmp_path):
     told = []
     box = [{"thing": "a purple moon", "box": places[0][1]}]
     with Client(http=client) as studio:
-        job = studio.submit("repair", prompt=prompt, seed=2, steps=6, rounds=1, places=box)
-        done = studio.wait(job["id"], lambda kind, data: told.append(kind))
+        job = studio.submit("repair", prompt=prompt, seed=2, steps=12, rounds=1, places=box)
+        done = studio.wait(job["id"], lambda kind, data: told.append((kind, data)))
         pictures = {name: studio.file(job["id"], name) for name in ("before.png", "after.png", "rounds/1.png")}
         assert done["result"]["report"]["regions"][2]["box"] == list(places[0][1])
         assert done["result"]["row"]["image"] == "after.png" and done["result"]["kept"] == 1
-        assert "preview" in told and "rounds" in told
+        assert [data["step"] for kind, data in told if kind == "preview"] == [5, 10, 5, 10]  # each fifth, of each round
+        assert [data["value"]["number"] for kind, data in told if kind == "rounds"] == [0, 1]
         refused = studio.submit("repair", prompt=prompt, places=[{"thing": "a fish", "box": [0, 0, 1, 1]}])
         with pytest.raises(InputError, match="asks for no thing 'a fish'"):
             studio.wait(refused["id"])
     config = accord.RealignConfig(rounds=1, mode="same_seed")
-    plain = accord.realign(lab, prompt, 2, config=config, places=places, num_inference_steps=6)[0]
+    plain = accord.realign(lab, prompt, 2, config=config, places=places, num_inference_steps=12)[0]
     assert png(plain.before) == pictures["before.png"]
     assert png(plain.after) == pictures["after.png"] == pictures["rounds/1.png"]
     plain.save(tmp_path / "demo" / "000-stars-s2")
@@ -609,6 +610,24 @@ def test_a_repair_on_the_lab_is_what_the_command_makes(opened, lab, tmp_path):
     shown = client.get("/api/jobs").json()["jobs"][0]
     assert shown["state"] == "done" and shown["request"]["prompt"] == prompt
     assert client.get(f"/api/jobs/{shown['id']}/files/after.png").content == pictures["after.png"]
+
+
+def test_the_bench_of_the_studio_runs(tmp_path):
+    from accord_lab.bench.studio import Plan, Studio
+
+    plan = Plan(clicks=1, jobs=4, each=2, listeners=2, steps=5)
+    data, text = Studio(out=tmp_path, plan=plan, progress=False).run()
+    assert 0 < data["seconds"]["preview"]["median"] < data["seconds"]["picture"]["median"]
+    assert (data["lost"], data["doubled"]) == (0, 0) and {"0", "4"} <= set(data["memory_mib"])
+    assert "4 jobs queued at once, each a picture of 5 steps, while 2 listeners" in text
+
+
+def test_a_studio_that_does_not_start_says_why(tmp_path):
+    from accord_lab.bench.studio import Served
+
+    (tmp_path / "studio").write_text("no folder")
+    with pytest.raises(InputError, match=r"the studio did not start: output folder .* cannot be written"):
+        Served(tmp_path)
 
 
 # --- the command ------------------------------------------------------------------------------------------------------

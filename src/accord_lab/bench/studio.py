@@ -1,4 +1,4 @@
-"""`accord bench studio`: seconds from a click to the first picture, and a long queue: its memory, and whether each job is
+"""`accord bench studio`: seconds from a click to the first picture; memory over a long queue, and whether each job is
 done once.
 
 The studio runs in a process of its own and is asked over HTTP, as its page asks it.
