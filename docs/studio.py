@@ -106,14 +106,7 @@ def record(page: Page) -> Recording:
     recording.click(prompt)
     recording.write(PROMPT)
     _repaired(recording)
-    frame = page.locator(".picture .frame").bounding_box()
-    x, y, side = frame["x"], frame["y"], frame["width"]
-    recording.move(x + side / 2, y + 0.93 * side)
-    page.mouse.down()
-    for share in (0.05, 0.95, 0.5):
-        recording.move(x + share * side, y + 0.93 * side, frames=8)
-        recording.take(SEEN)
-    page.mouse.up()
+    _slide(recording, 0.05, 0.95, 0.5)
     recording.click(page.locator("summary", has_text="Put a thing elsewhere"))
     page.get_by_label("Thing").select_option(THING)
     recording.take(SEEN)
@@ -125,8 +118,21 @@ def record(page: Page) -> Recording:
     page.mouse.up()
     recording.take(SEEN)
     _repaired(recording)
+    _slide(recording, 0.02)
     recording.take(HELD)
     return recording
+
+
+def _slide(recording: Recording, *shares: float) -> None:
+    """Drag the bar between before and after to these shares of the width, from the middle."""
+    frame = recording.page.locator(".picture .frame").bounding_box()
+    x, y, side = frame["x"], frame["y"] + 0.93 * frame["height"], frame["width"]
+    recording.move(x + side / 2, y)
+    recording.page.mouse.down()
+    for share in shares:
+        recording.move(x + share * side, y, frames=8)
+        recording.take(SEEN)
+    recording.page.mouse.up()
 
 
 def _repaired(recording: Recording) -> None:

@@ -612,6 +612,18 @@ def test_a_repair_on_the_lab_is_what_the_command_makes(opened, lab, tmp_path):
     assert client.get(f"/api/jobs/{shown['id']}/files/after.png").content == pictures["after.png"]
 
 
+def test_a_comparison_says_which_prompts_it_left_out(opened, lab):
+    client = opened(rooms=ROOMS)
+    client.studio.worker.models._pipes["lab"] = lab
+    long = "a red star " * 20
+    with Client(http=client) as studio:
+        job = studio.submit("compare", a="lab", b="lab", prompts=["a red star", long], steps=2)["id"]
+        found = studio.wait(job)["result"]
+    assert found["data"]["prompts"] == 1
+    (left,) = found["left_out"]
+    assert left["prompt"] == long.strip() and "longer than the" in left["reason"]
+
+
 def test_the_bench_of_the_studio_runs(tmp_path):
     from accord_lab.bench.studio import Plan, Studio
 

@@ -110,6 +110,10 @@ def test_repair_from_a_click_to_a_picture_and_again_at_another_place(served, vis
     job = client_of(served).job(page.url.rpartition("/")[2])
     assert job["request"]["places"][0]["thing"] == "a purple moon" and "--place" in job["command"]
     assert page.locator("pre.command").inner_text() == job["command"]
+    page.get_by_text("Put a thing elsewhere (1)").wait_for()  # closed again: the slider can be moved
+    frame = page.locator(".picture .frame").bounding_box()
+    page.mouse.click(frame["x"] + 0.1 * frame["width"], frame["y"] + 0.93 * frame["height"])
+    assert int(page.get_by_label(re.compile("before .* and after")).input_value()) < 30
 
 
 def test_cancel_reload_and_two_visitors(served, visit):

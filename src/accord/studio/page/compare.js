@@ -71,7 +71,7 @@ export function compare(context) {
       if (job.state === "done") {
         const { data, names } = job.result;
         const wins = data.wins;
-        result.replaceChildren(make("p", { className: "score-line" }, "A is ", make("b", {}, names[0]), ", B is ", make("b", {}, names[1]), `. Of ${data.prompts} prompts B is better on ${wins.wins}, as good on ${wins.ties}, worse on ${wins.losses}.`), table(data));
+        result.replaceChildren(make("p", { className: "score-line" }, "A is ", make("b", {}, names[0]), ", B is ", make("b", {}, names[1]), `. Of ${data.prompts} prompts B is better on ${wins.wins}, as good on ${wins.ties}, worse on ${wins.losses}.`), ...(job.result.left_out || []).map((l) => make("p", { className: "missed" }, `Left out: ${l.prompt} (${l.reason})`)), table(data));
         pictures.replaceChildren(make("iframe", { className: "gallery", title: "all pictures of both", src: fileOf(job, job.result.gallery) }));
       } else {
         pictures.replaceChildren();
