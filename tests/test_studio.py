@@ -1,10 +1,15 @@
 """The studio: its queue, what it refuses, and a repair from the request to the picture."""
 
 import json
+import multiprocessing
+import os
 import shlex
 import threading
 import time
+from collections import Counter
 from io import BytesIO
+from pathlib import Path
+from urllib.parse import quote
 from zipfile import ZipFile
 
 import pytest
@@ -215,6 +220,30 @@ def test_jobs_that_waited_are_done_by_the_next_studio(opened, room):
     assert [ended(again, job)["state"] for job in jobs] == ["done"] * 3 and len(room.done) == 3
 
 
+def test_a_damaged_database_is_refused(tmp_path):
+    store = Store(tmp_path / "studio.sqlite")
+    for _ in range(30):
+        store.add("repair", {"prompt": "a red star " * 100}, "accord", 99)
+    store.close()
+    data = bytearray((tmp_path / "studio.sqlite").read_bytes())
+    data[4096 : len(data) // 2] = bytes(len(data) // 2 - 4096)  # the first page, which is the file's head, is whole
+    (tmp_path / "studio.sqlite").write_bytes(data)
+    with pytest.raises(InputError, match=r"cannot be opened \(.*(damaged|malformed)"):
+        Store(tmp_path / "studio.sqlite")
+
+
+def test_a_full_disk_is_said_and_the_studio_goes_on(opened):
+    client = opened()
+    database = client.studio.store._db
+    database.execute("pragma max_page_count = 1")  # what it has already
+    answers = [
+        client.post("/api/repair", json={"prompt": "a red star " * 150}, headers=OWN).status_code for _ in range(40)
+    ]
+    assert answers[-1] == 503 and 500 not in answers
+    database.execute("pragma max_page_count = 1000000")
+    assert ended(client, asked(client))["state"] == "done"
+
+
 def test_a_folder_has_one_studio(opened, tmp_path):
     opened()
     with pytest.raises(InputError, match="being written to by"):
@@ -350,6 +379,32 @@ def test_what_is_no_picture_or_too_large_is_refused_and_nothing_is_kept(opened, 
     assert str(client.studio.folder) not in answer.text
     assert list((client.studio.folder / "uploads").iterdir()) == []
     assert not list(client.studio.folder.glob(".sent-*"))
+
+
+def many_scans(side=1500, count=20_000):
+    """A progressive JPEG of one gray, whose last scan is there again and again: half a megabyte, most of a minute."""
+    data = BytesIO()
+    Image.new("L", (side, side), 90).save(data, "JPEG", progressive=True)
+    whole = data.getvalue()
+    head, scan = whole[:-2], whole[whole.rindex(b"\xff\xda") : -2]
+    return head + count * scan + whole[-2:]
+
+
+def test_an_upload_that_takes_long_to_decode_is_refused(opened):
+    client = opened(decode_seconds=2.0)
+    began = time.monotonic()
+    answer = sent(client, many_scans(), "slow.jpg")
+    assert answer.status_code == 400 and answer.json()["error"].startswith("'slow.jpg' was not decoded within 2 s")
+    assert time.monotonic() - began < 10 and multiprocessing.active_children() == []
+    assert list((client.studio.folder / "uploads").iterdir()) == []
+    assert sent(client, png_bytes()).status_code == 201
+
+
+def test_a_decoder_that_dies_is_a_damaged_upload(opened, monkeypatch):
+    client = opened()
+    monkeypatch.setattr("accord.studio.uploads._tell", os._exit)  # with three arguments: it dies of a TypeError
+    answer = sent(client, png_bytes(), "killer.png")
+    assert answer.status_code == 400 and "'killer.png' cannot be decoded" in answer.json()["error"]
 
 
 @pytest.mark.parametrize(
@@ -536,17 +591,18 @@ def test_a_repair_on_the_lab_is_what_the_command_makes(opened, lab, tmp_path):
     told = []
     box = [{"thing": "a purple moon", "box": places[0][1]}]
     with Client(http=client) as studio:
-        job = studio.submit("repair", prompt=prompt, seed=2, steps=6, rounds=1, places=box)
-        done = studio.wait(job["id"], lambda kind, data: told.append(kind))
+        job = studio.submit("repair", prompt=prompt, seed=2, steps=12, rounds=1, places=box)
+        done = studio.wait(job["id"], lambda kind, data: told.append((kind, data)))
         pictures = {name: studio.file(job["id"], name) for name in ("before.png", "after.png", "rounds/1.png")}
         assert done["result"]["report"]["regions"][2]["box"] == list(places[0][1])
         assert done["result"]["row"]["image"] == "after.png" and done["result"]["kept"] == 1
-        assert "preview" in told and "rounds" in told
+        assert [data["step"] for kind, data in told if kind == "preview"] == [5, 10, 5, 10]  # each fifth, of each round
+        assert [data["value"]["number"] for kind, data in told if kind == "rounds"] == [0, 1]
         refused = studio.submit("repair", prompt=prompt, places=[{"thing": "a fish", "box": [0, 0, 1, 1]}])
         with pytest.raises(InputError, match="asks for no thing 'a fish'"):
             studio.wait(refused["id"])
     config = accord.RealignConfig(rounds=1, mode="same_seed")
-    plain = accord.realign(lab, prompt, 2, config=config, places=places, num_inference_steps=6)[0]
+    plain = accord.realign(lab, prompt, 2, config=config, places=places, num_inference_steps=12)[0]
     assert png(plain.before) == pictures["before.png"]
     assert png(plain.after) == pictures["after.png"] == pictures["rounds/1.png"]
     plain.save(tmp_path / "demo" / "000-stars-s2")
@@ -556,11 +612,51 @@ def test_a_repair_on_the_lab_is_what_the_command_makes(opened, lab, tmp_path):
     assert client.get(f"/api/jobs/{shown['id']}/files/after.png").content == pictures["after.png"]
 
 
+def test_a_comparison_says_which_prompts_it_left_out(opened, lab):
+    client = opened(rooms=ROOMS)
+    client.studio.worker.models._pipes["lab"] = lab
+    long = "a red star " * 20
+    with Client(http=client) as studio:
+        job = studio.submit("compare", a="lab", b="lab", prompts=["a red star", long], steps=2)["id"]
+        found = studio.wait(job)["result"]
+    assert found["data"]["prompts"] == 1
+    (left,) = found["left_out"]
+    assert left["prompt"] == long.strip() and "longer than the" in left["reason"]
+
+
+def test_the_bench_of_the_studio_runs(tmp_path):
+    from accord_lab.bench.studio import Plan, Studio
+
+    plan = Plan(clicks=1, jobs=4, each=2, listeners=2, steps=5)
+    data, text = Studio(out=tmp_path, plan=plan, progress=False).run()
+    assert 0 < data["seconds"]["preview"]["median"] < data["seconds"]["picture"]["median"]
+    assert (data["lost"], data["doubled"]) == (0, 0) and {"0", "4"} <= set(data["memory_mib"])
+    assert "4 jobs queued at once, each a picture of 5 steps, while 2 listeners" in text
+
+
+def test_a_studio_that_does_not_start_says_why(tmp_path):
+    from accord_lab.bench.studio import Served
+
+    (tmp_path / "studio").write_text("no folder")
+    with pytest.raises(InputError, match=r"the studio did not start: output folder .* cannot be written"):
+        Served(tmp_path)
+
+
 # --- the command ------------------------------------------------------------------------------------------------------
 def test_without_the_extra_the_command_says_what_to_install(accord_cli, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "fastapi", None)
     code, _, err = accord_cli("studio")
     assert code == 2 and "pip install -e '.[studio]'" in err and err.count("\n") == 1
+
+
+def test_a_port_that_is_taken_is_said(accord_cli, tmp_path):
+    from accord.studio.serve import _socket
+
+    with _socket("127.0.0.1", 0) as taken:
+        port = str(taken.getsockname()[1])
+        code, out, err = accord_cli("studio", "--port", port, "--folder", str(tmp_path / "studio"))
+    assert code == 2 and out == "" and f"--port {port} (Address already in use)" in err and err.count("\n") == 1
+    assert not (tmp_path / "studio").exists()
 
 
 def test_another_interface_needs_a_token(accord_cli):
@@ -571,104 +667,131 @@ def test_another_interface_needs_a_token(accord_cli):
 
 
 # --- damaged requests -------------------------------------------------------------------------------------------------
-def damaged(draw):
-    """A request at random: method, path, headers and body."""
-    ids = ["0" * 32, "z" * 32, "..%2f", "a" * 500, "%00", "'; drop table jobs; --"]
-    paths = [
-        "/",
-        "/health",
-        "/api/about",
-        "/api/jobs",
-        "/api/parse",
-        "/api/repair",
-        "/api/read",
-        "/api/edit",
-        "/nothing",
-    ]
-    paths += [
-        "/api/compare",
-        "/api/uploads",
-        "/page/app.js",
-        "/page/../server.py",
-        "/api/jobs?most=-1",
-        "/api/openapi.json",
-    ]
-    paths += [f"/api/jobs/{i}{rest}" for i in ids for rest in ("", "/cancel", "/events", "/download", "/files/x.png")]
-    paths += [f"/api/uploads/{i}/shown" for i in ids]
-    values = [
-        None,
-        True,
-        -1,
-        0,
-        2**70,
-        1.5,
-        "",
-        "a red star",
-        "<b>",
-        "\ud800",
-        "\0",
-        [],
-        [[]],
-        {},
-        {"a": 1},
-        "x" * 3000,
-    ]
-    names = ["prompt", "seed", "mode", "rounds", "steps", "guidance", "places", "model", "upload", "source", "target"]
-    names += ["frames", "a", "b", "prompts", "seeds", "runs", "own", "strength", "negative_prompt"]
-    body = {name: draw.choice(values) for name in draw.sample(names, draw.randrange(5))}
-    if draw.random() < 0.5:
-        body["prompt"] = draw.choice(["a red star", "a blue key on a table", 7, ""])
-    data = json.dumps(body).encode()
-    if draw.random() < 0.3:
-        data = bytearray(data)
-        for _ in range(draw.randrange(1, 6)):
-            data[draw.randrange(len(data))] = draw.randrange(256)
-        data = bytes(data)
-    kinds = ["application/json", "text/plain", "", "multipart/form-data; boundary=x", "application/octet-stream"]
-    headers = {"content-type": draw.choice(kinds), **(OWN if draw.random() < 0.9 else {})}
-    extra = [
-        ("host", "evil"),
-        ("origin", "x"),
-        ("cookie", "a=\x7f;="),
-        ("authorization", "Bearer"),
-        ("accept", "*/*;;"),
-    ]
-    headers |= dict(draw.sample(extra, draw.randrange(2)))
-    method = draw.choice(["GET", "POST", "POST", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH"])
-    return method, draw.choice(paths), headers, data
+class Idle:
+    """A room whose jobs are checked and done, with nothing made."""
+
+    def __init__(self, room):
+        self.name, self.request, self.check, self.command = room.name, room.request, room.check, room.command
+
+    def run(self, work):
+        work.took_step(1, 1)
+        work.write("after.png", Image.new("RGB", (8, 8)))
+        return {}
+
+
+ODD = [None, True, -1, 0, 2**70, 1.5, 1e400, "", "a red star", "<b>", "\ud800", "\0", "x" * 3000, "🌟" * 700, [], [[]]]
+ODD += [["a star"], [0, 0, 1, 1], [{"thing": "a star", "box": [0, 0, 1, float("nan")]}], {}, {"a": 1}, "lab", "0" * 32]
+ODD_NAMES = ["0" * 32, "z" * 32, "..%2f", "a" * 500, "%00", "'; drop table jobs; --", "%ff%fe", "é", "after.png"]
+FILES = ["after.png", "../studio.sqlite", "a//b.png", "%2e%2e/after.png", ".hidden.png", "", "a" * 300 + ".png"]
+NAMES = ["a.png", "b.gif", "c.mp4", "d", "e.jpg", "../../f.webp", "\0.png", "g.GIF", "x" * 299, "h.avi"]
+ODD_HEADERS = [
+    ("host", "evil"),
+    ("origin", "x"),
+    ("origin", "http://[::1"),
+    ("cookie", "a=\x7f;="),
+    ("range", "bytes=9-1"),
+]
+ODD_HEADERS += [("authorization", "Bearer"), ("accept", "*/*;;"), ("content-length", "-1"), ("if-none-match", "\x7f")]
+TYPES = ["application/json"] * 8 + ["text/plain", "", "multipart/form-data; boundary=x", "application/json; charset=é"]
+
+
+def whole_requests(picture, video):
+    """What each path takes, with every field."""
+    place = {"thing": "a red star", "box": [0, 0, 0.5, 0.5]}
+    repair = {"prompt": "a red star", "seed": 1, "mode": "renoise", "rounds": 1, "strength": 0.5, "steps": 4}
+    edit = {"upload": video, "source": "a red car", "target": "a fish", "frames": 2, "tune_steps": 1, "steps": 4}
+    return {
+        "parse": {"prompt": "two red stars left of a (key:1.2), no fish"},
+        "repair": {**repair, "guidance": 3.0, "negative_prompt": "blue", "places": [place], "model": "lab"},
+        "read": {"upload": picture, "prompt": "a red star", "model": "lab"},
+        "edit": {**edit, "guidance": 3.0, "injection": 0.5, "mask_blending": 0.7, "seed": 1, "model": "lab"},
+        "compare": {"a": "lab", "b": "lab+tuned", "prompts": ["a star"], "seeds": 1, "steps": 4, "runs": False},
+    }
+
+
+def broken(draw, data):
+    """Bytes with a few of them changed, or the end missing."""
+    data = bytearray(data)
+    for _ in range(draw.randrange(1, 6)):
+        data[draw.randrange(len(data))] = draw.randrange(256)
+    return bytes(data[: draw.randrange(len(data))] if draw.random() < 0.3 else data)
+
+
+def damaged(draw, whole, files, jobs, uploads):
+    """A request at random: its kind, method, path, headers and body; most are close to one that is right."""
+    kind = draw.choices((*whole, "uploads", "told"), (*[12] * len(whole), 4, 36))[0]
+    method, data = ("GET" if kind == "told" else "POST"), b""
+    if kind in whole:
+        path, body = f"/api/{kind}", dict(whole[kind])
+        for name in draw.sample([*body, "own"], draw.randrange(3)):
+            body[name] = draw.choice(ODD)
+        for name in draw.sample(list(body), draw.random() < 0.1):
+            del body[name]
+        data = json.dumps(draw.choice(ODD) if draw.random() < 0.05 else body).encode()
+        data = broken(draw, data) if draw.random() < 0.2 else data
+    elif kind == "uploads":
+        path, data = f"/api/uploads?name={quote(draw.choice(NAMES))}", draw.choice(files)
+        data = broken(draw, data) if draw.random() < 0.8 else data
+    else:
+        job, upload = (draw.choice(ODD_NAMES if draw.random() < 0.3 else known) for known in (jobs, uploads))
+        own = ("", "/cancel", "/events", "/download", f"/files/{draw.choice(FILES)}")
+        paths = ["/", "/health", "/api/about", "/nothing", "/page/app.js", "/page/../server.py", "/api/openapi.json"]
+        paths += [f"/api/jobs?most={n}" for n in (1, -1, 2**70, "x")] + [f"/api/jobs/{job}{rest}" for rest in own] * 3
+        path = draw.choice([*paths, f"/api/uploads/{upload}", f"/api/uploads/{upload}/shown"])
+        method = "POST" if path.endswith("/cancel") else "DELETE" if draw.random() < 0.05 else "GET"
+    headers = {"content-type": draw.choice(TYPES), **(OWN if draw.random() < 0.95 else {})}
+    headers |= dict(draw.sample(ODD_HEADERS, draw.random() < 0.1))
+    if draw.random() < 0.1:
+        method = draw.choice(["GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH", "BREW"])
+    return kind, method, path, {k: v.encode("utf8") for k, v in headers.items()}, data
 
 
 def fuzz(client, count):
+    """Counts of the answers to so many damaged requests, by kind and status."""
     import random
 
-    counts = {}
+    video = (Path(__file__).parents[1] / "docs" / "img" / "video.mp4").read_bytes()
+    files, moving = [png_bytes(parameters="a red star"), video], BytesIO()
+    frames = [Image.new("RGB", (32, 32), (40 * i, 0, 0)) for i in range(3)]
+    frames[0].save(moving, "GIF", save_all=True, append_images=frames[1:], duration=100)
+    for form in ("JPEG", "WEBP", "TIFF"):
+        frames[0].save(data := BytesIO(), form)
+        files.append(data.getvalue())
+    files.append(moving.getvalue())
+    uploads = [sent(client, files[0]).json()["id"], sent(client, video, "film.mp4").json()["id"]]
+    whole, jobs, counts = whole_requests(*uploads), [asked(client)], Counter()
     for seed in range(count):
-        method, path, headers, data = damaged(random.Random(seed))
-        if path.startswith("/api/events"):
-            continue
+        kind, method, path, headers, data = damaged(random.Random(seed), whole, files, jobs, uploads)
         answer = client.request(method, path, headers=headers, content=data)
-        counts[answer.status_code] = counts.get(answer.status_code, 0) + 1
-        assert answer.status_code < 500 or answer.status_code == 503, (seed, method, path, data, answer.text)
+        counts[kind, answer.status_code] += 1
+        assert answer.status_code < 500, (seed, method, path, headers, data, answer.text)
+        if answer.status_code == 201:
+            (uploads if kind == "uploads" else jobs).append(answer.json()["id"])
     assert client.get("/health").json()["status"] == "ok"
     return counts
 
 
+def idle(opened):
+    return opened(rooms={name: Idle(room) for name, room in ROOMS.items()})
+
+
 def test_a_sample_of_damaged_requests_is_never_a_500(opened):
-    counts = fuzz(opened(), 150)
-    assert {200, 404, 422} <= set(counts)
+    counts = fuzz(idle(opened), 150)
+    assert {200, 201, 400, 404, 422} <= {status for _, status in counts}
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_ten_thousand_damaged_requests_are_never_a_500(opened):
-    print(fuzz(opened(), 10_000))
+    counts = fuzz(idle(opened), 10_000)
+    assert {kind for kind, status in counts if status == 201} == {*ROOMS, "uploads"}
+    print(*(f"{n:6}  {kind} {status}" for (kind, status), n in sorted(counts.items())), sep="\n")
 
 
 def test_the_dockerfile_has_no_finding():
     import shutil
     import subprocess
     import sys
-    from pathlib import Path
 
     linter = shutil.which("hadolint", path=str(Path(sys.executable).parent)) or shutil.which("hadolint")
     if linter is None:

@@ -1,14 +1,12 @@
 """The studio in a real Chromium, on the lab: each room from a click to a picture, and what visitors do beside it."""
 
-import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from accord_lab.bench.studio import Served
 
 pytest.importorskip("fastapi")
 playwright = pytest.importorskip("playwright.sync_api")
@@ -23,29 +21,10 @@ pytestmark = [
 ]
 
 
-class Served:
-    """`accord studio` in a process of its own."""
-
-    def __init__(self, folder):
-        self.folder, self.process, self.url = folder, None, ""
-        self.start()
-
-    def start(self):
-        command = [sys.executable, "-m", "accord", "studio", "--port", "0", "--folder", str(self.folder / "studio")]
-        command += ["--runs", str(self.folder / "runs")]
-        log = open(self.folder / "log.txt", "a")  # noqa: SIM115 (the process writes to it)
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=dict(os.environ))
-        line = self.process.stdout.readline()
-        self.url = re.search(r"http://\S+/", line)[0]
-
-    def kill(self):
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait(60)
-
-
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
-    server = Served(tmp_path_factory.mktemp("studio"))
+    folder = tmp_path_factory.mktemp("studio")
+    server = Served(folder, "--runs", str(folder / "runs"))
     yield server
     server.kill()
 
@@ -70,7 +49,7 @@ def visit(served, chromium):
         page.set_default_timeout(LONG)
         page.on("pageerror", lambda error: problems.append(str(error)))
         page.on("console", lambda m: problems.append(m.text) if "Content Security Policy" in m.text else None)
-        page.goto(served.url + path)
+        page.goto(f"{served.url}/{path}")
         page.wait_for_selector("main h1")
         return page
 
@@ -94,7 +73,7 @@ def quick(page, prompt, steps=8, rounds=1):
 def client_of(served):
     from accord.studio.client import Client
 
-    return Client(served.url.rstrip("/"))
+    return Client(served.url)
 
 
 def shown_picture(page, selector=".picture .frame img"):
@@ -131,6 +110,10 @@ def test_repair_from_a_click_to_a_picture_and_again_at_another_place(served, vis
     job = client_of(served).job(page.url.rpartition("/")[2])
     assert job["request"]["places"][0]["thing"] == "a purple moon" and "--place" in job["command"]
     assert page.locator("pre.command").inner_text() == job["command"]
+    page.get_by_text("Put a thing elsewhere (1)").wait_for()  # closed again: the slider can be moved
+    frame = page.locator(".picture .frame").bounding_box()
+    page.mouse.click(frame["x"] + 0.1 * frame["width"], frame["y"] + 0.93 * frame["height"])
+    assert int(page.get_by_label(re.compile("before .* and after")).input_value()) < 30
 
 
 def test_cancel_reload_and_two_visitors(served, visit):

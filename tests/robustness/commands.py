@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
+import sqlite3
 from pathlib import Path
 
 from PIL import Image
@@ -56,6 +58,7 @@ LEAST = {
             "context-cost",
             "video-memory",
             "speed-tuning",
+            "studio",
         )
     },
     "bench speed-large": ["bench", "speed-large", "--out", "table"],
@@ -521,6 +524,26 @@ invert --pairs empty.csv --out i.csv
 invert --pairs folder --out i.csv
 invert --pairs fifo.csv --out i.csv
 invert --pairs notes.parquet --out i.csv
+studio --port 0 --host 0.0.0.0 --folder new
+studio --port 0 --host '' --folder new
+studio --port 0 --host .. --share-token abcdefghijklmnop --folder new
+studio --port 0 --host 'a b' --share-token abcdefghijklmnop --folder new
+studio --port 65536
+studio --port 0 --share-token short --folder new
+studio --port 0 --share-token 'abcdefghijklmnop; path=/' --folder new
+studio --port 0 --folder afile
+studio --port 0 --folder afile/studio
+studio --port 0 --folder /dev/null
+studio --port 0 --folder dangling
+studio --port 0 --folder badstudio
+studio --port 0 --folder oldstudio
+studio --port 0 --folder hollowstudio
+studio --port 0 --show nowhere --folder new
+studio --port 0 --show folder --folder new
+studio --port 0 --show afile --folder new
+studio --port 0 --inverter nowhere --folder new
+studio --port 0 --device toaster --folder new
+studio --port 0 --dtype int8 --folder new
 train lab unet
 train lab ''
 train lab denoiser --out new
@@ -757,6 +780,8 @@ def make_files(folder: Path) -> None:
         "badrun/run.json": "{",
         "oldrun/run.json": json.dumps({"schema": "accord.run/0"}),
         "lostrun/rows.jsonl": "",
+        "badstudio/studio.sqlite": "no database " * 100,
+        "hollowstudio/uploads": "no folder",
         "prompts.pdf": "%PDF",
         "says-nothing.txt": "?!\n...\n",
         "long.txt": "a red star\na blue key\n" + LONG + "\n",
@@ -785,6 +810,9 @@ def make_files(folder: Path) -> None:
         (folder / name).write_text(text, encoding="utf8")
     (folder / "latin.csv").write_bytes("image,prompt\nstar.png,a st\xe9r\n".encode("latin-1"))
     (folder / "binary.txt").write_bytes(bytes(range(128, 256)))
+    (folder / "oldstudio").mkdir(exist_ok=True)
+    with contextlib.closing(sqlite3.connect(folder / "oldstudio" / "studio.sqlite")) as database:
+        database.execute("pragma user_version = 99")
     for name in ("fifo.png", "fifo.csv", "fifo.txt", "fifo.mp4"):
         os.mkfifo(folder / name)
     for name, target in (("loop.png", "loop.png"), ("loop.csv", "loop.csv"), ("dangling", "nowhere/at/all")):

@@ -58,6 +58,26 @@ train reward --prompts prompts.txt --pairs gone.csv --out new
 train context --pairs gone.csv --out new
 pairs make --out made --steps 1.5
 pairs videos --out made --frames 1
+studio --port 0 --host 0.0.0.0 --folder new
+studio --port 0 --host '' --folder new
+studio --port 0 --host .. --share-token abcdefghijklmnop --folder new
+studio --port 0 --host 'a b' --share-token abcdefghijklmnop --folder new
+studio --port 65536
+studio --port 0 --share-token short --folder new
+studio --port 0 --share-token 'abcdefghijklmnop; path=/' --folder new
+studio --port 0 --folder afile
+studio --port 0 --folder afile/studio
+studio --port 0 --folder /dev/null
+studio --port 0 --folder dangling
+studio --port 0 --folder badstudio
+studio --port 0 --folder oldstudio
+studio --port 0 --folder hollowstudio
+studio --port 0 --show nowhere --folder new
+studio --port 0 --show folder --folder new
+studio --port 0 --show afile --folder new
+studio --port 0 --inverter nowhere --folder new
+studio --port 0 --device toaster --folder new
+studio --port 0 --dtype int8 --folder new
 eval scenes --model folder --out new
 eval checks --model lab --prompts one.txt --judge nowhere --out new/deep
 eval geneval --model lab --prompts records.jsonl --detector nowhere --out new

@@ -152,6 +152,10 @@ BENCHES: dict[str, tuple[str, dict[str, Any]]] = {
         {"device": Device},
     ),
     "tuning-memory": ("What tuning SD 1.5 to Flux holds in memory, counted without a device.", {"quick": QUICK}),
+    "studio": (
+        "The studio: seconds from a click to the first picture, and a long queue's memory and jobs.",
+        {"quick": QUICK},
+    ),
     "speed-tuning": ("The cost of reward tuning, strategy by strategy, on the CPU.", {"quick": QUICK}),
 }
 

@@ -12,6 +12,7 @@ import typer
 
 from accord.cli.options import HUB_CAPTIONER, HUB_CLIP, Device, Dtype, pick_device, quiet, torch_type
 from accord.cli.videos import STABLE_DIFFUSION
+from accord.files import budget, entries
 from accord.types import InputError
 
 # of what visitors send, decoded, unless the environment says otherwise
@@ -75,6 +76,9 @@ def studio(
         raise InputError(f"--host {host!r} can be reached from elsewhere; give --share-token, or leave it out")
     for name, value in BUDGETS.items():
         os.environ.setdefault(name, value)
+        budget(name.split("_")[2].lower())
+    if inverter is not None:
+        entries(inverter, "inverter folder")
     quiet()
     torch_type(dtype)
     from accord.studio.serve import serve

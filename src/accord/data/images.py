@@ -1,4 +1,7 @@
-"""Pictures in: checked, converted, cropped."""
+"""Pictures in: checked, converted, cropped.
+
+torch is imported by what makes tensors alone: a process that only decodes begins at once.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,16 @@ import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import overload
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps
-from torch.nn import functional as F
 
 from accord.files import budget, check_regular
 from accord.types import InputError
+
+if TYPE_CHECKING:
+    import torch
 
 WHOLE_PIXELS = 4096 * 4096  # a picture of more comes out smaller
 # what people keep pictures as; other readers of the library run programs (EPS) or hold several copies
@@ -180,6 +184,8 @@ def _flat(image: Image.Image, most: float) -> Image.Image:
 
 def to_tensor(images: list[Image.Image] | Image.Image) -> torch.Tensor:
     """PIL pictures of one size to float32 [B,3,H,W] in 0..1."""
+    import torch
+
     images = [images] if isinstance(images, Image.Image) else list(images)
     arrays = np.stack([np.asarray(i.convert("RGB")) for i in images])
     return torch.from_numpy(arrays).permute(0, 3, 1, 2).float() / 255
@@ -198,6 +204,8 @@ def fit(images: torch.Tensor, side: int | tuple[int, int]) -> torch.Tensor:
     size = (side, side) if isinstance(side, int) else side
     if images.shape[-2:] == size:
         return images
+    from torch.nn import functional as F
+
     return F.interpolate(images, size, mode="bicubic", antialias=True).clamp(0, 1)
 
 
@@ -209,6 +217,8 @@ def crop(image: torch.Tensor, box: tuple[float, float, float, float], margin: fl
         box: (x0, y0, x1, y1) as shares of width and height.
         margin: share of the box's longer side added all around; the window stays inside the picture.
     """
+    from torch.nn import functional as F
+
     height, width = image.shape[-2:]
     x0, y0, x1, y1 = box[0] * width, box[1] * height, box[2] * width, box[3] * height
     length = min(max(x1 - x0, y1 - y0) * (1 + 2 * margin), height, width)

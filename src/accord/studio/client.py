@@ -34,6 +34,7 @@ class Client:
 
     def __init__(self, url: str = "http://127.0.0.1:8017", token: str | None = None, http: Any = None) -> None:
         headers = {"x-accord-studio": "1"} | ({"authorization": f"Bearer {token}"} if token else {})
+        self.url = url
         self._is_own = http is None
         self._http = http or httpx.Client(base_url=url, timeout=60.0, trust_env=False)
         self._http.headers.update(headers)

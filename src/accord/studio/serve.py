@@ -12,6 +12,7 @@ import uvicorn
 from accord.files import reason
 from accord.studio.server import make_app
 from accord.studio.settings import Settings
+from accord.studio.studio import reports_in
 from accord.types import InputError
 
 
@@ -22,8 +23,10 @@ def serve(settings: Settings, host: str, port: int, show: Sequence[Path] = ()) -
         show: folders of repairs that it shows.
 
     Raises:
-        InputError: if the address is taken, or another studio has this folder.
+        InputError: if the address is taken, another studio has this folder, or there is no repair to show.
     """
+    for folder in show:
+        reports_in(folder)  # before anything is made
     listening = _socket(host, port)
     try:
         app = make_app(settings)
@@ -57,7 +60,8 @@ def _socket(host: str, port: int) -> socket.socket:
         listening = socket.socket(kind, socket.SOCK_STREAM)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
-    except OSError as error:
+        listening.listen(1024)  # now: who opens the printed address waits, and no other studio takes it
+    except (OSError, UnicodeError) as error:  # UnicodeError: of a name that no machine can have
         raise InputError(
             f"the studio cannot listen on {host!r}, `port` {port} ({reason(error)}); choose another `host` or `port`"
         ) from error

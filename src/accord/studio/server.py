@@ -7,6 +7,7 @@ import contextlib
 import json
 import logging
 import os
+import sqlite3
 import tempfile
 from collections.abc import AsyncIterator, Mapping
 from importlib.resources import files
@@ -301,6 +302,11 @@ def _answer_errors(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     def answered(_request: Request, error: HTTPException) -> Response:
         return said(error.status_code, str(error.detail))
+
+    @app.exception_handler(sqlite3.Error)
+    def unkept(_request: Request, error: sqlite3.Error) -> Response:
+        log.error("the database failed", exc_info=error)
+        return said(503, f"the studio's database cannot be used ({error}); make room on its disk, and try again")
 
     @app.exception_handler(Exception)
     def failed(_request: Request, error: Exception) -> Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ class Limits:
 
     Attributes:
         upload_bytes, upload_seconds: of one upload, and until it is there.
+        decode_seconds: that an upload takes to be decoded.
         pixels: of an uploaded picture, by its header; of a video's frame likewise.
         frames: of a video that are read; the rest is left.
         json_bytes: of any other request.
@@ -34,6 +36,7 @@ class Limits:
 
     upload_bytes: int = 64 * 2**20
     upload_seconds: float = 60.0
+    decode_seconds: float = 20.0
     pixels: int = 16_000_000
     frames: int = 64
     json_bytes: int = 256 * 2**10
@@ -79,8 +82,10 @@ class Settings:
     edit_usual: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.token is not None and (len(self.token) < LEAST_TOKEN or not self.token.isascii()):
-            raise InputError(f"`share_token` must have at least {LEAST_TOKEN} plain letters; give a longer one")
+        if self.token is not None and not re.fullmatch(rf"[\w.~-]{{{LEAST_TOKEN},}}", self.token, re.ASCII):
+            raise InputError(
+                f"`share_token` must have at least {LEAST_TOKEN} letters, digits or any of -_.~; give such a one"
+            )
 
     @property
     def choices(self) -> dict[str, tuple[str | None, str | None]]:

@@ -17,15 +17,17 @@ from accord.types import InputError
 
 WAITING, RUNNING, DONE, FAILED, CANCELLED = "queued", "running", "done", "failed", "cancelled"
 ENDED = (DONE, FAILED, CANCELLED)
-_TABLES = """
+VERSION = 1  # of the tables below
+_TABLES = f"""
 create table if not exists jobs (
   number integer primary key autoincrement, id text unique not null, room text not null, request text not null,
   command text not null, state text not null, made real not null, begun real, ended real,
-  tries integer not null default 0, stop integer not null default 0, progress text not null default '{}',
+  tries integer not null default 0, stop integer not null default 0, progress text not null default '{{}}',
   result text, error text, source text unique
 );
 create index if not exists jobs_by_state on jobs (state, number);
 create table if not exists uploads (id text primary key, made real not null, about text not null);
+pragma user_version = {VERSION};
 """
 
 
@@ -88,6 +90,9 @@ class Store:
 
     Args:
         path: its file; made if it is not there.
+
+    Raises:
+        InputError: for a file that is no database, a damaged one, or one of another version of Accord.
     """
 
     def __init__(self, path: Path) -> None:
@@ -95,6 +100,7 @@ class Store:
         try:
             self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=30)
             self._db.row_factory = sqlite3.Row
+            self._check()
             self._db.execute("pragma journal_mode=wal")
             self._db.execute("pragma synchronous=full")
             self._db.executescript(_TABLES)
@@ -103,6 +109,13 @@ class Store:
                 f"the studio's database {str(path)!r} cannot be opened ({error}); choose another `folder`, or take the "
                 "file away"
             ) from error
+
+    def _check(self) -> None:
+        """Raises sqlite3.DatabaseError for what is not to be written to."""
+        if self._db.execute("pragma user_version").fetchone()[0] not in (0, VERSION):  # 0 is of a new file
+            raise sqlite3.DatabaseError("it is of another version of Accord")
+        if self._db.execute("pragma quick_check").fetchone()[0] != "ok":
+            raise sqlite3.DatabaseError("it is damaged")
 
     def close(self) -> None:
         with self._lock:

@@ -51,10 +51,12 @@ class Studio:
         self._held = contextlib.ExitStack()
         self._held.enter_context(only_writer(self.folder))
         try:
-            (self.folder / "uploads").mkdir(exist_ok=True)
+            folders = [check_writable(self.folder / name) for name in ("uploads", "jobs")]
             for left in (*self.folder.glob(".sent-*"), *self.folder.glob(".zip-*")):  # by one that was killed
                 left.unlink(missing_ok=True)
             self.store = Store(self.folder / "studio.sqlite")
+            for folder in folders:
+                folder.mkdir(exist_ok=True)
             self.store.recover(settings.limits.tries)
         except BaseException:
             self._held.close()
@@ -210,10 +212,7 @@ class Studio:
         Raises:
             InputError: for a folder without one.
         """
-        found = sorted(folder.glob("[0-9]*-*/report.json"))
-        if not found:
-            raise InputError(f"folder {str(folder)!r} holds no repair; give one that accord realign wrote")
-        return sum(self._take_over(path) for path in found)
+        return sum(self._take_over(path) for path in reports_in(folder))
 
     def _take_over(self, path: Path) -> bool:
         report = read_json(path, "report", "repair the picture again")
@@ -232,6 +231,14 @@ class Studio:
             ) from error
         self.store.end(job.id, states.DONE, result)
         return True
+
+
+def reports_in(folder: Path) -> list[Path]:
+    """The reports of the repairs that `accord realign` left in a folder. Raises InputError if there is none."""
+    found = sorted(folder.glob("[0-9]*-*/report.json"))
+    if not found:
+        raise InputError(f"folder {str(folder)!r} holds no repair; give one that accord realign wrote")
+    return found
 
 
 def _visible(folder: Path) -> Iterator[Path]:

@@ -1,8 +1,17 @@
-"""Uploads: pictures and videos that somebody sent. Bounded before they are decoded, and kept under names of ours."""
+"""Uploads: pictures and videos that somebody sent. Bounded before they are decoded and while they are, and kept under
+names of ours.
+
+A small file can take hours to decode (a JPEG of thousands of scans), and a thread that decodes cannot be ended. So each
+upload is looked at in a process of its own.
+"""
 
 from __future__ import annotations
 
+import math
 import shutil
+import signal
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path, PurePosixPath
 from typing import Any
 from uuid import uuid4
@@ -29,7 +38,7 @@ def keep_upload(folder: Path, sent: Path, name: str, limits: Limits) -> dict[str
         {"id", "kind": "picture" or "video", "name", "file", "width", "height", "frames", "fps", "stated"}.
 
     Raises:
-        InputError: for what is no picture and no video, or has more pixels than one may.
+        InputError: for what is no picture and no video, has more pixels than one may, or takes too long to decode.
     """
     suffix = PurePosixPath(name.replace("\\", "/")).suffix.lower()
     suffix = suffix if suffix in (*VIDEO_SUFFIXES, ".png", ".jpg", ".jpeg", ".webp") else ""
@@ -39,7 +48,7 @@ def keep_upload(folder: Path, sent: Path, name: str, limits: Limits) -> dict[str
     try:
         kept = place / f"original{suffix}"
         shutil.move(sent, kept)
-        about = _video(kept, limits) if suffix in VIDEO_SUFFIXES else _picture(kept, limits)
+        about = _looked_at(kept, limits)
     except InputError as error:
         shutil.rmtree(place, ignore_errors=True)
         raise InputError(str(error).replace(repr(str(kept)), repr(_shown(name)))) from error
@@ -53,6 +62,46 @@ def _shown(name: str) -> str:
     """A name without a path, of letters that can be shown."""
     last = name.replace("\\", "/").rpartition("/")[2]
     return "".join(c for c in last if c.isprintable())[:80] or "upload"
+
+
+def _looked_at(path: Path, limits: Limits) -> dict[str, Any]:
+    """`_look` in a process of its own, which ends when `limits.decode_seconds` are over."""
+    context = get_context("spawn")
+    here, there = context.Pipe(duplex=False)
+    process = context.Process(target=_tell, args=(there, path, limits), daemon=True)
+    process.start()
+    there.close()  # so that its end is seen here
+    try:
+        if not here.poll(limits.decode_seconds):
+            raise InputError(
+                f"{str(path)!r} was not decoded within {limits.decode_seconds:g} seconds; save it again, or make it "
+                "smaller"
+            )
+        about, refused = here.recv()
+    except EOFError:
+        raise InputError(f"{str(path)!r} cannot be decoded, it is damaged; save it again") from None
+    finally:
+        here.close()
+        process.kill()
+        process.join()
+    if refused:
+        raise InputError(refused)
+    found: dict[str, Any] = about
+    return found
+
+
+def _tell(there: Connection, path: Path, limits: Limits) -> None:
+    """Send what `_look` finds, or why it is refused. The alarm ends it if the studio is gone."""
+    if hasattr(signal, "alarm"):
+        signal.alarm(math.ceil(limits.decode_seconds) + 1)
+    try:
+        there.send((_look(path, limits), ""))
+    except InputError as error:
+        there.send(({}, str(error)))
+
+
+def _look(path: Path, limits: Limits) -> dict[str, Any]:
+    return _video(path, limits) if path.suffix in VIDEO_SUFFIXES else _picture(path, limits)
 
 
 def _picture(path: Path, limits: Limits) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 import sqlite3
 import sys
@@ -66,10 +65,12 @@ class Worker(threading.Thread):
         return True
 
     def _warm(self) -> None:
-        """Load what the first job will need; what is wrong with it that job says."""
-        with contextlib.suppress(InputError, OSError):
+        """Load what the first job will need; what is wrong with it is printed now, and said by that job."""
+        try:
             self.models.pipe("")
             self.models.judge("")
+        except (InputError, OSError) as error:
+            print(f"the models cannot be loaded: {reason_of(error)}", file=sys.stderr)
 
     def close(self) -> None:
         """End after the step that is taken; the job is queued again when the studio starts."""

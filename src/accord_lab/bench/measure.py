@@ -121,6 +121,25 @@ def peak_rss() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
+def memory_of(pid: int, anew: bool = False) -> tuple[float, float]:
+    """MiB that another process holds, and that it held at its peak.
+
+    Args:
+        anew: whether the peak begins now.
+
+    Raises:
+        InputError: where the system does not say (it is not Linux).
+    """
+    try:
+        if anew:
+            Path(f"/proc/{pid}/clear_refs").write_text("5")
+        said = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+        now, peak = (int(said[name].split()[0]) / 1024 for name in ("VmRSS", "VmHWM"))
+    except (OSError, KeyError) as error:
+        raise InputError("the memory of another process is not known here; run this bench on Linux") from error
+    return now, peak
+
+
 def rounded(data: dict[str, Any]) -> dict[str, Any]:
     """All floats to 4 significant digits."""
     return {k: _rounded(v) for k, v in data.items()}

@@ -61,13 +61,17 @@ export function compare(context) {
         fill();
         a.value = job.request.a || a.value;
         b.value = job.request.b || b.value;
-        if (!job.request.runs) prompts.value = job.request.prompts.join("\n");
+        if (!job.request.runs) {
+          prompts.value = job.request.prompts.join("\n");
+          seeds.value = job.request.seeds;
+          steps.value = job.request.steps ?? "";
+        }
       }
       picture.replaceChildren();
       if (job.state === "done") {
         const { data, names } = job.result;
         const wins = data.wins;
-        result.replaceChildren(make("p", { className: "score-line" }, "A is ", make("b", {}, names[0]), ", B is ", make("b", {}, names[1]), `. Of ${data.prompts} prompts B is better on ${wins.wins}, as good on ${wins.ties}, worse on ${wins.losses}.`), table(data));
+        result.replaceChildren(make("p", { className: "score-line" }, "A is ", make("b", {}, names[0]), ", B is ", make("b", {}, names[1]), `. Of ${data.prompts} prompts B is better on ${wins.wins}, as good on ${wins.ties}, worse on ${wins.losses}.`), ...(job.result.left_out || []).map((l) => make("p", { className: "missed" }, `Left out: ${l.prompt} (${l.reason})`)), table(data));
         pictures.replaceChildren(make("iframe", { className: "gallery", title: "all pictures of both", src: fileOf(job, job.result.gallery) }));
       } else {
         pictures.replaceChildren();

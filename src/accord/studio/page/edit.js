@@ -81,14 +81,20 @@ export function edit(context) {
     frame(0);
     picture.replaceChildren(make("div", { className: "three" }, ...figures), make("div", { className: "play" }, play, slider, said));
   }
+  function fill(asked) {
+    source.value = asked.source;
+    target.value = asked.target;
+    const numbers = [[frames, asked.frames], [tuning, asked.tune_steps], [steps, asked.steps], [guidance, asked.guidance], [injection, asked.injection], [blending, asked.mask_blending], [seed, asked.seed]];
+    for (const [input, value] of numbers) input.value = value ?? "";
+    if (asked.model) model.value = asked.model;
+  }
   return {
     root,
     show(next, first) {
       job = next;
       status.show(job);
       if (first) {
-        source.value = job.request.source;
-        target.value = job.request.target;
+        fill(job.request);
         upload = { id: job.request.upload };
         go.disabled = false;
       }

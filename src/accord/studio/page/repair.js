@@ -145,12 +145,14 @@ function placesOf() {
   const thing = choice([]);
   const add = make("button", { type: "button" }, "place it");
   const list = make("ul", { className: "places" });
-  const box = make("details", { hidden: true }, make("summary", {}, "Put a thing elsewhere"), make("p", { className: "missed" }, "Choose a thing, then draw its place on the picture, or type it in percent. The next picture puts it there."), make("div", { className: "with-button" }, field("Thing", thing), add), list);
+  const said = make("summary");
+  const box = make("details", { hidden: true }, said, make("p", { className: "missed" }, "Choose a thing, then draw its place on the picture, or type it in percent. The next picture puts it there."), make("div", { className: "with-button" }, field("Thing", thing), add), list);
   let places = [];
   let layer = null;
   const clamp = (v) => Math.min(1, Math.max(0, v));
 
   function rows() {
+    said.replaceChildren("Put a thing elsewhere", places.length ? ` (${places.length})` : "");
     list.replaceChildren(...places.map((place, i) => {
       const parts = [["left", 0], ["top", 1], ["right", 2], ["bottom", 3]].map(([name, k]) => {
         const input = number(Math.round(100 * place.box[k]), { min: 0, max: 100, step: 1 });
@@ -181,6 +183,7 @@ function placesOf() {
     layer.style.pointerEvents = box.open ? "auto" : "none";
     layer.hidden = !box.open && !places.length;
   }
+  rows();
   box.addEventListener("toggle", draw);
   add.addEventListener("click", () => {
     if (!thing.value) return;
@@ -248,7 +251,7 @@ function placesOf() {
     get value() { return places.map((p) => ({ thing: p.thing, box: p.box.map((v) => Math.round(1e4 * v) / 1e4) })); },
     set value(given) {
       places = given.map((p) => ({ thing: p.thing, box: [...p.box] }));
-      if (places.length) box.open = true;
+      box.open = false; // an open one is drawn in, and then the slider cannot be moved
       rows();
       draw();
     },

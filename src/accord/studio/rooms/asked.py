@@ -60,3 +60,8 @@ def option(name: str, value: Any) -> list[str]:
 def quoted_prompts(prompts: Sequence[str]) -> list[str]:
     """Prompts as arguments; one that begins with a dash would be an option."""
     return ["--", *prompts] if any(p.startswith("-") for p in prompts) else list(prompts)
+
+
+def file_word(name: str) -> str:
+    """The name of a file as an argument; one that begins with a dash would be an option."""
+    return f"./{name}" if name.startswith("-") else name

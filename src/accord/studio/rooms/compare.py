@@ -81,6 +81,7 @@ class Compare:
         from accord.evaluation.compare import compare, table_of, write_comparison
 
         asked = work.request
+        left: dict[str, str] = {}  # prompts that no picture could be made or judged of, and why
         if asked.runs:
             a, b = (run_named(name, work.settings) for name in (asked.a, asked.b))
         else:
@@ -88,18 +89,20 @@ class Compare:
             prompts = work.folder / "prompts.txt"
             prompts.write_text("".join(f"{p}\n" for p in asked.prompts), encoding="utf8")
             for place, choice in ((a, asked.a), (b, asked.b)):
-                _made(work, prompts, place, choice)
+                left |= _made(work, prompts, place, choice)
         work.stage("comparing")
         data = compare(a, b)
         names = [asked.a, asked.b] if asked.runs else [work.settings.chosen(x) for x in (asked.a, asked.b)]
         for side, name in zip("ab", names, strict=True):
             data[side]["run"] = name if names[0] != names[1] else f"{name} ({side})"
         write_comparison(data, a, b, work.folder / "compare")
-        return {"data": data, "table": table_of(data), "gallery": "compare/index.html", "names": names}
+        left_out = [{"prompt": prompt, "reason": why} for prompt, why in left.items()]
+        found = {"data": data, "table": table_of(data), "gallery": "compare/index.html", "names": names}
+        return {**found, "left_out": left_out}
 
 
-def _made(work: Work, prompts: Path, place: Path, choice: str) -> None:
-    """A run of the suite `checks`; what an earlier try left of it is kept."""
+def _made(work: Work, prompts: Path, place: Path, choice: str) -> dict[str, str]:
+    """A run of the suite `checks`; what an earlier try left of it is kept. Returns the prompts left out, and why."""
     from accord.data.pairs import PairsFile
     from accord.evaluation.pictures import Generated
     from accord.evaluation.registry import suite_named
@@ -133,7 +136,8 @@ def _made(work: Work, prompts: Path, place: Path, choice: str) -> None:
         [suite.first_seed + i for i in range(asked.seeds)],
         about,
     )
-    run_suite(task, place, batch_size=BATCH)
+    summary = run_suite(task, place, batch_size=BATCH)["summary"]
+    return {row["prompt"]: row["reason"] for row in summary["skipped"]}
 
 
 def runs_below(settings: Settings) -> dict[str, Path]:

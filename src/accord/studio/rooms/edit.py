@@ -17,6 +17,7 @@ from accord.studio.rooms.asked import (
     Share,
     Text,
     check_prompt,
+    file_word,
     line,
     options,
 )
@@ -66,7 +67,7 @@ class Edit:
         self, request: EditRequest, settings: Settings, upload: Callable[[str], Mapping[str, Any]]
     ) -> list[str]:
         about = upload(request.upload)
-        name = about["name"] if not about["name"].startswith("-") else f"./{about['name']}"
+        name = file_word(about["name"])
         told = options(
             source=request.source,
             target=request.target,

@@ -10,7 +10,17 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from accord.studio.rooms.asked import Asked, Choice, Identity, Text, check_prompt, line, options, quoted_prompts
+from accord.studio.rooms.asked import (
+    Asked,
+    Choice,
+    Identity,
+    Text,
+    check_prompt,
+    file_word,
+    line,
+    options,
+    quoted_prompts,
+)
 from accord.studio.settings import Settings
 from accord.studio.work import Work
 from accord.types import InputError, Notice
@@ -50,7 +60,7 @@ class Read:
         self, request: ReadRequest, settings: Settings, upload: Callable[[str], Mapping[str, Any]]
     ) -> list[str]:
         about = upload(request.upload)
-        name = about["name"] if not about["name"].startswith("-") else f"./{about['name']}"
+        name = file_word(about["name"])
         prompt = request.prompt or about["stated"] or "THE PROMPT READ BACK"
         return [
             line("accord", "invert", *options(inverter=settings.inverter), name),
