@@ -25,7 +25,7 @@ from accord.training.limits import Limits
 from accord.types import InputError
 
 pytest.importorskip("ray")
-from accord.distributed.engine import Cluster
+from accord.distributed.cluster import Cluster
 from accord.distributed.rollouts import RayRollouts
 
 pytestmark = pytest.mark.usefixtures("no_curve")
@@ -100,7 +100,7 @@ def draw(fatal):
     os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), *filter(None, [paths])])
     pipe, reward = narrow_pipeline(), Composed({"reward": Bright()}, {"reward": 1.0})
     setting = Setting.of(pipe, reward, config_of("nft"), None, False)
-    with RayRollouts(functools.partial(made, fatal), Cluster(num_workers=2))(setting) as draw:
+    with RayRollouts(functools.partial(made, fatal), Cluster(workers=2))(setting) as draw:
         yield draw
     torch.set_num_threads(threads)
     os.environ["PYTHONPATH"] = paths

@@ -1,9 +1,9 @@
 """Tuning whose pictures are drawn and judged by workers on Ray: `accord train reward --rollout-workers N`.
 
-    from accord.distributed.engine import Cluster
+    from accord.distributed.cluster import Cluster
     from accord.distributed.rollouts import RayRollouts
 
-    drawing = RayRollouts(make, Cluster(num_workers=4, gpus_per_worker=1))
+    drawing = RayRollouts(make, Cluster(workers=4, gpus=1))
     accord.train_reward(pipe, prompts, reward, "out/tuned", "nft", drawing=drawing)
 
 Each worker loads pipeline and reward once. Once a round the adapter's weights are put into Ray's store, and each worker
@@ -22,8 +22,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from accord.data.extras import need
-from accord.distributed.engine import Cluster
+from accord.distributed.cluster import Cluster, need_ray
 from accord.methods.tune.drawing import Artist, Round, Setting
 from accord.methods.tune.registry import Strategy
 from accord.methods.tune.rollouts import Batch, Draw, Rollouts, Tensors
@@ -52,8 +51,8 @@ class RayRollouts:
     @contextmanager
     def __call__(self, setting: Setting) -> Iterator[Draw]:
         """What draws, for the time of the block; the workers load meanwhile."""
-        with self.cluster:
-            workers = _Workers(self.make, self.cluster, setting)
+        with self.cluster.opened() as ray:
+            workers = _Workers(ray, self.make, self.cluster, setting)
             try:
                 yield workers.draw
             finally:
@@ -74,7 +73,7 @@ class _Worker:
         """A share in a round, whose reference comes in a list, so that it is fetched when it is a new one alone."""
         assert self.artist is not None
         if a_round[0] != self.round:
-            self.artist.begin(need("ray", "ray", "rollout workers").get(a_round[0]))
+            self.artist.begin(need_ray().get(a_round[0]))
             self.round = a_round[0]
         return self.artist.draw(strategy, share)
 
@@ -82,16 +81,15 @@ class _Worker:
 class _Workers:
     """The workers of a run: some load or draw, the others wait for a share."""
 
-    def __init__(self, make: Make, cluster: Cluster, setting: Setting) -> None:
-        self.ray = need("ray", "ray", "rollout workers")
-        gpus = cluster.gpus_per_worker
-        self.kind = self.ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=0)(_Worker)
-        self.told = (make, "cuda" if gpus else "cpu", setting)
+    def __init__(self, ray: Any, make: Make, cluster: Cluster, setting: Setting) -> None:
+        self.ray = ray
+        self.kind = ray.remote(num_cpus=1, num_gpus=cluster.gpus, max_restarts=0)(_Worker)
+        self.told = (make, "cuda" if cluster.gpus else "cpu", setting)
         # reference to what comes of it -> who does it, and the place of the share that is drawn; None: it loads
         self.busy: dict[Any, tuple[Any, int | None]] = {}
         self.idle: list[Any] = []
         self.tries: Counter[int | None] = Counter()  # that ended in a death, by what was done
-        for _ in range(cluster.num_workers):
+        for _ in range(cluster.workers):
             self._start()
 
     def draw(self, strategy: Strategy, rollouts: Rollouts, shares: Sequence[Batch]) -> Iterator[tuple[int, Tensors]]:

@@ -170,7 +170,7 @@ def train_reward(
         prepared=PREPARED,
         processes=processes,
     )
-    with opened as training, drawing(setting) if drawing else nullcontext(draw_here) as drawer:
+    with drawing(setting) if drawing else nullcontext(draw_here) as drawer, opened as training:
         tuner = Tuner(pipe, texts, reward, training, config, held_out, pairs, progress, call, watching, drawer)
         tuner.rollouts.key = json.dumps(settings, sort_keys=True)
         tuner.train()
