@@ -7,6 +7,7 @@ import math
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -393,9 +394,20 @@ class _Models:
     weights: Mapping[str, float]
 
     def pipeline(self, device: str | None) -> Any:
+        """On the device; its networks shared out, if the launcher was asked for that."""
         import accord
+        from accord.training.processes import Processes, wants_sharding
 
-        return accord.load(self.model, device, variant=self.variant, model_config=self.model_config)
+        load = partial(accord.load, self.model, variant=self.variant, model_config=self.model_config)
+        if not wants_sharding():
+            return load(device)
+        from accord.diffusion.sharding import shard
+
+        where = pick_device(device)
+        Processes(where)
+        pipe = load("cpu")
+        shard(pipe, where)
+        return pipe
 
     def judges(self, needed: Collection[str], where: str) -> tuple[Any, Any]:
         """The captioner and the CLIP, each None if it is not needed."""

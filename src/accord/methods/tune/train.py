@@ -33,6 +33,7 @@ from accord.diffusion.loading import load_tensors
 from accord.diffusion.lora import named_networks, save_lora
 from accord.diffusion.opened import check_seams, networks_of
 from accord.diffusion.pipelines import check_no_context, check_prompts, device_of
+from accord.diffusion.sharding import is_sharded
 from accord.files import read_json, replace_file, write_file
 from accord.methods.tune.card import report_of, write_card
 from accord.methods.tune.config import TuneConfig, strategy_of
@@ -258,7 +259,9 @@ class Tuner:
         kept_out = set(self.eval_prompts)
         self.prompts = [p for p in prompts if p not in kept_out]
         self.rollouts = Rollouts(pipe, self.prompts, reward, config, processes, call)
-        self.rollouts.folder, self.rollouts.progress = self.folder / "rollouts", progress and processes.first
+        self.rollouts.progress = progress and processes.first
+        if not is_sharded(pipe):  # then all processes draw equally many pictures, whatever one of them had kept
+            self.rollouts.folder = self.folder / "rollouts"
         self.rollouts.draw = drawer
         loop = LoopConfig.of(config, log_every=min(10, config.eval_every))
         self._prepare(pairs, processes)
@@ -272,7 +275,8 @@ class Tuner:
     def _prepare(self, pairs: tuple[Sequence[Image.Image], Sequence[str]] | None, processes: Processes) -> None:
         """Anchor latents, and the scales of the rewards; kept in `anchor.safetensors` and `scales.json`."""
         anchor, scales = (self.folder / name for name in PREPARED)
-        if processes.first and not (anchor.exists() and scales.exists()):
+        there = processes.all(anchor.exists() and scales.exists())
+        if not there and (processes.first or is_sharded(self.pipe)):
             with torch.no_grad(), self.rollouts.untuned():
                 texts = [self.prompts[i % len(self.prompts)] for i in range(self.config.anchors)]
                 own = self._own_pictures(texts)
@@ -284,8 +288,9 @@ class Tuner:
                     for i in range(0, len(own), 8)
                 ]
             self.reward.calibrate({name: torch.cat([s[name] for s in scored]) for name in self.reward.rewards})
-            replace_file(anchor, lambda p: save_file({"latents": latents.float().cpu().contiguous()}, p))
-            write_file(scales, json.dumps({"scales": self.reward.scales, "captions": captions}).encode())
+            if processes.first:
+                replace_file(anchor, lambda p: save_file({"latents": latents.float().cpu().contiguous()}, p))
+                write_file(scales, json.dumps({"scales": self.reward.scales, "captions": captions}).encode())
         processes.wait()
         again = "train in another folder"
         saved = read_json(scales, "the run's", again)
