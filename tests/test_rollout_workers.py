@@ -108,13 +108,11 @@ def draw(fatal):
 
 @pytest.mark.parametrize("strategy", ["nft", "raft"])
 def test_workers_draw_what_one_process_draws(tmp_path, draw, strategy):
-    """Bit for bit, in two micro-batches as well: what is drawn at once is the same."""
-    for micro_batches in (1, 2) if strategy == "nft" else (2,):
-        folders = [tmp_path / f"{micro_batches}-{who}" for who in ("alone", "workers")]
-        for folder, drawn_by in zip(folders, (None, draw), strict=True):
-            report = run(folder, strategy, drawn_by, gradient_accumulation=micro_batches).report
-            assert report["steps_taken"] == 2 and report["steps_skipped"] == 0
-        assert_same(*folders)
+    """Bit for bit, over two micro-batches: what is drawn at once is the same."""
+    for folder, drawn_by in (("alone", None), ("workers", draw)):
+        report = run(tmp_path / folder, strategy, drawn_by, gradient_accumulation=2).report
+        assert report["steps_taken"] == 2 and report["steps_skipped"] == 0
+    assert_same(tmp_path / "alone", tmp_path / "workers")
 
 
 def test_grpo_learns_what_one_process_learns(tmp_path, draw):
@@ -187,3 +185,29 @@ def test_a_strategy_without_rounds_has_none_drawn_elsewhere(tmp_path):
             drawing=lambda setting: nullcontext(),
         )
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_the_command_line_has_its_pictures_drawn(accord_cli, tmp_path):
+    """The lab, judged by the embedded captioner on the workers too: the adapter and curve of one process."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    Path("prompts.txt").write_text("\n".join(PROMPTS))
+    line = "train reward --prompts prompts.txt --strategy nft --strategy-option group_size=2 --steps 2 --batch-size 4 "
+    line += "--inference-steps 2 --anchors 4 --eval-every 2 --rank 2 --held-out none --device cpu --json --out"
+    for more in (["one"], ["two", "--rollout-workers", "2"]):
+        code, out, err = accord_cli(*line.split(), *more)
+        assert code == 0 and out.startswith("{"), err
+    torch.set_num_threads(threads)
+    assert_same(tmp_path / "one", tmp_path / "two")
+
+
+def test_options_of_workers_are_refused_where_none_draw(accord_cli):
+    Path("prompts.txt").write_text("\n".join(PROMPTS))
+    least = ["train", "reward", "--prompts", "prompts.txt", "--strategy"]
+    for more, why in (
+        (["refl", "--rollout-workers", "2"], "--rollout-workers is not used by refl; leave it out"),
+        (["nft", "--address", "auto"], "--address is not used without --rollout-workers; leave it out"),
+        (["nft", "--gpus-per-worker", "0"], "--gpus-per-worker is not used without --rollout-workers; leave it out"),
+    ):
+        assert accord_cli(*least, *more) == (2, "", f"accord: {why}\n")

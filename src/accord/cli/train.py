@@ -50,6 +50,7 @@ from accord.types import InputError, Pair
 
 if TYPE_CHECKING:
     from accord.data.pairs import PairsFile
+    from accord.methods.tune.config import TuneConfig
 
 app = App(help="Train models.", no_args_is_help=True)
 
@@ -301,19 +302,11 @@ def train_reward(
         "save_every": save_every,
         **terms,
     }
-    said_knobs = {k: v for k, v in given.items() if v is not None}
-    options = {
-        "gradient_accumulation": "accumulate",
-        "guidance_scale": "guidance",
-        "num_inference_steps": "inference-steps",
-    }
-    own_knobs = _own_knobs(strategy, its_knobs, strategy_option or [], {*said_knobs, *options})
-    options |= {name: f"strategy-option {name}" for name in own_knobs}
-    knobs = {**usual, **said_knobs, **own_knobs}
-    config = checked(
-        accord.TuneConfig.of,
-        options,
-        strategy=strategy,
+    config = _config(
+        strategy,
+        usual,
+        {k: v for k, v in given.items() if v is not None},
+        _own_knobs(strategy, its_knobs, strategy_option or []),
         steps=steps,
         batch_size=batch_size,
         gradient_accumulation=accumulate,
@@ -323,16 +316,13 @@ def train_reward(
         eval_every=eval_every,
         gradient_checkpointing=gradient_checkpointing,
         seed=seed,
-        **knobs,
     )
     bounds = _limits(limit)
     check_writable(out)
     check_same(out, config.flat())
-    chosen = pick_device(device)
+    where = pick_device(device)
     models = _Models(model, variant, model_config, judge, clip, weights)
-    drawing = None
-    if rollout_workers is not None:
-        drawing = _drawn_by(rollout_workers, address, gpus_per_worker, models, chosen)
+    drawing = _drawn_by(rollout_workers, address, gpus_per_worker, models, where) if rollout_workers else None
     broken = PairsFile()  # rows of the prompts file that are left out
     texts = plainly(read_prompts(prompts, broken))
     others = _in_other_words(paraphrases, texts, broken)
@@ -458,21 +448,39 @@ def _weights(given: Sequence[str], held_out: str) -> dict[str, float]:
     return weights
 
 
-def _own_knobs(
-    strategy: str, known: Sequence[str], given: Sequence[str], others: Collection[str]
-) -> dict[str, float | int]:
-    """The knobs of --strategy-option.
+_OPTIONS = {  # of knobs that are called otherwise on the command line
+    "gradient_accumulation": "accumulate",
+    "guidance_scale": "guidance",
+    "num_inference_steps": "inference-steps",
+}
+
+
+def _config(
+    strategy: str, usual: Mapping[str, Any], said_knobs: Mapping[str, Any], own: Mapping[str, Any], **knobs: Any
+) -> TuneConfig:
+    """The config of a run.
 
     Args:
-        known: those that the strategy has.
-        others: those that have an option of their own and were given by it.
+        usual: what the strategy has where nothing is said.
+        said_knobs: those with an option of their own that was given; own: those of --strategy-option.
+        knobs: all others.
     """
+    from accord.methods.tune.config import TuneConfig
+
+    if twice := own.keys() & {*said_knobs, *_OPTIONS}:
+        raise InputError(f"the knob {min(twice)!r} of {strategy} was given twice; give it once")
+    options = _OPTIONS | {name: f"strategy-option {name}" for name in own}
+    return checked(TuneConfig.of, options, strategy=strategy, **knobs, **{**usual, **said_knobs, **own})
+
+
+def _own_knobs(strategy: str, known: Sequence[str], given: Sequence[str]) -> dict[str, float | int]:
+    """The knobs of --strategy-option; `known` are those that the strategy has."""
     found: dict[str, float | int] = {}
     for name, number in map(_knob, given):
         if name not in known:
             its = f"its own are {', '.join(known)}" if known else "it has none"
             raise InputError(f"strategy {strategy} has no knob {name!r}; {its}")
-        if name in found or name in others:
+        if name in found:
             raise InputError(f"the knob {name!r} of {strategy} was given twice; give it once")
         found[name] = number
     return found

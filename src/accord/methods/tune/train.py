@@ -120,32 +120,16 @@ def train_reward(
             config = replace(config, strategy=strategy_of(strategy))
         except ValueError as error:
             raise InputError(str(error)) from error
-    check_seams(pipe)
-    check_trained_here(pipe)
-    call_arguments(pipe, guidance_scale=config.guidance_scale, call=call)  # before anything is written
     texts = list(dict.fromkeys(prompts))
-    if len(texts) < 2:
-        raise InputError(f"{len(texts)} different prompts are too few to train on and to evaluate; give at least 2")
-    check_prompts(pipe, texts)
+    _check_pipeline(pipe, texts, config, call)
     watching.check(texts)
     for text in (*texts, *(paraphrases or {}).values()):
         check_says_something(text)  # which a reward would do in the middle of the run
-    if any(same_score(a, b) for a in scores_of(reward) for b in scores_of(held_out)):
-        raise InputError("the held-out score is one of the rewards that are trained on; give another one")
-    if any(same_score(a, b) for a in scores_of(reward) for b in scores_of(watcher)):
-        raise InputError("the judge of `watcher` is the one that is trained with; give another one")
-    if config.strategy.needs_gradient:
-        for name, part in reward.rewards.items():
-            if not part.differentiable:
-                raise InputError(
-                    f"reward {name!r} has no gradient, which {config.strategy.name} needs; use the strategy raft, "
-                    "grpo, nft or awm"
-                )
+    _check_scores(config.strategy, reward, held_out, watcher)
     processes = Processes(pipe.device)
     if drawing is not None:
         check_drawn(config.strategy, processes)
     processes.mine(config.batch_size // config.gradient_accumulation)  # refuses what cannot be shared
-    folder = Path(out)
     settings: dict[str, Any] = {
         **config.flat(),
         "prompts": len(texts),
@@ -163,7 +147,7 @@ def train_reward(
     setting = Setting.of(pipe, reward, config, call, whole)
     opened = session(
         pipe,
-        folder,
+        Path(out),
         settings,
         rank=config.rank,
         seed=config.seed,
@@ -176,6 +160,29 @@ def train_reward(
         tuner.rollouts.key = json.dumps(settings, sort_keys=True)
         tuner.train()
         return tuner.finish()
+
+
+def _check_pipeline(pipe: Any, prompts: Sequence[str], config: TuneConfig, call: Mapping[str, Any] | None) -> None:
+    """Refuse a pipeline that cannot be tuned or called like this, before anything is written, and too few prompts."""
+    check_seams(pipe)
+    check_trained_here(pipe)
+    call_arguments(pipe, guidance_scale=config.guidance_scale, call=call)
+    if len(prompts) < 2:
+        raise InputError(f"{len(prompts)} different prompts are too few to train on and to evaluate; give at least 2")
+    check_prompts(pipe, prompts)
+
+
+def _check_scores(strategy: Strategy, reward: Composed, held_out: Any, watcher: Any) -> None:
+    """Refuse scores that are to be apart and are one, and rewards without the gradient that a strategy needs."""
+    if any(same_score(a, b) for a in scores_of(reward) for b in scores_of(held_out)):
+        raise InputError("the held-out score is one of the rewards that are trained on; give another one")
+    if any(same_score(a, b) for a in scores_of(reward) for b in scores_of(watcher)):
+        raise InputError("the judge of `watcher` is the one that is trained with; give another one")
+    for name, part in reward.rewards.items():
+        if strategy.needs_gradient and not part.differentiable:
+            raise InputError(
+                f"reward {name!r} has no gradient, which {strategy.name} needs; use the strategy raft, grpo, nft or awm"
+            )
 
 
 def check_drawn(strategy: Strategy, processes: Processes) -> None:
