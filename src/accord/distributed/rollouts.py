@@ -30,7 +30,7 @@ from accord.rewards.composed import Composed
 from accord.rewards.registry import Reward
 from accord.types import InputError
 
-TRIES = 3  # deaths in a row of workers that load, and deaths over one share, before the run is given up
+TRIES = 3  # deaths over one share, and deaths a worker while none comes to load, before the run is given up
 PATIENCE = 60.0  # seconds without any worker before a note says so
 
 Make = Callable[[str], "tuple[Any, Composed | Reward]"]
@@ -88,6 +88,7 @@ class _Workers:
         # reference to what comes of it -> who does it, and the place of the share that is drawn; None: it loads
         self.busy: dict[Any, tuple[Any, int | None]] = {}
         self.idle: list[Any] = []
+        self.count = cluster.workers
         self.tries: Counter[int | None] = Counter()  # that ended in a death, by what was done
         for _ in range(cluster.workers):
             self._start()
@@ -96,6 +97,8 @@ class _Workers:
         """See `accord.methods.tune.rollouts.Draw`."""
         a_round, left = self.ray.put(Round.of(rollouts)), deque(range(len(shares)))
         self.tries.clear()
+        # what a round that was broken off has left comes to nothing
+        self.busy = {reference: (worker, None) for reference, (worker, _) in self.busy.items()}
         while left or any(place is not None for _, place in self.busy.values()):
             while left and self.idle:
                 worker, place = self.idle.pop(), left.popleft()
@@ -111,8 +114,8 @@ class _Workers:
                     continue
                 self.tries[at] += 1
                 what = "loading" if at is None else f"drawing {shares[at].prompts[0][:40]!r}"
-                if self.tries[at] == TRIES:
-                    raise InputError(f"{TRIES} rollout workers died {what} ({died}); give each more memory")
+                if self.tries[at] == (most := TRIES * self.count if at is None else TRIES):
+                    raise InputError(f"{most} rollout workers died {what} ({died}); give each more memory")
                 tqdm.write(f"a rollout worker died {what} ({died}); another one takes its place", file=sys.stderr)
                 self._start()
                 if at is not None:
