@@ -93,17 +93,24 @@ def fatal(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def draw(fatal):
-    """Two workers, each of one thread as this process is, that find this file."""
-    threads, paths = torch.get_num_threads(), os.environ.get("PYTHONPATH", "")
+def like_workers():
+    """One thread in this process, as workers have; workers that find this file, and are no nicer than others."""
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), *filter(None, [paths])])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+        patch.setenv("RAY_worker_niceness", "0")
+        yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def draw(fatal, like_workers):
+    """Two workers."""
     pipe, reward = narrow_pipeline(), Composed({"reward": Bright()}, {"reward": 1.0})
     setting = Setting.of(pipe, reward, config_of("nft"), None, False)
     with RayRollouts(functools.partial(made, fatal), Cluster(workers=2))(setting) as draw:
         yield draw
-    torch.set_num_threads(threads)
-    os.environ["PYTHONPATH"] = paths
 
 
 @pytest.mark.parametrize("strategy", ["nft", "raft"])
@@ -188,17 +195,14 @@ def test_a_strategy_without_rounds_has_none_drawn_elsewhere(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_command_line_has_its_pictures_drawn(accord_cli, tmp_path):
+def test_the_command_line_has_its_pictures_drawn(accord_cli, tmp_path, like_workers):
     """The lab, judged by the embedded captioner on the workers too: the adapter and curve of one process."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     Path("prompts.txt").write_text("\n".join(PROMPTS))
     line = "train reward --prompts prompts.txt --strategy nft --strategy-option group_size=2 --steps 2 --batch-size 4 "
     line += "--inference-steps 2 --anchors 4 --eval-every 2 --rank 2 --held-out none --device cpu --json --out"
     for more in (["one"], ["two", "--rollout-workers", "2"]):
         code, out, err = accord_cli(*line.split(), *more)
         assert code == 0 and out.startswith("{"), err
-    torch.set_num_threads(threads)
     assert_same(tmp_path / "one", tmp_path / "two")
 
 
