@@ -45,7 +45,7 @@ class Cluster:
         """Ray, connected; what was not connected before is let go of after the block.
 
         Raises:
-            InputError: if Ray is not installed, does not answer, or has too few GPUs for one worker.
+            InputError: if Ray is not installed, does not answer, or has too few cores or GPUs.
         """
         ray = need_ray()
         with _quietly(), warnings.catch_warnings():
@@ -81,6 +81,12 @@ class Cluster:
         }
 
     def _check(self, ray: Any) -> None:
+        there = ray.cluster_resources().get("CPU", 0.0)
+        if self.workers >= there:  # they would keep every core, and wait for rows that nobody reads
+            raise InputError(
+                f"{self.workers} workers need a core each, and one is needed to read for them, but the cluster has "
+                f"{there:g}; give fewer `num_workers`"
+            )
         there = ray.cluster_resources().get("GPU", 0.0)
         if self.gpus > there:
             raise InputError(
