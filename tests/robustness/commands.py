@@ -70,7 +70,7 @@ FLOATS = {
     "invert": "--gpus-per-worker --max-failures",
     "edit": "--learning-rate --guidance --strength --injection --mask-blending --modulation",
     "train reward": "--learning-rate --stop-from --stop-until --guidance --reward-weight --pretrain-weight --kl-weight "
-    "--pairs-least",
+    "--pairs-least --gpus-per-worker",
     "train inverter": "--weight --learning-rate --vocabulary-weight --similar",
     "train context": "--learning-rate --gain --share --estimated-share",
     "pairs make": "--guidance --gpus-per-worker --max-failures",
@@ -88,7 +88,8 @@ INTEGERS = {
     "studio": "--port",
     "train lab": "--steps --seed",
     "train reward": (
-        "--steps --batch-size --accumulate --rank --inference-steps --anchors --eval-every --save-every --seed"
+        "--steps --batch-size --accumulate --rank --inference-steps --anchors --eval-every --save-every --seed "
+        "--rollout-workers"
     ),
     "train inverter": "--steps --batch-size --vocabulary-size --limit --seed",
     "train context": "--scenes --steps --batch-size --rank --save-every --seed",
@@ -600,6 +601,12 @@ train reward --prompts prompts.txt --model othermodel --out new
 train reward --prompts prompts.txt --device nowhere
 train reward --prompts prompts.txt --out afile
 train reward --prompts prompts.txt --out run
+train reward --prompts prompts.txt --rollout-workers 2
+train reward --prompts prompts.txt --strategy sft --rollout-workers 2
+train reward --prompts prompts.txt --strategy nft --address auto
+train reward --prompts prompts.txt --strategy nft --gpus-per-worker 0
+train reward --prompts prompts.txt --strategy nft --rollout-workers 0
+train reward --prompts prompts.txt --strategy nft --rollout-workers 1 --gpus-per-worker -1
 train inverter --pairs nowhere --out new
 train inverter --pairs folder --out new
 train inverter --pairs pairs.csv --out new

@@ -6,7 +6,8 @@ import contextlib
 import math
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -49,6 +50,7 @@ from accord.types import InputError, Pair
 
 if TYPE_CHECKING:
     from accord.data.pairs import PairsFile
+    from accord.methods.tune.config import TuneConfig
 
 app = App(help="Train models.", no_args_is_help=True)
 
@@ -217,6 +219,27 @@ def train_reward(
     gradient_checkpointing: Annotated[
         bool, typer.Option("--gradient-checkpointing", help="Less memory, more time.")
     ] = False,
+    rollout_workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help=(
+                "raft, grpo, nft, awm: so many workers of Ray draw and judge the pictures of each round; this process "
+                "if not given."
+            ),
+        ),
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(help="With --rollout-workers: of a Ray cluster, or auto; this machine if not given."),
+    ] = None,
+    gpus_per_worker: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="With --rollout-workers: GPUs of each, 0.5 say; if not given none, and with --device cuda 1.",
+        ),
+    ] = None,
     judge: JudgeId = None,
     clip: ClipId = None,
     seed: Seed = 0,
@@ -255,6 +278,10 @@ def train_reward(
     )
     if not its_class.has_loss:
         leave_out(f"by {strategy}", reward_weight=reward_weight)
+    if not its_class.rolls_out:
+        leave_out(f"by {strategy}", rollout_workers=rollout_workers)
+    if rollout_workers is None:
+        leave_out("without --rollout-workers", address=address, gpus_per_worker=gpus_per_worker)
     usual = {**its_class.usual, **(TUNING.get(strategy, {}) if model is None else {})}
     terms = {"pretrain_weight": pretrain_weight, "kl_weight": kl_weight}
     if not any(usual.get(name, 1) if given is None else given for name, given in terms.items()):
@@ -262,10 +289,9 @@ def train_reward(
     if pairs is None:
         leave_out("without --pairs", pairs_least=pairs_least)
     needed = {need for name in {*weights, held_out} & scores.keys() for need in scores[name].needs}
-    captions, similarities = "captioner" in needed, "clip" in needed
-    if not captions:
+    if "captioner" not in needed:
         leave_out("by these scores", judge=judge)
-    if not similarities:
+    if "clip" not in needed:
         leave_out("by these scores", clip=clip)
     given = {
         "learning_rate": learning_rate,
@@ -276,19 +302,11 @@ def train_reward(
         "save_every": save_every,
         **terms,
     }
-    said_knobs = {k: v for k, v in given.items() if v is not None}
-    options = {
-        "gradient_accumulation": "accumulate",
-        "guidance_scale": "guidance",
-        "num_inference_steps": "inference-steps",
-    }
-    own_knobs = _own_knobs(strategy, its_knobs, strategy_option or [], {*said_knobs, *options})
-    options |= {name: f"strategy-option {name}" for name in own_knobs}
-    knobs = {**usual, **said_knobs, **own_knobs}
-    config = checked(
-        accord.TuneConfig.of,
-        options,
-        strategy=strategy,
+    config = _config(
+        strategy,
+        usual,
+        {k: v for k, v in given.items() if v is not None},
+        _own_knobs(strategy, its_knobs, strategy_option or []),
         steps=steps,
         batch_size=batch_size,
         gradient_accumulation=accumulate,
@@ -298,21 +316,21 @@ def train_reward(
         eval_every=eval_every,
         gradient_checkpointing=gradient_checkpointing,
         seed=seed,
-        **knobs,
     )
     bounds = _limits(limit)
     check_writable(out)
     check_same(out, config.flat())
-    pick_device(device)
+    where = pick_device(device)
+    models = _Models(model, variant, model_config, judge, clip, weights)
+    drawing = _drawn_by(rollout_workers, address, gpus_per_worker, models, where) if rollout_workers else None
     broken = PairsFile()  # rows of the prompts file that are left out
     texts = plainly(read_prompts(prompts, broken))
     others = _in_other_words(paraphrases, texts, broken)
     unread = PairsFile()
     examples = _pictures_of(pairs, unread, not as_json) if pairs is not None else None
-    pipe = accord.load(model, device, variant=variant, model_config=model_config)
+    pipe = models.pipeline(device)
     where = str(pipe.device)
-    judging = accord.load_judge(judge_of(judge, model, HUB_CAPTIONER), where) if captions else None
-    similarity = accord.load_clip(judge_of(clip, model, HUB_CLIP), where) if similarities else None
+    judging, similarity = models.judges(needed, where)
     watching = None if watcher is None else _watching(watcher, judging, weights, where)
     tell_skipped(broken.skipped)
     tell_skipped(unread.skipped)
@@ -337,6 +355,7 @@ def train_reward(
         watcher=watching,
         paraphrases=others,
         whole=whole,
+        drawing=drawing,
     )
     gains = "".join(
         f"{k} {v['mean']:+.4f} [{v['low']:+.4f}, {v['high']:+.4f}]; " for k, v in tuned.report["gains"].items()
@@ -347,6 +366,68 @@ def train_reward(
         {**tuned.report, "folder": str(out), "gallery": str(out / "index.html"), **skipped},
         f"{gains}{tuned.report['verdict']}\nadapter and report: {out}\npictures before and after: {out / 'index.html'}",
     )
+
+
+@dataclass(frozen=True)
+class _Models:
+    """Which models a run is made of, as options name them; it travels to workers, which load the same.
+
+    Attributes:
+        weights: of the rewards, by name.
+    """
+
+    model: str | None
+    variant: str | None
+    model_config: str | None
+    judge: str | None
+    clip: str | None
+    weights: Mapping[str, float]
+
+    def pipeline(self, device: str | None) -> Any:
+        """On the device; its networks shared out, if the launcher was asked for that."""
+        import accord
+        from accord.training.processes import Processes, wants_sharding
+
+        load = partial(accord.load, self.model, variant=self.variant, model_config=self.model_config)
+        if not wants_sharding():
+            return load(device)
+        from accord.diffusion.sharding import shard
+
+        where = pick_device(device)
+        Processes(where)
+        pipe = load("cpu")
+        shard(pipe, where)
+        return pipe
+
+    def judges(self, needed: Collection[str], where: str) -> tuple[Any, Any]:
+        """The captioner and the CLIP, each None if it is not needed."""
+        import accord
+
+        captioner, similarity = None, None
+        if "captioner" in needed:
+            captioner = accord.load_judge(judge_of(self.judge, self.model, HUB_CAPTIONER), where)
+        if "clip" in needed:
+            similarity = accord.load_clip(judge_of(self.clip, self.model, HUB_CLIP), where)
+        return captioner, similarity
+
+    def __call__(self, device: str) -> tuple[Any, Any]:
+        """The pipeline and the rewards, for a worker."""
+        import accord
+        from accord.rewards.registry import registered
+
+        scores = registered()
+        needed = {need for name in self.weights for need in scores[name].needs}
+        return self.pipeline(device), accord.make_rewards(self.weights, *self.judges(needed, device))
+
+
+def _drawn_by(workers: int, address: str | None, gpus: float | None, models: _Models, device: str) -> Any:
+    """Who draws the pictures of rounds: workers of Ray, on GPUs where this process is on one."""
+    from accord.distributed.cluster import Cluster, need_ray
+    from accord.distributed.rollouts import RayRollouts
+
+    need_ray()
+    gpus = float(device.startswith("cuda")) if gpus is None else gpus
+    return RayRollouts(models, checked(Cluster, address=address, workers=workers, gpus=gpus))
 
 
 def _weights(given: Sequence[str], held_out: str) -> dict[str, float]:
@@ -367,21 +448,39 @@ def _weights(given: Sequence[str], held_out: str) -> dict[str, float]:
     return weights
 
 
-def _own_knobs(
-    strategy: str, known: Sequence[str], given: Sequence[str], others: Collection[str]
-) -> dict[str, float | int]:
-    """The knobs of --strategy-option.
+_OPTIONS = {  # of knobs that are called otherwise on the command line
+    "gradient_accumulation": "accumulate",
+    "guidance_scale": "guidance",
+    "num_inference_steps": "inference-steps",
+}
+
+
+def _config(
+    strategy: str, usual: Mapping[str, Any], said_knobs: Mapping[str, Any], own: Mapping[str, Any], **knobs: Any
+) -> TuneConfig:
+    """The config of a run.
 
     Args:
-        known: those that the strategy has.
-        others: those that have an option of their own and were given by it.
+        usual: what the strategy has where nothing is said.
+        said_knobs: those with an option of their own that was given; own: those of --strategy-option.
+        knobs: all others.
     """
+    from accord.methods.tune.config import TuneConfig
+
+    if twice := own.keys() & {*said_knobs, *_OPTIONS}:
+        raise InputError(f"the knob {min(twice)!r} of {strategy} was given twice; give it once")
+    options = _OPTIONS | {name: f"strategy-option {name}" for name in own}
+    return checked(TuneConfig.of, options, strategy=strategy, **knobs, **{**usual, **said_knobs, **own})
+
+
+def _own_knobs(strategy: str, known: Sequence[str], given: Sequence[str]) -> dict[str, float | int]:
+    """The knobs of --strategy-option; `known` are those that the strategy has."""
     found: dict[str, float | int] = {}
     for name, number in map(_knob, given):
         if name not in known:
             its = f"its own are {', '.join(known)}" if known else "it has none"
             raise InputError(f"strategy {strategy} has no knob {name!r}; {its}")
-        if name in found or name in others:
+        if name in found:
             raise InputError(f"the knob {name!r} of {strategy} was given twice; give it once")
         found[name] = number
     return found

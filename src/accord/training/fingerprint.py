@@ -27,7 +27,9 @@ def fingerprint(*parts: Any) -> str:
         elif not modules:
             digest.update(repr(part).encode())
         for tensor in (p for m in modules for p in m.state_dict().values()):
-            if type(tensor) not in (torch.Tensor, nn.Parameter):  # a quantised one (torchao) may not be cut
+            if hasattr(tensor, "full_tensor"):  # shared out among processes, which all are here
+                tensor = tensor.full_tensor()
+            elif type(tensor) not in (torch.Tensor, nn.Parameter):  # a quantised one (torchao) may not be cut
                 tensor = tensor.dequantize()
             digest.update(tensor.flatten()[:SAMPLED].to("cpu", torch.float32).numpy().tobytes())
     return digest.hexdigest()[:12]

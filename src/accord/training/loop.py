@@ -95,6 +95,11 @@ def step_generator(seed: int, step: int, device: torch.device | str = "cpu") -> 
     return torch.Generator(device).manual_seed(seed * 1_000_003 + step)
 
 
+def trained_in(modules: Mapping[str, nn.Module]) -> dict[str, nn.Parameter]:
+    """The trainable parameters of named modules, by name."""
+    return {f"{name}.{key}": p for name, m in modules.items() for key, p in m.named_parameters() if p.requires_grad}
+
+
 class Run:
     """A resumable run in a folder: `checkpoints/`, `curve.jsonl`, `curve.png`.
 
@@ -121,9 +126,7 @@ class Run:
     ) -> None:
         self.modules, self.config, self.folder = dict(modules), config, Path(folder)
         self.save_frozen, self.processes = save_frozen, processes or Processes()
-        self.named = {
-            f"{name}.{key}": p for name, m in modules.items() for key, p in m.named_parameters() if p.requires_grad
-        }
+        self.named = trained_in(modules)
         self.optimizer = torch.optim.AdamW(
             list(self.named.values()), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay
         )

@@ -11,6 +11,17 @@ from torch import distributed
 from accord.types import InputError
 
 
+def wants_sharding() -> bool:
+    """Whether the launcher was asked to share the weights out: `accelerate launch --use_fsdp`.
+
+    Raises:
+        InputError: if it was asked for DeepSpeed.
+    """
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
+        raise InputError("DeepSpeed is not used here; share the weights out with accelerate launch --use_fsdp")
+    return os.environ.get("ACCELERATE_USE_FSDP") == "true" and int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
 class Processes:
     """This process among all of a run; alone unless a launcher started several.
 

@@ -84,7 +84,7 @@ def session(
                 (folder / name).unlink(missing_ok=True)
         processes.wait()
         training = Session(folder, processes)
-        with _adapter(pipe, rank, seed, whole), _plain(pipe):
+        with _adapter(pipe, rank, seed, whole), plainly_attending(pipe):
             try:
                 yield training
             finally:
@@ -106,7 +106,7 @@ def _adapter(pipe: Any, rank: int | None, seed: int, whole: bool) -> Iterator[No
 
 
 @contextmanager
-def _plain(pipe: Any) -> Iterator[None]:
+def plainly_attending(pipe: Any) -> Iterator[None]:
     """Plain attention in the networks whose processors are the usual one."""
     with ExitStack() as stack:
         for network in networks_of(pipe):

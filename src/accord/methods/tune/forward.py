@@ -16,12 +16,11 @@ from typing import Any, ClassVar
 
 import torch
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
-from tqdm.auto import tqdm
 
 from accord.diffusion.process import Level, level_at
 from accord.methods.tune.drift import diversity
 from accord.methods.tune.registry import Strategy
-from accord.methods.tune.rollouts import Batch, Rollouts
+from accord.methods.tune.rollouts import Batch, Rollouts, Tensors
 from accord.training.fingerprint import fingerprint
 
 TIMES = 1000  # in which `time_from` and `time_until` are counted, whatever a scheduler's own count is
@@ -37,6 +36,7 @@ class Forward(Strategy):
             that the run's own two terms are off.
     """
 
+    rolls_out: ClassVar[bool] = True
     usual: ClassVar[Mapping[str, Any]] = {
         "reward_weight": 1.0,
         "pretrain_weight": 0.0,
@@ -77,29 +77,18 @@ class Forward(Strategy):
         """Make and judge the pictures of a round, all of this process's micro-batches, with the old weights."""
         old = self._old(rollouts, batches[0].step)
         rollouts.drop_kept(f"step-{batches[0].step:06d}-")
-        pictures = sum(len(b.prompts) for b in batches) * self.group_size
-        made: list[dict[str, torch.Tensor]] = []
-        with (
-            rollouts.weights(old),
-            tqdm(
-                total=pictures,
-                desc=f"pictures of round {batches[0].step + 1}",
-                unit="picture",
-                leave=False,
-                mininterval=2.0,
-                disable=not rollouts.progress,
-            ) as bar,
-        ):
-            for batch in batches:
-                group = batch.in_groups(self.group_size)
-                for first in range(0, len(group.prompts), self.group_size):
-                    made.append(self._group(rollouts, group.part(first, first + self.group_size), old))
-                    bar.update(self.group_size)
+        groups = [part for batch in batches for part in batch.in_groups(self.group_size).cut(self.group_size)]
+
+        def kept_as(group: Batch) -> tuple[str, str]:
+            key = fingerprint(rollouts.key, group.prompts, group.seeds, *old.values())
+            return f"step-{group.step:06d}-{group.numbers[0]:06d}-{group.seeds[0]}", key
+
+        with rollouts.weights(old):
+            made = rollouts.drawn(self, groups, kept_as)
         gather = rollouts.processes.gather
-        parts = {name: torch.cat([m[f"part.{name}"] for m in made]).to(rollouts.pipe.device) for name in rollouts.names}
-        rewards, logs = rollouts.graded(parts)
+        rewards, logs = rollouts.graded({n: torch.cat([m[f"part.{n}"] for m in made]) for n in rollouts.names})
         logs["diversity"] = float(torch.cat([m["diversity"] for m in made]).mean())
-        numbers = [n for batch in batches for n in batch.in_groups(self.group_size).numbers]
+        numbers = [n for group in groups for n in group.numbers]
         everyone = gather(torch.tensor(numbers, device=rewards.device))
         advantage = advantages(rewards, numbers, gather(rewards), everyone.tolist())
         clean = torch.cat([m["latents"] for m in made])
@@ -111,23 +100,17 @@ class Forward(Strategy):
             first = rows.stop
         rollouts.round = (batches[0].step, found)
 
-    def _group(self, rollouts: Rollouts, group: Batch, old: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    @torch.no_grad()
+    def draw(self, rollouts: Rollouts, share: Batch) -> Tensors:
         """The pictures of one prompt, as states, with each reward as it is and how far apart they are."""
-
-        def make() -> dict[str, torch.Tensor]:
-            states, pictures, parts = [], [], []
-            for first in range(0, len(group.prompts), self.at_once):
-                some = group.part(first, first + self.at_once)
-                states.append(rollouts.pictures(some.prompts, some.generators()))
-                pictures.append(rollouts.decode(some.prompts, states[-1]))
-                parts.append(rollouts.parts(pictures[-1], some.prompts))
-            apart = diversity(torch.cat(pictures)[None])
-            rewards = {f"part.{name}": torch.cat([p[name] for p in parts]) for name in parts[0]}
-            return {"latents": torch.cat(states), "diversity": apart} | rewards
-
-        key = fingerprint(rollouts.key, group.prompts, group.seeds, *old.values())
-        place = f"step-{group.step:06d}-{group.numbers[0]:06d}-{group.seeds[0]}"
-        return rollouts.kept(place, key, make)
+        states, pictures, parts = [], [], []
+        for some in share.cut(self.at_once):
+            states.append(rollouts.pictures(some.prompts, some.generators()))
+            pictures.append(rollouts.decode(some.prompts, states[-1]))
+            parts.append(rollouts.parts(pictures[-1], some.prompts))
+        apart = diversity(torch.cat(pictures)[None])
+        rewards = {f"part.{name}": torch.cat([p[name] for p in parts]) for name in parts[0]}
+        return {"latents": torch.cat(states), "diversity": apart} | rewards
 
     def _old(self, rollouts: Rollouts, step: int) -> dict[str, torch.Tensor]:
         """The old weights, moved towards the trained ones once a step; they are the run's state."""
@@ -142,12 +125,9 @@ class Forward(Strategy):
 
     # --- a micro-batch ------------------------------------------------------------------------------------------------
     def loss(self, rollouts: Rollouts, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
-        if rollouts.round is None or rollouts.round[0] != batch.step or tuple(batch.places) not in rollouts.round[1]:
-            self.prepare(rollouts, [batch])  # asked for by itself, outside of a run
-        assert rollouts.round is not None
-        clean, advantage, logs = rollouts.round[1][tuple(batch.places)]
+        clean, advantage, logs = rollouts.of_round(self, batch)
         old = self._old(rollouts, batch.step)
-        pieces = list(self._noised(rollouts, batch, clean.to(rollouts.pipe.device), advantage))
+        pieces = list(self._noised(rollouts, batch, clean, advantage))
         # before the first graph: the old weights are put where the trained ones are
         with torch.no_grad(), rollouts.weights(old):
             before = [rollouts.output_at(p.prompts, p.x_t, p.time) for p in pieces]

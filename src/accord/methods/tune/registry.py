@@ -26,12 +26,14 @@ class Strategy:
         name: what it is registered under.
         needs_gradient: whether the reward must give the pictures a gradient.
         has_loss: False for a control, which has only the losses that all of them have.
+        rolls_out: whether it makes all pictures of a round by `draw` before the losses, so that others can make them.
         usual: knobs of the run that the command line gives it, if the user does not.
     """
 
     name: ClassVar[str]
     needs_gradient: ClassVar[bool]
     has_loss: ClassVar[bool] = True
+    rolls_out: ClassVar[bool] = False
     usual: ClassVar[Mapping[str, Any]] = {}
 
     def __post_init__(self) -> None:
@@ -44,6 +46,12 @@ class Strategy:
 
     def prepare(self, rollouts: Rollouts, batches: Sequence[Batch]) -> None:
         """What is done once before the losses of a step, whose micro-batches (this process's shares) these are."""
+
+    def draw(self, rollouts: Rollouts, share: Batch) -> dict[str, torch.Tensor]:
+        """Make the pictures of a share and judge them: what is learned from, the first dimension that of the pictures
+        or of their groups. It depends on the share and the weights alone, not on who draws it.
+        """
+        raise NotImplementedError
 
     def loss(self, rollouts: Rollouts, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
         """The loss of a batch, whose gradient reaches the adapter, and scalars to log."""

@@ -6,15 +6,16 @@ Letters in shapes: B pictures; a state is what the pipeline's loop denoises, [B,
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from tqdm.auto import tqdm
 
 from accord.diffusion.call import call_arguments
 from accord.diffusion.lora import without_lora
@@ -27,8 +28,10 @@ from accord.training.processes import Processes
 
 if TYPE_CHECKING:
     from accord.methods.tune.config import TuneConfig
+    from accord.methods.tune.registry import Strategy
 
 CAPTION_DROPOUT = 0.1  # of the denoising term, which keeps guidance alive
+Tensors = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -51,9 +54,13 @@ class Batch:
     seeds: list[int]
     shared_seed: int
 
+    def salted(self, salt: int) -> Batch:
+        """The same with other seeds, a function of these and `salt` alone."""
+        return replace(self, seeds=[(s + 7_919 * salt) % 2**62 for s in self.seeds])
+
     def generators(self, salt: int = 0) -> list[torch.Generator]:
         """A CPU generator a picture."""
-        return [torch.Generator().manual_seed((s + 7_919 * salt) % 2**62) for s in self.seeds]
+        return [torch.Generator().manual_seed(s) for s in self.salted(salt).seeds]
 
     def randint(self, low: int, high: int) -> int:
         """One number in [low, high) for all pictures of the step."""
@@ -85,6 +92,28 @@ class Batch:
             seeds=[(s * size + k) % 2**62 for s in self.seeds for k in range(size)],
         )
 
+    def cut(self, size: int) -> list[Batch]:
+        """Parts of `size` pictures, the last one of those that are left; that of groups keeps no places."""
+        return [self.part(first, first + size) for first in range(0, len(self.prompts), size)]
+
+
+class Draw(Protocol):
+    """Where the pictures of a round are drawn and judged: in this process, or by others."""
+
+    def __call__(
+        self, strategy: Strategy, rollouts: Rollouts, shares: Sequence[Batch]
+    ) -> Iterable[tuple[int, Tensors]]:
+        """The place of each share and what `strategy.draw` gives for it with the weights that are in `rollouts` now;
+        each once, as soon as it is there, in any order.
+        """
+        ...
+
+
+def draw_here(strategy: Strategy, rollouts: Rollouts, shares: Sequence[Batch]) -> Iterator[tuple[int, Tensors]]:
+    """One share after the other, in this process."""
+    for place, share in enumerate(shares):
+        yield place, strategy.draw(rollouts, share)
+
 
 class Rollouts:
     """The pipeline that is tuned, its reward, and the knobs.
@@ -97,7 +126,8 @@ class Rollouts:
         processes: those that share each step.
         folder: where pictures of a round are kept for the time of the round; nowhere if None.
         key: what they depend on beside their prompts, seeds and the trained weights.
-        round: the pictures of the step that is taken, as a strategy of the forward process keeps them.
+        round: what `Strategy.prepare` left of the step that is taken, by the places of its micro-batches.
+        draw: where the pictures of a round are drawn and judged.
         progress: whether to draw bars.
     """
 
@@ -116,6 +146,7 @@ class Rollouts:
         self.folder: Path | None = None
         self.key = ""
         self.round: tuple[int, dict[tuple[int, ...], Any]] | None = None
+        self.draw: Draw = draw_here
         self.progress = False
         arguments = functools.partial(call_arguments, pipe, num_inference_steps=config.num_inference_steps)
         alone = {name: value for name, value in (call or {}).items() if name != "negative_prompt"}
@@ -180,21 +211,59 @@ class Rollouts:
         pictures, texts = frames_of(images, prompts)
         return {name: of_each(found, len(prompts)) for name, found in self.reward.parts(pictures, texts).items()}
 
-    def kept(self, name: str, key: str, make: Callable[[], dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-        """What `make` gives, or what a run that was killed has left of it in the folder, made for the same `key`."""
+    def drawn(
+        self, strategy: Strategy, shares: Sequence[Batch], kept_as: Callable[[Batch], tuple[str, str]] | None = None
+    ) -> list[Tensors]:
+        """What `strategy.draw` gives for each share, in their order, wherever and in which order they are drawn.
+
+        Args:
+            kept_as: name and key that a share is kept by in the folder as soon as it is there. What a run that was
+                killed has left under them is not drawn again.
+        """
+        named = [kept_as(share) if kept_as else None for share in shares]
+        found = {i: there for i, name in enumerate(named) if name and (there := self.kept(*name)) is not None}
+        missing = [i for i in range(len(shares)) if i not in found]
+        with tqdm(
+            total=sum(len(share.prompts) for share in shares),
+            initial=sum(len(shares[i].prompts) for i in found),
+            desc=f"pictures of round {shares[0].step + 1}",
+            unit="picture",
+            leave=False,
+            mininterval=2.0,
+            delay=2.0,
+            disable=not self.progress,
+        ) as bar:
+            for place, made in self.draw(strategy, self, [shares[i] for i in missing]):
+                found[i := missing[place]] = made
+                if name := named[i]:
+                    self.keep(*name, made)
+                bar.update(len(shares[i].prompts))
+        return [{k: v.to(self.pipe.device) for k, v in found[i].items()} for i in range(len(shares))]
+
+    def of_round(self, strategy: Strategy, batch: Batch) -> Any:
+        """What `strategy.prepare` left for a micro-batch; prepared now if that was not (outside of a run)."""
+        if self.round is None or self.round[0] != batch.step or tuple(batch.places) not in self.round[1]:
+            strategy.prepare(self, [batch])
+        assert self.round is not None
+        return self.round[1][tuple(batch.places)]
+
+    def kept(self, name: str, key: str) -> Tensors | None:
+        """What a run that was killed has left in the folder under a name, if it was made for the same `key`."""
         if self.folder is None:
-            return make()
-        path = self.folder / f"{name}.safetensors"
+            return None
         try:
-            with safe_open(path, "pt") as file:
+            with safe_open(self.folder / f"{name}.safetensors", "pt") as file:
                 if (file.metadata() or {}).get("key") == key:
-                    return {k: file.get_tensor(k).to(self.pipe.device) for k in file.keys()}  # noqa: SIM118
+                    return {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
         except (OSError, SafetensorError):  # not there, or not whole
             pass
-        made = make()
-        tensors = {k: v.detach().cpu().contiguous() for k, v in made.items()}
-        replace_file(path, lambda p: save_file(tensors, p, metadata={"key": key}))
-        return made
+        return None
+
+    def keep(self, name: str, key: str, made: Tensors) -> None:
+        """Leave tensors for `kept`."""
+        if self.folder is not None:
+            tensors = {k: v.detach().cpu().contiguous() for k, v in made.items()}
+            replace_file(self.folder / f"{name}.safetensors", lambda p: save_file(tensors, p, metadata={"key": key}))
 
     def drop_kept(self, but: str = "") -> None:
         """Remove what `kept` has left in the folder, but for names that begin with `but`."""
@@ -212,13 +281,14 @@ class Rollouts:
         """Other values in the parameters that are trained, for the time of the block; no graph may span it."""
         own = {name: parameter.detach().clone() for name, parameter in self.trained.items()}
         try:
-            self._put_in(others)
+            self.put_in(others)
             yield
         finally:
-            self._put_in(own)
+            self.put_in(own)
 
     @torch.no_grad()
-    def _put_in(self, values: Mapping[str, torch.Tensor]) -> None:
+    def put_in(self, values: Mapping[str, torch.Tensor]) -> None:
+        """Other values in the parameters that are trained."""
         for name, parameter in self.trained.items():
             parameter.copy_(values[name])
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -32,12 +33,15 @@ from accord.diffusion.loading import load_tensors
 from accord.diffusion.lora import named_networks, save_lora
 from accord.diffusion.opened import check_seams, networks_of
 from accord.diffusion.pipelines import check_no_context, check_prompts, device_of
+from accord.diffusion.sharding import is_sharded
 from accord.files import read_json, replace_file, write_file
 from accord.methods.tune.card import report_of, write_card
 from accord.methods.tune.config import TuneConfig, strategy_of
 from accord.methods.tune.curve import draw, keep_pictures, write_pictures
+from accord.methods.tune.drawing import Drawing, Setting, as_composed
 from accord.methods.tune.registry import Strategy
-from accord.methods.tune.rollouts import Batch, Rollouts, frames_of, of_each
+from accord.methods.tune.rollouts import Batch, Draw, Rollouts, draw_here, frames_of, of_each
+from accord.methods.tune.scores import models_of, same_score, scores_of
 from accord.methods.tune.watching import Watching
 from accord.rewards.composed import Composed, check_gradient
 from accord.rewards.registry import Reward
@@ -83,6 +87,7 @@ def train_reward(
     watcher: Composed | Reward | None = None,
     paraphrases: Mapping[str, str] | None = None,
     whole: bool = False,
+    drawing: Drawing | None = None,
 ) -> Tuned:
     """Tune any text-to-image or text-to-video pipeline of diffusers with a reward. The pipeline itself is tuned too
     (`remove_lora` undoes it).
@@ -102,42 +107,29 @@ def train_reward(
         watcher: the score of a second judge that only watches.
         paraphrases: prompts that are trained on -> the same in other words; some of both are looked at.
         whole: an adapter on every linear layer and convolution of the network, not on its attention alone.
+        drawing: who draws and judges the pictures of each round (`accord.distributed.rollouts`), for raft, grpo, nft
+            and awm; this process if None. The run is the same, and is resumed with another or without.
 
     Raises:
         InputError: for a pipeline, prompt, reward, folder or number that cannot be used.
     """
     config, watching = config or TuneConfig(), Watching(limits, watcher, paraphrases)
-    if not isinstance(reward, Composed):
-        reward = Composed({"reward": reward}, {"reward": 1.0})
+    reward = as_composed(reward)
     if strategy is not None:
         try:
             config = replace(config, strategy=strategy_of(strategy))
         except ValueError as error:
             raise InputError(str(error)) from error
-    check_seams(pipe)
-    check_trained_here(pipe)
-    call_arguments(pipe, guidance_scale=config.guidance_scale, call=call)  # before anything is written
     texts = list(dict.fromkeys(prompts))
-    if len(texts) < 2:
-        raise InputError(f"{len(texts)} different prompts are too few to train on and to evaluate; give at least 2")
-    check_prompts(pipe, texts)
+    _check_pipeline(pipe, texts, config, call)
     watching.check(texts)
     for text in (*texts, *(paraphrases or {}).values()):
         check_says_something(text)  # which a reward would do in the middle of the run
-    if any(same_score(a, b) for a in scores_of(reward) for b in scores_of(held_out)):
-        raise InputError("the held-out score is one of the rewards that are trained on; give another one")
-    if any(same_score(a, b) for a in scores_of(reward) for b in scores_of(watcher)):
-        raise InputError("the judge of `watcher` is the one that is trained with; give another one")
-    if config.strategy.needs_gradient:
-        for name, part in reward.rewards.items():
-            if not part.differentiable:
-                raise InputError(
-                    f"reward {name!r} has no gradient, which {config.strategy.name} needs; use the strategy raft, "
-                    "grpo, nft or awm"
-                )
+    _check_scores(config.strategy, reward, held_out, watcher)
     processes = Processes(pipe.device)
+    if drawing is not None:
+        check_drawn(config.strategy, processes)
     processes.mine(config.batch_size // config.gradient_accumulation)  # refuses what cannot be shared
-    folder = Path(out)
     settings: dict[str, Any] = {
         **config.flat(),
         "prompts": len(texts),
@@ -145,16 +137,17 @@ def train_reward(
         "rewards": reward.weights,
         "held_out": None if held_out is None else type(held_out).__name__,
         "model": fingerprint(*networks_of(pipe)),
-        "judges": fingerprint(*(m for r in (*reward.rewards.values(), held_out, watcher) for m in _models(r))),
+        "judges": fingerprint(*models_of(reward, held_out, watcher)),
         "pairs": None if pairs is None else fingerprint(list(pairs[1])),
         "whole": True if whole else None,  # what is None was not there before
         **watching.settings(),
     }
     if call:
         settings["call"] = {name: str(value) for name, value in call.items()}
+    setting = Setting.of(pipe, reward, config, call, whole)
     opened = session(
         pipe,
-        folder,
+        Path(out),
         settings,
         rank=config.rank,
         seed=config.seed,
@@ -162,11 +155,51 @@ def train_reward(
         prepared=PREPARED,
         processes=processes,
     )
-    with opened as training:
-        tuner = Tuner(pipe, texts, reward, training, config, held_out, pairs, progress, call, watching)
+    with drawing(setting) if drawing else nullcontext(draw_here) as drawer, opened as training:
+        tuner = Tuner(pipe, texts, reward, training, config, held_out, pairs, progress, call, watching, drawer)
         tuner.rollouts.key = json.dumps(settings, sort_keys=True)
         tuner.train()
         return tuner.finish()
+
+
+def _check_pipeline(pipe: Any, prompts: Sequence[str], config: TuneConfig, call: Mapping[str, Any] | None) -> None:
+    """Refuse a pipeline that cannot be tuned or called like this, before anything is written, and too few prompts."""
+    check_seams(pipe)
+    check_trained_here(pipe)
+    call_arguments(pipe, guidance_scale=config.guidance_scale, call=call)
+    if len(prompts) < 2:
+        raise InputError(f"{len(prompts)} different prompts are too few to train on and to evaluate; give at least 2")
+    check_prompts(pipe, prompts)
+
+
+def _check_scores(strategy: Strategy, reward: Composed, held_out: Any, watcher: Any) -> None:
+    """Refuse scores that are to be apart and are one, and rewards without the gradient that a strategy needs."""
+    if any(same_score(a, b) for a in scores_of(reward) for b in scores_of(held_out)):
+        raise InputError("the held-out score is one of the rewards that are trained on; give another one")
+    if any(same_score(a, b) for a in scores_of(reward) for b in scores_of(watcher)):
+        raise InputError("the judge of `watcher` is the one that is trained with; give another one")
+    for name, part in reward.rewards.items():
+        if strategy.needs_gradient and not part.differentiable:
+            raise InputError(
+                f"reward {name!r} has no gradient, which {strategy.name} needs; use the strategy raft, grpo, nft or awm"
+            )
+
+
+def check_drawn(strategy: Strategy, processes: Processes) -> None:
+    """Refuse to have pictures drawn elsewhere where no one else can.
+
+    Raises:
+        InputError: for a strategy that makes no rounds of pictures, or a run of several processes.
+    """
+    if not strategy.rolls_out:
+        raise InputError(
+            f"{strategy.name} makes no rounds of pictures that others could draw; leave `drawing` out, or use the "
+            "strategy raft, grpo, nft or awm"
+        )
+    if processes.world > 1:
+        raise InputError(
+            f"a run of {processes.world} processes draws its pictures itself; start one process to have others draw"
+        )
 
 
 def check_trained_here(pipe: Any) -> None:
@@ -207,26 +240,6 @@ def _check_weights_stay(pipe: Any, network: nn.Module) -> None:
         )
 
 
-def scores_of(reward: Any) -> list[Any]:
-    """A reward's parts; itself if it is none of several; nothing for None."""
-    if isinstance(reward, Composed):
-        return [part for r in reward.rewards.values() for part in scores_of(r)]
-    return [] if reward is None else [reward]
-
-
-def same_score(a: Any, b: Any) -> bool:
-    """Whether two scores judge in one way: of one class, with networks of the same weights."""
-    networks = _models(a)
-    return a is b or (type(a) is type(b) and bool(networks) and fingerprint(*networks) == fingerprint(*_models(b)))
-
-
-def _models(reward: Any) -> list[nn.Module]:
-    """The networks that a reward judges by, as far as its attributes (or those whose methods they are) show them."""
-    held = [getattr(v, "__self__", v) for r in scores_of(reward) for v in getattr(r, "__dict__", {}).values()]
-    held = [getattr(v, "model", v) for v in held]
-    return [m for m in held if isinstance(m, nn.Module)]
-
-
 class Tuner:
     """One tuning run: its anchors, batches, loss, evaluations and result."""
 
@@ -242,6 +255,7 @@ class Tuner:
         progress: bool,
         call: Mapping[str, Any] | None = None,
         watching: Watching | None = None,
+        drawer: Draw = draw_here,
     ) -> None:
         self.watching = watching = watching or Watching()
         self.pipe, self.reward, self.config, self.held_out = pipe, reward, config, held_out
@@ -252,7 +266,10 @@ class Tuner:
         kept_out = set(self.eval_prompts)
         self.prompts = [p for p in prompts if p not in kept_out]
         self.rollouts = Rollouts(pipe, self.prompts, reward, config, processes, call)
-        self.rollouts.folder, self.rollouts.progress = self.folder / "rollouts", progress and processes.first
+        self.rollouts.progress = progress and processes.first
+        if not is_sharded(pipe):  # then all processes draw equally many pictures, whatever one of them had kept
+            self.rollouts.folder = self.folder / "rollouts"
+        self.rollouts.draw = drawer
         loop = LoopConfig.of(config, log_every=min(10, config.eval_every))
         self._prepare(pairs, processes)
         self.run = training.run(named_networks(pipe), loop)
@@ -265,7 +282,8 @@ class Tuner:
     def _prepare(self, pairs: tuple[Sequence[Image.Image], Sequence[str]] | None, processes: Processes) -> None:
         """Anchor latents, and the scales of the rewards; kept in `anchor.safetensors` and `scales.json`."""
         anchor, scales = (self.folder / name for name in PREPARED)
-        if processes.first and not (anchor.exists() and scales.exists()):
+        there = processes.all(anchor.exists() and scales.exists())
+        if not there and (processes.first or is_sharded(self.pipe)):
             with torch.no_grad(), self.rollouts.untuned():
                 texts = [self.prompts[i % len(self.prompts)] for i in range(self.config.anchors)]
                 own = self._own_pictures(texts)
@@ -277,8 +295,9 @@ class Tuner:
                     for i in range(0, len(own), 8)
                 ]
             self.reward.calibrate({name: torch.cat([s[name] for s in scored]) for name in self.reward.rewards})
-            replace_file(anchor, lambda p: save_file({"latents": latents.float().cpu().contiguous()}, p))
-            write_file(scales, json.dumps({"scales": self.reward.scales, "captions": captions}).encode())
+            if processes.first:
+                replace_file(anchor, lambda p: save_file({"latents": latents.float().cpu().contiguous()}, p))
+                write_file(scales, json.dumps({"scales": self.reward.scales, "captions": captions}).encode())
         processes.wait()
         again = "train in another folder"
         saved = read_json(scales, "the run's", again)

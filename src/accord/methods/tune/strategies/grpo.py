@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -10,10 +10,10 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 
 from accord.diffusion.opened import Step
-from accord.diffusion.process import Level, levels, transition
+from accord.diffusion.process import levels, transition
 from accord.methods.tune.drift import diversity
 from accord.methods.tune.registry import Strategy, later, strategy
-from accord.methods.tune.rollouts import Batch, Rollouts
+from accord.methods.tune.rollouts import Batch, Rollouts, Tensors, draw_here
 from accord.types import InputError
 
 GRPO_ETA = 0.999  # of the transition: nearly the exact posterior
@@ -32,6 +32,7 @@ class Grpo(Strategy):
     over each trajectory. Rewards are gathered from all processes before they are normalised.
     """
 
+    rolls_out: ClassVar[bool] = True
     # published with its own loss and a distance to the untuned model alone; a denoising term is five times its size
     usual: ClassVar[Mapping[str, Any]] = {"reward_weight": 1.0, "pretrain_weight": 0.0}
 
@@ -49,34 +50,61 @@ class Grpo(Strategy):
         if not self.time_from < self.time_until <= 1000:
             raise ValueError(f"time_until must be in (time_from, 1000], not {self.time_until}")
 
-    def loss(self, rollouts: Rollouts, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
-        group, path = batch.in_groups(self.group_size), list[_Taken]()
-        makers = group.generators(1)
+    @torch.no_grad()
+    def prepare(self, rollouts: Rollouts, batches: Sequence[Batch]) -> None:
+        """The trajectories of all micro-batches: each at once in this process, prompt by prompt where others draw."""
+        found: dict[tuple[int, ...], Tensors] = {}
+        groups = [batch.in_groups(self.group_size) for batch in batches]
+        cut = [group.cut(self.group_size) if rollouts.draw is not draw_here else [group] for group in groups]
+        made = iter(rollouts.drawn(self, [share for shares in cut for share in shares]))
+        for batch, shares in zip(batches, cut, strict=True):
+            parts = [next(made) for _ in shares]
+            found[tuple(batch.places)] = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        rollouts.round = (batches[0].step, found)
+
+    @torch.no_grad()
+    def draw(self, rollouts: Rollouts, share: Batch) -> Tensors:
+        """Of each of B pictures the K steps that are trained on: their numbers [B,K], the states before and after them
+        [B,K,...]; each reward as it is [B]; how far apart the pictures of each prompt are.
+        """
+        path, times, makers = list[tuple[torch.Tensor, torch.Tensor]](), list[float](), share.generators(1)
 
         def take(step: Step) -> torch.Tensor:
             assert step.output is not None
             now, after = (level.to(step.latents) for level in levels(step.scheduler)[step.index : step.index + 2])
             mean, spread = transition(step.latents, step.output, now, after, GRPO_ETA)
             noise = randn_tensor(mean.shape, makers, mean.device, step.output.dtype)
-            then = (mean + spread * noise).to(step.latents.dtype)
-            time = float(step.timestep) / step.scheduler.config.num_train_timesteps * 1000
-            path.append(_Taken(step.latents, then, now, after, time))
-            return path[-1].then
+            path.append((step.latents, (mean + spread * noise).to(step.latents.dtype)))
+            times.append(float(step.timestep) / step.scheduler.config.num_train_timesteps * 1000)
+            return path[-1][1]
 
-        with torch.no_grad():
-            last = rollouts.opened.rollout(group.prompts, group.generators(), on_step=take)
-            pictures = rollouts.decode(group.prompts, last)
-            rewards, logs = rollouts.judge(pictures, group.prompts)
-            logs["diversity"] = float(diversity(pictures.unflatten(0, (-1, self.group_size))).mean())
+        last = rollouts.opened.rollout(share.prompts, share.generators(), on_step=take)
+        pictures = rollouts.decode(share.prompts, last)
+        parts = rollouts.parts(pictures, share.prompts)
+        chosen = self._chosen(share, times)
+        before, then = (torch.stack([path[i][k] for i in chosen], 1) for k in (0, 1))
+        return {
+            "steps": torch.tensor([chosen] * len(share.prompts)),
+            "states": before,
+            "then": then,
+            "diversity": diversity(pictures.unflatten(0, (-1, self.group_size))),
+            **{f"part.{name}": part for name, part in parts.items()},
+        }
+
+    def loss(self, rollouts: Rollouts, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
+        group, made = batch.in_groups(self.group_size), rollouts.of_round(self, batch)
+        rewards, logs = rollouts.graded({name: made[f"part.{name}"] for name in rollouts.names})
+        logs["diversity"] = float(made["diversity"].mean())
         gather = rollouts.processes.gather
         everyone = gather(torch.tensor(group.numbers, device=rewards.device))
         advantage = group_advantages(rewards, group.numbers, gather(rewards), everyone.tolist())
+        grid = levels(rollouts.opened.schedule(group.prompts, made["states"][:, 0]))
         losses = []
-        for i in self._chosen(batch, [taken.time for taken in path]):
-            taken = path[i]
-            output = rollouts.output(group.prompts, taken.state, i)
-            mean, spread = transition(taken.state, output, taken.now, taken.after, GRPO_ETA)
-            log_p = gaussian_log_p(taken.then, mean, spread)
+        for k, i in enumerate(made["steps"][0].tolist()):
+            state, then = made["states"][:, k], made["then"][:, k]
+            output = rollouts.output(group.prompts, state, i)
+            mean, spread = transition(state, output, grid[i].to(state), grid[i + 1].to(state), GRPO_ETA)
+            log_p = gaussian_log_p(then, mean, spread)
             ratio = (log_p - log_p.detach()).exp()  # 1 on the first and only pass; its gradient is that of log p
             losses.append(policy_loss(ratio, advantage, self.clip_range))
         return torch.stack(losses).mean(), logs
@@ -92,17 +120,6 @@ class Grpo(Strategy):
                 "another time_from and time_until"
             )
         return [within[i] for i in batch.some(self.trained_steps, len(within))]
-
-
-@dataclass(frozen=True)
-class _Taken:
-    """A step of a rollout: from a state at one level to another, `then`, at the next."""
-
-    state: torch.Tensor
-    then: torch.Tensor
-    now: Level
-    after: Level
-    time: float  # of 1000, at the first of the two
 
 
 def policy_loss(ratio: torch.Tensor, advantage: torch.Tensor, clip_range: float) -> torch.Tensor:
