@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from accord.data.extras import need
-from accord.types import InputError
+from accord.types import InputError, reason_of
 
 STORE = 2**30  # bytes of the object store on this machine, if Ray is not there yet
 RESTARTS = 3  # of a batch whose worker dies under it; a picture that kills each of them stops the job
@@ -54,6 +55,7 @@ class Cluster:
                 self._check(ray)
                 yield ray
                 return
+            self._check_answers()
             try:
                 ray.init(**self._options())
             except Exception as error:  # whatever the network, or another version of Ray, leads to
@@ -66,6 +68,18 @@ class Cluster:
                 yield ray
             finally:
                 ray.shutdown()
+
+    def _check_answers(self) -> None:
+        """Refuse HOST:PORT that nobody answers at, which Ray would try for minutes."""
+        host, colon, port = (self.address or "").rpartition(":")
+        if not (colon and port.isdecimal()) or "/" in host:
+            return
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+        except (OSError, OverflowError) as error:
+            raise InputError(
+                f"no Ray answers at address {self.address!r} ({reason_of(error)}); check that it runs"
+            ) from error
 
     def _options(self) -> dict[str, Any]:
         told: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
@@ -100,9 +114,9 @@ def need_ray() -> Any:
     return need("ray", "ray", "Jobs on a cluster")
 
 
-_SETTINGS = {  # of Ray, while it starts: it reports no use, and tells of no restart, which it does by itself
+_SETTINGS = {  # of Ray, while it starts: it reports no use, and its workers are no nicer than other work
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_BACKEND_LOG_LEVEL": "fatal",
+    "RAY_worker_niceness": "0",
 }
 
 
