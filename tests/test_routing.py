@@ -291,7 +291,7 @@ def test_reports_say_which_operator_each_round_used(tiny, tmp_path):
 
 
 def test_route_and_budget_from_the_command_line(accord_cli, lab):
-    words = ["realign", "two green fish", "--steps", 3, "--json"]
+    words = ["realign", "two red crowns and a blue bolt", "--steps", 3, "--json"]
     code, out, _ = accord_cli(*words, "--mode", "route", "--budget", "20calls", "--out", "r")
     (row,) = json.loads(out)["results"]
     assert code == 0 and row["denoiser_calls"] <= 20 and row["tries"][0]["failure"]

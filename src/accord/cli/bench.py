@@ -114,7 +114,7 @@ BENCHES: dict[str, tuple[str, dict[str, Any]]] = {
         "How many pictures a second GenEval's judge takes, without the detector and CLIP, and what it holds.",
         {"quick": QUICK},
     ),
-    "scaling": ("What Ray adds to inversion in bulk, and how two workers scale.", {"quick": QUICK}),
+    "scaling": ("What Ray adds to scoring in bulk, and how two workers scale.", {"quick": QUICK}),
     "transplant": (
         "The encoder that learned inversion put back into the denoiser, on SceneBench.",
         {"quick": QUICK, "inverter": _folder("Folder of an inverter with a unet predictor."), "model": Model},

@@ -1,6 +1,6 @@
-"""`accord bench scaling`: what Ray adds to inversion in bulk, how two workers scale, what millions of pictures take.
+"""`accord bench scaling`: what Ray adds to scoring in bulk, how two workers scale, what millions of pictures take.
 
-One process, one worker and two workers invert the same Parquet file of pictures. A rate is taken after the first FIRST
+One process, one worker and two workers score the same Parquet file of pictures. A rate is taken after the first FIRST
 of the results, when all workers are warm. The second table is arithmetic: measured rates of the parts that are not a
 GPU's, and a GPU's own rate as a column.
 """
@@ -26,11 +26,14 @@ from accord.distributed.cluster import Cluster
 from accord.distributed.engine import Rows, results, worked
 from accord.distributed.places import place_of
 from accord.distributed.sources import Done, Row, of_place, of_rows
+from accord.judges.captioners import load_captioner
+from accord.judges.clip import load_clip
+from accord.judges.diagnosis import score
 from accord.methods.invert.bulk import KINDS
-from accord.methods.invert.reader import Reader
 from accord.training.fingerprint import fingerprint
 from accord_lab.bench.report import stamp, table
 from accord_lab.bench.runner import Bench
+from accord_lab.scenes.grammar import say
 from accord_lab.scenes.render import render
 from accord_lab.scenes.scene import sample_scene
 
@@ -45,30 +48,31 @@ PRICE = 2.0  # dollars an hour of a GPU: assumed
 
 @dataclass(frozen=True)
 class Plan:
-    """Pictures that are inverted, rows of which the driver keeps no time but its own, pictures that are decoded."""
+    """Pictures that are scored, rows of which the driver keeps no time but its own, pictures that are decoded."""
 
-    pictures: int = 6000
+    pictures: int = 1200
     rows: int = 40_000
     decoded: int = 60
-    batch_size: int = 64
+    batch_size: int = 16
 
 
 @dataclass(frozen=True)
-class Words:
-    """Embedding and words of pictures, by the embedded inverter."""
+class Scores:
+    """The alignment of pictures, by the embedded judge."""
 
-    kinds: dict[str, Any] = field(default_factory=lambda: {n: k for n, k in KINDS.items() if n != "image"})
+    kinds: dict[str, Any] = field(default_factory=lambda: {"overall": "double", "caption": "string"})
     settings: dict[str, Any] = field(default_factory=dict)
 
     def load(self) -> tuple[str, Callable[[list[Row]], list[Row]]]:
         torch.set_num_threads(1)
-        reader = Reader.of(readable=False)
+        judge, clip = load_captioner(), load_clip()
 
         def do(rows: list[Row]) -> list[Row]:
             images = [Image.open(io.BytesIO(row["image"])).convert("RGB") for row in rows]
-            return [found.to_dict() for found in reader(images)]
+            found = score(images, [row["prompt"] for row in rows], judge, clip)
+            return [{"overall": f.alignment.overall, "caption": f.alignment.caption} for f in found]
 
-        return fingerprint(*reader.inverter.predictors), do
+        return fingerprint(judge, clip), do
 
 
 @dataclass(frozen=True)
@@ -87,19 +91,19 @@ class Scaling(Bench[Plan, dict[str, Any]]):
     """One process, one worker, two workers."""
 
     name = "scaling"
-    plans = (Plan(), Plan(512, 4000, 10))
+    plans = (Plan(), Plan(96, 4000, 10))
 
     def measure(self, cell: Plan) -> dict[str, Any]:
         torch.set_num_threads(1)
         with tempfile.TemporaryDirectory() as folder:
             source = Path(folder) / "pictures.parquet"
-            write_typed(source, _pictures(cell.pictures), {"id": "string", "image": "binary"})
+            write_typed(source, _pictures(cell.pictures), {"id": "string", "image": "binary", "prompt": "string"})
             rates = {"one process": _rate(_alone(source, cell.batch_size), cell.pictures)}
             for workers in (1, 2):
                 cluster = Cluster(workers=workers)
                 with cluster.opened():
-                    data, _ = of_place(place_of(source), Done(), ("image",))
-                    found = results(Words(), data, cluster, cell.batch_size)
+                    data, _ = of_place(place_of(source), Done(), ("image", "prompt"))
+                    found = results(Scores(), data, cluster, cell.batch_size)
                     rates[f"{workers} workers"] = _rate((len(rows) for rows in found), cell.pictures)
             overhead, driver = _way(cell, Path(folder))
             decoded = _decoding(cell.decoded, Path(folder))
@@ -138,12 +142,12 @@ class Scaling(Bench[Plan, dict[str, Any]]):
             for p in data["on_paper"]
         ]
         return (
-            f"# On a cluster\n\n{data['pictures']:,} pictures of the lab to embeddings and words, batches of "
+            f"# On a cluster\n\n{data['pictures']:,} pictures of the lab scored, batches of "
             f"{data['batch_size']}, {data['device']} with {data['cores']} cores, a thread each. A rate is taken "
             "when all workers are warm.\n\n"
             f"{table(['workers', 'pictures a second', 'of linear'], rows)}\n\n"
             f"A batch of no work takes {data['ms_a_batch']:.1f} ms on its way to one worker and back. The driver keeps "
-            f"and writes {data['driver_rows_a_second']:,} rows a second. One core decodes "
+            f"and writes {data['driver_rows_a_second']:,} rows a second, each with an embedding. One core decodes "
             f"{data['decoded_a_second']:.0f} PNG files of {LARGE}x{LARGE} a second.\n\n"
             f"## DiffusionDB's {PICTURES:,} pictures, on paper\n\nMeasured: decoding, the driver. Assumed: pictures a "
             f"second of one GPU, {CORES} cores beside each, {PRICE:g} dollars an hour of a GPU with its machine. "
@@ -157,15 +161,16 @@ def _pictures(count: int) -> Iterator[Row]:
     rng = np.random.default_rng(31)
     for number in range(count):
         data = io.BytesIO()
-        Image.fromarray(render(sample_scene(rng))).save(data, "PNG")
-        yield {"id": str(number), "image": data.getvalue()}
+        scene = sample_scene(rng)
+        Image.fromarray(render(scene)).save(data, "PNG")
+        yield {"id": str(number), "image": data.getvalue(), "prompt": say(scene, rng).text}
 
 
 def _alone(source: Path, size: int) -> Iterator[int]:
     """Sizes of finished batches, by the same callable in this process."""
     import pyarrow.parquet as pq
 
-    _, do = Words().load()
+    _, do = Scores().load()
     for batch in pq.ParquetFile(source).iter_batches(batch_size=size):
         yield len(worked(do, batch.to_pylist()))
 
@@ -190,7 +195,7 @@ def _way(cell: Plan, folder: Path) -> tuple[float, float]:
             stamps.append((time.perf_counter(), found))
     batches = sum(-(-len(found) // cell.batch_size) for _, found in stamps[1:])
     each = 1000 * (stamps[-1][0] - stamps[0][0]) / max(batches, 1)
-    out = Rows(place_of(folder / "out"), Words().kinds)
+    out = Rows(place_of(folder / "out"), {n: kind for n, kind in KINDS.items() if n != "image"})
     result = {"embedding": [0.5] * 384, "words": [{"word": "star", "probability": 0.5}] * 8}
     told = {"wrong": None, "weights": "", "seconds": 0.0, "prompt": "a" * 60, "score": 0.5, "retrieved": [], **result}
     began = time.perf_counter()
