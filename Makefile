@@ -14,7 +14,7 @@ $(STAMP): pyproject.toml constraints.txt
 # the main job on the embedded lab: what the model ignored, and the same seed repaired
 demo: $(STAMP)
 	$(BIN)/accord realign "two yellow stars and a purple moon" "a green fish and a pink heart" \
-	  "a red star to the left of a blue key" --seed 1 --seed 2 --mode same_seed --out out/demo
+	  "three pink hearts" --seed 1 --seed 2 --mode same_seed --out out/demo
 	@echo "before, regions and after side by side:" && ls out/demo/*/strip.png
 	@echo "all of them on one page: $(CURDIR)/out/demo/index.html"
 	@echo "to look at them in the browser, and to make others: $(BIN)/accord studio --show out/demo"

@@ -222,6 +222,16 @@ def test_words_that_a_template_holds_are_found_in_the_prompt(name, prompt):
     assert letters <= {i for low, high in spans for i in range(low, high)}
 
 
+@pytest.mark.parametrize("name", ["sd1", "sdxl", "flux", "qwenimage"])
+def test_a_prompt_that_ends_another_ones_is_read_off_its_own_row(name):
+    prompts = ["a picture of a flag", "a flag", "there is a flag", "a flag"]
+    texts = read_texts(Opened(shared(name), 2, **CALL[name]), prompts)
+    assert len(set(texts.rows)) == 4
+    for row, prompt in zip(texts.spans[texts.longest], prompts, strict=True):
+        letters = {i for span in row if span is not None for i in range(*span)}
+        assert {i for i, letter in enumerate(prompt) if letter != " "} <= letters
+
+
 @pytest.mark.parametrize("name", ["chroma", "qwenimage", "flux", "sd1"])
 def test_latents_are_not_read_as_texts(name):
     """Of many tokens of noise some round to something that looks dyed."""

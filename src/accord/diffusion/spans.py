@@ -281,8 +281,10 @@ class _Reader:
             encoder = self.encoders[number]
             ids, texts = encoder.calls[call - 1]
             ids_of_row = ids[row - 1].tolist()
-            # one text a row, or the same texts said twice (as a template, and as tokens)
-            text = texts[row - 1] if len(texts) == len(ids) else next((t for t in texts if prompt in t), "")
+            # texts may be said several times, to be counted or as a template; those of this row, as a prompt may stand
+            # in another row's too ("a flag" in "a picture of a flag")
+            own = texts[row - 1 :: len(ids)] if len(texts) % len(ids) == 0 else texts
+            text = own[0] if len(own) == 1 else next((t for t in own if prompt in t), "")
             expanded = prompt if self.expand is None else self.expand(prompt, encoder.tokenizer)
             self._spans[key] = _spans_in(
                 encoder.tokenizer, ids_of_row, text, prompt, expanded, self.prefixes.get(number, 0)

@@ -193,7 +193,7 @@ def check_drawn(strategy: Strategy, processes: Processes) -> None:
     """
     if not strategy.rolls_out:
         raise InputError(
-            f"{strategy.name} makes no rounds of pictures that others could draw; leave `drawing` out, or use the "
+            f"{strategy.name} makes no rounds of pictures that others could draw; let none draw them, or use the "
             "strategy raft, grpo, nft or awm"
         )
     if processes.world > 1:
