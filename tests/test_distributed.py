@@ -147,7 +147,7 @@ def test_tables_are_read_with_pictures_as_bytes_or_places(ray, tmp_path):
     whole = rows_of(tmp_path / "rows.parquet", ("image", "prompt"))
     assert [(row["id"], row["prompt"], row["image"]) for row in whole] == [("1", "a", png()), ("2", "b c", png())]
     named, broken = rows_of(f"file://{tmp_path}/rows.jsonl", ("image", "prompt"))
-    assert named["place"] == f"file://{tmp_path}/a.png" and named["seed"] == 3 and named["wrong"] is None
+    assert named["place"] == f"{tmp_path}/a.png" and named["seed"] == 3 and named["wrong"] is None
     assert "its seed '-1' is no whole number" in broken["wrong"]
     assert [row["id"] for row in rows_of(tmp_path / "rows.parquet", done=["1"])] == ["2"]
     both = rows_of(tmp_path / "rows.jsonl", ("prompt",), seeds=(0, 1))

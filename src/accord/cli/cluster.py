@@ -200,7 +200,7 @@ def make_on_cluster(
         left = [row for row in rows if row["id"] not in done]
         return of_rows(left, done, -(-len(left) // size)), len(left)
 
-    work = Making(what, how, str(target), device)
+    work = Making(what, how, target.everywhere, device)
     tell(as_json, spread.run(work, source, target, size, not as_json))
 
 
@@ -258,7 +258,7 @@ class Scoring:
 
     @property
     def settings(self) -> Row:
-        return {"command": "score", **_plain(asdict(self.judges))}
+        return {"command": "score", **_plain({**asdict(self.judges), "device": None})}
 
     def load(self) -> tuple[str, Callable[[list[Row]], list[Row]]]:
         from accord.cli.scoring import load_judges, scores
@@ -297,7 +297,7 @@ class Inverting:
     def settings(self) -> Row:
         from accord.training.fingerprint import fingerprint
 
-        said = _plain({**vars(self), "bank": self.bank and fingerprint(self.bank)})
+        said = _plain({**vars(self), "device": None, "bank": self.bank and fingerprint(self.bank)})
         return {"command": "invert", **said}
 
     def load(self) -> tuple[str, Callable[[list[Row]], list[Row]]]:

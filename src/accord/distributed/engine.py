@@ -85,15 +85,16 @@ class Worker:
         self.refused = ""
         try:
             self.weights, self.do = work.load()
-        except InputError as error:  # told with the first batch: an error here would be one of Ray's
+        except InputError as error:  # told with the first batch, without weights: an error would become one of Ray's
             self.refused = str(error)
 
     def __call__(self, batch: Any) -> Any:
         import pyarrow as pa
 
-        if self.refused:
-            raise InputError(self.refused)
         rows = batch.to_pylist()
+        schema = pa.schema([(name, arrow_type(kind)) for name, kind in {**_OWN, **self.kinds}.items()])
+        if self.refused:
+            return pa.Table.from_pylist([{"id": row["id"], "wrong": self.refused} for row in rows], schema=schema)
         began = time.perf_counter()
         found = worked(self.do, rows)
         seconds = (time.perf_counter() - began) / max(len(rows), 1)
@@ -101,7 +102,6 @@ class Worker:
         for row, one in zip(rows, found, strict=True):
             said = {"wrong": str(one)} if isinstance(one, InputError) else dict(one)
             out.append({"id": row["id"], "weights": self.weights, "seconds": seconds, **said})
-        schema = pa.schema([(name, arrow_type(kind)) for name, kind in {**_OWN, **self.kinds}.items()])
         return pa.Table.from_pylist(out, schema=schema)
 
 
@@ -242,19 +242,16 @@ def results(work: Work, data: Any, cluster: Cluster, batch_size: int) -> Iterato
             max_task_retries=RESTARTS,
         )
         for block in made.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-            yield block.to_pylist()
+            rows = block.to_pylist()
+            if rows and rows[0]["weights"] is None:
+                raise InputError(rows[0]["wrong"])
+            yield rows
     except ray.exceptions.RayError as error:
         raise InputError(_told(error)) from error
 
 
 def _told(error: BaseException) -> str:
-    """What went wrong on a worker, as a sentence."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, InputError):
-            return str(seen)
-        cause = getattr(seen, "cause", None)
-        seen = cause if isinstance(cause, BaseException) else seen.__cause__
+    """What killed workers, as a sentence."""
     last = [line for line in str(error).splitlines() if line.strip()]
     why = last[-1].strip()[:300] if last else type(error).__name__
     return f"the workers failed {RESTARTS} times at one batch ({why}); give them more memory, or a smaller `batch_size`"

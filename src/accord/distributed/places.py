@@ -68,6 +68,11 @@ class Place:
         return self.shown
 
     @property
+    def everywhere(self) -> str:
+        """What it is called by a process that works in another folder."""
+        return self.shown if self.local is None else str(self.local.absolute())
+
+    @property
     def suffix(self) -> str:
         return Path(self.path).suffix.lower()
 

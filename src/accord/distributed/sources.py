@@ -115,7 +115,7 @@ def of_place(
         if "prompt" in needs:
             raise InputError(f"{given.shown!r} holds pictures without prompts; give a table of pairs, or a webdataset")
         start = len(given.shown.rstrip("/")) + 1
-        rows = [{"id": p.shown[start:], "place": p.shown} for p in pictures]
+        rows = [{"id": p.shown[start:], "place": p.everywhere} for p in pictures]
         left = [row for row in rows if row["id"] not in done]
         return of_rows(left, done, min(len(left) // 64 + 1, BLOCKS)), len(left)
     if tables and archives:
@@ -145,7 +145,7 @@ def _normalised(
     row_of: Callable[[Row, str], Row], given: Place, done: Done, needs: Sequence[str], seeds: Sequence[int] | None
 ) -> Any:
     """What makes a batch of a source into rows of KINDS, those that are done left out."""
-    root = given.shown if given.suffix == "" else given.shown.rpartition("/")[0]
+    root = given.everywhere if given.suffix == "" else given.everywhere.rpartition("/")[0]
 
     def normalise(batch: Any) -> Any:
         rows = [one for row in batch.to_pylist() for one in seeded(_checked(row_of(row, root), needs), seeds)]
