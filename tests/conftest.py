@@ -6,6 +6,7 @@ the process that only shares the tests out does without torch and diffusers, for
 
 import functools
 import json
+import os
 import struct
 import sys
 import zlib
@@ -79,9 +80,11 @@ def accord_cli(monkeypatch, capfd, tmp_path, commands_once):
     def call(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["accord", *map(str, arguments)])
         capfd.readouterr()
+        before = budgets_set()
         with pytest.raises(SystemExit) as end:
             cli.main()
         out, err = capfd.readouterr()
+        assert budgets_set() == before, "a command left a setting in the environment"
         code = int(end.value.code or 0)
         if code == 0 and "--json" in arguments:
             for line in out.splitlines():
@@ -89,6 +92,11 @@ def accord_cli(monkeypatch, capfd, tmp_path, commands_once):
         return code, out, err
 
     return call
+
+
+def budgets_set() -> dict[str, str]:
+    """Accord's settings in the environment: one that stays there would hold for all tests that come after."""
+    return {name: value for name, value in os.environ.items() if name.startswith("ACCORD_")}
 
 
 SCHEMAS = Path(__file__).parents[1] / "docs" / "schemas"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import os
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -74,9 +76,6 @@ def studio(
         token = secrets.token_urlsafe(18)
     if token is None and not _is_loopback(host):
         raise InputError(f"--host {host!r} can be reached from elsewhere; give --share-token, or leave it out")
-    for name, value in BUDGETS.items():
-        os.environ.setdefault(name, value)
-        budget(name.split("_")[2].lower())
     if inverter is not None:
         entries(inverter, "inverter folder")
     quiet()
@@ -100,7 +99,25 @@ def studio(
         warm=True,
         edit_usual=STABLE_DIFFUSION,
     )
-    serve(settings, host, port, show or [])
+    with _smaller_budgets():
+        serve(settings, host, port, show or [])
+
+
+@contextlib.contextmanager
+def _smaller_budgets() -> Iterator[None]:
+    """What visitors send may take no more than BUDGETS, unless the environment says otherwise.
+
+    In the environment, as uploads are decoded in processes of their own.
+    """
+    added = {name: value for name, value in BUDGETS.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        for name in BUDGETS:
+            budget(name.split("_")[2].lower())
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
 
 
 def _is_loopback(host: str) -> bool:
