@@ -13,6 +13,7 @@ from accord.judges.captioners import load_captioner
 from accord.methods.realign.config import RealignConfig
 from accord.training.watching import load_watcher
 from accord.types import InputError
+from accord_lab.bench.prompts import scenebench
 from accord_lab.bench.scenes import (
     BATCH,
     SEEDS,
@@ -33,6 +34,8 @@ from accord_lab.bench.scenes import (
     row_of,
     run_method,
 )
+from accord_lab.scenes.ask import ask_of
+from accord_lab.scenes.paraphrase import fullest
 from accord_lab.scenes.render import render
 from accord_lab.scenes.scene import Scene, Thing
 
@@ -53,6 +56,21 @@ def star(jobs: list[Job]) -> list[Made]:
     return [Made(Image.fromarray(image), 7) for _ in jobs]
 
 
+def test_what_a_full_prompt_adds_is_all_that_it_adds():
+    for k, prompt in enumerate(scenebench()):
+        text = fullest(prompt.text, np.random.default_rng(k))
+        asked, told = prompt.ask, ask_of(text)
+        assert [(t.noun, t.count) for t in told.things] == [(t.noun, t.count) for t in asked.things], text
+        for before, after in zip(asked.things, told.things, strict=True):
+            assert after.color and after.size and before.color in (None, after.color)
+            assert before.size in (None, after.size)
+        assert set(asked.relations) <= set(told.relations) and told.background
+        assert asked.background in (None, told.background) and told.held_out == asked.held_out, text
+    assert fullest("a star and a key", np.random.default_rng(0)) == fullest(
+        "a star and a key", np.random.default_rng(0)
+    )
+
+
 def test_jobs_are_all_prompts_with_four_seeds():
     full, quick = make_jobs(False), make_jobs(True)
     assert make_jobs(False, 1) == full[: len(full) // 4]
@@ -68,8 +86,7 @@ def test_jobs_are_all_prompts_with_four_seeds():
 
 
 def test_errors_removed_is_the_share_of_the_bases_errors():
-    assert removed(np.asarray([[0.5, 0.75], [0.5, 0.75]])) == pytest.approx(0.5)
-    assert removed(np.asarray([[1.0, 1.0]])) == 0.0
+    assert removed(np.asarray([[0.5, 0.75], [0.5, 0.25], [1.0, 1.0]])).tolist() == [0.5, -0.5, 0.0]
 
 
 def test_rows_are_compared_prompt_by_prompt():
@@ -82,6 +99,24 @@ def test_rows_are_compared_prompt_by_prompt():
     assert (first["errors_removed"], first["lead"], first["lead_ci95"]) == (0, 0, [0, 0])
     assert second["errors_removed"] == pytest.approx(2 / 3, abs=1e-4) and second["lead"] == 0.5
     assert second["lead_ci95"][0] < 0.5 < second["lead_ci95"][1]
+
+
+def test_intervals_of_differences_hold_for_all_rows_at_once():
+    jobs, rng = make_jobs(False, 1)[:64], np.random.default_rng(0)
+
+    def row(name: str, share: float) -> dict:
+        found = [{"right": bool(r < share), "atoms": {}, "calls": 50, "seconds": 1.0} for r in rng.random(len(jobs))]
+        return row_of(name, found, jobs)
+
+    rows = [row("base", 0.5), row("a", 0.6), *(row(f"other {k}", 0.6) for k in range(8))]
+    (_, alone), (_, among, *_) = (compared(some, "base") for some in (rows[:2], rows))
+    for key in ("errors_removed", "lead"):
+        (low, high), (lower, higher) = alone[f"{key}_ci95"], among[f"{key}_ci95"]
+        assert lower < low < alone[key] == among[key] < high < higher
+    assert alone["lead_ci95"] == lead(rows[1], rows[0])["ci95"]
+    data = results(rows, jobs, "base")
+    assert data["comparisons"] == 9 and "hold for all 9 rows at once" in page(data)
+    assert "at once" not in page({key: value for key, value in data.items() if key != "comparisons"})
 
 
 def test_rows_judge_by_the_reader_and_a_stopped_run_goes_on(tmp_path):
@@ -143,6 +178,45 @@ def test_best_of_n_and_realign_spend_the_same_at_most(bench):
         assert 2 * STEPS <= made.denoiser_calls <= 2 * STEPS * 2
 
 
+def test_more_steps_and_other_words_are_the_plain_pipelines(bench):
+    jobs = jobs_of(("an egg",))
+    noise = jobs[0].noise_seed()
+    (made,) = bench.with_steps(4)(jobs)
+    assert made.denoiser_calls == 8
+    assert made.image.tobytes() == generate(bench.pipe, "an egg", noise, num_inference_steps=4)[0].tobytes()
+    heard = []
+    (made,) = bench.said(lambda text, rng: heard.append((text, rng.random())) or "a big red egg")(jobs)
+    assert heard == [("an egg", np.random.default_rng(noise).random())] and made.denoiser_calls == 2 * STEPS
+    assert made.image.tobytes() == generate(bench.pipe, "a big red egg", noise)[0].tobytes()
+
+
+def test_rows_with_an_adapter_are_of_another_pipeline_and_kept_apart(tmp_path):
+    seen = {}
+
+    def plain(maker):
+        seen["plain"] = maker.pipe
+        return star
+
+    def tuned(maker):
+        seen["tuned"] = maker.pipe
+        return star
+
+    jobs = jobs_of(("an egg", "a star"))
+    bench = Scenes(
+        out=tmp_path,
+        progress=False,
+        jobs=jobs,
+        methods={"base": plain, "best-of-N": plain},
+        tuned={"tuned": tuned},
+    )
+    data, _ = bench.run()
+    assert [r["method"] for r in data["rows"]] == ["base", "best-of-N", "tuned"]
+    layers = [any("lora" in name for name, _ in seen[which].unet.named_modules()) for which in ("plain", "tuned")]
+    assert layers == [False, True]
+    assert len(list((tmp_path / ".cache").iterdir())) == 2
+    assert Scenes(out=tmp_path, model="elsewhere").lora is None and Scenes(out=tmp_path).lora == "lab"
+
+
 def test_best_of_four_without_stopping_spends_four(bench):
     (made,) = bench.best_of(4, stop=False)(jobs_of(("an egg",)))
     assert made.denoiser_calls == 2 * STEPS * 4
@@ -158,7 +232,7 @@ def test_shards_fill_the_cache_of_the_whole_run(tmp_path):
 
     def run(method, shard=None):
         methods = {name: method for name in ("base", "best-of-N")}
-        return Scenes(out=tmp_path, progress=False, jobs=jobs, methods=methods).run(shard)
+        return Scenes(out=tmp_path, progress=False, jobs=jobs, methods=methods, tuned={}).run(shard)
 
     for i in (1, 2):
         data, _ = run(drawn, (i, 2))

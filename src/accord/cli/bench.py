@@ -55,7 +55,8 @@ KINDS = Annotated[list[str] | None, typer.Option(help="unet, clip, vit, swin or 
 WATCHER = _folder("A second captioner, of another training seed, which only watches: its folder.")
 BENCHES: dict[str, tuple[str, dict[str, Any]]] = {
     "scenes": (
-        "SceneBench: base, best-of-N, Attend-and-Excite and realign, same prompts and seeds, judged by the reader.",
+        "SceneBench: every method beside base, more steps, rewriting and best-of-N, same prompts and seeds; the reader "
+        "judges.",
         {
             "quick": _flag("--quick", "A small share of it, under 5 minutes on 2 cores."),
             "seeds": SEEDS,
@@ -63,6 +64,13 @@ BENCHES: dict[str, tuple[str, dict[str, Any]]] = {
                 str | None, typer.Option(help="What the better picture is chosen by: score (if not given) or pass.")
             ],
             "watcher": WATCHER,
+            "lora": Annotated[
+                str | None,
+                typer.Option(
+                    help="Adapter of the tuned rows: folder, file or hub id; if not given the embedded one, and for "
+                    "other models no such rows."
+                ),
+            ],
             "shard": SHARD,
             "model": Model,
             "device": Device,

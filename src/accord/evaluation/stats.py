@@ -40,10 +40,10 @@ def bootstrap(
 
 
 def _means(rng: np.random.Generator, values: np.ndarray, draws: int) -> np.ndarray:
-    """The means of so many draws with replacement of rows [P], some draws at once: the very numbers of a loop, and a
-    table of 20 tags, whose correction needs 40,000 draws a tag, takes seconds.
+    """The means of so many draws with replacement of rows [P, ...], some draws at once: the very numbers of a loop, and
+    a table of 20 tags, whose correction needs 40,000 draws a tag, takes seconds.
     """
-    count, found = len(values), np.empty(draws)
+    count, found = len(values), np.empty((draws, *values.shape[1:]))
     some = max(1, _AT_ONCE // count)
     for start in range(0, draws, some):
         part = found[start : start + some]
@@ -61,6 +61,14 @@ def _middle(found: Sequence[float] | np.ndarray, comparisons: int = 1) -> tuple[
 def ci95(values: np.ndarray, statistic: Callable[[np.ndarray], float] = mean, comparisons: int = 1) -> list[float]:
     """The interval of `bootstrap`, rounded."""
     return [round(v, 4) for v in bootstrap(values, statistic, comparisons=comparisons)]
+
+
+def of_means(
+    values: np.ndarray, function: Callable[[np.ndarray], np.ndarray], comparisons: int = 1, seed: int = 0
+) -> list[float]:
+    """`ci95` of a function of means of rows [P, K], such as their ratio; it takes many means [D, K] at once."""
+    drawn = _means(np.random.default_rng(seed), values, DRAWS * comparisons)
+    return [round(v, 4) for v in _middle(function(drawn), comparisons)]
 
 
 def interval(values: ArrayLike, name: str = "mean", comparisons: int = 1) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from accord.diffusion.counting import Calls
 from accord.diffusion.generate import generators
 from accord.diffusion.opened import Opened
 from accord.diffusion.pipelines import SD, load, token_spans, tokens_of
-from accord.evaluation.stats import ci95, interval, paired
+from accord.evaluation.stats import interval, of_means, paired
 from accord.judges.captioners import Captioner, load_captioner
 from accord.judges.diagnosis import align
 from accord.judges.strict import selector_named
@@ -40,8 +40,9 @@ from accord.types import InputError
 from accord_lab.bench.prompts import BenchPrompt, scenebench
 from accord_lab.bench.report import figure_png, percent, within
 from accord_lab.bench.report import table as markdown
-from accord_lab.bench.runner import Bench, cache_folder
+from accord_lab.bench.runner import Bench, cache_folder, slug
 from accord_lab.scenes.ask import check
+from accord_lab.scenes.paraphrase import fullest, paraphrase
 from accord_lab.scenes.read import read
 
 SEEDS = (1001, 1002, 1003, 1004)
@@ -180,9 +181,27 @@ class Maker:
             pipe.unet.set_attn_processor(before)
         return out
 
-    def pictures(self, jobs: Sequence[Job], attempt: int) -> torch.Tensor:
+    def with_steps(self, steps: int) -> Method:
+        """The plain pipeline with so many steps."""
+
+        def method(jobs: Sequence[Job]) -> list[Made]:
+            return [Made(image, 2 * steps) for image in to_pil(self.pictures(jobs, 0, steps))]
+
+        return method
+
+    def said(self, say: Callable[[str, np.random.Generator], str]) -> Method:
+        """The plain pipeline, given each prompt as `say` says it; what is right stays what the prompt asks for."""
+
+        def method(jobs: Sequence[Job]) -> list[Made]:
+            others = [say(j.prompt.text, np.random.default_rng(j.noise_seed())) for j in jobs]
+            again = [replace(j, prompt=replace(j.prompt, text=t)) for j, t in zip(jobs, others, strict=True)]
+            return [Made(image, 2 * STEPS) for image in to_pil(self.pictures(again, 0))]
+
+        return method
+
+    def pictures(self, jobs: Sequence[Job], attempt: int, steps: int = STEPS) -> torch.Tensor:
         """One picture a job by the plain pipeline, [B,3,H,W] in 0..1, in one batch; each from its own noise."""
-        opened = Opened(self.pipe, STEPS, guidance_scale=GUIDANCE)
+        opened = Opened(self.pipe, steps, guidance_scale=GUIDANCE)
         seeds = [j.noise_seed(attempt) for j in jobs]
         return opened.pictures([j.prompt.text for j in jobs], generators(seeds)).float()
 
@@ -197,6 +216,16 @@ METHODS: dict[str, Callable[[Maker], Method]] = {
     "realign new_seed": lambda m: m.realigned(mode="new_seed"),  # from the noises of best-of-N's tries
     "realign edit": lambda m: m.realigned(ROUTINGS["edit"]),
     "realign route": lambda m: m.realigned(ROUTINGS["route"]),
+    "more steps": lambda m: m.with_steps(2 * STEPS),  # for what realign spends at most on two tries
+    "rewritten": lambda m: m.said(fullest),
+    "best-of-8": lambda m: m.best_of(8),
+    "other words": lambda m: m.said(paraphrase),
+}
+# of the pipeline with its adapter
+TUNED: dict[str, Callable[[Maker], Method]] = {
+    "tuned": lambda m: m.base,
+    "tuned + realign": lambda m: m.realigned(),
+    "tuned, other words": lambda m: m.said(paraphrase),
 }
 
 
@@ -303,7 +332,10 @@ def page(data: dict[str, Any], title: str = "SceneBench") -> str:
     note += f"guidance {data['guidance_scale']}"
     if data.get("select") == "pass":
         note += ", the better picture chosen by the strict pass"
-    return f"# {title}\n\n{note}. Judged by the reader, which no method sees.\n\n{markdown(head, body)}\n"
+    judged = "Judged by the reader, which no method sees."
+    if data.get("comparisons", 1) > 1:  # tables of before had none
+        judged += f" The intervals of differences hold for all {data['comparisons']} rows at once."
+    return f"# {title}\n\n{note}. {judged}\n\n{markdown(head, body)}\n"
 
 
 @dataclass(kw_only=True)
@@ -317,23 +349,32 @@ class Scenes(Bench[Sequence[Job], dict[str, list[Record]]]):
     seeds: int | None = None  # all four, or two with `quick`, if None
     select: str | None = None  # what methods choose the better picture by: "score" (if None) or "pass"
     watcher: Path | None = None  # folder of a second captioner, which no method sees
+    lora: str | None = None  # adapter of the rows of TUNED; the embedded one, for the lab, if None
     jobs: list[Job] = field(default_factory=list)  # SceneBench's if empty
     methods: Mapping[str, Callable[[Maker], Method]] = field(default_factory=lambda: METHODS)
+    tuned: Mapping[str, Callable[[Maker], Method]] = field(default_factory=lambda: TUNED)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         selector_named(self.select or "score")
         self.jobs = self.jobs or make_jobs(self.quick, self.seeds)
+        self.lora = self.lora or ("lab" if self.model is None else None)
 
     @cached_property
     def made(self) -> dict[str, tuple[Method, Records]]:
-        pipe = load(self.model, self.device, classes=SD)
+        """Each method and what is kept of it; the tuned pipeline is another one, with first pictures of its own."""
+        with_adapter = self._made(self.tuned, self.lora) if self.lora and self.tuned else {}
+        return self._made(self.methods) | with_adapter
+
+    def _made(
+        self, methods: Mapping[str, Callable[[Maker], Method]], lora: str | None = None
+    ) -> dict[str, tuple[Method, Records]]:
+        pipe = load(self.model, self.device, lora=lora, classes=SD)
         maker = Maker(pipe, load_captioner(device=str(pipe.device)), RealignConfig(), self.select or "score")
         watches = None if self.watcher is None else load_watcher(str(self.watcher), maker.captioner)
         parts = [part for part in (self.select if self.select != "score" else None, watches) if part is not None]
         cache = cache_folder(self.out, "scenes", pipe, maker.captioner, maker.config, STEPS, GUIDANCE, *parts)
-        found = {n: (m(maker), cache / f"{n.replace(' ', '-')}.jsonl") for n, m in self.methods.items()}
-        return {n: (method, Records(path, watches)) for n, (method, path) in found.items()}
+        return {n: (m(maker), Records(cache / f"{slug(n)}.jsonl", watches)) for n, m in methods.items()}
 
     def cells(self) -> Sequence[Sequence[Job]]:
         return batches(self.jobs)
@@ -342,7 +383,7 @@ class Scenes(Bench[Sequence[Job], dict[str, list[Record]]]):
         return {name: records.run(method, cell) for name, (method, records) in self.made.items()}
 
     def results(self, rows: Sequence[dict[str, list[Record]]]) -> dict[str, Any]:
-        records = {name: [r for row in rows for r in row[name]] for name in self.methods}
+        records = {name: [r for row in rows for r in row[name]] for name in rows[0]}
         found = results([row_of(name, found, self.jobs) for name, found in records.items()], self.jobs, RIVAL)
         said = {"select": self.select, "watcher": self.watcher and self.watcher.name}
         return {**{key: value for key, value in said.items() if value}, **found}
@@ -374,15 +415,10 @@ def right_by_prompt(row: dict[str, Any]) -> np.ndarray:
     return np.asarray([int(c) for c in row["right_by_prompt"]]) * len(row["right_by_prompt"]) / row["pictures"]
 
 
-def removed(pair: np.ndarray) -> float:
-    """Share of the base's errors that are gone: rows (base, method)."""
-    base, method = pair.mean(0)
-    return float((method - base) / (1 - base)) if base < 1 else 0.0
-
-
-def _lead(pair: np.ndarray) -> float:
-    """By how much the method is right more often: rows (other, method)."""
-    return float(pair[:, 1].mean() - pair[:, 0].mean())
+def removed(means: np.ndarray) -> np.ndarray:
+    """Share of the base's errors that are gone, of shares that are right (base, method), [..., 2]."""
+    base, method = means[..., 0], means[..., 1]
+    return np.where(base < 1, (method - base) / np.where(base < 1, 1 - base, 1), 0.0)
 
 
 def row_of(name: str, records: Sequence[Record], jobs: Sequence[Job]) -> dict[str, Any]:
@@ -424,19 +460,22 @@ def overall(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def compared(rows: Sequence[dict[str, Any]], rival: str, base: str = "base") -> list[dict[str, Any]]:
-    """Rows with the share of the base's errors that are gone and the lead over the rival, paired by prompt."""
+    """Rows with the share of the base's errors that are gone and the lead over the rival, paired by prompt; the
+    intervals of all rows hold at once.
+    """
     right = {r["method"]: right_by_prompt(r) for r in rows}
+    comparisons = max(1, len(rows) - 1)
     out = []
     for row in rows:
         pair = np.stack([right[base], right[row["method"]]], 1)
-        duel = np.stack([right[rival], right[row["method"]]], 1)
+        duel = paired(right[row["method"]], right[rival], "lead", comparisons)
         out.append(
             {
                 **row,
-                "errors_removed": round(removed(pair), 4),
-                "errors_removed_ci95": ci95(pair, removed),
-                "lead": round(_lead(duel), 4),
-                "lead_ci95": ci95(duel, _lead),
+                "errors_removed": round(float(removed(pair.mean(0))), 4),
+                "errors_removed_ci95": of_means(pair, removed, comparisons),
+                "lead": duel["lead"],
+                "lead_ci95": duel["ci95"],
             }
         )
     return out
@@ -466,6 +505,7 @@ def results(rows: Sequence[dict[str, Any]], jobs: Sequence[Job], rival: str) -> 
     """What `page` reads: the rows, compared, and how the pictures were made."""
     return {
         "lead_over": rival,
+        "comparisons": max(1, len(rows) - 1),
         "prompts": len({j.number for j in jobs}),
         "seeds": sorted({j.seed for j in jobs}),
         "num_inference_steps": STEPS,

@@ -1,4 +1,6 @@
-"""Prompts of the lab in other words: the same scene asked for, word by word out of the grammar."""
+"""Prompts of the lab in other words, out of the grammar: the same scene asked for, or a scene told in full that is what
+was asked for.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +9,20 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from accord_lab.scenes.ask import ask_of
+from accord_lab.scenes.ask import Ask, ask_of
+from accord_lab.scenes.grammar import noun_phrase
 from accord_lab.scenes.lexicon import (
     BACKGROUND_WORDS,
+    BACKGROUNDS,
     COLOR_WORDS,
+    COLORS,
     COUNT_WORDS,
     NOUN_WORDS,
     PLURALS,
     RELATION_PHRASES,
     SIZE_WORDS,
 )
+from accord_lab.scenes.scene import is_held_out
 
 _OPENINGS = ("a picture of ", "an image of ", "a drawing of ", "an illustration of ", "a scene with ", "we see ")
 _OPENED = re.compile(
@@ -48,6 +54,40 @@ def paraphrases(prompts: Iterable[str], seed: int = 0) -> dict[str, str]:
     rng = np.random.default_rng(seed)
     found = {prompt: paraphrase(prompt, rng) for prompt in dict.fromkeys(prompts)}
     return {prompt: other for prompt, other in found.items() if other != prompt}
+
+
+def fullest(prompt: str, rng: np.random.Generator) -> str:
+    """The prompt rewritten as the longest captions are: each thing with a size and a colour, the first two in relation,
+    and a background. What the prompt leaves open is drawn; what it asks for, all such scenes have.
+
+    Raises:
+        InputError: for a noun that the lab does not have.
+    """
+    ask = ask_of(prompt)
+    colors = _colors(ask, rng)
+    said = []
+    for thing, color in zip(ask.things, colors, strict=True):
+        size = thing.size or ("big", "small")[int(rng.integers(2))]
+        count = COUNT_WORDS[thing.count][0] if thing.count > 1 else 1
+        said.append(noun_phrase(thing.noun, size, color, count=count))
+    between = [", "] * (len(said) - 2) + [" and "] * (len(said) > 1)
+    if ask.relations and (ask.relations[0][0], ask.relations[0][2]) == (0, 1):
+        between[0] = f" {RELATION_PHRASES[ask.relations[0][1]][0]} "
+    elif len(said) > 1 and ask.things[0].count == ask.things[1].count == 1:
+        names = list(RELATION_PHRASES)
+        between[0] = f" {RELATION_PHRASES[names[int(rng.integers(len(names)))]][0]} "
+    text = "".join(words + after for words, after in zip(said, [*between, ""], strict=True))
+    grounds = tuple(BACKGROUNDS)
+    return f"{text} on a {ask.background or grounds[int(rng.integers(len(grounds)))]} background"
+
+
+def _colors(ask: Ask, rng: np.random.Generator) -> list[str]:
+    """A colour for each thing: the one asked for, else one that no other has and that is not held out with its noun."""
+    found = [t.color for t in ask.things]
+    for i, thing in enumerate(ask.things):
+        free = [c for c in COLORS if c not in found and not is_held_out([(thing.noun, c)])]
+        found[i] = found[i] or free[int(rng.integers(len(free)))]
+    return [str(c) for c in found]
 
 
 def _groups() -> list[Sequence[str]]:
