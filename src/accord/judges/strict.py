@@ -14,6 +14,9 @@ from accord.prompts.same import says_the_same
 from accord.types import SURE, Alignment, InputError, Prompt
 
 SELECTORS = ("score", "pass")
+# where a caption agrees, words this probable: a pass from SURE on fails far more right pictures, and lets about as many
+# wrong ones through (`accord bench judge`)
+LIKELY = 0.5
 
 
 def caption_agrees(caption: str, prompt: Prompt, lexicon: Lexicon, silence: bool = True) -> bool | None:

@@ -31,7 +31,7 @@ from accord.files import check_regular, check_writable, write_file
 from accord.judges.calibrate import calibration_error, fit, reliability
 from accord.judges.captioners import Captioner, load_captioner
 from accord.judges.diagnosis import align
-from accord.judges.strict import caption_agrees
+from accord.judges.strict import LIKELY, caption_agrees
 from accord.prompts.phrases import phrases_of
 from accord.reports.pictures import in_a_row, labelled_row, png
 from accord.training.fingerprint import fingerprint
@@ -271,6 +271,7 @@ def judged(pictures: Sequence[dict[str, Any]]) -> dict[str, dict[str, np.ndarray
         "caption, all said": _as(whole, whole, whole),
         "caption": _as(caption, caption, caption),
         "both": _as(caption & (weakest >= SURE), caption * weakest, caption + weakest),
+        f"both, words from {LIKELY}": _as(caption & (weakest >= LIKELY), caption * weakest, caption + weakest),
     }
     if all(len(r["said"]) > 1 for r in pictures):
         other, word = both(1)
@@ -505,7 +506,8 @@ def page(data: dict[str, Any]) -> str:
         f"{table(head, body)}\n\n"
         "A picture passes by likelihood if its weakest word has at least "
         f"{SURE}; by caption if the caption, parsed, says what the prompt asks for and nothing that contradicts it "
-        "(`all said`: and leaves nothing out); by both if both hold, which is the strict pass.\n\n"
+        "(`all said`: and leaves nothing out); by both if both hold, which is the strict pass. With `words from "
+        f"{LIKELY}` its words need no more than that.\n\n"
         "## The strict pass by category\n\n"
         f"{table(['category', 'right %', 'passes %', 'false passes %'], kinds)}\n"
     )

@@ -30,7 +30,7 @@ from accord.diffusion.pipelines import SD, load, token_spans, tokens_of
 from accord.evaluation.stats import interval, of_means, paired
 from accord.judges.captioners import Captioner, load_captioner
 from accord.judges.diagnosis import align
-from accord.judges.strict import selector_named
+from accord.judges.strict import LIKELY, selector_named
 from accord.methods.realign.config import RealignConfig
 from accord.methods.realign.fine import NEW_SEED, Picture, Rounds
 from accord.methods.realign.routing import ROUTINGS, Budget, Routing
@@ -48,6 +48,7 @@ from accord_lab.scenes.read import read
 SEEDS = (1001, 1002, 1003, 1004)
 BATCH = 16
 RIVAL = "best-of-N"  # what realign has to beat
+MORE_ROUNDS = 7  # with the first try as many as best-of-8 has
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,13 @@ class Maker:
     config: RealignConfig
     select: str = "score"  # what the better picture is chosen by
     _first: tuple[Sequence[Job], list[Picture], float, float] | None = field(default=None, repr=False)
+
+    @cached_property
+    def by_pass(self) -> Maker:
+        """The same with the pass as the selector, from LIKELY on: fewer pictures are redone that were right, and there
+        are more rounds for the others.
+        """
+        return Maker(self.pipe, self.captioner, replace(self.config, good_enough=LIKELY, rounds=MORE_ROUNDS), "pass")
 
     def rounds(self, routing: Routing | None = None, **changes: Any) -> Rounds:
         """The method's rounds; with a routing within the calls that as many tries from noise take."""
@@ -218,13 +226,25 @@ METHODS: dict[str, Callable[[Maker], Method]] = {
     "realign route": lambda m: m.realigned(ROUTINGS["route"]),
     "more steps": lambda m: m.with_steps(2 * STEPS),  # for what realign spends at most on two tries
     "rewritten": lambda m: m.said(fullest),
-    "best-of-8": lambda m: m.best_of(8),
+    "best-of-8, pass": lambda m: m.by_pass.best_of(1 + MORE_ROUNDS),
+    "realign, pass": lambda m: m.by_pass.realigned(),
+    "realign route, pass": lambda m: m.by_pass.realigned(ROUTINGS["route"]),
     "other words": lambda m: m.said(paraphrase),
 }
+# compared besides: the row of the first, less that of the second
+AGAINST = (
+    ("realign, pass", "best-of-8, pass"),
+    ("realign route, pass", "best-of-8, pass"),
+    ("tuned", "base"),
+    ("tuned + realign, pass", "realign, pass"),
+    ("tuned + realign, pass", "best-of-8, pass"),
+    ("other words", "base"),
+    ("tuned, other words", "other words"),
+)
 # of the pipeline with its adapter
 TUNED: dict[str, Callable[[Maker], Method]] = {
     "tuned": lambda m: m.base,
-    "tuned + realign": lambda m: m.realigned(),
+    "tuned + realign, pass": lambda m: m.by_pass.realigned(),
     "tuned, other words": lambda m: m.said(paraphrase),
 }
 
@@ -338,6 +358,12 @@ def page(data: dict[str, Any], title: str = "SceneBench") -> str:
     return f"# {title}\n\n{note}. {judged}\n\n{markdown(head, body)}\n"
 
 
+def page_with_leads(data: dict[str, Any]) -> str:
+    """`page`, and what is compared besides; the intervals of these hold at once too."""
+    lines = "".join(map(lead_line, data.get("against", [])))
+    return page(data) + (f"\n{lines}" if lines else "")
+
+
 @dataclass(kw_only=True)
 class Scenes(Bench[Sequence[Job], dict[str, list[Record]]]):
     """All methods, batch by batch, so that those of one batch share its first pictures."""
@@ -385,10 +411,17 @@ class Scenes(Bench[Sequence[Job], dict[str, list[Record]]]):
     def results(self, rows: Sequence[dict[str, list[Record]]]) -> dict[str, Any]:
         records = {name: [r for row in rows for r in row[name]] for name in rows[0]}
         found = results([row_of(name, found, self.jobs) for name, found in records.items()], self.jobs, RIVAL)
+        named = {row["method"]: row for row in found["rows"]}
+        unseen = np.asarray([held for _, held in sorted({j.number: j.prompt.held_out for j in self.jobs}.items())])
+        found["against"] = [
+            {"of": of, "over": over, **lead(named[of], named[over], unseen, len(AGAINST))}
+            for of, over in AGAINST
+            if of in named and over in named
+        ]
         said = {"select": self.select, "watcher": self.watcher and self.watcher.name}
         return {**{key: value for key, value in said.items() if value}, **found}
 
-    render = staticmethod(page)
+    render = staticmethod(page_with_leads)
 
     def pictures(self, data: dict[str, Any]) -> dict[str, bytes]:
         return {".png": plot(data)}
@@ -481,16 +514,19 @@ def compared(rows: Sequence[dict[str, Any]], rival: str, base: str = "base") -> 
     return out
 
 
-def lead(row: dict[str, Any], other: dict[str, Any], unseen: np.ndarray | None = None) -> dict[str, Any]:
+def lead(
+    row: dict[str, Any], other: dict[str, Any], unseen: np.ndarray | None = None, comparisons: int = 1
+) -> dict[str, Any]:
     """By how much a row is right more often than another, paired by prompt, and the prompts with more and with fewer
-    right pictures.
+    right pictures; the interval is one of so many comparisons.
 
     With `unseen`, bool [P], also over these prompts alone.
     """
     of, over = right_by_prompt(row), right_by_prompt(other)
     counts = {"mended": int((of > over).sum()), "broken": int((of < over).sum())}
-    alone = {} if unseen is None or not unseen.any() else {"unseen": paired(of[unseen], over[unseen], "lead")}
-    return {**paired(of, over, "lead"), **counts, **alone}
+    some = unseen is not None and unseen.any()
+    alone = {"unseen": paired(of[unseen], over[unseen], "lead", comparisons)} if some else {}
+    return {**paired(of, over, "lead", comparisons), **counts, **alone}
 
 
 def lead_line(found: dict[str, Any]) -> str:
