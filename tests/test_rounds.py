@@ -1,5 +1,6 @@
 """Rounds of the strategies of the forward process, and knobs that came later: what is kept, shared and chosen."""
 
+import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -104,6 +105,59 @@ def test_a_run_killed_in_the_middle_of_a_round_goes_on_with_its_pictures(tmp_pat
         assert curves[0] == curves[1] and b'"diversity"' in curves[0]
         assert len(kept) == (fail_at == whole.calls - 1)
     assert not any((tmp_path / "undisturbed" / "rollouts").glob("*"))
+
+
+def test_a_round_of_several_steps_keeps_its_weights_and_takes_its_pictures_again(tmp_path):
+    """Four steps a round, two passes: the third step learns from the first one's pictures, with other noise."""
+    tuner = tuner_of(tmp_path, "nft", group_size=2, times=1, refresh=4, passes=2, steps=8)
+    strategy, drawn = tuner.config.strategy, []
+    assert [strategy.drawn_at(k) for k in range(9)] == [0, 1, 0, 1, 4, 5, 4, 5, 8]
+    assert [tuner.batch(k).seeds for k in (2, 3)] == [tuner.batch(k).seeds for k in (0, 1)]
+    assert tuner.batch(1).seeds != tuner.batch(0).seeds and tuner.batch(4).seeds != tuner.batch(0).seeds
+    made = {}
+    for number in range(8):
+        tuner.loss(number, torch.Generator())
+        with torch.no_grad():  # the optimiser's work
+            for parameter in tuner.run.named.values():
+                parameter += 0.1
+        batch = tuner.batch(number)
+        ((clean, advantage, _),) = tuner.rollouts.round[1].values()
+        pieces = strategy._noised(tuner.rollouts, batch, clean, advantage)
+        made[number] = clean, torch.cat([p.x_t for p in pieces])
+        drawn.append(tuner.reward.rewards["bright"].calls)
+    judged = [after - before for before, after in itertools.pairwise(drawn)]
+    assert judged == [2, 0, 0, 2, 2, 0, 0]  # two groups a step, and none in a second pass
+    assert torch.equal(made[0][0], made[2][0]) and not torch.equal(made[0][1], made[2][1])
+    assert not torch.equal(made[0][0], made[1][0]) and list(tuner.rollouts.earlier) == [4, 5]
+    # the pictures of the second step are of the weights that the first one began with
+    fresh, second = tuner_of(tmp_path / "fresh", "nft"), tuner.batch(1).in_groups(2)
+    assert torch.equal(made[1][0], fresh.rollouts.pictures(second.prompts, second.generators()))
+
+
+@pytest.mark.parametrize("killed_at", [3, 5])
+def test_a_run_killed_in_a_second_pass_goes_on_bit_for_bit(tmp_path, monkeypatch, killed_at):
+    knobs = {**SMALL, **ALONE, "group_size": 2, "times": 1, "refresh": 4, "passes": 2}
+    config = replace(debug("nft", **knobs), steps=6, save_every=1)
+
+    def run(folder: Path) -> Bright:
+        reward = Bright()
+        train_reward(narrow_pipeline(), PROMPTS, reward, folder, config=config, progress=False)
+        return reward
+
+    whole, loss = run(tmp_path / "undisturbed"), Tuner.loss
+
+    def killed(self, number, generator):
+        if number == killed_at:
+            raise KeyboardInterrupt
+        return loss(self, number, generator)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Tuner, "loss", killed)
+        run(tmp_path / "killed")
+    again = run(tmp_path / "killed")
+    assert again.calls < whole.calls  # what was judged in the first pass is not judged again
+    one, other = (load_file(tmp_path / name / FILE) for name in ("undisturbed", "killed"))
+    assert all(torch.equal(one[k], other[k]) for k in one)
 
 
 def test_pictures_of_other_weights_or_damaged_ones_are_made_again(tmp_path):

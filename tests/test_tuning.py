@@ -639,6 +639,8 @@ def test_a_field_out_of_range_is_named(field, value):
         ("nft", "scale", -1.0),
         ("nft", "old_most", 1.5),
         ("nft", "time_until", 400),
+        ("nft", "passes", 2),
+        ("awm", "refresh", 0),
         ("awm", "at_once", 0),
         ("awm", "power", 0.0),
         ("raft", "refresh", 1.5),

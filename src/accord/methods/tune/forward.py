@@ -1,9 +1,10 @@
 """What strategies that learn from the forward process share: rounds of pictures, fresh noise on them, the old weights.
 
-A round is a step of the optimiser. Its pictures are made with the old weights and judged before the first loss; each
-is kept in the run's folder as soon as it is there, so that a run that is killed in the middle of a round goes on with
-it. Then each picture is noised anew at several times, and what the trained, the old and the untuned weights say there
-makes the loss. Neither probabilities nor noise on the way are needed, so any sampler will do.
+A round is a step of the optimiser, or several (`refresh`). Its pictures are made with the old weights, which stay as
+they are until the next one, and judged before a step's first loss; each is kept in the run's folder as soon as it is
+there, so that a run that is killed in the middle of a round goes on with it. Then each picture is noised anew at
+several times, and what the trained, the old and the untuned weights say there makes the loss. Neither probabilities nor
+noise on the way are needed: any sampler will do, and a picture can be learned from more than once (`passes`).
 
 Letters in shapes: B pictures, G pictures of one prompt; a state is what the pipeline's loop denoises, [B,...].
 """
@@ -24,7 +25,7 @@ from accord.methods.tune.rollouts import Batch, Rollouts, Tensors
 from accord.training.fingerprint import fingerprint
 
 TIMES = 1000  # in which `time_from` and `time_until` are counted, whatever a scheduler's own count is
-NOISE, TIME = 1000, 500  # salts of the generators
+NOISE, TIME, PASS = 1000, 500, 100_000  # salts of the generators; PASS for each step since the pictures were made
 
 
 @dataclass(frozen=True)
@@ -52,14 +53,18 @@ class Forward(Strategy):
     old_rate: float = 0.001  # the old weights keep a share of min(old_rate * step, old_most) of themselves in a step
     old_most: float = 0.5
     at_once: int = 24  # pictures in one run of the network, of one prompt each time
+    refresh: int = 1  # steps of the optimiser in a round, each with prompts of its own
+    passes: int = 1  # how often a round's pictures are gone through, in `refresh / passes` steps, with fresh noise
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.at_least(2, "group_size")
-        self.at_least(1, "times", "at_once")
+        self.at_least(1, "times", "at_once", "refresh", "passes")
         self.at_least(0, "reference_weight", "old_rate", "time_from")
         if not self.time_from < self.time_until <= TIMES:
             raise ValueError(f"time_until must be in (time_from, {TIMES}], not {self.time_until}")
+        if self.refresh % self.passes:
+            raise ValueError(f"passes must divide refresh, {self.refresh}, without a rest, not {self.passes}")
         if not 0 <= self.old_most <= 1:
             raise ValueError(f"old_most must be in [0, 1], not {self.old_most}")
 
@@ -72,16 +77,36 @@ class Forward(Strategy):
         raise NotImplementedError
 
     # --- a round ------------------------------------------------------------------------------------------------------
-    @torch.no_grad()
+    def first_of(self, step: int) -> int:
+        """The first step of the round that a step is in."""
+        return step - step % self.refresh
+
+    def drawn_at(self, step: int) -> int:
+        """The step whose pictures this one learns from: itself in the first pass through its round."""
+        return self.first_of(step) + step % self.refresh % (self.refresh // self.passes)
+
     def prepare(self, rollouts: Rollouts, batches: Sequence[Batch]) -> None:
-        """Make and judge the pictures of a round, all of this process's micro-batches, with the old weights."""
+        """Make and judge the pictures that a step learns from, of all of this process's micro-batches, with the old
+        weights; what an earlier pass has made is taken again.
+        """
+        step = batches[0].step
+        drawn, places = self.drawn_at(step), {tuple(batch.places) for batch in batches}
+        rollouts.drop_rounds(self.first_of(step))
+        if not places <= rollouts.earlier.get(drawn, {}).keys():
+            rollouts.earlier[drawn] = self._made(rollouts, batches)
+        rollouts.round = (step, rollouts.earlier[drawn])
+
+    @torch.no_grad()
+    def _made(self, rollouts: Rollouts, batches: Sequence[Batch]) -> dict[tuple[int, ...], Any]:
+        """Pictures, advantages and what is logged, by the places of each micro-batch."""
+        first_step = self.first_of(batches[0].step)
         old = self._old(rollouts, batches[0].step)
-        rollouts.drop_kept(f"step-{batches[0].step:06d}-")
+        rollouts.drop_kept(f"step-{first_step:06d}-")
         groups = [part for batch in batches for part in batch.in_groups(self.group_size).cut(self.group_size)]
 
         def kept_as(group: Batch) -> tuple[str, str]:
             key = fingerprint(rollouts.key, group.prompts, group.seeds, *old.values())
-            return f"step-{group.step:06d}-{group.numbers[0]:06d}-{group.seeds[0]}", key
+            return f"step-{first_step:06d}-{group.numbers[0]:06d}-{group.seeds[0]}", key
 
         with rollouts.weights(old):
             made = rollouts.drawn(self, groups, kept_as)
@@ -98,7 +123,7 @@ class Forward(Strategy):
             rows = slice(first, first + len(batch.prompts) * self.group_size)
             found[tuple(batch.places)] = (clean[rows], advantage[rows], logs)
             first = rows.stop
-        rollouts.round = (batches[0].step, found)
+        return found
 
     @torch.no_grad()
     def draw(self, rollouts: Rollouts, share: Batch) -> Tensors:
@@ -113,8 +138,8 @@ class Forward(Strategy):
         return {"latents": torch.cat(states), "diversity": apart} | rewards
 
     def _old(self, rollouts: Rollouts, step: int) -> dict[str, torch.Tensor]:
-        """The old weights, moved towards the trained ones once a step; they are the run's state."""
-        state = rollouts.state
+        """The old weights, moved towards the trained ones once a round; they are the run's state."""
+        state, step = rollouts.state, self.first_of(step)
         if int(state.get(f"{self.name}.step", torch.tensor(-1))) != step:
             share = min(self.old_rate * step, self.old_most)
             for name, parameter in rollouts.trained.items():
@@ -159,7 +184,8 @@ class Forward(Strategy):
         with it most of the noise that a time of its own for each of them would bring.
         """
         group, scheduler, pieces = batch.in_groups(self.group_size), rollouts.scheduler, list[Noised]()
-        for number, maker in enumerate(batch.generators(TIME)):
+        salt = PASS * (batch.step - self.drawn_at(batch.step))
+        for number, maker in enumerate(batch.generators(TIME + salt)):
             shares = torch.rand(self.times, generator=maker).tolist()
             for k, share in enumerate(shares):
                 part = (k + share) / self.times
@@ -170,7 +196,7 @@ class Forward(Strategy):
                         number * self.group_size + first,
                         number * self.group_size + min(first + self.at_once, self.group_size),
                     )
-                    x0, makers = clean[rows], group.part(rows.start, rows.stop).generators(NOISE + k)
+                    x0, makers = clean[rows], group.part(rows.start, rows.stop).generators(NOISE + salt + k)
                     noise = torch.stack([torch.randn(x0.shape[1:], generator=g) for g in makers]).to(x0.device)
                     level = level_at(scheduler, time, x0.float())
                     x_t = level.noised(x0.float(), noise).to(rollouts.dtype)

@@ -44,6 +44,10 @@ class Strategy:
         shown = [f.name for f in fields(self) if "later" not in f.metadata or getattr(self, f.name) != f.default]
         return f"{type(self).__qualname__}({', '.join(f'{name}={getattr(self, name)!r}' for name in shown)})"
 
+    def drawn_at(self, step: int) -> int:
+        """The step by which prompts and seeds of a step are drawn."""
+        return step
+
     def prepare(self, rollouts: Rollouts, batches: Sequence[Batch]) -> None:
         """What is done once before the losses of a step, whose micro-batches (this process's shares) these are."""
 

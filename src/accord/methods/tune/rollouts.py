@@ -127,6 +127,7 @@ class Rollouts:
         folder: where pictures of a round are kept for the time of the round; nowhere if None.
         key: what they depend on beside their prompts, seeds and the trained weights.
         round: what `Strategy.prepare` left of the step that is taken, by the places of its micro-batches.
+        earlier: the same by the step that made it, for as long as later steps take it again.
         draw: where the pictures of a round are drawn and judged.
         progress: whether to draw bars.
     """
@@ -146,6 +147,7 @@ class Rollouts:
         self.folder: Path | None = None
         self.key = ""
         self.round: tuple[int, dict[tuple[int, ...], Any]] | None = None
+        self.earlier: dict[int, dict[tuple[int, ...], Any]] = {}
         self.draw: Draw = draw_here
         self.progress = False
         arguments = functools.partial(call_arguments, pipe, num_inference_steps=config.num_inference_steps)
@@ -246,6 +248,10 @@ class Rollouts:
             strategy.prepare(self, [batch])
         assert self.round is not None
         return self.round[1][tuple(batch.places)]
+
+    def drop_rounds(self, first: int) -> None:
+        """Let go of what steps before this one have made."""
+        self.earlier = {step: made for step, made in self.earlier.items() if step >= first}
 
     def kept(self, name: str, key: str) -> Tensors | None:
         """What a run that was killed has left in the folder under a name, if it was made for the same `key`."""

@@ -350,7 +350,7 @@ class Tuner:
         """This process's share of micro-batch `number`: a function of (seed, number) alone."""
         config, processes = self.config, self.run.processes
         step, micro = divmod(number, config.gradient_accumulation)
-        rng = np.random.default_rng((config.seed, 31, step))
+        rng = np.random.default_rng((config.seed, 31, config.strategy.drawn_at(step)))
         numbers = rng.integers(len(self.prompts), size=config.batch_size)
         seeds = rng.integers(2**40, size=config.batch_size)
         shared = int(rng.integers(2**40))
