@@ -147,6 +147,9 @@ def test_the_eye_against_the_reader_and_the_judges(tmp_path):
     by_name = {r["verdict"]: r for r in found["rows"]}
     assert [by_name["reader"][k] for k in ("both_right", "eye_alone", "verdict_alone", "both_wrong")] == [8, 0, 2, 14]
     assert by_name["both"]["agree"] == 1
+    assert by_name["reader"]["false_passes"] == 0.2 and by_name["both"]["false_passes"] == 0
+    low, high = by_name["reader"]["false_passes_ci95"]
+    assert low < 0.2 < high
     with pytest.raises(InputError, match="other pictures"):
         look(rows[:8], read_eyes(path))
 

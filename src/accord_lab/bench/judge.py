@@ -26,7 +26,7 @@ from accord.diffusion.call import GUIDANCE, STEPS
 from accord.diffusion.generate import generators
 from accord.diffusion.opened import Opened
 from accord.diffusion.pipelines import SD, load
-from accord.evaluation.stats import best_of, ci95, of_prompts
+from accord.evaluation.stats import best_of, ci95, of_prompts, wilson
 from accord.files import check_regular, check_writable, write_file
 from accord.judges.calibrate import calibration_error, fit, reliability
 from accord.judges.captioners import Captioner, load_captioner
@@ -454,18 +454,23 @@ def look(pictures: Sequence[dict[str, Any]], seen: dict[tuple[int, int, str], bo
     return {
         "pictures": len(places),
         "right": _share(eye),
-        "rows": [
-            {
-                "verdict": name,
-                "both_right": int((eye & said).sum()),
-                "eye_alone": int((eye & ~said).sum()),
-                "verdict_alone": int((~eye & said).sum()),
-                "both_wrong": int((~eye & ~said).sum()),
-                "agree": _share(eye == said),
-            }
-            for name, said in verdicts.items()
-            if name != "likelihood (score)"
-        ],
+        "rows": [_seen(name, eye, said) for name, said in verdicts.items() if name != "likelihood (score)"],
+    }
+
+
+def _seen(name: str, eye: np.ndarray, said: np.ndarray) -> dict[str, Any]:
+    """A verdict beside what was seen, both bool [N]."""
+    passes = int(said.sum())
+    wrong = int((~eye & said).sum()) / passes if passes else None
+    return {
+        "verdict": name,
+        "both_right": int((eye & said).sum()),
+        "eye_alone": int((eye & ~said).sum()),
+        "verdict_alone": int((~eye & said).sum()),
+        "both_wrong": int((~eye & ~said).sum()),
+        "agree": _share(eye == said),
+        "false_passes": None if wrong is None else round(wrong, 4),
+        "false_passes_ci95": None if wrong is None else [round(v, 4) for v in wilson(wrong, passes)],
     }
 
 
@@ -516,11 +521,21 @@ def page(data: dict[str, Any]) -> str:
 
 def _eye_page(eye: dict[str, Any]) -> str:
     columns = ("both_right", "eye_alone", "verdict_alone", "both_wrong")
-    rows = [[r["verdict"], *(r[c] for c in columns), percent(r["agree"])] for r in eye["rows"]]
+    rows = [
+        [
+            r["verdict"],
+            *(r[c] for c in columns),
+            percent(r["agree"]),
+            "-" if r["false_passes"] is None else within(r["false_passes"], r["false_passes_ci95"], ".1f", 100),
+        ]
+        for r in eye["rows"]
+    ]
     head = ["verdict", "both say right", "right to the eye alone", "right to the verdict alone", "both say wrong"]
     return (
         f"\n## A blind look\n\n{eye['pictures']} of the pictures, shuffled, were looked at on contact sheets with "
-        f"their prompts and no verdict; {percent(eye['right'])} % looked right.\n\n{table([*head, 'agree %'], rows)}\n"
+        f"their prompts and no verdict; {percent(eye['right'])} % looked right. False passes are those that look "
+        "wrong, of those that pass (Wilson's interval).\n\n"
+        f"{table([*head, 'agree %', 'false passes % [95 %]'], rows)}\n"
     )
 
 
