@@ -120,7 +120,8 @@ def test_every_setting_says_its_reward_and_how_it_is_tuned(tmp_path):
     assert said["draft"] == "reward contrast; K = 1 of 40 steps; 8 prompts a step; denoising term 1"
     assert "K = 8 of 10 steps" in said["draft, last 8 of 10"] and "reward caption" in said["nft, caption"]
     round_of = bench.config(bench_rewards.Tuning("nft"))
-    assert round_of.batch_size * round_of.strategy.group_size * round_of.strategy.refresh == 2 * 1152 and round_of.pretrain_weight == 0
+    assert round_of.batch_size * round_of.strategy.group_size * round_of.strategy.refresh == 2 * 1152
+    assert round_of.strategy.passes == 2 and round_of.pretrain_weight == 0
     scheduler = DDIMScheduler.from_pretrained(MODELS / "pipeline" / "scheduler")
     scheduler.set_timesteps(10)
     assert 750 < int(scheduler.timesteps[2]) <= 850  # the first step of DRaFT's gradient
