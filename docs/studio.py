@@ -24,7 +24,7 @@ from accord_lab.bench.studio import Served
 
 PICTURES = Path(__file__).parent / "img"
 VIDEO = PICTURES / "video.mp4"
-PROMPT, SEED, THING = "two yellow stars and a purple moon", 2, "a purple moon"
+PROMPT, SEED, THING = "two yellow stars and a purple moon", 1, "a purple moon"
 WIDTH, HEIGHT = 900, 740  # of the recording
 COLORS, SAMPLED = 192, 12  # of the recording, and frames that they are chosen from
 TYPED, MOVED, WORKED, SEEN, HELD = 70, 40, 110, 700, 2600  # milliseconds that a frame of each kind is shown
