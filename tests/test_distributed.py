@@ -374,9 +374,8 @@ def s3(monkeypatch):
     settings = {"ENDPOINT_URL": f"http://{host}:{port}", "DEFAULT_REGION": "us-east-1"}
     for name, value in {**settings, "ACCESS_KEY_ID": "key", "SECRET_ACCESS_KEY": "secret"}.items():
         monkeypatch.setenv(f"AWS_{name}", value)
-    from pyarrow.fs import S3FileSystem
-
-    S3FileSystem(allow_bucket_creation=True).create_dir("bucket")
+    made = place_of("s3://bucket?allow_bucket_creation=true")
+    made.system.create_dir(made.path)
     yield lambda name, data: place_of(f"s3://bucket/{name}").write(data)
     server.stop()
 

@@ -114,10 +114,8 @@ def need_ray() -> Any:
     return need("ray", "ray", "Jobs on a cluster")
 
 
-_SETTINGS = {  # of Ray, while it starts: it reports no use, its workers are no nicer than other work, and its warning of
-    # actors whose arguments may be lost, which Ray Data keeps, stays off the terminal
+_SETTINGS = {  # of Ray, while it starts: it reports no use, and its workers are no nicer than other work
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_BACKEND_LOG_LEVEL": "fatal",
     "RAY_worker_niceness": "0",
 }
 

@@ -100,8 +100,8 @@ class Place:
         return {fs.FileType.File: "file", fs.FileType.Directory: "folder"}.get(found, "")
 
     def names(self, *suffixes: str) -> Iterator[str]:
-        """What is in a folder with one of these suffixes, as paths within it, folder by folder and each in order; hidden
-        ones are left out. There may be millions.
+        """What is in a folder with one of these suffixes, as paths within it, folder by folder and each in order;
+        hidden ones are left out. There may be millions.
 
         Raises:
             InputError: if it cannot be listed.

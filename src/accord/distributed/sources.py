@@ -132,7 +132,7 @@ def of_place(
 
 
 def _listed(given: Place) -> tuple[list[Place], Any]:
-    """Tables and archives in a folder, and the names of its pictures as one array of Arrow, as there may be millions."""
+    """Tables and archives in a folder, and its pictures' names as one array of Arrow: there may be millions."""
     import pyarrow as pa
 
     files: list[Place] = []
