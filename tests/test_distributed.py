@@ -380,24 +380,6 @@ def s3(monkeypatch):
     server.stop()
 
 
-def test_a_store_is_read_written_and_gone_on_with(s3, accord_cli, pairs, tmp_path):
-    """Its own Ray, whose workers are told the store by the environment."""
-    for picture in tmp_path.glob("*.png"):
-        s3(f"pictures.v1/{picture.name}", picture.read_bytes())
-    s3("pictures.v1/pairs.jsonl", pairs.read_bytes())
-    told = ("--engine", "ray", "--max-failures", 1, "--json")
-    for made, kept in ((6, 0), (0, 6)):
-        code, out, _ = accord_cli("score", "--pairs", "s3://bucket/pictures.v1", "--out", "s3://bucket/scores", *told)
-        assert code == 0
-        said = json.loads(out)
-        assert (said["made"], said["kept"], said["failures"]) == (made, kept, 1)
-    parts = place_of("s3://bucket/scores/rows").files(".parquet")
-    rows = [row for part in parts for row in pq.read_table(io.BytesIO(part.read())).to_pylist()]
-    assert sorted(row["id"] for row in rows) == [str(number) for number in range(6)]
-    failed = place_of("s3://bucket/scores/failed").files(".parquet")
-    assert [row["id"] for row in pq.read_table(io.BytesIO(failed[0].read())).to_pylist()] == ["6"]
-
-
 def test_what_a_store_refuses_is_said_in_one_sentence(s3, monkeypatch):
     s3("pictures/a.png", png())
     s3("pictures/deep/b.png", png())
