@@ -20,7 +20,7 @@ from PIL import Image
 
 from accord.distributed.cluster import Cluster
 from accord.distributed.engine import run_rows, worked
-from accord.distributed.places import place_of
+from accord.distributed.places import around, place_of, within
 from accord.distributed.sources import Done, of_place, of_rows
 from accord.types import InputError
 
@@ -362,3 +362,61 @@ def test_what_a_cluster_cannot_do_is_said_in_one_sentence(ray, accord_cli, tmp_p
     code, out, err = accord_cli(*arguments)
     assert code == 2 and not out
     assert said in err and "Traceback" not in err
+
+
+# --- S3 ---------------------------------------------------------------------------------------------------------------
+@pytest.fixture
+def s3(monkeypatch):
+    """A store of S3 on this machine with a bucket; how to put an object into it."""
+    server = pytest.importorskip("moto.server").ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    settings = {"ENDPOINT_URL": f"http://{host}:{port}", "DEFAULT_REGION": "us-east-1"}
+    for name, value in {**settings, "ACCESS_KEY_ID": "key", "SECRET_ACCESS_KEY": "secret"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    made = place_of("s3://bucket?allow_bucket_creation=true")
+    made.system.create_dir(made.path)
+    yield lambda name, data: place_of(f"s3://bucket/{name}").write(data)
+    server.stop()
+
+
+def test_what_a_store_refuses_is_said_in_one_sentence(s3, monkeypatch):
+    s3("pictures/a.png", png())
+    s3("pictures/deep/b.png", png())
+    assert list(place_of("s3://bucket/pictures?region=us-east-1").names(".png")) == ["a.png", "deep/b.png"]
+    assert place_of("s3://none/pictures").kind() == ""
+    with (
+        pytest.raises(InputError, match=r"'s3://none/out' cannot be written \(NO_SUCH_BUCKET: .*\); check"),
+        place_of("s3://none/out").writing(),
+    ):
+        pass
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    with pytest.raises(InputError, match=r"'s3://bucket/pictures' cannot be reached \(NETWORK_CONNECTION: .*\); check"):
+        place_of("s3://bucket/pictures").kind()
+    with pytest.raises(InputError, match="cannot be listed"):
+        place_of("s3://bucket/pictures").files(".png")
+
+
+def test_options_of_an_address_stay_at_its_end():
+    assert within("s3://bucket/a?region=x", "b.png") == "s3://bucket/a/b.png?region=x"
+    assert around("s3://bucket/a/b.parquet?region=x") == "s3://bucket/a?region=x"
+    assert within("/a/what?", "b.png") == "/a/what?/b.png" and around("/a?/b.png") == "/a?"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["eval", "checks", "--model", "lab", "--prompts", "p.txt", "--out", "s3://bucket/run", "--engine", "ray"],
+        ["pairs", "make", "--prompts", "p.txt", "--out", "s3://bucket/pairs", "--engine", "ray"],
+        ["score", "--pairs", "s3://bucket/pairs.parquet", "--out", "scores.jsonl"],
+        ["score", "--pairs", "p.jsonl", "--out", "s3://bucket/scores.jsonl"],
+        ["generate", "--prompts", "p.txt", "--out", "s3://bucket/pictures"],
+    ],
+)
+def test_an_address_is_refused_where_no_rows_of_ray_are(accord_cli, tmp_path, arguments):
+    (tmp_path / "p.txt").write_text("a star\n")
+    (tmp_path / "p.jsonl").write_text('{"image": "a.png", "prompt": "a star"}\n')
+    code, out, err = accord_cli(*arguments)
+    assert code == 2 and not out
+    assert "'s3://bucket/" in err and "is an address" in err
+    assert not list(tmp_path.glob("s3*"))

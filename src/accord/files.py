@@ -33,6 +33,8 @@ except ImportError:  # not a Unix: a folder is then not kept from a second proce
 BUDGETS = {"picture": 400, "video": 1024, "table": 1024}
 _LIVES = 7 * 86_400  # seconds after which what a process of another machine was writing is a left-over
 _COUNTER = itertools.count()
+STORES = ("s3", "gs", "gcs", "hdfs", "abfs", "abfss")  # what addresses begin with, which jobs on a cluster read
+_STORE = re.compile(rf"({'|'.join(STORES)}):/+")
 
 
 # --- reading --------------------------------------------------------------------------------------------------------
@@ -53,6 +55,15 @@ def budget(kind: str) -> int:
     return int(setting) * 2**20
 
 
+def _check_here(path: str | Path, what: str) -> None:
+    """Refuse an address, of which `Path` would make a place below this folder."""
+    if match := _STORE.match(str(path)):
+        address = f"{match[1]}://{str(path)[match.end() :]}"
+        raise InputError(
+            f"{what} {address!r} is an address, and only rows of --engine ray come from one or go to one; give a path"
+        )
+
+
 def check_regular(path: str | Path, what: str) -> Path:
     """Refuse what is no regular file: opening a pipe or a device may never return.
 
@@ -62,6 +73,7 @@ def check_regular(path: str | Path, what: str) -> Path:
     Raises:
         InputError: naming the path.
     """
+    _check_here(path, what)
     shown = repr(str(path))
     try:
         mode = os.stat(path).st_mode
@@ -350,8 +362,9 @@ def check_writable(folder: Path) -> Path:
     What killed processes have left in it is swept.
 
     Raises:
-        InputError: naming the folder.
+        InputError: naming the folder; or for an address, of which `Path` would make a folder here.
     """
+    _check_here(folder, "output folder")
     try:
         place = folder
         while not place.exists() and place != place.parent:  # follows links: one that leads nowhere is no place

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from accord.data.extras import need
-from accord.files import check_writable, only_writer, reason, write_file
+from accord.files import STORES, check_writable, only_writer, reason, write_file
 from accord.types import InputError
 
-_SCHEMES = ("s3", "gs", "gcs", "hdfs", "abfs", "abfss", "file")
-_SCHEME = re.compile(rf"({'|'.join(_SCHEMES)}):/+")
+_SCHEME = re.compile(rf"({'|'.join((*STORES, 'file'))}):/+")
 
 
 def place_of(given: str | Path) -> Place:
@@ -40,6 +39,23 @@ def place_of(given: str | Path) -> Place:
     return Place(system, path, address, Path(path) if match[1] == "file" else None)
 
 
+def within(folder: str, name: str) -> str:
+    """The path or address of what is in a folder; options of an address, such as ?region=eu-west-1, stay at its end."""
+    address, options = _parted(folder)
+    return f"{address.rstrip('/')}/{name}{options}"
+
+
+def around(file: str) -> str:
+    """The folder that a file is in."""
+    address, options = _parted(file)
+    return address.rpartition("/")[0] + options
+
+
+def _parted(place: str) -> tuple[str, str]:
+    address, mark, options = place.partition("?") if _SCHEME.match(place) else (place, "", "")
+    return address, mark + options
+
+
 @dataclass(frozen=True)
 class Place:
     """A file or folder.
@@ -57,12 +73,8 @@ class Place:
     local: Path | None
 
     def __truediv__(self, name: str) -> Place:
-        return Place(
-            self.system,
-            f"{self.path.rstrip('/')}/{name}",
-            f"{self.shown.rstrip('/')}/{name}",
-            None if self.local is None else self.local / name,
-        )
+        path, local = f"{self.path.rstrip('/')}/{name}", None if self.local is None else self.local / name
+        return Place(self.system, path, within(self.shown, name), local)
 
     def __str__(self) -> str:
         return self.shown
@@ -82,17 +94,37 @@ class Place:
         try:
             found = self.system.get_file_info(self.path).type
         except OSError as error:
-            raise InputError(f"place {self.shown!r} cannot be reached ({reason(error)}); check it") from error
+            raise InputError(
+                f"place {self.shown!r} cannot be reached ({_said(error)}); check address and credentials"
+            ) from error
         return {fs.FileType.File: "file", fs.FileType.Directory: "folder"}.get(found, "")
 
-    def files(self, *suffixes: str, below: bool = True) -> list[Place]:
-        """The files in a folder with one of these suffixes, in order; hidden ones are left out."""
+    def names(self, *suffixes: str) -> Iterator[str]:
+        """What is in a folder with one of these suffixes, as paths within it, folder by folder and each in order;
+        hidden ones are left out. There may be millions.
+
+        Raises:
+            InputError: if it cannot be listed.
+        """
         fs = need("pyarrow.fs", "parquet", "Jobs on a cluster")
-        found = self.system.get_file_info(fs.FileSelector(self.path, allow_not_found=True, recursive=below))
-        start = len(self.path.rstrip("/")) + 1
-        names = sorted(f.path[start:] for f in found if f.type == fs.FileType.File)
-        shown = [n for n in names if not any(part.startswith(".") for part in n.split("/"))]
-        return [self / name for name in shown if Path(name).suffix.lower() in suffixes]
+        start, folders = len(self.path.rstrip("/")) + 1, [self.path]
+        while folders:
+            try:
+                found = self.system.get_file_info(fs.FileSelector(folders.pop(), allow_not_found=True))
+            except OSError as error:
+                raise InputError(
+                    f"folder {self.shown!r} cannot be listed ({_said(error)}); check its rights"
+                ) from error
+            shown = sorted((f.path, f.type) for f in found if not f.base_name.startswith("."))
+            del found  # of a store's listing each entry is some hundred bytes
+            folders += [path for path, kind in reversed(shown) if kind == fs.FileType.Directory]
+            for path, kind in shown:
+                if kind == fs.FileType.File and Path(path).suffix.lower() in suffixes:
+                    yield path[start:]
+
+    def files(self, *suffixes: str) -> list[Place]:
+        """The same as places."""
+        return [self / name for name in self.names(*suffixes)]
 
     def read(self) -> bytes:
         """Its bytes. Raises InputError if it cannot be read."""
@@ -100,7 +132,7 @@ class Place:
             with self.system.open_input_file(self.path) as file:
                 return bytes(file.read())
         except OSError as error:
-            raise InputError(f"file {self.shown!r} cannot be read ({reason(error)}); check that it is there") from error
+            raise InputError(f"file {self.shown!r} cannot be read ({_said(error)}); check that it is there") from error
 
     def write(self, data: bytes) -> None:
         """Be these bytes, as a whole or not at all. Raises InputError if it cannot be written."""
@@ -112,10 +144,14 @@ class Place:
             with self.system.open_output_stream(self.path) as file:
                 file.write(data)
         except OSError as error:
-            raise InputError(f"file {self.shown!r} cannot be written ({reason(error)}); check its rights") from error
+            raise InputError(f"file {self.shown!r} cannot be written ({_said(error)}); check its rights") from error
 
     def remove(self) -> None:
-        self.system.delete_file(self.path)
+        """Take the file away. Raises InputError if that cannot be done."""
+        try:
+            self.system.delete_file(self.path)
+        except OSError as error:
+            raise InputError(f"file {self.shown!r} cannot be removed ({_said(error)}); check its rights") from error
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
@@ -128,9 +164,14 @@ class Place:
             with only_writer(check_writable(self.local)):
                 yield
             return
-        probe = self / f".probe-{uuid.uuid4().hex}"
-        probe.write(b"")
-        probe.remove()
+        probe = f"{self.path.rstrip('/')}/.probe-{uuid.uuid4().hex}"
+        try:
+            self.system.open_output_stream(probe).close()
+            self.system.delete_file(probe)
+        except OSError as error:
+            raise InputError(
+                f"output folder {self.shown!r} cannot be written ({_said(error)}); check address and credentials"
+            ) from error
         yield
 
     @contextlib.contextmanager
@@ -145,3 +186,15 @@ class Place:
             for path in sorted(Path(folder).rglob("*")):
                 if path.is_file():
                     (self / path.relative_to(folder).as_posix()).write(path.read_bytes())
+
+
+_OF_AWS = re.compile(r"AWS Error (\w+).*? during \w+ operation: *(.*)", re.DOTALL)
+
+
+def _said(error: OSError) -> str:
+    """Why; of a store's own words the name of its error, and what follows it."""
+    match = _OF_AWS.search(str(error))
+    if match is None:
+        return reason(error)
+    more = " ".join(match[2].split()).rstrip(".")[:160]
+    return match[1] if not more or more == "No response body" else f"{match[1]}: {more}"

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -21,11 +22,12 @@ import numpy as np
 from accord.data.pair_folders import IMAGE_SUFFIXES
 from accord.data.pairs import IMAGE_KEYS, PROMPT_KEYS, whole_number
 from accord.data.typed import arrow_type
-from accord.distributed.places import Place, place_of
+from accord.distributed.places import Place, around, place_of, within
 from accord.types import InputError
 
 TABLES = (".parquet", ".jsonl", ".csv")
 BLOCKS = 1024  # that a list of pictures is held in at most
+LISTED = 2**16  # names that are held as texts of Python at once
 KINDS = {
     "id": "string",
     "image": "binary",
@@ -103,21 +105,17 @@ def of_place(
     kind = given.kind()
     if not kind:
         raise InputError(f"{given.shown!r} does not exist; check the path")
-    files = [given] if kind == "file" else given.files(*TABLES, ".tar")
+    files, pictures = ([given], None) if kind == "file" else _listed(given)
     tables = [f for f in files if f.suffix in TABLES]
     archives = [f for f in files if f.suffix == ".tar"]
     if not tables and not archives:
-        pictures = given.files(*IMAGE_SUFFIXES) if kind == "folder" else []
         if not pictures:
             raise InputError(
                 f"{given.shown!r} holds nothing that is read; give Parquet, JSONL, CSV, .tar or a folder of pictures"
             )
         if "prompt" in needs:
             raise InputError(f"{given.shown!r} holds pictures without prompts; give a table of pairs, or a webdataset")
-        start = len(given.shown.rstrip("/")) + 1
-        rows = [{"id": p.shown[start:], "place": p.everywhere} for p in pictures]
-        left = [row for row in rows if row["id"] not in done]
-        return of_rows(left, done, min(len(left) // 64 + 1, BLOCKS)), len(left)
+        return _of_pictures(pictures, given.everywhere, done)
     if tables and archives:
         raise InputError(f"{given.shown!r} holds tables and archives; give one kind of them")
     suffixes = sorted({f.suffix for f in files})
@@ -133,6 +131,42 @@ def of_place(
     return data.map_batches(_normalised(_of_table, given, done, needs, seeds), batch_format="pyarrow"), None
 
 
+def _listed(given: Place) -> tuple[list[Place], Any]:
+    """Tables and archives in a folder, and its pictures' names as one array of Arrow: there may be millions."""
+    import pyarrow as pa
+
+    files: list[Place] = []
+
+    def pictures() -> Iterator[str]:
+        for name in given.names(*TABLES, ".tar", *IMAGE_SUFFIXES):
+            if name.lower().endswith((*TABLES, ".tar")):
+                files.append(given / name)
+            else:
+                yield name
+
+    names = pictures()
+    parts = iter(lambda: pa.array(islice(names, LISTED), pa.large_string()), pa.array([], pa.large_string()))
+    return files, pa.chunked_array(list(parts), pa.large_string())
+
+
+def _of_pictures(names: Any, root: str, done: Done) -> tuple[Any, int]:
+    """A dataset of a folder's pictures; their rows are made where they are worked on."""
+    import pyarrow as pa
+    import ray.data
+
+    keep = [pa.array(~done.of(part.to_pylist())) for part in names.chunks]
+    left = names.filter(pa.chunked_array(keep, pa.bool_())).combine_chunks()
+    if not len(left):
+        return None, 0
+
+    def placed(batch: Any) -> Any:
+        return table([{"id": name, "place": within(root, name)} for name in batch.column("id").to_pylist()])
+
+    size = max(64, -(-len(left) // BLOCKS))
+    data = ray.data.from_arrow([pa.table({"id": left[i : i + size]}) for i in range(0, len(left), size)])
+    return data.map_batches(placed, batch_format="pyarrow"), len(left)
+
+
 def _check_columns(columns: Sequence[str], given: Place, needs: Sequence[str]) -> None:
     if "id" not in columns:
         raise InputError(f"{given.shown!r} has no column 'id', which says what is done already; give each row one")
@@ -145,7 +179,7 @@ def _normalised(
     row_of: Callable[[Row, str], Row], given: Place, done: Done, needs: Sequence[str], seeds: Sequence[int] | None
 ) -> Any:
     """What makes a batch of a source into rows of KINDS, those that are done left out."""
-    root = given.everywhere if given.suffix == "" else given.everywhere.rpartition("/")[0]
+    root = given.everywhere if given.kind() == "folder" else around(given.everywhere)
 
     def normalise(batch: Any) -> Any:
         rows = [one for row in batch.to_pylist() for one in seeded(_checked(row_of(row, root), needs), seeds)]
@@ -178,7 +212,7 @@ def _of_table(row: Row, root: str) -> Row:
     if isinstance(image, bytes):
         out["image"] = image
     elif isinstance(image, str):
-        out["place"] = image if "://" in image or image.startswith("/") else f"{root}/{image}"
+        out["place"] = image if "://" in image or image.startswith("/") else within(root, image)
     return out | _said(row)
 
 
