@@ -348,6 +348,7 @@ def test_other_pipelines_and_bad_knobs_are_refused():
         ("mode", "x"),
         ("strength", 0),
         ("modulated_share", 2),
+        ("good_enough", 1.5),
         ("exempt_tokens", "y"),
         ("escalation", -1),
         ("background", -1),

@@ -65,7 +65,7 @@ LEAST = {
 }
 FLOATS = {
     "generate": "--guidance --gpus-per-worker --max-failures",
-    "realign": "--guidance --strength --gpus-per-worker --max-failures",
+    "realign": "--guidance --strength --good-enough --gpus-per-worker --max-failures",
     "score": "--gpus-per-worker --max-failures",
     "invert": "--gpus-per-worker --max-failures",
     "edit": "--learning-rate --guidance --strength --injection --mask-blending --modulation",

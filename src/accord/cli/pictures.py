@@ -332,6 +332,15 @@ def realign(
             )
         ),
     ] = "score",
+    good_enough: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="How probable all words of a picture must be so that it is not redone; 0.9 if not given. With --select "
+            "pass 0.5 redoes far fewer pictures that were right.",
+        ),
+    ] = None,
     regions: Annotated[
         str,
         typer.Option(help="What finds the things: attention (the pipeline's own) or detector (a model that looks)."),
@@ -375,7 +384,8 @@ def realign(
     if mode not in (*MODES, *ROUTINGS):
         raise InputError(f"--mode {mode!r} is unknown; use {', '.join(MODES)}, {' or '.join(ROUTINGS)}")
     routing = ROUTINGS.get(mode)
-    share = {} if strength is None else {"strength": strength}
+    given_alone = {"strength": strength, "good_enough": good_enough}
+    share = {name: value for name, value in given_alone.items() if value is not None}
     config = checked(accord.RealignConfig, rounds=rounds, mode="new_seed" if routing else mode, **share)
     if mode != "renoise":
         leave_out("without --mode renoise", strength=strength)
@@ -383,7 +393,7 @@ def realign(
         leave_out("with --budget", **said("rounds"))
         Budget.of(budget)
     elif not rounds:
-        leave_out("with --rounds 0", **said("mode", "regions", "judge_regions", "select", "place"))
+        leave_out("with --rounds 0", **said("mode", "regions", "judge_regions", "select", "good_enough", "place"))
     if file is not None:
         leave_out("with --prompts, whose rows have things of their own", place=place)
     places = places_of(place or ())
@@ -404,7 +414,7 @@ def realign(
         "detector": detector,
         "outlines": outlines,
         **({} if judge_regions == "crop" else {"judge_regions": judge_regions}),  # as manifests without it have it
-        **({} if strength is None else {"strength": strength}),
+        **share,
         **({"mode": mode, "budget": budget} if routing or budget else {}),
     }
     repairing = Repairing(

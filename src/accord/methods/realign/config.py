@@ -43,8 +43,9 @@ class RealignConfig:
             raise ValueError(f"exempt_tokens must be one of {', '.join(EXEMPT)}, not {self.exempt_tokens!r}")
         if not 0 < self.strength <= 1:
             raise ValueError(f"strength must be in (0, 1], not {self.strength}")
-        if not 0 <= self.modulated_share <= 1:
-            raise ValueError(f"modulated_share must be in [0, 1], not {self.modulated_share}")
+        for name in ("modulated_share", "good_enough"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be in [0, 1], not {getattr(self, name)}")
         for name in ("cross_weight", "self_weight", "omega_gain", "time_power", "escalation", "background"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
