@@ -50,6 +50,7 @@ from accord.types import InputError, Pair
 
 if TYPE_CHECKING:
     from accord.data.pairs import PairsFile
+    from accord.methods.invert.config import PredictorConfig
     from accord.methods.tune.config import TuneConfig
 
 app = App(help="Train models.", no_args_is_help=True)
@@ -253,63 +254,28 @@ def train_reward(
     """
     quiet()
     import accord
-    from accord.data.pairs import PairsFile
-    from accord.data.prompt_files import read_prompts
-    from accord.embedded import TUNING
     from accord.files import check_writable
-    from accord.methods.tune.config import strategy_of
-    from accord.rewards.registry import registered
     from accord.training.claim import check_same
 
-    further = call_options(None, None, negative_prompt, height, width, call)["call"]
-    if negative_prompt:
-        further["negative_prompt"] = negative_prompt
-    if held_out == "inversion" and model is not None:
-        raise InputError(
-            f"the embedded inverter reads pictures of the lab alone, not of {model!r}; choose another --held-out"
-        )
-    held_out = held_out or ("inversion" if model is None else "clip")
-    weights, scores = _weights(reward, held_out), registered()
-    its_class = type(checked(strategy_of, strategy=strategy))
-    its_knobs = [f.name for f in fields(its_class)]
-    leave_out(
-        f"by {strategy}",
-        **{k: v for k, v in {"stop_from": stop_from, "stop_until": stop_until}.items() if k not in its_knobs},
-    )
-    if not its_class.has_loss:
-        leave_out(f"by {strategy}", reward_weight=reward_weight)
-    if not its_class.rolls_out:
-        leave_out(f"by {strategy}", rollout_workers=rollout_workers)
+    further = _further_call(negative_prompt, height, width, call)
+    scores = _Scores.of(reward, held_out, model)
+    its = _Strategy.of(strategy, model)
+    stops = {"stop_from": stop_from, "stop_until": stop_until}
+    its.check_uses(**stops, reward_weight=reward_weight, rollout_workers=rollout_workers)
     if rollout_workers is None:
         leave_out("without --rollout-workers", address=address, gpus_per_worker=gpus_per_worker)
-    usual = {**its_class.usual, **(TUNING.get(strategy, {}) if model is None else {})}
     terms = {"pretrain_weight": pretrain_weight, "kl_weight": kl_weight}
-    if not any(usual.get(name, 1) if given is None else given for name, given in terms.items()):
+    if not its.weighs_any(terms):
         leave_out("with --pretrain-weight 0 and --kl-weight 0", pairs=pairs)
     if pairs is None:
         leave_out("without --pairs", pairs_least=pairs_least)
-    needed = {need for name in {*weights, held_out} & scores.keys() for need in scores[name].needs}
-    if "captioner" not in needed:
-        leave_out("by these scores", judge=judge)
-    if "clip" not in needed:
-        leave_out("by these scores", clip=clip)
-    given = {
-        "learning_rate": learning_rate,
-        "num_inference_steps": inference_steps,
-        "stop_from": stop_from,
-        "stop_until": stop_until,
-        "reward_weight": reward_weight,
-        "save_every": save_every,
-        **terms,
-    }
-    config = _config(
-        strategy,
-        usual,
-        {k: v for k, v in given.items() if v is not None},
-        _own_knobs(strategy, its_knobs, strategy_option or []),
-        steps=steps,
-        batch_size=batch_size,
-        gradient_accumulation=accumulate,
+    scores.check_uses(judge, clip)
+    own = {"learning_rate": learning_rate, "num_inference_steps": inference_steps, "save_every": save_every}
+    batches = {"steps": steps, "batch_size": batch_size, "gradient_accumulation": accumulate}
+    config = its.config(
+        {**own, **stops, "reward_weight": reward_weight, **terms},
+        strategy_option or [],
+        **batches,
         rank=rank,
         guidance_scale=guidance,
         anchors=anchors,
@@ -321,50 +287,191 @@ def train_reward(
     check_writable(out)
     check_same(out, config.flat())
     where = pick_device(device)
-    models = _Models(model, variant, model_config, judge, clip, weights)
+    models = _Models(model, variant, model_config, judge, clip, scores.weights)
     drawing = _drawn_by(rollout_workers, address, gpus_per_worker, models, where) if rollout_workers else None
-    broken = PairsFile()  # rows of the prompts file that are left out
-    texts = plainly(read_prompts(prompts, broken))
-    others = _in_other_words(paraphrases, texts, broken)
-    unread = PairsFile()
-    examples = _pictures_of(pairs, unread, not as_json) if pairs is not None else None
+    material = _Material.read(prompts, paraphrases, pairs, not as_json)
     pipe = models.pipeline(device)
     where = str(pipe.device)
-    judging, similarity = models.judges(needed, where)
-    watching = None if watcher is None else _watching(watcher, judging, weights, where)
-    tell_skipped(broken.skipped)
-    tell_skipped(unread.skipped)
-    rewards = accord.make_rewards(weights, judging, similarity)
-    if examples is not None and pairs_least is not None:
+    judges = models.judges(scores.needed, where)
+    watching = None if watcher is None else _watching(watcher, judges[0], scores.weights, where)
+    material.tell_skipped()
+    rewards = accord.make_rewards(scores.weights, *judges)
+    examples = material.passing(rewards, pairs_least, where)
+    guards: dict[str, Any] = {"held_out": _held_out(scores.held_out, *judges), "limits": bounds, "watcher": watching}
+    data: dict[str, Any] = {"pairs": examples, "paraphrases": material.others, "call": further}
+    how: dict[str, Any] = {"config": config, "whole": whole, "drawing": drawing, "progress": not as_json}
+    tuned = accord.train_reward(pipe, material.texts, rewards, out, **how, **data, **guards)
+    _tell_tuned(as_json, tuned.report, out, material)
+
+
+def _further_call(
+    negative_prompt: str | None, height: int | None, width: int | None, call: Sequence[str] | None
+) -> dict[str, Any]:
+    """The further arguments of the pipeline's call, the negative prompt among them."""
+    further: dict[str, Any] = call_options(None, None, negative_prompt, height, width, call)["call"]
+    return further | ({"negative_prompt": negative_prompt} if negative_prompt else {})
+
+
+@dataclass(frozen=True)
+class _Scores:
+    """What a run is trained on, and the score that guards it.
+
+    Attributes:
+        weights: of the rewards, by name.
+        held_out: name of the score that is never trained on, or none.
+    """
+
+    weights: Mapping[str, float]
+    held_out: str
+
+    @classmethod
+    def of(cls, reward: Sequence[str], held_out: str | None, model: str | None) -> _Scores:
+        """Of --reward and --held-out. Raises InputError for scores that do not go together, or not with the model."""
+        if held_out == "inversion" and model is not None:
+            raise InputError(
+                f"the embedded inverter reads pictures of the lab alone, not of {model!r}; choose another --held-out"
+            )
+        held_out = held_out or ("inversion" if model is None else "clip")
+        return cls(_weights(reward, held_out), held_out)
+
+    @property
+    def needed(self) -> set[str]:
+        """The models that they look with: captioner, clip."""
+        from accord.rewards.registry import registered
+
+        scores = registered()
+        return {need for name in {*self.weights, self.held_out} & scores.keys() for need in scores[name].needs}
+
+    def check_uses(self, judge: str | None, clip: str | None) -> None:
+        """Refuse a model that none of them looks with."""
+        for need, option in (("captioner", {"judge": judge}), ("clip", {"clip": clip})):
+            if need not in self.needed:
+                leave_out("by these scores", **option)
+
+
+@dataclass(frozen=True)
+class _Strategy:
+    """A strategy as --strategy names it.
+
+    Attributes:
+        kind: the class of its own knobs.
+        usual: what the knobs of a run are where nothing is said.
+    """
+
+    name: str
+    kind: Any
+    usual: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, name: str, model: str | None) -> _Strategy:
+        """The strategy of this name, on the lab if `model` is None. Raises InputError if there is none."""
+        from accord.embedded import TUNING
+        from accord.methods.tune.config import strategy_of
+
+        kind = type(checked(strategy_of, strategy=name))
+        return cls(name, kind, {**kind.usual, **(TUNING.get(name, {}) if model is None else {})})
+
+    @property
+    def knobs(self) -> list[str]:
+        """The names of its own knobs."""
+        return [f.name for f in fields(self.kind)]
+
+    def check_uses(self, **given: Any) -> None:
+        """Refuse those of stop_from, stop_until, reward_weight and rollout_workers that it would not use."""
+        used = {*self.knobs}
+        used |= {"reward_weight"} if self.kind.has_loss else set()
+        used |= {"rollout_workers"} if self.kind.rolls_out else set()
+        leave_out(f"by {self.name}", **{name: value for name, value in given.items() if name not in used})
+
+    def weighs_any(self, terms: Mapping[str, float | None]) -> bool:
+        """Whether a loss has a weight: the one given, or the usual one."""
+        return any(self.usual.get(name, 1) if given is None else given for name, given in terms.items())
+
+    def config(self, own_options: Mapping[str, Any], further: Sequence[str], **knobs: Any) -> TuneConfig:
+        """The config of a run.
+
+        Args:
+            own_options: knobs with an option of their own, None where it was not given.
+            further: those of --strategy-option.
+            knobs: all others.
+
+        Raises:
+            InputError: for a knob that is unknown, given twice, or out of its bounds.
+        """
+        from accord.methods.tune.config import TuneConfig
+
+        given, own = {k: v for k, v in own_options.items() if v is not None}, self._own_knobs(further)
+        if twice := own.keys() & {*given, *_OPTIONS}:
+            raise InputError(f"the knob {min(twice)!r} of {self.name} was given twice; give it once")
+        options = _OPTIONS | {name: f"strategy-option {name}" for name in own}
+        return checked(TuneConfig.of, options, strategy=self.name, **knobs, **{**self.usual, **given, **own})
+
+    def _own_knobs(self, given: Sequence[str]) -> dict[str, float | int]:
+        """The knobs of --strategy-option."""
+        found: dict[str, float | int] = {}
+        for name, number in map(_knob, given):
+            if name not in self.knobs:
+                its = f"its own are {', '.join(self.knobs)}" if self.knobs else "it has none"
+                raise InputError(f"strategy {self.name} has no knob {name!r}; {its}")
+            if name in found:
+                raise InputError(f"the knob {name!r} of {self.name} was given twice; give it once")
+            found[name] = number
+        return found
+
+
+@dataclass(frozen=True)
+class _Material:
+    """What a run learns from, read before any model is loaded.
+
+    Attributes:
+        texts: prompts.
+        others: these in other words, by prompt.
+        examples: pictures and captions for the denoising loss; the model's own pictures if None.
+        broken, unread: rows of the prompts, and of the pairs, that are left out.
+    """
+
+    texts: Sequence[str]
+    others: Mapping[str, str] | None
+    examples: tuple[Sequence[Any], list[str]] | None
+    broken: PairsFile
+    unread: PairsFile
+
+    @classmethod
+    def read(cls, prompts: Path, paraphrases: str | None, pairs: Path | None, progress: bool) -> _Material:
+        """Of these files. Raises InputError if one cannot be read."""
+        from accord.data.pairs import PairsFile
+        from accord.data.prompt_files import read_prompts
+
+        broken, unread = PairsFile(), PairsFile()
+        texts = plainly(read_prompts(prompts, broken))
+        others = _in_other_words(paraphrases, texts, broken)
+        examples = _pictures_of(pairs, unread, progress) if pairs is not None else None
+        return cls(texts, others, examples, broken, unread)
+
+    def tell_skipped(self) -> None:
+        """What is left out, on stderr."""
+        tell_skipped(self.broken.skipped)
+        tell_skipped(self.unread.skipped)
+
+    def passing(self, rewards: Any, least: float | None, where: str) -> tuple[Sequence[Any], list[str]] | None:
+        """The examples whose reward is at least this; all of them for None."""
+        if self.examples is None or least is None:
+            return self.examples
         from accord.methods.tune.pairs import passing_pairs
 
-        before = len(examples[1])
-        examples = passing_pairs(*examples, rewards, pairs_least, where)
-        print(f"{len(examples[1])} of {before} pairs pass", file=sys.stderr)
-    tuned = accord.train_reward(
-        pipe,
-        texts,
-        rewards,
-        out,
-        config=config,
-        held_out=_held_out(held_out, judging, similarity),
-        pairs=examples,
-        call=further,
-        progress=not as_json,
-        limits=bounds,
-        watcher=watching,
-        paraphrases=others,
-        whole=whole,
-        drawing=drawing,
-    )
-    gains = "".join(
-        f"{k} {v['mean']:+.4f} [{v['low']:+.4f}, {v['high']:+.4f}]; " for k, v in tuned.report["gains"].items()
-    )
-    skipped = {"skipped": broken.skipped, "skipped_pairs": unread.skipped}
+        found = passing_pairs(*self.examples, rewards, least, where)
+        print(f"{len(found[1])} of {len(self.examples[1])} pairs pass", file=sys.stderr)
+        return found
+
+
+def _tell_tuned(as_json: bool, report: Mapping[str, Any], out: Path, material: _Material) -> None:
+    """Print what a run has gained."""
+    gains = "".join(f"{k} {v['mean']:+.4f} [{v['low']:+.4f}, {v['high']:+.4f}]; " for k, v in report["gains"].items())
+    skipped = {"skipped": material.broken.skipped, "skipped_pairs": material.unread.skipped}
     emit(
         as_json,
-        {**tuned.report, "folder": str(out), "gallery": str(out / "index.html"), **skipped},
-        f"{gains}{tuned.report['verdict']}\nadapter and report: {out}\npictures before and after: {out / 'index.html'}",
+        {**report, "folder": str(out), "gallery": str(out / "index.html"), **skipped},
+        f"{gains}{report['verdict']}\nadapter and report: {out}\npictures before and after: {out / 'index.html'}",
     )
 
 
@@ -453,37 +560,6 @@ _OPTIONS = {  # of knobs that are called otherwise on the command line
     "guidance_scale": "guidance",
     "num_inference_steps": "inference-steps",
 }
-
-
-def _config(
-    strategy: str, usual: Mapping[str, Any], said_knobs: Mapping[str, Any], own: Mapping[str, Any], **knobs: Any
-) -> TuneConfig:
-    """The config of a run.
-
-    Args:
-        usual: what the strategy has where nothing is said.
-        said_knobs: those with an option of their own that was given; own: those of --strategy-option.
-        knobs: all others.
-    """
-    from accord.methods.tune.config import TuneConfig
-
-    if twice := own.keys() & {*said_knobs, *_OPTIONS}:
-        raise InputError(f"the knob {min(twice)!r} of {strategy} was given twice; give it once")
-    options = _OPTIONS | {name: f"strategy-option {name}" for name in own}
-    return checked(TuneConfig.of, options, strategy=strategy, **knobs, **{**usual, **said_knobs, **own})
-
-
-def _own_knobs(strategy: str, known: Sequence[str], given: Sequence[str]) -> dict[str, float | int]:
-    """The knobs of --strategy-option; `known` are those that the strategy has."""
-    found: dict[str, float | int] = {}
-    for name, number in map(_knob, given):
-        if name not in known:
-            its = f"its own are {', '.join(known)}" if known else "it has none"
-            raise InputError(f"strategy {strategy} has no knob {name!r}; {its}")
-        if name in found:
-            raise InputError(f"the knob {name!r} of {strategy} was given twice; give it once")
-        found[name] = number
-    return found
 
 
 def _in_other_words(source: str | None, texts: Sequence[str], broken: PairsFile) -> dict[str, str] | None:
@@ -613,16 +689,11 @@ def train_inverter_command(
     import accord
     from accord.files import check_writable
     from accord.judges.captioners import load_captioner
-    from accord.methods.invert.config import InvertTrainConfig, PredictorConfig
+    from accord.methods.invert.config import InvertTrainConfig
     from accord.methods.invert.inverter import check_weights
 
     where = pick_device(device)
-    kinds = [
-        checked(
-            PredictorConfig, kind=k.partition("=")[0], model=k.partition("=")[2] or None, caption_conditioned=caption
-        )
-        for k in kind
-    ]
+    kinds = _predictors(kind, caption)
     config = checked(
         InvertTrainConfig,
         steps=steps,
@@ -660,6 +731,20 @@ def train_inverter_command(
         progress=not as_json,
         captioner=load_captioner(judge, where) if white and caption else None,
     )
+    text = f"{_cosines(report, kinds)}\ninverter: {out / 'inverter'}"
+    emit(as_json, {**report, "out": str(out)}, text)
+
+
+def _predictors(given: Sequence[str], caption: bool) -> list[PredictorConfig]:
+    """The predictors of --kind, KIND or KIND=MODEL each."""
+    from accord.methods.invert.config import PredictorConfig
+
+    named = [(kind, model or None) for kind, _, model in (text.partition("=") for text in given)]
+    return [checked(PredictorConfig, kind=k, model=m, caption_conditioned=caption) for k, m in named]
+
+
+def _cosines(report: Mapping[str, Any], kinds: Sequence[PredictorConfig]) -> str:
+    """How near each predictor and their ensemble come, a line each."""
     lines = [
         f"{p['kind']}: cosine {p['test']['cosine']:.4f} on {report['split']['test']} test images"
         for p in report["predictors"]
@@ -667,7 +752,7 @@ def train_inverter_command(
     if "ensemble" in report:
         shares = ", ".join(f"{k.kind} {w:g}" for k, w in zip(kinds, report["weights"], strict=True))
         lines.append(f"ensemble: cosine {report['ensemble']['test']['cosine']:.4f}, weights {shares}")
-    emit(as_json, {**report, "out": str(out)}, "\n".join([*lines, f"inverter: {out / 'inverter'}"]))
+    return "\n".join(lines)
 
 
 @app.command("context")
@@ -728,14 +813,12 @@ def train_context_command(
     quiet()
     import accord
     from accord.data.pairs import PairsFile
-    from accord.diffusion.lora import named_networks
-    from accord.files import check_writable, only_writer
+    from accord.files import check_writable
     from accord.methods.context.config import ContextTrainConfig
-    from accord.methods.context.data import draw_from, encode_images
+    from accord.methods.context.data import draw_from
     from accord.methods.context.train import train_context
     from accord.training.claim import check_same
     from accord.training.fingerprint import fingerprint
-    from accord.training.processes import Processes
 
     if denoiser != "lora":
         leave_out(f"with a {denoiser} denoiser", rank=rank)
@@ -747,22 +830,17 @@ def train_context_command(
         leave_out("without --pixels", clip=clip)
     if not gain:
         leave_out("with --gain 0, which shifts nothing", pixels=pixels, estimated_share=estimated_share)
-    given: dict[str, Any] = {k: v for k, v in (("rank", rank), ("estimated_share", estimated_share)) if v is not None}
+    own = {"rank": rank, "estimated_share": estimated_share}
+    run = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "save_every": save_every}
+    network = {"shift": shift, "gain": gain, "share": share, "use_image": not text_only, "pixels": pixels}
     config = checked(
         ContextTrainConfig,
-        steps=steps,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
+        **run,
+        **network,
         denoiser=denoiser,
-        shift=shift,
-        gain=gain,
-        share=share,
-        use_image=not text_only,
         loss=loss,
-        pixels=pixels,
-        save_every=save_every,
         seed=seed,
-        **given,
+        **{name: value for name, value in own.items() if value is not None},
     )
     if fresh and denoiser != "full":
         raise InputError(
@@ -774,40 +852,53 @@ def train_context_command(
     check_same(out, asdict(config))
     pick_device(device)
     unread = PairsFile()
-    if pairs is not None:
-        images, captions = _pictures_of(pairs, unread, not as_json)
+    given = None if pairs is None else _pictures_of(pairs, unread, not as_json)
     pipe = accord.load(model, device, variant=variant, model_config=model_config)
     similarity = accord.load_clip(clip, str(pipe.device)) if pixels else None
     tell_skipped(unread.skipped)
-    if pairs is None:
-        from accord_lab.scenes.pairs import rendered_pairs
-
-        images, captions = rendered_pairs(scenes or 8000, seed + 21)
-    processes = Processes(pipe.device)
-    with only_writer(out) if processes.first else contextlib.nullcontext():
-        latents = encode_images(pipe, images, out / "latents.safetensors", progress=not as_json, processes=processes)
+    images, captions = given or _rendered(scenes or 8000, seed)
+    latents = _latents(pipe, images, out, not as_json)
     if fresh:
-        import torch
-
-        torch.manual_seed(seed)
-        anew = {
-            name: type(net).from_config(net.config).to(pipe.device)  # type: ignore[attr-defined]
-            for name, net in named_networks(pipe).items()
-        }
-        pipe.register_modules(**anew)
-    train_context(
-        pipe,
-        draw_from(latents, captions),
-        out,
-        config,
-        clip=similarity,
-        data=fingerprint(latents, captions),
-    )
+        _start_afresh(pipe, seed)
+    data = fingerprint(latents, captions)
+    train_context(pipe, draw_from(latents, captions), out, config, clip=similarity, data=data)
     emit(
         as_json,
         {"out": str(out), "steps": steps, "skipped": unread.skipped},
         f"relational network: {out / 'relation'}\nuse it: accord generate PROMPT --context {out}",
     )
+
+
+def _rendered(scenes: int, seed: int) -> tuple[Sequence[Any], list[str]]:
+    """So many scenes of the lab, and their captions."""
+    from accord_lab.scenes.pairs import rendered_pairs
+
+    return rendered_pairs(scenes, seed + 21)
+
+
+def _latents(pipe: Any, images: Sequence[Any], out: Path, progress: bool) -> Any:
+    """The pictures' latents, which are kept in `out`; of several processes one alone writes there."""
+    from accord.files import only_writer
+    from accord.methods.context.data import encode_images
+    from accord.training.processes import Processes
+
+    processes = Processes(pipe.device)
+    with only_writer(out) if processes.first else contextlib.nullcontext():
+        return encode_images(pipe, images, out / "latents.safetensors", progress=progress, processes=processes)
+
+
+def _start_afresh(pipe: Any, seed: int) -> None:
+    """Put networks of the same architecture with random weights in place of the pipeline's own."""
+    import torch
+
+    from accord.diffusion.lora import named_networks
+
+    torch.manual_seed(seed)
+    anew = {
+        name: type(net).from_config(net.config).to(pipe.device)  # type: ignore[attr-defined]
+        for name, net in named_networks(pipe).items()
+    }
+    pipe.register_modules(**anew)
 
 
 def _pictures_of(pairs: Path, unread: PairsFile, progress: bool) -> tuple[Sequence[Any], list[str]]:
