@@ -337,8 +337,8 @@ def realign(
         typer.Option(
             min=0,
             max=1,
-            help="How probable all words of a picture must be so that it is not redone; 0.9 if not given. With --select "
-            "pass 0.5 redoes far fewer pictures that were right.",
+            help="How probable all words of a picture must be so that it is not redone; 0.9 if not given. With "
+            "--select pass 0.5 redoes far fewer pictures that were right.",
         ),
     ] = None,
     regions: Annotated[

@@ -50,6 +50,7 @@ from accord.types import InputError, Pair
 
 if TYPE_CHECKING:
     from accord.data.pairs import PairsFile
+    from accord.methods.invert.config import PredictorConfig
     from accord.methods.tune.config import TuneConfig
 
 app = App(help="Train models.", no_args_is_help=True)
@@ -296,22 +297,10 @@ def train_reward(
     material.tell_skipped()
     rewards = accord.make_rewards(scores.weights, *judges)
     examples = material.passing(rewards, pairs_least, where)
-    tuned = accord.train_reward(
-        pipe,
-        material.texts,
-        rewards,
-        out,
-        config=config,
-        held_out=_held_out(scores.held_out, *judges),
-        pairs=examples,
-        progress=not as_json,
-        call=further,
-        limits=bounds,
-        watcher=watching,
-        paraphrases=material.others,
-        whole=whole,
-        drawing=drawing,
-    )
+    guards: dict[str, Any] = {"held_out": _held_out(scores.held_out, *judges), "limits": bounds, "watcher": watching}
+    data: dict[str, Any] = {"pairs": examples, "paraphrases": material.others, "call": further}
+    how: dict[str, Any] = {"config": config, "whole": whole, "drawing": drawing, "progress": not as_json}
+    tuned = accord.train_reward(pipe, material.texts, rewards, out, **how, **data, **guards)
     _tell_tuned(as_json, tuned.report, out, material)
 
 
@@ -700,16 +689,11 @@ def train_inverter_command(
     import accord
     from accord.files import check_writable
     from accord.judges.captioners import load_captioner
-    from accord.methods.invert.config import InvertTrainConfig, PredictorConfig
+    from accord.methods.invert.config import InvertTrainConfig
     from accord.methods.invert.inverter import check_weights
 
     where = pick_device(device)
-    kinds = [
-        checked(
-            PredictorConfig, kind=k.partition("=")[0], model=k.partition("=")[2] or None, caption_conditioned=caption
-        )
-        for k in kind
-    ]
+    kinds = _predictors(kind, caption)
     config = checked(
         InvertTrainConfig,
         steps=steps,
@@ -747,6 +731,20 @@ def train_inverter_command(
         progress=not as_json,
         captioner=load_captioner(judge, where) if white and caption else None,
     )
+    text = f"{_cosines(report, kinds)}\ninverter: {out / 'inverter'}"
+    emit(as_json, {**report, "out": str(out)}, text)
+
+
+def _predictors(given: Sequence[str], caption: bool) -> list[PredictorConfig]:
+    """The predictors of --kind, KIND or KIND=MODEL each."""
+    from accord.methods.invert.config import PredictorConfig
+
+    named = [(kind, model or None) for kind, _, model in (text.partition("=") for text in given)]
+    return [checked(PredictorConfig, kind=k, model=m, caption_conditioned=caption) for k, m in named]
+
+
+def _cosines(report: Mapping[str, Any], kinds: Sequence[PredictorConfig]) -> str:
+    """How near each predictor and their ensemble come, a line each."""
     lines = [
         f"{p['kind']}: cosine {p['test']['cosine']:.4f} on {report['split']['test']} test images"
         for p in report["predictors"]
@@ -754,7 +752,7 @@ def train_inverter_command(
     if "ensemble" in report:
         shares = ", ".join(f"{k.kind} {w:g}" for k, w in zip(kinds, report["weights"], strict=True))
         lines.append(f"ensemble: cosine {report['ensemble']['test']['cosine']:.4f}, weights {shares}")
-    emit(as_json, {**report, "out": str(out)}, "\n".join([*lines, f"inverter: {out / 'inverter'}"]))
+    return "\n".join(lines)
 
 
 @app.command("context")
@@ -815,14 +813,12 @@ def train_context_command(
     quiet()
     import accord
     from accord.data.pairs import PairsFile
-    from accord.diffusion.lora import named_networks
-    from accord.files import check_writable, only_writer
+    from accord.files import check_writable
     from accord.methods.context.config import ContextTrainConfig
-    from accord.methods.context.data import draw_from, encode_images
+    from accord.methods.context.data import draw_from
     from accord.methods.context.train import train_context
     from accord.training.claim import check_same
     from accord.training.fingerprint import fingerprint
-    from accord.training.processes import Processes
 
     if denoiser != "lora":
         leave_out(f"with a {denoiser} denoiser", rank=rank)
@@ -834,22 +830,17 @@ def train_context_command(
         leave_out("without --pixels", clip=clip)
     if not gain:
         leave_out("with --gain 0, which shifts nothing", pixels=pixels, estimated_share=estimated_share)
-    given: dict[str, Any] = {k: v for k, v in (("rank", rank), ("estimated_share", estimated_share)) if v is not None}
+    own = {"rank": rank, "estimated_share": estimated_share}
+    run = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "save_every": save_every}
+    network = {"shift": shift, "gain": gain, "share": share, "use_image": not text_only, "pixels": pixels}
     config = checked(
         ContextTrainConfig,
-        steps=steps,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
+        **run,
+        **network,
         denoiser=denoiser,
-        shift=shift,
-        gain=gain,
-        share=share,
-        use_image=not text_only,
         loss=loss,
-        pixels=pixels,
-        save_every=save_every,
         seed=seed,
-        **given,
+        **{name: value for name, value in own.items() if value is not None},
     )
     if fresh and denoiser != "full":
         raise InputError(
@@ -861,40 +852,53 @@ def train_context_command(
     check_same(out, asdict(config))
     pick_device(device)
     unread = PairsFile()
-    if pairs is not None:
-        images, captions = _pictures_of(pairs, unread, not as_json)
+    given = None if pairs is None else _pictures_of(pairs, unread, not as_json)
     pipe = accord.load(model, device, variant=variant, model_config=model_config)
     similarity = accord.load_clip(clip, str(pipe.device)) if pixels else None
     tell_skipped(unread.skipped)
-    if pairs is None:
-        from accord_lab.scenes.pairs import rendered_pairs
-
-        images, captions = rendered_pairs(scenes or 8000, seed + 21)
-    processes = Processes(pipe.device)
-    with only_writer(out) if processes.first else contextlib.nullcontext():
-        latents = encode_images(pipe, images, out / "latents.safetensors", progress=not as_json, processes=processes)
+    images, captions = given or _rendered(scenes or 8000, seed)
+    latents = _latents(pipe, images, out, not as_json)
     if fresh:
-        import torch
-
-        torch.manual_seed(seed)
-        anew = {
-            name: type(net).from_config(net.config).to(pipe.device)  # type: ignore[attr-defined]
-            for name, net in named_networks(pipe).items()
-        }
-        pipe.register_modules(**anew)
-    train_context(
-        pipe,
-        draw_from(latents, captions),
-        out,
-        config,
-        clip=similarity,
-        data=fingerprint(latents, captions),
-    )
+        _start_afresh(pipe, seed)
+    data = fingerprint(latents, captions)
+    train_context(pipe, draw_from(latents, captions), out, config, clip=similarity, data=data)
     emit(
         as_json,
         {"out": str(out), "steps": steps, "skipped": unread.skipped},
         f"relational network: {out / 'relation'}\nuse it: accord generate PROMPT --context {out}",
     )
+
+
+def _rendered(scenes: int, seed: int) -> tuple[Sequence[Any], list[str]]:
+    """So many scenes of the lab, and their captions."""
+    from accord_lab.scenes.pairs import rendered_pairs
+
+    return rendered_pairs(scenes, seed + 21)
+
+
+def _latents(pipe: Any, images: Sequence[Any], out: Path, progress: bool) -> Any:
+    """The pictures' latents, which are kept in `out`; of several processes one alone writes there."""
+    from accord.files import only_writer
+    from accord.methods.context.data import encode_images
+    from accord.training.processes import Processes
+
+    processes = Processes(pipe.device)
+    with only_writer(out) if processes.first else contextlib.nullcontext():
+        return encode_images(pipe, images, out / "latents.safetensors", progress=progress, processes=processes)
+
+
+def _start_afresh(pipe: Any, seed: int) -> None:
+    """Put networks of the same architecture with random weights in place of the pipeline's own."""
+    import torch
+
+    from accord.diffusion.lora import named_networks
+
+    torch.manual_seed(seed)
+    anew = {
+        name: type(net).from_config(net.config).to(pipe.device)  # type: ignore[attr-defined]
+        for name, net in named_networks(pipe).items()
+    }
+    pipe.register_modules(**anew)
 
 
 def _pictures_of(pairs: Path, unread: PairsFile, progress: bool) -> tuple[Sequence[Any], list[str]]:
