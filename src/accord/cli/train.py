@@ -297,10 +297,22 @@ def train_reward(
     material.tell_skipped()
     rewards = accord.make_rewards(scores.weights, *judges)
     examples = material.passing(rewards, pairs_least, where)
-    guards: dict[str, Any] = {"held_out": _held_out(scores.held_out, *judges), "limits": bounds, "watcher": watching}
-    data: dict[str, Any] = {"pairs": examples, "paraphrases": material.others, "call": further}
-    how: dict[str, Any] = {"config": config, "whole": whole, "drawing": drawing, "progress": not as_json}
-    tuned = accord.train_reward(pipe, material.texts, rewards, out, **how, **data, **guards)
+    tuned = accord.train_reward(
+        pipe,
+        material.texts,
+        rewards,
+        out,
+        config=config,
+        held_out=_held_out(scores.held_out, *judges),
+        pairs=examples,
+        progress=not as_json,
+        call=further,
+        limits=bounds,
+        watcher=watching,
+        paraphrases=material.others,
+        whole=whole,
+        drawing=drawing,
+    )
     _tell_tuned(as_json, tuned.report, out, material)
 
 
