@@ -112,9 +112,9 @@ def record(page: Page) -> Recording:
     recording.take(SEEN)
     frame = page.locator(".picture .frame").bounding_box()
     x, y, side = frame["x"], frame["y"], frame["width"]
-    recording.move(x + 0.03 * side, y + 0.04 * side)
+    recording.move(x + 0.6 * side, y + 0.03 * side)
     page.mouse.down()
-    recording.move(x + 0.42 * side, y + 0.46 * side, frames=8)
+    recording.move(x + 0.98 * side, y + 0.41 * side, frames=8)
     page.mouse.up()
     recording.take(SEEN)
     _repaired(recording)
