@@ -142,6 +142,13 @@ def test_an_unwritable_out_is_refused_before_any_model_is_read(accord_cli, tmp_p
     assert_refused(result, "'file/out' cannot be written")
 
 
+@pytest.mark.parametrize(("good_enough", "rounds"), [(0, 0), (1, 1)])
+def test_a_picture_that_is_good_enough_is_left_alone(accord_cli, good_enough, rounds):
+    words = ["realign", "a red star", "--steps", 2, "--rounds", 1, "--good-enough", good_enough, "--json"]
+    code, out, _ = accord_cli(*words)
+    assert code == 0 and [r["rounds"] for r in json.loads(out)["results"]] == [rounds]
+
+
 @pytest.mark.parametrize(("option", "value"), [("--mode", "sideways"), ("--rounds", "-1")])
 def test_realign_refuses_a_knob_out_of_range_by_name(accord_cli, option, value):
     assert_refused(accord_cli("realign", "a star", option, value), option[2:], value)
@@ -248,6 +255,7 @@ def test_file_names_come_from_the_prompt_and_stay_in_the_folder(prompt, expected
         ("bench kernel --quick --large", "--large"),
         ("bench judge --sheets s --watcher w", "--watcher"),
         ("realign star --rounds 0 --select pass", "--select"),
+        ("realign star --rounds 0 --good-enough 0.5", "--good-enough"),
     ],
 )
 def test_an_option_that_would_do_nothing_is_refused(accord_cli, words, option):

@@ -123,11 +123,13 @@ def test_a_round_of_several_steps_keeps_its_weights_and_takes_its_pictures_again
         batch = tuner.batch(number)
         ((clean, advantage, _),) = tuner.rollouts.round[1].values()
         pieces = strategy._noised(tuner.rollouts, batch, clean, advantage)
-        made[number] = clean, torch.cat([p.x_t for p in pieces])
+        noise = torch.cat([(p.x_t - p.level.a * p.clean) / p.level.s for p in pieces])
+        made[number] = clean, noise, [p.time for p in pieces]
         drawn.append(tuner.reward.rewards["bright"].calls)
     judged = [after - before for before, after in itertools.pairwise(drawn)]
     assert judged == [2, 0, 0, 2, 2, 0, 0]  # two groups a step, and none in a second pass
-    assert torch.equal(made[0][0], made[2][0]) and not torch.equal(made[0][1], made[2][1])
+    assert torch.equal(made[0][0], made[2][0]) and made[0][2] != made[2][2]
+    assert not torch.allclose(made[0][1], made[2][1], atol=0.1)  # fresh noise, at other times
     assert not torch.equal(made[0][0], made[1][0]) and list(tuner.rollouts.earlier) == [4, 5]
     # the pictures of the second step are of the weights that the first one began with
     fresh, second = tuner_of(tmp_path / "fresh", "nft"), tuner.batch(1).in_groups(2)

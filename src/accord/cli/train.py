@@ -271,11 +271,12 @@ def train_reward(
         leave_out("without --pairs", pairs_least=pairs_least)
     scores.check_uses(judge, clip)
     own = {"learning_rate": learning_rate, "num_inference_steps": inference_steps, "save_every": save_every}
-    batches = {"steps": steps, "batch_size": batch_size, "gradient_accumulation": accumulate}
     config = its.config(
         {**own, **stops, "reward_weight": reward_weight, **terms},
         strategy_option or [],
-        **batches,
+        steps=steps,
+        batch_size=batch_size,
+        gradient_accumulation=accumulate,
         rank=rank,
         guidance_scale=guidance,
         anchors=anchors,
@@ -843,14 +844,19 @@ def train_context_command(
     if not gain:
         leave_out("with --gain 0, which shifts nothing", pixels=pixels, estimated_share=estimated_share)
     own = {"rank": rank, "estimated_share": estimated_share}
-    run = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "save_every": save_every}
-    network = {"shift": shift, "gain": gain, "share": share, "use_image": not text_only, "pixels": pixels}
     config = checked(
         ContextTrainConfig,
-        **run,
-        **network,
+        steps=steps,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
         denoiser=denoiser,
+        shift=shift,
+        gain=gain,
+        share=share,
+        use_image=not text_only,
         loss=loss,
+        pixels=pixels,
+        save_every=save_every,
         seed=seed,
         **{name: value for name, value in own.items() if value is not None},
     )

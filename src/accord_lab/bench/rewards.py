@@ -121,7 +121,7 @@ _FEW = {
     "anchors": 8,
 }
 _STRICT = {STRICT: 1.0}
-# the pass fails a third of the right pictures; which of those that fail is better, the contrast says
+# the pass fails a quarter of the right pictures; which of those that fail is better, the contrast says
 _GRADED = {STRICT: 1.0, "contrast": 1.0}
 SETTINGS: dict[str, Setting] = {
     "sft": Setting("sft", longer=LONG, limited=False),
