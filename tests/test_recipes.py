@@ -1,19 +1,21 @@
 """The lab's recipes: what their dense tasks teach is what the scenes show."""
 
+import itertools
 import json
 
 import numpy as np
 import pytest
 import torch
 from conftest import MODELS
-from diffusers import UNet2DConditionModel
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from transformers import CLIPTokenizer
 
+from accord.diffusion.process import level_at, levels
 from accord.methods.video.hook import attention_hook
 from accord.types import InputError
 from accord_lab import recipes
-from accord_lab.recipes import denoiser
+from accord_lab.recipes import denoiser, flow
 from accord_lab.recipes.denoiser import (
     LAYOUT_TIMESTEPS,
     SPARSE,
@@ -168,3 +170,52 @@ def test_a_run_is_not_resumed_with_another_seed_or_start(tmp_path):
     (tmp_path / "runs" / "vae" / "config.json").write_text(json.dumps(begun))
     with pytest.raises(InputError, match="was begun with seed=0, not 1"):
         recipes.train("vae", tmp_path, steps=2, seed=1)
+
+
+def test_a_flow_has_as_much_noise_for_its_signal_as_the_denoiser_at_the_same_draw():
+    before, after, like = denoiser.scheduler(), flow.scheduler(), torch.zeros(5, 4, 2, 2)
+    timesteps = torch.tensor([0, 100, 500, 900, 998])
+    old = level_at(before, timesteps, like)
+    new = level_at(after, denoiser.as_noisy(before, after, timesteps), like)
+    assert new.kind == "velocity" and torch.allclose(new.a + new.s, torch.ones(5, 1, 1, 1))
+    assert torch.allclose(new.s / new.a, old.s / old.a, rtol=1e-3)
+    x0, noise = torch.randn(2, 5, 4, 2, 2)
+    assert torch.allclose(
+        new.noised(x0, noise), old.noised(x0, noise) / (old.a + old.s), atol=1e-5
+    )  # but for its length, the same state
+    velocity = (old.s - old.a) * old.noised(x0, noise) + (old.a + old.s) * old.target(x0, noise)
+    assert torch.allclose(new.target(x0, noise), velocity, atol=1e-4)
+    assert denoiser.as_noisy(before, denoiser.scheduler(), timesteps) is timesteps
+
+
+def test_a_step_of_the_flow_pipeline_is_eulers():
+    scheduler = flow.scheduler()
+    scheduler.set_timesteps(7)
+    grid, x, velocity = levels(scheduler), *torch.randn(2, 1, 4, 2, 2)
+    assert all(level.kind == "velocity" for level in grid) and grid[-1].s == 0
+    for (now, after), t in zip(itertools.pairwise(grid), scheduler.timesteps, strict=True):
+        stepped = scheduler.step(velocity, t, x).prev_sample
+        assert torch.allclose(stepped, x + (after.s - now.s) * velocity, atol=1e-5)
+        x = stepped
+
+
+def test_the_denoiser_learns_a_flow_and_its_folder_is_one_of_plain_diffusers(tmp_path, monkeypatch):
+    monkeypatch.setattr(denoiser, "SCENES", 60)
+    monkeypatch.setattr(denoiser, "CENTRED", 4)
+    latents = torch.randn(64, 4, 16, 16)
+    monkeypatch.setattr(denoiser, "encode_scenes", lambda *_: latents)
+    seen, level_of = [], denoiser.level_at
+    monkeypatch.setattr(denoiser, "level_at", lambda *told: seen.append(told[0]) or level_of(*told))
+    recipes.train("flow", tmp_path, steps=2, start=MODELS)
+    assert {s.config.prediction_type for s in seen} == {
+        "v_prediction",
+        "flow_prediction",
+    }  # drawn on one, taught on one
+    pipe = StableDiffusionPipeline.from_pretrained(tmp_path / "pipeline")
+    assert pipe.scheduler.config.use_flow_sigmas and pipe.scheduler.config.prediction_type == "flow_prediction"
+    assert pipe("a cat", num_inference_steps=2, output_type="pt").images.isfinite().all()
+
+
+def test_flow_starts_from_a_finished_denoiser(tmp_path):
+    with pytest.raises(InputError, match="flow is learnt by the denoiser of a finished pipeline; give `start`"):
+        recipes.train("flow", tmp_path, steps=2)

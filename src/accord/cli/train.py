@@ -58,7 +58,7 @@ app = App(help="Train models.", no_args_is_help=True)
 
 @app.command("lab")
 def train_lab(
-    part: Annotated[str, typer.Argument(help="vae, clip, captioner or denoiser (in this order), or roles.")],
+    part: Annotated[str, typer.Argument(help="vae, clip, captioner or denoiser (in this order), roles or flow.")],
     out: Annotated[
         Path, typer.Option(help="Folder for models, checkpoints and curves; a run found there is resumed.")
     ] = Path("runs/lab"),

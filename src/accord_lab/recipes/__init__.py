@@ -1,4 +1,4 @@
-"""Recipes that train the embedded models: `accord train lab vae|clip|captioner|denoiser|roles`."""
+"""Recipes that train the embedded models: `accord train lab vae|clip|captioner|denoiser|roles|flow`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,14 @@ from accord.training.claim import claim
 from accord.training.fingerprint import fingerprint
 from accord.types import InputError
 
-PARTS = {"vae": (), "clip": (), "captioner": (), "denoiser": ("vae", "clip"), "roles": ()}
+PARTS = {"vae": (), "clip": (), "captioner": (), "denoiser": ("vae", "clip"), "roles": (), "flow": ()}
+# parts that change a finished one: what is said where there is none
+BEGUN = {
+    "roles": "roles go into the text tower of a finished pipeline",
+    "flow": "flow is learnt by the denoiser of a finished pipeline",
+}
 FINISHED = {
-    part: "pipeline/model_index.json" for part in ("denoiser", "roles")
+    part: "pipeline/model_index.json" for part in ("denoiser", "roles", "flow")
 }  # the file that a finished part has; of others part/config.json
 
 
@@ -35,8 +40,8 @@ def train(
     if steps is not None and steps < 1:
         raise InputError(f"steps must be at least 1, not {steps}")
     options: dict[str, Any] = {"steps": steps, "seed": seed, "device": device}
-    if start is None and part == "roles":
-        raise InputError("roles go into the text tower of a finished pipeline; give `start`, the folder that has it")
+    if start is None and part in BEGUN:
+        raise InputError(f"{BEGUN[part]}; give `start`, the folder that has it")
     if start is None:
         missing = [p for p in PARTS[part] if not (Path(folder) / p / "config.json").is_file()]
         if missing:

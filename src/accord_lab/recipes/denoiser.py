@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 from transformers import CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from accord.diffusion.process import level_at
+from accord.diffusion.process import kind_of, level_at
 from accord.diffusion.registers import registers_of
 from accord.files import replace_file
 from accord.methods.video.hook import attention_hook
@@ -212,15 +213,22 @@ def train(
     device: str = "cpu",
     start: Path | None = None,
     batch_size: int = 32,
+    process: Any | None = None,
+    name: str = "denoiser",
 ) -> None:
     """Train into `folder/pipeline` (a StableDiffusionPipeline folder).
 
     Without `start` this needs `folder/vae` and `folder/clip`; with it, training goes on from the pipeline in that lab
     folder, at a lower rate and without the first stages of the curriculum.
+
+    Args:
+        process: the scheduler that says what x_t and the target are, and that the pipeline is saved with; `scheduler()`
+            if None. Times are drawn on that one, and each is taken to where this one has as much noise for its signal.
+        name: of the run's folder.
     """
     folder, count = Path(folder), SCENES + CENTRED
     loop = replace(config(steps) if steps else config(), seed=seed)
-    noise_scheduler = scheduler()
+    noise_scheduler, process = scheduler(), process or scheduler()
     torch.manual_seed(seed)
     if start is None:
         vae = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32)
@@ -234,14 +242,14 @@ def train(
     if start is not None:
         loop = replace(loop, learning_rate=loop.learning_rate * (ROLES_RATE if registers else CONTINUE_RATE))
     encoded = encode_scenes(
-        vae, folder / "runs" / "denoiser" / f"latents-{seed}-{fingerprint(vae)}.safetensors", count, seed, device
+        vae, folder / "runs" / name / f"latents-{seed}-{fingerprint(vae)}.safetensors", count, seed, device
     )
     tower.to(device).set_attn_implementation("eager")  # for the same reason as the U-Net's processor below
     # float32 convolutions this narrow are faster as they are (1.15 against 1.30 s a step on two cores)
     layout = torch.channels_last if computes_bf16(device) else torch.contiguous_format
     unet = unet.to(device).to(memory_format=layout)
     first = copy.deepcopy(tower).eval().requires_grad_(False)  # before a run that goes on loads its own
-    run = Run({"unet": unet, "text": tower}, loop, folder / "runs" / "denoiser")
+    run = Run({"unet": unet, "text": tower}, loop, folder / "runs" / name)
     # fused attention is slow backwards on a CPU at this size (measured: 1.05 s against 0.65 s a step)
     if torch.device(device).type == "cpu":
         unet.set_attn_processor(AttnProcessor())
@@ -284,13 +292,13 @@ def train(
         if registers:
             early = draw_timesteps(rng, batch_size, noise_scheduler.config.num_train_timesteps, RELATED_LAYOUT)
             timesteps = torch.where(torch.from_numpy(related), early, timesteps)
-        timesteps = timesteps.to(device)
-        noisy = noise_scheduler.add_noise(latents, noise, timesteps).contiguous(memory_format=layout)
+        timesteps = as_noisy(noise_scheduler, process, timesteps).to(device)
+        level = level_at(process, timesteps, latents)
+        noisy = level.noised(latents, noise).contiguous(memory_format=layout)
         ids = encoded_texts.input_ids.to(device)
         states = tower(ids).last_hidden_state
         velocity = unet(noisy, timesteps, states).sample.float()
-        target = level_at(noise_scheduler, timesteps, latents).target(latents, noise)
-        error = (velocity - target).square().mean()
+        error = (velocity - level.target(latents, noise)).square().mean()
         contest = grounding.loss(registers_as_phrases(tokens, registers).to(device), places.to(device))
         loss, logged = error + GROUNDING * contest, {"error": error, "contest": contest}
         if registers:
@@ -301,13 +309,29 @@ def train(
         return loss, {name: float(value.detach()) for name, value in logged.items()}
 
     with attention_hook(unet, grounding):
-        run.train(loss_fn, "denoiser")
+        run.train(loss_fn, name)
     run.use_ema()
-    save_pipeline(folder / "pipeline", vae, tower, tokenizer, unet)
+    save_pipeline(folder / "pipeline", vae, tower, tokenizer, unet, process)
+
+
+def as_noisy(scheduler: DDIMScheduler, process: Any, timesteps: torch.Tensor) -> torch.Tensor:
+    """The times [B] of a process at which the ratio of noise and signal is that of these timesteps of a scheduler.
+
+    The x_t of the two are then the same but for their length. Times of a flow are float32, others stay as they are.
+    """
+    if kind_of(process) != "velocity":
+        return timesteps
+    level = level_at(scheduler, timesteps, timesteps)
+    return level.s / (level.a + level.s) * process.config.num_train_timesteps
 
 
 def save_pipeline(
-    target: Path, vae: AutoencoderKL, tower: CLIPTextModel, tokenizer: CLIPTokenizer, unet: UNet2DConditionModel
+    target: Path,
+    vae: AutoencoderKL,
+    tower: CLIPTextModel,
+    tokenizer: CLIPTokenizer,
+    unet: UNet2DConditionModel,
+    process: Any | None = None,
 ) -> None:
     """Write the standard folder, weights in fp16."""
     for module in (vae, unet):
@@ -317,7 +341,7 @@ def save_pipeline(
         text_encoder=tower.cpu().half(),
         tokenizer=at_rest(tokenizer),
         unet=unet.cpu().half(),
-        scheduler=scheduler(),
+        scheduler=process or scheduler(),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,

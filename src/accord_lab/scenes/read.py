@@ -7,6 +7,7 @@ silhouettes. What matches nothing well enough is 'unknown', not the nearest noun
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from PIL import Image
@@ -20,9 +21,12 @@ UNKNOWN = "unknown"
 BACKGROUND_TOLERANCE = 45.0  # RGB distance within which a pixel is background
 COLOR_TOLERANCE = 80.0  # RGB distance within which a colour has its name
 MIN_AREA = 14  # pixels; smaller specks are not things
+LEAST_PART = 40  # pixels of a thing among things that touch; the rims where two colours blend are smaller
+LEAST_CORE = 8  # pixels of what is left of it without its rim
 # soft IoU from which a blob has a name, and by how much the best noun must then beat the second: a bent moon is no
 # other thing's silhouette, while a square is somewhat a flag and somewhat a heart
-THRESHOLDS = ((0.76, 0.015), (0.70, 0.10))
+THRESHOLDS = ((0.76, 0.015), (0.72, 0.06), (0.65, 0.085))
+CLEAR = THRESHOLDS[:2]  # of parts that a blob is taken apart into
 _SIDE, _FIT = 32, 28  # canvas and longest side of a normalised silhouette
 _SHIFTS = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
 
@@ -54,7 +58,7 @@ def _templates() -> tuple[np.ndarray, np.ndarray]:
     return np.stack(rows), np.asarray(index)
 
 
-def name_silhouette(alpha: np.ndarray) -> tuple[str, float]:
+def name_silhouette(alpha: np.ndarray, thresholds: Sequence[tuple[float, float]] = THRESHOLDS) -> tuple[str, float]:
     """The noun whose silhouette fits a coverage map [h, w] best, and the soft IoU; 'unknown' below the thresholds."""
     templates, index = _templates()
     x = _normalise(alpha).ravel()
@@ -63,7 +67,7 @@ def name_silhouette(alpha: np.ndarray) -> tuple[str, float]:
     best = np.zeros(len(NOUNS))
     np.maximum.at(best, index, iou)
     first, second = np.argsort(best)[[-1, -2]]
-    clear = any(best[first] >= fit and best[first] - best[second] >= margin for fit, margin in THRESHOLDS)
+    clear = any(best[first] >= fit and best[first] - best[second] >= margin for fit, margin in thresholds)
     return NOUNS[first] if clear else UNKNOWN, float(best[first])
 
 
@@ -101,16 +105,55 @@ def read(image: np.ndarray | Image.Image) -> Scene:
     pixels = image.astype(np.float32)
     background, base = _read_background(pixels)
     mask = np.linalg.norm(pixels - base, axis=-1) > BACKGROUND_TOLERANCE
-    labels, _ = ndimage.label(mask, structure=np.ones((3, 3)))
     things = []
-    for number, window in enumerate(ndimage.find_objects(labels), start=1):
-        own = labels[window] == number
-        if own.sum() >= MIN_AREA:
-            things.append(_read_thing(pixels[window], own, base, window))
+    for blob in _blobs(mask):
+        thing = _read_thing(pixels, blob, base)
+        parts = () if thing.noun != UNKNOWN else _touching(pixels, blob, base)
+        things += parts or (thing,)
     return Scene(background, tuple(sorted(things, key=lambda t: t.center)))
 
 
-def _read_thing(pixels: np.ndarray, own: np.ndarray, base: np.ndarray, window: tuple[slice, slice]) -> Thing:
+def _blobs(mask: np.ndarray, least: int = MIN_AREA) -> list[np.ndarray]:
+    """Connected parts of a mask [H, W] that have at least so many pixels."""
+    labels, count = ndimage.label(mask, structure=np.ones((3, 3)))
+    return [own for number in range(1, count + 1) if (own := labels == number).sum() >= least]
+
+
+def _touching(pixels: np.ndarray, blob: np.ndarray, base: np.ndarray) -> tuple[Thing, ...]:
+    """The things that a blob without a name consists of, if it falls into at least two that all have one.
+
+    Things of two colours fall apart by the colour that each pixel is nearest to, things of one colour where they are
+    thin.
+    """
+    palette = np.asarray(list(COLORS.values()), dtype=np.float32)
+    nearest = np.linalg.norm(pixels[:, :, None] - palette, axis=-1).argmin(-1)
+    by_color = [part for i in np.unique(nearest[blob]) for part in _blobs(blob & (nearest == i), LEAST_PART)]
+    for parts in (by_color, *(_around(blob, cores) for cores in _eroded(blob))):
+        things = tuple(_read_thing(pixels, part, base, CLEAR) for part in parts)
+        if len(things) > 1 and all(t.noun != UNKNOWN for t in things):
+            return things
+    return ()
+
+
+def _eroded(blob: np.ndarray) -> Iterator[list[np.ndarray]]:
+    """What a blob falls into when one pixel of the rim goes, and two, and three."""
+    for pixels in (1, 2, 3):
+        yield _blobs(ndimage.binary_erosion(blob, iterations=pixels), LEAST_CORE)
+
+
+def _around(blob: np.ndarray, cores: list[np.ndarray]) -> list[np.ndarray]:
+    """The blob in as many parts as there are cores, each pixel with the closest one."""
+    if len(cores) < 2:
+        return []
+    away = np.stack([ndimage.distance_transform_edt(~core) for core in cores])
+    return [blob & (away.argmin(0) == k) for k in range(len(cores))]
+
+
+def _read_thing(
+    pixels: np.ndarray, blob: np.ndarray, base: np.ndarray, thresholds: Sequence[tuple[float, float]] = THRESHOLDS
+) -> Thing:
+    window = ndimage.find_objects(blob.astype(int))[0]
+    pixels, own = pixels[window], blob[window]
     distance = np.linalg.norm(pixels - base, axis=-1) * own
     core = distance >= np.quantile(distance[own], 0.4)  # away from the blended rim
     color = np.median(pixels[core & own], axis=0)
@@ -123,7 +166,7 @@ def _read_thing(pixels: np.ndarray, own: np.ndarray, base: np.ndarray, window: t
         return Thing(UNKNOWN, UNKNOWN, "small", (x0, y0, window[1].stop, window[0].stop))
     alpha = alpha[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     box = (int(x0 + columns[0]), int(y0 + rows[0]), int(x0 + columns[-1] + 1), int(y0 + rows[-1] + 1))
-    noun, _ = name_silhouette(alpha)
+    noun, _ = name_silhouette(alpha, thresholds)
     size = "big" if max(alpha.shape) >= BIG_FROM else "small"
     return Thing(noun, _nearest(color, COLORS, COLOR_TOLERANCE), size, box)
 
