@@ -105,7 +105,7 @@ def read(image: np.ndarray | Image.Image) -> Scene:
     pixels = image.astype(np.float32)
     background, base = _read_background(pixels)
     mask = np.linalg.norm(pixels - base, axis=-1) > BACKGROUND_TOLERANCE
-    things = []
+    things: list[Thing] = []
     for blob in _blobs(mask):
         thing = _read_thing(pixels, blob, base)
         parts = () if thing.noun != UNKNOWN else _touching(pixels, blob, base)
