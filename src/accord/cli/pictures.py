@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -66,6 +68,9 @@ from accord.cli.options import (
     torch_type,
 )
 from accord.types import InputError
+
+if TYPE_CHECKING:
+    from accord.data.pairs import PairsFile
 
 REGIONS = ("attention", "detector")
 
@@ -195,21 +200,7 @@ def score(
             raise InputError("--video needs --prompt-of-video TEXT, and neither IMAGE nor --pairs nor --prompts")
         own = said("batch_size", "engine")
         leave_out("with --video", images=images, out=out, judge=judge, calibration=calibration, **own)
-        import accord
-        from accord.data.video import read_video
-        from accord.rewards.video import score_video
-
-        if source_video is None:
-            leave_out("without --source-video", frames=frames)
-        check_said(video_prompt)
-        where = pick_device(device)
-        before = read_video(source_video, *frame_range(frames)).frames if source_video is not None else None
-        shown = read_video(video)
-        similarity = accord.load_clip(clip, where)
-        measured = score_video(shown.frames, video_prompt, before, similarity)
-        say_lab_only(shown.size, clip, "--clip ID")
-        measured |= read_by_the_lab(shown.frames, video_prompt) if clip is None else {}
-        return emit(as_json, measured, "\n".join(f"{k} {v:.4f}" for k, v in measured.items()))
+        return _score_video(video, video_prompt, source_video, frames, clip, device, as_json)
     leave_out("without --video", prompt_of_video=video_prompt, source_video=source_video, frames=frames)
     if pairs is not None or prompts is not None:
         given = "--prompts" if pairs is None else "--pairs"
@@ -232,6 +223,46 @@ def score(
     leave_out("without --pairs or --prompts", **said("batch_size", "engine"))
     if image is None or prompt is None:
         raise InputError("nothing to score; give IMAGE and PROMPT, --pairs FILE, or --prompts FILE and --images DIR")
+    _score_one(image, prompt, out, judge, clip, calibration, device, as_json)
+
+
+def _score_video(
+    video: Path,
+    prompt: str,
+    source: Path | None,
+    frames: str | None,
+    clip: str | None,
+    device: str | None,
+    as_json: bool,
+) -> None:
+    """A video beside its prompt and the one it was edited from."""
+    import accord
+    from accord.data.video import read_video
+    from accord.rewards.video import score_video
+
+    if source is None:
+        leave_out("without --source-video", frames=frames)
+    check_said(prompt)
+    where = pick_device(device)
+    before = read_video(source, *frame_range(frames)).frames if source is not None else None
+    shown = read_video(video)
+    measured = score_video(shown.frames, prompt, before, accord.load_clip(clip, where))
+    say_lab_only(shown.size, clip, "--clip ID")
+    measured |= read_by_the_lab(shown.frames, prompt) if clip is None else {}
+    emit(as_json, measured, "\n".join(f"{k} {v:.4f}" for k, v in measured.items()))
+
+
+def _score_one(
+    image: Path,
+    prompt: str,
+    out: Path | None,
+    judge: str | None,
+    clip: str | None,
+    calibration: Path | None,
+    device: str | None,
+    as_json: bool,
+) -> None:
+    """One picture, with a report if `out` is given."""
     import accord
     from accord.data.images import open_image
     from accord.files import check_writable
@@ -510,19 +541,10 @@ def invert(
 ) -> None:
     """Which prompt made this image? An embedding, words, retrieved prompts and one readable prompt."""
     quiet()
-    import accord
-    from accord.data.images import open_image
-    from accord.data.pair_folders import list_images, stream_pairs
-    from accord.data.pairs import PairsFile
-    from accord.data.prompt_files import read_prompts
-    from accord.data.shards import parse_shard, share_of
-    from accord.files import check_writable, only_writer
-    from accord.methods.invert.bulk import CHUNK, check_target, invert_files, labelled_by, reason_as_named, shard_path
-    from accord.reports.gallery import gallery_beside
-
     sources = [s for s in (images or None, folder, pairs) if s is not None]
     if len(sources) != 1:
         raise InputError("give pictures, or --folder, or --pairs: exactly one of them")
+    reading = _Reading(inverter, judge, bank, words_only)
     spread = spread_of(engine, address, num_workers, gpus_per_worker, max_failures)
     if spread is not None:
         leave_out("with --engine ray", adapt=adapt, shard=shard)
@@ -531,34 +553,89 @@ def invert(
             raise InputError(
                 "--engine ray inverts --folder or --pairs into a folder; give one of them, and --out FOLDER"
             )
-        unusable = PairsFile()
-        prompts = None if bank is None else tuple(read_prompts(bank, unusable))
-        tell_skipped(unusable.skipped)
-        work = Inverting(inverter, judge, prompts, words_only, device)
-        return pictures_on_cluster(spread, work, source, out, ("image",), CHUNK, as_json)
+        return _invert_on_cluster(reading, spread, source, out, device, as_json)
     if images:
         leave_out("without --folder or --pairs", out=out, adapt=adapt, shard=shard)
+        return _invert_pictures(reading, images, pick_device(device), as_json)
     where = pick_device(device)
-    broken, texts = PairsFile(), None  # rows of the bank that are left out
-    if images:
-        pictures = [open_image(p) for p in images]
-        texts = read_prompts(bank, broken) if bank is not None else None
-        reader = reader_of(inverter, judge, texts, words_only, where)
-        say_lab_only(pictures[0].size, inverter, _FOREIGN)
-        tell_skipped(broken.skipped)
-        results = reader(pictures)
-        lines = []
-        for path, result in zip(images, results, strict=True):
-            lines.append(
-                f"{path}: {result.prompt or '(words only)'}"
-                + (f"  [cosine {result.score:.3f}]" if result.prompt else "")
-            )
-            lines.append("  words: " + ", ".join(f"{w} {p:.2f}" for w, p in result.words))
-            lines += [f"  bank {c:.3f}  {t}" for t, c in result.retrieved]
-        rows = [{"image": str(p), **r.to_dict()} for p, r in zip(images, results, strict=True)]
-        return emit(as_json, {"results": rows, "skipped": broken.skipped}, "\n".join(lines))
     if out is None:
         raise InputError("--folder and --pairs need --out FILE.parquet, .csv or .jsonl to write to")
+    _invert_many(reading, folder, pairs, out, shard, adapt, where, as_json)
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """What pictures are read by, as the command has it."""
+
+    inverter: Path | None
+    judge: str | None
+    bank: Path | None
+    words_only: bool
+
+    def prompts(self, broken: PairsFile) -> list[str] | None:
+        """The bank's; rows of it that are left out go into `broken`."""
+        from accord.data.prompt_files import read_prompts
+
+        return None if self.bank is None else read_prompts(self.bank, broken)
+
+    def reader(self, prompts: list[str] | None, device: str) -> Any:
+        return reader_of(self.inverter, self.judge, prompts, self.words_only, device)
+
+
+def _invert_on_cluster(
+    reading: _Reading, spread: Any, source: Path, out: Path, device: str | None, as_json: bool
+) -> None:
+    from accord.data.pairs import PairsFile
+    from accord.methods.invert.bulk import CHUNK
+
+    unusable = PairsFile()
+    prompts = reading.prompts(unusable)
+    tell_skipped(unusable.skipped)
+    told = None if prompts is None else tuple(prompts)
+    work = Inverting(reading.inverter, reading.judge, told, reading.words_only, device)
+    pictures_on_cluster(spread, work, source, out, ("image",), CHUNK, as_json)
+
+
+def _invert_pictures(reading: _Reading, images: list[Path], device: str, as_json: bool) -> None:
+    """A few pictures, told at once."""
+    from accord.data.images import open_image
+    from accord.data.pairs import PairsFile
+
+    broken = PairsFile()
+    pictures = [open_image(p) for p in images]
+    reader = reading.reader(reading.prompts(broken), device)
+    say_lab_only(pictures[0].size, reading.inverter, _FOREIGN)
+    tell_skipped(broken.skipped)
+    results = reader(pictures)
+    lines = []
+    for path, result in zip(images, results, strict=True):
+        told = f"{result.prompt}  [cosine {result.score:.3f}]" if result.prompt else "(words only)"
+        lines.append(f"{path}: {told}")
+        lines.append("  words: " + ", ".join(f"{w} {p:.2f}" for w, p in result.words))
+        lines += [f"  bank {c:.3f}  {t}" for t, c in result.retrieved]
+    rows = [{"image": str(p), **r.to_dict()} for p, r in zip(images, results, strict=True)]
+    emit(as_json, {"results": rows, "skipped": broken.skipped}, "\n".join(lines))
+
+
+def _invert_many(
+    reading: _Reading,
+    folder: Path | None,
+    pairs: Path | None,
+    out: Path,
+    shard: str | None,
+    adapt: Path | None,
+    device: str,
+    as_json: bool,
+) -> None:
+    """All pictures of a folder or of a pairs file, into a table that is gone on with."""
+    import accord
+    from accord.data.pair_folders import list_images, stream_pairs
+    from accord.data.pairs import PairsFile
+    from accord.data.shards import parse_shard
+    from accord.files import check_writable, only_writer
+    from accord.methods.invert.bulk import check_target, invert_files, labelled_by, shard_path
+    from accord.reports.gallery import gallery_beside
+
     part = parse_shard(shard or "1/1")
     target = shard_path(out, *part)
     if pairs is not None and is_same(target, pairs):
@@ -567,36 +644,23 @@ def invert(
     check_writable(out.parent)
     check_writable(gallery_beside(target))
     check_pairs(adapt)
-    unread = PairsFile()
+    broken, unread = PairsFile(), PairsFile()  # rows of the bank that are left out, and of the pairs
     if folder is not None:
         paths = list_images(folder)
         names = [p.relative_to(folder).as_posix() for p in paths]
     else:
         found = list(stream_pairs(pairs or "", unread))
         paths, names = [Path(p.image) for p in found], [p.name for p in found]
-    texts = read_prompts(bank, broken) if bank is not None else None
-    size, why = None, ""
-    for path, name in zip(share_of(paths, part), share_of(names, part), strict=True):
-        try:
-            size = open_image(path).size
-            break
-        except InputError as error:  # it is listed as skipped later on
-            why = why or reason_as_named(error, path, name)
-    if size is None and (why or not paths):
-        why = why or (
-            f"row {unread.skipped[0]['row']}: {unread.skipped[0]['reason']}" if unread.skipped else "there is none"
-        )
-        raise InputError(
-            f"no picture of {str(folder or pairs)!r} can be read ({why.partition(';')[0]}); check the paths"
-        )
+    prompts = reading.prompts(broken)
+    size = _first_size(folder or pairs, paths, names, part, unread.skipped)
     with only_writer(target.parent, target.name):
-        reader = reader_of(inverter, judge, texts, words_only, where)
+        reader = reading.reader(prompts, device)
         labelled = None
         if adapt is not None:
-            embed = reader.embed or accord.load_sentence(device=where)
+            embed = reader.embed or accord.load_sentence(device=device)
             labelled = labelled_by(reader.inverter, adapt, embed, unread, not as_json)
         if size is not None:
-            say_lab_only(size, inverter, _FOREIGN)
+            say_lab_only(size, reading.inverter, _FOREIGN)
         tell_skipped(broken.skipped)
         data = invert_files(
             paths, out, part, reader, progress=not as_json, labelled=labelled, names=names, gallery=True
@@ -611,6 +675,37 @@ def invert(
     if "gallery" in data:
         text += f"\npictures: {data['gallery']}"
     emit(as_json, data, "\n".join([text, *(f"skipped {s['image']}: {s['reason']}" for s in data["skipped"])]))
+
+
+def _first_size(
+    source: Path | None,
+    paths: Sequence[Path],
+    names: Sequence[str],
+    part: tuple[int, int],
+    skipped: Sequence[Mapping[str, Any]],
+) -> tuple[int, int] | None:
+    """The size of the first picture of this share that can be read; None for a share without any.
+
+    Args:
+        skipped: rows that name no picture.
+
+    Raises:
+        InputError: where no picture can be read, or there is none at all.
+    """
+    from accord.data.images import open_image
+    from accord.data.shards import share_of
+    from accord.methods.invert.bulk import reason_as_named
+
+    why = ""
+    for path, name in zip(share_of(paths, part), share_of(names, part), strict=True):
+        try:
+            return open_image(path).size
+        except InputError as error:  # it is listed as skipped later on
+            why = why or reason_as_named(error, path, name)
+    if paths and not why:
+        return None
+    why = why or (f"row {skipped[0]['row']}: {skipped[0]['reason']}" if skipped else "there is none")
+    raise InputError(f"no picture of {str(source)!r} can be read ({why.partition(';')[0]}); check the paths")
 
 
 _FOREIGN = "--inverter FOLDER, trained on pairs of their pipeline"
