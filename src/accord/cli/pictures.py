@@ -410,7 +410,6 @@ def realign(
     from accord.methods.realign.fine import check_places
     from accord.methods.realign.routing import ROUTINGS, Budget
     from accord.prompts.phrases import phrases_of
-    from accord.reports.gallery import of_repairs, repairs_in, write_gallery
 
     if mode not in (*MODES, *ROUTINGS):
         raise InputError(f"--mode {mode!r} is unknown; use {', '.join(MODES)}, {' or '.join(ROUTINGS)}")
@@ -472,11 +471,21 @@ def realign(
     for prompt in given.prompts if places else ():
         check_places(phrases_of(prompt), places)
     pick_device(device)
+    _repair_all(repairing, given, file is not None, device, out, as_json)
+
+
+def _repair_all(
+    repairing: Repairing, given: Given, from_file: bool, device: str | None, out: Path, as_json: bool
+) -> None:
+    """Pictures before and after, a folder each, and a page of them all."""
+    from accord.reports.gallery import of_repairs, repairs_in, write_gallery
+
+    told, passes = repairing.pipeline.told, 1 + repairing.config.rounds
     with given.writing(out):
         pipe, making = repairing.load(device)
         write = functools.partial(write_repair, out)
-        task = Task("realign", told, making, write, batch_size, as_json, passes=1 + rounds)
-        if file is not None:
+        task = Task("realign", told, making, write, repairing.batch_size, as_json, passes=passes)
+        if from_file:
             run = given.run(task, pipe, out)
             index = write_gallery(out, repairs_in(out), "accord realign") if run.is_whole else None
             return run.tell(as_json, out, index)
