@@ -43,7 +43,7 @@ from accord_lab.bench.report import table as markdown
 from accord_lab.bench.runner import Bench, cache_folder, slug
 from accord_lab.scenes.ask import check
 from accord_lab.scenes.paraphrase import fullest, paraphrase
-from accord_lab.scenes.read import read
+from accord_lab.scenes.read import EDITION, read
 
 SEEDS = (1001, 1002, 1003, 1004)
 BATCH = 16
@@ -399,7 +399,7 @@ class Scenes(Bench[Sequence[Job], dict[str, list[Record]]]):
         maker = Maker(pipe, load_captioner(device=str(pipe.device)), RealignConfig(), self.select or "score")
         watches = None if self.watcher is None else load_watcher(str(self.watcher), maker.captioner)
         parts = [part for part in (self.select if self.select != "score" else None, watches) if part is not None]
-        cache = cache_folder(self.out, "scenes", pipe, maker.captioner, maker.config, STEPS, GUIDANCE, *parts)
+        cache = cache_folder(self.out, "scenes", pipe, maker.captioner, maker.config, STEPS, GUIDANCE, EDITION, *parts)
         return {n: (m(maker), Records(cache / f"{slug(n)}.jsonl", watches)) for n, m in methods.items()}
 
     def cells(self) -> Sequence[Sequence[Job]]:
