@@ -474,6 +474,27 @@ def say_lab_only(size: tuple[int, int], named: Any, what: str) -> None:
         )
 
 
+def say_unknown_things(prompts: Iterable[str], named: Any, what: str) -> None:
+    """A note on stderr for the first prompt that names a thing which the lab does not have.
+
+    Args:
+        named: the model that is used in place of the lab's; no note with one.
+        what: how to name one.
+    """
+    from accord_lab.scenes.ask import UnknownThing, ask_of
+
+    for prompt in prompts if named is None else ():
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # how a prompt is read is said elsewhere
+                ask_of(prompt)
+        except UnknownThing as error:
+            print(f"note: {error}; for others give {what}", file=sys.stderr)
+            return
+        except InputError:  # what is wrong with it, too
+            continue
+
+
 def read_by_the_lab(frames: Any, prompt: str) -> dict[str, float]:
     """On videos of the lab, the share of frames that the reader finds right; nothing of others, and a note on stderr
     why.

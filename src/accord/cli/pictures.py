@@ -64,9 +64,11 @@ from accord.cli.options import (
     read_by_the_lab,
     said,
     say_lab_only,
+    say_unknown_things,
     tell_skipped,
     torch_type,
 )
+from accord.embedded import SIDE
 from accord.types import InputError
 
 if TYPE_CHECKING:
@@ -140,6 +142,7 @@ def generate(
         return make_on_cluster(spread, "generate", drawing, file, prompts, seed, device, out, as_json)
     given = Given.of(prompts, file, seed, shard, parsed=False)
     pick_device(device)
+    say_unknown_things(given.prompts, model, "--model ID")
     with given.writing(out):
         pipe, making = drawing.load(device)
         task = Task("generate", told, making, functools.partial(write_picture, out), batch_size, as_json)
@@ -276,6 +279,8 @@ def _score_one(
     judging = accord.load_judge(judge, where, calibration=calibration)
     result = accord.score(picture, prompt, judging, accord.load_clip(clip, where))[0]
     say_lab_only(picture.size, judge, "--judge ID and --clip ID")
+    if picture.size == (SIDE, SIDE):
+        say_unknown_things([prompt], judge, "--judge ID")
     seen = result.alignment
     text = f"alignment {score_text(seen.overall, 3)}, reads as: {seen.caption}\n{words_text(seen)}"
     if out is not None:
@@ -471,6 +476,7 @@ def realign(
     for prompt in given.prompts if places else ():
         check_places(phrases_of(prompt), places)
     pick_device(device)
+    say_unknown_things(given.prompts, model, "--model ID")
     _repair_all(repairing, given, file is not None, device, out, as_json)
 
 

@@ -89,11 +89,15 @@ class Verdict:
     atoms: dict[str, tuple[bool, ...]]
 
 
+class UnknownThing(InputError):
+    """A noun that the lab does not have."""
+
+
 def ask_of(text: str) -> Ask:
     """The Ask of a prompt in the lab's words.
 
     Raises:
-        InputError: for a noun that the lab does not have.
+        UnknownThing: for a noun that the lab does not have.
     """
     prompt = phrases_of(text)
     things: list[AskedThing] = []
@@ -105,7 +109,7 @@ def ask_of(text: str) -> Ask:
             continue
         singular, _ = singular_of(phrase.head.text, _WORDS)
         if singular not in _NOUN_OF:
-            raise InputError(f"the lab has no {phrase.head.text!r}; its nouns are {', '.join(NOUNS)}")
+            raise UnknownThing(f"the lab has no {phrase.head.text!r}; its nouns are {', '.join(NOUNS)}")
         words = [w.text.lower() for w in phrase.words]
         color = next((_COLOR_OF[w] for w in words if w in _COLOR_OF), None)
         size = next((_SIZE_OF[w] for w in words if w in _SIZE_OF), None)
