@@ -271,14 +271,18 @@ def test_an_unknown_bench_is_refused_with_the_names_that_there_are(accord_cli):
 
 
 def test_a_thing_that_the_lab_has_not_is_said(accord_cli, tmp_path):
-    image = star_image(tmp_path)
-    for prompt, expected in (("a red dog", 1), ("a red star", 0), ("red", 0), ("a starry night", 0)):
-        code, _, err = accord_cli("score", image, prompt)
-        assert code == 0 and err.count("note: the lab has no 'dog'; its nouns are star,") == expected, err
-    assert "for others give --judge ID" in accord_cli("score", image, "a red dog")[2]
-    code, out, err = accord_cli("generate", "a red star", "two dogs", "--steps", 1, "--out", "o", "--json")
-    assert code == 0 and json.loads(out) and err.count("note: the lab has no 'dogs'") == 1
-    assert "for others give --model ID" in err
+    image, note = star_image(tmp_path), "note: the lab has no 'dog'; its nouns are star,"
+    assert f"{note} heart" in accord_cli("score", image, "a red dog")[2]
+    assert "note:" not in accord_cli("score", image, "a red star")[2]
+    assert note not in accord_cli("score", image, "a red dog", "--judge", MODELS / "captioner")[2]
+    Image.new("RGB", (128, 128)).save(tmp_path / "large.png")
+    assert "the lab has no" not in accord_cli("score", tmp_path / "large.png", "a red dog")[2]
+    told = ("a red star", "a dog", "two cats", "--steps", 1, "--json", "--out")
+    for command, more in (("generate", ()), ("realign", ("--rounds", 0))):
+        code, out, err = accord_cli(command, *told, command, *more)
+        assert code == 0 and json.loads(out)
+        assert err.count(note) == 1 and "'cats'" not in err and "for others give --model ID" in err
+    assert note not in accord_cli("generate", *told, "other", "--model", MODELS / "pipeline")[2]
 
 
 # --- imports -------------------------------------------------------------------------------------------------------

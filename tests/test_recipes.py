@@ -15,7 +15,7 @@ from accord.diffusion.process import level_at, levels
 from accord.methods.video.hook import attention_hook
 from accord.types import InputError
 from accord_lab import recipes
-from accord_lab.recipes import denoiser, flow
+from accord_lab.recipes import denoiser, flow, roles
 from accord_lab.recipes.denoiser import (
     LAYOUT_TIMESTEPS,
     SPARSE,
@@ -213,7 +213,29 @@ def test_the_denoiser_learns_a_flow_and_its_folder_is_one_of_plain_diffusers(tmp
     }  # drawn on one, taught on one
     pipe = StableDiffusionPipeline.from_pretrained(tmp_path / "pipeline")
     assert pipe.scheduler.config.use_flow_sigmas and pipe.scheduler.config.prediction_type == "flow_prediction"
-    assert pipe("a cat", num_inference_steps=2, output_type="pt").images.isfinite().all()
+    assert pipe("a star", num_inference_steps=2, output_type="pt").images.isfinite().all()
+
+
+def test_what_a_flow_is_taught():
+    process, times = flow.scheduler(), torch.tensor([100.0, 900.0])
+    x0, noise = torch.randn(2, 2, 4, 2, 2)
+    x_t, target = denoiser.noised(process, times, x0, noise)
+    share = (times / 1000).view(2, 1, 1, 1)
+    assert torch.allclose(x_t, (1 - share) * x0 + share * noise) and torch.allclose(target, noise - x0)
+
+
+def test_a_flow_stays_a_flow(tmp_path, monkeypatch):
+    """Training that goes on from a flow teaches velocity, and its folder says so; roles leave the process alone."""
+    monkeypatch.setattr(denoiser, "SCENES", 60)
+    monkeypatch.setattr(denoiser, "CENTRED", 4)
+    monkeypatch.setattr(denoiser, "encode_scenes", lambda *_: torch.randn(64, 4, 16, 16))
+    monkeypatch.setattr(roles, "POOL", 80)
+    monkeypatch.setattr(roles, "HELD_OUT", 16)
+    recipes.train("flow", tmp_path / "flow", steps=1, start=MODELS)
+    for part in ("denoiser", "roles"):
+        recipes.train(part, tmp_path / part, steps=1, start=tmp_path / "flow")
+        settings = json.loads((tmp_path / part / "pipeline" / "scheduler" / "scheduler_config.json").read_text())
+        assert settings["prediction_type"] == "flow_prediction" and settings["use_flow_sigmas"], part
 
 
 def test_flow_starts_from_a_finished_denoiser(tmp_path):

@@ -481,18 +481,22 @@ def say_unknown_things(prompts: Iterable[str], named: Any, what: str) -> None:
         named: the model that is used in place of the lab's; no note with one.
         what: how to name one.
     """
-    from accord_lab.scenes.ask import UnknownThing, ask_of
+    from accord_lab.scenes.ask import unknown_things
+    from accord_lab.scenes.lexicon import NOUNS
 
     for prompt in prompts if named is None else ():
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # how a prompt is read is said elsewhere
-                ask_of(prompt)
-        except UnknownThing as error:
-            print(f"note: {error}; for others give {what}", file=sys.stderr)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # how a prompt is read is said elsewhere, and why it cannot be
+            try:
+                unknown = unknown_things(prompt)
+            except InputError:
+                continue
+        if unknown:
+            print(
+                f"note: the lab has no {unknown[0]!r}; its nouns are {', '.join(NOUNS)}; for others give {what}",
+                file=sys.stderr,
+            )
             return
-        except InputError:  # what is wrong with it, too
-            continue
 
 
 def read_by_the_lab(frames: Any, prompt: str) -> dict[str, float]:

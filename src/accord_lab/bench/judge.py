@@ -505,7 +505,8 @@ def page(data: dict[str, Any]) -> str:
     text = (
         f"# The judge\n\n{data['prompts']} prompts x {data['seeds']} seeds, {data['pictures']} pictures of the base, "
         f"{percent(data['right'])} % of them right by the reader, which no judge sees. None of the prompts is in "
-        "SceneBench, and no knob was chosen on them. False passes are the wrong ones of those that pass; "
+        "SceneBench, and no knob of a judge was chosen on them; the reader's overlaps were. False passes are the wrong "
+        "ones of those that pass; "
         "false fails are those that do not pass, of the right ones. AUC within a prompt is the mean over prompts that "
         "have right and wrong pictures. Calibration (Platt) is fitted on the other half of the prompts.\n\n"
         f"{table(head, body)}\n\n"

@@ -222,13 +222,14 @@ def train(
     folder, at a lower rate and without the first stages of the curriculum.
 
     Args:
-        process: the scheduler that says what x_t and the target are, and that the pipeline is saved with; `scheduler()`
-            if None. Times are drawn on that one, and each is taken to where this one has as much noise for its signal.
+        process: the scheduler that says what x_t and the target are, and that the pipeline is saved with; if None that
+            of a flow to start from, else `scheduler()`. Timesteps are drawn as those of `scheduler()` and then moved to
+            where `process` has as much noise for its signal.
         name: of the run's folder.
     """
     folder, count = Path(folder), SCENES + CENTRED
     loop = replace(config(steps) if steps else config(), seed=seed)
-    noise_scheduler, process = scheduler(), process or scheduler()
+    noise_scheduler = scheduler()
     torch.manual_seed(seed)
     if start is None:
         vae = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32)
@@ -238,6 +239,8 @@ def train(
     else:
         pipe = StableDiffusionPipeline.from_pretrained(start / "pipeline", torch_dtype=torch.float32)
         vae, tokenizer, tower, unet = pipe.vae, pipe.tokenizer, pipe.text_encoder, pipe.unet
+        process = process or (pipe.scheduler if kind_of(pipe.scheduler) == "velocity" else None)
+    process = process or scheduler()
     registers = registers_of(tower)
     if start is not None:
         loop = replace(loop, learning_rate=loop.learning_rate * (ROLES_RATE if registers else CONTINUE_RATE))
@@ -293,12 +296,12 @@ def train(
             early = draw_timesteps(rng, batch_size, noise_scheduler.config.num_train_timesteps, RELATED_LAYOUT)
             timesteps = torch.where(torch.from_numpy(related), early, timesteps)
         timesteps = as_noisy(noise_scheduler, process, timesteps).to(device)
-        level = level_at(process, timesteps, latents)
-        noisy = level.noised(latents, noise).contiguous(memory_format=layout)
+        noisy, target = noised(process, timesteps, latents, noise)
+        noisy = noisy.contiguous(memory_format=layout)
         ids = encoded_texts.input_ids.to(device)
         states = tower(ids).last_hidden_state
         velocity = unet(noisy, timesteps, states).sample.float()
-        error = (velocity - level.target(latents, noise)).square().mean()
+        error = (velocity - target).square().mean()
         contest = grounding.loss(registers_as_phrases(tokens, registers).to(device), places.to(device))
         loss, logged = error + GROUNDING * contest, {"error": error, "contest": contest}
         if registers:
@@ -306,7 +309,7 @@ def train(
                 kept = first(ids).last_hidden_state
             logged["text"] = (states - kept).square().mean() / kept.square().mean()
             loss = loss + KEEP_TEXT * logged["text"]
-        return loss, {name: float(value.detach()) for name, value in logged.items()}
+        return loss, {key: float(value.detach()) for key, value in logged.items()}
 
     with attention_hook(unet, grounding):
         run.train(loss_fn, name)
@@ -323,6 +326,14 @@ def as_noisy(scheduler: DDIMScheduler, process: Any, timesteps: torch.Tensor) ->
         return timesteps
     level = level_at(scheduler, timesteps, timesteps)
     return level.s / (level.a + level.s) * process.config.num_train_timesteps
+
+
+def noised(
+    process: Any, timesteps: torch.Tensor, latents: torch.Tensor, noise: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """x_t [B,...] of a process at these times [B], and what the denoiser is to say there."""
+    level = level_at(process, timesteps, latents)
+    return level.noised(latents, noise), level.target(latents, noise)
 
 
 def save_pipeline(

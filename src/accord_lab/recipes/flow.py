@@ -1,8 +1,8 @@
-"""The lab's flow-matching denoiser: the finished denoiser taught to say e - x0 at x_t = (1 - s) x0 + s e.
+"""The lab's flow-matching denoiser: the finished one learns to say e - x0 at x_t = (1 - s) x0 + s e.
 
 Both processes mix the same picture with the same noise. Where the ratio of the two is the same, their x_t differ in
-length alone, and velocity is a sum of x_t and v. So the weights that the denoiser has are a good place to begin, and
-everything else stays: scenes, captions, contest, text tower, VAE, and how often each ratio is trained.
+length alone, and velocity is a sum of x_t and v. So the weights that the denoiser has are a good place to begin.
+Scenes, captions, contest and VAE stay, and so does how often each ratio is trained; the text tower is tuned along.
 
 Any pipeline of diffusers runs it: the scheduler is the flow of DPM++ at its first order, which is Euler's step.
 """

@@ -189,7 +189,7 @@ def train(
     run.train(loss_fn, "roles")
     run.use_ema()
     setattr(tower.config, REGISTERS_KEY, registers(ids.shape[1]))
-    save_pipeline(folder / "pipeline", pipe.vae, tower, tokenizer, pipe.unet)
+    save_pipeline(folder / "pipeline", pipe.vae, tower, tokenizer, pipe.unet, pipe.scheduler)
 
 
 def registers_as_phrases(tokens: torch.Tensor, positions: Sequence[Sequence[int]]) -> torch.Tensor:

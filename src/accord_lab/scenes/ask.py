@@ -29,6 +29,16 @@ _NOUN_OF = {w: n for n, ws in NOUN_WORDS.items() for w in ws}
 _COLOR_OF = {w: c for c, ws in COLOR_WORDS.items() for w in ws}
 _SIZE_OF = {w: s for s, ws in SIZE_WORDS.items() for w in ws}
 _GROUND_OF = {w: b for b, ws in BACKGROUND_WORDS.items() for w in ws}
+_OTHER = "a an and the of there is are on to in background picture photo one two three four"
+_SAID = {
+    *_NOUN_OF,
+    *PLURALS.values(),
+    *_COLOR_OF,
+    *_SIZE_OF,
+    *_GROUND_OF,
+    *_OTHER.split(),
+    *(word for phrases in RELATION_PHRASES.values() for phrase in phrases for word in phrase.split()),
+}
 
 
 def lab_lexicon() -> Lexicon:
@@ -89,15 +99,11 @@ class Verdict:
     atoms: dict[str, tuple[bool, ...]]
 
 
-class UnknownThing(InputError):
-    """A noun that the lab does not have."""
-
-
 def ask_of(text: str) -> Ask:
     """The Ask of a prompt in the lab's words.
 
     Raises:
-        UnknownThing: for a noun that the lab does not have.
+        InputError: for a noun that the lab does not have.
     """
     prompt = phrases_of(text)
     things: list[AskedThing] = []
@@ -109,7 +115,7 @@ def ask_of(text: str) -> Ask:
             continue
         singular, _ = singular_of(phrase.head.text, _WORDS)
         if singular not in _NOUN_OF:
-            raise UnknownThing(f"the lab has no {phrase.head.text!r}; its nouns are {', '.join(NOUNS)}")
+            raise InputError(f"the lab has no {phrase.head.text!r}; its nouns are {', '.join(NOUNS)}")
         words = [w.text.lower() for w in phrase.words]
         color = next((_COLOR_OF[w] for w in words if w in _COLOR_OF), None)
         size = next((_SIZE_OF[w] for w in words if w in _SIZE_OF), None)
@@ -122,6 +128,22 @@ def ask_of(text: str) -> Ask:
 
 
 _WORDS = Lexicon(nouns={w: PLURALS.get(w, w + "s") for w in _NOUN_OF}, colors=(), sizes={}, relations=DEFAULT.relations)
+
+
+def unknown_things(text: str) -> list[str]:
+    """What a prompt names that the lab does not have: heads of things without any noun of the lab among their words.
+
+    A prompt in the lab's words alone is not taken apart for it.
+    """
+    if set(re.findall(r"\w+", text.lower())) <= _SAID:
+        return []
+    found = []
+    for phrase in phrases_of(text).phrases:
+        words = re.findall(r"\w+", text[phrase.start : phrase.end].lower())
+        known = any(singular_of(word, _WORDS)[0] in _NOUN_OF for word in words)
+        if not phrase.background and not known and phrase.head.text.lower() not in ("thing", "things"):
+            found.append(phrase.head.text)
+    return found
 
 
 def holds(name: str, a: Thing, b: Thing) -> bool:

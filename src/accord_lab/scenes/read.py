@@ -18,7 +18,7 @@ from accord_lab.scenes.render import silhouette
 from accord_lab.scenes.scene import Scene, Thing
 
 UNKNOWN = "unknown"
-EDITION = 2  # counts up when verdicts change: those that a bench has kept are not mixed with new ones
+EDITION = 2  # counts up when verdicts change, so that SceneBench does not mix those that it has kept with new ones
 BACKGROUND_TOLERANCE = 45.0  # RGB distance within which a pixel is background
 COLOR_TOLERANCE = 80.0  # RGB distance within which a colour has its name
 MIN_AREA = 14  # pixels; smaller specks are not things
