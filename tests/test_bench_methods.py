@@ -512,7 +512,9 @@ def test_time_is_of_one_machine():
 def test_memory_of_an_edit_stands_beside_that_of_the_window(tmp_path):
     class Here(video_memory.VideoMemory):
         def measure(self, cell):
-            return video_memory.edit_of(cell, self.plan.config)
+            row = video_memory.edit_of(cell, self.plan.config)
+            # in this process, which has run other tests, an edit may take no more than there is
+            return row | {"peak_mib": max(row["peak_mib"], 0.1)}
 
     config = replace(video_memory.CONFIG, window=2, overlap=0, tune_steps=1, num_inference_steps=2)
     data, text = Here(out=tmp_path, plan=video_memory.Plan((2, 4), config), progress=False).run()
