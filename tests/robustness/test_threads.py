@@ -11,6 +11,10 @@ import torch
 from conftest import MODELS, tiny_flux, tiny_pipeline
 
 import accord
+from accord.diffusion.opened import Opened
+from accord.diffusion.pipelines import check_prompt_length
+from accord.diffusion.spans import read_texts
+from accord.diffusion.state import held
 
 PROMPTS = ["a red star to the left of a blue key", "two green fish", "a yellow moon", "a pink heart above a cyan car"]
 
@@ -168,3 +172,33 @@ def test_new_weights_are_a_function_of_their_seed_alone():
             at_once(*(lambda s=s: new_relation(pipe, seed=s).state_dict() for s in (0, 1))), alone, strict=True
         ):
             assert all(torch.equal(found[k], wanted[k]) for k in wanted)
+
+
+def test_who_waits_for_a_tokenizer_that_stands_for_another_waits_for_that_one():
+    """While texts are followed the pipeline has another tokenizer. Who met that one and waits for it must not go on
+    beside the run that comes next, as it would take the padding off that the run has set."""
+    pipe = accord.load(device="cpu")
+    tokenizer, found = pipe.tokenizer, []
+
+    def measure():
+        check_prompt_length(pipe, PROMPTS[0])
+        found.append("measured")
+
+    def meanwhile(*_):
+        assert pipe.tokenizer is not tokenizer
+        other.start()
+        other.join(0.2)
+
+    other = threading.Thread(target=measure)
+    hook = pipe.text_encoder.register_forward_pre_hook(meanwhile)
+    opened = Opened(pipe, 2, guidance_scale=1.0)
+    opened.prefixes = {}
+    with held(tokenizer):
+        try:
+            read_texts(opened, PROMPTS[:1])
+        finally:
+            hook.remove()
+        other.join(0.3)
+        assert not found and pipe.tokenizer is tokenizer
+    other.join()
+    assert found

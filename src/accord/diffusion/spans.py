@@ -182,6 +182,7 @@ class _Remembering:
 
     def __init__(self, inner: Any) -> None:
         object.__setattr__(self, "inner", inner)
+        object.__setattr__(self, "stands_for", inner)  # or another thread's call would change how this one pads
         object.__setattr__(self, "texts", [])
         object.__setattr__(self, "thread", threading.get_ident())
 

@@ -25,10 +25,12 @@ _SEEDING = threading.RLock()
 def held(*things: Any) -> Iterator[None]:
     """Keep other threads from changing or running these for the time of the block; one that holds them already goes on.
 
-    Locks are taken in the order that is given, which is everywhere: denoiser, then VAE, then tokenizer.
+    Locks are taken in the order that is given, which is everywhere: denoiser, then VAE, then tokenizer. A thing that
+    `stands_for` another in a pipeline has the lock of that one.
     """
     with ExitStack() as stack:
-        for thing in things:
+        for given in things:
+            thing = getattr(given, "stands_for", given)
             with _REGISTRY:
                 lock = _LOCKS.setdefault(thing, threading.RLock())
             stack.enter_context(lock)
